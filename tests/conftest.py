@@ -1,0 +1,70 @@
+"""Fixtures shared by all tests: real data where it is, and a watch on what a test leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+# Threads that libraries keep for the life of the process and that no test can end.
+LIBRARY_THREADS = ("pydevd", "asyncio_", "ThreadPoolExecutor", "fsspec", "zarr", "pymp", "QueueFeederThread", "tqdm")
+DATA = Path(os.environ.get("WINDOWLOADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data sets; tests that ask for it are skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set WINDOWLOADER_DATA to the folder")
+    return DATA
+
+
+def _threads() -> set[str]:
+    return {
+        f"{thread.name}#{thread.ident}"
+        for thread in threading.enumerate()
+        if thread.is_alive() and not thread.name.startswith(LIBRARY_THREADS)
+    }
+
+
+def _descriptors() -> dict[str, str]:
+    """Open descriptors of regular files and shared memory; sockets and pipes belong to libraries' pools."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except OSError:
+            continue
+        if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/memfd:")):
+            found[entry.name] = target
+    return found
+
+
+def _shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {entry.name for entry in folder.iterdir() if "windowloader" in entry.name} if folder.is_dir() else set()
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest):
+    """Fail a test that leaves threads, file descriptors or shared memory behind (marker: ``leaks``)."""
+    threads, files, shared = _threads(), _descriptors(), _shared_memory()
+    yield
+    if request.node.get_closest_marker("leaks"):
+        return
+    deadline = time.monotonic() + 5  # threads that were told to stop may need a moment
+    while True:
+        gc.collect()
+        left = (
+            _threads() - threads,
+            {target for number, target in _descriptors().items() if number not in files},
+            _shared_memory() - shared,
+        )
+        if not any(left) or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    assert not any(left), f"left behind: threads {left[0]}, files {left[1]}, shared memory {left[2]}"

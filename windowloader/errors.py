@@ -1,0 +1,149 @@
+"""Every error of the package, in one tree.
+
+Each class also inherits the built-in that a caller would catch, so ``except ValueError`` and
+``except windowloader.WindowLoaderError`` both work::
+
+    WindowLoaderError
+    ├── SourceError (OSError)               the data cannot be read
+    │   ├── SourceNotFoundError (FileNotFoundError)
+    │   ├── CredentialsError (PermissionError)
+    │   ├── CorruptDataError                checksum, truncated file or chunk, missing chunk
+    │   ├── SourceChangedError              the object changed since it was opened
+    │   └── SourceTimeoutError (TimeoutError)
+    ├── SourceFormatError (ValueError)      what was given is no array that can be opened
+    ├── MissingExtraError (ImportError)     an optional package is needed; the message has the pip command
+    ├── AxesError (ValueError)              axes or layout letters that do not fit
+    ├── SeriesError (ValueError)            timestamps, nodes, entities, covariates that do not fit
+    │   └── FeatureNameError                a name that is no feature, variable, covariate or clock
+    ├── GraphError (ValueError)
+    ├── WindowSpecError (ValueError)        a spec that is wrong in itself or for its series
+    ├── MissingDataError (ValueError)       missing values where the policy forbids them
+    ├── SplitError (ValueError)
+    ├── ScalerError (ValueError)
+    ├── LoaderError (ValueError)            arguments of a loader
+    │   └── MemoryBudgetError (MemoryError) a budget under what the data needs
+    ├── RankError (ValueError)
+    ├── StateError (ValueError)             a state of another run, data set or version
+    ├── WeightsError (TypeError)            a weighted batch unpacked as a pair
+    └── ClosedError (RuntimeError)          a loader used after close()
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AxesError",
+    "ClosedError",
+    "CorruptDataError",
+    "CredentialsError",
+    "FeatureNameError",
+    "GraphError",
+    "LoaderError",
+    "MemoryBudgetError",
+    "MissingDataError",
+    "MissingExtraError",
+    "RankError",
+    "ScalerError",
+    "SeriesError",
+    "SourceChangedError",
+    "SourceError",
+    "SourceFormatError",
+    "SourceNotFoundError",
+    "SourceTimeoutError",
+    "SplitError",
+    "StateError",
+    "WeightsError",
+    "WindowLoaderError",
+    "WindowSpecError",
+]
+
+
+class WindowLoaderError(Exception):
+    """Root of all errors of the package."""
+
+
+class SourceError(WindowLoaderError, OSError):
+    """The data cannot be read."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """No file, object, bucket, group or array under the given name."""
+
+
+class CredentialsError(SourceError, PermissionError):
+    """Credentials are absent, wrong or not enough."""
+
+
+class CorruptDataError(SourceError):
+    """Stored bytes are not what was written: checksum, truncation, a chunk that is missing."""
+
+
+class SourceChangedError(SourceError):
+    """The data changed since it was opened."""
+
+
+class SourceTimeoutError(SourceError, TimeoutError):
+    """The storage did not answer within the configured time."""
+
+
+class SourceFormatError(WindowLoaderError, ValueError):
+    """The target is nothing that can be opened as an array."""
+
+
+class MissingExtraError(WindowLoaderError, ImportError):
+    """An optional package is needed; the message names the extra."""
+
+
+class AxesError(WindowLoaderError, ValueError):
+    """Axes or layout letters that do not fit the array."""
+
+
+class SeriesError(WindowLoaderError, ValueError):
+    """Timestamps, nodes, entities or covariates that do not fit."""
+
+
+class FeatureNameError(SeriesError):
+    """A name that is no feature, variable, covariate or clock of the series."""
+
+
+class GraphError(WindowLoaderError, ValueError):
+    """A graph that is wrong in itself or for its series."""
+
+
+class WindowSpecError(WindowLoaderError, ValueError):
+    """A window specification that is wrong in itself or for its series."""
+
+
+class MissingDataError(WindowLoaderError, ValueError):
+    """Missing values where the policy forbids them."""
+
+
+class SplitError(WindowLoaderError, ValueError):
+    """A split that cannot be made."""
+
+
+class ScalerError(WindowLoaderError, ValueError):
+    """A scaler that cannot be fitted or does not cover what is asked."""
+
+
+class LoaderError(WindowLoaderError, ValueError):
+    """Arguments of a loader that do not fit."""
+
+
+class MemoryBudgetError(LoaderError, MemoryError):
+    """The memory given is under what the data needs; the message names what would do."""
+
+
+class RankError(WindowLoaderError, ValueError):
+    """A rank or world size that cannot be."""
+
+
+class StateError(WindowLoaderError, ValueError):
+    """A state that belongs to another run, data set or version."""
+
+
+class WeightsError(WindowLoaderError, TypeError):
+    """A weighted batch was unpacked as a pair."""
+
+
+class ClosedError(WindowLoaderError, RuntimeError):
+    """A loader was used after ``close()``."""

@@ -1,0 +1,1 @@
+"""The families of sources: memory, mapped files, chunked stores, HDF5, tables, joined."""

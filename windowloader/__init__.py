@@ -1,0 +1,95 @@
+"""Training batches of sliding windows over spatiotemporal arrays, built at run time from where the data is.
+
+Three lines from a file to a loop::
+
+    series = wl.open("pems.zarr")                                # any array with a time axis
+    train, val, test = wl.split(series, wl.WindowSpec(lookback=12, horizon=12), (0.7, 0.1, 0.2))
+    loader = wl.WindowLoader(train, batch_size=64, scaler=wl.StandardScaler.fit(train))
+
+    open            a path, URL, array or mapping of them -> Series
+    Series          values in hand, with time, nodes, covariates, graph
+    WindowSpec      what one window reads
+    WindowSet       the windows of a series: len, starts, take, read
+    split, folds    parts that share no targets, with an audit
+    scan            one pass over the data that notes what is missing
+    StandardScaler, MinMaxScaler, RobustScaler
+    WindowLoader    batches in order, for any rank and world size, resumable
+    Batch           what it yields: acts as the pair (inputs, targets)
+    Graph, DynamicGraph
+    WindowLoaderError, and the tree below it in windowloader.errors
+
+For frameworks: windowloader.adapters (pytorch, lightning, pgt, numpy_loops).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from . import errors as errors
+from .errors import WindowLoaderError as WindowLoaderError
+
+if TYPE_CHECKING:
+    from .batch import Batch as Batch
+    from .dynamic_graph import DynamicGraph as DynamicGraph
+    from .graph import Graph as Graph
+    from .loader import WindowLoader as WindowLoader
+    from .missing import scan as scan
+    from .opening import open as open  # noqa: A004 - the one door is called as in every library of the field
+    from .scaling import MinMaxScaler as MinMaxScaler
+    from .scaling import RobustScaler as RobustScaler
+    from .scaling import StandardScaler as StandardScaler
+    from .series import Series as Series
+    from .split import folds as folds
+    from .split import split as split
+    from .windows import WindowSet as WindowSet
+    from .windows import WindowSpec as WindowSpec
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported on first use, so that importing the package is quick.
+# There is no __all__: pydoc would follow it and print every class in full, where help() should fit a screen.
+_HOMES = {
+    "Batch": "batch",
+    "DynamicGraph": "dynamic_graph",
+    "Graph": "graph",
+    "MinMaxScaler": "scaling",
+    "RobustScaler": "scaling",
+    "Series": "series",
+    "StandardScaler": "scaling",
+    "WindowLoader": "loader",
+    "WindowSet": "windows",
+    "WindowSpec": "windows",
+    "folds": "split",
+    "open": "opening",
+    "scan": "missing",
+    "split": "split",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "WindowLoaderError", "__version__", "errors"])
+
+
+class _Package(ModuleType):
+    """Keeps a public name that a submodule shares from being replaced when that submodule is imported.
+
+    The import system sets ``windowloader.split`` to the module split.py; the function is what people call.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,117 @@
+"""Work ahead on threads: in order, bounded, errors at their place, nothing left running."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import traceback
+import weakref
+
+import pytest
+from windowloader.prefetch import Ahead
+
+
+def running() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead-test")]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_results_come_in_the_order_of_the_tasks(threads, ahead):
+    gate = threading.Event()
+
+    def make(n):
+        if threads > 1 and ahead > 1 and n == 0:
+            gate.wait(10)  # the first result is finished after the second
+        elif n == 1:
+            gate.set()
+        return n * n
+
+    assert list(Ahead(iter(range(50)), make, threads=threads, ahead=ahead)) == [n * n for n in range(50)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_never_more_than_ahead_results_that_nobody_took(threads, ahead):
+    lock, taken, worst = threading.Lock(), 0, 0
+
+    def make(n):
+        nonlocal worst
+        with lock:
+            worst = max(worst, n + 1 - taken)
+        return n
+
+    for result in Ahead(iter(range(200)), make, threads=threads, ahead=ahead):
+        with lock:
+            taken = result + 1
+    # the consumer counts a result as taken a moment after the pipeline does
+    assert worst <= ahead + 1
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_surfaces_at_its_result_with_its_traceback(threads):
+    def breaks_at_three(n):
+        if n == 3:
+            raise ValueError("three")
+        return n
+
+    results, source = [], Ahead(iter(range(10)), breaks_at_three, threads=threads, ahead=4, name="ahead-test")
+    with pytest.raises(ValueError, match="three") as caught:
+        results.extend(iter(source))
+    assert results == [0, 1, 2]
+    assert "breaks_at_three" in "".join(traceback.format_tb(caught.value.__traceback__))
+    assert not running()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_of_the_tasks_comes_after_what_was_before_it(threads):
+    def tasks():
+        yield 1
+        yield 2
+        raise KeyError("no third")
+
+    source = Ahead(tasks(), lambda n: n, threads=threads, ahead=4)
+    assert [next(source), next(source)] == [1, 2]
+    with pytest.raises(KeyError, match="no third"):
+        next(source)
+
+
+def test_dropping_it_early_ends_the_threads():
+    source = Ahead(iter(range(10**9)), lambda n: n, threads=2, ahead=2, name="ahead-test")
+    assert next(source) == 0
+    threads = running()
+    assert len(threads) == 2
+    del source
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+    assert not running()
+
+
+def test_close_waits_for_the_threads_and_is_idempotent():
+    source = Ahead(iter(range(10**9)), lambda n: n, threads=2, ahead=2, name="ahead-test")
+    next(source)
+    source.close()
+    assert not running()
+    source.close()
+    with pytest.raises(StopIteration):
+        next(source)
+
+
+def test_a_taken_result_is_held_by_nobody_else():
+    class Result:
+        pass
+
+    source = Ahead(iter(range(3)), lambda _: Result(), threads=2, ahead=2)
+    result = next(source)
+    seen = weakref.ref(result)
+    del result
+    gc.collect()
+    assert seen() is None
+    source.close()
+
+
+def test_two_at_once_do_not_disturb_each_other():
+    first = Ahead(iter(range(100)), lambda n: n, threads=2, ahead=3)
+    second = Ahead(iter(range(100)), lambda n: -n, threads=2, ahead=3)
+    assert list(zip(first, second, strict=True)) == [(n, -n) for n in range(100)]

@@ -6,9 +6,14 @@ Integers of fixed width only, so the numbers are the same on every platform. Nev
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from .jit import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -19,7 +24,7 @@ BLOCK = 1024  # positions walked together: the scratch of a call stays in the fi
 
 
 @kernel
-def word(key, i):  # type: ignore[no-untyped-def]
+def word(key: NDArray[np.uint64], i: int) -> Any:
     """Word ``i`` of a key: its four words seed four SplitMix64 generators that take turns."""
     x = key[i & 3] + np.uint64((i >> 2) + 1) * GAMMA
     x = (x ^ (x >> np.uint64(30))) * MIX_1
@@ -28,7 +33,7 @@ def word(key, i):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def shuffle(key, table):  # type: ignore[no-untyped-def]
+def shuffle(key: NDArray[np.uint64], table: NDArray[np.int64]) -> None:
     """Fill ``table`` (int64, n ≤ 2^32) with the keyed Fisher–Yates shuffle of 0 … n − 1."""
     for i in range(table.size):
         table[i] = i
@@ -48,7 +53,9 @@ def shuffle(key, table):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def round_32(source, target, count, key, shift):  # type: ignore[no-untyped-def]
+def round_32(
+    source: NDArray[np.uint32], target: NDArray[np.uint32], count: int, key: np.uint32, shift: np.uint32
+) -> None:
     """One Feistel round over a block, ``target ^= top bits of mix(source + key)``; LLVM vectorises it."""
     for i in range(count):
         x = np.uint32(source[i] + key)
@@ -58,7 +65,9 @@ def round_32(source, target, count, key, shift):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def round_64(source, target, count, key, shift):  # type: ignore[no-untyped-def]
+def round_64(
+    source: NDArray[np.uint64], target: NDArray[np.uint64], count: int, key: np.uint64, shift: np.uint64
+) -> None:
     """One Feistel round over a block of 64-bit words."""
     for i in range(count):
         x = source[i] + key
@@ -68,7 +77,9 @@ def round_64(source, target, count, key, shift):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def feistel_32(n, bits, keys, positions, out):  # type: ignore[no-untyped-def]
+def feistel_32(
+    n: int, bits: int, keys: NDArray[np.uint32], positions: NDArray[np.int64], out: NDArray[np.int64]
+) -> int:
     """Permute ``positions`` within [0, n), 4096 < n ≤ 2^32; the first bad position, or −1."""
     right_bits = np.uint32(bits - bits // 2)
     left_shift, right_shift = np.uint32(32 - bits // 2), np.uint32(32 - (bits - bits // 2))
@@ -94,13 +105,15 @@ def feistel_32(n, bits, keys, positions, out):  # type: ignore[no-untyped-def]
                 out[where[i]] = x
                 # Kept without a branch: what walked out of [0, n) closes ranks for the next pass.
                 left[again], right[again], where[again] = left[i], right[i], where[i]
-                again += x >= n
+                again += int(x >= n)
             count = again
     return -1
 
 
 @kernel
-def feistel_64(n, bits, keys, positions, out):  # type: ignore[no-untyped-def]
+def feistel_64(
+    n: int, bits: int, keys: NDArray[np.uint64], positions: NDArray[np.int64], out: NDArray[np.int64]
+) -> int:
     """Permute ``positions`` within [0, n), 2^32 < n < 2^63; the first bad position, or −1."""
     right_bits = np.uint64(bits - bits // 2)
     left_shift, right_shift = np.uint64(64 - bits // 2), np.uint64(64 - (bits - bits // 2))
@@ -125,6 +138,6 @@ def feistel_64(n, bits, keys, positions, out):  # type: ignore[no-untyped-def]
                 x = np.int64((left[i] << right_bits) | right[i])
                 out[where[i]] = x
                 left[again], right[again], where[again] = left[i], right[i], where[i]
-                again += x >= n
+                again += int(x >= n)
             count = again
     return -1

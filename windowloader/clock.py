@@ -1,0 +1,348 @@
+"""The time of every row, kept as runs, and the clock features made from it.
+
+In: timestamps of the rows, or a start and a frequency. Out: `Clock`: timestamps, clock features and rows by date.
+Never stores a timestamp a row where the steps are regular, and never a clock feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import FeatureNameError, SeriesError
+from .moments import frequency, moment, nanoseconds_of
+from .packing import pack_integers, unpack_integers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CLOCK_NAMES", "Clock"]
+
+CLOCK_NAMES = tuple(
+    f"{clock}{form}" for clock in ("time_of_day", "day_of_week", "day_of_year") for form in ("", "_sin", "_cos")
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Clock:
+    """Timestamps of rows, as runs of equal steps; made by `from_timestamps`.
+
+    Parameters
+    ----------
+    rows, times, steps : ndarray, shape (run,), int64
+        First row, its nanoseconds since 1970, and nanoseconds from row to row, of each run.
+    stamps : ndarray, shape (num_steps,) or (0,), int64
+        Nanoseconds of every row where runs would take more memory; then there are no runs.
+    num_steps : int
+        Rows.
+
+    Examples
+    --------
+    >>> clock = Clock.from_timestamps(("2012-03-01", "5min"), 2016)
+    >>> clock.timestamps([0, 1])
+    array(['2012-03-01T00:00:00.000000000', '2012-03-01T00:05:00.000000000'], dtype='datetime64[ns]')
+    >>> clock.values(["time_of_day", "day_of_week"], np.array([144]))  # Thursday noon
+    array([[0.5, 3. ]])
+    >>> clock.searchsorted("2012-03-02")
+    288
+    """
+
+    rows: np.ndarray
+    times: np.ndarray
+    steps: np.ndarray
+    stamps: np.ndarray
+    num_steps: int
+
+    @classmethod
+    def from_timestamps(cls, values: Any, num_steps: int, borders: np.ndarray | None = None) -> Clock:
+        """Take timestamps, or a start and a frequency.
+
+        Parameters
+        ----------
+        values : array-like of moments, shape (num_steps,), or tuple (start, freq)
+            datetime64, ISO strings, datetime, pandas index or series; or e.g. ``("2012-03-01", "5min")``.
+        num_steps : int
+            Rows they must have.
+        borders : ndarray, shape (entity + 1,), int64, optional
+            Where entities begin, with 0 and the end: time rises within an entity only.
+
+        Returns
+        -------
+        Clock
+
+        Raises
+        ------
+        SeriesError
+            Where sizes differ, or time does not rise within an entity; the message has the row and the values.
+
+        Examples
+        --------
+        >>> Clock.from_timestamps(["2012-03-01", "2012-03-02", "2012-03-04"], 3)
+        Clock(3 rows, 2012-03-01T00:00:00 … 2012-03-04T00:00:00, 2 runs)
+        """
+        edges = np.array([0, num_steps], np.int64) if borders is None else np.asarray(borders, np.int64)
+        if isinstance(values, tuple) and len(values) == 2 and _is_frequency(values[1]):
+            if len(edges) > 2:
+                raise SeriesError(
+                    f"timestamps={values!r} give one start, but there are {len(edges) - 1} entities, each with its own "
+                    "dates. Give an array with the timestamp of every row."
+                )
+            first, step = moment(values[0]), frequency(values[1])
+            if first + step * max(num_steps - 1, 0) >= 2**63:
+                raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
+            return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps)
+        stamps = nanoseconds_of(values)
+        if len(stamps) != num_steps:
+            raise SeriesError(f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one.")
+        steps = _rising_steps(stamps, edges)
+        runs = _runs(steps, num_steps)
+        if runs is None:
+            return cls(_ints(), _ints(), _ints(), stamps, num_steps)
+        rows = np.array(runs, np.int64)
+        inside = np.append(rows[1:], num_steps) - rows > 1
+        lengths = np.ones(len(rows), np.int64)
+        lengths[inside] = steps[rows[inside]]
+        return cls(rows, stamps[rows], lengths, _ints(), num_steps)
+
+    @property
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """``rows, times, steps, stamps``, as the kernels take them."""
+        return self.rows, self.times, self.steps, self.stamps
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self.table)
+
+    def nanoseconds(self, rows: Any) -> np.ndarray:
+        """Nanoseconds since 1970 of rows, int64, in the shape of ``rows``."""
+        wanted = self._checked(rows)
+        if len(self.stamps):
+            return np.asarray(self.stamps[wanted])
+        run = np.searchsorted(self.rows, wanted, side="right") - 1
+        return np.asarray(self.times[run] + (wanted - self.rows[run]) * self.steps[run])
+
+    def timestamps(self, rows: Any) -> np.ndarray:
+        """Timestamps of rows.
+
+        Parameters
+        ----------
+        rows : array-like of int
+            Any shape.
+
+        Returns
+        -------
+        ndarray, shape of rows, datetime64[ns]
+        """
+        return self.nanoseconds(rows).view("datetime64[ns]")
+
+    def values(self, names: Sequence[str], rows: Any) -> np.ndarray:
+        """Clock features of rows.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of `CLOCK_NAMES`. ``time_of_day`` is the share of the day that has passed (0 ≤ x < 1), ``day_of_week``
+            0 … 6 from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` run once round a day, a week (in steps
+            of a day), a year (from 1 January, of 365 or 366 days).
+        rows : array-like of int
+            Any shape.
+
+        Returns
+        -------
+        ndarray, shape (\\*rows.shape, name), float64
+
+        Raises
+        ------
+        FeatureNameError
+            For a name that is no clock.
+        """
+        from .clock_kernels import fill
+
+        for name in names:
+            if name not in CLOCK_NAMES:
+                raise FeatureNameError(f"{name!r} is no clock; there are {', '.join(CLOCK_NAMES)}.")
+        wanted = self._checked(rows)
+        out = np.empty((wanted.size, len(names)), np.float64)
+        codes = np.array([CLOCK_NAMES.index(name) for name in names], np.int64)
+        fill(out, np.ascontiguousarray(wanted).reshape(-1), codes, *self.table)
+        return out.reshape(*wanted.shape, len(names))
+
+    def searchsorted(self, when: Any, side: str = "left", *, start: int = 0, stop: int | None = None) -> int:
+        """First row at (``"left"``) or after (``"right"``) a moment.
+
+        Parameters
+        ----------
+        when : str, datetime64 or datetime
+            The moment.
+        side : {"left", "right"}
+            ``"left"``: first row whose time is ≥ ``when``; ``"right"``: > ``when``.
+        start, stop : int
+            Search these rows only: those of one entity, where time rises.
+
+        Returns
+        -------
+        int
+            From ``start`` to ``stop``.
+        """
+        stop = self.num_steps if stop is None else stop
+        target = moment(when) + (side == "right")  # times are whole nanoseconds: > t is ≥ t + 1
+        if start >= stop:
+            return start
+        if len(self.stamps):
+            return start + int(np.searchsorted(self.stamps[start:stop], target))
+        low = int(np.searchsorted(self.rows, start, side="right")) - 1
+        high = int(np.searchsorted(self.rows, stop))
+        run = low + max(int(np.searchsorted(self.times[low:high], target)) - 1, 0)
+        row = int(self.rows[run]) + -(-(target - int(self.times[run])) // int(self.steps[run]))
+        end = int(self.rows[run + 1]) if run + 1 < len(self.rows) else self.num_steps
+        return min(max(row, start), end, stop)
+
+    def slice(self, start: int, stop: int) -> Clock:
+        """Return the clock of rows ``[start, stop)``, counted from ``start``."""
+        if len(self.stamps):
+            return Clock(*self.table[:3], self.stamps[start:stop].copy(), stop - start)
+        if start >= stop:
+            return Clock(_ints(), _ints(), _ints(), _ints(), 0)
+        low = int(np.searchsorted(self.rows, start, side="right")) - 1
+        high = int(np.searchsorted(self.rows, stop))
+        rows = self.rows[low:high] - start
+        times = self.times[low:high].copy()
+        times[0] -= int(rows[0]) * int(self.steps[low])  # the first run begins inside
+        rows[0] = 0
+        return Clock(rows, times, self.steps[low:high].copy(), self.stamps, stop - start)
+
+    def jumps(self, borders: np.ndarray) -> np.ndarray:
+        """Rows where time jumps: where a segment begins if none are given.
+
+        A jump is a step under half or over one and a half times the entity's regular step, the median one. So a
+        month of 28 days after one of 31 is no jump, a reading left out is, and so is a weekend in daily data.
+
+        Parameters
+        ----------
+        borders : ndarray, shape (entity + 1,), int64
+            Where entities begin, with 0 and the end.
+
+        Returns
+        -------
+        ndarray, shape (jump,), int64
+            Rows after a jump, rising; borders are not among them.
+        """
+        found = [
+            self._jumps_within(int(start), int(stop))
+            for start, stop in zip(borders[:-1], borders[1:], strict=True)
+            if stop - start > 2
+        ]
+        return np.concatenate(found) if found else _ints()
+
+    def _jumps_within(self, start: int, stop: int) -> np.ndarray:
+        """Jumps of one entity: from the runs, so that regular rows cost nothing."""
+        if len(self.stamps):
+            values = np.diff(self.stamps[start:stop])
+            regular = int(np.partition(values, (len(values) - 1) // 2)[(len(values) - 1) // 2])
+            return start + 1 + np.flatnonzero(_is_jump(values, regular))
+        low = int(np.searchsorted(self.rows, start))  # runs never cross an entity's border
+        high = int(np.searchsorted(self.rows, stop))
+        if high - low == 1:
+            return _ints()
+        rows, times, steps = self.rows[low:high], self.times[low:high], self.steps[low:high]
+        ends = np.append(rows[1:], stop)
+        within = ends - rows - 1
+        between = times[1:] - (times + within * steps)[:-1]
+        values = np.concatenate((steps, between))
+        counts = np.concatenate((within, np.ones(len(between), np.int64)))
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(counts[order])
+        regular = int(values[order][np.searchsorted(reached, (reached[-1] + 1) // 2)])
+        lone = rows[1:][_is_jump(between, regular)]
+        whole = np.flatnonzero(_is_jump(steps, regular) & (within > 0))
+        spread = [np.arange(rows[run] + 1, ends[run], dtype=np.int64) for run in whole]
+        return np.sort(np.concatenate([lone, *spread]))
+
+    def fingerprint(self) -> str:
+        """Short text that changes when any timestamp does."""
+        digest = hashlib.sha256(str(self.num_steps).encode())
+        for array in self.table:
+            digest.update(array.astype("<i8").tobytes() + b"|")
+        return digest.hexdigest()[:16]
+
+    def _checked(self, rows: Any) -> np.ndarray:
+        wanted = np.asarray(rows, np.int64)
+        if wanted.size and not (0 <= int(wanted.min()) and int(wanted.max()) < self.num_steps):
+            raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
+        return wanted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (*(pack_integers(array) for array in self.table), self.num_steps)
+
+    def __repr__(self) -> str:
+        if not self.num_steps:
+            return "Clock(0 rows)"
+        first, last = (np.datetime_as_string(t, unit="s") for t in self.timestamps([0, self.num_steps - 1]))
+        kind = "irregular" if len(self.stamps) else f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
+        return f"Clock({self.num_steps} rows, {first} … {last}, {kind})"
+
+
+def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int) -> Clock:
+    return Clock(*(unpack_integers(packed) for packed in (rows, times, steps, stamps)), num_steps)
+
+
+def _ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def _is_frequency(value: Any) -> bool:
+    """Whether the second of two values is a step, not a moment: ("2012-03-01", "5min")."""
+    try:
+        return frequency(value) > 0
+    except SeriesError:
+        return False
+
+
+def _is_jump(steps: np.ndarray, regular: int) -> np.ndarray:
+    return (steps > regular + regular // 2) | (steps < regular - regular // 2)
+
+
+def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Steps from row to row, 0 where the next row belongs to another entity; `SeriesError` where time falls."""
+    steps = np.diff(stamps)
+    inner = borders[1:-1]
+    crossing = inner[(inner > 0) & (inner < len(stamps))] - 1
+    steps[crossing] = 1
+    wrong = np.flatnonzero(steps <= 0)
+    if wrong.size:
+        row = int(wrong[0])
+        before, after = stamps[row : row + 2].view("datetime64[ns]")
+        how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
+        raise SeriesError(
+            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must rise"
+            f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the rows by "
+            "time and drop repeats, or, where several series lie end to end, say where each begins: entities=borders."
+        )
+    steps[crossing] = 0
+    return steps
+
+
+def _runs(steps: np.ndarray, num_steps: int) -> list[int] | None:
+    """First rows of runs of equal steps, greedily; None where they would take more memory than the timestamps.
+
+    A run reaches as far as its first step repeats. The step to the next run's first row belongs to neither, so a
+    gap in regular data costs one run. A step of 0 marks an entity's border, which no run crosses.
+    """
+    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1
+    if 3 * len(changes) > max(num_steps, 32) * 2:
+        return None
+    ends = [*changes.tolist(), len(steps)]  # where each group of equal steps ends
+    values = steps[np.array([0, *changes.tolist()], np.int64)].tolist() if len(steps) else []
+    runs, row, group = [], 0, 0
+    while row < num_steps:
+        runs.append(row)
+        if row == num_steps - 1:
+            break
+        while ends[group] <= row:
+            group += 1
+        row = row + 1 if values[group] == 0 else ends[group] + 1
+    return runs if 3 * len(runs) <= max(num_steps, 32) else None

@@ -1,0 +1,249 @@
+"""What the local sources share: axes with time first, checked ranges, labels and timestamps.
+
+In: what a family found out about its file. Out: `LocalSource` to build on, and small helpers. Never opens
+a file itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import numpy as np
+
+from windowloader.axes import check_axes, default_axes
+from windowloader.errors import MissingExtraError, SourceFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from windowloader.source import Pending
+
+__all__ = [
+    "Described",
+    "Description",
+    "Done",
+    "LocalSource",
+    "check_dtype",
+    "chunk_edges",
+    "digest",
+    "optional",
+    "to_nanoseconds",
+    "unknown_variable",
+]
+
+
+class Description(Protocol):
+    """Labels and timestamps, looked up when asked for, so that sources pickle small."""
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along dimension ``dim`` of the array as stored."""
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, datetime64[ns]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Labels and timestamps that are in hand.
+
+    Parameters
+    ----------
+    by_dim : mapping of int to ndarray
+        Labels along a dimension of the array as stored.
+    times : ndarray of datetime64[ns], optional
+        Timestamps of the rows.
+    """
+
+    by_dim: Mapping[int, np.ndarray] | None = None
+    times: np.ndarray | None = None
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along dimension ``dim``, or None."""
+        return (self.by_dim or {}).get(dim)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, or None."""
+        return self.times
+
+
+class Done:
+    """A read that is over: what local sources answer to ``submit``."""
+
+    def result(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+
+class LocalSource:
+    """Base of the local sources: everything of `windowloader.source.Source` but the values.
+
+    A family gives `array` (an addressable array) or `_read` (rows that must be read), and `fingerprint`.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    shape : sequence of int
+        As stored.
+    dtype : dtype-like
+        As stored, any byte order.
+    axes : str, optional
+        Letters of the stored shape; None: from ``dims``, else the default.
+    dims : sequence of str, optional
+        Dimension names of the stored array.
+    chunks : sequence of int, optional
+        Storage grid, in the stored order.
+    description : Description, optional
+        Labels and timestamps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        shape: Sequence[int],
+        dtype: Any,
+        axes: str | None = None,
+        dims: Sequence[str] | None = None,
+        chunks: Sequence[int] | None = None,
+        description: Description | None = None,
+    ) -> None:
+        if axes is None:
+            axes = default_axes(len(shape), dims, name)
+        check_axes(axes, len(shape), name=name, need_time=False)
+        first = max(axes.find("t"), 0)
+        self.order = (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
+        self.name = name
+        self.axes = "".join(axes[dim] for dim in self.order)
+        self.shape = tuple(int(shape[dim]) for dim in self.order)
+        self.stored_dtype = np.dtype(dtype)
+        self.dtype = check_dtype(self.stored_dtype, name)
+        self.chunks = None if chunks is None else tuple(int(chunks[dim]) for dim in self.order)
+        self.description = description or Described()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.axes} {self.shape} {self.dtype}>"
+
+    def array(self) -> np.ndarray | None:
+        """Return an addressable array of `shape` and `dtype`, or None where rows must be read."""
+        return None
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Read rows ``[start, stop)`` into ``out``, any strides."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(
+                f"rows [{start}, {stop}) were asked of {self.name!r}, which has rows [0, {self.shape[0]})."
+            )
+        if out.shape != (expected := (stop - start, *self.shape[1:])):
+            raise ValueError(
+                f"rows [{start}, {stop}) of {self.name!r} have shape {expected}, but out has {out.shape}."
+            )
+        if out.size:
+            self._read(start, stop, out)
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Read at once: local rows come from memory, the page cache or under a lock."""
+        self.read(start, stop, out)
+        return Done()
+
+    def edges(self) -> np.ndarray | None:
+        """Rows where a storage chunk begins, with 0 and the end, int64."""
+        return None if self.chunks is None else chunk_edges(self.shape[0], self.chunks[0])
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis of `shape`, or None."""
+        return self.description.labels(self.order[axis])
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, datetime64[ns], or None."""
+        return self.description.timestamps()
+
+    def fingerprint(self) -> str:
+        """Short text that changes when the data do."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of handles; a later read opens them again."""
+
+
+def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
+    """Native form of a dtype that can be delivered, else `SourceFormatError` with what to do.
+
+    Examples
+    --------
+    >>> check_dtype(np.dtype(">f4"), "x.npy")
+    dtype('float32')
+    """
+    if dtype.kind in "fiub" and dtype.itemsize <= 8:
+        return dtype.newbyteorder("=")
+    advice = {
+        "O": "Objects would have to be unpickled, which is never done; save it as float32.",
+        "c": "Give the real and the imaginary part as two features.",
+        "M": "Pass times as timestamps=, or turn them into numbers.",
+        "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
+        "S": "Text cannot be a window's value; encode it as numbers.",
+        "U": "Text cannot be a window's value; encode it as numbers.",
+        "V": "Take one field of the record at a time, e.g. records['speed'].",
+        "f": "Extended precision is not portable; use float64.",
+    }.get(dtype.kind, "Turn it into numbers.")
+    raise SourceFormatError(
+        f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
+    )
+
+
+def chunk_edges(num_rows: int, chunk: int) -> np.ndarray:
+    """Rows where a chunk begins, and the end.
+
+    Examples
+    --------
+    >>> chunk_edges(10, 4)
+    array([ 0,  4,  8, 10])
+    """
+    return np.append(np.arange(0, num_rows, max(chunk, 1), dtype=np.int64), np.int64(num_rows))
+
+
+def digest(*parts: object) -> str:
+    """Short hexadecimal text of some values."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def optional(module: str, *, extra: str, purpose: str) -> Any:
+    """Import a package that only some formats need; `MissingExtraError` says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {module}, which is not installed: pip install 'windowloader[{extra}]'"
+        ) from error
+
+
+def to_nanoseconds(times: np.ndarray, name: str) -> np.ndarray:
+    """datetime64 of any unit as datetime64[ns]; years that do not fit are an error, not a wrap-around."""
+    exact = times.astype("datetime64[ns]")
+    if not np.array_equal(exact.astype(times.dtype), times, equal_nan=True):
+        raise SourceFormatError(
+            f"timestamps of {name!r} reach from {times.min()} to {times.max()}, and nanoseconds hold "
+            "1677-09-21 to 2262-04-11. Pass timestamps= of your own."
+        )
+    return exact
+
+
+def unknown_variable(name: str, asked: str | None, found: Sequence[str]) -> NoReturn:
+    """Raise `SourceFormatError` with the variables there are to choose from."""
+    listed = ", ".join(repr(variable) for variable in found[:20]) + (", …" if len(found) > 20 else "")
+    if not found:
+        raise SourceFormatError(f"{name!r} holds no array of numbers.")
+    if asked is None:
+        raise SourceFormatError(
+            f"{name!r} holds {len(found)} arrays: {listed}. Choose one, e.g. variable={found[0]!r}."
+        )
+    raise SourceFormatError(f"{name!r} has no variable {asked!r}; it holds {listed}.")

@@ -1,0 +1,252 @@
+"""Arrays in memory as sources.
+
+In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a member
+of an ``.npz``. Out: `ArraySource`, `LoadedSource`. Never copies, casts or writes to what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.errors import SourceFormatError
+
+from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
+from .handles import Handle, Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .base import Description
+
+__all__ = ["AddressableSource", "ArraySource", "LoadedSource", "as_array", "list_npz", "open_npz"]
+
+
+class AddressableSource(LocalSource):
+    """A source whose values can be indexed where they lie; subclasses say where that is."""
+
+    def values(self) -> np.ndarray:
+        """Return the array as stored: its own order of axes and bytes."""
+        raise NotImplementedError
+
+    def _rows_first(self) -> np.ndarray:
+        return self.values().transpose(self.order)
+
+    def array(self) -> np.ndarray | None:
+        """Return a read-only view, or None where the bytes are stored in foreign order."""
+        if not self.stored_dtype.isnative:
+            return None
+        view = self._rows_first()
+        view.flags.writeable = False
+        return view
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        out[...] = self._rows_first()[start:stop]
+
+
+class ArraySource(AddressableSource):
+    """An array in memory.
+
+    Parameters
+    ----------
+    values : array_like
+        Real, integer or boolean, any byte order and strides. It is used where it lies.
+    axes : str, optional
+        One letter an axis; default from ``dims``, else ``tn`` or ``tnf``.
+    name : str
+        For messages.
+    dims : sequence of str, optional
+        Names of the axes.
+    labels : mapping of int to array_like, optional
+        Labels along an axis of ``values``.
+    timestamps : array_like of datetime64, shape (time,), optional
+        When the rows were.
+
+    Raises
+    ------
+    SourceFormatError
+        For objects, text, complex numbers and times.
+
+    Examples
+    --------
+    >>> source = ArraySource(np.arange(12).reshape(2, 6), axes="nt")
+    >>> source.shape, source.axes
+    ((6, 2), 'tn')
+    """
+
+    def __init__(
+        self,
+        values: Any,
+        *,
+        axes: str | None = None,
+        name: str = "array",
+        dims: Sequence[str] | None = None,
+        labels: Mapping[int, Any] | None = None,
+        timestamps: Any = None,
+    ) -> None:
+        self._values = as_array(values, name)
+        times = None if timestamps is None else to_nanoseconds(np.asarray(timestamps), name)
+        super().__init__(
+            name,
+            shape=self._values.shape,
+            dtype=self._values.dtype,
+            axes=axes,
+            dims=dims,
+            description=Described({dim: np.asarray(found) for dim, found in (labels or {}).items()}, times),
+        )
+
+    def values(self) -> np.ndarray:
+        """Return the array that was given."""
+        return self._values.view()
+
+    def fingerprint(self) -> str:
+        """Shape, dtype and a sample of the values, which cost nothing here."""
+        return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first()))
+
+
+class LoadedSource(AddressableSource):
+    """An array that a file has to be parsed for: kept in memory, parsed again where it was pickled to.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The file.
+    load : callable
+        Picklable; called with the path, returns the array and its description.
+    what : str
+        Which part of the file it is, for the fingerprint.
+    axes : str, optional
+        One letter an axis.
+    """
+
+    def __init__(
+        self,
+        stamp: Stamp,
+        load: Callable[[str], tuple[np.ndarray, Description]],
+        *,
+        what: str = "",
+        axes: str | None = None,
+    ) -> None:
+        self._stamp, self._load, self._what = stamp, load, what
+        self._handle: Handle[tuple[np.ndarray, Description]] = Handle(survives_fork=True)
+        name = os.path.basename(stamp.path) + (f":{what}" if what else "")
+        values, _ = self._handle.get(self._open)
+        super().__init__(name, shape=values.shape, dtype=values.dtype, axes=axes)
+
+    def _open(self) -> tuple[np.ndarray, Description]:
+        self._stamp.check()
+        return self._load(self._stamp.path)
+
+    def loaded(self) -> tuple[np.ndarray, Description]:
+        """Values and description, parsed if they are not in memory."""
+        return self._handle.get(self._open)
+
+    def values(self) -> np.ndarray:
+        """Return the array as parsed."""
+        return self.loaded()[0].view()
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis of `shape`, or None."""
+        return self.loaded()[1].labels(self.order[axis])
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, or None."""
+        return self.loaded()[1].timestamps()
+
+    def fingerprint(self) -> str:
+        """Shape, dtype, and size and time of change of the file."""
+        return digest(
+            self.axes, self.shape, self.dtype.str, self._what, self._stamp.size, self._stamp.mtime_ns
+        )
+
+    def close(self) -> None:
+        """Free the memory; a later read parses the file again."""
+        self._handle.close()
+
+
+def as_array(values: Any, name: str = "array") -> np.ndarray:
+    """Turn an array-like into an ndarray without a copy where its memory can be shared.
+
+    Raises
+    ------
+    SourceFormatError
+        For a dtype NumPy has no number for (bfloat16 tensors), and for integers with a mask.
+    """
+    if hasattr(values, "detach") and hasattr(values, "cpu"):  # a torch tensor, by duck type
+        values = values.detach().cpu()
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        if values.dtype.kind != "f":
+            raise SourceFormatError(
+                f"{name!r} is a masked array of {values.dtype}, which has no NaN for what is masked. Pass "
+                "values.filled(sentinel) and missing=sentinel, or values.astype('float32')."
+            )
+        return np.asarray(values.filled(np.nan))
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise SourceFormatError(
+            f"{name!r} of type {type(values).__qualname__} does not turn into a NumPy array: {error}. "
+            "Cast it first, e.g. x.float() for bfloat16."
+        ) from error
+
+
+def _sample(rows: np.ndarray) -> str:
+    """Digest of up to 64 rows spread over the array, up to 1,024 values of each."""
+    picked = rows[:: max(1, -(-len(rows) // 64))]
+    flat = [row.reshape(-1)[:: max(1, -(-row.size // 1024))].tobytes() for row in picked]
+    return digest(*flat, rows[-1:].tobytes()[:8192])
+
+
+class _LoadMember:
+    """Reads one member of an ``.npz``; a class so that it pickles."""
+
+    def __init__(self, member: str) -> None:
+        self.member = member
+
+    def __call__(self, path: str) -> tuple[np.ndarray, Description]:
+        with np.load(path, allow_pickle=False) as archive:
+            try:
+                return archive[self.member], Described()
+            except ValueError as error:
+                raise SourceFormatError(
+                    f"member {self.member!r} of {path!r} cannot be opened: {error}"
+                ) from error
+
+
+def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the members of an ``.npz``."""
+    stamp = Stamp.of(path)
+    try:
+        with np.load(stamp.path, allow_pickle=False) as archive:
+            return tuple(archive.files)
+    except (ValueError, OSError) as error:
+        raise SourceFormatError(f"{os.fspath(path)!r} is no readable .npz archive: {error}") from error
+
+
+def open_npz(
+    path: str | os.PathLike[str], *, member: str | None = None, axes: str | None = None
+) -> LoadedSource:
+    """Open one array of an ``.npz`` archive, in memory.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive.
+    member : str, optional
+        Which array; may be left out where there is one.
+    axes : str, optional
+        One letter an axis.
+
+    Raises
+    ------
+    SourceFormatError
+        Where there are several arrays and none was named, or none of that name; the message lists them.
+    """
+    found = list_npz(path)
+    if member is None and len(found) == 1:
+        member = found[0]
+    if member not in found:
+        unknown_variable(os.fspath(path), member, found)
+    return LoadedSource(Stamp.of(path), _LoadMember(member), what=member, axes=axes)

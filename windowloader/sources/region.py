@@ -1,0 +1,126 @@
+"""Where in a file an array lies, and the map of it.
+
+In: a file, an offset, a shape, strides and a dtype. Out: `Region`, whose `Region.map` is read-only. Never copies.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.errors import CorruptDataError
+
+from .base import check_dtype
+from .handles import Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Region", "mapping_of", "region_of_memmap"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Where in a file an array lies.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The file as it was when opened.
+    offset : int
+        Bytes before the first value.
+    shape, strides : tuple of int
+        As for an ndarray, strides in bytes and never negative.
+    dtype : numpy.dtype
+        As stored.
+
+    Raises
+    ------
+    CorruptDataError
+        Where the file is shorter than the array needs.
+    """
+
+    stamp: Stamp
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype, self.stamp.path)
+        if self.stamp.size < (needed := self.offset + self.nbytes):
+            raise CorruptDataError(
+                f"{self.stamp.path!r} is truncated: shape {self.shape} of {self.dtype} at offset {self.offset} "
+                f"needs {needed} bytes, and the file has {self.stamp.size}. Was it copied to its end?"
+            )
+
+    @classmethod
+    def packed(
+        cls, stamp: Stamp, *, offset: int, shape: Sequence[int], dtype: Any, order: str = "C"
+    ) -> Region:
+        """Region of an array without gaps, in C or Fortran order."""
+        shape = tuple(int(size) for size in shape)
+        dtype = np.dtype(dtype)
+        check_dtype(dtype, stamp.path)
+        strides = [dtype.itemsize] * len(shape)
+        dims = range(len(shape) - 2, -1, -1) if order == "C" else range(1, len(shape))
+        for dim in dims:
+            near = dim + 1 if order == "C" else dim - 1
+            strides[dim] = strides[near] * shape[near]
+        return cls(stamp=stamp, offset=offset, shape=shape, strides=tuple(strides), dtype=dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first value to the end of the last."""
+        if 0 in self.shape:
+            return 0
+        steps = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return steps + self.dtype.itemsize
+
+    def map(self) -> np.ndarray:
+        """Map the region read-only."""
+        self.stamp.check()  # a page past the end of a file that shrank is a bus error, not an exception
+        if not self.nbytes:
+            return np.empty(self.shape, self.dtype)
+        begin = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with open(self.stamp.path, "rb") as file:
+            pages = mmap.mmap(
+                file.fileno(), self.offset - begin + self.nbytes, access=mmap.ACCESS_READ, offset=begin
+            )
+        return np.ndarray(self.shape, self.dtype, pages, self.offset - begin, self.strides)
+
+
+def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
+    """Return the map an array lies in, and its offset there in bytes; None for an array in memory."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if not isinstance(base, mmap.mmap):
+        return None
+    return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+
+
+def region_of_memmap(array: np.memmap) -> Region | None:
+    """Region of a memmap that someone else made, so that it pickles as a place and not as bytes.
+
+    None where the values can differ from the file's (mode ``c``) or the strides run backwards.
+    """
+    found = mapping_of(array)
+    if found is None or array.filename is None or array.mode == "c" or min(array.strides, default=0) < 0:
+        return None
+    root: Any = array
+    while isinstance(root.base, np.memmap):
+        root = root.base
+    begin = root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
+    return Region(
+        stamp=Stamp.of(array.filename),
+        offset=begin + found[1],
+        shape=array.shape,
+        strides=array.strides,
+        dtype=array.dtype,
+    )

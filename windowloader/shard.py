@@ -1,0 +1,342 @@
+"""Whose turn it is: the steps of a run, what each rank takes of a step, and where a run stands.
+
+In: an order, a batch size, a number of ranks. Out: window numbers and weights of any step, of any rank, and
+positions in the run. Plain arithmetic on a cursor: the cost of a step is its size, nothing is kept between
+steps, and no rank can have another number of steps than its peers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import LoaderError, RankError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .order import Order
+
+__all__ = ["Position", "Step", "Steps", "per_lane"]
+
+UNEVEN = ("pad", "drop", "exact")
+
+
+def per_lane(global_batch: int, num_lanes: int) -> int:
+    """Return how many windows of a step each lane gives.
+
+    Parameters
+    ----------
+    global_batch : int
+        Windows of a step over all ranks.
+    num_lanes : int
+        Lanes of the order.
+
+    Returns
+    -------
+    int
+        ``global_batch / num_lanes``.
+
+    Raises
+    ------
+    LoaderError
+        Where the lanes do not divide the batch; the message names the nearest sizes that would do.
+
+    Examples
+    --------
+    >>> per_lane(96, 8)
+    12
+    """
+    if global_batch < 1:
+        raise LoaderError(f"a global batch of {global_batch} windows has nothing in it. Pass at least 1.")
+    if global_batch % num_lanes:
+        below = global_batch // num_lanes * num_lanes
+        nearest = f"{below} or {below + num_lanes}" if below else str(num_lanes)
+        raise LoaderError(
+            f"a global batch of {global_batch} windows is not a multiple of the order's {num_lanes} lanes. "
+            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, which is per rank), "
+            "or lanes= in a new run."
+        )
+    return global_batch // num_lanes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A list of windows, of all ranks or of one.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (rows,), int64
+        Window numbers.
+    weights : ndarray, shape (rows,), float32
+        1, or 0 for a row that only fills the shape.
+    advance : int
+        By how much the step moves the cursor.
+
+    Examples
+    --------
+    >>> Step(np.array([4, 2]), np.ones(2, np.float32), advance=2).positions
+    array([4, 2])
+    """
+
+    positions: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    advance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run stands.
+
+    Parameters
+    ----------
+    epoch : int
+        The epoch as the loop counts it.
+    step : int
+        Steps done of that epoch.
+    pass_number : int
+        The pass over the data, which is the order's epoch; equal to ``epoch`` without ``steps_per_epoch``.
+    cursor : int
+        Windows of each lane done in that pass; ``num_windows`` when the pass is over.
+
+    Examples
+    --------
+    >>> Position(epoch=1, step=0, pass_number=1, cursor=0).epoch
+    1
+    """
+
+    epoch: int
+    step: int
+    pass_number: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run, for any number of ranks.
+
+    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A lane that is short is
+    filled with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of
+    their number with its last window, into equal slices.
+
+    Parameters
+    ----------
+    order : Order
+    batch_per_lane : int
+        b; the global batch is b times the lanes (see `per_lane`).
+    uneven : {"pad", "drop", "exact"}
+        ``"exact"``: what fills has weight 0, so each window counts once. ``"pad"``: weight 1, so each counts
+        at least once. ``"drop"``: lanes end with the shortest and what fills has weight 0: at most once.
+    drop_last : bool
+        Leave out the step with q < b.
+    steps_per_epoch : int, optional
+        k: epoch e is the steps [e·k, (e + 1)·k) of the endless run of passes. None: an epoch is a pass.
+
+    Raises
+    ------
+    LoaderError
+        For an unknown ``uneven``, a batch below 1, ``"exact"`` with ``drop_last``, ``steps_per_epoch`` below 1
+        or with passes that have no step.
+
+    Examples
+    --------
+    >>> from windowloader.order import SequentialOrder
+    >>> steps = Steps(SequentialOrder(7, num_lanes=2), 2, uneven="exact")
+    >>> steps.count(0)
+    2
+    >>> last = steps.step(0, cursor=2)
+    >>> last.positions, last.weights
+    (array([2, 2, 5, 6]), array([1., 0., 1., 1.], dtype=float32))
+    """
+
+    order: Order
+    batch_per_lane: int
+    uneven: str = "pad"
+    drop_last: bool = False
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.uneven not in UNEVEN:
+            raise LoaderError(
+                f"uneven={self.uneven!r} is not known. Pass one of {', '.join(map(repr, UNEVEN))}."
+            )
+        if self.batch_per_lane < 1:
+            raise LoaderError(f"a batch of {self.batch_per_lane} windows has nothing in it. Pass at least 1.")
+        if self.uneven == "exact" and self.drop_last:
+            raise LoaderError(
+                "uneven='exact' delivers each window once, drop_last=True leaves some out. "
+                "Pass drop_last=False, or uneven='drop'."
+            )
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise LoaderError(
+                f"steps_per_epoch={self.steps_per_epoch} makes no epoch. Pass at least 1, or None."
+            )
+        if self.steps_per_epoch is not None and self.count(0) == 0:
+            raise LoaderError(
+                f"steps_per_epoch={self.steps_per_epoch}, but a pass over {self.order.num_windows} windows in "
+                f"{self.order.num_lanes} lanes has no step at a global batch of {self.global_batch} with "
+                f"uneven={self.uneven!r}, drop_last={self.drop_last}. Make the batch smaller."
+            )
+
+    # One pass. Its number is what the order calls the epoch.
+
+    @property
+    def global_batch(self) -> int:
+        """Windows of a full step over all ranks."""
+        return self.batch_per_lane * self.order.num_lanes
+
+    def length(self, epoch: int) -> int:
+        """Return the cursor at which a pass ends: the longest lane, the shortest for ``"drop"``."""
+        sizes = self.order.lane_sizes(epoch)
+        return int(sizes.min() if self.uneven == "drop" else sizes.max())
+
+    def count(self, epoch: int, cursor: int = 0) -> int:
+        """Return how many steps a pass has left, the same on all ranks and for any number of them."""
+        left = max(0, self.length(epoch) - cursor)
+        return left // self.batch_per_lane if self.drop_last else -(-left // self.batch_per_lane)
+
+    def after(self, epoch: int, cursor: int, steps: int = 1) -> int:
+        """Return the cursor some steps on; IndexError where there are not so many.
+
+        After the last it is ``num_windows``, whatever lanes and batch are: a pass that is over stays over when
+        the run goes on with another batch size.
+        """
+        left = self.count(epoch, cursor)
+        if not 0 <= steps <= left:
+            raise IndexError(
+                f"{steps} steps were asked from cursor {cursor} of pass {epoch}, {left} are left."
+            )
+        return self.order.num_windows if steps == left else cursor + steps * self.batch_per_lane
+
+    def step(self, epoch: int, cursor: int) -> Step:
+        """Return the whole list of a step, L·q rows lane by lane; IndexError where no step is left."""
+        return self.rank_step(epoch, cursor, rank=0, world_size=1)
+
+    def rank_step(self, epoch: int, cursor: int, *, rank: int, world_size: int) -> Step:
+        """Return one rank's slice of a step, ⌈L·q / world_size⌉ rows, without computing the others'.
+
+        Raises IndexError where no step is left, RankError where the rank is outside the world.
+        """
+        _check_rank(rank, world_size)
+        if self.count(epoch, cursor) == 0:
+            raise IndexError(f"no step is left at cursor {cursor} of pass {epoch}.")
+        sizes = self.order.lane_sizes(epoch)
+        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
+        rows = depth * len(sizes)
+        share = -(-rows // world_size)
+        # A slice beyond the end of the list consists of fillers, and they repeat the list's last row.
+        begin, end = min(rank * share, rows - 1), min((rank + 1) * share, rows)
+        parts = [
+            self._stretch(
+                epoch, lane, cursor + max(begin - lane * depth, 0), cursor + min(end - lane * depth, depth)
+            )
+            for lane in range(begin // depth, -(-end // depth))
+        ]
+        positions = np.concatenate([part[0] for part in parts])
+        weights = np.concatenate([part[1] for part in parts])
+        return self._cut(Step(positions, weights, depth), rank * share - begin, share)
+
+    def rank_slice(self, step: Step, rank: int, world_size: int) -> Step:
+        """Return one rank's slice of a whole step: what `rank_step` gives. RankError as there."""
+        _check_rank(rank, world_size)
+        share = -(-len(step.positions) // world_size)
+        return self._cut(step, rank * share, share)
+
+    def weighted(self, world_size: int) -> bool:
+        """Tell whether a row of some step, from whatever cursor, can have weight 0."""
+        if self.uneven != "drop":
+            return self.uneven == "exact"
+        always_full = self.drop_last and self.global_batch % world_size == 0
+        return not (always_full or self.order.num_lanes % world_size == 0)
+
+    # The run: epochs of one pass, or of a fixed number of steps.
+
+    def start(self, epoch: int) -> Position:
+        """Return the beginning of an epoch, where a run that had this batch size all along would find it."""
+        if self.steps_per_epoch is None:
+            return Position(epoch=epoch, step=0, pass_number=epoch, cursor=0)
+        # Lane sizes, and so the number of steps, are the same in every pass.
+        pass_number, done = divmod(epoch * self.steps_per_epoch, self.count(0))
+        return Position(epoch=epoch, step=0, pass_number=pass_number, cursor=self.after(pass_number, 0, done))
+
+    def left(self, position: Position) -> int:
+        """Return how many steps the epoch has left."""
+        if self.steps_per_epoch is None:
+            return self.count(position.pass_number, position.cursor)
+        return max(0, self.steps_per_epoch - position.step)
+
+    def at(self, position: Position) -> Step | None:
+        """Return the step that comes at a position, the whole list; None where the epoch is over."""
+        return self.rank_at(position, rank=0, world_size=1)
+
+    def rank_at(self, position: Position, *, rank: int, world_size: int) -> Step | None:
+        """Return one rank's slice of the step that comes at a position; None where the epoch is over."""
+        if self.left(position) == 0:
+            return None
+        here = self._upcoming(position)
+        return self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+
+    def advance(self, position: Position, count: int = 1) -> Position:
+        """Return where the run stands some steps on; IndexError where the epoch has not so many left."""
+        left = self.left(position)
+        if not 0 <= count <= left:
+            raise IndexError(f"{count} steps were asked, epoch {position.epoch} has {left} left.")
+        here, goal = position, position.step + count
+        while here.step < goal:  # once for each pass that is touched
+            here = self._upcoming(here)
+            taken = min(goal - here.step, self.count(here.pass_number, here.cursor))
+            cursor = self.after(here.pass_number, here.cursor, taken)
+            here = replace(here, step=here.step + taken, cursor=cursor)
+        return here
+
+    def next_epoch(self, position: Position) -> Position:
+        """Return the beginning of the next epoch for a run that stands at the end of this one.
+
+        With ``steps_per_epoch`` it goes on from where it is, which after a change of the batch size is not where
+        `start` would be.
+        """
+        if self.steps_per_epoch is None:
+            return self.start(position.epoch + 1)
+        return replace(position, epoch=position.epoch + 1, step=0)
+
+    def _upcoming(self, position: Position) -> Position:
+        """Move on to the next pass where the position's is over."""
+        if self.count(position.pass_number, position.cursor):
+            return position
+        return replace(position, pass_number=position.pass_number + 1, cursor=0)
+
+    @property
+    def _filler_weight(self) -> float:
+        return 1.0 if self.uneven == "pad" else 0.0
+
+    def _stretch(
+        self, epoch: int, lane: int, start: int, stop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return S_l[start, stop) and its weights, filled where the lane is shorter."""
+        sizes = self.order.lane_sizes(epoch)
+        size = int(sizes[lane])
+        numbers = self.order.lane(epoch, lane, min(start, size), min(stop, size))
+        weights = np.ones(stop - start, np.float32)
+        missing = stop - start - len(numbers)
+        if missing:
+            source = lane if size else int(sizes.argmax())
+            last = self.order.lane(epoch, source, int(sizes[source]) - 1, int(sizes[source]))
+            numbers = np.concatenate([numbers, np.repeat(last, missing)])
+            weights[stop - start - missing :] = self._filler_weight
+        return numbers, weights
+
+    def _cut(self, rows: Step, begin: int, count: int) -> Step:
+        """Return rows [begin, begin + count) of a list, beyond its end its last row again."""
+        size = len(rows.positions)
+        taken = np.arange(begin, begin + count)
+        inside = np.minimum(taken, size - 1)
+        weights = rows.weights[inside]
+        weights[taken >= size] = self._filler_weight
+        return Step(rows.positions[inside], weights, rows.advance)
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")

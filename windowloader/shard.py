@@ -56,8 +56,8 @@ def per_lane(global_batch: int, num_lanes: int) -> int:
         nearest = f"{below} or {below + num_lanes}" if below else str(num_lanes)
         raise LoaderError(
             f"a global batch of {global_batch} windows is not a multiple of the order's {num_lanes} lanes. "
-            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, which is per rank), "
-            "or lanes= in a new run."
+            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, per rank), or lanes= "
+            "in a new run."
         )
     return global_batch // num_lanes
 
@@ -117,9 +117,9 @@ class Position:
 class Steps:
     """The steps of a run, for any number of ranks.
 
-    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A lane that is short is
-    filled with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of
-    their number with its last window, into equal slices.
+    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A short lane is filled
+    with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of their
+    number with its last window, into equal slices.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ class Steps:
     Raises
     ------
     LoaderError
-        For an unknown ``uneven``, a batch below 1, ``"exact"`` with ``drop_last``, ``steps_per_epoch`` below 1
-        or with passes that have no step.
+        For an unknown ``uneven``, a batch below 1, ``"exact"`` with ``drop_last``, and ``steps_per_epoch``
+        below 1 or with passes that have no step.
 
     Examples
     --------
@@ -175,8 +175,8 @@ class Steps:
             )
         if self.steps_per_epoch is not None and self.count(0) == 0:
             raise LoaderError(
-                f"steps_per_epoch={self.steps_per_epoch}, but a pass over {self.order.num_windows} windows in "
-                f"{self.order.num_lanes} lanes has no step at a global batch of {self.global_batch} with "
+                f"steps_per_epoch={self.steps_per_epoch}, but a pass over {self.order.num_windows} windows "
+                f"in {self.order.num_lanes} lanes has no step at a global batch of {self.global_batch} with "
                 f"uneven={self.uneven!r}, drop_last={self.drop_last}. Make the batch smaller."
             )
 
@@ -200,8 +200,8 @@ class Steps:
     def after(self, epoch: int, cursor: int, steps: int = 1) -> int:
         """Return the cursor some steps on; IndexError where there are not so many.
 
-        After the last it is ``num_windows``, whatever lanes and batch are: a pass that is over stays over when
-        the run goes on with another batch size.
+        After the last it is ``num_windows``, whatever lanes and batch are: a pass that is over stays over
+        when the run goes on with another batch size.
         """
         left = self.count(epoch, cursor)
         if not 0 <= steps <= left:
@@ -228,9 +228,10 @@ class Steps:
         share = -(-rows // world_size)
         # A slice beyond the end of the list consists of fillers, and they repeat the list's last row.
         begin, end = min(rank * share, rows - 1), min((rank + 1) * share, rows)
+        lo, hi = cursor + begin, cursor + end  # less lane · depth: where the slice meets a lane's sequence
         parts = [
             self._stretch(
-                epoch, lane, cursor + max(begin - lane * depth, 0), cursor + min(end - lane * depth, depth)
+                epoch, lane, sizes, max(lo - lane * depth, cursor), min(hi - lane * depth, cursor + depth)
             )
             for lane in range(begin // depth, -(-end // depth))
         ]
@@ -294,8 +295,8 @@ class Steps:
     def next_epoch(self, position: Position) -> Position:
         """Return the beginning of the next epoch for a run that stands at the end of this one.
 
-        With ``steps_per_epoch`` it goes on from where it is, which after a change of the batch size is not where
-        `start` would be.
+        With ``steps_per_epoch`` it goes on from where it is, which after a change of the batch size is not
+        where `start` would be.
         """
         if self.steps_per_epoch is None:
             return self.start(position.epoch + 1)
@@ -312,10 +313,9 @@ class Steps:
         return 1.0 if self.uneven == "pad" else 0.0
 
     def _stretch(
-        self, epoch: int, lane: int, start: int, stop: int
+        self, epoch: int, lane: int, sizes: NDArray[np.int64], start: int, stop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return S_l[start, stop) and its weights, filled where the lane is shorter."""
-        sizes = self.order.lane_sizes(epoch)
         size = int(sizes[lane])
         numbers = self.order.lane(epoch, lane, min(start, size), min(stop, size))
         weights = np.ones(stop - start, np.float32)

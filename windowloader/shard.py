@@ -56,8 +56,8 @@ def per_lane(global_batch: int, num_lanes: int) -> int:
         nearest = f"{below} or {below + num_lanes}" if below else str(num_lanes)
         raise LoaderError(
             f"a global batch of {global_batch} windows is not a multiple of the order's {num_lanes} lanes. "
-            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, per rank), or lanes= "
-            "in a new run."
+            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, per rank), "
+            "or lanes= in a new run."
         )
     return global_batch // num_lanes
 
@@ -117,9 +117,9 @@ class Position:
 class Steps:
     """The steps of a run, for any number of ranks.
 
-    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A short lane is filled
-    with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of their
-    number with its last window, into equal slices.
+    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A short lane is
+    filled with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of
+    their number with its last window, into equal slices.
 
     Parameters
     ----------
@@ -228,13 +228,10 @@ class Steps:
         share = -(-rows // world_size)
         # A slice beyond the end of the list consists of fillers, and they repeat the list's last row.
         begin, end = min(rank * share, rows - 1), min((rank + 1) * share, rows)
-        lo, hi = cursor + begin, cursor + end  # less lane · depth: where the slice meets a lane's sequence
-        parts = [
-            self._stretch(
-                epoch, lane, sizes, max(lo - lane * depth, cursor), min(hi - lane * depth, cursor + depth)
-            )
-            for lane in range(begin // depth, -(-end // depth))
-        ]
+        parts = []
+        for lane in range(begin // depth, -(-end // depth)):
+            first, last = max(begin - lane * depth, 0), min(end - lane * depth, depth)
+            parts.append(self._stretch(epoch, lane, sizes, cursor + first, cursor + last))
         positions = np.concatenate([part[0] for part in parts])
         weights = np.concatenate([part[1] for part in parts])
         return self._cut(Step(positions, weights, depth), rank * share - begin, share)

@@ -1,0 +1,168 @@
+"""One pass of a loop over a loader: tasks in order, batches made ahead, the position of what the loop received.
+
+In: an `Assembly` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never changes the
+loader but through its `Progress` and, at the end, the word that the epoch is over.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .batch import Batch
+from .prefetch import Ahead
+from .shard import Step
+from .stats import EpochStats, Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .assembly import Assembly
+    from .rows import RowStream
+    from .shard import Position
+
+__all__ = ["Iteration", "Progress"]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the newest iterator's loop is; outlives the iterator, so that a state can be taken after a break."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One step of this rank."""
+
+    index: int
+    before: Position
+    after: Position
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A batch made ahead, and when."""
+
+    batch: Batch
+    after: Position
+    timeline: Timeline
+
+
+def tasks(assembly: Assembly, position: Position) -> Iterator[Task]:
+    """Yield the steps of this rank from ``position`` to the end of its epoch."""
+    run, index = assembly.run, 0
+    while run.steps_left(position):
+        here = run.upcoming(position)
+        step = run.steps.rank_step(
+            here.pass_number, here.cursor, rank=assembly.ranks.rank, world_size=assembly.ranks.world_size
+        )
+        position = run.advance(here)
+        yield Task(index, here, position, _filled(step, assembly.full_shape))
+        index += 1
+
+
+def _filled(step: Step, rows: int) -> Step:
+    short = rows - len(step.positions)
+    if short <= 0:
+        return step
+    positions = np.concatenate((step.positions, np.full(short, step.positions[-1])))
+    weights = np.concatenate((step.weights, np.zeros(short, np.float32)))
+    return Step(positions, weights, step.advance)
+
+
+def make(assembly: Assembly, stream: RowStream, task: Task) -> Made:
+    """Make the batch of a task: on any thread, into a buffer of the pool."""
+    timeline = Timeline()
+    step, windows, recipe = task.step, assembly.windows, assembly.recipe
+    starts = windows.starts(step.positions)
+    arrays = assembly.pool.lease().carve(recipe.fields(len(starts)))
+    with stream.rows(task.index, step, starts) as rows:
+        timeline.read = time.perf_counter()
+        recipe.gather(arrays, starts, rows)
+    batch = Batch(
+        **arrays,
+        starts=starts,
+        entities=windows.entities(step.positions),
+        weights=step.weights,
+        exact=assembly.run.steps.uneven == "exact",
+        graph=windows.graph(starts),
+        epoch=task.before.epoch,
+        step=task.before.step,
+    )
+    timeline.done = time.perf_counter()
+    return Made(batch, task.after, timeline)
+
+
+class Iteration:
+    """Iterates the rest of an epoch from a position; what `WindowLoader.__iter__` returns.
+
+    Parameters
+    ----------
+    assembly : Assembly
+    progress : Progress
+        Its position is where this begins; it follows what the loop received.
+    deliver : callable
+        ``deliver(batch)`` gives what the loop receives (device copy, transform), in the loop's thread.
+    finished : callable
+        Called once with the position after the last step when the end is reached.
+    stats : EpochStats
+        What to add the waits to.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        progress: Progress,
+        *,
+        deliver: Callable[[Batch], Any],
+        finished: Callable[[Position], None],
+        stats: EpochStats,
+    ) -> None:
+        self._progress = progress
+        self._deliver = deliver
+        self._finished = finished
+        self._stats = stats
+        self._begun: float | None = None
+        stream = assembly.access.stream()
+        self._stream = stream
+        weakref.finalize(self, stream.close)
+        self._made: Ahead[Task, Made] = Ahead(
+            tasks(assembly, progress.position),
+            partial(make, assembly, stream),
+            threads=assembly.threads,
+            ahead=assembly.ahead,
+        )
+
+    def __iter__(self) -> Iteration:
+        return self
+
+    def __next__(self) -> Any:
+        asked = time.perf_counter()
+        if self._begun is None:
+            self._begun = asked
+        try:
+            made = next(self._made)
+        except StopIteration:
+            self._stats.seconds = asked - self._begun
+            self._finished(self._progress.position)
+            self._stream.close()
+            raise
+        got = time.perf_counter()
+        batch = made.batch
+        self._stats.record(asked, got, made.timeline, batch.num_windows, batch.nbytes)
+        self._stats.seconds = got - self._begun
+        received = self._deliver(batch)
+        self._progress.position = made.after
+        return received
+
+    def close(self) -> None:
+        """End the work ahead; what was made and not received is dropped."""
+        self._made.close()
+        self._stream.close()

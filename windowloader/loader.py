@@ -1,0 +1,298 @@
+"""`WindowLoader`: batches of windows in order, for any rank, made ahead, resumable at any step.
+
+In: a `WindowSet` and how its batches should be. Out: an iterable of `Batch`. It owns the position in the run and binds
+the rooms together; it computes nothing of a batch itself and imports no framework.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Literal
+
+from .assembly import assemble, make_order
+from .buffers import BufferPool
+from .config import LoaderConfig
+from .errors import ClosedError, LoaderError
+from .gather import Recipe
+from .iteration import Iteration, Progress
+from .ranks import resolve
+from .stats import EpochStats, LoaderStats
+from .windows import WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .assembly import Assembly
+    from .batch import Batch
+    from .order import Order
+    from .ranks import Ranks
+    from .scaling import Scaler
+    from .shard import Position
+
+__all__ = ["WindowLoader"]
+
+
+class WindowLoader:
+    """Batches of windows, built at run time from where the data is.
+
+    Parameters
+    ----------
+    windows : WindowSet
+        What `split` returns, or ``WindowSet(series, spec)``.
+    batch_size : int
+        Windows a rank and step.
+    shuffle : bool
+        Another order each epoch, a pure function of (seed, epoch): a permutation of all windows where the data are in
+        memory or mapped, block order where they are streamed. False: the order of time.
+    seed : int
+        0 ≤ seed < 2^128.
+    scaler : Scaler, optional
+        Applied to what it was fitted on, in inputs, future and (``scale_targets``) targets.
+    scale_targets : bool
+        False: targets keep the units of the data.
+    fill : float, optional
+        What a missing cell holds after scaling. None: the raw value, scaled like any other.
+    dtype : str
+        Of the batches: "float32", "float64", "float16"; "bfloat16" in the PyTorch adapter.
+    layout : str or pair of str
+        Order of the axes of inputs (and of targets): b batch, t time, n space, f feature.
+    broadcast : bool
+        False: what does not depend on the node comes once, as ``batch.shared_inputs`` and ``batch.shared_future``.
+    transform : callable, optional
+        ``transform(batch)`` is what iteration yields; runs last, in the loop's thread.
+    rank, world_size : int, optional
+        None: found at the first ``len`` or ``iter`` (torch.distributed, launcher's variables, else 0 of 1).
+    lanes : int, optional
+        Into how many sequences a streamed epoch is dealt; must divide the global batch. None: the world size.
+    uneven : {"pad", "drop", "exact"}
+        What a step does that does not divide: repeat windows, leave some out, or repeat them at weight 0
+        (batches then always have their full shape, and ``batch.weights`` must be used).
+    drop_last : bool
+        Leave out a last step that is short.
+    global_batch_size : int, optional
+        Windows a step over all ranks, instead of ``batch_size`` a rank.
+    steps_per_epoch : int, optional
+        Epoch e is steps [e·k, (e + 1)·k) of the endless run of passes over the windows.
+    memory : str or int
+        Budget of this process for what is read and made ahead, e.g. "1GiB".
+    active_blocks : int, optional
+        Streams: how many blocks are mixed at a time.
+    reads_ahead : int, optional
+        Streams: how many blocks are read ahead.
+    prefetch_batches : int, optional
+        How many batches are made ahead. None: up to 4, fewer where they would exceed ``memory``, at least 1.
+    threads : int, optional
+        That make batches. None: up to 2, or none where batches are tiny. 0: none.
+
+    Raises
+    ------
+    LoaderError
+        Arguments that do not fit, with what to do.
+    MissingDataError
+        A source with NaN and no ``fill``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.arange(40.0).reshape(20, 2))
+    >>> windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=2))
+    >>> loader = wl.WindowLoader(windows, batch_size=4, shuffle=True, seed=1)
+    >>> for inputs, targets in loader:
+    ...     pass
+    >>> inputs.shape, targets.shape, len(loader), loader.epoch
+    ((4, 3, 2, 1), (4, 2, 2, 1), 4, 1)
+    """
+
+    def __init__(
+        self,
+        windows: WindowSet,
+        *,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        scaler: Scaler | None = None,
+        scale_targets: bool = True,
+        fill: float | None = None,
+        dtype: str = "float32",
+        layout: str | tuple[str, str] = "btnf",
+        broadcast: bool = True,
+        transform: Callable[[Batch], Any] | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        lanes: int | None = None,
+        uneven: Literal["pad", "drop", "exact"] = "pad",
+        drop_last: bool = False,
+        global_batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
+        memory: str | int = "1GiB",
+        active_blocks: int | None = None,
+        reads_ahead: int | None = None,
+        prefetch_batches: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._config = LoaderConfig(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            lanes=lanes,
+            uneven=uneven,
+            drop_last=drop_last,
+            global_batch_size=global_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            memory=memory,
+            active_blocks=active_blocks,
+            reads_ahead=reads_ahead,
+            prefetch_batches=prefetch_batches,
+            threads=threads,
+        )
+        if not isinstance(windows, WindowSet):
+            raise LoaderError(
+                f"a loader takes a WindowSet, not {type(windows).__name__}. Make one with wl.split(series, spec, "
+                "(0.7, 0.1, 0.2)) or wl.WindowSet(series, spec)."
+            )
+        if len(windows) == 0:
+            raise LoaderError(f"{windows!r} has no window, so there is nothing to load.")
+        self._windows = windows
+        self._recipe = Recipe.compile(
+            windows.series,
+            windows.spec,
+            scaler=scaler,
+            scale_targets=scale_targets,
+            fill=fill,
+            dtype=dtype,
+            layout=layout,
+            broadcast=broadcast,
+        )
+        self._transform = transform
+        self._epoch = 0
+        self._position: Position | None = None  # where the next iterator begins; None: at the epoch's beginning
+        self._newest: Progress | None = None
+        self._ranks: Ranks | None = None
+        self._order: Order | None = None
+        self._assembly: Assembly | None = None
+        self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
+        self._stats: list[EpochStats] = []
+        self._closed = False
+        if rank is not None and world_size is not None:
+            self._bind()  # nothing has to be found out, so wrong arguments are errors now
+
+    # -- what is fixed at the first len or iter ------------------------------------------------------------------------
+
+    def _bind(self) -> Assembly:
+        if self._closed:
+            raise ClosedError("this loader was closed. Make a new one; its state_dict() can be loaded there.")
+        if self._assembly is None:
+            config = self._config
+            self._ranks = self._ranks or resolve(config.rank, config.world_size)
+            self._order = self._order or make_order(self._windows, config, self._ranks.world_size)
+            self._assembly = assemble(
+                self._windows, self._recipe, config, self._ranks, self._order, self._make_pool()
+            )
+        return self._assembly
+
+    def _make_pool(self) -> BufferPool:
+        assert self._ranks is not None
+        share = -(-self._config.global_batch(self._ranks.world_size) // self._ranks.world_size)
+        return BufferPool(self._recipe.nbytes(share))
+
+    # -- iteration -----------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iterator runs through, or that was begun last."""
+        return self._epoch
+
+    @property
+    def windows(self) -> WindowSet:
+        """The windows it loads."""
+        return self._windows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; nothing changes if it is the present one.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+
+        Raises
+        ------
+        LoaderError
+            If it is negative.
+        """
+        if epoch < 0:
+            raise LoaderError(f"epoch {epoch} is before the first. Epochs count from 0.")
+        if epoch != self._epoch:
+            self._epoch, self._position, self._newest = int(epoch), None, None
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, the same on all ranks."""
+        run = self._bind().run
+        return run.steps_left(run.start(0))
+
+    def __iter__(self) -> Iteration:
+        _refuse_worker()
+        assembly = self._bind()
+        progress = Progress(self._position or assembly.run.start(self._epoch))
+        stats = EpochStats(progress.position.epoch)
+        self._newest = progress
+        self._stats.append(stats)
+        iteration = Iteration(assembly, progress, deliver=self._deliver, finished=self._finished, stats=stats)
+        self._iterations.add(iteration)
+        return iteration
+
+    def _deliver(self, batch: Batch) -> Any:
+        return batch if self._transform is None else self._transform(batch)
+
+    def _finished(self, position: Position) -> None:
+        following = self._bind().run.next_epoch(position)
+        self._epoch, self._position = following.epoch, following
+        self._newest = None
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def _here(self) -> Position:
+        if self._newest is not None:
+            return self._newest.position
+        return self._position or self._bind().run.start(self._epoch)
+
+    # -- what happened -------------------------------------------------------------------------------------------------
+
+    def stats(self) -> LoaderStats:
+        """Return how the epochs of this process went: windows a second, and what the loop waited for."""
+        return LoaderStats(tuple(self._stats))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End all work ahead and let go of the data; batches in hand stay valid. Closing twice does nothing."""
+        for iteration in list(self._iterations):
+            iteration.close()
+        if self._assembly is not None and not self._closed:
+            self._assembly.access.close()
+            self._assembly.pool.close()
+        self._closed = True
+
+    def __enter__(self) -> WindowLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._windows!r}, batch_size={self._config.batch_size}, epoch={self._epoch})"
+
+
+def _refuse_worker() -> None:
+    """A loader iterated in a DataLoader's worker would deliver every batch once a worker."""
+    torch_data = sys.modules.get("torch.utils.data")
+    if torch_data is not None and torch_data.get_worker_info() is not None:
+        raise LoaderError(
+            "a WindowLoader was iterated inside a DataLoader worker: each worker would deliver every batch again. "
+            "Use WindowLoader by itself (it makes batches ahead on threads), or give the DataLoader a "
+            "windowloader.adapters.pytorch.WindowDataset."
+        )

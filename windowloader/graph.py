@@ -1,0 +1,175 @@
+"""A graph over the nodes of a series that does not change with time.
+
+In: an edge list, an adjacency matrix, or a file of either. Out: `Graph`. Never guesses which label is which node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .edges import check_edges, check_nodes, keep_edges, order_of, renumbering
+from .errors import GraphError
+from .labels import as_labels
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Graph"]
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Graph:
+    """Edges between numbered nodes, with weights and labels where there are any.
+
+    Parameters
+    ----------
+    edge_index : array-like, shape (2, edge), integer
+        Sources above, targets below.
+    edge_weight : array-like, shape (edge,), optional
+        Floats keep their precision; anything else becomes float32.
+    num_nodes : int, optional
+        Default: as many as labels, else one more than the largest number.
+    nodes : array-like, shape (node,), optional
+        Labels, each once: they align the graph with an array whose columns stand in another order.
+
+    Raises
+    ------
+    GraphError
+        Where the edges are not of shape (2, edge), not integers or outside the nodes, or sizes differ.
+
+    Examples
+    --------
+    >>> graph = Graph([[0, 1], [1, 2]], [0.5, 1.0], nodes=["a", "b", "c"])
+    >>> graph
+    Graph(3 nodes, 2 edges, weighted, labelled)
+    >>> graph.reorder(["c", "b", "a"]).edge_index
+    array([[2, 1],
+           [1, 0]])
+    """
+
+    edge_index: np.ndarray
+    edge_weight: np.ndarray | None
+    num_nodes: int
+    nodes: np.ndarray | None
+    sized: bool  # whether num_nodes was given: if not, nodes without edges at the end may be more
+
+    def __init__(
+        self, edge_index: Any, edge_weight: Any = None, *, num_nodes: int | None = None, nodes: Any = None
+    ) -> None:
+        labels = check_nodes(nodes, num_nodes)
+        known = num_nodes if labels is None else len(labels)
+        index, weight, count = check_edges(edge_index, edge_weight, known)
+        for name, value in (
+            ("edge_index", index),
+            ("edge_weight", weight),
+            ("num_nodes", count),
+            ("nodes", labels),
+            ("sized", known is not None),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dense(cls, matrix: Any, *, nodes: Any = None) -> Graph:
+        """Take an adjacency matrix: an edge from i to j wherever ``matrix[i, j]`` is not 0.
+
+        Parameters
+        ----------
+        matrix : array-like or scipy sparse, shape (node, node)
+            Weights.
+        nodes : array-like, shape (node,), optional
+            Labels.
+
+        Returns
+        -------
+        Graph
+            Edges row by row.
+
+        Raises
+        ------
+        GraphError
+            For a matrix that is not square.
+
+        Examples
+        --------
+        >>> Graph.from_dense([[0, 2], [0, 0]]).edge_index
+        array([[0],
+               [1]])
+        """
+        shape = np.shape(matrix) if not hasattr(matrix, "tocoo") else matrix.shape
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.")
+        if hasattr(matrix, "tocoo"):
+            sparse = matrix.tocsr().tocoo()  # rows in order, repeats summed
+            kept = sparse.data != 0
+            index, weight = np.stack([sparse.row[kept], sparse.col[kept]]), sparse.data[kept]
+        else:
+            dense = np.asarray(matrix)
+            index = np.stack(np.nonzero(dense))
+            weight = dense[index[0], index[1]]
+        return cls(index, weight, num_nodes=int(shape[0]), nodes=nodes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
+        """Read a graph from a file.
+
+        Parameters
+        ----------
+        path : path-like
+            ``.npz`` (``edge_index``, or scipy sparse, or one square matrix), ``.npy`` (a square matrix, or an edge
+            index), ``.csv`` or ``.txt`` (a square matrix, with or without labels; or a list of edges with a header
+            such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``, or a matrix).
+        nodes : array-like, shape (node,), optional
+            Labels: what a list of edges may be written in, and of a matrix that comes without any.
+
+        Returns
+        -------
+        Graph
+
+        Raises
+        ------
+        GraphError
+            Where the file holds no graph.
+        SourceNotFoundError
+            Where there is no file.
+        """
+        from .graph_files import read_graph
+
+        return read_graph(path, nodes=nodes)
+
+    def reorder(self, nodes: Any) -> Graph:
+        """Return the same graph with its nodes numbered in the order of ``nodes``, the same labels."""
+        wanted = as_labels(nodes, size=None, what="nodes", error=GraphError)
+        return self.select(order_of(self.nodes, wanted))
+
+    def select(self, index: Any) -> Graph:
+        """Return the graph of some nodes and the edges among them.
+
+        Parameters
+        ----------
+        index : array-like of int, or bool of shape (node,)
+            The nodes that stay, in their new order.
+        """
+        chosen = np.asarray(index)
+        new = renumbering(chosen, self.num_nodes)
+        edge_index, edge_weight, _ = keep_edges(self.edge_index, self.edge_weight, new)
+        labels = None if self.nodes is None else self.nodes[chosen]
+        return Graph(edge_index, edge_weight, num_nodes=int((new >= 0).sum()), nodes=labels)
+
+    def resized(self, num_nodes: int, nodes: np.ndarray | None) -> Graph:
+        """Return the same edges over ``num_nodes`` nodes, of which those past the largest number have none."""
+        return Graph(self.edge_index, self.edge_weight, num_nodes=num_nodes, nodes=nodes)
+
+    def dense(self) -> np.ndarray:
+        """Adjacency matrix, shape (node, node); an edge without a weight counts 1, repeated edges add up."""
+        weight = np.ones(self.edge_index.shape[1], np.float32) if self.edge_weight is None else self.edge_weight
+        matrix = np.zeros((self.num_nodes, self.num_nodes), weight.dtype)
+        np.add.at(matrix, (self.edge_index[0], self.edge_index[1]), weight)
+        return matrix
+
+    def __repr__(self) -> str:
+        weighted = ", weighted" if self.edge_weight is not None else ""
+        labelled = ", labelled" if self.nodes is not None else ""
+        return f"Graph({self.num_nodes} nodes, {self.edge_index.shape[1]} edges{weighted}{labelled})"

@@ -1,0 +1,363 @@
+"""Scalers fitted on the rows a window set holds, or made from known numbers.
+
+In: a window set, or statistics. Out: `StandardScaler`, `MinMaxScaler`, `RobustScaler`. Never sees a row
+outside its window set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from .errors import ScalerError
+from .fitting import Fit, ScalerWarning, known, warn_constant
+from .quantiles import quantile_reducer
+from .scaler import Numbers, Rounding, Scaler
+from .statistics import Extremes, Moments, Per, Weighting
+from .units import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .quantiles import Exact, Sketched
+    from .windows import WindowSet
+
+    Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
+    Progress = Callable[[int, int], object]
+
+__all__ = ["MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+class StandardScaler(Scaler):
+    """Scale to mean 0 and standard deviation 1: ``(x - mean) / (std + epsilon)``.
+
+    Parameters
+    ----------
+    mean, std : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them. The standard deviation is that of the population (ddof=0).
+    features : str or sequence of str, optional
+        What is covered. None: the names of the mapping, or any feature that is not a clock.
+    rounding : {"multiply", "divide"}
+        Multiply by 1/std as the gather does best, or divide, to the bit of NumPy's ``(x - mean) / std``.
+    epsilon : float
+        Added to std (PyTorch Geometric Temporal uses 1e-10 for some sets).
+    missing : float, optional
+        What stands for missing in the raw data, for ``inverse_transform(…, mask=…)``.
+
+    Raises
+    ------
+    ScalerError
+        If a statistic has no usable shape or value.
+
+    Examples
+    --------
+    >>> scaler = StandardScaler({"speed": 59.3, "flow": 180.0}, {"speed": 12.4, "flow": 75.0})
+    >>> scaler
+    StandardScaler(speed: mean 59.3, std 12.4; flow: mean 180, std 75)
+    >>> scaler["speed"].inverse_transform(np.array([[1.0, -1.0]]), layout="bn").round(1)
+    array([[71.7, 46.9]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("mean", "std")
+    OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
+
+    def __init__(
+        self,
+        mean: Given,
+        std: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        rounding: Rounding = "multiply",
+        epsilon: float = 0.0,
+        missing: float | None = None,
+    ) -> None:
+        statistics = known({"mean": mean, "std": std}, features)
+        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
+        options = {"epsilon": _epsilon(epsilon)}
+        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options=options)
+        if any((table["std"] < 0).any() for table in self._statistics.values()):
+            raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
+        warn_constant(self, "std")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        rounding: Rounding = "multiply",
+        epsilon: float = 0.0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take mean and standard deviation of the rows a window set holds, in one pass.
+
+        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
+        order, so that the result is the same to the bit however the data are stored and read.
+
+        Parameters
+        ----------
+        window_set : WindowSet
+            Usually the train part of a split.
+        features : str or sequence of str, optional
+            Features, variables or covariates. None: all that the windows read, except clocks and static
+            covariates.
+        per : {"feature", "node", "entity"}
+            One statistic for all nodes, one a node, or one an entity.
+        weighting : {"rows", "windows"}
+            Count a row once if any window holds it in inputs or targets, or as often as windows hold it among
+            their inputs (DCRNN and its followers, who average over materialised windows).
+        rounding, epsilon
+            As in the constructor.
+        progress : callable, optional
+            Called with (rows done, rows in all).
+
+        Returns
+        -------
+        StandardScaler
+
+        Raises
+        ------
+        MissingDataError
+            At a NaN that is not declared missing.
+        ScalerError
+            At an infinite value, or where all of a feature or node is missing.
+        """
+        fit = Fit(window_set, features=features, per=per, weighting=weighting)
+        found = fit.run(Moments, progress)
+        statistics = {
+            name: {"mean": moments.mean, "std": np.sqrt(moments.square / moments.count)}
+            for name, moments in fit.checked(found).items()
+        }
+        options = {"epsilon": _epsilon(epsilon)}
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
+        warn_constant(scaler, "std", fit)
+        return scaler
+
+    @property
+    def mean(self) -> Numbers | dict[str, Numbers]:
+        """Mean: a float, or an array, shape (node,) or (entity,); a dict of them for several features."""
+        return self._public("mean")
+
+    @property
+    def std(self) -> Numbers | dict[str, Numbers]:
+        """Standard deviation, as `mean`; epsilon is not in it."""
+        return self._public("std")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        table = self._statistics[feature]
+        return table["mean"], table["std"] + float(self._options["epsilon"])
+
+
+class MinMaxScaler(Scaler):
+    """Scale a range of values to ``feature_range``, [0, 1] by default.
+
+    Parameters
+    ----------
+    minimum, maximum : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them.
+    features, rounding, missing
+        As in `StandardScaler`.
+    feature_range : tuple of float
+        Where minimum and maximum come to lie.
+
+    Examples
+    --------
+    >>> MinMaxScaler(0.0, 80.0, feature_range=(-1, 1)).transform(np.array([[0.0, 60.0]]), layout="bn")
+    array([[-1. ,  0.5]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("minimum", "maximum")
+    OPTIONS: ClassVar[Mapping[str, object]] = {"feature_range": [0.0, 1.0]}
+
+    def __init__(
+        self,
+        minimum: Given,
+        maximum: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        feature_range: tuple[float, float] = (0.0, 1.0),
+        rounding: Rounding = "multiply",
+        missing: float | None = None,
+    ) -> None:
+        statistics = known({"minimum": minimum, "maximum": maximum}, features)
+        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
+        options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options=options)
+        if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
+            raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
+        warn_constant(self, "range")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        rounding: Rounding = "multiply",
+        feature_range: tuple[float, float] = (0.0, 1.0),
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take the range of the rows a window set holds; arguments and errors as in `StandardScaler.fit`."""
+        options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        fit = Fit(window_set, features=features, per=per, weighting=weighting)
+        found = fit.checked(fit.run(Extremes, progress))
+        statistics = {
+            name: {"minimum": _or_nan(ends.low, ends.count), "maximum": _or_nan(ends.high, ends.count)}
+            for name, ends in found.items()
+        }
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
+        warn_constant(scaler, "range", fit)
+        return scaler
+
+    @property
+    def minimum(self) -> Numbers | dict[str, Numbers]:
+        """Smallest value, in the shapes of `StandardScaler.mean`."""
+        return self._public("minimum")
+
+    @property
+    def maximum(self) -> Numbers | dict[str, Numbers]:
+        """Largest value."""
+        return self._public("maximum")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self._options["feature_range"]
+        table = self._statistics[feature]
+        scale = (table["maximum"] - table["minimum"]) / (high - low)
+        return table["minimum"] - low * np.where(scale == 0, 1.0, scale), scale
+
+
+class RobustScaler(Scaler):
+    """Scale by median and distance of two quantiles: ``(x - median) / spread``; outliers do not matter.
+
+    Parameters
+    ----------
+    median, spread : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them.
+    features, rounding, missing
+        As in `StandardScaler`.
+
+    Examples
+    --------
+    >>> RobustScaler(60.0, 8.0, features="speed").transform(np.array([[64.0]]), layout="bn")
+    array([[0.5]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
+
+    def __init__(
+        self,
+        median: Given,
+        spread: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        rounding: Rounding = "multiply",
+        missing: float | None = None,
+    ) -> None:
+        statistics = known({"median": median, "spread": spread}, features)
+        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
+        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options={})
+        if any((table["spread"] < 0).any() for table in self._statistics.values()):
+            raise ScalerError(f"spread={spread!r} has a value below 0.")
+        warn_constant(self, "spread")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        rounding: Rounding = "multiply",
+        quantile_range: tuple[float, float] = (0.25, 0.75),
+        exact_bytes: str | int = "256MiB",
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take median and quantile distance of the rows a window set holds.
+
+        Exact (as ``np.quantile``) where all values, 8 bytes each, take at most ``exact_bytes``; sorting them
+        takes about three times that for the moment. Above, a t-digest is kept (extra ``quantiles``), whose
+        answers are off in rank by about 1e-4 (one statistic a feature) to 1e-2 (thousands of nodes), and are
+        the same in every run.
+
+        Parameters
+        ----------
+        window_set, features, per, weighting, rounding, progress
+            As in `StandardScaler.fit`.
+        quantile_range : tuple of float
+            The two quantiles whose distance is the spread.
+        exact_bytes : str or int
+            Limit for exact quantiles, and for all sketches together.
+
+        Raises
+        ------
+        MissingExtraError
+            If a sketch is needed and datasketches is not installed.
+        """
+        low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
+        limit = parse_bytes(exact_bytes, name="exact_bytes")
+        fit = Fit(window_set, features=features, per=per, weighting=weighting)
+        kept = fit.value_bytes()
+        share = limit // len(fit.columns)
+
+        def make(entities: int, nodes: int, pooled: bool) -> Exact | Sketched:
+            ranks = np.array([low, 0.5, high])
+            return quantile_reducer(
+                entities=entities,
+                nodes=nodes,
+                pooled=pooled,
+                ranks=ranks,
+                bytes_kept=kept,
+                limit=limit if kept <= limit else share,
+            )
+
+        statistics = {
+            name: {"median": found.quantiles[1], "spread": found.quantiles[2] - found.quantiles[0]}
+            for name, found in fit.checked(fit.run(make, progress)).items()
+        }
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing)
+        warn_constant(scaler, "spread", fit)
+        return scaler
+
+    @property
+    def median(self) -> Numbers | dict[str, Numbers]:
+        """Median, in the shapes of `StandardScaler.mean`."""
+        return self._public("median")
+
+    @property
+    def spread(self) -> Numbers | dict[str, Numbers]:
+        """Distance of the two quantiles."""
+        return self._public("spread")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        table = self._statistics[feature]
+        return table["median"], table["spread"]
+
+
+def _epsilon(epsilon: float) -> float:
+    if not 0 <= epsilon < np.inf:
+        raise ScalerError(
+            f"epsilon={epsilon!r} is added to the standard deviation: 0 or a small number above."
+        )
+    return float(epsilon)
+
+
+def _rising(name: str, pair: tuple[float, float], lowest: float, highest: float) -> list[float]:
+    values = [float(value) for value in pair]
+    if len(values) != 2 or not lowest <= values[0] < values[1] <= highest or not np.isfinite(values).all():
+        raise ScalerError(
+            f"{name}={pair!r}: two rising numbers between {lowest:g} and {highest:g} are asked for."
+        )
+    return values
+
+
+def _or_nan(values: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.where(count > 0, values, np.nan)

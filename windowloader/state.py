@@ -1,8 +1,8 @@
 """The state of a run: about 300 bytes of JSON from which any rank of any world goes on.
 
-In: the steps of a run and a position. Out: a flat dict of numbers and short strings, the same keys always; and
-back, refused where it belongs to another run. Arithmetic only: a state can be written for any step, past or to
-come.
+In: the steps of a run and a position. Out: a flat dict of numbers and short strings, the same keys always;
+and back, refused where it belongs to another run. Arithmetic only: a state can be written for any step, past
+or to come.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class RunState:
         Raises
         ------
         StateError
-            For another format, keys that are absent or unknown, values of another type or outside their range.
+            For another format, absent or unknown keys, values of another type or outside their range.
         """
         if "format" not in state or set(state) != {"format", *cls.__slots__}:
             cls._refuse_keys(state)
@@ -274,7 +274,7 @@ class RunState:
         if differs:
             raise StateError(
                 f"the state's order cannot be made here: {'; '.join(differs)}. Where only the grid differs, "
-                "the data have other chunks than in the run that wrote it: open the same files, or start anew."
+                "the data have other chunks than where it was written: open the same files, or start anew."
             )
         if steps.steps_per_epoch is None and self.pass_number != self.epoch:
             raise StateError(

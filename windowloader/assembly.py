@@ -52,7 +52,12 @@ class Part:
 
 
 def assemble(
-    recipe: Recipe, out: Mapping[str, np.ndarray], starts: np.ndarray, rows: Sequence[Rows], begin: int, end: int
+    recipe: Recipe,
+    out: Mapping[str, np.ndarray],
+    starts: np.ndarray,
+    rows: Sequence[Rows],
+    begin: int,
+    end: int,
 ) -> None:
     """Fill batch positions ``[begin, end)`` of every array."""
     entity = recipe.entity_of(starts)
@@ -116,7 +121,9 @@ def _role(recipe: Recipe, role: Role, out: Mapping[str, np.ndarray], part: Part)
     together = len(role.groups) == 1 and _beside(recipe, role, role.groups[0], part.flats, steps)
     calls = (not together or mask is not None) + len(role.groups) + len(role.statics)
     piece = part.end - part.begin
-    if calls > 1 and steps[0] >= steps[1]:  # else the batch is not the outermost axis, and pieces are not compact
+    if (
+        calls > 1 and steps[0] >= steps[1]
+    ):  # else the batch is not the outermost axis, and pieces are not compact
         piece = max(1, PIECE // (steps[0] * target.itemsize))
     for begin in range(part.begin, part.end, max(piece, 1)):
         end = min(begin + piece, part.end)
@@ -137,7 +144,9 @@ def _words(array: np.ndarray) -> np.ndarray:
     return words.view({"bool": np.uint8, "float16": np.uint16}.get(array.dtype.name, array.dtype))
 
 
-def _beside(recipe: Recipe, role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]) -> bool:
+def _beside(
+    recipe: Recipe, role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]
+) -> bool:
     """Whether one loop writes all of a role: a run of values, alone or with one or two values of the row beside each."""
     source = flats[group.rows]
     others = len(role.row_columns)

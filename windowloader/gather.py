@@ -1,0 +1,184 @@
+"""`Recipe`: a spec compiled for a series, which turns rows and starts into the arrays of a batch in one pass.
+
+In: the rows of each variable, and where the windows start. Out: inputs, targets, future and masks, scaled, cast and in
+their layout, written into arrays that are handed in. Never allocates anything of a batch's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .recipe import Options, compile_roles, delivered_dtype
+from .roles import ALIGNMENT, Field, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .clock import Clock
+    from .series import Series
+    from .spec import WindowSpec
+
+__all__ = ["Field", "Recipe", "Rows"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows of one variable, and where the windows of a batch begin in them.
+
+    Parameters
+    ----------
+    base : ndarray, shape (row, node | 1, feature)
+        Any strides, the variable's dtype.
+    first : ndarray, shape (batch,), int64
+        Row of ``base`` where each window's row 0 lies; its further rows follow.
+    """
+
+    base: np.ndarray
+    first: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How rows become batches: compiled once from names, used for every batch.
+
+    Parameters
+    ----------
+    roles : tuple of Role
+    variables : tuple of int
+        Which of ``series.variables`` the gather wants `Rows` of, in this order.
+    clock : Clock or None
+    borders : ndarray or None
+        Where entities begin, where statistics differ by entity.
+    dtype : str
+        Delivered: "float32", "float64", "float16", "bfloat16" (as bits, uint16), or an integer dtype.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.arange(40.0).reshape(20, 2))
+    >>> recipe = Recipe.compile(series, wl.WindowSpec(lookback=3, horizon=1))
+    >>> out = {field.name: np.empty(field.shape, field.dtype) for field in recipe.fields(2)}
+    >>> starts = np.array([0, 7])
+    >>> recipe.gather(out, starts, [Rows(series.variables[0].view(), starts)])
+    >>> out["inputs"][1, :, 0, 0], out["targets"][1, 0, :, 0]
+    (array([14., 16., 18.], dtype=float32), array([20., 21.], dtype=float32))
+    """
+
+    roles: tuple[Role, ...]
+    variables: tuple[int, ...]
+    clock: Clock | None
+    borders: np.ndarray | None
+    dtype: str
+
+    @classmethod
+    def compile(
+        cls,
+        series: Series,
+        spec: WindowSpec,
+        *,
+        scaler: Any = None,
+        scale_targets: bool = True,
+        fill: float | None = None,
+        dtype: str = "float32",
+        layout: str | tuple[str, str] = "btnf",
+        broadcast: bool = True,
+    ) -> Recipe:
+        """Settle everything about a batch but its windows.
+
+        Parameters
+        ----------
+        series : Series
+        spec : WindowSpec
+        scaler : Scaler, optional
+            Asked for each column by name; clocks and covariates without time are never scaled.
+        scale_targets : bool
+            False: targets keep the units of the data.
+        fill : float, optional
+            What a missing cell holds after scaling. None: the raw value, scaled like any other.
+        dtype : str
+            Delivered. An integer dtype is possible where values are only copied.
+        layout : str or pair of str
+            Axes of inputs and future, and of targets.
+        broadcast : bool
+            False: what does not depend on the node is delivered once a row, in ``shared_inputs``, ``shared_future``.
+
+        Returns
+        -------
+        Recipe
+
+        Raises
+        ------
+        FeatureNameError
+            A name that is nothing of the series, twice in a role, or both target and future.
+        SeriesError
+            A clock of a series without timestamps.
+        MissingDataError
+            NaN marks missing values, and neither ``fill`` nor ``max_missing=0.0`` says what to do.
+        ScalerError
+            A scaler that covers nothing, or was fitted on other nodes or entities.
+        AxesError, LoaderError
+            A layout or dtype that does not fit.
+        """
+        options = Options.check(
+            scaler=scaler,
+            scale_targets=scale_targets,
+            fill=fill,
+            dtype=dtype,
+            layout=layout,
+            broadcast=broadcast,
+        )
+        roles, variables = compile_roles(series, spec, options)
+        borders = series.entity_borders if any(role.by_entity for role in roles) else None
+        clock = series.clock if any(role.clocks for role in roles) else None
+        return cls(roles=roles, variables=variables, clock=clock, borders=borders, dtype=options.dtype)
+
+    def fields(self, batch: int) -> tuple[Field, ...]:
+        """Arrays of a batch of ``batch`` windows, and where each lies in a buffer of `nbytes`."""
+        found, offset = [], 0
+        delivered = delivered_dtype(self.dtype)
+        for role in self.roles:
+            for name, shape, flat, dtype in role.arrays(batch, delivered):
+                found.append(Field(name, shape, flat, dtype, offset))
+                offset += -(-found[-1].nbytes // ALIGNMENT) * ALIGNMENT
+        return tuple(found)
+
+    def nbytes(self, batch: int) -> int:
+        """Bytes of a buffer that holds a batch of ``batch`` windows."""
+        last = self.fields(batch)[-1]
+        return last.offset + -(-last.nbytes // ALIGNMENT) * ALIGNMENT
+
+    def entity_of(self, starts: np.ndarray) -> np.ndarray:
+        """Whose each window is, int64; zeros where no statistic differs by entity."""
+        if self.borders is None:
+            return np.zeros(len(starts), np.int64)
+        return np.searchsorted(self.borders, starts, side="right") - 1
+
+    def gather(
+        self,
+        out: Mapping[str, np.ndarray],
+        starts: np.ndarray,
+        rows: Sequence[Rows],
+        *,
+        begin: int = 0,
+        end: int | None = None,
+    ) -> None:
+        """Fill the arrays of a batch.
+
+        Parameters
+        ----------
+        out : mapping of str to ndarray
+            One C-contiguous array a field, of its shape or flat shape. All other positions stay untouched, so
+            several threads may share a batch.
+        starts : ndarray, shape (batch,), int64
+            First row of each window, in the series.
+        rows : sequence of Rows
+            One for each of `variables`; must hold every row that the windows read, as nothing checks it here.
+        begin, end : int
+            Batch positions to fill; None: to the last.
+        """
+        from .assembly import assemble
+
+        assemble(self, out, starts, rows, begin, len(starts) if end is None else end)

@@ -1,0 +1,90 @@
+"""What is the same for all nodes of a row: clocks, and covariates without nodes, as a small table a batch.
+
+In: starts and rows. Out: values as delivered, shape (window, step, column), and which were observed. These are a
+column's worth of numbers where the batch has a node's worth, so plain NumPy makes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .recipe import is_missing
+from .roles import cast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .clock import Clock
+    from .gather import Rows
+    from .roles import RowColumn
+
+__all__ = ["row_table"]
+
+
+def row_table(
+    columns: Sequence[RowColumn],
+    clock: Clock | None,
+    rows: Sequence[Rows],
+    starts: np.ndarray,
+    offsets: np.ndarray,
+    entity: np.ndarray,
+    window: slice,
+    dtype: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and masks of columns that do not depend on the node.
+
+    Parameters
+    ----------
+    columns : sequence of RowColumn
+    clock : Clock or None
+    rows : sequence of Rows
+        As handed to the gather.
+    starts : ndarray, shape (window,), int64
+        Of the windows in ``window``.
+    offsets : ndarray, shape (step,), int64
+    entity : ndarray, shape (window,), int64
+    window : slice
+        Which windows of ``rows`` these are.
+    dtype : str
+        Delivered.
+
+    Returns
+    -------
+    values : ndarray, shape (window, step, column), of the delivered dtype
+    observed : ndarray, shape (window, step, column), uint8
+    """
+    shape = (len(starts), len(offsets), len(columns))
+    values = np.empty(shape, np.float64)
+    observed = np.ones(shape, np.uint8)
+    clocks = [column.clock for column in columns if column.clock]
+    if clocks and clock is not None:
+        at = [k for k, column in enumerate(columns) if column.clock]
+        values[..., at] = clock.values(clocks, starts[:, np.newaxis] + offsets)
+    for k, column in enumerate(columns):
+        if not column.clock:
+            _fill_column(values[..., k], observed[..., k], column, rows[column.rows], offsets, entity, window)
+    return np.ascontiguousarray(cast(values, dtype)), observed
+
+
+def _fill_column(
+    values: np.ndarray,
+    observed: np.ndarray,
+    column: RowColumn,
+    rows: Rows,
+    offsets: np.ndarray,
+    entity: np.ndarray,
+    window: slice,
+) -> None:
+    raw = rows.base[rows.first[window, np.newaxis] + offsets, 0, column.feature]
+    assert column.shift is not None and column.factor is not None  # a variable's feature has both
+    whose = (entity if len(column.shift) > 1 else np.zeros_like(entity))[:, np.newaxis]
+    moved = raw.astype(np.float64) - column.shift[whose]
+    scaled = moved / column.factor[whose] if column.divide else moved * column.factor[whose]
+    if column.sentinel is not None:
+        gone = is_missing(raw, column.sentinel)
+        observed[...] = ~gone
+        if column.fill is not None:
+            scaled = np.where(gone, column.fill, scaled)
+    values[...] = scaled

@@ -1,0 +1,426 @@
+"""Zarr 2, Zarr 3 (sharded too) and N5, on this machine, in S3, in Google's store or behind a web server.
+
+In: a path or URL and ``storage_options``. Out: `ChunkedSource`, read by TensorStore: many chunks at once, straight
+into the caller's array. Never keeps chunks; what is kept how long is the plan's.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..axes import check_axes, default_axes
+from ..errors import SourceChangedError, SourceFormatError
+from .base import LocalSource, chunk_edges, digest, to_nanoseconds
+from .catalog import ArrayInfo, Catalog, read_catalog
+from .cf import Packing, decode_time, is_time, packing
+from .failures import Asked, explain
+from .keys import Keys, keys_of
+from .options import locate, scheme_of, supported
+from .processes import tensorstore
+from .reads import Progress, Read, wait
+from .remote import Opened, RemoteSource
+from .traffic import chunk_requests
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from windowloader.source import Pending
+
+    from .options import Location
+
+__all__ = ["ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
+
+SUFFIXES = (".zarr", ".zarr2", ".zarr3", ".n5")
+SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Labels and timestamps of a stored array's dimensions, read when asked for.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the store.
+    paths : tuple of (str or None)
+        Array that labels each stored dimension.
+    time : int or None
+        The stored dimension that is time.
+    selection : tuple of (int, ndarray)
+        Positions kept along stored dimensions.
+    """
+
+    keys: Keys
+    paths: tuple[str | None, ...]
+    time: int | None
+    selection: tuple[tuple[int, np.ndarray], ...] = ()
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a dimension of the array as stored."""
+        if (found := self._read(dim)) is None:
+            return None
+        labels = _times(*found, self.paths[dim] or "") if dim == self.time or is_time(found[1]) else found[0]
+        index = dict(self.selection).get(dim)
+        return labels if labels is None or index is None else labels[index]
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows."""
+        if self.time is None or (found := self._read(self.time)) is None:
+            return None
+        return _times(*found, self.paths[self.time] or "time")
+
+    def _read(self, dim: int) -> tuple[np.ndarray, Mapping[str, Any]] | None:
+        if (path := self.paths[dim]) is None:
+            return None
+        import zarr
+
+        if not any(self.keys.get([f"{path}/zarr.json", f"{path}/.zarray"])):
+            return None  # a dimension named without an array of its own
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
+            array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
+            return np.asarray(array[...]), dict(array.attrs)
+
+
+def _times(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:
+    """Times of a coordinate, or None for one that only counts."""
+    if values.dtype.kind == "M":
+        return to_nanoseconds(values, name)
+    return decode_time(values, attributes, name=name) if is_time(attributes) else None
+
+
+class ChunkedSource(RemoteSource):
+    """One array of a Zarr or N5 store, read by TensorStore.
+
+    Parameters
+    ----------
+    location : Location
+        Of the store.
+    array : ArrayInfo
+        Of the array in it.
+    axes : str
+        Letters of the stored shape.
+    coordinates : Coordinates
+        Labels and timestamps.
+    values : Packing or None
+        How stored numbers become values.
+    fill_missing : bool
+        Whether absent chunks mean the fill value; else they are an error.
+
+    Examples
+    --------
+    >>> import tempfile, zarr
+    >>> folder = tempfile.mkdtemp() + "/speed.zarr"
+    >>> zarr.save_array(folder, np.arange(24, dtype="f4").reshape(6, 4), zarr_format=3)
+    >>> source = open_chunked(folder)
+    >>> source.axes, source.shape, source.dtype
+    ('tn', (6, 4), dtype('float32'))
+    >>> rows = np.empty((2, 4), "f4")
+    >>> source.read(1, 3, rows)
+    >>> rows[0]
+    array([4., 5., 6., 7.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        array: ArrayInfo,
+        *,
+        axes: str,
+        coordinates: Coordinates,
+        values: Packing | None,
+        fill_missing: bool,
+    ) -> None:
+        where = location.child(array.path)
+        super().__init__(
+            where.url,
+            shape=array.shape,
+            dtype=values.dtype if values else array.dtype,
+            axes=axes,
+            chunks=array.chunks,
+            description=coordinates,
+        )
+        self.location = where
+        self.info = replace(array, attributes={})  # read already; a pickle stays small
+        self.coordinates = coordinates
+        self.packing = values
+        self.fill_missing = fill_missing
+        self.selection: dict[int, np.ndarray] = {}
+        default = SHARD_CACHE if array.shards else 0
+        self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
+
+    def take(self, axis: int, index: np.ndarray) -> ChunkedSource:
+        """Return a source of some positions along an axis; chunks without any of them are never read.
+
+        Parameters
+        ----------
+        axis : int
+            Of `shape`, not the rows.
+        index : ndarray, int64
+            Positions, in the order they are wanted.
+
+        Returns
+        -------
+        ChunkedSource
+        """
+        if axis == 0:
+            raise IndexError("rows are taken by reading them; take() is for the other axes.")
+        dim = self.order[axis]
+        index = np.asarray(index, np.int64)
+        if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
+            raise IndexError(
+                f"positions up to {index.max()} of axis {axis} of {self.name!r}, which has {self.shape[axis]}."
+            )
+        taken = copy.copy(self)
+        taken._process = type(self._process)()
+        taken.selection = {
+            **self.selection,
+            dim: self.selection.get(dim, np.arange(self.info.shape[dim]))[index],
+        }
+        taken.shape = (*self.shape[:axis], len(index), *self.shape[axis + 1 :])
+        if self.chunks is not None:
+            taken.chunks = (
+                *self.chunks[:axis],
+                min(self.chunks[axis], max(len(index), 1)),
+                *self.chunks[axis + 1 :],
+            )
+        taken.description = taken.coordinates = replace(
+            self.coordinates, selection=tuple(taken.selection.items())
+        )
+        return taken
+
+    def requests(self, start: int, stop: int) -> np.ndarray:
+        """Bytes of each request that reading rows ``[start, stop)`` at once makes (`traffic.chunk_requests`)."""
+        return chunk_requests(self.info, self.order, self.selection, start, stop)
+
+    @property
+    def exact_bytes(self) -> bool:
+        """Whether `requests` knows bytes as stored; else they are as decoded."""
+        return self.info.exact
+
+    def fingerprint(self) -> str:
+        """Short text that changes when the metadata do, or, on this machine, a chunk in the array's own folder."""
+        chosen = [(dim, digest(index.tobytes())) for dim, index in sorted(self.selection.items())]
+        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, chosen)
+
+    def _open(self) -> Opened:
+        return _Store(self)
+
+    def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
+        """Rows that a chunk or shard holds, for messages."""
+        grid = self.info.shards or self.info.chunks
+        if len(indices) != len(grid):
+            return ""
+        first = indices[self.order[0]] * grid[self.order[0]]
+        return f"rows {first}–{min(first + grid[self.order[0]], self.shape[0]) - 1}"
+
+
+class _Store:
+    """A `ChunkedSource` as this process has it open."""
+
+    def __init__(self, source: ChunkedSource) -> None:
+        self.source = source
+        self.ts = tensorstore()
+        self.progress = Progress()
+        info, location = source.info, source.location
+        spec = {
+            "driver": info.driver,
+            "kvstore": location.store(),
+            "recheck_cached_metadata": "open",
+            "recheck_cached_data": "open",
+            "fill_missing_data_reads": source.fill_missing,
+        }
+        context = location.resources(cache_bytes=source.cache_bytes)
+        asked = Asked(source.name)
+        try:
+            future = self.ts.open(spec, read=True, context=context)
+        except ValueError as error:
+            raise explain(error, asked) from error
+        store = wait(
+            future,
+            asked,
+            since=self.progress.last,
+            limit=location.timeout,
+            progress=self.progress,
+            timeout=None,
+        )
+        self.stored = self._arranged(self._checked(store))
+
+    def _checked(self, store: Any) -> Any:
+        info = self.source.info
+        if tuple(store.shape) != info.shape:
+            raise SourceChangedError(
+                f"{self.source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
+                "open it again."
+            )
+        stored = self.source.packing is None and store.dtype.numpy_dtype != self.source.dtype
+        return self.ts.cast(store, self.source.dtype) if stored else store
+
+    def _arranged(self, store: Any) -> Any:
+        """Select, then bring the rows to the front."""
+        for dim, index in self.source.selection.items():
+            first, size = int(index[0]) if len(index) else 0, len(index)
+            if np.array_equal(index, np.arange(first, first + size)):
+                store = store[self.ts.d[dim][first : first + size]][self.ts.d[dim].translate_to[0]]
+            else:
+                store = store[self.ts.d[dim].oindex[index]]
+        return store[self.ts.d[tuple(self.source.order)].transpose[:]]
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
+        view = self.stored[start:stop][self.ts.d[0].translate_to[0]]
+        values = self.source.packing
+        into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
+        future = self.ts.array(into).write(view)
+        future.add_done_callback(self.progress.touch)
+        finish = None if values is None else lambda _: values.unpack(into, out)
+        asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
+        return Read([future], finish, asked, self.source.location.timeout, self.progress)
+
+    def close(self) -> None:
+        """Let go of the store; reads under way keep what they need."""
+        self.stored = None
+
+
+def open_chunked(
+    target: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    fill_missing: bool = False,
+    mask_and_scale: bool = True,
+) -> LocalSource:
+    """Open one array of a Zarr or N5 store.
+
+    Parameters
+    ----------
+    target : str or path
+        Of the store, a group in it, or the array; schemes that TensorStore lacks go through zarr-python and fsspec.
+    variable : str, optional
+        Path of the array below it; needed where several have a time axis.
+    axes : str, optional
+        Letters of the stored shape; default: by dimension names, else ``tn`` or ``tnf``.
+    storage_options : mapping, optional
+        See `windowloader.sources.options.locate`.
+    fill_missing : bool
+        Whether absent chunks mean the fill value (sparse stores); else they are an error.
+    mask_and_scale : bool
+        Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
+
+    Returns
+    -------
+    LocalSource
+
+    Raises
+    ------
+    SourceNotFoundError, CredentialsError, SourceTimeoutError, SourceError
+        By what the storage says.
+    SourceFormatError
+        Where no array, or more than one, is meant.
+    AxesError
+        Where axes cannot be told from the dimension names.
+    """
+    if not supported(target):
+        from .fallback import open_zarr
+
+        return open_zarr(target, variable=variable, axes=axes, storage_options=storage_options,
+                         fill_missing=fill_missing, mask_and_scale=mask_and_scale)  # fmt: skip
+    location = locate(target, storage_options)
+    keys = keys_of(location)
+    catalog = read_catalog(keys, variable)
+    array = catalog.choose(variable)
+    letters, coordinates = describe(keys, catalog, array, axes)
+    if catalog.single and array.dims:  # coordinates lie beside it, if anywhere
+        coordinates = replace(coordinates, keys=keys_of(location.parent()), paths=array.dims)
+    return ChunkedSource(
+        location,
+        array,
+        axes=letters,
+        coordinates=coordinates,
+        values=packing(_known(array), array.attributes, array.fill_value) if mask_and_scale else None,
+        fill_missing=fill_missing,
+    )
+
+
+def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -> tuple[str, Coordinates]:
+    """Return the letters of an array and what labels its dimensions.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the store.
+    catalog : Catalog
+        Its arrays.
+    array : ArrayInfo
+        One of them.
+    axes : str or None
+        Letters, if given.
+
+    Returns
+    -------
+    tuple of (str, Coordinates)
+    """
+    name = f"{keys.name}/{array.path}".rstrip("/")
+    letters = axes or default_axes(len(array.shape), catalog.dims(array), name)
+    check_axes(letters, len(array.shape), name=name, need_time=False)
+    found = [catalog.coordinate(array, dim) for dim in array.dims or ()]
+    paths = tuple(None if coordinate is None else coordinate.path for coordinate in found)
+    time = letters.find("t")
+    return letters, Coordinates(keys, paths or (None,) * len(letters), time if time >= 0 else None)
+
+
+def _known(array: ArrayInfo) -> np.dtype:
+    if array.dtype is None:  # pragma: no cover, `Catalog.choose` refuses it
+        raise SourceFormatError(f"{array.path!r} holds no numbers.")
+    return array.dtype
+
+
+def is_chunked(target: str | os.PathLike[str]) -> bool:
+    """Whether a path or URL is meant for this module: told by its name, and on this machine by its metadata.
+
+    Examples
+    --------
+    >>> is_chunked("s3://bucket/store.zarr/speed"), is_chunked("gs://bucket/era5"), is_chunked("s3://b/x.npy")
+    (True, True, False)
+    """
+    path = PurePosixPath(str(target).partition("://")[2].partition("?")[0] or str(target))
+    if any(part.lower().endswith(SUFFIXES) for part in path.parts):
+        return True
+    if scheme_of(target) in ("", "file", "local"):
+        folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
+        return any(
+            (folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", "attributes.json")
+        )
+    return not path.suffix
+
+
+def list_arrays(
+    target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Return paths of the arrays of numbers along time in a store; () where the store is one array.
+
+    Parameters
+    ----------
+    target : str or path
+        Of the store.
+    storage_options : mapping, optional
+        See `windowloader.sources.options.locate`.
+
+    Returns
+    -------
+    tuple of str
+    """
+    if not supported(target):
+        from .fallback import list_zarr
+
+        return list_zarr(target, storage_options)
+    catalog = read_catalog(keys_of(locate(target, storage_options)))
+    return () if catalog.single else catalog.variables()

@@ -1,0 +1,220 @@
+"""What storage says when it fails, as errors of this package that say what to do.
+
+In: an exception of TensorStore, zarr or fsspec, and what was being read. Out: a `SourceError`. Never retries:
+that happened before, within bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    CorruptDataError,
+    CredentialsError,
+    SourceChangedError,
+    SourceError,
+    SourceFormatError,
+    SourceNotFoundError,
+    SourceTimeoutError,
+    WindowLoaderError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Asked", "explain", "stalled"]
+
+STATUS = re.compile(
+    r"\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|DATA_LOSS|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|UNAVAILABLE|"
+    r"DEADLINE_EXCEEDED|INVALID_ARGUMENT|UNIMPLEMENTED|RESOURCE_EXHAUSTED|INTERNAL)\b"
+)
+CHUNK = re.compile(r"chunk \{([\d, ]+)\}|[\"/]c/(\d+(?:/\d+)*)\"|/(\d+(?:[./]\d+)*)\"|\"(\d+(?:[./]\d+)*)\"")
+CREDENTIALS = re.compile(
+    r"credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|TokenRefreshRequired|"
+    r"NoCredentials|Unable to locate", re.IGNORECASE,
+)  # fmt: skip
+REGION = re.compile(r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|AuthorizationQuery|"
+                    r"\bregion\b.*(wrong|expect)", re.IGNORECASE)  # fmt: skip
+STALL = re.compile(r"too slow|timed out|timeout was reached|DEADLINE_EXCEEDED", re.IGNORECASE)
+CORRUPT = re.compile(
+    r"digest|checksum|crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|"
+    r"uncompressed|expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|"
+    r"buffer (?:size|is)|corrupt", re.IGNORECASE,
+)  # fmt: skip
+REFUSED = (
+    "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was being read, for the message.
+
+    Parameters
+    ----------
+    name : str
+        The array's path or URL.
+    rows : tuple of int or None
+        First row and the end of the range.
+    locate : callable, optional
+        Rows that a chunk's indices (in storage order) hold, as text.
+    """
+
+    name: str
+    rows: tuple[int, int] | None = None
+    locate: Callable[[tuple[int, ...]], str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name!r}" + (f", rows {self.rows[0]}–{self.rows[1] - 1}" if self.rows else "")
+
+    def chunk(self, text: str) -> str:
+        """Name the chunk that a message of the storage speaks of, with its rows."""
+        match = CHUNK.search(text)
+        if match is None:
+            return ""
+        indices = tuple(int(part) for part in re.findall(r"\d+", next(filter(None, match.groups()))))
+        where = self.locate(indices) if self.locate else ""
+        return f" (chunk {', '.join(map(str, indices))}{'; ' + where if where else ''})"
+
+
+def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
+    """Return the error of this package for one of a storage library.
+
+    Parameters
+    ----------
+    error : exception
+        As caught; its text is kept at the end of the message.
+    asked : Asked
+        What was being read.
+
+    Returns
+    -------
+    WindowLoaderError
+        To be raised ``from`` the original.
+
+    Examples
+    --------
+    >>> print(explain(ValueError("NOT_FOUND: chunk {3,0} stored at 'c/3/0' is missing"), Asked("a.zarr", (0, 9))))
+    'a.zarr', rows 0–8: a chunk is missing (chunk 3, 0). If absent chunks mean ... Storage said: NOT_FOUND: ...
+    """
+    if isinstance(error, WindowLoaderError):
+        return error
+    text = f"{error}" if str(error) else type(error).__name__
+    status = match.group(1) if (match := STATUS.search(text)) else ""
+    for kind in (_missing, _credentials, _timeout, _corrupt, _unreachable, _builtin):
+        if found := kind(error, status, text, asked):
+            cls, message = found
+            return cls(f"{asked}: {message} Storage said: {_short(text)}")
+    return SourceError(f"{asked}: cannot be read. Storage said: {_short(text)}")
+
+
+def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
+    """Return the error for a read that nobody answered.
+
+    Examples
+    --------
+    >>> print(stalled(Asked("a.zarr"), 25))
+    'a.zarr': no read of this store finished for 25 s. The connection may be stalled; ...
+    """
+    return SourceTimeoutError(
+        f"{asked}: no read of this store finished for {seconds:g} s. The connection may be stalled; try again, or "
+        f"where single requests do take that long, pass storage_options={{'timeout': {2 * seconds:g}}}."
+    )
+
+
+_Found = tuple[type[WindowLoaderError], str] | None
+
+
+def _missing(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if re.search(r"NoSuchBucket|bucket.*(?:not exist|not found)", text, re.IGNORECASE):
+        return (
+            SourceNotFoundError,
+            "the bucket does not exist at this endpoint; check its name and endpoint_url.",
+        )
+    if status != "NOT_FOUND":
+        return None
+    if "chunk" in text or CHUNK.search(text):
+        return CorruptDataError, (
+            f"a chunk is missing{asked.chunk(text)}. If absent chunks mean the fill value, pass fill_missing=True; "
+            "else the store is incomplete: write it again."
+        )
+    return SourceNotFoundError, "nothing is there; check the path and variable=."
+
+
+def _credentials(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if REGION.search(text):
+        return CredentialsError, (
+            "the bucket is in another region; pass storage_options={'region': …} or set AWS_REGION."
+        )
+    if "RequestTimeTooSkewed" in text:
+        return (
+            CredentialsError,
+            "the clock of this machine is wrong, so the signature is refused; set the clock.",
+        )
+    if status in ("PERMISSION_DENIED", "UNAUTHENTICATED") or (
+        CREDENTIALS.search(text) and "ABORTED" not in text
+    ):
+        wrong = (
+            "are wrong"
+            if re.search("InvalidAccessKeyId|SignatureDoesNotMatch", text)
+            else "are absent or not enough"
+        )
+        wrong = "have expired" if "Expired" in text else wrong
+        return CredentialsError, (
+            f"credentials {wrong}. Pass storage_options={{'key': …, 'secret': …}}, {{'profile': …}} or, for a public "
+            "bucket, {'anon': True}; or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    return None
+
+
+def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if STALL.search(text):
+        return SourceTimeoutError, (
+            "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
+            "storage_options={'timeout': …}."
+        )
+    return None
+
+
+def _corrupt(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if status == "ABORTED":
+        return None
+    if status in ("DATA_LOSS", "OUT_OF_RANGE") or (
+        status in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "INTERNAL", "") and CORRUPT.search(text)
+    ):
+        return CorruptDataError, (
+            f"stored bytes are not what was written{asked.chunk(text)}. Restore the object from its origin, or write it again."
+        )
+    if status == "FAILED_PRECONDITION" and "mismatch" in text.lower():
+        return SourceChangedError, "the store changed since it was opened; open it again."
+    return None
+
+
+def _unreachable(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if "not connect" in text or "resolve host" in text.lower():
+        return SourceError, "the store cannot be reached; check endpoint_url and the network."
+    if status in ("ABORTED", "UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+        return SourceError, REFUSED
+    if status in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
+        return (
+            SourceFormatError,
+            "this array cannot be opened as it is; its metadata or codec is not supported.",
+        )
+    return None
+
+
+def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if isinstance(error, FileNotFoundError | KeyError):
+        return SourceNotFoundError, "nothing is there; check the path and variable=."
+    if isinstance(error, PermissionError):
+        return CredentialsError, "reading is not allowed; check the credentials or the file's permissions."
+    if isinstance(error, TimeoutError):
+        return SourceTimeoutError, "the store did not answer in time."
+    return None
+
+
+def _short(text: str, limit: int = 600) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,104 @@
+"""A read-only store of zarr-python whose bytes come through TensorStore.
+
+In: `StoreKeys`. Out: what ``zarr.open`` takes, for coordinates of types that TensorStore lacks (dates, text).
+Never reads the array itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+
+from .failures import Asked, explain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from .keys import StoreKeys
+
+__all__ = ["TensorStoreStore"]
+
+
+class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
+    """Keys below a location, read-only.
+
+    Parameters
+    ----------
+    keys : StoreKeys
+        Where they are.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = True
+
+    def __init__(self, keys: StoreKeys) -> None:
+        super().__init__(read_only=True)
+        self._keys = keys
+        self._kv = keys.open()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorStoreStore) and other._keys == self._keys
+
+    __hash__ = None  # type: ignore[assignment]
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        """Value of a key, or a range of it; None where there is none."""
+        try:
+            result = await self._kv.read(key, byte_range=_slice(byte_range))
+        except ValueError as error:
+            found = explain(error, Asked(self._keys.location.child(key).url))
+            if isinstance(found, PermissionError | FileNotFoundError):
+                return None  # as zarr asks for keys of both formats, and some buckets forbid what is absent
+            raise found from error
+        return prototype.buffer.from_bytes(result.value) if result.state == "value" else None
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
+        """Values of several ranges."""
+        return [await self.get(key, prototype, part) for key, part in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is a value."""
+        return (await self._kv.read(key, byte_range=slice(0, 0))).state == "value"
+
+    async def list(self) -> AsyncIterator[str]:
+        """Return all keys."""
+        for key in await self._kv.list():
+            yield key.decode()
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Return keys that begin so."""
+        async for key in self.list():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Return the names directly below a folder."""
+        below = f"{prefix.rstrip('/')}/" if prefix else ""
+        seen = set()
+        async for key in self.list_prefix(below):
+            name = key.removeprefix(below).partition("/")[0]
+            if name not in seen:
+                seen.add(name)
+                yield name
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuse: the store is read-only."""
+        raise NotImplementedError("the store is read-only")
+
+    async def delete(self, key: str) -> None:
+        """Refuse: the store is read-only."""
+        raise NotImplementedError("the store is read-only")
+
+
+def _slice(request: Any) -> slice | None:
+    if isinstance(request, RangeByteRequest):
+        return slice(request.start, request.end)
+    if isinstance(request, OffsetByteRequest):
+        return slice(request.offset, None)
+    if isinstance(request, SuffixByteRequest):
+        return slice(-request.suffix, None)
+    return None

@@ -1,0 +1,333 @@
+"""A URL and ``storage_options`` in fsspec's words, as TensorStore wants them.
+
+In: a path or URL, and options (``endpoint_url``, ``key``, ``secret``, ``token``, ``anon``, ``profile``, ``region``,
+…). Out: a `Location`: key-value store, context, limits. Never opens anything, never shows a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ..errors import SourceFormatError
+from .processes import PerProcess, tensorstore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Location", "locate", "scheme_of", "supported"]
+
+SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
+           "http": "http", "https": "http"}  # fmt: skip
+OWN = ("request_limit", "retries", "timeout", "cache_bytes")
+KNOWN: dict[str, tuple[str, ...]] = {
+    "file": (),
+    "s3": ("anon", "key", "secret", "token", "profile", "region", "region_name", "endpoint_url", "client_kwargs",
+           "requester_pays"),
+    "gcs": ("anon", "token", "project", "endpoint_url", "requester_pays"),
+    "http": ("headers", "client_kwargs"),
+}  # fmt: skip
+CLIENT = {
+    "s3": {"endpoint_url": "endpoint_url", "region_name": "region", "aws_access_key_id": "key",
+           "aws_secret_access_key": "secret", "aws_session_token": "token"},
+    "http": {"headers": "headers"},
+}  # fmt: skip
+GOOGLE = "https://storage.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where bytes are and how they are asked for.
+
+    Parameters
+    ----------
+    url : str
+        For messages and names; without credentials and query.
+    scheme : str
+        ``file``, ``s3``, ``gcs`` or ``http``.
+    kvstore : mapping
+        TensorStore's specification of the store, without its path.
+    path : str
+        Key, or prefix ending in ``/``, within it.
+    context : mapping
+        TensorStore's resources: credentials, retries, limits.
+    secret : str
+        Text of an AWS credentials file with the key given by the user, or empty.
+    request_limit : int
+        Requests in flight at most, over all sources with these options in this process.
+    timeout : float
+        Seconds without any finished read after which a read fails.
+    cache_bytes : int or None
+        Size of TensorStore's own cache; None: 0, or 16 MiB for sharded arrays, whose index is then read once.
+    """
+
+    url: str
+    scheme: str
+    kvstore: Mapping[str, Any] = field(repr=False)
+    path: str = field(repr=False)
+    context: Mapping[str, Any] = field(repr=False)
+    secret: str = field(default="", repr=False)
+    request_limit: int = 32
+    timeout: float = 25.0
+    cache_bytes: int | None = None
+
+    def child(self, name: str) -> Location:
+        """Return the location of ``name`` below this one.
+
+        Examples
+        --------
+        >>> locate("s3://bucket/store.zarr").child("speed").url
+        's3://bucket/store.zarr/speed'
+        """
+        return replace(self, url=_join(self.url, name), path=_join(self.path, name)) if name else self
+
+    def parent(self) -> Location:
+        """Return the location one step up.
+
+        Examples
+        --------
+        >>> locate("s3://bucket/store.zarr/speed").parent().url
+        's3://bucket/store.zarr'
+        """
+        return replace(
+            self, url=self.url.rstrip("/").rpartition("/")[0], path=self.path.rstrip("/").rpartition("/")[0]
+        )
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine, or None."""
+        return Path(self.path) if self.scheme == "file" else None
+
+    def store(self, *, folder: bool = True) -> dict[str, Any]:
+        """TensorStore's specification, of a folder of keys or of one key's parent with that key as path."""
+        path = self.path.rstrip("/") + "/" if folder and self.path else self.path
+        return {**self.kvstore, "path": path}
+
+    def resources(self, *, cache_bytes: int = 0) -> Any:
+        """Return this process's TensorStore context: one for all sources with the same options and cache."""
+        cell = _CONTEXTS.setdefault(repr((self.context, self.secret, cache_bytes)), PerProcess())
+        return cell.get(lambda: self._context(cache_bytes))
+
+    def _context(self, cache_bytes: int) -> Any:
+        spec = {**self.context, "cache_pool": {"total_bytes_limit": cache_bytes}}
+        if self.secret:
+            spec["aws_credentials"] = _credentials(self.secret)
+        return tensorstore().Context(spec)
+
+
+_CONTEXTS: dict[str, PerProcess[Any]] = {}
+_FILES: dict[str, PerProcess[str]] = {}
+
+
+def _join(base: str, name: str) -> str:
+    return f"{base.rstrip('/')}/{name}" if base else name
+
+
+def _credentials(text: str) -> dict[str, str]:
+    """Hand a key to TensorStore, which takes none by value: as a profile in a file that lies in memory only."""
+    path = _FILES.setdefault(text, PerProcess()).get(lambda: _memory_file(text))
+    config = _FILES.setdefault("\n", PerProcess()).get(lambda: _memory_file("\n"))
+    return {"type": "profile", "profile": "windowloader", "credentials_file": path, "config_file": config}
+
+
+def _memory_file(text: str) -> str:
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("windowloader-credentials")
+        os.write(number, text.encode())
+        return f"/proc/self/fd/{number}"
+    import tempfile  # pragma: no cover, systems other than Linux
+
+    with tempfile.NamedTemporaryFile("w", prefix="windowloader-", delete=False) as file:  # mode 0600
+        file.write(text)
+    return file.name
+
+
+def scheme_of(target: str | os.PathLike[str]) -> str:
+    """Return the scheme of a URL; a path has none.
+
+    Examples
+    --------
+    >>> scheme_of("S3://bucket/a.zarr"), scheme_of("folder/a.zarr"), scheme_of("C:/a.zarr")
+    ('s3', '', '')
+    """
+    text = os.fspath(target)
+    if "::" in text:  # a chain of fsspec's, such as simplecache::s3://
+        return text.partition("://")[0].lower()
+    scheme, separator, _ = text.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def supported(target: str | os.PathLike[str]) -> bool:
+    """Whether TensorStore has a store for this URL; the others are read through fsspec.
+
+    Examples
+    --------
+    >>> supported("gs://bucket/a.zarr"), supported("abfs://container/a.zarr")
+    (True, False)
+    """
+    return scheme_of(target) in SCHEMES
+
+
+def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Location:
+    """Return where a URL or path points.
+
+    Parameters
+    ----------
+    target : str or path
+        ``s3://``, ``gs://``, ``http(s)://``, ``file://`` or a path.
+    storage_options : mapping, optional
+        As for fsspec: ``anon``, ``key``, ``secret``, ``token``, ``profile``, ``region``, ``endpoint_url``,
+        ``headers``, ``client_kwargs``; and for all stores ``request_limit`` (32), ``retries`` (12),
+        ``timeout`` (25 seconds without progress), ``cache_bytes``. The usual ``AWS_*`` variables hold too.
+
+    Returns
+    -------
+    Location
+
+    Raises
+    ------
+    SourceFormatError
+        For a scheme or an option that is not known.
+
+    Examples
+    --------
+    >>> where = locate("s3://bucket/a.zarr", {"endpoint_url": "http://localhost:9000", "anon": True})
+    >>> where.url, where.kvstore["endpoint"]
+    ('s3://bucket/a.zarr', 'http://localhost:9000')
+    """
+    text = os.fspath(target)
+    scheme = SCHEMES.get(scheme_of(text))
+    if scheme is None:
+        raise SourceFormatError(
+            f"{text!r} has the scheme {scheme_of(text)!r}; byte ranges are read from {', '.join(sorted(filter(None, SCHEMES)))}."
+        )
+    options = _checked(scheme, dict(storage_options or {}))
+    limits = {
+        name: options.pop(name) for name in ("request_limit", "timeout", "cache_bytes") if name in options
+    }
+    retry = {"max_retries": int(options.pop("retries", 12)), "initial_delay": "100ms", "max_delay": "2s"}
+    limit = {"limit": int(limits.get("request_limit", 32))}
+    prefix = {"file": "file_io", "s3": "s3_request", "gcs": "gcs_request", "http": "http_request"}
+    made = {"file": _file, "s3": _s3, "gcs": _gcs, "http": _http}[scheme](text, options)
+    context = {**made.context, f"{prefix[made.scheme]}_concurrency": limit}
+    if made.scheme != "file":
+        context[f"{prefix[made.scheme]}_retries"] = retry
+    return replace(made, context=context, **limits)
+
+
+def _checked(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Unfold ``client_kwargs`` and refuse what is not known: a misspelt ``anon`` would ask for credentials."""
+    known = KNOWN[scheme] + OWN
+    unknown = sorted(set(options) - set(known))
+    inner = dict(options.pop("client_kwargs", None) or {})
+    translated = CLIENT.get(scheme, {})
+    unknown += [f"client_kwargs[{name!r}]" for name in sorted(set(inner) - set(translated))]
+    if unknown:
+        close = [
+            f"{name} (meant: {match[0]}?)"
+            for name in unknown
+            if (match := difflib.get_close_matches(name, known))
+        ]
+        raise SourceFormatError(
+            f"storage_options of {scheme!r} has {', '.join(unknown)}, which is not known"
+            f"{'; ' + ', '.join(close) if close else ''}. Known are {', '.join(sorted(known))}."
+        )
+    for name in ("request_limit", "retries", "timeout"):
+        if name in options and not options[name] > (-1 if name == "retries" else 0):
+            raise SourceFormatError(f"storage_options[{name!r}]={options[name]!r} must be a number above 0.")
+    return {**{translated[name]: value for name, value in inner.items()}, **options}
+
+
+def _file(text: str, options: dict[str, Any]) -> Location:
+    path = text.partition("://")[2] if "://" in text else text
+    path = str(Path(path).expanduser().absolute())
+    return Location(path, "file", {"driver": "file"}, path, {})
+
+
+def _s3(text: str, options: dict[str, Any]) -> Location:
+    bucket, _, path = text.partition("://")[2].partition("/")
+    kvstore: dict[str, Any] = {"driver": "s3", "bucket": bucket}
+    environment = os.environ.get
+    endpoint = (
+        options.get("endpoint_url") or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
+    )
+    region = options.get("region") or options.get("region_name")
+    region = region or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
+    if endpoint:
+        kvstore["endpoint"] = endpoint.rstrip("/")
+        region = region or "us-east-1"  # what MinIO and Ceph take; else TensorStore asks for it first
+    if region:
+        kvstore["aws_region"] = region
+    if options.get("requester_pays"):
+        kvstore["requester_pays"] = True
+    credentials, secret = _aws(options)
+    context = {"aws_credentials": credentials} if credentials else {}
+    return Location(f"s3://{bucket}/{path}", "s3", kvstore, path, context, secret)
+
+
+def _aws(options: dict[str, Any]) -> tuple[dict[str, str], str]:
+    key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
+    if bool(key) != bool(secret):
+        raise SourceFormatError(
+            f"storage_options has {'key' if key else 'secret'!r} without {'secret' if key else 'key'!r}; "
+            "give both, or anon=True for a public bucket."
+        )
+    if options.get("anon"):
+        return {"type": "anonymous"}, ""
+    if key:
+        lines = ["[windowloader]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}"]
+        return {}, "\n".join(lines + ([f"aws_session_token = {token}"] if token else [])) + "\n"
+    if profile := options.get("profile"):
+        return {"type": "profile", "profile": profile}, ""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return {"type": "environment"}, ""
+    if profile := os.environ.get("AWS_PROFILE"):
+        return {"type": "profile", "profile": profile}, ""
+    return {"type": "default"}, ""
+
+
+def _gcs(text: str, options: dict[str, Any]) -> Location:
+    bucket, _, path = text.partition("://")[2].partition("/")
+    endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
+    url = f"gs://{bucket}/{path}"
+    token = options.get("token")
+    if options.get("anon") or token == "anon":  # noqa: S105 the word fsspec has for "no credentials"
+        # A public bucket is a web server; TensorStore's own driver would look for credentials first.
+        return Location(
+            url,
+            "http",
+            {"driver": "http", "base_url": (endpoint or GOOGLE).rstrip("/")},
+            f"/{bucket}/{path}",
+            {},
+        )
+    if endpoint:
+        _set("TENSORSTORE_GCS_HTTP_URL", endpoint.rstrip("/"), "endpoint_url")
+    if token and token not in ("google_default", "cloud"):
+        _set("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(token), "token (the path of a JSON file)")
+    context = (
+        {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
+    )
+    return Location(url, "gcs", {"driver": "gcs", "bucket": bucket}, path, context)
+
+
+def _set(name: str, value: str, option: str) -> None:
+    """TensorStore has these for the whole process only: say so, rather than let one source win."""
+    if os.environ.setdefault(name, value) != value:
+        raise SourceFormatError(
+            f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r}, and it holds for the "
+            "whole process. Use one value, or unset the variable before windowloader is used."
+        )
+
+
+def _http(text: str, options: dict[str, Any]) -> Location:
+    parts = urlsplit(text)
+    base = f"{parts.scheme}://{parts.netloc}"
+    kvstore: dict[str, Any] = {"driver": "http", "base_url": f"{base}?{parts.query}" if parts.query else base}
+    if headers := options.get("headers"):
+        kvstore["headers"] = [f"{name}: {value}" for name, value in headers.items()]
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return Location(shown, "http", kvstore, parts.path or "/", {})

@@ -1,0 +1,106 @@
+"""Values that belong to one process, and the one place that loads TensorStore.
+
+In: a way to make a value. Out: that value, made again in every process that asks. Never carries a TensorStore
+handle over a fork: its threads do not survive one, and it aborts the process that tries.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PerProcess", "forked_after_use", "tensorstore"]
+
+T = TypeVar("T")
+
+# Without these a server that accepts and never answers is waited for without end; read at TensorStore's first request.
+STALLS = {
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "5",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "5",
+}
+
+
+class _Process:
+    """How many forks lie behind this process, and whether TensorStore was loaded before the last of them."""
+
+    generation = 0
+    inherited = False
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.generation += 1
+        cls.inherited = cls.inherited or "tensorstore" in sys.modules
+
+
+os.register_at_fork(after_in_child=_Process.forked)
+
+
+def tensorstore() -> Any:
+    """Return the tensorstore module, with its stall limits set.
+
+    Examples
+    --------
+    >>> tensorstore().__name__
+    'tensorstore'
+    """
+    for name, value in STALLS.items():
+        os.environ.setdefault(name, value)
+    import tensorstore as module
+
+    return module
+
+
+def forked_after_use() -> bool:
+    """Whether this process was forked from one that had TensorStore loaded, so that it must not use it.
+
+    Loaded is taken for used: nobody can tell from outside, and a wrong guess ends the process.
+
+    Examples
+    --------
+    >>> forked_after_use()
+    False
+    """
+    return _Process.inherited
+
+
+class PerProcess(Generic[T]):
+    """A cell whose value is made once in each process: after fork and after unpickling it is empty.
+
+    Examples
+    --------
+    >>> cell = PerProcess()
+    >>> cell.get(lambda: [1]) is cell.get(lambda: [2])
+    True
+    >>> cell.drop()
+    [1]
+    """
+
+    __slots__ = ("_locks", "_values")
+
+    def __init__(self) -> None:
+        # By generation: a value of the parent stays referenced in the child, so that nothing there finalises it,
+        # and a lock that another thread held at the fork is never waited for.
+        self._values: dict[int, T] = {}
+        self._locks: dict[int, threading.Lock] = {}
+
+    def get(self, make: Callable[[], T]) -> T:
+        """Return this process's value, made by ``make`` at the first call."""
+        generation = _Process.generation
+        if generation not in self._values:
+            with self._locks.setdefault(generation, threading.Lock()):
+                if generation not in self._values:
+                    self._values[generation] = make()
+        return self._values[generation]
+
+    def drop(self) -> T | None:
+        """Forget this process's value and return it, or None."""
+        return self._values.pop(_Process.generation, None)
+
+    def __reduce__(self) -> tuple[type[PerProcess[T]], tuple[()]]:
+        return (PerProcess, ())

@@ -1,0 +1,149 @@
+"""A read under way: waiting with a limit, finishing, and its errors.
+
+In: a future of TensorStore or of a thread pool. Out: a `Pending` of the source protocol. Never waits without end.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .failures import Asked, explain, stalled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Done", "Progress", "Read", "wait"]
+
+TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
+
+
+class Progress:
+    """When a read last finished, over all reads of a store: a queue behind a slow link is not a stall."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def touch(self, _future: object = None) -> None:
+        """Note that a read finished now."""
+        self.last = time.monotonic()
+
+
+@dataclass(slots=True)
+class Done:
+    """A read that is over: of no rows, or done at once."""
+
+    def result(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+
+def wait(
+    future: Any, asked: Asked, *, since: float, limit: float, progress: Progress, timeout: float | None
+) -> Any:
+    """Return a future's result.
+
+    Parameters
+    ----------
+    future : object
+        With ``result(timeout)`` that raises TimeoutError, as TensorStore's and concurrent.futures' have.
+    asked : Asked
+        For messages.
+    since : float
+        When it was submitted (``time.monotonic``).
+    limit : float
+        Seconds without any finished read of the store, from ``since`` on, after which it fails.
+    progress : Progress
+        Of the store.
+    timeout : float or None
+        Seconds to wait at most in this call.
+
+    Raises
+    ------
+    SourceTimeoutError
+        After ``timeout``, or ``limit`` without progress.
+    WindowLoaderError
+        For what the read raised.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        now = time.monotonic()
+        idle = max(since, progress.last) + limit - now
+        left = idle if deadline is None else min(idle, deadline - now)
+        try:
+            return future.result(timeout=max(left, 0.0))
+        except TIMEOUTS as error:
+            if future.done() and not isinstance(error, TIMEOUTS):  # pragma: no cover, cannot be
+                raise
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise stalled(asked, timeout or 0.0) from None
+            if now >= max(since, progress.last) + limit:
+                future.cancel()
+                raise stalled(asked, limit) from None
+        except Exception as error:
+            raise explain(error, asked) from error
+
+
+@dataclass(slots=True)
+class Read:
+    """A read of rows into an array.
+
+    Parameters
+    ----------
+    futures : list
+        All must finish.
+    finish : callable or None
+        Called once with their results, in the thread that waits; puts rows where they belong.
+    asked : Asked
+        For messages.
+    limit : float
+        Seconds without progress after which it fails.
+    progress : Progress
+        Of the store.
+    """
+
+    futures: list[Any]
+    finish: Callable[[list[Any]], None] | None
+    asked: Asked
+    limit: float
+    progress: Progress
+    since: float = field(default_factory=time.monotonic)
+    over: bool = False
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait until the rows stand in ``out``; raise what the read raised."""
+        if self.over:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        results = []
+        for future in self.futures:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            results.append(
+                wait(
+                    future,
+                    self.asked,
+                    since=self.since,
+                    limit=self.limit,
+                    progress=self.progress,
+                    timeout=left,
+                )
+            )
+        if self.finish is not None:
+            try:
+                self.finish(results)
+            except Exception as error:
+                raise explain(error, self.asked) from error
+        self.over = True
+        self.futures = []
+
+    def done(self) -> bool:
+        """Whether `result` would not wait for storage."""
+        return all(future.done() for future in self.futures)

@@ -6,6 +6,7 @@ a file itself.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "Description",
     "Done",
     "LocalSource",
+    "SlabSource",
     "check_dtype",
     "chunk_edges",
     "digest",
@@ -173,6 +175,36 @@ class LocalSource:
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""
+
+
+class SlabSource(LocalSource):
+    """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
+
+    box: tuple[slice, ...] | None = None  # in the stored order; None: all of it
+
+    def cut(self, box: Sequence[slice]) -> SlabSource:
+        """Return the part within ``box``: a slice of step 1 an axis of `shape`, the first one whole.
+
+        Its labels are still those of the whole; who cuts knows which to take.
+        """
+        part = copy.copy(self)
+        own = [slice(0, self.shape[self.order.index(dim)]) for dim in range(len(self.order))]
+        for axis, dim in enumerate(self.order):
+            begin = (self.box or own)[dim].start
+            own[dim] = slice(begin + box[axis].start, begin + box[axis].stop)
+        part.box = tuple(own)
+        part.shape = tuple(own[dim].stop - own[dim].start for dim in self.order)
+        return part
+
+    def slab(self, start: int, stop: int) -> tuple[slice, ...]:
+        """Index of rows ``[start, stop)`` into the stored array."""
+        index = list(self.box or [slice(None)] * len(self.order))
+        index[self.order[0]] = slice(start, stop)
+        return tuple(index)
+
+    def as_stored(self, out: np.ndarray) -> np.ndarray:
+        """View ``out`` in the stored order of axes."""
+        return out.transpose([self.order.index(dim) for dim in range(len(self.order))])
 
 
 def check_dtype(dtype: np.dtype, name: str) -> np.dtype:

@@ -64,8 +64,8 @@ class Stamp:
             ) from None
         if now != self:
             raise SourceChangedError(
-                f"{self.path!r} changed since it was opened: it had {self.size} bytes, last changed at "
-                f"{self.mtime_ns} ns; it has {now.size} bytes, last changed at {now.mtime_ns} ns. Open it again."
+                f"{self.path!r} changed since it was opened: {self.size} bytes then and {now.size} now, last "
+                f"changed at {self.mtime_ns} ns then and {now.mtime_ns} now. Open it again."
             )
 
 

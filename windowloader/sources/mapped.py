@@ -182,8 +182,8 @@ class RawSource(MappedSource):
         if stamp.size > offset + region.nbytes:
             raise SourceFormatError(
                 f"shape {shape} of {region.dtype} at offset {offset} takes {offset + region.nbytes} bytes, "
-                f"but {stamp.path!r} has {stamp.size}. Check shape=, dtype= and offset=; one size may be -1: as many "
-                "as there are."
+                f"but {stamp.path!r} has {stamp.size}. Check shape=, dtype= and offset=; one size "
+                "may be -1: as many as there are."
             )
         super().__init__(region, axes=axes)
 

@@ -1,6 +1,6 @@
 """Where in a file an array lies, and the map of it.
 
-In: a file, an offset, a shape, strides and a dtype. Out: `Region`, whose `Region.map` is read-only. Never copies.
+In: a file, an offset, a shape, strides and a dtype. Out: `Region` and its map. Never copies.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Region:
         check_dtype(self.dtype, self.stamp.path)
         if self.stamp.size < (needed := self.offset + self.nbytes):
             raise CorruptDataError(
-                f"{self.stamp.path!r} is truncated: shape {self.shape} of {self.dtype} at offset {self.offset} "
+                f"{self.stamp.path!r} is truncated: {self.shape} of {self.dtype} at offset {self.offset} "
                 f"needs {needed} bytes, and the file has {self.stamp.size}. Was it copied to its end?"
             )
 

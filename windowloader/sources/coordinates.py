@@ -1,0 +1,105 @@
+"""What the dimensions of a DataArray are: which one is time, when the rows were, what the others are called.
+
+In: an xarray.DataArray, its times decoded or not. Out: dimension names, timestamps, labels. Never reads values.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from windowloader.axes import TIME_NAMES
+from windowloader.errors import SourceFormatError
+
+from .base import to_nanoseconds
+from .cf import decode_time
+
+__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
+
+
+def dimension_names(values: Any) -> tuple[str, ...]:
+    """Names of the dimensions, the one that CF knows as time called so.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> when = ("when", [0, 1], {"units": "hours since 2000-01-01"})
+    >>> dimension_names(xarray.DataArray(np.zeros((2, 3)), {"when": when}, ("when", "sensor")))
+    ('time', 'sensor')
+    """
+    time = time_dimension(values)
+    return tuple("time" if dim == time else str(name) for dim, name in enumerate(values.dims))
+
+
+def time_dimension(values: Any, axes: str | None = None) -> int | None:
+    """Which dimension is time: by the letters given, by its name, or by its coordinate (CF)."""
+    if axes is not None:
+        return axes.find("t") if "t" in axes else None
+    named = [dim for dim, name in enumerate(values.dims) if str(name).lower() in TIME_NAMES]
+    found = named or [dim for dim, name in enumerate(values.dims) if _is_time(values.coords.get(name))]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_time(coordinate: Any) -> bool:
+    if coordinate is None:
+        return False
+    said = {**coordinate.encoding, **coordinate.attrs}
+    return (
+        _holds_times(coordinate) or said.get("axis") == "T" or said.get("standard_name") == "time"
+    )
+
+
+def _holds_times(coordinate: Any) -> bool:
+    """Whether the values are times: datetime64, dates of cftime, or numbers since a date."""
+    if coordinate.dtype.kind == "O":
+        return bool(coordinate.size) and hasattr(coordinate.values.flat[0], "isoformat")
+    return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
+
+
+def time_values(values: Any, dim: int) -> np.ndarray | None:
+    """Timestamps along a dimension of a DataArray.
+
+    Returns
+    -------
+    ndarray, shape (time,), datetime64[ns], or None
+        None where there is no time coordinate, and, with a warning that says why, where datetime64 does not
+        have its dates (30 February).
+    """
+    name = values.dims[dim]
+    along = [array for array in values.coords.values() if array.dims == (name,) and _holds_times(array)]
+    along.sort(key=lambda array: array.name != name)  # the dimension's own coordinate first
+    if not along:
+        return None
+    try:
+        return _decoded(along[0])
+    except SourceFormatError as error:
+        warnings.warn(f"the rows of {values.name!r} have no timestamps: {error}", UserWarning, stacklevel=2)
+        return None
+
+
+def _decoded(coordinate: Any) -> np.ndarray:
+    name = str(coordinate.name)
+    if coordinate.dtype.kind == "M":
+        return to_nanoseconds(coordinate.values, name)
+    if coordinate.dtype.kind != "O":
+        return decode_time(coordinate.values, coordinate.attrs, name=name)
+    try:
+        dates = np.array([date.isoformat() for date in coordinate.values], dtype="datetime64[us]")
+    except ValueError as error:
+        calendar = getattr(coordinate.values.flat[0], "calendar", "unknown")
+        raise SourceFormatError(
+            f"{name!r} is in the calendar {calendar!r}, whose dates are not all real ones ({error}); pass "
+            "timestamps= instead."
+        ) from error
+    return to_nanoseconds(dates, name)
+
+
+def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
+    """Labels along a dimension, where it has a coordinate of its own name."""
+    coordinate = values.coords.get(values.dims[dim])
+    if coordinate is None or coordinate.dims != (values.dims[dim],):
+        return None
+    found = np.asarray(coordinate.values)
+    return found.astype(str) if found.dtype.kind == "O" else found

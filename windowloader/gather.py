@@ -179,6 +179,6 @@ class Recipe:
         begin, end : int
             Batch positions to fill; None: to the last.
         """
-        from .assembly import assemble
+        from .filling import fill_arrays
 
-        assemble(self, out, starts, rows, begin, len(starts) if end is None else end)
+        fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end)

@@ -166,7 +166,7 @@ class RunState:
         StateError
             For another format, absent or unknown keys, values of another type or outside their range.
         """
-        if "format" not in state or set(state) != {"format", *cls.__slots__}:
+        if state.get("format") != FORMAT or set(state) != {"format", *cls.__slots__}:
             cls._refuse_keys(state)
         values: dict[str, Any] = {}
         for field in fields(cls):

@@ -1,6 +1,6 @@
 """One pass of a loop over a loader: tasks in order, batches made ahead, the position of what the loop received.
 
-In: an `Assembly` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never changes the
+In: an `Engine` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never changes the
 loader but through its `Progress` and, at the end, the word that the epoch is over.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .batch import Batch
+from .dynamic_graph import DynamicGraph
 from .prefetch import Ahead
 from .shard import Step
 from .stats import EpochStats, Timeline
@@ -22,9 +23,10 @@ from .stats import EpochStats, Timeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .assembly import Assembly
+    from .engine import Engine
     from .rows import RowStream
     from .shard import Position
+    from .windows import WindowSet
 
 __all__ = ["Iteration", "Progress"]
 
@@ -55,16 +57,13 @@ class Made:
     timeline: Timeline
 
 
-def tasks(assembly: Assembly, position: Position) -> Iterator[Task]:
+def tasks(engine: Engine, position: Position) -> Iterator[Task]:
     """Yield the steps of this rank from ``position`` to the end of its epoch."""
-    run, index = assembly.run, 0
-    while run.steps_left(position):
-        here = run.upcoming(position)
-        step = run.steps.rank_step(
-            here.pass_number, here.cursor, rank=assembly.ranks.rank, world_size=assembly.ranks.world_size
-        )
-        position = run.advance(here)
-        yield Task(index, here, position, _filled(step, assembly.full_shape))
+    steps, ranks, index = engine.steps, engine.ranks, 0
+    while (step := steps.rank_at(position, rank=ranks.rank, world_size=ranks.world_size)) is not None:
+        after = steps.advance(position)
+        yield Task(index, position, after, _filled(step, engine.full_shape))
+        position = after
         index += 1
 
 
@@ -77,12 +76,12 @@ def _filled(step: Step, rows: int) -> Step:
     return Step(positions, weights, step.advance)
 
 
-def make(assembly: Assembly, stream: RowStream, task: Task) -> Made:
+def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     """Make the batch of a task: on any thread, into a buffer of the pool."""
     timeline = Timeline()
-    step, windows, recipe = task.step, assembly.windows, assembly.recipe
+    step, windows, recipe = task.step, engine.windows, engine.recipe
     starts = windows.starts(step.positions)
-    arrays = assembly.pool.lease().carve(recipe.fields(len(starts)))
+    arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
     with stream.rows(task.index, step, starts) as rows:
         timeline.read = time.perf_counter()
         recipe.gather(arrays, starts, rows)
@@ -91,8 +90,8 @@ def make(assembly: Assembly, stream: RowStream, task: Task) -> Made:
         starts=starts,
         entities=windows.entities(step.positions),
         weights=step.weights,
-        exact=assembly.run.steps.uneven == "exact",
-        graph=windows.graph(starts),
+        exact=engine.steps.uneven == "exact",
+        graph=_graph(windows, starts),
         epoch=task.before.epoch,
         step=task.before.step,
     )
@@ -100,12 +99,20 @@ def make(assembly: Assembly, stream: RowStream, task: Task) -> Made:
     return Made(batch, task.after, timeline)
 
 
+def _graph(windows: WindowSet, starts: np.ndarray) -> Any:
+    """Return the static graph itself, or the windows' own edges over their input rows."""
+    graph, spec = windows.series.graph, windows.spec
+    if not isinstance(graph, DynamicGraph):
+        return graph
+    return graph.batch(starts, spec.input_rows, spec.graph, windows.series.num_nodes)
+
+
 class Iteration:
     """Iterates the rest of an epoch from a position; what `WindowLoader.__iter__` returns.
 
     Parameters
     ----------
-    assembly : Assembly
+    engine : Engine
     progress : Progress
         Its position is where this begins; it follows what the loop received.
     deliver : callable
@@ -118,7 +125,7 @@ class Iteration:
 
     def __init__(
         self,
-        assembly: Assembly,
+        engine: Engine,
         progress: Progress,
         *,
         deliver: Callable[[Batch], Any],
@@ -130,14 +137,14 @@ class Iteration:
         self._finished = finished
         self._stats = stats
         self._begun: float | None = None
-        stream = assembly.access.stream()
+        stream = engine.access.stream()
         self._stream = stream
         weakref.finalize(self, stream.close)
         self._made: Ahead[Task, Made] = Ahead(
-            tasks(assembly, progress.position),
-            partial(make, assembly, stream),
-            threads=assembly.threads,
-            ahead=assembly.ahead,
+            tasks(engine, progress.position),
+            partial(make, engine, stream),
+            threads=engine.threads,
+            ahead=engine.ahead,
         )
 
     def __iter__(self) -> Iteration:

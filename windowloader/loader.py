@@ -10,22 +10,22 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
-from .assembly import assemble, make_order
 from .buffers import BufferPool
 from .config import LoaderConfig
-from .errors import ClosedError, LoaderError
+from .engine import make_order, start_engine
+from .errors import ClosedError, LoaderError, StateError
 from .gather import Recipe
 from .iteration import Iteration, Progress
 from .ranks import resolve
+from .state import RunState
 from .stats import EpochStats, LoaderStats
 from .windows import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .assembly import Assembly
     from .batch import Batch
-    from .order import Order
+    from .engine import Engine
     from .ranks import Ranks
     from .scaling import Scaler
     from .shard import Position
@@ -169,11 +169,13 @@ class WindowLoader:
         )
         self._transform = transform
         self._epoch = 0
-        self._position: Position | None = None  # where the next iterator begins; None: at the epoch's beginning
+        self._position: Position | None = (
+            None  # where the next iterator begins; None: at the epoch's beginning
+        )
         self._newest: Progress | None = None
+        self._began: Position | None = None  # where the newest iterator began
         self._ranks: Ranks | None = None
-        self._order: Order | None = None
-        self._assembly: Assembly | None = None
+        self._engine: Engine | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._stats: list[EpochStats] = []
         self._closed = False
@@ -182,21 +184,20 @@ class WindowLoader:
 
     # -- what is fixed at the first len or iter ------------------------------------------------------------------------
 
-    def _bind(self) -> Assembly:
+    def _bind(self) -> Engine:
         if self._closed:
             raise ClosedError("this loader was closed. Make a new one; its state_dict() can be loaded there.")
-        if self._assembly is None:
+        if self._engine is None:
             config = self._config
-            self._ranks = self._ranks or resolve(config.rank, config.world_size)
-            self._order = self._order or make_order(self._windows, config, self._ranks.world_size)
-            self._assembly = assemble(
-                self._windows, self._recipe, config, self._ranks, self._order, self._make_pool()
+            self._ranks = resolve(config.rank, config.world_size)
+            order = make_order(self._windows, config, self._ranks.world_size)
+            self._engine = start_engine(
+                self._windows, self._recipe, config, self._ranks, order, self._make_pool(self._ranks)
             )
-        return self._assembly
+        return self._engine
 
-    def _make_pool(self) -> BufferPool:
-        assert self._ranks is not None
-        share = -(-self._config.global_batch(self._ranks.world_size) // self._ranks.world_size)
+    def _make_pool(self, ranks: Ranks) -> BufferPool:
+        share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
         return BufferPool(self._recipe.nbytes(share))
 
     # -- iteration -----------------------------------------------------------------------------------------------------
@@ -227,21 +228,22 @@ class WindowLoader:
         if epoch < 0:
             raise LoaderError(f"epoch {epoch} is before the first. Epochs count from 0.")
         if epoch != self._epoch:
-            self._epoch, self._position, self._newest = int(epoch), None, None
+            self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
 
     def __len__(self) -> int:
         """Steps of a whole epoch, the same on all ranks."""
-        run = self._bind().run
-        return run.steps_left(run.start(0))
+        steps = self._bind().steps
+        return steps.left(steps.start(0))
 
     def __iter__(self) -> Iteration:
         _refuse_worker()
-        assembly = self._bind()
-        progress = Progress(self._position or assembly.run.start(self._epoch))
+        engine = self._bind()
+        self._began = self._position or engine.steps.start(self._epoch)
+        progress = Progress(self._began)
         stats = EpochStats(progress.position.epoch)
         self._newest = progress
         self._stats.append(stats)
-        iteration = Iteration(assembly, progress, deliver=self._deliver, finished=self._finished, stats=stats)
+        iteration = Iteration(engine, progress, deliver=self._deliver, finished=self._finished, stats=stats)
         self._iterations.add(iteration)
         return iteration
 
@@ -249,16 +251,79 @@ class WindowLoader:
         return batch if self._transform is None else self._transform(batch)
 
     def _finished(self, position: Position) -> None:
-        following = self._bind().run.next_epoch(position)
-        self._epoch, self._position = following.epoch, following
-        self._newest = None
+        following = self._bind().steps.next_epoch(position)
+        self._epoch, self._position, self._newest, self._began = following.epoch, following, None, None
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
-    def _here(self) -> Position:
-        if self._newest is not None:
-            return self._newest.position
-        return self._position or self._bind().run.start(self._epoch)
+    def state_dict(self, *, step: int | None = None) -> dict[str, int | str]:
+        """Describe where the run stands: what the loop received, whatever was made ahead.
+
+        Parameters
+        ----------
+        step : int, optional
+            Steps done of the present epoch, for loops that take a batch ahead. None: those of the newest iterator.
+
+        Returns
+        -------
+        dict
+            Flat, about 300 bytes as JSON, equal on all ranks after equal numbers of batches.
+
+        Raises
+        ------
+        StateError
+            If the epoch has not so many steps.
+        """
+        steps = self._bind().steps
+        position = self._newest.position if self._newest else self._position or steps.start(self._epoch)
+        if step is not None:
+            position = self._at(step)
+        return self._describe(position).to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken: in any process, of any rank and world size, at any batch of the same lanes.
+
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`. Its order, seed and lanes win over this loader's arguments.
+
+        Raises
+        ------
+        StateError
+            If it belongs to other data, other windows or another kind of order.
+        LoaderError
+            If its lanes do not divide this loader's global batch.
+        """
+        loaded = RunState.from_dict(state)
+        loaded.check(self._describe(self._bind().steps.start(0)))
+        assert self._ranks is not None
+        order = make_order(self._windows, self._config, self._ranks.world_size, loaded)
+        engine = start_engine(
+            self._windows, self._recipe, self._config, self._ranks, order, self._make_pool(self._ranks)
+        )
+        position = loaded.position(engine.steps)
+        self._engine = engine
+        self._epoch, self._position, self._newest, self._began = position.epoch, position, None, position
+
+    def _at(self, step: int) -> Position:
+        """Position after ``step`` steps of the present epoch, from where its newest iterator began."""
+        steps = self._bind().steps
+        base = self._began or steps.start(self._epoch)
+        if not base.step <= step <= base.step + steps.left(base):
+            raise StateError(
+                f"step={step} is outside epoch {base.epoch}, whose iterator runs from step {base.step} "
+                f"to {base.step + steps.left(base)}."
+            )
+        return steps.advance(base, step - base.step)
+
+    def _describe(self, position: Position) -> RunState:
+        return RunState.of(
+            self._bind().steps,
+            position,
+            spec=self._windows.spec.hash(),
+            data=self._windows.fingerprint(),
+        )
 
     # -- what happened -------------------------------------------------------------------------------------------------
 
@@ -272,9 +337,9 @@ class WindowLoader:
         """End all work ahead and let go of the data; batches in hand stay valid. Closing twice does nothing."""
         for iteration in list(self._iterations):
             iteration.close()
-        if self._assembly is not None and not self._closed:
-            self._assembly.access.close()
-            self._assembly.pool.close()
+        if self._engine is not None and not self._closed:
+            self._engine.access.close()
+            self._engine.pool.close()
         self._closed = True
 
     def __enter__(self) -> WindowLoader:

@@ -55,7 +55,7 @@ class _Work(Generic[T, R]):
                 task = next(self.tasks)
             except StopIteration:
                 self.exhausted = True
-            except BaseException as error:  # noqa: BLE001 - it belongs to the consumer, at this place in the order
+            except BaseException as error:
                 self.exhausted = True
                 self.results[self.issued] = (None, error)
                 self.issued += 1
@@ -71,7 +71,7 @@ class _Work(Generic[T, R]):
             index, task = claimed
             try:
                 outcome: tuple[R | None, BaseException | None] = (self.make(task), None)
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            except BaseException as error:
                 outcome = (None, error)
             del task
             with self.lock:

@@ -55,7 +55,7 @@ class Resident:
         """Return itself: nothing is kept between steps."""
         return self
 
-    def rows(self, index: int, step: Step, starts: np.ndarray) -> AbstractContextManager[Sequence[Rows]]:  # noqa: ARG002
+    def rows(self, index: int, step: Step, starts: np.ndarray) -> AbstractContextManager[Sequence[Rows]]:
         """Whole arrays, each window at its start."""
         return contextlib.nullcontext([Rows(view, starts) for view in self._views])
 
@@ -85,7 +85,7 @@ class Direct:
         return self
 
     @contextlib.contextmanager
-    def rows(self, index: int, step: Step, starts: np.ndarray) -> Iterator[Sequence[Rows]]:  # noqa: ARG002
+    def rows(self, index: int, step: Step, starts: np.ndarray) -> Iterator[Sequence[Rows]]:
         """Read the rows of these windows, all requests at once, and wait for them."""
         begins, ends, first = merge(starts, self._span)
         offsets = np.concatenate(([0], np.cumsum(ends - begins)))
@@ -120,7 +120,7 @@ def _outcome(read: object) -> BaseException | None:
     """Wait for one read; its error instead of raising, so that no read still writes when the first one failed."""
     try:
         read.result()  # type: ignore[attr-defined]
-    except Exception as error:  # noqa: BLE001 - raised by the caller once all reads have ended
+    except Exception as error:
         return error
     return None
 

@@ -11,7 +11,18 @@ from .errors import LoaderError
 
 __all__ = ["format_bytes", "parse_bytes"]
 
-UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 def parse_bytes(amount: str | int | float, *, name: str = "memory") -> int:
@@ -42,7 +53,9 @@ def parse_bytes(amount: str | int | float, *, name: str = "memory") -> int:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(amount))
     unit = found[2].lower().removesuffix("b") if found else ""
     if found is None or unit not in UNITS or not (size := int(float(found[1]) * UNITS[unit])) > 0:
-        raise LoaderError(f"{name}={amount!r} is no amount of memory. Write e.g. '512MiB', '4GB' or a number of bytes.")
+        raise LoaderError(
+            f"{name}={amount!r} is no amount of memory. Write e.g. '512MiB', '4GB' or a number of bytes."
+        )
     return size
 
 

@@ -1,0 +1,146 @@
+"""From arguments to an engine: which order, which way to the rows, how much is made ahead.
+
+In: window set, recipe, config, ranks, and the order of a loaded state. Out: an `Engine`, from which every iterator of
+a loader makes its batches. Never reads data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .order import GlobalOrder, SequentialOrder
+from .rows import row_access
+from .shard import Steps, per_lane
+
+if TYPE_CHECKING:
+    from .buffers import BufferPool
+    from .config import LoaderConfig
+    from .gather import Recipe
+    from .order import Order
+    from .ranks import Ranks
+    from .rows import RowAccess
+    from .state import RunState
+    from .windows import WindowSet
+
+__all__ = ["Engine", "make_order", "start_engine"]
+
+INLINE_BYTES = 128 * 1024  # smaller batches are made faster than two threads take turns
+MOST_AHEAD = 4
+MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What all iterators of a loader share: how a step of this rank becomes a batch.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+        What a batch looks like.
+    access : RowAccess
+        The way to the rows.
+    pool : BufferPool
+        Where batches are made.
+    steps : Steps
+        Steps and epochs, for all ranks.
+    ranks : Ranks
+        Which slice of a step is this process's.
+    threads, ahead : int
+        Threads that make batches, and how many batches may be made that the loop did not take.
+    full_shape : int
+        Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
+    """
+
+    windows: WindowSet
+    recipe: Recipe
+    access: RowAccess
+    pool: BufferPool
+    steps: Steps
+    ranks: Ranks
+    threads: int
+    ahead: int
+    full_shape: int = 0
+
+
+def make_order(
+    windows: WindowSet, config: LoaderConfig, world_size: int, state: RunState | None = None
+) -> Order:
+    """Resolve ``shuffle``: a permutation of all windows where rows are resident, else by lanes.
+
+    A loaded state's order, seed and parameters win over what the arguments would make.
+    """
+    if state is not None and state.order.startswith("global"):
+        return GlobalOrder(len(windows), state.seed)
+    if state is not None and state.order.startswith("sequential"):
+        return SequentialOrder(len(windows), state.lanes)
+    if config.shuffle:
+        return GlobalOrder(len(windows), config.seed)
+    streamed = windows.series.tier == "streamed"
+    return SequentialOrder(len(windows), config.lanes or (world_size if streamed else 1))
+
+
+def start_engine(
+    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, order: Order, pool: BufferPool
+) -> Engine:
+    """Bind the rooms together for one process.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+    config : LoaderConfig
+    ranks : Ranks
+    order : Order
+        From `make_order`, or what a loaded state asks for.
+    pool : BufferPool
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    LoaderError
+        Where the lanes do not divide the global batch.
+    """
+    batch_per_lane = per_lane(config.global_batch(ranks.world_size), order.num_lanes)
+    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    share = -(-steps.global_batch // ranks.world_size)
+    threads, ahead = work_ahead(recipe.nbytes(share), windows.series.tier, config)
+    return Engine(
+        windows=windows,
+        recipe=recipe,
+        access=row_access(windows.series, recipe.variables, windows.spec.span),
+        pool=pool,
+        steps=steps,
+        ranks=ranks,
+        threads=threads,
+        ahead=ahead,
+        full_shape=share if config.uneven == "exact" else 0,
+    )
+
+
+def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, int]:
+    """Decide how many threads make batches, and how many batches are made ahead.
+
+    Parameters
+    ----------
+    batch_bytes : int
+        Of one rank's full batch.
+    tier : str
+        "memory", "mapped" or "streamed".
+    config : LoaderConfig
+
+    Returns
+    -------
+    threads, ahead : int
+    """
+    ahead = config.prefetch_batches or max(1, min(MOST_AHEAD, config.budget // max(1, batch_bytes)))
+    if config.threads is not None:
+        return min(config.threads, ahead), ahead
+    if batch_bytes < INLINE_BYTES and tier != "streamed" and config.prefetch_batches is None:
+        return 0, 1
+    return min(MOST_THREADS, ahead, len(os.sched_getaffinity(0))), ahead

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .graph import Graph as Graph
     from .loader import WindowLoader as WindowLoader
     from .missing import scan as scan
-    from .opening import open as open  # noqa: A004 - the one door is called as in every library of the field
+    from .opening import open as open
     from .scaling import MinMaxScaler as MinMaxScaler
     from .scaling import RobustScaler as RobustScaler
     from .scaling import StandardScaler as StandardScaler

@@ -1,273 +1,241 @@
-"""Runs the kernels over a part of a batch: which loop for which columns, in pieces that stay in the cache.
+"""A series put together from what people hand in: every check that concerns more than one part is here.
 
-In: roles, arrays to fill, starts and rows. Out: the arrays, filled. Imported with the first batch, as it needs numba.
-Never allocates anything of a batch's size, but where rows are addressable only by bytes (see `flat`).
+In: targets and options of `windowloader.open` and `Series`. Out: the fields of a `Series`. Never reads
+values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from . import gather_kernels as kernels
-from .half_kernels import BFLOAT16, FLOAT16
-from .row_table import row_table
+from .clock import CLOCK_NAMES, Clock
+from .covariates import open_covariates
+from .dynamic_graph import DynamicGraph
+from .edges import order_of
+from .entities import check_borders, unite
+from .errors import GraphError, SeriesError
+from .graph import Graph
+from .joining import Opener, join_variables
+from .labels import as_labels, listed, texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .gather import Recipe, Rows
-    from .roles import Group, Role
+    from .variable import Variable
 
-__all__ = ["assemble", "flat"]
-
-PIECE = 512 * 1024  # bytes written before the next loop comes to the same windows: half a second-level cache
-RUN = 8192  # elements of a window that are scaled as one run although each node has its own statistics
-CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
+__all__ = ["Fields", "align_graph", "assemble"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flat:
-    """Rows as one flat array: element (row, node, feature) lies at ``origin + row·r + node·n + feature·f``."""
+class Fields(TypedDict):
+    """What a `Series` holds."""
 
-    values: np.ndarray
-    half: int | None
-    origin: int
-    steps: tuple[int, int, int]
-    first: np.ndarray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """What all loops of one call share."""
-
-    starts: np.ndarray
-    entity: np.ndarray
-    rows: Sequence[Rows]
-    flats: Mapping[int, Flat]
-    begin: int
-    end: int
+    name: str
+    variables: tuple[Variable, ...]
+    num_steps: int
+    space_shape: tuple[int, ...]
+    nodes: np.ndarray | None
+    features: tuple[str, ...]
+    clock: Clock | None
+    borders: np.ndarray
+    entity_borders: np.ndarray | None
+    entity_names: np.ndarray | None
+    graph: Graph | DynamicGraph | None
 
 
 def assemble(
-    recipe: Recipe,
-    out: Mapping[str, np.ndarray],
-    starts: np.ndarray,
-    rows: Sequence[Rows],
-    begin: int,
-    end: int,
-) -> None:
-    """Fill batch positions ``[begin, end)`` of every array."""
-    entity = recipe.entity_of(starts)
-    used = {group.rows for role in recipe.roles for group in role.groups}
-    flats = {number: flat(rows[number]) for number in used}
-    part = Part(starts, entity, rows, flats, begin, end)
-    for role in recipe.roles:
-        _role(recipe, role, out, part)
-
-
-def flat(rows: Rows) -> Flat:
-    """Address rows by elements of one flat array, whatever their strides.
-
-    Float16 is read as its bits, bool as bytes. Rows whose strides are no whole number of elements (a field of a
-    structured array) or whose bytes are swapped are copied: the only case that costs memory.
-    """
-    base, first = rows.base, rows.first
-    size = base.itemsize
-    if not base.dtype.isnative or any(stride % size for stride in base.strides):
-        base = np.ascontiguousarray(base, dtype=base.dtype.newbyteorder("="))
-    if base.flags.c_contiguous:
-        origin, steps = 0, (base.shape[1] * base.shape[2], base.shape[2], 1)
-        values = base.reshape(-1)
-    else:
-        lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
-        lowest = base[tuple(slice(-1, None) if length < 0 else slice(0, 1) for length in lengths)]
-        extent = sum(abs(length) for length in lengths) // size + 1
-        values = np.lib.stride_tricks.as_strided(lowest, (extent,), (size,))
-        origin = -sum(min(length, 0) for length in lengths) // size
-        steps = tuple(stride // size for stride in base.strides)
-    half = FLOAT16 if values.dtype == np.float16 else None
-    if half is not None or values.dtype == np.bool_:
-        values = values.view(np.uint16 if half else np.uint8)
-    # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
-    values.flags.writeable = False
-    return Flat(values, half, int(origin), steps, first)
-
-
-def _role(recipe: Recipe, role: Role, out: Mapping[str, np.ndarray], part: Part) -> None:
-    window = slice(part.begin, part.end)
-    tables = [
-        row_table(columns, recipe.clock, part.rows, part.starts[window], role.offsets, part.entity[window], window, recipe.dtype)
-        if columns
-        else None
-        for columns in (role.row_columns, role.shared_columns)
-    ]  # fmt: skip
-    if role.num_shared:
-        shared = out[role.shared_name]
-        if tables[1] is not None:
-            shared[window][..., role.shared_places] = tables[1][0]
-        for place, value in role.shared_statics:
-            shared[window][..., place] = value
-    if not role.num_features:
-        return
-    target = _words(out[role.name])
-    mask = _words(out[role.mask_name]) if role.has_mask else None
-    empty = np.empty((part.end - part.begin, len(role.offsets), 0), target.dtype)
-    values, seen = tables[0] if tables[0] is not None else (empty, empty.astype(np.uint8))
-    batch = target.size // (len(role.offsets) * role.num_nodes * role.num_features)
-    steps = role.steps_between(batch)
-    together = len(role.groups) == 1 and _beside(recipe, role, role.groups[0], part.flats, steps)
-    calls = (not together or mask is not None) + len(role.groups) + len(role.statics)
-    piece = part.end - part.begin
-    if (
-        calls > 1 and steps[0] >= steps[1]
-    ):  # else the batch is not the outermost axis, and pieces are not compact
-        piece = max(1, PIECE // (steps[0] * target.itemsize))
-    for begin in range(part.begin, part.end, max(piece, 1)):
-        end = min(begin + piece, part.end)
-        table = slice(begin - part.begin, end - part.begin)
-        if together:
-            _run(role, role.groups[0], part, begin, end, target, steps, values[table])
-        else:
-            _separate(recipe, role, part, begin, end, target, steps, values[table])
-        if mask is not None:
-            _mask(role, part, begin, end, mask, steps, seen[table])
-
-
-def _words(array: np.ndarray) -> np.ndarray:
-    """Flat view that numba can write: bool as bytes, float16 as its bits."""
-    words = array.reshape(-1)
-    if not np.may_share_memory(words, array) or not array.flags.c_contiguous:
-        raise ValueError("arrays that are gathered into must be C-contiguous")
-    return words.view({"bool": np.uint8, "float16": np.uint16}.get(array.dtype.name, array.dtype))
-
-
-def _beside(
-    recipe: Recipe, role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]
-) -> bool:
-    """Whether one loop writes all of a role: a run of values, alone or with one or two values of the row beside each."""
-    source = flats[group.rows]
-    others = len(role.row_columns)
-    if recipe.dtype in CODES or source.half is not None or role.statics or group.divide.any():
-        return False
-    if others == 0:
-        return not group.copies and _is_run(group, source, steps)
-    return (
-        len(group.places) == 1
-        and others <= 2
-        and source.steps[1] == 1
-        and steps[2] == role.num_features
-        and (steps[3] == 1)
+    target: Any,
+    *,
+    axes: str | Mapping[str, str] | None,
+    variables: str | Sequence[str] | None,
+    features: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    timestamps: Any,
+    covariates: Mapping[str, Any],
+    graph: Any,
+    segments: Any,
+    missing: float | Mapping[str, float] | None,
+    nodes: Any,
+    entities: Any,
+    entity_names: Any,
+    name: str | None,
+    opener: Opener,
+) -> Fields:
+    """Open, join, check and align; `Series` says what each argument is."""
+    own = join_variables(
+        target, axes=axes, variables=variables, features=features, missing=missing, opener=opener
+    )
+    first = own[0]
+    num_steps, space_shape = first.num_rows, first.space_shape
+    others = open_covariates(
+        covariates, num_steps=num_steps, space_shape=space_shape, missing=missing, opener=_plain(opener)
+    )
+    _check_names(own, others, missing)
+    if entities is None:  # a long table knows where its entities lie
+        entities = getattr(first.source, "entity_borders", None)
+        entity_names = entity_names if entities is None else getattr(first.source, "entity_names", None)
+    entity_borders = None if entities is None else check_borders(entities, num_steps, what="entities")
+    whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
+    clock = _clock(timestamps, (*own, *others), num_steps, entity_borders)
+    labels = _node_labels(nodes, own, first.num_nodes)
+    return Fields(
+        name=name if name is not None else first.source.name,
+        variables=(*own, *others),
+        num_steps=num_steps,
+        space_shape=space_shape,
+        nodes=labels,
+        features=tuple(feature for variable in own for feature in variable.features),
+        clock=clock,
+        borders=_segments(segments, clock, whole, num_steps),
+        entity_borders=entity_borders,
+        entity_names=_entity_names(entity_names, entity_borders),
+        graph=align_graph(graph, labels, first.num_nodes, num_steps),
     )
 
 
-def _is_run(group: Group, source: Flat, steps: tuple[int, int, int, int]) -> bool:
-    """Whether neighbours in a row of the source are neighbours in a row of the output."""
-    if len(group.places) == 1:
-        return source.steps[1] == 1 and steps[2] == 1
-    features = len(group.places)
-    return group.whole and source.steps[1:] == (features, 1) and steps[2:] == (features, 1)
+def _plain(opener: Opener) -> Opener:
+    """Open covariates: ``shape=`` and the like are about the series' own file."""
+    return Opener(opener.storage_options)
 
 
-def _run(
-    role: Role, group: Group, part: Part, begin: int, end: int,
-    out: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray,
-) -> None:  # fmt: skip
-    """Scale a group by runs; a window whose rows touch, in and out, is one run."""
-    source = part.flats[group.rows]
-    features = len(group.places)
-    width = role.num_nodes * features
-    offsets, shift, factor = role.offsets, _by_element(group.shift, role), _by_element(group.factor, role)
-    origin = source.origin + int(group.features[0]) * source.steps[2]
-    place = int(group.places[0])
-    at = 0 if table.shape[2] else place * steps[3]
-    rising = int(offsets[-1] - offsets[0]) == len(offsets) - 1 and len(offsets) > 1
-    touching = rising and source.steps[0] == width and steps[1] == width and table.shape[2] == 0
-    if touching and (shift.shape[1] == 1 or width * len(offsets) <= RUN):
-        if shift.shape[1] > 1:
-            shift, factor = np.tile(shift, (1, len(offsets))), np.tile(factor, (1, len(offsets)))
-        width, offsets = width * len(offsets), offsets[:1]
-    kernels.beside(
-        source.values, origin, source.steps[0], width, source.first, offsets, part.entity, begin, end,
-        shift, factor, _mark(group, source), group.fill,
-        out, at, steps[0], steps[1], table, place,
-    )  # fmt: skip
+def _check_names(own: tuple[Variable, ...], others: tuple[Variable, ...], missing: Any) -> None:
+    """Each name means one thing: a feature, a covariate, a variable or a clock."""
+    variables = (*own, *others)
+    features = [feature for variable in variables for feature in variable.features]
+    repeated = sorted({feature for feature in features if features.count(feature) > 1})
+    if repeated:
+        raise SeriesError(
+            f"the feature names {listed(repeated)} occur more than once. Name them apart with features=…."
+        )
+    clocks = [name for name in (*features, *(variable.name for variable in variables)) if name in CLOCK_NAMES]
+    if clocks:
+        raise SeriesError(
+            f"{clocks[0]!r} is the name of a clock, which is made from the timestamps and needs no array. "
+            "Name the feature or covariate otherwise."
+        )
+    home = {feature: variable.name for variable in variables for feature in variable.features}
+    for place, variable in enumerate(variables):
+        taken = home.get(variable.name, variable.name)
+        if taken != variable.name or variable.name in [other.name for other in variables[:place]]:
+            raise SeriesError(
+                f"the name {variable.name!r} is given to two things. Rename the variable or the covariate."
+            )
+    unknown = [name for name in missing if name not in home.values()] if hasattr(missing, "keys") else []
+    if unknown:
+        raise SeriesError(
+            f"missing= names {listed(unknown)}, but the variables are {listed(dict.fromkeys(home.values()))}."
+        )
 
 
-def _by_element(values: np.ndarray, role: Role) -> np.ndarray:
-    """Statistics of columns [column, entity, node] as statistics of a row's elements [entity, 1 | node·column]."""
-    if len(values) == 1:
-        return values[0]
-    wide = np.broadcast_to(values, (*values.shape[:2], role.num_nodes))
-    return np.ascontiguousarray(wide.transpose(1, 2, 0)).reshape(values.shape[1], -1)
-
-
-def _separate(
-    recipe: Recipe, role: Role, part: Part, begin: int, end: int,
-    out: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray,
-) -> None:  # fmt: skip
-    """Each group, each static and the values of the row by a loop of its own."""
-    for group in role.groups:
-        source = part.flats[group.rows]
-        picks, places = group.features * source.steps[2], group.places * steps[3]
-        run = _is_run(group, source, steps)
-        if group.copies:
-            words = np.dtype(f"u{out.itemsize}")
-            whole = run and len(places) > 1
-            kernels.copy(
-                source.values.view(words), source.origin, source.steps[0], 1 if whole else source.steps[1],
-                role.num_nodes * (len(places) if whole else 1), picks[:1] if whole else picks,
-                source.first, role.offsets, begin, end,
-                out.view(words), steps[0], steps[1], 1 if whole else steps[2], places[:1] if whole else places,
-            )  # fmt: skip
-        elif run and recipe.dtype not in CODES and source.half is None and not group.divide.any():
-            _run(role, group, part, begin, end, out, steps, table[..., :0])
+def _clock(
+    timestamps: Any, variables: tuple[Variable, ...], num_steps: int, entity_borders: np.ndarray | None
+) -> Clock | None:
+    """Clock from what was given, else from the first variable whose file has timestamps."""
+    if timestamps is None:
+        for variable in variables:
+            timestamps = variable.source.timestamps() if variable.has_time else None
+            if timestamps is not None:
+                break
         else:
-            kernels.columns(
-                source.values, source.half, source.origin, source.steps[0], source.steps[1], role.num_nodes, picks,
-                source.first, role.offsets, part.entity, begin, end,
-                group.shift, group.factor, group.divide, _mark(group, source), group.fill,
-                out, CODES.get(recipe.dtype), steps[0], steps[1], steps[2], places,
-            )  # fmt: skip
-    _spread(role, begin, end, out, steps, table, [static.values for static in role.statics])
+            return None
+    return Clock.from_timestamps(timestamps, num_steps, entity_borders)
 
 
-def _mask(
-    role: Role, part: Part, begin: int, end: int,
-    mask: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray,
-) -> None:  # fmt: skip
-    for group in role.groups:
-        source = part.flats[group.rows]
-        picks, places = group.features * source.steps[2], group.places * steps[3]
-        if group.can_miss:
-            kernels.observed(
-                source.values, source.half, source.origin, source.steps[0], source.steps[1], role.num_nodes, picks,
-                source.first, role.offsets, begin, end, _mark(group, source),
-                mask, steps[0], steps[1], steps[2], places,
-            )  # fmt: skip
-        else:
-            always = np.ones((1, 1, 1, len(places)), np.uint8)
-            kernels.spread(always, begin, end, len(role.offsets), role.num_nodes, mask, *steps[:3], places)
-    _spread(role, begin, end, mask, steps, table, [static.observed for static in role.statics])
+def _segments(segments: Any, clock: Clock | None, entities: np.ndarray, num_steps: int) -> np.ndarray:
+    """Borders that windows never cross: segments as given, else where time jumps, and entities."""
+    if segments is not None:
+        return unite(check_borders(segments, num_steps, what="segments"), entities)
+    return entities if clock is None else unite(entities, clock.jumps(entities))
 
 
-def _spread(
-    role: Role, begin: int, end: int,
-    out: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray, statics: Sequence[np.ndarray],
-) -> None:  # fmt: skip
-    rows, nodes = len(role.offsets), role.num_nodes
-    for static, values in zip(role.statics, statics, strict=True):
-        words: Any = values.view(out.dtype)
-        kernels.spread(words, begin, end, rows, nodes, out, *steps[:3], static.places * steps[3])
-    if table.shape[2]:
-        by_node = table.view(out.dtype)[:, :, np.newaxis]
-        kernels.spread(by_node, begin, end, rows, nodes, out, *steps[:3], role.row_places * steps[3])
+def _entity_names(names: Any, borders: np.ndarray | None) -> np.ndarray | None:
+    if names is None:
+        return None
+    if borders is None:
+        raise SeriesError(
+            "entity_names= were given without entities=: the rows where each begins, and the end."
+        )
+    return as_labels(names, size=len(borders) - 1, what="entity_names")
 
 
-def _mark(group: Group, source: Flat) -> np.ndarray:
-    """Return the sentinel as the loops compare it: in the words of the source, but float16 by value."""
-    if source.half is not None:
-        return group.sentinel.astype(np.float64)
-    return group.sentinel.view(source.values.dtype)
+def _node_labels(nodes: Any, own: tuple[Variable, ...], num_nodes: int) -> np.ndarray | None:
+    """Labels as given, else as the file has them along its one space axis.
+
+    Labels of a file that repeat, or only count 0, 1, 2 …, tell nothing and are not taken for labels.
+    """
+    if nodes is not None:
+        return as_labels(nodes, size=num_nodes, what="nodes")
+    for variable in own:
+        places = [place for place, axis in enumerate(variable.source.axes) if axis == "n"]
+        found = variable.source.labels(places[0]) if len(places) == 1 else None
+        if found is None:
+            continue
+        names = texts(np.asarray(found).tolist())
+        if len(set(names)) == len(names) == num_nodes and names != [
+            str(number) for number in range(num_nodes)
+        ]:
+            return as_labels(found, size=num_nodes, what="nodes")
+    return None
+
+
+def align_graph(
+    graph: Any, nodes: np.ndarray | None, num_nodes: int, num_steps: int
+) -> Graph | DynamicGraph | None:
+    """Bring a graph to the nodes of a series.
+
+    Parameters
+    ----------
+    graph : Graph, DynamicGraph, path, square matrix or None
+        Labelled or not.
+    nodes : ndarray, shape (num_nodes,), optional
+        Labels of the series.
+    num_nodes, num_steps : int
+        Sizes of the series.
+
+    Returns
+    -------
+    Graph, DynamicGraph or None
+        With the series' labels where there are any, its nodes in their order.
+
+    Raises
+    ------
+    GraphError
+        Where the nodes are not the same, or a dynamic graph has other steps.
+    """
+    if graph is None:
+        return None
+    graph = _as_graph(graph, nodes)
+    if isinstance(graph, DynamicGraph) and graph.num_steps != num_steps:
+        raise GraphError(
+            f"the dynamic graph has {graph.num_steps} steps and the series {num_steps}; each row needs its "
+            "edges."
+        )
+    if graph.nodes is not None and nodes is not None:
+        if graph.num_nodes == num_nodes and texts(graph.nodes.tolist()) == texts(nodes.tolist()):
+            return graph
+        return graph.select(order_of(graph.nodes, nodes)).resized(num_nodes, nodes)
+    if graph.num_nodes != num_nodes and (graph.sized or graph.num_nodes > num_nodes):
+        raise GraphError(
+            f"the graph has {graph.num_nodes} nodes and the series {num_nodes}, and without labels on both "
+            "there is no telling which are which. Cut one: graph.select(index), series.select(nodes=index)."
+        )
+    if graph.num_nodes == num_nodes and (graph.nodes is not None or nodes is None) and graph.sized:
+        return graph
+    labels = nodes if graph.nodes is None else graph.nodes
+    return graph.resized(num_nodes, labels)
+
+
+def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:
+    """Turn what stands for a graph into one; a list of edges may be written in the series' labels."""
+    if isinstance(given, (Graph, DynamicGraph)):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        graph = Graph.load(given)
+        return graph if graph.sized or nodes is None else Graph.load(given, nodes=nodes)
+    if not hasattr(given, "shape"):
+        raise GraphError(
+            f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. Edges "
+            "are given as Graph(edge_index, edge_weight)."
+        )
+    return Graph.from_dense(given)

@@ -1,17 +1,19 @@
 """The time of every row, kept as runs, and the clock features made from it.
 
-In: timestamps of the rows, or a start and a frequency. Out: `Clock`: timestamps, clock features and rows by date.
-Never stores a timestamp a row where the steps are regular, and never a clock feature.
+In: timestamps of the rows, or a start and a frequency. Out: `Clock`: timestamps, clock features and rows by
+date. Never stores a timestamp a row where the steps are regular, and never a clock feature.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .clock_runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
 from .errors import FeatureNameError, SeriesError
 from .moments import frequency, moment, nanoseconds_of
 from .packing import pack_integers, unpack_integers
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["CLOCK_NAMES", "Clock"]
 
 CLOCK_NAMES = tuple(
-    f"{clock}{form}" for clock in ("time_of_day", "day_of_week", "day_of_year") for form in ("", "_sin", "_cos")
+    f"{clock}{form}"
+    for clock in ("time_of_day", "day_of_week", "day_of_year")
+    for form in ("", "_sin", "_cos")
 )
 
 
@@ -76,7 +80,8 @@ class Clock:
         Raises
         ------
         SeriesError
-            Where sizes differ, or time does not rise within an entity; the message has the row and the values.
+            Where sizes differ, or time does not rise within an entity; the message has the row and the
+            values.
 
         Examples
         --------
@@ -87,8 +92,8 @@ class Clock:
         if isinstance(values, tuple) and len(values) == 2 and _is_frequency(values[1]):
             if len(edges) > 2:
                 raise SeriesError(
-                    f"timestamps={values!r} give one start, but there are {len(edges) - 1} entities, each with its own "
-                    "dates. Give an array with the timestamp of every row."
+                    f"timestamps={values!r} give one start, but there are {len(edges) - 1} entities, each "
+                    "with its own dates. Give an array with the timestamp of every row."
                 )
             first, step = moment(values[0]), frequency(values[1])
             if first + step * max(num_steps - 1, 0) >= 2**63:
@@ -97,8 +102,8 @@ class Clock:
         stamps = nanoseconds_of(values)
         if len(stamps) != num_steps:
             raise SeriesError(f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one.")
-        steps = _rising_steps(stamps, edges)
-        runs = _runs(steps, num_steps)
+        steps = rising_steps(stamps, edges)
+        runs = find_runs(steps, num_steps)
         if runs is None:
             return cls(_ints(), _ints(), _ints(), stamps, num_steps)
         rows = np.array(runs, np.int64)
@@ -145,15 +150,15 @@ class Clock:
         Parameters
         ----------
         names : sequence of str
-            Of `CLOCK_NAMES`. ``time_of_day`` is the share of the day that has passed (0 ≤ x < 1), ``day_of_week``
-            0 … 6 from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` run once round a day, a week (in steps
-            of a day), a year (from 1 January, of 365 or 366 days).
+            Of `CLOCK_NAMES`. ``time_of_day`` is the share of the day that has passed (0 ≤ x < 1),
+            ``day_of_week`` 0 … 6 from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` run once round a
+            day, a week (in steps of a day), a year (from 1 January, of 365 or 366 days).
         rows : array-like of int
             Any shape.
 
         Returns
         -------
-        ndarray, shape (\\*rows.shape, name), float64
+        ndarray, shape of rows and (name,), float64
 
         Raises
         ------
@@ -218,8 +223,9 @@ class Clock:
     def jumps(self, borders: np.ndarray) -> np.ndarray:
         """Rows where time jumps: where a segment begins if none are given.
 
-        A jump is a step under half or over one and a half times the entity's regular step, the median one. So a
-        month of 28 days after one of 31 is no jump, a reading left out is, and so is a weekend in daily data.
+        A jump is a step under half or over one and a half times the entity's regular step, the median one. So
+        a month of 28 days after one of 31 is no jump, a reading left out is, and so is a weekend in daily
+        data.
 
         Parameters
         ----------
@@ -233,7 +239,7 @@ class Clock:
         """
         found = [
             self._jumps_within(int(start), int(stop))
-            for start, stop in zip(borders[:-1], borders[1:], strict=True)
+            for start, stop in itertools.pairwise(borders)
             if stop - start > 2
         ]
         return np.concatenate(found) if found else _ints()
@@ -241,26 +247,12 @@ class Clock:
     def _jumps_within(self, start: int, stop: int) -> np.ndarray:
         """Jumps of one entity: from the runs, so that regular rows cost nothing."""
         if len(self.stamps):
-            values = np.diff(self.stamps[start:stop])
-            regular = int(np.partition(values, (len(values) - 1) // 2)[(len(values) - 1) // 2])
-            return start + 1 + np.flatnonzero(_is_jump(values, regular))
+            return start + jumps_of_stamps(self.stamps[start:stop])
         low = int(np.searchsorted(self.rows, start))  # runs never cross an entity's border
         high = int(np.searchsorted(self.rows, stop))
         if high - low == 1:
             return _ints()
-        rows, times, steps = self.rows[low:high], self.times[low:high], self.steps[low:high]
-        ends = np.append(rows[1:], stop)
-        within = ends - rows - 1
-        between = times[1:] - (times + within * steps)[:-1]
-        values = np.concatenate((steps, between))
-        counts = np.concatenate((within, np.ones(len(between), np.int64)))
-        order = np.argsort(values, kind="stable")
-        reached = np.cumsum(counts[order])
-        regular = int(values[order][np.searchsorted(reached, (reached[-1] + 1) // 2)])
-        lone = rows[1:][_is_jump(between, regular)]
-        whole = np.flatnonzero(_is_jump(steps, regular) & (within > 0))
-        spread = [np.arange(rows[run] + 1, ends[run], dtype=np.int64) for run in whole]
-        return np.sort(np.concatenate([lone, *spread]))
+        return jumps_of_runs(self.rows[low:high], self.times[low:high], self.steps[low:high], stop)
 
     def fingerprint(self) -> str:
         """Short text that changes when any timestamp does."""
@@ -271,7 +263,7 @@ class Clock:
 
     def _checked(self, rows: Any) -> np.ndarray:
         wanted = np.asarray(rows, np.int64)
-        if wanted.size and not (0 <= int(wanted.min()) and int(wanted.max()) < self.num_steps):
+        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
             raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
         return wanted
 
@@ -300,49 +292,3 @@ def _is_frequency(value: Any) -> bool:
         return frequency(value) > 0
     except SeriesError:
         return False
-
-
-def _is_jump(steps: np.ndarray, regular: int) -> np.ndarray:
-    return (steps > regular + regular // 2) | (steps < regular - regular // 2)
-
-
-def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """Steps from row to row, 0 where the next row belongs to another entity; `SeriesError` where time falls."""
-    steps = np.diff(stamps)
-    inner = borders[1:-1]
-    crossing = inner[(inner > 0) & (inner < len(stamps))] - 1
-    steps[crossing] = 1
-    wrong = np.flatnonzero(steps <= 0)
-    if wrong.size:
-        row = int(wrong[0])
-        before, after = stamps[row : row + 2].view("datetime64[ns]")
-        how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
-        raise SeriesError(
-            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must rise"
-            f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the rows by "
-            "time and drop repeats, or, where several series lie end to end, say where each begins: entities=borders."
-        )
-    steps[crossing] = 0
-    return steps
-
-
-def _runs(steps: np.ndarray, num_steps: int) -> list[int] | None:
-    """First rows of runs of equal steps, greedily; None where they would take more memory than the timestamps.
-
-    A run reaches as far as its first step repeats. The step to the next run's first row belongs to neither, so a
-    gap in regular data costs one run. A step of 0 marks an entity's border, which no run crosses.
-    """
-    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1
-    if 3 * len(changes) > max(num_steps, 32) * 2:
-        return None
-    ends = [*changes.tolist(), len(steps)]  # where each group of equal steps ends
-    values = steps[np.array([0, *changes.tolist()], np.int64)].tolist() if len(steps) else []
-    runs, row, group = [], 0, 0
-    while row < num_steps:
-        runs.append(row)
-        if row == num_steps - 1:
-            break
-        while ends[group] <= row:
-            group += 1
-        row = row + 1 if values[group] == 0 else ends[group] + 1
-    return runs if 3 * len(runs) <= max(num_steps, 32) else None

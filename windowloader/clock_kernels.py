@@ -7,8 +7,12 @@ In: the table of a `Clock` and rows. Out: float64. Never allocates; other kernel
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from .jit import kernel
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["clock_value", "fill", "nanoseconds"]
 
@@ -16,7 +20,7 @@ DAY = 86_400_000_000_000
 
 
 @kernel
-def nanoseconds(row, rows, times, steps, stamps):
+def nanoseconds(row: int, rows: np.ndarray, times: np.ndarray, steps: np.ndarray, stamps: np.ndarray) -> int:
     """Nanoseconds since 1970 of one row: by its run, or from the table where the clock is irregular."""
     if stamps.size:
         return stamps[row]
@@ -31,10 +35,10 @@ def nanoseconds(row, rows, times, steps, stamps):
 
 
 @kernel
-def _year_of(days):
+def _year_of(days: int) -> tuple[int, int]:
     """Year of a day counted from 1970-01-01 (proleptic Gregorian), and the day its 1 January is."""
-    # Years begin in March here, so that the leap day is the last of a year, and eras of 400 years are all alike
-    # (the algorithm of C++'s std::chrono, https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
+    # Years begin in March here, so that the leap day is the last of a year, and eras of 400 years are all
+    # alike (the algorithm of C++'s std::chrono, https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
     shifted = days + 719468
     era = shifted // 146097
     day = shifted - era * 146097
@@ -49,8 +53,8 @@ def _year_of(days):
 
 
 @kernel
-def clock_value(nanosecond, code):
-    """One clock at one moment; ``code`` counts in `clock.CLOCK_NAMES`: three clocks, each plain, sine, cosine."""
+def clock_value(nanosecond: int, code: int) -> float:
+    """One clock at one moment; ``code`` counts in `clock.CLOCK_NAMES`: three, each plain, sine, cosine."""
     days = nanosecond // DAY  # floors, so moments before 1970 belong to the day they lie in
     which, form = code // 3, code % 3
     if which == 0:
@@ -71,7 +75,15 @@ def clock_value(nanosecond, code):
 
 
 @kernel
-def fill(out, wanted, codes, rows, times, steps, stamps):
+def fill(
+    out: np.ndarray,
+    wanted: np.ndarray,
+    codes: np.ndarray,
+    rows: np.ndarray,
+    times: np.ndarray,
+    steps: np.ndarray,
+    stamps: np.ndarray,
+) -> None:
     """``out[i, k]`` becomes clock ``codes[k]`` at row ``wanted[i]``."""
     for i in range(wanted.size):
         nanosecond = nanoseconds(wanted[i], rows, times, steps, stamps)

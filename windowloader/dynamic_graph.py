@@ -1,7 +1,7 @@
 """A graph over the nodes of a series whose edges change from step to step.
 
-In: the edges of all steps end to end, and where each step's begin. Out: `DynamicGraph`, and the edges of windows as
-`WindowEdges`. Never stores an edge once a window.
+In: the edges of all steps end to end, and where each step's begin. Out: `DynamicGraph`, and the edges of
+windows as `WindowEdges`. Never stores an edge once a window.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ class DynamicGraph:
     sized: bool  # whether num_nodes was given: if not, nodes without edges at the end may be more
 
     def __init__(
-        self, edge_index: Any, edge_weight: Any, offsets: Any, *, num_nodes: int | None = None, nodes: Any = None
+        self,
+        edge_index: Any,
+        edge_weight: Any,
+        offsets: Any,
+        *,
+        num_nodes: int | None = None,
+        nodes: Any = None,
     ) -> None:
         labels = check_nodes(nodes, num_nodes)
         known = num_nodes if labels is None else len(labels)
@@ -111,13 +117,16 @@ class DynamicGraph:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_steps(cls, steps: Iterable[Any], *, num_nodes: int | None = None, nodes: Any = None) -> DynamicGraph:
+    def from_steps(
+        cls, steps: Iterable[Any], *, num_nodes: int | None = None, nodes: Any = None
+    ) -> DynamicGraph:
         """Take the edges step by step.
 
         Parameters
         ----------
         steps : iterable
-            For each step an ``edge_index`` of shape (2, edge), a pair ``(edge_index, edge_weight)``, or a `Graph`.
+            For each step an ``edge_index`` of shape (2, edge), a pair ``(edge_index, edge_weight)``, or a
+            `Graph`.
         num_nodes : int, optional
             Default: as many as labels, else one more than the largest number.
         nodes : array-like, optional
@@ -136,11 +145,15 @@ class DynamicGraph:
                 raise GraphError(f"step {number}: {error}") from error
         weighted = [number for number, (_, weight) in enumerate(checked) if weight is not None]
         if weighted and len(weighted) < len(checked):
-            raise GraphError(f"{len(weighted)} of {len(checked)} steps have edge weights; give them to all or to none.")
+            raise GraphError(
+                f"{len(weighted)} of {len(checked)} steps have edge weights; give them to all or to none."
+            )
         index = np.concatenate([np.empty((2, 0), np.int64), *(index for index, _ in checked)], axis=1)
         weights = [weight for _, weight in checked if weight is not None]
         offsets = np.cumsum([0, *(index.shape[1] for index, _ in checked)])
-        return cls(index, np.concatenate(weights) if weights else None, offsets, num_nodes=num_nodes, nodes=nodes)
+        return cls(
+            index, np.concatenate(weights) if weights else None, offsets, num_nodes=num_nodes, nodes=nodes
+        )
 
     @property
     def num_steps(self) -> int:
@@ -173,8 +186,10 @@ class DynamicGraph:
         if mode not in kept:
             raise GraphError(f"graph={mode!r} is none of 'each', 'first', 'last'.")
         steps = np.asarray(starts, np.int64)[:, None] + np.asarray(rows, np.int64)[None, kept[mode]]
-        if steps.size and not (0 <= int(steps.min()) and int(steps.max()) < self.num_steps):
-            raise GraphError(f"windows reach from step {steps.min()} to {steps.max()}; the graph has {self.num_steps}.")
+        if steps.size and not (int(steps.min()) >= 0 and int(steps.max()) < self.num_steps):
+            raise GraphError(
+                f"windows reach from step {steps.min()} to {steps.max()}; the graph has {self.num_steps}."
+            )
         chosen, counts = _spans(self.offsets[steps].reshape(-1), self.offsets[steps + 1].reshape(-1))
         windows, width = steps.shape
         offsets = np.zeros((windows, width + 1), np.int64)
@@ -182,7 +197,9 @@ class DynamicGraph:
         offsets[:, :width] = flat[:-1].reshape(windows, width)
         offsets[:, width] = flat[width::width] if width else 0
         size = self.num_nodes if num_nodes is None else num_nodes
-        shift = np.repeat(np.arange(windows, dtype=np.int64) * size, np.diff(offsets[:, [0, -1]], axis=1)[:, 0])
+        shift = np.repeat(
+            np.arange(windows, dtype=np.int64) * size, np.diff(offsets[:, [0, -1]], axis=1)[:, 0]
+        )
         weight = None if self.edge_weight is None else self.edge_weight[chosen]
         return WindowEdges(self.edge_index[:, chosen] + shift, weight, offsets, size)
 
@@ -205,26 +222,37 @@ class DynamicGraph:
         edges = slice(int(offsets[0]), int(offsets[-1]))
         weight = None if self.edge_weight is None else self.edge_weight[edges]
         return DynamicGraph(
-            self.edge_index[:, edges], weight, offsets - offsets[0], num_nodes=self.num_nodes, nodes=self.nodes
+            self.edge_index[:, edges],
+            weight,
+            offsets - offsets[0],
+            num_nodes=self.num_nodes,
+            nodes=self.nodes,
         )
 
     def resized(self, num_nodes: int, nodes: np.ndarray | None) -> DynamicGraph:
-        """Return the same edges over ``num_nodes`` nodes, of which those past the largest number have none."""
+        """Return the same edges over ``num_nodes`` nodes; those past the largest number have none."""
         return DynamicGraph(self.edge_index, self.edge_weight, self.offsets, num_nodes=num_nodes, nodes=nodes)
 
     def __repr__(self) -> str:
         weighted = ", weighted" if self.edge_weight is not None else ""
         labelled = ", labelled" if self.nodes is not None else ""
         edges = self.edge_index.shape[1]
-        return f"DynamicGraph({self.num_steps} steps, {self.num_nodes} nodes, {edges} edges{weighted}{labelled})"
+        return (
+            f"DynamicGraph({self.num_steps} steps, {self.num_nodes} nodes, {edges} edges{weighted}{labelled})"
+        )
 
 
 def _check_offsets(offsets: Any, edges: int) -> np.ndarray:
     array = np.asarray(offsets)
     if array.ndim != 1 or len(array) < 1 or array.dtype.kind not in "iu":
-        raise GraphError(f"offsets have shape {array.shape} and dtype {array.dtype}; integers of shape (steps + 1,) are needed.")
+        raise GraphError(
+            f"offsets have shape {array.shape} and dtype {array.dtype}; integers of shape (steps + 1,) are "
+            "needed."
+        )
     if array[0] != 0 or array[-1] != edges or (np.diff(array.astype(np.int64)) < 0).any():
-        raise GraphError(f"offsets go from {array[0]} to {array[-1]}; they must rise from 0 to the {edges} edges.")
+        raise GraphError(
+            f"offsets go from {array[0]} to {array[-1]}; they must rise from 0 to the {edges} edges."
+        )
     return array.astype(np.int64)
 
 

@@ -1,6 +1,7 @@
 """A graph over the nodes of a series that does not change with time.
 
-In: an edge list, an adjacency matrix, or a file of either. Out: `Graph`. Never guesses which label is which node.
+In: an edge list, an adjacency matrix, or a file of either. Out: `Graph`. Never guesses which label is which
+node.
 """
 
 from __future__ import annotations
@@ -118,9 +119,10 @@ class Graph:
         Parameters
         ----------
         path : path-like
-            ``.npz`` (``edge_index``, or scipy sparse, or one square matrix), ``.npy`` (a square matrix, or an edge
-            index), ``.csv`` or ``.txt`` (a square matrix, with or without labels; or a list of edges with a header
-            such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``, or a matrix).
+            ``.npz`` (``edge_index``, or scipy sparse, or one square matrix), ``.npy`` (a square matrix, or an
+            edge index), ``.csv`` or ``.txt`` (a square matrix, with or without labels; or a list of edges
+            with a header such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``, or
+            a matrix).
         nodes : array-like, shape (node,), optional
             Labels: what a list of edges may be written in, and of a matrix that comes without any.
 
@@ -159,12 +161,14 @@ class Graph:
         return Graph(edge_index, edge_weight, num_nodes=int((new >= 0).sum()), nodes=labels)
 
     def resized(self, num_nodes: int, nodes: np.ndarray | None) -> Graph:
-        """Return the same edges over ``num_nodes`` nodes, of which those past the largest number have none."""
+        """Return the same edges over ``num_nodes`` nodes; those past the largest number have none."""
         return Graph(self.edge_index, self.edge_weight, num_nodes=num_nodes, nodes=nodes)
 
     def dense(self) -> np.ndarray:
         """Adjacency matrix, shape (node, node); an edge without a weight counts 1, repeated edges add up."""
-        weight = np.ones(self.edge_index.shape[1], np.float32) if self.edge_weight is None else self.edge_weight
+        weight = (
+            np.ones(self.edge_index.shape[1], np.float32) if self.edge_weight is None else self.edge_weight
+        )
         matrix = np.zeros((self.num_nodes, self.num_nodes), weight.dtype)
         np.add.at(matrix, (self.edge_index[0], self.edge_index[1]), weight)
         return matrix

@@ -1,6 +1,7 @@
 """Graphs as files have them: npz, npy, CSV and text, and DCRNN's pickle.
 
-In: a path. Out: `Graph`. Never unpickles anything but plain data, and never reads a list of edges as a matrix.
+In: a path. Out: `Graph`. Never unpickles anything but plain data, and never reads a list of edges as a
+matrix.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
     suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
     readers = {".npz": _npz, ".npy": _npy, ".csv": _text, ".txt": _text, ".pkl": _pickle, ".pickle": _pickle}
     if suffix.lower() not in readers:
-        raise GraphError(f"{str(path)!r}: graphs are read from {', '.join(readers)}; others as Graph(edge_index, weight).")
+        raise GraphError(
+            f"{str(path)!r}: graphs are read from {', '.join(readers)}; others as Graph(edge_index, weight)."
+        )
     try:
         return readers[suffix.lower()](file, nodes)
     except GraphError as error:
@@ -44,7 +47,7 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
 
 
 def _from_array(array: np.ndarray, nodes: Any) -> Graph:
-    """A square matrix or an edge index; a 2 × 2 array is a matrix."""
+    """Take a square matrix or an edge index; a 2 × 2 array is a matrix."""
     if array.ndim == 2 and array.shape[0] == 2 != array.shape[1]:
         return Graph(array, nodes=nodes)
     if array.dtype.kind not in "fiub":
@@ -78,8 +81,8 @@ def _npz(file: Path, nodes: Any) -> Graph:
         named = [name for name in ADJACENCIES if name in square] or square
         if len(named) != 1:
             raise GraphError(
-                f"{str(file)!r} holds {shapes}; a graph is 'edge_index' (with 'edge_weight', 'num_nodes', 'nodes'), a "
-                "matrix that scipy.sparse.save_npz wrote, or exactly one square matrix."
+                f"{str(file)!r} holds {shapes}; a graph is 'edge_index' (with 'edge_weight', 'num_nodes', "
+                "'nodes'), a matrix that scipy.sparse.save_npz wrote, or exactly one square matrix."
             )
         return _from_array(archive[named[0]], labels)
 
@@ -106,7 +109,8 @@ def _pickle(file: Path, nodes: Any) -> Graph:
     )
     if not matches:
         raise GraphError(
-            f"{str(file)!r} holds a {type(found).__name__}; a matrix, or DCRNN's [ids, id_to_index, matrix], is a graph."
+            f"{str(file)!r} holds a {type(found).__name__}; a matrix, or DCRNN's [ids, id_to_index, matrix], "
+            "is a graph."
         )
     ids, numbers, matrix = found
     labels = as_labels(list(ids), size=len(matrix), what="nodes", error=GraphError)
@@ -117,7 +121,7 @@ def _pickle(file: Path, nodes: Any) -> Graph:
 
 
 def _text(file: Path, nodes: Any) -> Graph:
-    """A matrix or a list of edges: a header that names both ends of an edge makes it a list."""
+    """Read a matrix or a list of edges: a header that names both ends of an edge makes it a list."""
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
@@ -128,7 +132,9 @@ def _text(file: Path, nodes: Any) -> Graph:
     if not table:
         raise GraphError(f"{str(file)!r} is empty.")
     header = [cell.lower() for cell in table[0]]
-    ends = [next((header.index(name) for name in names if name in header), -1) for names in (SOURCES, TARGETS)]
+    ends = [
+        next((header.index(name) for name in names if name in header), -1) for names in (SOURCES, TARGETS)
+    ]
     if min(ends) >= 0:
         weight = next((header.index(name) for name in WEIGHTS if name in header), -1)
         return _edge_list(table[1:], ends[0], ends[1], weight, nodes)
@@ -136,20 +142,25 @@ def _text(file: Path, nodes: Any) -> Graph:
 
 
 def _matrix(table: list[list[str]], nodes: Any) -> Graph:
-    """A square table of numbers, perhaps with labels above it and to its left."""
+    """Take a square table of numbers, perhaps with labels above it and to its left."""
     widths = {len(row) for row in table[1:]} or {len(table[0])}
     width = min(widths)
     if len(widths) > 1:
-        raise GraphError(f"rows have between {width} and {max(widths)} cells; a matrix has the same number in each.")
+        raise GraphError(
+            f"rows have between {width} and {max(widths)} cells; a matrix has the same number in each."
+        )
     labels: Any = None
     if len(table) in (width, width + 1) and len(table[0]) >= width - 1 and len(table) == width + 1:
         labels, table = table[0], table[1:]  # one line more than columns: a header
     elif len(table) == width and not _is_number(table[0][0]):
-        labels, table = table[0][-(width - 1) :], [row[1:] for row in table[1:]]  # labels above and to the left
+        labels, table = (
+            table[0][-(width - 1) :],
+            [row[1:] for row in table[1:]],
+        )  # labels above and to the left
     if not table or any(len(row) != len(table) for row in table):
         raise GraphError(
-            f"{len(table)} rows of {width} cells are neither a square matrix, with or without labels, nor a list of edges "
-            f"with a header that names both ends ({SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]})."
+            f"{len(table)} rows of {width} cells are neither a square matrix, with or without labels, nor a "
+            f"list of edges with a header that names both ends ({SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]})."
         )
     try:
         matrix = np.array(table, dtype=np.float64)
@@ -171,17 +182,27 @@ def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nod
     numbers = np.array(flat, np.int64) if all(isinstance(cell, int) for cell in flat) else None
     if nodes is None and numbers is not None:
         return Graph(numbers.reshape(-1, 2).T, weights)
-    labels = as_labels(sorted(set(texts(flat))) if nodes is None else nodes, size=None, what="nodes", error=GraphError)
+    labels = as_labels(
+        sorted(set(texts(flat))) if nodes is None else nodes, size=None, what="nodes", error=GraphError
+    )
     found, missing = positions(labels, flat)
-    if missing and numbers is not None and numbers.size and numbers.min() >= 0 and numbers.max() < len(labels):
+    if (
+        missing
+        and numbers is not None
+        and numbers.size
+        and numbers.min() >= 0
+        and numbers.max() < len(labels)
+    ):
         found, missing = numbers, []  # no labels after all: every end is a number in range
     if missing:
-        raise GraphError(f"edges join nodes that are not among the {len(labels)} labels: {listed(set(missing))}.")
+        raise GraphError(
+            f"edges join nodes that are not among the {len(labels)} labels: {listed(set(missing))}."
+        )
     return Graph(found.reshape(-1, 2).T, weights, nodes=labels)
 
 
 def _whole(cell: str) -> int | str:
-    """A node's number, or its label as it stands."""
+    """Return a node's number, or its label as it stands."""
     try:
         return int(cell) if "." not in cell else int(float(cell)) if float(cell).is_integer() else cell
     except ValueError:

@@ -1,7 +1,8 @@
 """Labels of nodes and features: sensor ids, latitudes, levels, as files have them.
 
-In: arrays of numbers or text. Out: the same labels in one form, and where one set lies in another. Sensor 773869 is
-the same label as a number, as text and as bytes. Never matches labels that only resemble each other.
+In: arrays of numbers or text. Out: the same labels in one form, and where one set lies in another. Sensor
+773869 is the same label as a number, as text and as bytes. Never matches labels that only resemble each
+other.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def texts(labels: Iterable[object]) -> list[str]:
     return [text_of(label) for label in labels]
 
 
-def as_labels(values: Any, *, size: int | None, what: str, error: type[Exception] = SeriesError) -> np.ndarray:
+def as_labels(
+    values: Any, *, size: int | None, what: str, error: type[Exception] = SeriesError
+) -> np.ndarray:
     """Labels as a one-dimensional array: whole numbers as int64, everything else as text.
 
     Parameters
@@ -67,7 +70,10 @@ def as_labels(values: Any, *, size: int | None, what: str, error: type[Exception
         array = np.array(texts(array.tolist()), dtype=np.str_)
     found, counts = np.unique(array, return_counts=True)
     if len(found) < len(array):
-        raise error(f"{what}= has the label {found[counts > 1][0]} {counts.max()} times; labels tell apart, each once.")
+        raise error(
+            f"{what}= has the label {found[counts > 1][0]} {counts.max()} times; labels tell apart, each "
+            "once."
+        )
     return array
 
 
@@ -97,7 +103,7 @@ def difference(left: np.ndarray, right: np.ndarray) -> tuple[list[str], list[str
 
 
 def listed(names: Iterable[object], limit: int = 8) -> str:
-    """A few names for a message.
+    """Name a few for a message.
 
     Examples
     --------

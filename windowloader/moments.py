@@ -1,7 +1,7 @@
 """Moments and frequencies as people write them, as nanoseconds since 1970.
 
-In: strings, datetime64, datetime, pandas objects (by duck type), tuples (start, freq). Out: int64. Never loses
-precision or guesses a unit; a time zone is converted to UTC and dropped.
+In: strings, datetime64, datetime, pandas objects (by duck type), tuples (start, freq). Out: int64. Never
+loses precision or guesses a unit; a time zone is converted to UTC and dropped.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def frequency(freq: Any) -> int:
         step = int(np.timedelta64(freq, "ns").astype(np.int64))
     if step <= 0:
         raise SeriesError(
-            f"freq={freq!r} is no step of a fixed length above 0. Write a number and one of ns, us, ms, s, min, h, D, W "
-            "('5min'); steps that vary, such as months, are given as an array of timestamps."
+            f"freq={freq!r} is no step of a fixed length above 0. Write a number and one of ns, us, ms, s, "
+            "min, h, D, W ('5min'); steps that vary, such as months, are given as an array of timestamps."
         )
     return step
 
@@ -116,7 +116,7 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
 
 
 def _datetimes(array: np.ndarray, name: str) -> np.ndarray:
-    """The same moments as datetime64 of whatever unit, or a `SeriesError`."""
+    """Return the same moments as datetime64 of whatever unit, or a `SeriesError`."""
     if array.ndim != 1:
         raise SeriesError(f"{name} have shape {array.shape}; one timestamp a row is needed, shape (steps,).")
     if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] != "generic":
@@ -127,12 +127,14 @@ def _datetimes(array: np.ndarray, name: str) -> np.ndarray:
         except (ValueError, TypeError) as error:
             first = array[0] if array.size else None
             raise SeriesError(
-                f"{name} cannot be read as moments: {error}. The first is {first!r}. Give datetime64 or ISO strings such "
-                "as '2012-03-01T00:05'; a calendar that is not the usual one (cftime) has no datetime64."
+                f"{name} cannot be read as moments: {error}. The first is {first!r}. Give datetime64 or ISO "
+                "strings such as '2012-03-01T00:05'; a calendar that is not the usual one (cftime) has no "
+                "datetime64."
             ) from error
     raise SeriesError(
         f"{name} are {array.dtype} numbers, whose unit is not known. Convert them, e.g. "
-        "values.astype('datetime64[s]') for seconds since 1970, or give (start, freq), e.g. ('2012-03-01', '5min')."
+        "values.astype('datetime64[s]') for seconds since 1970, or give (start, freq), e.g. ('2012-03-01', "
+        "'5min')."
     )
 
 
@@ -147,7 +149,7 @@ def _parsed(array: np.ndarray) -> np.ndarray:
 
 
 def _naive(value: Any) -> np.datetime64:
-    """A moment without its time zone, in UTC."""
+    """Return a moment without its time zone, in UTC."""
     if isinstance(value, str):
         if not ZONE.search(value):
             return np.datetime64(value)

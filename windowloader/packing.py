@@ -1,6 +1,7 @@
 """Integer arrays made small for pickles: differences, in the narrowest type, compressed.
 
-In: int64 arrays that mostly rise, as tables of runs do. Out: bytes, and the array again, exactly. Never loses a bit.
+In: int64 arrays that mostly rise, as tables of runs do. Out: bytes, and the array again, exactly. Never loses
+a bit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def pack_integers(values: np.ndarray) -> tuple[int, int, str, bytes]:
     Returns
     -------
     tuple
-        For `unpack_integers`: the first value, what all differences are multiples of, their dtype, their bytes.
+        For `unpack_integers`: the first value, what all differences are multiples of, their dtype, their
+        bytes.
 
     Examples
     --------
@@ -39,7 +41,9 @@ def pack_integers(values: np.ndarray) -> tuple[int, int, str, bytes]:
     unit = int(np.gcd.reduce(steps)) if len(steps) else 0
     steps = steps // unit if unit > 0 else steps
     low, high = (int(steps.min()), int(steps.max())) if len(steps) else (0, 0)
-    narrow = np.result_type(np.min_scalar_type(min(low, -1)), np.min_scalar_type(high) if high > 0 else np.int8)
+    narrow = np.result_type(
+        np.min_scalar_type(min(low, -1)), np.min_scalar_type(high) if high > 0 else np.int8
+    )
     narrow = narrow if narrow.kind == "i" else np.dtype(np.int64)
     little = np.dtype(narrow).newbyteorder("<")
     planes = steps.astype(little).view(np.uint8).reshape(-1, little.itemsize)  # alike bytes lie together

@@ -1,7 +1,7 @@
 """Pickles of plain data, read without running anything.
 
-In: a file that somebody pickled (DCRNN's ``adj_mx.pkl``, from Python 2). Out: lists, tuples, dicts, strings, numbers,
-NumPy arrays. Never imports or calls what the file names, apart from the constructors of arrays.
+In: a file that somebody pickled (DCRNN's ``adj_mx.pkl``, from Python 2). Out: lists, tuples, dicts, strings,
+numbers, NumPy arrays. Never imports or calls what the file names, apart from the constructors of arrays.
 """
 
 from __future__ import annotations
@@ -41,14 +41,24 @@ def load_plain(path: str | os.PathLike[str]) -> Any:
             return _Plain(file, encoding="latin1").load()
         except GraphError as error:
             raise GraphError(f"{str(path)!r}: {error}") from None
-        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise GraphError(f"{str(path)!r} is no pickle of plain data: {type(error).__name__}: {error}") from error
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            TypeError,
+            IndexError,
+            KeyError,
+            AttributeError,
+        ) as error:
+            raise GraphError(
+                f"{str(path)!r} is no pickle of plain data: {type(error).__name__}: {error}"
+            ) from error
         except (MemoryError, OverflowError, ImportError) as error:
             raise GraphError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _bytes_of(text: str, encoding: str) -> bytes:
-    """Stand-in for ``codecs.encode``, by which old protocols write bytes; other codecs could decompress bombs."""
+    """Stand-in for ``codecs.encode``, by which old protocols write bytes; others could decompress bombs."""
     if encoding != "latin1":
         raise GraphError(f"codec {encoding!r} in a pickle is not needed for plain data and refused.")
     return text.encode("latin1")
@@ -58,7 +68,9 @@ def _array(kind: object, shape: tuple[int, ...], typecode: bytes | str) -> np.nd
     """Stand-in for NumPy's ``_reconstruct``: an empty ndarray that the next instruction fills."""
     if kind is not _NDARRAY or tuple(shape) != (0,):
         raise GraphError(f"an array of {kind} and shape {shape} in a pickle is refused.")
-    return np.ndarray.__new__(np.ndarray, (0,), typecode.decode() if isinstance(typecode, bytes) else typecode)
+    return np.ndarray.__new__(
+        np.ndarray, (0,), typecode.decode() if isinstance(typecode, bytes) else typecode
+    )
 
 
 def _scalar(dtype: np.dtype, data: bytes | str) -> Any:
@@ -100,6 +112,6 @@ class _Plain(pickle.Unpickler):
                 else "Do not open it with pickle either, unless you know who wrote it."
             )
             raise GraphError(
-                f"the pickle names {module}.{name}, but only lists, dicts, strings, numbers and NumPy arrays are "
-                f"admitted. {advice}"
+                f"the pickle names {module}.{name}, but only lists, dicts, strings, numbers and NumPy arrays "
+                f"are admitted. {advice}"
             ) from None

@@ -1,0 +1,141 @@
+"""The one door: a path, URL, array or collection of them becomes a series.
+
+In: whatever `windowloader.sources` can open. Out: `Series`. Never reads values, except where a long table
+must be sorted by entity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .assembly import assemble
+from .errors import SeriesError
+from .joining import Opener
+from .series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["open"]
+
+
+def open(
+    target: Any,
+    *,
+    axes: str | Mapping[str, str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    timestamps: Any = None,
+    covariates: Mapping[str, Any] = {},
+    graph: Any = None,
+    segments: Any = None,
+    missing: float | Mapping[str, float] | None = None,
+    storage_options: Mapping[str, Any] = {},
+    cache_dir: str | None = None,
+    entity: str | None = None,
+    time: str | None = None,
+    nodes: Any = None,
+    **options: Any,
+) -> Series:
+    """Open a series wherever it is.
+
+    Parameters
+    ----------
+    target : path, URL, array, source, mapping or list
+        A ``.npy``, raw, Zarr, N5, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
+        or an ``xarray`` object. A mapping of name to target is joined along features, a list along time.
+    axes : str or mapping of variable to str, optional
+        One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
+        one). Default: dimension names, else ``tn`` or ``tnf``.
+    variables : str or sequence of str, optional
+        Arrays of one store, joined along features.
+    features : sequence of str, or mapping of variable to such, optional
+        Names of the features; default the variable's name, with the label of each where there are several.
+    timestamps : array-like of moments, or tuple (start, freq), optional
+        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has.
+    covariates : mapping of name to target or (target, axes)
+        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``.
+    graph : Graph, DynamicGraph, path or square matrix, optional
+        Re-ordered to the series' nodes where both have labels.
+    segments : array-like of int, shape (segment + 1,), optional
+        Rows where segments begin, and the end; default where time jumps.
+    missing : float, or mapping of variable to float, optional
+        What marks a missing value: NaN or a sentinel.
+    storage_options : mapping
+        For the file system or bucket.
+    cache_dir : str, optional
+        Not available yet.
+    entity, time : str, optional
+        Columns of a long table (CSV, Parquet): whose reading a row is, and when it was. For other tables
+        ``time`` is the column that holds the timestamps.
+    nodes : array-like, optional
+        Labels of the nodes; default what the file has.
+    **options
+        What the family of sources takes: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an
+        npz.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    SourceFormatError
+        For a target that is no array; the message lists what can be opened.
+    SourceNotFoundError
+        Where there is nothing of that name.
+    SeriesError, GraphError, AxesError
+        Where parts do not fit; see `Series`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> open({"speed": np.zeros((9, 4)), "flow": np.ones((9, 4))}, timestamps=("2012-03-01", "5min"))
+    Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
+    memory)
+    """
+    if cache_dir is not None:
+        raise SeriesError(
+            f"cache_dir={str(cache_dir)!r}: a node-local mirror is not available yet. Leave it out."
+        )
+    if entity is not None:
+        target, variables, options = _long_table(target, entity, time, variables, options), None, {}
+    elif time is not None:
+        options = {**options, "time": time}
+    return Series.of(
+        assemble(
+            target,
+            axes=axes,
+            variables=variables,
+            features=features,
+            timestamps=timestamps,
+            covariates=covariates,
+            graph=graph,
+            segments=segments,
+            missing=missing,
+            nodes=nodes,
+            entities=None,
+            entity_names=None,
+            name=None,
+            opener=Opener(storage_options, options),
+        )
+    )
+
+
+def _long_table(
+    target: Any,
+    entity: str,
+    time: str | None,
+    variables: str | Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> Any:
+    """Open one row a reading, in any order, as a source whose entities lie end to end."""
+    from .sources.long_tables import open_long_table
+
+    if time is None:
+        raise SeriesError(
+            f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: "
+            "time=…."
+        )
+    values = [variables] if isinstance(variables, str) else variables
+    return open_long_table(target, entity=entity, time=time, values=values, **options)

@@ -1,0 +1,357 @@
+"""What windows are cut from: variables over one clock and one space, with their graph.
+
+In: arrays or sources, timestamps, covariates, segments, entities, a graph. Out: `Series`. Never reads values
+when built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from .clock import CLOCK_NAMES, Clock
+from .entities import entity_numbers
+from .errors import FeatureNameError
+from .labels import listed
+from .variable import Variable, is_mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .assembly import Fields
+    from .dynamic_graph import DynamicGraph
+    from .graph import Graph
+
+__all__ = ["Column", "Series"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a batch: a feature of a variable, or a clock.
+
+    Parameters
+    ----------
+    name : str
+    variable : int
+        Index into ``series.variables``; -1: a clock.
+    feature : int
+        Index into that variable's features; for a clock into ``clock.CLOCK_NAMES``.
+    """
+
+    name: str
+    variable: int
+    feature: int
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Series:
+    """Variables over time and nodes, from arrays in hand (`windowloader.open` takes files).
+
+    Parameters
+    ----------
+    values : array, source, mapping or list
+        An array of at least one axis; a mapping of name to array, joined along features; a list of either,
+        joined along time.
+    axes : str or mapping of variable to str, optional
+        One letter an axis: ``t`` time, ``n`` space, ``f`` features; default ``tn`` or ``tnf``.
+    variables : str or sequence of str, optional
+        Which of a mapping, in this order; or the name of a single array.
+    features : sequence of str, or mapping of variable to such, optional
+        Names of the features; default the variable's name, with the label or number of each where there are
+        several.
+    timestamps : array-like of moments, or tuple (start, freq), optional
+        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has. A time zone becomes UTC.
+    covariates : mapping of name to array or (array, axes)
+        Known beside the series, on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``.
+    graph : Graph, DynamicGraph, path or square matrix, optional
+        Re-ordered to the series' nodes where both have labels.
+    segments : array-like of int, shape (segment + 1,), optional
+        Rows where segments begin, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time
+        jumps (`Clock.jumps`); ``[0, num_steps]`` for none.
+    missing : float, or mapping of variable to float, optional
+        What marks a missing value: NaN or a sentinel. A number alone is about the series' own variables.
+    nodes : array-like, shape (node,), optional
+        Labels of the nodes; default what the file has.
+    entities : array-like of int, shape (entity + 1,), optional
+        Rows where the series of each entity begins, and the end, where several lie end to end.
+    entity_names : array-like, shape (entity,), optional
+        Their names.
+    name : str, optional
+        For messages.
+
+    Attributes
+    ----------
+    variables : tuple of Variable
+        The series' own first, then the covariates.
+    num_steps, num_nodes : int
+        Rows along time; points in space, 1 without a space axis.
+    space_shape : tuple of int
+        Sizes of the space axes, e.g. (207,) or (33, 49); () without any.
+    nodes : ndarray, shape (num_nodes,), or None
+    features : tuple of str
+        The series' own, by default inputs and targets.
+    clock : Clock or None
+    borders : ndarray, int64
+        Rows no window crosses, rising, 0 … num_steps: segments and entities united.
+    entity_borders, entity_names : ndarray or None
+    graph : Graph, DynamicGraph or None
+
+    Raises
+    ------
+    SeriesError
+        Where sizes, names, labels or timestamps do not fit.
+    GraphError
+        Where the graph's nodes are not the series'.
+    AxesError
+        Where axes do not fit the array.
+
+    Examples
+    --------
+    >>> values = np.zeros((2016, 207, 1))
+    >>> series = Series(values, features=["speed"], timestamps=("2012-03-01", "5min"), missing=0.0)
+    >>> series
+    Series('array': 2016 steps × 207 nodes, features speed; 2012-03-01T00:00:00 … 2012-03-07T23:55:00; memory)
+    >>> series.columns(["speed", "time_of_day"])[1]
+    Column(name='time_of_day', variable=-1, feature=0)
+    """
+
+    name: str
+    variables: tuple[Variable, ...]
+    num_steps: int
+    space_shape: tuple[int, ...]
+    nodes: np.ndarray | None
+    features: tuple[str, ...]
+    clock: Clock | None
+    borders: np.ndarray
+    entity_borders: np.ndarray | None
+    entity_names: np.ndarray | None
+    graph: Graph | DynamicGraph | None
+
+    def __init__(
+        self,
+        values: Any,
+        *,
+        axes: str | Mapping[str, str] | None = None,
+        variables: str | Sequence[str] | None = None,
+        features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        timestamps: Any = None,
+        covariates: Mapping[str, Any] = {},
+        graph: Any = None,
+        segments: Any = None,
+        missing: float | Mapping[str, float] | None = None,
+        nodes: Any = None,
+        entities: Any = None,
+        entity_names: Any = None,
+        name: str | None = None,
+    ) -> None:
+        from .assembly import assemble
+        from .joining import Opener
+
+        self._fill(
+            assemble(
+                values,
+                axes=axes,
+                variables=variables,
+                features=features,
+                timestamps=timestamps,
+                covariates=covariates,
+                graph=graph,
+                segments=segments,
+                missing=missing,
+                nodes=nodes,
+                entities=entities,
+                entity_names=entity_names,
+                name=name,
+                opener=Opener(),
+            )
+        )
+
+    @classmethod
+    def of(cls, fields: Fields) -> Series:
+        """Build from fields that are known to fit."""
+        series = object.__new__(cls)
+        series._fill(fields)
+        return series
+
+    def _fill(self, fields: Fields) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_nodes(self) -> int:
+        """Points in space; 1 without a space axis."""
+        return int(np.prod(self.space_shape, dtype=np.int64))
+
+    @property
+    def num_own(self) -> int:
+        """How many of `variables` are the series' own; the covariates follow."""
+        own = [
+            place
+            for place, variable in enumerate(self.variables)
+            if set(variable.features) & set(self.features)
+        ]
+        return max(own) + 1
+
+    @property
+    def tier(self) -> str:
+        """Where rows come from.
+
+        Returns
+        -------
+        str
+            ``"memory"`` or ``"mapped"`` where all that change with time can be indexed where they lie, else
+            ``"streamed"``.
+        """
+        views = [variable.view() for variable in self.variables if variable.has_time]
+        if any(view is None for view in views):
+            return "streamed"
+        return "mapped" if any(is_mapped(view) for view in views if view is not None) else "memory"
+
+    def columns(self, names: Sequence[str] | None = None) -> tuple[Column, ...]:
+        """Look up names.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            Each a feature, a variable or covariate (all its features), or a clock; None: the series' own
+            features.
+
+        Returns
+        -------
+        tuple of Column
+
+        Raises
+        ------
+        FeatureNameError
+            For a name that is none of these (the nearest is named), one given twice, or a clock without
+            timestamps.
+        """
+        asked = self.features if names is None else (names,) if isinstance(names, str) else tuple(names)
+        known: dict[str, list[Column]] = {}
+        for place, variable in enumerate(self.variables):
+            columns = [Column(name, place, number) for number, name in enumerate(variable.features)]
+            known[variable.name] = columns
+            known.update((column.name, [column]) for column in columns)
+        found: list[Column] = []
+        for name in asked:
+            if name in CLOCK_NAMES:
+                self._check_clock(name)
+                found.append(Column(name, -1, CLOCK_NAMES.index(name)))
+            elif name in known:
+                found.extend(known[name])
+            else:
+                self._unknown_name(name, list(known))
+        repeated = [column.name for place, column in enumerate(found) if column in found[:place]]
+        if repeated:
+            raise FeatureNameError(
+                f"{listed(repeated)} was asked for twice, in {list(asked)}. Name each once."
+            )
+        return tuple(found)
+
+    def _check_clock(self, name: str) -> None:
+        if self.clock is None:
+            raise FeatureNameError(
+                f"{name!r} is made from timestamps, and {self.name!r} has none. Pass timestamps=, e.g. "
+                "('2012-03-01', '5min')."
+            )
+
+    def _unknown_name(self, name: str, known: list[str]) -> None:
+        clocks = [] if self.clock is None else list(CLOCK_NAMES)
+        near = difflib.get_close_matches(str(name), known + clocks, n=1)
+        raise FeatureNameError(
+            f"{name!r} is no feature, variable, covariate or clock of {self.name!r}."
+            f"{f' Did you mean {near[0]!r}?' if near else ''} There are {listed(dict.fromkeys(known), 20)}"
+            f"{' and the clocks ' + ', '.join(clocks) if clocks else '; no clocks without timestamps'}."
+        )
+
+    def select(self, *, time: Any = None, nodes: Any = None, features: Sequence[str] | None = None) -> Series:
+        """Return a part of the series, without reading.
+
+        Parameters
+        ----------
+        time : slice, optional
+            Of rows, ``slice(0, 288)``, or of moments, ``slice("2012-03-01", "2012-03-03")``; the end is left
+            out.
+        nodes : int, label, slice, bool mask or sequence of int or labels, optional
+            The nodes that stay, in this order; several space axes become one. The graph is cut to them.
+        features : sequence of str, optional
+            The series' own features that stay, in this order; covariates stay.
+
+        Returns
+        -------
+        Series
+
+        Raises
+        ------
+        SeriesError
+            Where nothing is left, or what is asked for is not there.
+
+        Examples
+        --------
+        >>> series = Series(np.arange(12.0).reshape(4, 3), nodes=["a", "b", "c"])
+        >>> part = series.select(time=slice(1, 3), nodes=["c", "a"])
+        >>> part.variables[0].view()[:, :, 0]
+        array([[5., 3.],
+               [8., 6.]])
+        """
+        from .selection import select
+
+        return select(self, time=time, nodes=nodes, features=features)
+
+    def fingerprint(self) -> str:
+        """Short text that changes when the data do: sources, names, clock, borders. Reads no values.
+
+        What a source answers for: files by size and time of change, arrays in memory by a sample of their
+        values. The graph is not part of it.
+        """
+        digest = hashlib.sha256()
+        for variable in self.variables:
+            part = (variable.name, variable.features, repr(variable.missing), variable.source.axes)
+            digest.update(repr((part, variable.source.fingerprint())).encode())
+        digest.update(repr((self.features, self.clock.fingerprint() if self.clock else None)).encode())
+        for borders in (self.borders, self.entity_borders):
+            digest.update(b"|" if borders is None else borders.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def entity_of(self, rows: Any) -> np.ndarray:
+        """Entity of each row, int64, in the shape of ``rows``; 0 where there are no entities."""
+        return entity_numbers(self.entity_borders, rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from .packing import pack_integers
+
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        for name in ("borders", "entity_borders"):
+            fields[name] = None if fields[name] is None else pack_integers(fields[name])
+        return _unpacked, (fields,)
+
+    def __repr__(self) -> str:
+        space = " × ".join(str(size) for size in self.space_shape) or "1"
+        parts = [f"features {', '.join(self.features[:6])}{', …' if len(self.features) > 6 else ''}"]
+        others = [variable.name for variable in self.variables[self.num_own :]]
+        if others:
+            parts[0] += f"; covariates {', '.join(others)}"
+        if self.clock is not None and self.num_steps:
+            ends = self.clock.timestamps([0, self.num_steps - 1])
+            parts.append(" … ".join(np.datetime_as_string(end, unit="s") for end in ends))
+        if self.entity_borders is not None:
+            parts.append(f"{len(self.entity_borders) - 1} entities")
+        if len(self.borders) > 2:
+            parts.append(f"{len(self.borders) - 1} segments")
+        if self.graph is not None:
+            parts.append(f"{self.graph.edge_index.shape[1]} edges")
+        return (
+            f"Series({self.name!r}: {self.num_steps} steps × {space} nodes, {'; '.join([*parts, self.tier])})"
+        )
+
+
+def _unpacked(fields: dict[str, Any]) -> Series:
+    from .packing import unpack_integers
+
+    for name in ("borders", "entity_borders"):
+        fields[name] = None if fields[name] is None else unpack_integers(fields[name])
+    return Series.of(cast("Fields", fields))

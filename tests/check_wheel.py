@@ -19,7 +19,9 @@ def expected() -> set[str]:
         for path in (ROOT / "windowloader").rglob("*.py")
         if "adapters" not in path.parts
     }
-    adapters = {f"windowloader/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "adapters").rglob("*.py")}
+    adapters = {
+        f"windowloader/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "adapters").rglob("*.py")
+    }
     return core | adapters | {"windowloader/py.typed"}
 
 
@@ -29,7 +31,9 @@ def main(folder: str) -> None:
     (_,) = Path(folder).glob("*.tar.gz")
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     if found != expected():
-        sys.exit(f"{wheel.name}: missing {sorted(expected() - found)}, unexpected {sorted(found - expected())}")
+        sys.exit(
+            f"{wheel.name}: missing {sorted(expected() - found)}, unexpected {sorted(found - expected())}"
+        )
     print(f"{wheel.name}: {len(found)} files, as in the folders")
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 # Threads that libraries keep for the life of the process and that no test can end.
-LIBRARY_THREADS = ("pydevd", "asyncio_", "ThreadPoolExecutor", "fsspec", "zarr", "pymp", "QueueFeederThread", "tqdm")
+LIBRARY_THREADS = (
+    "pydevd",
+    "asyncio_",
+    "ThreadPoolExecutor",
+    "fsspec",
+    "zarr",
+    "pymp",
+    "QueueFeederThread",
+    "tqdm",
+)
 DATA = Path(os.environ.get("WINDOWLOADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -46,7 +55,11 @@ def _descriptors() -> dict[str, str]:
 
 def _shared_memory() -> set[str]:
     folder = Path("/dev/shm")
-    return {entry.name for entry in folder.iterdir() if "windowloader" in entry.name} if folder.is_dir() else set()
+    return (
+        {entry.name for entry in folder.iterdir() if "windowloader" in entry.name}
+        if folder.is_dir()
+        else set()
+    )
 
 
 @pytest.fixture(autouse=True)

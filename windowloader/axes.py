@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "canonical", "check_axes", "default_axes", "sizes"]
 
-TIME_NAMES = frozenset({"time", "t", "date", "datetime", "timestamp", "time_counter", "valid_time", "step_time"})
+TIME_NAMES = frozenset(
+    {"time", "t", "date", "datetime", "timestamp", "time_counter", "valid_time", "step_time"}
+)
 FEATURE_NAMES = frozenset(
     {"feature", "features", "f", "variable", "variables", "channel", "channels", "band", "level", "levels",
      "lev", "plev", "height", "depth", "pressure", "pressure_level", "isobaricinhpa", "number", "member"}
@@ -87,9 +89,13 @@ def check_axes(axes: str, ndim: int, *, name: str = "array", need_time: bool = T
             f"axes={axes!r} of {name!r} has the letters {wrong}; known are t (time), n (space), f (feature)."
         )
     if len(axes) != ndim:
-        raise AxesError(f"axes={axes!r} names {len(axes)} axes, but {name!r} has {ndim} dimensions. One letter an axis.")
+        raise AxesError(
+            f"axes={axes!r} names {len(axes)} axes, but {name!r} has {ndim} dimensions. One letter an axis."
+        )
     if axes.count("t") != 1 and (need_time or "t" in axes):
-        raise AxesError(f"axes={axes!r} of {name!r} has t {axes.count('t')} times; the time axis is t, exactly once.")
+        raise AxesError(
+            f"axes={axes!r} of {name!r} has t {axes.count('t')} times; the time axis is t, exactly once."
+        )
     return axes
 
 
@@ -147,7 +153,11 @@ class Layout:
     letters: str = "btnf"
 
     def __post_init__(self) -> None:
-        if set(self.letters) - set("btnf") or len(set(self.letters)) != len(self.letters) or "b" not in self.letters:
+        if (
+            set(self.letters) - set("btnf")
+            or len(set(self.letters)) != len(self.letters)
+            or "b" not in self.letters
+        ):
             raise AxesError(
                 f"layout={self.letters!r} is no order of b (batch), t (time), n (space), f (feature), each at most "
                 "once and b always, e.g. 'btnf' or 'bfnt'."

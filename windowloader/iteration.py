@@ -1,7 +1,7 @@
 """One pass of a loop over a loader: tasks in order, batches made ahead, the position of what the loop received.
 
-In: an `Engine` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never changes the
-loader but through its `Progress` and, at the end, the word that the epoch is over.
+In: an `Engine` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never
+changes the loader but through its `Progress` and, at the end, the word that the epoch is over.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class WindowLoader:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, the same on all ranks."""
+        """Return the steps of a whole epoch, the same on all ranks."""
         steps = self._bind().steps
         return steps.left(steps.start(0))
 
@@ -353,7 +353,7 @@ class WindowLoader:
 
 
 def _refuse_worker() -> None:
-    """A loader iterated in a DataLoader's worker would deliver every batch once a worker."""
+    """Raise in a DataLoader's worker: there the loader would deliver every batch once a worker."""
     torch_data = sys.modules.get("torch.utils.data")
     if torch_data is not None and torch_data.get_worker_info() is not None:
         raise LoaderError(

@@ -62,7 +62,7 @@ class Source(Protocol):
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""
 
     def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read rows ``[start, stop)`` into ``out``, shape (stop - start, \\*shape[1:]), any strides, dtype `dtype`."""
+        """Read rows ``[start, stop)`` into ``out``, shape (stop - start, *shape[1:]), any strides, dtype `dtype`."""
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin `read` and return at once. ``out`` must stay alive until the result."""

@@ -67,10 +67,9 @@ def format_bytes(size: float) -> str:
     >>> format_bytes(941_000), format_bytes(68_600_000), format_bytes(12)
     ('941 kB', '68.6 MB', '12 B')
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 999.5:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while abs(size) >= 999.5 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
+        del units[0]
+    unit = units[0]
     return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 99.95 else f"{size:.3g} {unit}"

@@ -8,6 +8,7 @@ import traceback
 import weakref
 
 import pytest
+
 from windowloader.prefetch import Ahead
 
 

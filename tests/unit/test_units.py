@@ -5,13 +5,22 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from windowloader.errors import LoaderError
 from windowloader.units import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1GiB", 2**30), ("1 gib", 2**30), ("2G", 2 * 10**9), ("512MB", 512 * 10**6), ("1.5KiB", 1536), (7, 7), (1e3, 1000)],
+    [
+        ("1GiB", 2**30),
+        ("1 gib", 2**30),
+        ("2G", 2 * 10**9),
+        ("512MB", 512 * 10**6),
+        ("1.5KiB", 1536),
+        (7, 7),
+        (1e3, 1000),
+    ],
 )
 def test_amounts_are_read(text, size):
     assert parse_bytes(text) == size

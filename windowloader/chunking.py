@@ -107,11 +107,24 @@ class Chunking:
         """Count the shards that the rows ``[begin, end)`` lie in: each has an index, read once."""
         if self.shards is None:
             return 0
-        first, last = _touched(self.shards, np.asarray(begin, np.int64), np.asarray(end, np.int64))
-        change = np.bincount(first, minlength=len(self.shards)) - np.bincount(
-            last, minlength=len(self.shards)
-        )
-        return int(np.count_nonzero(np.cumsum(change) > 0)) * self.columns
+        return int(np.count_nonzero(_covered(self.shards, begin, end))) * self.columns
+
+    def distinct(self, begin: ArrayLike, end: ArrayLike) -> int:
+        """Count the decoded bytes that must be read at least once to have the rows ``[begin, end)``.
+
+        Parameters
+        ----------
+        begin, end : array_like of int, shape (n,)
+            Ranges of rows, which may overlap.
+
+        Returns
+        -------
+        int
+        """
+        edges = np.unique(np.concatenate([begin, end])) if self.edges is None else self.edges
+        if len(edges) < 2:
+            return 0
+        return int(np.diff(edges)[_covered(edges, begin, end)].sum()) * self.row_bytes
 
 
 def total_cost(variables: Sequence[Chunking], begin: ArrayLike, end: ArrayLike) -> Cost:
@@ -141,3 +154,10 @@ def _touched(
     edges: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
+
+
+def _covered(edges: NDArray[np.int64], begin: ArrayLike, end: ArrayLike) -> NDArray[np.bool_]:
+    first, last = _touched(edges, np.asarray(begin, np.int64), np.asarray(end, np.int64))
+    change = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
+    covered: NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
+    return covered

@@ -33,12 +33,18 @@ def permuted(items, seed, epoch, purpose, lane, index=0):
 def model(starts, blocks, span, seed, epoch, m, lanes, rotate):
     """Yield of each lane the turns, as lists of window numbers, and the block that enters at each turn."""
     windows = len(starts)
-    sigma = draw(windows, key(seed, epoch=epoch, purpose=Purpose.ROTATION)) if lanes > 1 and rotate and windows else 0
+    sigma = (
+        draw(windows, key(seed, epoch=epoch, purpose=Purpose.ROTATION))
+        if lanes > 1 and rotate and windows
+        else 0
+    )
     touched = {
         w: [k for k, (a, b) in enumerate(blocks) if a < s + span and s < b] for w, s in enumerate(starts)
     }
     for lane in range(lanes):
-        numbers = [(sigma + i) % windows for i in range(lane * windows // lanes, (lane + 1) * windows // lanes)]
+        numbers = [
+            (sigma + i) % windows for i in range(lane * windows // lanes, (lane + 1) * windows // lanes)
+        ]
         mine = sorted({k for w in numbers for k in touched[w]})
         n, active = len(mine), min(m, len(mine))
         runs = [mine[i * n // active : (i + 1) * n // active] for i in range(active)]
@@ -92,7 +98,9 @@ def cases(draw):
 def make(case, **options):
     starts, blocks, span = case
     begin, end = np.array(blocks, np.int64).reshape(-1, 2).T
-    return BlockOrder(Sorted(starts), grid=Grid(begin.copy(), end.copy(), span=span, rows=4 * span), **options)
+    return BlockOrder(
+        Sorted(starts), grid=Grid(begin.copy(), end.copy(), span=span, rows=4 * span), **options
+    )
 
 
 PARAMETERS = {

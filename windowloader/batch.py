@@ -91,9 +91,10 @@ class Batch:
     def _pair(self) -> tuple[Any, Any]:
         if self.exact:
             raise WeightsError(
-                "this batch was made with uneven='exact': some of its windows may only fill the step, and batch.weights "
-                "says which (0). Unpacked as a pair it would count them. Use batch.inputs, batch.targets and "
-                "batch.weights; or uneven='pad' if windows counted twice do no harm."
+                "with uneven='exact' (or 'drop', where the ranks do not divide a step) some windows of a batch may only "
+                "fill it, and batch.weights says which (0). Unpacked as a pair they would count. Use batch.inputs, "
+                "batch.targets and batch.weights; or uneven='pad' if windows counted twice do no harm; or "
+                "drop_last=True with 'drop'."
             )
         return self.inputs, self.targets
 

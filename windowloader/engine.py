@@ -52,6 +52,8 @@ class Engine:
         Threads that make batches, and how many batches may be made that the loop did not take.
     full_shape : int
         Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
+    weighted : bool
+        Whether some row of some batch may have weight 0, so that batches do not unpack as pairs.
     """
 
     windows: WindowSet
@@ -63,6 +65,7 @@ class Engine:
     threads: int
     ahead: int
     full_shape: int = 0
+    weighted: bool = False
 
 
 def make_order(
@@ -120,6 +123,7 @@ def start_engine(
         threads=threads,
         ahead=ahead,
         full_shape=share if config.uneven == "exact" else 0,
+        weighted=steps.weighted(ranks.world_size),
     )
 
 

@@ -90,7 +90,7 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
         starts=starts,
         entities=windows.entities(step.positions),
         weights=step.weights,
-        exact=engine.steps.uneven == "exact",
+        exact=engine.weighted,
         graph=_graph(windows, starts),
         epoch=task.before.epoch,
         step=task.before.step,

@@ -232,10 +232,11 @@ def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:
         return given
     if isinstance(given, (str, os.PathLike)):
         graph = Graph.load(given)
-        return graph if graph.sized or nodes is None else Graph.load(given, nodes=nodes)
+        unlabelled = graph.sized and graph.nodes is None
+        return graph if nodes is None or unlabelled else Graph.load(given, nodes=nodes)
     if not hasattr(given, "shape"):
         raise GraphError(
-            f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. Edges "
-            "are given as Graph(edge_index, edge_weight)."
+            f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. "
+            "Edges are given as Graph(edge_index, edge_weight)."
         )
     return Graph.from_dense(given)

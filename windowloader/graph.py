@@ -124,7 +124,7 @@ class Graph:
             with a header such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``, or
             a matrix).
         nodes : array-like, shape (node,), optional
-            Labels: what a list of edges may be written in, and of a matrix that comes without any.
+            Labels of a file that has none; a list of edges may be written in them.
 
         Returns
         -------

@@ -71,7 +71,7 @@ def _npz(file: Path, nodes: Any) -> Graph:
         names = archive.files
         if {"format", "shape", "data"} <= set(names):
             return Graph.from_dense(_sparse(file), nodes=nodes)
-        labels = archive["nodes"] if "nodes" in names and nodes is None else nodes
+        labels = archive["nodes"] if "nodes" in names else nodes
         if "edge_index" in names:
             weight = archive["edge_weight"] if "edge_weight" in names else None
             count = int(archive["num_nodes"]) if "num_nodes" in names else None
@@ -168,7 +168,7 @@ def _matrix(table: list[list[str]], nodes: Any) -> Graph:
         raise GraphError(f"the matrix holds something that is no number: {error}") from error
     if labels is not None and labels == [str(number) for number in range(len(table))]:
         labels = None  # pandas numbers columns that have no names
-    return Graph.from_dense(matrix, nodes=labels if nodes is None else nodes)
+    return Graph.from_dense(matrix, nodes=nodes if labels is None else labels)
 
 
 def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nodes: Any) -> Graph:

@@ -45,12 +45,17 @@ _LONGER = 4  # blocks may be so many times longer than asked to end on an edge t
 class SortedStarts(Protocol):
     """Rows where windows start, in time order: what order and grid need to know of a window set."""
 
+    @property
+    def rising(self) -> bool:
+        """Whether each start lies after the one before; what is not cannot be ordered by blocks."""
+        ...
+
     def __len__(self) -> int:
         """How many windows there are."""
         ...
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the start rows of the windows numbered ``positions``; they never fall."""
+        """Return the start rows of the windows numbered ``positions``."""
         ...
 
     def rank(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,11 +199,10 @@ def cut(starts: SortedStarts, variables: Sequence[Chunking], *, span: int, rows:
     Examples
     --------
     >>> from windowloader.chunking import Chunking
-    >>> class Every:  # a window at each of 1000 rows
-    ...     __len__ = lambda self: 1000
-    ...     __call__ = lambda self, positions: positions
-    ...     rank = lambda self, rows: np.clip(rows, 0, 1000)
-    >>> grid = cut(Every(), [Chunking(np.array([0, 300, 600, 900, 1200]), row_bytes=4)], span=24, rows=96)
+    >>> from windowloader.index import Runs
+    >>> starts = Runs.of_segments(np.array([0, 1023]), span=24, stride=1)
+    >>> chunking = Chunking(np.array([0, 300, 600, 900, 1200]), row_bytes=4)
+    >>> grid = cut(starts, [chunking], span=24, rows=96)
     >>> grid.begin.tolist(), grid.end.tolist()
     ([0, 300, 600, 900], [300, 600, 900, 1023])
     """

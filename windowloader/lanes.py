@@ -104,12 +104,10 @@ class BlockOrder:
     Examples
     --------
     >>> from windowloader.grid import Grid
-    >>> class Every:  # a window at each of 300 rows
-    ...     __len__ = lambda self: 300
-    ...     __call__ = lambda self, positions: positions
-    ...     rank = lambda self, rows: np.clip(rows, 0, 300)
+    >>> from windowloader.index import Runs
+    >>> starts = Runs.of_segments(np.array([0, 309]), span=10, stride=1)
     >>> grid = Grid(np.array([0, 100, 200]), np.array([100, 200, 309]), span=10, rows=40)
-    >>> order = BlockOrder(Every(), grid=grid, active=2)
+    >>> order = BlockOrder(starts, grid=grid, active=2)
     >>> sorted(order.lane(0, 0, 0, 300).tolist()) == list(range(300))
     True
     """
@@ -236,6 +234,11 @@ def _rebuild(starts: Any, grid: Grid, seed: int, active: int, lanes: int, rotate
 
 def _check(starts: SortedStarts, grid: Grid, counts: NDArray[np.int64]) -> None:
     """Check that every window lies in its block, or in it and the next, looking at the first and the last."""
+    if not starts.rising:
+        raise LoaderError(
+            "windows out of time order, or taken twice, cannot be shuffled by blocks. Sort the positions and "
+            'leave out repeats, or pass shuffle="global".'
+        )
     if len(starts) == 0:
         return
     low, high = counts[:-1:2], counts[2::2]

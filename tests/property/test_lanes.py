@@ -12,6 +12,8 @@ from windowloader.permutation import Permutation, Purpose, draw, key
 
 
 class Sorted:
+    rising = True
+
     def __init__(self, starts):
         self.starts = np.asarray(starts, np.int64)
 

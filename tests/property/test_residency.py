@@ -17,6 +17,8 @@ from windowloader.residency import Residency
 
 
 class Sorted:
+    rising = True
+
     def __init__(self, starts):
         self.starts = np.asarray(starts, np.int64)
 

@@ -91,7 +91,7 @@ class Batch:
     def _pair(self) -> tuple[Any, Any]:
         if self.exact:
             raise WeightsError(
-                "with uneven='exact' (or 'drop', where the ranks do not divide a step) some windows of a batch may only "
+                "with uneven='exact' (or 'drop', where the ranks do not divide a step) some windows of a batch only "
                 "fill it, and batch.weights says which (0). Unpacked as a pair they would count. Use batch.inputs, "
                 "batch.targets and batch.weights; or uneven='pad' if windows counted twice do no harm; or "
                 "drop_last=True with 'drop'."

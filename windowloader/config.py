@@ -97,6 +97,8 @@ class LoaderConfig:
         for name in COUNTS:
             self._check_count(name, least=1, needed=name == "batch_size")
         self._check_count("threads", least=0, needed=False)
+        if not 0 <= operator.index(self.seed) < 1 << 128:
+            raise LoaderError(f"seed={self.seed} is outside [0, 2**128).")
         if self.uneven not in ("pad", "drop", "exact"):
             raise LoaderError(f"uneven={self.uneven!r} is not known. Pass 'pad', 'drop' or 'exact'.")
         if self.uneven == "exact" and self.drop_last:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .batch import Batch
 from .dynamic_graph import DynamicGraph
+from .errors import ClosedError
 from .prefetch import Ahead
 from .shard import Step
 from .stats import EpochStats, Timeline
@@ -136,7 +137,9 @@ class Iteration:
         self._deliver = deliver
         self._finished = finished
         self._stats = stats
+        self._engine = engine
         self._begun: float | None = None
+        self._closed = False
         stream = engine.access.stream()
         self._stream = stream
         weakref.finalize(self, stream.close)
@@ -157,9 +160,7 @@ class Iteration:
         try:
             made = next(self._made)
         except StopIteration:
-            self._stats.seconds = asked - self._begun
-            self._finished(self._progress.position)
-            self._stream.close()
+            self._end(asked)
             raise
         got = time.perf_counter()
         batch = made.batch
@@ -169,7 +170,21 @@ class Iteration:
         self._progress.position = made.after
         return received
 
+    def _end(self, asked: float) -> None:
+        """Tell the loader that the epoch is over, if it is: an iterator ends early after an error or `close`."""
+        position = self._progress.position
+        self._stream.close()
+        if self._engine.steps.left(position) == 0:
+            self._stats.seconds = asked - (self._begun or asked)
+            self._finished(position)
+        elif self._closed:
+            raise ClosedError(
+                f"the loader was closed after step {position.step} of epoch {position.epoch}; its iterators have no "
+                "more batches. Load its state_dict() into a new loader to go on."
+            )
+
     def close(self) -> None:
         """End the work ahead; what was made and not received is dropped."""
+        self._closed = True
         self._made.close()
         self._stream.close()

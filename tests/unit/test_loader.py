@@ -1,0 +1,319 @@
+"""The loader's promises: order, position, state, ranks, errors at construction, nothing left running."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import windowloader as wl
+from windowloader.errors import (
+    ClosedError,
+    LoaderError,
+    MissingDataError,
+    RankError,
+    StateError,
+    WeightsError,
+)
+from windowloader.gather import Recipe
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).normal(50, 10, size=(300, 7)).astype(np.float32)
+
+
+@pytest.fixture
+def windows(values):
+    return wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=4, horizon=3))  # 294 windows
+
+
+def starts(batches):
+    return [batch.starts.tolist() for batch in batches]
+
+
+def flat(batches):
+    return [start for batch in starts(batches) for start in batch]
+
+
+def test_without_shuffle_windows_come_in_time_order_and_the_last_batch_is_short(windows, values):
+    batches = list(wl.WindowLoader(windows, batch_size=50))
+    assert [batch.num_windows for batch in batches] == [50, 50, 50, 50, 50, 44]
+    assert flat(batches) == list(range(294))
+    np.testing.assert_array_equal(batches[2].inputs[7, :, :, 0], values[107:111])
+    np.testing.assert_array_equal(batches[2].targets[7, :, :, 0], values[111:114])
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 4])
+def test_the_order_does_not_depend_on_threads(windows, threads):
+    loader = wl.WindowLoader(
+        windows, batch_size=16, shuffle=True, seed=3, threads=threads, prefetch_batches=4
+    )
+    alone = wl.WindowLoader(windows, batch_size=16, shuffle=True, seed=3, threads=0)
+    assert starts(loader) == starts(alone)
+    assert sorted(flat(loader)) == list(range(294))
+
+
+def test_epochs_differ_and_set_epoch_repeats_them(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True, seed=5)
+    first, second = starts(loader), starts(loader)
+    assert first != second
+    assert loader.epoch == 2
+    loader.set_epoch(0)
+    assert starts(loader) == first
+    assert starts(loader) == second
+
+
+def test_seeds_differ(windows):
+    one, two = (starts(wl.WindowLoader(windows, shuffle=True, seed=seed)) for seed in (1, 2))
+    assert one != two
+
+
+def test_a_probing_iterator_shifts_nothing(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    expected = starts(wl.WindowLoader(windows, batch_size=32, shuffle=True))
+    next(iter(loader))
+    loader.set_epoch(0)
+    assert starts(loader) == expected
+
+
+def test_two_loops_at_once_see_the_same_epoch(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    pairs = list(zip(loader, loader, strict=True))
+    assert [a.starts.tolist() for a, _ in pairs] == [b.starts.tolist() for _, b in pairs]
+    assert loader.epoch == 1
+
+
+def test_state_is_what_the_loop_received_whatever_was_made_ahead(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True, threads=2, prefetch_batches=4)
+    iterator = iter(loader)
+    for taken in range(1, 6):
+        next(iterator)
+        assert loader.state_dict()["step"] == taken
+    state = json.loads(json.dumps(loader.state_dict()))
+    rest = starts(iterator)
+    again = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    again.load_state_dict(state)
+    assert starts(again) == rest
+    assert again.epoch == loader.epoch == 1
+
+
+def test_state_can_be_asked_for_any_step(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    states = []
+    iterator = iter(loader)
+    for step in range(10):
+        states.append(loader.state_dict())
+        assert loader.state_dict(step=step) == states[-1]
+        next(iterator)
+    assert [loader.state_dict(step=step) for step in range(10)] == states
+    with pytest.raises(StateError, match="step=11"):
+        loader.state_dict(step=11)
+
+
+def test_the_state_after_the_last_batch_yields_nothing_more_of_its_epoch(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, uneven="exact", rank=0, world_size=1)
+    iterator = iter(loader)
+    for _ in range(len(loader)):
+        next(iterator)
+    state = loader.state_dict()
+    assert (state["epoch"], state["cursor"]) == (0, 294)
+    again = wl.WindowLoader(windows, batch_size=7, uneven="exact", rank=0, world_size=1)
+    again.load_state_dict(state)
+    assert list(again) == []
+    assert again.epoch == 1
+    assert len(list(again)) == 42
+
+
+def test_a_state_goes_on_with_another_world_size_at_the_same_global_batch(windows):
+    loader = wl.WindowLoader(windows, global_batch_size=24, shuffle=True, rank=0, world_size=1)
+    iterator = iter(loader)
+    for _ in range(4):
+        next(iterator)
+    state = loader.state_dict()
+    rest = starts(iterator)
+    ranks = []
+    for rank in range(3):
+        part = wl.WindowLoader(windows, global_batch_size=24, shuffle=True, rank=rank, world_size=3)
+        part.load_state_dict(state)
+        ranks.append(starts(part))
+    assert [sum(step, []) for step in zip(*ranks, strict=True)] == rest
+
+
+def test_the_seed_of_a_state_wins(windows):
+    state = wl.WindowLoader(windows, shuffle=True, seed=11).state_dict()
+    other = wl.WindowLoader(windows, shuffle=True, seed=12)
+    other.load_state_dict(state)
+    assert starts(other) == starts(wl.WindowLoader(windows, shuffle=True, seed=11))
+
+
+def test_a_state_of_other_data_is_refused(windows, values):
+    state = wl.WindowLoader(windows).state_dict()
+    other = wl.WindowSet(wl.Series(values[:200]), wl.WindowSpec(lookback=4, horizon=3))
+    with pytest.raises(StateError, match="another run"):
+        wl.WindowLoader(other).load_state_dict(state)
+
+
+def test_fixed_steps_cut_the_endless_run_of_passes(windows):
+    endless = wl.WindowLoader(windows, batch_size=50, shuffle=True)
+    passes = [batch for _ in range(4) for batch in starts(endless)]
+    loader = wl.WindowLoader(windows, batch_size=50, shuffle=True, steps_per_epoch=4)
+    assert len(loader) == 4
+    cut = [starts(loader) for _ in range(5)]
+    assert [batch for epoch in cut for batch in epoch] == passes[:20]
+    loader.set_epoch(3)
+    assert starts(loader) == passes[12:16]
+    assert loader.state_dict()["pass_number"] == 2
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_share_each_step_and_weigh_each_window_once(windows, world_size):
+    whole = list(wl.WindowLoader(windows, global_batch_size=30, shuffle=True, rank=0, world_size=1))
+    seen = []
+    lengths = set()
+    for rank in range(world_size):
+        loader = wl.WindowLoader(
+            windows, global_batch_size=30, shuffle=True, rank=rank, world_size=world_size, uneven="exact"
+        )
+        lengths.add(len(loader))
+        batches = list(loader)
+        assert {batch.num_windows for batch in batches} == {-(-30 // world_size)}
+        assert all(np.isfinite(batch.inputs).all() for batch in batches)
+        seen += [s for batch in batches for s, w in zip(batch.starts, batch.weights, strict=True) if w]
+    assert lengths == {len(whole)}
+    assert sorted(seen) == list(range(294))
+
+
+def test_an_exact_batch_does_not_unpack_as_a_pair(windows):
+    loader = wl.WindowLoader(windows, uneven="exact", rank=0, world_size=2)
+    with pytest.raises(WeightsError, match="batch.weights"):
+        for _inputs, _targets in loader:
+            pass
+    loader.close()
+
+
+def test_transform_comes_last_in_the_loops_thread_and_touches_no_state(windows):
+    threads = set()
+
+    def transform(batch):
+        threads.add(threading.current_thread())
+        return {"inputs": batch.inputs, "targets": batch.targets}
+
+    loader = wl.WindowLoader(windows, transform=transform, threads=2, prefetch_batches=3)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 5
+    assert set(batches[0]) == {"inputs", "targets"}
+    assert threads == {threading.current_thread()}
+
+
+def test_a_batch_that_is_held_is_never_overwritten(windows, values):
+    loader = wl.WindowLoader(windows, batch_size=16, shuffle=True, threads=2, prefetch_batches=4)
+    kept = [(batch.starts, batch.inputs[:, 1:3, ::2], batch.targets) for batch in loader]
+    kept += [(batch.starts, batch.inputs[:, 1:3, ::2], batch.targets) for batch in loader]
+    for begun, inputs, targets in kept:
+        np.testing.assert_array_equal(inputs[..., 0], np.stack([values[s + 1 : s + 3, ::2] for s in begun]))
+        np.testing.assert_array_equal(targets[..., 0], np.stack([values[s + 4 : s + 7] for s in begun]))
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("windowloader")]
+
+
+def test_an_early_break_leaves_nothing_running(windows):
+    for _ in wl.WindowLoader(windows, batch_size=2, threads=2, prefetch_batches=2):
+        break
+    gc.collect()
+    for thread in loader_threads():
+        thread.join(10)
+    assert not loader_threads()
+
+
+def test_close_ends_everything_and_batches_stay_valid(windows, values):
+    loader = wl.WindowLoader(windows, batch_size=8, threads=2, prefetch_batches=2)
+    iterator = iter(loader)
+    batch = next(iterator)
+    loader.close()
+    loader.close()
+    assert not loader_threads()
+    np.testing.assert_array_equal(batch.inputs[3, :, :, 0], values[3:7])
+    assert loader.epoch == 0
+    with pytest.raises(ClosedError, match="after step 1 of epoch 0"):
+        next(iterator)
+    with pytest.raises(ClosedError, match="closed"):
+        iter(loader)
+
+
+def test_an_error_in_a_thread_surfaces_at_its_batch(windows, monkeypatch):
+    gather = Recipe.gather
+
+    def breaks(self, out, starts, rows):
+        if starts[0] == 96:
+            raise OSError("the disk is gone")
+        gather(self, out, starts, rows)
+
+    monkeypatch.setattr(Recipe, "gather", breaks)
+    loader = wl.WindowLoader(windows, batch_size=32, threads=2, prefetch_batches=4)
+    received = []
+    iterator = iter(loader)
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        for batch in iterator:
+            received.append(batch.starts[0])  # noqa: PERF401 - what came before the error counts
+    assert received == [0, 32, 64]
+    assert any(entry.name == "breaks" for entry in caught.traceback)
+    assert loader.state_dict()["step"] == 3
+    with pytest.raises(StopIteration):
+        next(iterator)
+    assert loader.epoch == 0  # an epoch that broke off is not over
+    monkeypatch.undo()
+    loader.load_state_dict(loader.state_dict())
+    assert next(iter(loader)).starts[0] == 96
+
+
+def test_stats_count_what_the_loop_received(windows):
+    loader = wl.WindowLoader(windows, batch_size=50, threads=1)
+    delivered = sum(batch.nbytes for batch in loader)
+    (epoch,) = loader.stats().epochs
+    assert (epoch.batches, epoch.windows, epoch.delivered_bytes) == (6, 294, delivered)
+    parts = epoch.waited_read + epoch.waited_assemble + epoch.waited_hand_over
+    assert epoch.waited == pytest.approx(parts)
+    assert 0 <= epoch.waited <= epoch.seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, LoaderError, "batch_size=0"),
+        ({"batch_size": 2.5}, LoaderError, "batch_size=2.5"),
+        ({"threads": -1}, LoaderError, "threads=-1"),
+        ({"prefetch_batches": 0}, LoaderError, "prefetch_batches=0"),
+        ({"uneven": "maybe"}, LoaderError, "maybe"),
+        ({"uneven": "exact", "drop_last": True}, LoaderError, "drop_last"),
+        ({"memory": "a lot"}, LoaderError, "a lot"),
+        ({"rank": 5, "world_size": 4}, RankError, "rank 5"),
+        ({"seed": -1, "shuffle": True}, LoaderError, "seed"),
+        ({"lanes": 5, "batch_size": 64, "rank": 0, "world_size": 1}, LoaderError, "5 lanes"),
+        ({"dtype": "complex64"}, LoaderError, "complex64"),
+        ({"layout": "bxnf"}, ValueError, "bxnf"),
+    ],
+)
+def test_wrong_arguments_are_errors_at_construction(windows, options, error, message):
+    with pytest.raises(error, match=message):
+        wl.WindowLoader(windows, **options)
+
+
+def test_nan_without_fill_is_an_error_at_construction(values):
+    values[5, 2] = np.nan
+    windows = wl.WindowSet(wl.Series(values, missing=np.nan), wl.WindowSpec(lookback=4, horizon=3))
+    with pytest.raises(MissingDataError, match=r"fill=0\.0.*max_missing=0\.0"):
+        wl.WindowLoader(windows)
+    batch = next(iter(wl.WindowLoader(windows, fill=0.0, threads=0)))
+    assert np.isfinite(batch.inputs).all()
+    assert not batch.input_mask[5, 0, 2, 0]
+
+
+def test_a_loader_takes_windows(values):
+    with pytest.raises(LoaderError, match="WindowSet"):
+        wl.WindowLoader(wl.Series(values))

@@ -198,7 +198,7 @@ def to_float64(values: Any) -> Any:
 
 
 def like(constant: np.ndarray, values: Any) -> Any:
-    """Return a constant that computes with ``values``: a Python number where it is one, for no device to wait."""
+    """Return a constant that computes with ``values``: a number where it is one, so that no device waits."""
     if constant.size == 1:
         return float(constant.reshape(())[()])
     if is_tensor(values):

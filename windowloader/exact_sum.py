@@ -29,8 +29,8 @@ def expansion(values: Iterable[float]) -> list[float]:
 
     Examples
     --------
-    >>> expansion([1e16, 1.0, 1e-16])
-    [1e+16, 1.0, 1e-16]
+    >>> expansion([1.0, 1e20, 1e-20])
+    [1e+20, 1.0, 1e-20]
     >>> expansion([0.5, -0.5])
     []
     """
@@ -111,7 +111,7 @@ class ExactSum:
         )
 
     def state(self) -> list[float]:
-        """Return all as a flat list of float64: columns, then for each its special value, length and parts."""
+        """Return a flat list of float64: columns, then for each its special value, length and parts."""
         flat = [float(self.columns)]
         for special, parts in zip(self._special, self._parts, strict=True):
             flat += [special, float(len(parts)), *parts]

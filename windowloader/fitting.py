@@ -101,7 +101,7 @@ class Fit:
         return reducers
 
     def checked(self, found: Mapping[Column, R]) -> dict[str, R]:
-        """Reducers by name, each statistic sure to have a value; entities without rows are NaN, with a word."""
+        """Return reducers by name, each with values everywhere; entities without rows become NaN."""
         unheld: list[str] = []
         for column, reducer in found.items():
             empty = np.argwhere(reducer.count == 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -20,7 +19,7 @@ from .errors import ScalerError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .statistics import Per
 
@@ -103,7 +102,7 @@ class Scaler:
         return tuple(self._statistics)
 
     def spread_of(self, feature: str) -> np.ndarray:
-        """What a feature is divided by, shape (entity or 1, node or 1), float64; 0 where it is constant."""
+        """Return what a feature is divided by, shape (entity or 1, node or 1); 0 where it is constant."""
         return self._map(feature)[1]
 
     def affine(self, name: str) -> Affine | None:
@@ -349,7 +348,7 @@ class Scaler:
         return spread(constants, shape, layout, None, whose)[0]
 
     def _public(self, name: str) -> Numbers | dict[str, Numbers]:
-        """A statistic as it would be given to the constructor."""
+        """Return a statistic as it would be given to the constructor."""
         table: dict[str, Numbers] = {}
         for feature, statistics in self._statistics.items():
             array = statistics[name]
@@ -358,7 +357,7 @@ class Scaler:
 
 
 def _two_axes(value: Any, name: str, feature: str, per: Per) -> np.ndarray:
-    """A statistic as (entity or 1, node or 1), float64, read-only."""
+    """Return a statistic as (entity or 1, node or 1), float64, read-only."""
     array = np.array(value, dtype=np.float64, order="C")
     if array.ndim < 2:
         array = array.reshape((-1, 1) if per == "entity" else (1, -1))
@@ -374,7 +373,7 @@ def _two_axes(value: Any, name: str, feature: str, per: Per) -> np.ndarray:
 
 
 def _plain(value: float) -> float | str:
-    """A number that JSON can hold; Python writes the shortest text that reads back to the same bits."""
+    """Return what JSON can hold; Python writes the shortest text that reads back to the same bits."""
     return value if np.isfinite(value) else str(value)
 
 

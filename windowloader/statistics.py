@@ -52,7 +52,7 @@ class Missing:
 
     @classmethod
     def of(cls, variable: Variable) -> Missing:
-        """Rule of a variable, its sentinel rounded as stored values are: -999.9 in float32 is another number."""
+        """Rule of a variable, its sentinel rounded as values are (-999.9 in float32 is another number)."""
         declared = variable.missing
         if declared is None:
             return cls()
@@ -99,14 +99,17 @@ class Moments:
     nodes: int
     pooled: bool
     count: np.ndarray = field(init=False)
-    mean: np.ndarray = field(init=False)
     square: np.ndarray = field(init=False)
+    _origin: np.ndarray = field(init=False)
+    _distance: np.ndarray = field(init=False)
     _group: tuple[np.ndarray, ...] = field(init=False)
     _open: tuple[int, int] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         width = 1 if self.pooled else self.nodes
-        self.count, self.mean, self.square = (np.zeros((self.entities, width)) for _ in range(3))
+        self.count, self.square, self._origin, self._distance = (
+            np.zeros((self.entities, width)) for _ in range(4)
+        )
         lanes = min(LANES, self.nodes) if self.pooled else self.nodes
         self._group = tuple(np.zeros(lanes) for _ in range(4))
 
@@ -119,13 +122,19 @@ class Moments:
             self._open = (entity, group)
         return int(add_rows(values, weights, missing.sentinel, missing.skip_nan, *self._group))
 
+    @property
+    def mean(self) -> np.ndarray:
+        """Means; NaN where there was no value."""
+        return np.where(self.count > 0, self._origin + self._distance, np.nan)
+
     def finish(self) -> None:
         """Join the open group to the totals."""
         from .statistics_kernels import close_group
 
         if self._open is not None:
             entity = self._open[0]
-            close_group(*self._group, self.count[entity], self.mean[entity], self.square[entity])
+            totals = (self._origin, self.count, self._distance, self.square)
+            close_group(*self._group, *(total[entity] for total in totals))
             self._open = None
 
 

@@ -67,6 +67,7 @@ def close_group(
     count: Floats,
     first: Floats,
     second: Floats,
+    origin: Floats,
     total_count: Floats,
     total_mean: Floats,
     total_square: Floats,
@@ -74,7 +75,8 @@ def close_group(
     """Join the open group to the totals (Chan, Golub and LeVeque 1983, formula 2.1) and open a new one.
 
     With one total for all lanes the lanes are joined in order first, so that the totals see one group at a
-    time.
+    time. Means are kept as distances from ``origin``, the first value of all: differences of group means then do
+    not suffer from a level that is high against the spread.
     """
     lanes = shift.shape[0]
     pooled = total_count.shape[0] == 1 and lanes > 1
@@ -82,8 +84,11 @@ def close_group(
     for lane in range(lanes):
         n = count[lane]
         if n > 0.0:
+            total = 0 if pooled else lane
+            if total_count[total] == 0.0 and not (pooled and group_count > 0.0):
+                origin[total] = shift[lane]
             away = first[lane] / n
-            mean = shift[lane] + away
+            mean = (shift[lane] - origin[total]) + away
             square = max(second[lane] - first[lane] * away, 0.0)
             if pooled:
                 both = group_count + n
@@ -118,7 +123,7 @@ def widen_range(
     low: Floats,
     high: Floats,
 ) -> int:
-    """Widen the range of each lane by rows of weight above 0; return how many cells were bad, as `add_rows`."""
+    """Widen the range of each lane by rows of weight above 0; return how many cells were bad."""
     rows, nodes = values.shape
     lanes = low.shape[0]
     bad = 0

@@ -1,0 +1,482 @@
+"""The loaders of DCRNN, Graph WaveNet, MTGNN, AGCRN and LargeST, over windows that are never materialised.
+
+In: a series, three window sets, or a folder of ``train.npz``, ``val.npz``, ``test.npz``. Out: the
+literature's dict of loaders, arrays and a scaler, as their ``util.load_dataset`` returns it. Computes
+nothing of its own: windows, splits and statistics are the core's.
+
+How their sources define a loader (``lib/utils.py`` of DCRNN, ``util.py`` of Graph WaveNet and MTGNN,
+``src/utils/dataloader.py`` of LargeST, ``lib/dataloader.py`` of AGCRN): samples stand in order of time; an
+epoch ends by repeating the last sample up to a full batch (*pad*), with a short batch (*keep*: AGCRN's test
+part), or before it (*drop*: LargeST, AGCRN's train part); ``shuffle()`` permutes, by NumPy's global
+generator, the order of the last epoch, repeated samples among it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
+from windowloader.scaling import StandardScaler
+from windowloader.spec import WindowSpec
+from windowloader.split import split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from windowloader.series import Series
+    from windowloader.windows import WindowSet
+
+__all__ = ["FeatureScaler", "LoopLoader", "Pairs", "Samples", "load_dataset"]
+
+Tail = Literal["pad", "keep", "drop"]
+PARTS = ("train", "val", "test")
+
+
+class Pairs(Protocol):
+    """Where samples come from: pairs of inputs and targets by number."""
+
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read inputs and targets of some samples, new arrays, shape (sample, step, node, feature)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureScaler:
+    """The literature's scaler: two numbers for the first feature, applied to any array or tensor.
+
+    Parameters
+    ----------
+    mean, std : float
+
+    Examples
+    --------
+    >>> FeatureScaler(mean=60.0, std=10.0).inverse_transform(np.array([0.5, -1.0]))
+    array([65., 50.])
+    """
+
+    mean: float
+    std: float
+
+    def transform(self, data: Any) -> Any:
+        """Return ``(data - mean) / std``."""
+        return (data - self.mean) / self.std
+
+    def inverse_transform(self, data: Any) -> Any:
+        """Return ``data * std + mean``."""
+        return (data * self.std) + self.mean
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Samples:
+    """One side of many samples, seen as an array; nothing is read before it is indexed.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    side : {0, 1}
+        Inputs or targets.
+    order : ndarray, shape (sample,), int64
+        Which sample stands where.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (sample, step, node, feature).
+    """
+
+    pairs: Pairs
+    side: int
+    order: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the array."""
+        return (len(self.order), *self.pairs.shapes[self.side])
+
+    @property
+    def ndim(self) -> int:
+        """As of the array."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As of the array."""
+        return self.pairs.dtype
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read samples by int, slice, mask or array, and a part of each by further indices."""
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if first is Ellipsis:
+            first, rest = slice(None), [Ellipsis, *rest]
+        chosen = self.order[first]
+        if np.ndim(chosen) and not isinstance(first, slice) and any(np.ndim(index) for index in rest):
+            raise IndexError(
+                "choose the windows first, samples[windows], and index the array that comes back."
+            )
+        values = self.pairs.read(np.atleast_1d(chosen).ravel())[self.side]
+        values = values.reshape(np.shape(chosen) + values.shape[1:])
+        kept = (slice(None),) * np.ndim(chosen)
+        return np.asarray(values[(*kept, *rest)] if rest else values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of them: as large as what the literature materialises."""
+        if copy is False:
+            raise ValueError("the samples are not materialised: an array of them is always a copy.")
+        return np.asarray(self[:], dtype=dtype)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        """Read all of them, for ``torch.Tensor(data["y_test"])`` as the evaluation scripts have it."""
+        return self[:].__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __repr__(self) -> str:
+        side = ("inputs", "targets")[self.side]
+        return f"<{side} of {len(self)} windows, shape {self.shape}, read when indexed>"
+
+
+@dataclass(slots=True, eq=False)
+class LoopLoader:
+    """An epoch's worth of batches as the literature's scripts walk through them.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        The samples, in order of time.
+    batch_size : int
+    tail : {"pad", "keep", "drop"}
+        How an epoch ends: the last sample repeated up to a full batch, a short batch, or none.
+    shuffle_now : bool
+        Shuffle once at construction, as DCRNN does.
+    rng : numpy.random.Generator or RandomState, optional
+        What `shuffle` draws from. None: NumPy's global generator, which their scripts seed with
+        ``np.random.seed``, so that the order is theirs.
+
+    Attributes
+    ----------
+    size : int
+        Samples, repeated ones among them.
+    num_batch : int
+        Batches of an epoch.
+    current_ind : int
+        Number of the batch that the newest iterator yields next.
+
+    Raises
+    ------
+    LoaderError
+        If batch_size is below 1, tail is unknown, or an epoch would be empty.
+    """
+
+    pairs: Pairs
+    batch_size: int
+    tail: Tail = "pad"
+    shuffle_now: bool = False
+    rng: Any = None
+    current_ind: int = field(init=False, default=0)
+    _order: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
+            raise LoaderError(f"batch_size={self.batch_size!r}: a whole number of 1 or more is asked for.")
+        if self.tail not in ("pad", "keep", "drop"):
+            raise LoaderError(f"tail={self.tail!r} is unknown: 'pad', 'keep' or 'drop'.")
+        count = len(self.pairs)
+        if not count or (self.tail == "drop" and count < self.batch_size):
+            raise LoaderError(
+                f"{count} windows give no batch of {self.batch_size} with tail={self.tail!r}. Take a "
+                f"smaller batch_size, or tail='pad' or 'keep'."
+            )
+        padding = -count % self.batch_size if self.tail == "pad" else 0
+        self._order = np.concatenate([np.arange(count), np.full(padding, count - 1)]).astype(np.int64)
+        if self.shuffle_now:
+            self.shuffle()
+
+    @property
+    def size(self) -> int:
+        """Samples of an epoch, repeated ones among them."""
+        return len(self._order)
+
+    @property
+    def num_batch(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.size // self.batch_size) if self.tail == "keep" else self.size // self.batch_size
+
+    @property
+    def xs(self) -> Samples:
+        """Inputs in the present order, seen as an array."""
+        return Samples(self.pairs, 0, self._order)
+
+    @property
+    def ys(self) -> Samples:
+        """Targets in the present order, seen as an array."""
+        return Samples(self.pairs, 1, self._order)
+
+    def __len__(self) -> int:
+        return self.num_batch
+
+    def shuffle(self) -> None:
+        """Permute the present order, for the epochs to come."""
+        rng = np.random if self.rng is None else self.rng
+        self._order = self._order[rng.permutation(self.size)]
+
+    def get_iterator(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the batches of one epoch, pairs (x, y) of new arrays."""
+        self.current_ind = 0
+        return self._batches(self._order)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return self.get_iterator()
+
+    def _batches(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(self.num_batch):
+            self.current_ind = index
+            yield self.pairs.read(order[index * self.batch_size : (index + 1) * self.batch_size])
+        self.current_ind = self.num_batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WindowPairs:
+    """Samples that are windows of a series."""
+
+    windows: WindowSet
+    options: Mapping[str, Any]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, windows: WindowSet, options: Mapping[str, Any]) -> _WindowPairs:
+        batch = windows.read(np.zeros(1, dtype=np.int64), **options)  # refuses what cannot be read, now
+        return cls(windows, options, (batch.inputs.shape[1:], batch.targets.shape[1:]), batch.inputs.dtype)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.windows.read(positions, **self.options)
+        return batch.inputs, batch.targets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ArrayPairs:
+    """Samples that someone materialised; they stay raw, and are scaled when read."""
+
+    x: np.ndarray
+    y: np.ndarray
+    scaler: FeatureScaler
+    scale_targets: bool
+    dtype: np.dtype
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.x.shape[1:], self.y.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._scaled(self.x[positions], True), self._scaled(self.y[positions], self.scale_targets)
+
+    def _scaled(self, values: np.ndarray, scale: bool) -> np.ndarray:
+        if not scale:
+            return values.astype(self.dtype)
+        result = values.astype(np.float64)
+        result[..., 0] = self.scaler.transform(result[..., 0])
+        return result.astype(self.dtype, copy=False)
+
+
+def load_dataset(
+    series: Series | Sequence[WindowSet] | str | os.PathLike[str],
+    batch_size: int,
+    valid_batch_size: int | None = None,
+    test_batch_size: int | None = None,
+    tail: Tail | Mapping[str, Tail] = "pad",
+    *,
+    spec: WindowSpec | None = None,
+    ratio: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    scaler: StandardScaler | None = None,
+    scale_targets: bool = False,
+    fill: float | None = None,
+    dtype: str = "float32",
+    shuffle_train: bool = False,
+    rng: Any = None,
+) -> dict[str, Any]:
+    """Loaders, samples and scaler in the literature's dict.
+
+    Parameters
+    ----------
+    series : Series, three WindowSets, or path
+        A series is split by ``ratio`` as DCRNN's ``generate_training_data.py`` does (`split` with
+        ``by="windows"``). Three window sets are taken as train, val and test. A path is a folder of
+        ``train.npz``, ``val.npz`` and ``test.npz`` with ``x``, ``y`` and perhaps ``x_offsets``,
+        ``y_offsets``; these are held in memory as they are.
+    batch_size, valid_batch_size, test_batch_size : int
+        None: ``batch_size``.
+    tail : {"pad", "keep", "drop"} or mapping of part to these
+        How an epoch ends. DCRNN, Graph WaveNet, MTGNN: "pad". LargeST: "drop". AGCRN:
+        ``{"train": "drop", "val": "drop", "test": "keep"}``.
+    spec : WindowSpec, optional
+        None: 12 steps to 12 steps, inputs and targets the series' own features and, if it has timestamps,
+        ``time_of_day``.
+    ratio : tuple of float
+        Train, val and test.
+    scaler : StandardScaler, optional
+        Known statistics. None: of the first feature, over the train part's input windows, a row counted as
+        often as windows hold it. Values declared missing are left out; the literature declares none and
+        counts zeros too.
+    scale_targets : bool
+        Whether the first feature of y is scaled as well (DCRNN, AGCRN, LargeST), or raw (Graph WaveNet,
+        MTGNN).
+    fill : float, optional
+        What missing cells hold; see `WindowLoader`.
+    dtype : str
+        Of the batches.
+    shuffle_train : bool
+        Shuffle the train loader once, here, as DCRNN does. The others call ``train_loader.shuffle()`` each
+        epoch.
+    rng : numpy.random.Generator or RandomState, optional
+        What loaders shuffle by. None: NumPy's global generator.
+
+    Returns
+    -------
+    dict
+        ``train_loader``, ``val_loader``, ``test_loader`` (`LoopLoader`); ``x_train``, ``y_train``, …
+        ``y_test`` (`Samples`, without repeated ones); ``scaler``; ``x_offsets``, ``y_offsets``.
+
+    Raises
+    ------
+    LoaderError
+        If batch sizes, tails or the number of window sets do not fit.
+    SourceNotFoundError, SourceFormatError
+        If the folder has not the three files, or a file not its arrays.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> data = load_dataset(wl.Series(np.random.default_rng(0).normal(50, 9, (2016, 3))), batch_size=64)
+    >>> [(data[f"{part}_loader"].size, len(data[f"x_{part}"])) for part in ("train", "val", "test")]
+    [(1408, 1395), (256, 199), (448, 399)]
+    >>> x, y = next(data["train_loader"].get_iterator())
+    >>> x.shape, y.shape
+    ((64, 12, 3, 1), (64, 12, 3, 1))
+    """
+    tails = _tails(tail)
+    sizes = dict(
+        zip(PARTS, (batch_size, valid_batch_size or batch_size, test_batch_size or batch_size), strict=True)
+    )
+    if isinstance(series, str | os.PathLike):
+        data = _from_folder(Path(series), scaler, scale_targets, np.dtype(dtype))
+    else:
+        options = {"fill": fill, "dtype": dtype, "scale_targets": scale_targets}
+        data = _from_windows(_three(series, spec, ratio), scaler, options)
+    for part in PARTS:
+        pairs: Pairs = data[f"x_{part}"].pairs
+        data[f"{part}_loader"] = LoopLoader(
+            pairs, sizes[part], tail=tails[part], shuffle_now=shuffle_train and part == "train", rng=rng
+        )
+    return data
+
+
+def _tails(tail: Tail | Mapping[str, Tail]) -> dict[str, Tail]:
+    if not isinstance(tail, Mapping):
+        return dict.fromkeys(PARTS, tail)
+    if set(tail) != set(PARTS):
+        raise LoaderError(f"tail={dict(tail)!r}: one entry each for {', '.join(PARTS)} is asked for.")
+    return dict(tail)
+
+
+def _three(
+    series: Series | Sequence[WindowSet], spec: WindowSpec | None, ratio: tuple[float, float, float]
+) -> dict[str, WindowSet]:
+    if not hasattr(series, "num_steps"):
+        sets = tuple(series)  # type: ignore[arg-type]  # a Split or a tuple, not a Series
+        if len(sets) != 3 or spec is not None:
+            raise LoaderError(
+                f"{len(sets)} window sets were given{' and a spec' if spec is not None else ''}: three are "
+                f"asked for, train, val and test, which bring their own spec."
+            )
+        return dict(zip(PARTS, sets, strict=True))
+    if spec is None:
+        names = [*series.features, *(["time_of_day"] if series.clock is not None else [])]
+        spec = WindowSpec(lookback=12, horizon=12, inputs=names, targets=names)
+    return dict(zip(PARTS, split(series, spec, ratio, by="windows"), strict=True))
+
+
+def _from_windows(
+    parts: Mapping[str, WindowSet], scaler: StandardScaler | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    train = parts["train"]
+    first = train.series.columns(train.spec.inputs)[0].name
+    if scaler is None:
+        scaler = StandardScaler.fit(train, features=first, weighting="windows", rounding="divide")
+    data: dict[str, Any] = {"scaler": _numbers(scaler, first)}
+    for part, windows in parts.items():
+        data |= _samples(part, _WindowPairs.of(windows, {**options, "scaler": scaler[first]}))
+    spec = train.spec
+    data["x_offsets"], data["y_offsets"] = (
+        (rows - spec.anchor)[:, np.newaxis] for rows in (spec.input_rows, spec.target_rows)
+    )
+    return data
+
+
+def _from_folder(
+    folder: Path, scaler: StandardScaler | None, scale_targets: bool, dtype: np.dtype
+) -> dict[str, Any]:
+    files = {part: folder / f"{part}.npz" for part in PARTS}
+    absent = [path.name for path in files.values() if not path.is_file()]
+    if absent:
+        raise SourceNotFoundError(
+            f"{folder} has no {', '.join(absent)}; asked for are train.npz, val.npz and test.npz."
+        )
+    arrays = {part: _members(path) for part, path in files.items()}
+    train = arrays["train"]["x"][..., 0]
+    numbers = FeatureScaler(float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64)))
+    if scaler is not None:
+        numbers = _numbers(scaler, (scaler.features or ("value",))[0])
+    data: dict[str, Any] = {"scaler": numbers}
+    for part, members in arrays.items():
+        data |= _samples(part, _ArrayPairs(members["x"], members["y"], numbers, scale_targets, dtype))
+    for name in ("x_offsets", "y_offsets"):
+        if name in arrays["train"]:
+            data[name] = arrays["train"][name]
+    return data
+
+
+def _members(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        absent = [name for name in ("x", "y") if name not in archive]
+        if absent:
+            raise SourceFormatError(f"{path} holds {', '.join(archive)}, not {' and '.join(absent)}.")
+        members = {name: archive[name] for name in archive}
+    if len(members["x"]) != len(members["y"]):
+        raise SourceFormatError(
+            f"{path} holds {len(members['x'])} x and {len(members['y'])} y: one y for each x."
+        )
+    return members
+
+
+def _samples(part: str, pairs: Pairs) -> dict[str, Samples]:
+    order = np.arange(len(pairs))
+    return {f"x_{part}": Samples(pairs, 0, order), f"y_{part}": Samples(pairs, 1, order)}
+
+
+def _numbers(scaler: StandardScaler, feature: str) -> FeatureScaler:
+    mean, std = scaler[feature].mean, scaler[feature].std
+    if not isinstance(mean, float) or not isinstance(std, float):
+        raise LoaderError(
+            f"scaler={scaler!r}: the literature's loops know one mean and one std, for the first feature."
+        )
+    return FeatureScaler(mean, std)

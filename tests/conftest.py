@@ -8,7 +8,12 @@ import threading
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Machines are shared: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("windowloader", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("windowloader")
 
 # Threads that libraries keep for the life of the process and that no test can end.
 LIBRARY_THREADS = (

@@ -1,0 +1,149 @@
+"""A proxy in front of an HTTP server that delays, throttles and breaks answers by request number.
+
+In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
+requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
+then closed), ``corrupt:N`` (byte N of the body is flipped). Requests are counted from 0 since `Proxy.clear`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Entry:
+    method: str
+    path: str
+    range: str | None
+    fault: str | None
+    sent: int = 0
+
+
+@dataclass
+class FaultProxy:
+    upstream: tuple[str, int]
+    script: object = field(default_factory=dict)
+    latency: float = 0.0  # seconds before each answer
+    rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
+    log: list[Entry] = field(default_factory=list)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    def start(self) -> FaultProxy:
+        ready = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self.connections: set[asyncio.StreamWriter] = set()
+
+        def run() -> None:
+            asyncio.set_event_loop(self.loop)
+            self.server = self.loop.run_until_complete(asyncio.start_server(self._client, "127.0.0.1", 0))
+            self.port = self.server.sockets[0].getsockname()[1]
+            ready.set()
+            self.loop.run_forever()
+            self.loop.close()
+
+        self.thread = threading.Thread(target=run, name="faultproxy", daemon=True)
+        self.thread.start()
+        ready.wait()
+        return self
+
+    def stop(self) -> None:
+        async def end() -> None:
+            self.server.close()
+            for task in asyncio.all_tasks():
+                if task is not asyncio.current_task():
+                    task.cancel()
+            await asyncio.sleep(0)
+            self.loop.call_soon(self.loop.stop)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop)
+        self.thread.join(timeout=10)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def clear(self, script: object = None, *, latency: float = 0.0, rate: float = 0.0) -> None:
+        self.script, self.latency, self.rate = ({} if script is None else script), latency, rate
+        self.log, self.most_in_flight = [], 0
+
+    @property
+    def sent(self) -> int:
+        return sum(entry.sent for entry in self.log)
+
+    def _fault(self, method: str, path: str, headers: dict[str, str]) -> tuple[Entry, str | None]:
+        number = len(self.log)
+        fault = self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
+        entry = Entry(method, path, headers.get("range"), fault)
+        self.log.append(entry)
+        return entry, fault
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._request(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, path, _ = first.split(" ", 2)
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        entry, fault = self._fault(method, path, headers)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await self._answer(entry, fault, head, body, writer)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        if fault == "stall":
+            await asyncio.sleep(3600)
+        if fault in ("reset", "close"):
+            if fault == "reset":
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort() if fault == "reset" else writer.close()
+            return False
+        if fault and fault.isdigit():
+            text = b"<Error><Code>Injected</Code></Error>"
+            writer.write(b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text))
+            await writer.drain()
+            return True
+        answer_head, answer = await self._upstream(head, body, entry.method)
+        kind, _, where = (fault or "").partition(":")
+        if kind == "corrupt" and answer:
+            flipped = bytearray(answer)
+            flipped[int(where)] ^= 0x55
+            answer = bytes(flipped)
+        whole, answer = answer, (answer[: int(where)] if kind == "truncate" else answer)
+        if self.rate:
+            await asyncio.sleep(len(answer) / self.rate)
+        entry.sent += len(answer)
+        writer.write(answer_head + answer)
+        await writer.drain()
+        return len(whole) == len(answer)
+
+    async def _upstream(self, head: bytes, body: bytes, method: str) -> tuple[bytes, bytes]:
+        reader, writer = await asyncio.open_connection(*self.upstream)
+        try:
+            writer.write(head + body)
+            answer_head = await reader.readuntil(b"\r\n\r\n")
+            lines = answer_head.decode("latin-1").lower().split("\r\n")
+            length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
+            status = int(lines[0].split(" ")[1])
+            empty = method == "HEAD" or status in (204, 304)
+            return answer_head, b"" if empty else await reader.readexactly(length)
+        finally:
+            writer.close()

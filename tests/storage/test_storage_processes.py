@@ -1,0 +1,192 @@
+"""Handles and processes: fork after use, spawn, interpreter exit. Each case is a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+VALUES = np.arange(40 * 3, dtype="f4").reshape(40, 3)
+
+
+def run(code, *arguments, timeout=120):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+FORK = """
+    import os, sys
+    import numpy as np
+    url, endpoint, kind = sys.argv[1:]
+    options = {"endpoint_url": endpoint, "anon": True} if endpoint else {}
+    if kind == "chunked":
+        from windowloader.sources.chunked import open_chunked
+        source = open_chunked(url, storage_options=options)
+    else:
+        from windowloader.sources.ranges import open_remote
+        source = open_remote(url, kind=kind, storage_options=options)
+    expected = np.arange(120, dtype="f4").reshape(40, 3)
+
+    def check(start, stop):
+        out = np.full((stop - start, 6), -1, "f4")[:, ::2]
+        source.read(start, stop, out)
+        assert (out == expected[start:stop]).all()
+
+    def child():
+        check(3, 17)
+        whole = np.empty_like(expected)
+        pending = [source.submit(row, row + 1, whole[row : row + 1]) for row in range(40)]
+        for read in reversed(pending):
+            read.result(timeout=60)
+        assert (whole == expected).all()
+        assert len(source.requests(0, 40))
+        source.labels(1), source.timestamps()
+        try:
+            source.read(39, 41, np.empty((2, 3), "f4"))
+        except IndexError:
+            source.close()
+            check(0, 40)
+            return
+
+    check(0, 40)
+    for depth in range(2):          # a child, and a child of that child
+        pid = os.fork()
+        if pid == 0:
+            child()
+            if depth == 0:
+                inner = os.fork()
+                if inner == 0:
+                    child()
+                    os._exit(0)
+                assert os.waitpid(inner, 0)[1] == 0
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    check(0, 40)
+    print("done")
+"""
+
+
+def test_fork_after_use_on_this_machine(tmp_path, write_array):
+    write_array({"driver": "file", "path": f"{tmp_path}/a.zarr/"}, VALUES, chunks=(7, 3))
+    assert run(FORK, tmp_path / "a.zarr", "", "chunked").strip() == "done"
+
+
+def test_fork_after_use_of_s3(static, bucket_folder, write_array):
+    write_array({"driver": "file", "path": f"{bucket_folder}/bkt/fork.zarr/"}, VALUES, chunks=(7, 3))
+    assert run(FORK, "s3://bkt/fork.zarr", static.url, "chunked").strip() == "done"
+
+
+def test_fork_after_use_of_byte_ranges(static, bucket_folder):
+    np.save(bucket_folder / "bkt" / "fork.npy", VALUES)
+    assert run(FORK, "s3://bkt/fork.npy", static.url, "npy").strip() == "done"
+
+
+LOADER = """
+    import sys
+    import numpy as np, torch
+    from windowloader.sources.chunked import open_chunked
+    source = open_chunked(sys.argv[1])
+    warm = np.empty((40, 3), "f4")
+    if sys.argv[2] == "used":
+        source.read(0, 40, warm)
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self): return 40
+        def __getitem__(self, row):
+            out = np.empty((1, 3), "f4")
+            source.read(row, row + 1, out)
+            return out
+
+    loader = torch.utils.data.DataLoader(Rows(), batch_size=10, num_workers=2, multiprocessing_context="fork")
+    rows = torch.cat(list(loader)).reshape(40, 3)
+    assert (rows.numpy() == np.arange(120, dtype="f4").reshape(40, 3)).all()
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("when", ["fresh", "used"])
+def test_workers_of_a_torch_data_loader(tmp_path, write_array, when):
+    write_array({"driver": "file", "path": f"{tmp_path}/a.zarr/"}, VALUES, chunks=(7, 3))
+    assert run(LOADER, tmp_path / "a.zarr", when).strip() == "done"
+
+
+def test_an_error_in_a_forked_process_is_the_same(tmp_path, write_array):
+    write_array({"driver": "file", "path": f"{tmp_path}/a.zarr/"}, VALUES, chunks=(7, 3))
+    (tmp_path / "a.zarr/c/1/0").unlink()
+    code = """
+        import os, sys
+        import numpy as np
+        from windowloader.errors import CorruptDataError
+        from windowloader.sources.chunked import open_chunked
+        source = open_chunked(sys.argv[1])
+        source.read(0, 7, np.empty((7, 3), "f4"))
+        if os.fork() == 0:
+            try:
+                source.read(0, 40, np.empty((40, 3), "f4"))
+            except CorruptDataError as error:
+                assert "rows 7–13" in str(error), error
+                os._exit(0)
+            os._exit(1)
+        sys.exit(os.wait()[1])
+    """
+    run(code, tmp_path / "a.zarr")
+
+
+def test_opening_here_leaves_tensorstore_alone(tmp_path, write_array):
+    write_array({"driver": "file", "path": f"{tmp_path}/a.zarr/"}, VALUES, chunks=(7, 3))
+    code = """
+        import sys
+        from windowloader.sources.chunked import list_arrays, open_chunked
+        source = open_chunked(sys.argv[1])
+        source.fingerprint(), source.edges(), source.timestamps(), source.labels(1), list_arrays(sys.argv[1])
+        assert "tensorstore" not in sys.modules
+    """
+    run(code, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_spawned_processes_open_from_the_pickle(static, bucket_folder, write_array, context):
+    write_array({"driver": "file", "path": f"{bucket_folder}/bkt/spawn.zarr/"}, VALUES, chunks=(7, 3))
+    code = """
+        import multiprocessing, sys
+        import numpy as np
+        from windowloader.sources.chunked import open_chunked
+        if __name__ == "__main__":
+            source = open_chunked("s3://bkt/spawn.zarr", storage_options={"endpoint_url": sys.argv[1], "key": "k", "secret": "s"})
+            source.read(0, 40, np.empty((40, 3), "f4"))
+            with multiprocessing.get_context(sys.argv[2]).Pool(1) as pool:
+                pool.apply(source.read, (0, 40, np.empty((40, 3), "f4")))
+            print("done")
+    """
+    assert run(code, static.url, context).strip() == "done"
+
+
+@pytest.mark.parametrize("how", ["plain", "reads under way", "stalled", "exit in a thread"])
+def test_the_interpreter_ends(proxy, bucket_folder, write_array, how):
+    write_array({"driver": "file", "path": f"{bucket_folder}/bkt/exit.zarr/"}, VALUES, chunks=(1, 3))
+    if how == "stalled":
+        proxy.clear(lambda number, method, path, headers: "stall" if "/c/" in path else None)
+    else:
+        proxy.clear(latency=0.05)
+    code = """
+        import sys, threading
+        import numpy as np
+        from windowloader.sources.chunked import open_chunked
+        options = {"endpoint_url": sys.argv[1], "anon": True, "request_limit": 2}
+        source = open_chunked("s3://bkt/exit.zarr", storage_options=options)
+        out = np.empty((40, 3), "f4")
+        if sys.argv[2] == "plain":
+            source.read(0, 3, out[:3])
+        else:
+            pending = [source.submit(row, row + 1, out[row : row + 1]) for row in range(40)]
+        if sys.argv[2] == "exit in a thread":
+            thread = threading.Thread(target=pending[-1].result)
+            thread.start()
+        print("done")
+    """
+    assert run(code, proxy.url, how, timeout=60).strip() == "done"

@@ -1,0 +1,243 @@
+"""Byte ranges of one object: through TensorStore where it has the store, else through fsspec.
+
+In: a URL. Out: `Blob.fetch` of a range, checked against the version first seen. Never reads ahead, never caches:
+h5py's reads of metadata do both, in `BlobFile`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import SourceChangedError, SourceNotFoundError, WindowLoaderError
+from .failures import Asked, explain
+from .options import Location, locate, supported
+from .processes import PerProcess, tensorstore
+from .reads import Progress, wait
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+__all__ = ["Blob", "BlobFile", "FsspecBlob", "StoreBlob", "blob_of"]
+
+BLOCK = 1 << 20
+REQUESTS = 16
+
+
+class Blob(Protocol):
+    """One object, by byte range."""
+
+    name: str
+    timeout: float
+
+    def fetch(self, start: int, stop: int) -> Any:
+        """Begin to read bytes; a future for `bytes_of`."""
+
+    def bytes_of(self, result: Any) -> bytes:
+        """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
+
+    def identity(self) -> str:
+        """Text that changes when the object does; asks for one byte if nothing was read yet."""
+
+
+def get(blob: Blob, start: int, stop: int) -> bytes:
+    """Read bytes and wait for them."""
+    now, asked = time.monotonic(), Asked(blob.name)
+    future = blob.fetch(start, stop)
+    return blob.bytes_of(
+        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(), timeout=None)
+    )
+
+
+class StoreBlob:
+    """An object in a store that TensorStore reads.
+
+    Parameters
+    ----------
+    location : Location
+        Of the object.
+    seen : str
+        Version that it must have; empty: the first that is met.
+    """
+
+    def __init__(self, location: Location, seen: str = "") -> None:
+        self.location, self.seen = location, seen
+        self.name, self.timeout = location.url, location.timeout
+        self._store: PerProcess[Any] = PerProcess()
+
+    def _open(self) -> Any:
+        folder, _, key = self.location.path.rpartition("/")
+        spec = {**self.location.kvstore, "path": f"{folder}/" if folder else ""}
+        future = tensorstore().KvStore.open(spec, context=self.location.resources())
+        limit = self.location.timeout
+        return wait(future, Asked(self.name), since=time.monotonic(), limit=limit, progress=Progress(), timeout=None), key
+
+    def fetch(self, start: int, stop: int) -> Any:
+        """Begin to read bytes."""
+        store, key = self._store.get(self._open)
+        return store.read(key, byte_range=slice(start, stop))
+
+    def bytes_of(self, result: Any) -> bytes:
+        """Bytes of a result, of the version first seen."""
+        if result.state != "value":
+            raise SourceNotFoundError(f"{self.name!r}: nothing is there; check the path.")
+        version = hashlib.blake2b(result.stamp.generation, digest_size=8).hexdigest()
+        if self.seen and version != self.seen:
+            raise SourceChangedError(
+                f"{self.name!r} changed since it was opened (version {self.seen}, now {version}); open it again."
+            )
+        self.seen = version
+        value: bytes = result.value
+        return value
+
+    def identity(self) -> str:
+        """Version of the object."""
+        if not self.seen:
+            get(self, 0, 1)
+        return self.seen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreBlob, (self.location, self.seen)
+
+
+class FsspecBlob:
+    """An object in a store that only fsspec reads, by its ``cat_file`` in a few threads.
+
+    Parameters
+    ----------
+    url : str
+        As fsspec takes it.
+    options : mapping
+        As fsspec takes them.
+    seen : str
+        Version that it must have; empty: the one at the first opening.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any], seen: str = "") -> None:
+        self.url, self.options, self.seen = url, dict(options), seen
+        self.timeout = float(self.options.pop("timeout", 60.0))
+        self.name = url
+        self._process: PerProcess[_Open] = PerProcess()
+
+    def _open(self) -> _Open:
+        import fsspec
+
+        try:
+            system, path = fsspec.core.url_to_fs(self.url, **self.options)
+            info = system.info(path)
+        except Exception as error:
+            raise explain(error, Asked(self.name)) from error
+        version = str(next((info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info), ""))
+        version = hashlib.blake2b(f"{version} {info.get('size')}".encode(), digest_size=8).hexdigest()
+        if self.seen and version != self.seen:
+            raise SourceChangedError(f"{self.name!r} changed since it was opened; open it again.")
+        self.seen = version
+        return _Open(system, path)
+
+    def fetch(self, start: int, stop: int) -> Any:
+        """Begin to read bytes."""
+        opened = self._process.get(self._open)
+        return pool().submit(opened.system.cat_file, opened.path, start, stop)
+
+    def bytes_of(self, result: Any) -> bytes:
+        """Bytes of a result."""
+        value: bytes = result
+        return value
+
+    def identity(self) -> str:
+        """Version of the object."""
+        self._process.get(self._open)
+        return self.seen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FsspecBlob, (self.url, {**self.options, "timeout": self.timeout}, self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    system: Any
+    path: str
+
+
+_POOL: PerProcess[ThreadPoolExecutor] = PerProcess()
+
+
+def pool() -> ThreadPoolExecutor:
+    """Threads of this process for libraries that only wait: their number bounds requests in flight."""
+    return _POOL.get(lambda: ThreadPoolExecutor(REQUESTS, thread_name_prefix="fsspec-windowloader"))
+
+
+def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Blob:
+    """Return the object at a URL.
+
+    Examples
+    --------
+    >>> type(blob_of("s3://bucket/x.npy")).__name__, type(blob_of("memory://x.npy")).__name__
+    ('StoreBlob', 'FsspecBlob')
+    """
+    if supported(url):
+        return StoreBlob(locate(url, options))
+    return FsspecBlob(str(url), options or {})
+
+
+class BlobFile(io.RawIOBase):
+    """A file over an object, for libraries that read metadata here and there: blocks stay once read.
+
+    Parameters
+    ----------
+    blob : Blob
+        The object.
+    size : int
+        Its bytes.
+    """
+
+    def __init__(self, blob: Blob, size: int) -> None:
+        self._blob, self._size, self._at = blob, size, 0
+        self._blocks: dict[int, bytes] = {}
+        self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on from the position."""
+        view = memoryview(buffer).cast("B")
+        stop = min(self._at + len(view), self._size)
+        count = max(stop - self._at, 0)
+        for number in range(self._at // BLOCK, -(-stop // BLOCK)):
+            block = self._block(number)
+            first, last = max(self._at, number * BLOCK), min(stop, number * BLOCK + len(block))
+            view[first - self._at : last - self._at] = block[first - number * BLOCK : last - number * BLOCK]
+        self._at += count
+        return count
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            while len(self._blocks) > 64:  # the oldest goes: metadata of one array rarely take as much
+                self._blocks.pop(next(iter(self._blocks)))
+            first = number * BLOCK
+            try:
+                self._blocks[number] = get(self._blob, first, min(first + BLOCK, self._size))
+            except WindowLoaderError as error:
+                self.problem = error
+                raise
+        return self._blocks[number]

@@ -1,0 +1,440 @@
+"""Arrays that lie in one remote object as plain bytes: ``.npy``, raw, and HDF5/netCDF4 by their chunk table.
+
+In: a URL. Out: `RangeSource`, which asks for the byte ranges that rows lie in, near ones joined. Never reads a
+file whole, never through a file object.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..axes import check_axes, default_axes
+from ..errors import SourceFormatError
+from .base import digest
+from .blobs import StoreBlob, blob_of, get
+from .cf import decode_time, is_time, packing
+from .failures import Asked
+from .hdf5table import Table, decode_chunk, read_table
+from .processes import PerProcess, forked_after_use
+from .reads import Progress, Read
+from .remote import RemoteSource
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from windowloader.source import Pending
+
+    from .base import LocalSource
+    from .blobs import Blob
+    from .cf import Packing
+    from .remote import Opened
+
+__all__ = ["RangeSource", "open_remote"]
+
+PART = 8 << 20  # a longer range goes as several requests, which run side by side
+GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
+HEADER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Cells of a grid in an object.
+
+    Parameters
+    ----------
+    table : Table
+        Offsets and sizes.
+    order : tuple of int
+        Stored dimensions in the order of the source.
+    """
+
+    table: Table
+    order: tuple[int, ...]
+
+    def cells(self, start: int, stop: int) -> np.ndarray:
+        """Numbers of the chunks that hold rows, in C order of the grid."""
+        chunks = self.table.chunks or self.table.shape
+        grid = tuple(-(-size // chunk) for size, chunk in zip(self.table.shape, chunks, strict=True))
+        first, chunk = self.order[0], chunks[self.order[0]]
+        ranges = [np.arange(size) for size in grid]
+        ranges[first] = np.arange(start // chunk, -(-stop // chunk))
+        return np.ravel_multi_index(np.meshgrid(*ranges, indexing="ij"), grid).reshape(-1)
+
+    def box(self, cell: int) -> tuple[slice, ...]:
+        """Where a chunk lies in the stored array."""
+        chunks = self.table.chunks or self.table.shape
+        grid = tuple(-(-size // chunk) for size, chunk in zip(self.table.shape, chunks, strict=True))
+        at = np.unravel_index(cell, grid)
+        return tuple(
+            slice(int(place) * chunk, min((int(place) + 1) * chunk, size))
+            for place, chunk, size in zip(at, chunks, self.table.shape, strict=True)
+        )
+
+
+def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = PART) -> list[np.ndarray]:
+    """Group ranges into requests: near ones together, up to a size.
+
+    Parameters
+    ----------
+    offsets, sizes : ndarray, int64
+        Ranges.
+    gap : int
+        Bytes between two that are read in vain at most.
+    part : int
+        Bytes of a request of several ranges at most.
+
+    Returns
+    -------
+    list of ndarray
+        Positions of the ranges of each request, by rising offset.
+
+    Examples
+    --------
+    >>> join(np.array([100, 0, 300]), np.array([50, 50, 50]), gap=60)
+    [array([1, 0]), array([2])]
+    """
+    groups: list[list[int]] = []
+    first = end = 0
+    for position in np.argsort(offsets, kind="stable").tolist():
+        start, stop = int(offsets[position]), int(offsets[position] + sizes[position])
+        if groups and start - end <= gap and max(stop, end) - first <= part:
+            groups[-1].append(position)
+            end = max(end, stop)
+        else:
+            groups.append([position])
+            first, end = start, stop
+    return [np.array(group) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of the array without asking again.
+
+    Parameters
+    ----------
+    kind : str
+        ``npy``, ``raw`` or ``hdf5``.
+    variable : str or None
+        Path in the file.
+    offset : int
+        Of the first value of a contiguous array; -1: chunked.
+    dtype : numpy.dtype
+        As stored.
+    """
+
+    kind: str
+    variable: str | None
+    offset: int
+    dtype: np.dtype
+
+
+class RangeSource(RemoteSource):
+    """An array in one object, read by byte ranges.
+
+    Parameters
+    ----------
+    blob : Blob
+        The object.
+    place : Place
+        Where the array lies in it.
+    shape : tuple of int
+        As stored.
+    axes : str
+        Letters of the stored shape.
+    chunks : tuple of int or None
+        Storage grid.
+    values : Packing or None
+        How stored numbers become values.
+    table : Table or None
+        Of an HDF5 file, if read already.
+    """
+
+    def __init__(
+        self,
+        blob: Blob,
+        place: Place,
+        *,
+        shape: tuple[int, ...],
+        axes: str,
+        chunks: tuple[int, ...] | None = None,
+        values: Packing | None = None,
+        table: Table | None = None,
+    ) -> None:
+        name = f"{blob.name}/{place.variable.strip('/')}" if place.variable else blob.name
+        super().__init__(
+            name, shape=shape, dtype=values.dtype if values else place.dtype, axes=axes, chunks=chunks
+        )
+        self.blob, self.place, self.packing = blob, place, values
+        self.tensorstore = isinstance(blob, StoreBlob)  # type: ignore[misc]
+        self.time = axes.find("t")
+        self.identity = blob.identity()
+        self._table: PerProcess[Table] = PerProcess()
+        if table is not None:
+            self._table.get(lambda: table)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as stored, of a contiguous array."""
+        return math.prod(self.shape[1:]) * self.place.dtype.itemsize
+
+    def table(self) -> Table:
+        """Where the chunks lie; read again in another process, so that a pickle stays small."""
+        return self._table.get(self._read_table)
+
+    def _read_table(self) -> Table:
+        if self.tensorstore and forked_after_use():
+            found: Table = self._opened().call("table")  # type: ignore[attr-defined]
+            return found
+        return read_table(self.blob, self.place.variable)
+
+    def requests(self, start: int, stop: int) -> np.ndarray:
+        """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
+        if self.place.offset >= 0:
+            return np.array([end - first for first, end in self.parts(start, stop)], np.int64)
+        table = self.table()
+        cells = Chunks(table, self.order).cells(start, stop)
+        cells = cells[table.offsets[cells] >= 0]
+        offsets, sizes = table.offsets[cells], table.sizes[cells]
+        joined = join(offsets, sizes)
+        return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in joined], np.int64)
+
+    exact_bytes = True  # `requests` knows bytes as stored
+
+    def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Byte ranges of rows of a contiguous array, each at most `PART` long."""
+        first = self.place.offset + start * self.row_bytes
+        end = self.place.offset + stop * self.row_bytes
+        return [(at, min(at + PART, end)) for at in range(first, end, PART)]
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis of `shape`, or None."""
+        return self._coordinate(self.order[axis], axis == 0 and self.time >= 0)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, or None."""
+        return self._coordinate(self.time, True) if self.time >= 0 else None
+
+    def _coordinate(self, dim: int, time: bool) -> np.ndarray | None:
+        if self.place.kind != "hdf5" or (found := self.table().coordinates.get(dim)) is None:
+            return None
+        values, attributes = found
+        if is_time(attributes):
+            return decode_time(values, attributes, name=self.name)
+        return None if time else values
+
+    def fingerprint(self) -> str:
+        """Short text that changes when the object does."""
+        return digest(self.shape, str(self.dtype), self.axes, self.identity)
+
+    def _open(self) -> Opened:
+        return _Contiguous(self) if self.place.offset >= 0 else _Chunked(self)
+
+
+class _Contiguous:
+    """Rows one after the other."""
+
+    def __init__(self, source: RangeSource) -> None:
+        self.source, self.progress = source, Progress()
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin to read rows."""
+        source, blob = self.source, self.source.blob
+        futures = [blob.fetch(*part) for part in source.parts(start, stop)]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
+
+        def finish(results: list[Any]) -> None:
+            data = [blob.bytes_of(result) for result in results]
+            stored = np.frombuffer(data[0] if len(data) == 1 else b"".join(data), source.place.dtype)
+            _put(source.packing, stored.reshape(out.shape), out)
+
+        return Read(futures, finish, Asked(source.name, (start, stop)), blob.timeout, self.progress)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Chunked:
+    """Chunks by their table."""
+
+    def __init__(self, source: RangeSource) -> None:
+        self.source, self.progress, self.table = source, Progress(), source.table()
+        self.grid = Chunks(self.table, source.order)
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin to read rows."""
+        table, blob = self.table, self.source.blob
+        cells = self.grid.cells(start, stop)
+        absent = cells[table.offsets[cells] < 0]
+        cells = cells[table.offsets[cells] >= 0]
+        offsets, sizes = table.offsets[cells], table.sizes[cells]
+        groups = join(offsets, sizes)
+        firsts = [int(offsets[group].min()) for group in groups]
+        ends = [int((offsets + sizes)[group].max()) for group in groups]
+        futures = [blob.fetch(first, end) for first, end in zip(firsts, ends, strict=True)]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
+
+        def finish(results: list[Any]) -> None:
+            for cell in absent:  # never written: HDF5 says what that means
+                shape = tuple(part.stop - part.start for part in self.grid.box(int(cell)))
+                self._place(int(cell), np.full(shape, table.fill_value, table.dtype), start, stop, out)
+            for group, first, result in zip(groups, firsts, results, strict=True):
+                data = memoryview(blob.bytes_of(result))
+                for position in group.tolist():
+                    cell, at = int(cells[position]), int(offsets[position]) - first
+                    stored = data[at : at + int(sizes[position])]
+                    values = decode_chunk(table, stored, int(table.masks[cell]), self._name(cell))
+                    self._place(cell, values, start, stop, out)
+
+        return Read(futures, finish, Asked(self.source.name, (start, stop)), blob.timeout, self.progress)
+
+    def _name(self, cell: int) -> Any:
+        def name() -> str:
+            rows = self.grid.box(cell)[self.source.order[0]]
+            first, size = int(self.table.offsets[cell]), int(self.table.sizes[cell])
+            return f"{self.source.name!r}, rows {rows.start}–{rows.stop - 1}, bytes {first}–{first + size - 1}"
+
+        return name
+
+    def _place(self, cell: int, chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> None:
+        """Copy what of a chunk lies in the rows."""
+        order = self.source.order
+        box = self.grid.box(cell)
+        inside = chunk[tuple(slice(0, part.stop - part.start) for part in box)].transpose(order)
+        first, end = max(box[order[0]].start, start), min(box[order[0]].stop, stop)
+        begin = box[order[0]].start
+        target = out[(slice(first - start, end - start), *(box[dim] for dim in order[1:]))]
+        _put(self.source.packing, inside[first - begin : end - begin], target)
+
+    def close(self) -> None:
+        """Let go of the table."""
+
+
+def _put(values: Packing | None, stored: np.ndarray, out: np.ndarray) -> None:
+    if values is None:
+        out[...] = stored
+    else:
+        values.unpack(stored, out)
+
+
+def open_remote(
+    url: str | os.PathLike[str],
+    *,
+    kind: str,
+    variable: str | None = None,
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
+    offset: int = 0,
+    mask_and_scale: bool = True,
+) -> LocalSource:
+    """Open an array that lies in one remote object.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://``, ``gs://``, ``http(s)://``, or what fsspec reads.
+    kind : str
+        ``npy``, ``raw`` or ``hdf5`` (netCDF4 too).
+    variable : str, optional
+        Path in an HDF5 file.
+    axes : str, optional
+        Letters of the stored shape.
+    storage_options : mapping, optional
+        See `windowloader.sources.options.locate`.
+    shape, dtype, offset : optional
+        Of a raw file.
+    mask_and_scale : bool
+        Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
+
+    Returns
+    -------
+    LocalSource
+
+    Raises
+    ------
+    SourceFormatError
+        For another kind, or an order of axes whose rows are scattered over the object.
+    SourceNotFoundError, CredentialsError, CorruptDataError
+        By what the storage says.
+
+    Examples
+    --------
+    >>> import fsspec
+    >>> with fsspec.open("memory://speed.npy", "wb") as file:
+    ...     np.save(file, np.arange(6.0).reshape(3, 2))
+    >>> source = open_remote("memory://speed.npy", kind="npy")
+    >>> rows = np.empty((1, 2))
+    >>> source.read(2, 3, rows)
+    >>> rows
+    array([[4., 5.]])
+    """
+    blob = blob_of(url, storage_options)
+    if kind in ("hdf5", "netcdf"):
+        return _open_hdf5(blob, variable, axes, mask_and_scale)
+    if kind == "npy":
+        offset, found, dtype = _npy_header(blob)
+    elif kind == "raw":
+        if shape is None or dtype is None:
+            raise SourceFormatError(f"{blob.name!r} is raw: give shape= and dtype=, e.g. shape=(105120, 325), dtype='<f4'.")
+        found = tuple(shape)
+    else:
+        raise SourceFormatError(f"kind={kind!r} of {blob.name!r}; remote objects are read as 'npy', 'raw' or 'hdf5'.")
+    stored = np.dtype(dtype)
+    letters = check_axes(axes or default_axes(len(found), None, blob.name), len(found), name=blob.name, need_time=False)
+    _check_order(letters, found, blob.name)
+    end = offset + math.prod(found) * stored.itemsize
+    if end > offset:
+        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
+    return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
+
+
+def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource:
+    table = read_table(blob, variable)
+    name = f"{blob.name}{table.path}"
+    letters = axes or default_axes(len(table.shape), table.dims, name)
+    check_axes(letters, len(table.shape), name=name, need_time=False)
+    if table.chunks is None:
+        _check_order(letters, table.shape, name)
+    values = packing(table.dtype.newbyteorder("="), table.attributes) if mask_and_scale else None
+    place = Place("hdf5", table.path, table.offset, table.dtype)
+    return RangeSource(
+        blob, place, shape=table.shape, axes=letters, chunks=table.chunks, values=values, table=table
+    )
+
+
+def _check_order(axes: str, shape: tuple[int, ...], name: str) -> None:
+    if "t" in axes and math.prod(shape[: axes.index("t")]) != 1:
+        raise SourceFormatError(
+            f"{name!r} has axes={axes!r}: rows of time do not lie together, and each would take "
+            f"{math.prod(shape[: axes.index('t')])} requests. Convert it: `windowloader convert` writes time first."
+        )
+
+
+def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
+    from numpy.lib import format as npy
+
+    head = get(blob, 0, 12)
+    if not head.startswith(npy.MAGIC_PREFIX):
+        raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
+    long = head[6] > 1
+    length = struct.unpack("<I", head[8:12])[0] + 12 if long else struct.unpack("<H", head[8:10])[0] + 10
+    file = io.BytesIO(get(blob, 0, length))
+    npy.read_magic(file)
+    shape, fortran, dtype = (npy.read_array_header_2_0 if long else npy.read_array_header_1_0)(file)
+    if dtype.hasobject:
+        raise SourceFormatError(f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32.")
+    if fortran and len(shape) > 1:
+        raise SourceFormatError(
+            f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
+        )
+    return length, tuple(shape), dtype

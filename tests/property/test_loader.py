@@ -54,7 +54,7 @@ def model_starts(borders, inputs, targets, stride):
     ]
 
 
-ARGUMENTS = (
+ARGUMENTS = st.tuples(
     cases(),
     st.integers(1, 17),
     st.integers(1, 9),
@@ -67,15 +67,15 @@ ARGUMENTS = (
 
 
 @settings(max_examples=30)
-@given(*ARGUMENTS)
-def test_the_loader_yields_what_the_model_yields(*arguments):
+@given(ARGUMENTS)
+def test_the_loader_yields_what_the_model_yields(arguments):
     compare(*arguments)
 
 
 @pytest.mark.campaign
 @settings(max_examples=600)
-@given(*ARGUMENTS)
-def test_the_loader_yields_what_the_model_yields_at_length(*arguments):
+@given(ARGUMENTS)
+def test_the_loader_yields_what_the_model_yields_at_length(arguments):
     compare(*arguments)
 
 

@@ -138,16 +138,18 @@ class LocalSource:
 
     def read(self, start: int, stop: int, out: np.ndarray) -> None:
         """Read rows ``[start, stop)`` into ``out``, any strides."""
-        if not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(
-                f"rows [{start}, {stop}) were asked of {self.name!r}, which has rows [0, {self.shape[0]})."
-            )
-        if out.shape != (expected := (stop - start, *self.shape[1:])):
-            raise ValueError(
-                f"rows [{start}, {stop}) of {self.name!r} have shape {expected}, but out has {out.shape}."
-            )
+        self.check_range(start, stop, out)
         if out.size:
             self._read(start, stop, out)
+
+    def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` does not fit them."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
+        if out.shape != (expected := (stop - start, *self.shape[1:])):
+            raise ValueError(
+                f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
+            )
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         raise NotImplementedError
@@ -180,6 +182,7 @@ class LocalSource:
 class SlabSource(LocalSource):
     """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
 
+    can_cut = True
     box: tuple[slice, ...] | None = None  # in the stored order; None: all of it
 
     def cut(self, box: Sequence[slice]) -> SlabSource:

@@ -46,9 +46,7 @@ def _is_time(coordinate: Any) -> bool:
     if coordinate is None:
         return False
     said = {**coordinate.encoding, **coordinate.attrs}
-    return (
-        _holds_times(coordinate) or said.get("axis") == "T" or said.get("standard_name") == "time"
-    )
+    return _holds_times(coordinate) or said.get("axis") == "T" or said.get("standard_name") == "time"
 
 
 def _holds_times(coordinate: Any) -> bool:

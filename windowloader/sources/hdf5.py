@@ -133,9 +133,12 @@ def open_file(stamp: Stamp, *, cache: int = 1 << 20) -> Any:
 
 
 def list_hdf5(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the arrays of numbers in a file, and of the frames that pandas wrote."""
+    """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
+    from .frame_hdf5 import is_frame
+
     with open_file(Stamp.of(path)) as file:
-        return _names(file)
+        names = _names(file)
+        return () if len(names) == 1 and is_frame(file[names[0]]) else names
 
 
 def _names(file: Any) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Long tables: one row a reading, an entity and a time beside it. Entities are laid end to end.
 
 In: CSV or Parquet files or a frame, and the names of the two columns. Out: a source [row, feature] with
-timestamps, the rows where each entity begins, and the entities' names. Never makes a grid of it: entities keep
-their own lengths.
+timestamps, the rows where each entity begins, and the entities' names. Never makes a grid of it: entities
+keep their own lengths.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,28 +18,20 @@ from windowloader.errors import SourceFormatError
 from .base import Described, optional
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .tables import numbers, parse_times, read_table
+from .table_files import numbers, parse_times, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LongArraySource", "LongFileSource", "open_long_table"]
+__all__ = ["LongTable", "open_long_table"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entities(Described):
-    """A description that also knows where each entity lies.
+    """A description that also knows where each entity lies: see `LongTable`."""
 
-    Parameters
-    ----------
-    borders : ndarray, shape (entity + 1,), int64
-        First row of each, and the end.
-    names : ndarray, shape (entity,)
-        As the table has them, in the order they first appear.
-    """
-
-    borders: np.ndarray | None = None
-    names: np.ndarray | None = None
+    borders: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, "U1"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,39 +62,23 @@ class LongOptions:
         return lay_out(frame, self, os.path.basename(path))
 
 
-class LongFileSource(LoadedSource):
-    """A long table in a file; parsed again where it was pickled to."""
-
-    @property
-    def entity_borders(self) -> np.ndarray:
-        """First row of each entity, and the end, shape (entity + 1,), int64."""
-        borders: np.ndarray = self.loaded()[1].borders  # type: ignore[attr-defined]
-        return borders
-
-    @property
-    def entity_names(self) -> np.ndarray:
-        """Names of the entities, shape (entity,)."""
-        names: np.ndarray = self.loaded()[1].names  # type: ignore[attr-defined]
-        return names
-
-
-class LongArraySource(ArraySource):
-    """A long table that was in memory.
+@dataclass(frozen=True, slots=True)
+class LongTable:
+    """What a long table holds.
 
     Parameters
     ----------
-    values : ndarray, shape (row, feature)
-        Entities end to end.
-    described : Entities
-        Labels, timestamps, borders and names.
+    source : Source
+        Axes ``tf``: entities end to end, rising in time within each.
+    borders : ndarray, shape (entity + 1,), int64
+        First row of each entity, and the end.
+    names : ndarray, shape (entity,)
+        As the table has them, in the order they first appear.
     """
 
-    def __init__(self, values: np.ndarray, described: Entities) -> None:
-        labels = described.labels(1)
-        super().__init__(
-            values, axes="tf", name="DataFrame", labels={1: labels}, timestamps=described.timestamps()
-        )
-        self.entity_borders, self.entity_names = described.borders, described.names
+    source: LoadedSource | ArraySource
+    borders: np.ndarray
+    names: np.ndarray
 
 
 def open_long_table(
@@ -123,8 +99,7 @@ def open_long_table(
 
     Returns
     -------
-    LongFileSource or LongArraySource
-        Axes ``tf``, sorted by time within an entity, with ``entity_borders`` and ``entity_names``.
+    LongTable
 
     Raises
     ------
@@ -135,15 +110,17 @@ def open_long_table(
     --------
     >>> import pandas
     >>> table = pandas.DataFrame(
-    ...     {"meter": ["b", "a", "b"], "utc": ["2020-01-02", "2020-01-01", "2020-01-01"], "kwh": [1.0, 2.0, 3.0]}
+    ...     {"meter": ["b", "a", "b"], "utc": ["2020-01-02", "2020-01-01", "2020-01-01"], "kwh": [1, 2, 3]}
     ... )
-    >>> source = open_long_table(table, entity="meter", time="utc")
-    >>> source.entity_names, source.entity_borders, source.array().ravel()
-    (array(['b', 'a'], dtype=...), array([0, 2, 3]), array([3., 1., 2.]))
+    >>> found = open_long_table(table, entity="meter", time="utc")
+    >>> found.names, found.borders, found.source.array().ravel()
+    (array(['b', 'a'], dtype='<U1'), array([0, 2, 3]), array([3, 1, 2]))
     """
     asked = LongOptions(entity=entity, time=time, values=values, **options)
     if isinstance(target, str | os.PathLike):
-        return LongFileSource(Stamp.of(target), asked, axes="tf")
+        loaded = LoadedSource(Stamp.of(target), asked, axes="tf")
+        _, described = loaded.loaded()
+        return LongTable(loaded, described.borders, described.names)  # type: ignore[attr-defined]
     if isinstance(target, list | tuple):
         pandas = optional("pandas", extra="tables", purpose="opening a long table")
         parts = [
@@ -153,7 +130,10 @@ def open_long_table(
             for part in target
         ]
         target = pandas.concat(parts, ignore_index=True)
-    return LongArraySource(*lay_out(target, asked, "DataFrame"))
+    array, found = lay_out(target, asked, "DataFrame")
+    labels = {1: found.labels(1)}
+    source = ArraySource(array, axes="tf", name="DataFrame", labels=labels, timestamps=found.timestamps())
+    return LongTable(source, found.borders, found.names)
 
 
 def lay_out(frame: Any, asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:

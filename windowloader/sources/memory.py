@@ -15,6 +15,7 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
+from .region import Region, region_of_memmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ class AddressableSource(LocalSource):
 
 
 class ArraySource(AddressableSource):
-    """An array in memory.
+    """An array in memory, or one that someone mapped: that pickles as the place in its file.
 
     Parameters
     ----------
@@ -100,6 +101,15 @@ class ArraySource(AddressableSource):
     def values(self) -> np.ndarray:
         """Return the array that was given."""
         return self._values.view()
+
+    def __getstate__(self) -> dict[str, Any]:
+        region = region_of_memmap(self._values)
+        return {**self.__dict__, "_values": region or self._values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._values, Region):
+            self._values = self._values.map()
 
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""
@@ -199,7 +209,7 @@ def _sample(rows: np.ndarray) -> str:
     return digest(*flat, rows[-1:].tobytes()[:8192])
 
 
-class _LoadMember:
+class LoadMember:
     """Reads one member of an ``.npz``; a class so that it pickles."""
 
     def __init__(self, member: str) -> None:
@@ -249,4 +259,4 @@ def open_npz(
         member = found[0]
     if member not in found:
         unknown_variable(os.fspath(path), member, found)
-    return LoadedSource(Stamp.of(path), _LoadMember(member), what=member, axes=axes)
+    return LoadedSource(Stamp.of(path), LoadMember(member), what=member, axes=axes)

@@ -105,22 +105,21 @@ def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
     return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
 
 
-def region_of_memmap(array: np.memmap) -> Region | None:
-    """Region of a memmap that someone else made, so that it pickles as a place and not as bytes.
+def region_of_memmap(array: np.ndarray) -> Region | None:
+    """Region of a view of a memmap that someone made, so that it pickles as a place and not as bytes.
 
-    None where the values can differ from the file's (mode ``c``) or the strides run backwards.
+    None for anything else, and where the values may differ from the file's (mode ``c``).
     """
-    found = mapping_of(array)
-    if found is None or array.filename is None or array.mode == "c" or min(array.strides, default=0) < 0:
-        return None
     root: Any = array
-    while isinstance(root.base, np.memmap):
+    while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
         root = root.base
+    found = mapping_of(array)
+    if found is None or not isinstance(root, np.memmap) or root.filename is None or root.mode == "c":
+        return None
+    if min(array.strides, default=0) < 0 or not array.size:
+        return None
     begin = root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
+    stamp = Stamp.of(root.filename)
     return Region(
-        stamp=Stamp.of(array.filename),
-        offset=begin + found[1],
-        shape=array.shape,
-        strides=array.strides,
-        dtype=array.dtype,
+        stamp=stamp, offset=begin + found[1], shape=array.shape, strides=array.strides, dtype=array.dtype
     )

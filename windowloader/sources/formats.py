@@ -1,0 +1,296 @@
+"""Paths and URLs: which format a file is in, and who opens it.
+
+In: a path or URL with options. Out: a `Source`. Told by its first bytes where a format has such, else by its name.
+Never reads more of a file than that.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from windowloader.errors import MissingExtraError, SourceError, SourceFormatError
+
+from .handles import Stamp
+
+if TYPE_CHECKING:
+    from windowloader.source import Source
+
+__all__ = ["Request", "is_url", "list_path", "open_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    Parameters
+    ----------
+    target : object
+        What to open.
+    variable, axes, storage_options, options
+        As for `windowloader.sources.registry.open_source`.
+    """
+
+    target: Any
+    variable: str | None = None
+    axes: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, target: Any) -> Request:
+        """Ask the same of another target."""
+        return replace(self, target=target)
+
+    def takes(self, what: str, *names: str) -> None:
+        """Raise `SourceFormatError` where there are options that are not among ``names``."""
+        unknown = sorted(set(self.options) - set(names))
+        if unknown:
+            known = f"takes {', '.join(names)}" if names else "takes no options of its own"
+            raise SourceFormatError(
+                f"{self.target!r} is opened as {what}, which {known}; {unknown} were given."
+            )
+
+
+Opener = Callable[[Request], "Source"]
+
+TABLE_OPTIONS = ("time", "time_unit", "time_format", "header", "sep", "columns")
+MAGIC = ((b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"))
+SUFFIXES = {
+    "npy": (".npy",),
+    "npz": (".npz",),
+    "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
+    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
+    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
+}
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+ADVICE = {
+    ".grib": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
+    ".grb": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
+    ".pkl": "Pickles can run code and are never opened; save the array by numpy.save.",
+    ".pickle": "Pickles can run code and are never opened; save the array by numpy.save.",
+    ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
+    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it as HDF5 (-v7.3) under the name .h5.",
+    ".json": "Build the array from it and pass that.",
+}
+
+
+def is_url(target: Any) -> bool:
+    """Whether a path names a place other than this machine's files."""
+    return isinstance(target, str) and "://" in target and not target.startswith(("file://", "local://"))
+
+
+def open_path(request: Request) -> Source:
+    """Open a path or URL; see `windowloader.sources.registry.open_source`."""
+    if is_url(request.target):
+        return _open_url(request)
+    request = request.of(_local(request.target))
+    if "shape" in request.options:
+        return _open_raw(request)
+    return OPENERS[_format(request.target)](request)
+
+
+def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the arrays in a file or store with several; () for a single array."""
+    if is_url(target):
+        from . import chunked
+
+        return chunked.list_arrays(target, storage_options) if _by_name(target) is None else ()
+    path = _local(target)
+    if os.path.isfile(path) and _by_bytes(path) is None and _by_name(path) is None:
+        return ()  # raw, or nothing: opening it will tell
+    found = _format(path)
+    if found == "zarr":
+        from . import chunked
+
+        return chunked.list_arrays(path, storage_options)
+    if found == "hdf5":
+        from .hdf5 import list_hdf5
+
+        return list_hdf5(path)
+    if found == "netcdf":
+        from .netcdf import list_netcdf
+
+        return list_netcdf(path)
+    if found == "npz":
+        from .memory import list_npz
+
+        names = list_npz(path)
+        return names if len(names) > 1 else ()
+    return ()
+
+
+def _local(target: Any) -> str:
+    path: str = os.fspath(target)
+    for prefix in ("file://", "local://"):
+        path = path.removeprefix(prefix)
+    return os.path.expanduser(path)
+
+
+def _by_name(path: str) -> str | None:
+    """Format that a name tells."""
+    name = path.lower().partition("?")[0]
+    for packed in PACKED:
+        if name.endswith(packed):
+            bare = name.removesuffix(packed)
+            return "table" if bare.endswith(SUFFIXES["table"][:3]) else None
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _by_bytes(path: str) -> str | None:
+    """Format that the first bytes tell; netCDF 4 is HDF5 that says so."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise SourceError(f"{path!r} cannot be read: {error}") from error
+    found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
+    if found == "hdf5" and _by_name(path) != "netcdf":
+        from .hdf5 import open_file
+
+        with open_file(Stamp.of(path)) as opened:
+            return "netcdf" if "_NCProperties" in opened.attrs else "hdf5"
+    return "netcdf" if found == "hdf5" else found
+
+
+def _format(path: str) -> str:
+    """Format of a local file or folder, else `SourceFormatError`."""
+    from .chunked import is_chunked
+
+    if is_chunked(path):
+        return "zarr"
+    Stamp.of(path)  # nothing there is its own error
+    if os.path.isdir(path):
+        raise SourceFormatError(
+            f"{path!r} is a folder without a Zarr or N5 store. For one file a month, list the files or give a pattern, "
+            f"e.g. {os.path.join(path, '*.nc')!r}."
+        )
+    found = _by_bytes(path) or _by_name(path)
+    if found is None:
+        suffix = os.path.splitext(path)[1].lower()
+        raise SourceFormatError(
+            f"{path!r} is in no format that is known by its first bytes or its name. "
+            + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
+            + " What can be opened: .npy, .npz, raw, Zarr, N5, HDF5, netCDF, CSV, Parquet."
+        )
+    return found
+
+
+def _open_raw(request: Request) -> Source:
+    from .mapped import RawSource
+
+    request.takes("bare numbers", "shape", "dtype", "offset", "order")
+    if "dtype" not in request.options:
+        raise SourceFormatError(
+            f"{request.target!r} was given shape= and no dtype=, e.g. dtype='float32' or '>i2'."
+        )
+    return RawSource(request.target, axes=request.axes, **request.options)
+
+
+def _open_npy(request: Request) -> Source:
+    from .mapped import NpySource
+
+    request.takes("an .npy file")
+    return NpySource(request.target, axes=request.axes)
+
+
+def _open_npz(request: Request) -> Source:
+    from .memory import open_npz
+
+    request.takes("an .npz archive", "member")
+    member = request.options.get("member", request.variable)
+    return open_npz(request.target, member=member, axes=request.axes)
+
+
+def _open_hdf5(request: Request) -> Source:
+    from .hdf5 import open_hdf5
+
+    request.takes("an HDF5 file")
+    return open_hdf5(request.target, variable=request.variable, axes=request.axes)
+
+
+def _open_netcdf(request: Request) -> Source:
+    from .netcdf import open_netcdf
+
+    request.takes("a netCDF file")
+    return open_netcdf(request.target, variable=request.variable, axes=request.axes)
+
+
+def _open_table(request: Request) -> Source:
+    from .tables import open_table
+
+    request.takes("a table", *TABLE_OPTIONS)
+    return open_table(request.target, axes=request.axes, **request.options)
+
+
+def _open_zarr(request: Request) -> Source:
+    from .chunked import open_chunked
+
+    request.takes("a Zarr or N5 store", "fill_missing", "mask_and_scale")
+    return open_chunked(
+        request.target,
+        variable=request.variable,
+        axes=request.axes,
+        storage_options=request.storage_options,
+        **request.options,
+    )
+
+
+OPENERS: dict[str, Opener] = {
+    "npy": _open_npy,
+    "npz": _open_npz,
+    "hdf5": _open_hdf5,
+    "netcdf": _open_netcdf,
+    "table": _open_table,
+    "zarr": _open_zarr,
+}
+
+
+def _open_url(request: Request) -> Source:
+    """Objects that can be read in ranges are; tables and archives are fetched as a whole."""
+    found = "raw" if "shape" in request.options else _by_name(request.target)
+    if found is None:
+        return _open_zarr(request)
+    if found in ("table", "npz"):
+        return _fetched(request)
+    from .ranges import open_remote
+
+    request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
+    return open_remote(
+        request.target,
+        kind="hdf5" if found == "netcdf" else found,
+        variable=request.variable,
+        axes=request.axes,
+        storage_options=request.storage_options,
+        **request.options,
+    )
+
+
+def _fetched(request: Request) -> Source:
+    """Fetch a remote table or archive to memory, by fsspec."""
+    import fsspec
+
+    from .memory import ArraySource
+
+    name = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, name)
+        try:
+            filesystem, remote = fsspec.core.url_to_fs(request.target, **request.storage_options)
+            filesystem.get_file(remote, path)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{request.target!r} needs {error.name}: pip install {error.name}"
+            ) from error
+        except OSError as error:
+            raise SourceError(f"{request.target!r} cannot be fetched: {error}") from error
+        source = OPENERS[_by_name(name) or "table"](replace(request, target=path, storage_options={}))
+        values = source.array()
+        labels = {
+            axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
+        }
+        return ArraySource(
+            values, axes=source.axes, name=request.target, labels=labels, timestamps=source.timestamps()
+        )

@@ -1,0 +1,252 @@
+"""Sources one after another in time: one file a month, read as one array.
+
+In: sources of one form, in the order of their times. Out: `JoinedSource`, or the source itself where there is but
+one. Never reads values when built, and keeps no more than a few dozen files open.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.errors import SeriesError, SourceFormatError
+
+from .base import LocalSource, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from windowloader.source import Pending, Source
+
+__all__ = ["JoinedSource", "join"]
+
+OPEN_PARTS = 32  # more would run into limits of descriptors where months become decades
+
+
+def join(sources: Sequence[Source]) -> Source:
+    """Concatenate sources along time.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        At least one, alike in axes, sizes apart from time, and labels.
+
+    Raises
+    ------
+    SourceFormatError
+        Where one differs from the first; the message names it.
+
+    Examples
+    --------
+    >>> from windowloader.sources.memory import ArraySource
+    >>> join([ArraySource(np.zeros((2, 3))), ArraySource(np.ones((4, 3)))]).shape
+    (6, 3)
+    """
+    if not sources:
+        raise SourceFormatError(
+            "an empty list has nothing to join along time; give at least one array or file."
+        )
+    return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+class JoinedSource(LocalSource):
+    """Sources that follow one another in time.
+
+    Parameters
+    ----------
+    parts : sequence of Source
+        In the order of their times.
+    """
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        for part in parts[1:]:
+            _check_alike(parts[0], part)
+        lengths = [part.shape[0] for part in parts]
+        self.parts = tuple(parts)
+        self.borders = np.append(0, np.cumsum(lengths)).astype(np.int64)
+        grid = [part.chunks or part.shape for part in parts]
+        super().__init__(
+            f"{parts[0].name} … {parts[-1].name} ({len(parts)} parts)",
+            shape=(int(self.borders[-1]), *parts[0].shape[1:]),
+            dtype=_common_dtype(parts),
+            axes=parts[0].axes,
+            chunks=[max(sizes) for sizes in zip(*grid, strict=True)],
+        )
+        self._recent = _Recent()
+
+    def cut(self, box: Sequence[slice]) -> JoinedSource:
+        """Return the part within ``box``, cut from every part that can be cut."""
+        whole = [slice(0, part.shape[0]) for part in self.parts]
+        cut = [
+            part.cut([rows, *box[1:]])  # type: ignore[attr-defined]
+            for part, rows in zip(self.parts, whole, strict=True)
+        ]
+        return JoinedSource(cut)
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether every part can be cut."""
+        return all(getattr(part, "can_cut", False) for part in self.parts)
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[int, int, int, slice]]:
+        """Parts that rows ``[start, stop)`` lie in: number, first and last row there, place in the rows asked."""
+        if start == stop:
+            return
+        first = int(np.searchsorted(self.borders, start, side="right")) - 1
+        for number in range(first, len(self.parts)):
+            begin, end = int(self.borders[number]), int(self.borders[number + 1])
+            low, high = max(start, begin), min(stop, end)
+            if begin >= stop:
+                return
+            if low < high:
+                yield number, low - begin, high - begin, slice(low - start, high - start)
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        for number, first, last, place in self._overlaps(start, stop):
+            part = self.parts[number]
+            if part.dtype == out.dtype:
+                part.read(first, last, out[place])
+            else:
+                rows = np.empty((last - first, *self.shape[1:]), part.dtype)
+                part.read(first, last, rows)
+                out[place] = rows
+            self._touch(number)
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin to read every part at once; those of another dtype are read before this returns."""
+        self.check_range(start, stop, out)
+        reads: list[Pending] = []
+        for number, first, last, place in self._overlaps(start, stop):
+            if self.parts[number].dtype == out.dtype:
+                reads.append(self.parts[number].submit(first, last, out[place]))
+                self._touch(number)
+            else:
+                self._read(start + place.start, start + place.stop, out[place])
+        return All(reads)
+
+    def _touch(self, number: int) -> None:
+        for old in self._recent.touch(number):
+            self.parts[old].close()
+
+    def edges(self) -> np.ndarray:
+        """Rows where a chunk or a part begins, and the end."""
+        inner = [
+            begin + found
+            for begin, part in zip(self.borders, self.parts, strict=False)
+            if (found := part.edges()) is not None
+        ]
+        return np.unique(np.concatenate([self.borders, *inner]))
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis: those of the first part, which all share."""
+        return None if axis == 0 else self.parts[0].labels(axis)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
+        times = [part.timestamps() for part in self.parts]
+        known = [time for time in times if time is not None]
+        if not known:
+            return None
+        if len(known) < len(times):
+            without = next(part for part, time in zip(self.parts, times, strict=True) if time is None)
+            raise SeriesError(f"{without.name!r} has no timestamps, but other parts joined with it have.")
+        filled = [(part, time) for part, time in zip(self.parts, known, strict=True) if time.size]
+        for (before, early), (after, late) in itertools.pairwise(filled):
+            if late[0] <= early[-1]:
+                raise SeriesError(
+                    f"{after.name!r} begins at {late[0]}, but {before.name!r} before it ends at {early[-1]}. List "
+                    "the parts in the order of their times, without overlap."
+                )
+        return np.concatenate(known)
+
+    def fingerprint(self) -> str:
+        """Fingerprints of the parts, in order."""
+        return digest(*[part.fingerprint() for part in self.parts])
+
+    def close(self) -> None:
+        """Close every part."""
+        for part in self.parts:
+            part.close()
+
+
+class All:
+    """Several reads as one.
+
+    Parameters
+    ----------
+    reads : sequence of Pending
+        Under way.
+    """
+
+    def __init__(self, reads: Sequence[Pending]) -> None:
+        self._reads = reads
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait for every read, then raise what the first one that failed raised."""
+        errors: list[Exception] = []
+        for read in self._reads:
+            try:
+                read.result(timeout)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def done(self) -> bool:
+        """Whether every read is over."""
+        return all(read.done() for read in self._reads)
+
+
+class _Recent:
+    """Which parts were used last, so that the others' files can be closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._used: dict[int, None] = {}
+
+    def __reduce__(self) -> tuple[type[_Recent], tuple[()]]:
+        return (_Recent, ())
+
+    def touch(self, number: int) -> list[int]:
+        """Note that a part was used; return those to close."""
+        with self._lock:
+            self._used.pop(number, None)
+            self._used[number] = None
+            old = list(self._used)[:-OPEN_PARTS]
+            for part in old:
+                del self._used[part]
+            return old
+
+
+def _check_alike(first: Source, part: Source) -> None:
+    if "t" not in part.axes:
+        raise SourceFormatError(
+            f"{part.name!r} has axes {part.axes!r}, without the time along which a list joins."
+        )
+    if part.axes != first.axes or part.shape[1:] != first.shape[1:]:
+        raise SourceFormatError(
+            f"{part.name!r} has axes {part.axes!r} and shape {part.shape}, but {first.name!r}, which it is joined with "
+            f"along time, has {first.axes!r} and {first.shape}. All but the time must agree."
+        )
+    for axis in range(1, len(first.shape)):
+        ours, theirs = first.labels(axis), part.labels(axis)
+        if ours is None or theirs is None or np.array_equal(ours, theirs):
+            continue
+        place = int(np.flatnonzero(ours != theirs)[0]) if ours.shape == theirs.shape else 0
+        raise SourceFormatError(
+            f"{part.name!r} has other labels along axis {axis} ({part.axes[axis]}) than {first.name!r}: "
+            f"{theirs[place]!r} at {place}, not {ours[place]!r}. Bring them into one order first."
+        )
+
+
+def _common_dtype(parts: Sequence[Source]) -> np.dtype:
+    dtype = np.result_type(*[part.dtype for part in parts])
+    for part in parts:
+        if part.dtype != dtype and (part.dtype.kind == "b" or not np.can_cast(part.dtype, dtype, "safe")):
+            raise SourceFormatError(
+                f"{part.name!r} has dtype {part.dtype}, which does not fit the {dtype} of the parts it is joined with."
+            )
+    return dtype

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import gather_kernels as kernels
-from .half_kernels import BFLOAT16, FLOAT16
 from .row_table import row_table
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ __all__ = ["fill_arrays", "flat"]
 
 PIECE = 512 * 1024  # bytes written before the next loop comes to the same windows: half a second-level cache
 RUN = 8192  # elements of a window that are scaled as one run although each node has its own statistics
-CODES = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +31,7 @@ class Flat:
     """Rows as one flat array: element (row, node, feature) lies at ``origin + row·r + node·n + feature·f``."""
 
     values: np.ndarray
-    half: int | None
+    half: bool | None
     origin: int
     steps: tuple[int, int, int]
     first: np.ndarray
@@ -88,7 +86,7 @@ def flat(rows: Rows) -> Flat:
         values = np.lib.stride_tricks.as_strided(lowest, (extent,), (size,))
         origin = -sum(min(length, 0) for length in lengths) // size
         steps = tuple(stride // size for stride in base.strides)
-    half = FLOAT16 if values.dtype == np.float16 else None
+    half = True if values.dtype == np.float16 else None
     if half is not None or values.dtype == np.bool_:
         values = values.view(np.uint16 if half else np.uint8)
     # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
@@ -116,24 +114,25 @@ def _role(recipe: Recipe, role: Role, out: Mapping[str, np.ndarray], part: Part)
     mask = _words(out[role.mask_name]) if role.has_mask else None
     empty = np.empty((part.end - part.begin, len(role.offsets), 0), target.dtype)
     values, seen = tables[0] if tables[0] is not None else (empty, empty.astype(np.uint8))
+    values = values.view(target.dtype)
     batch = target.size // (len(role.offsets) * role.num_nodes * role.num_features)
     steps = role.steps_between(batch)
-    together = len(role.groups) == 1 and _beside(recipe, role, role.groups[0], part.flats, steps)
-    calls = (not together or mask is not None) + len(role.groups) + len(role.statics)
+    together = len(role.groups) == 1 and _beside(role, role.groups[0], part.flats, steps)
     piece = part.end - part.begin
-    if (
-        calls > 1 and steps[0] >= steps[1]
-    ):  # else the batch is not the outermost axis, and pieces are not compact
+    loops = (1 if together else len(role.groups) + len(role.statics) + bool(role.row_columns)) + (
+        mask is not None
+    )
+    if loops > 1 and steps[0] >= steps[1]:  # with another axis outermost a few windows are not compact
         piece = max(1, PIECE // (steps[0] * target.itemsize))
     for begin in range(part.begin, part.end, max(piece, 1)):
         end = min(begin + piece, part.end)
         table = slice(begin - part.begin, end - part.begin)
         if together:
-            _run(role, role.groups[0], part, begin, end, target, steps, values[table])
+            _run(recipe, role, role.groups[0], part, begin, end, target, steps, values[table])
         else:
             _separate(recipe, role, part, begin, end, target, steps, values[table])
         if mask is not None:
-            _mask(role, part, begin, end, mask, steps, seen[table])
+            _mask(role, part, begin, end, mask, steps, seen[table], together=together)
 
 
 def _words(array: np.ndarray) -> np.ndarray:
@@ -144,13 +143,11 @@ def _words(array: np.ndarray) -> np.ndarray:
     return words.view({"bool": np.uint8, "float16": np.uint16}.get(array.dtype.name, array.dtype))
 
 
-def _beside(
-    recipe: Recipe, role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]
-) -> bool:
+def _beside(role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]) -> bool:
     """Whether one loop writes all of a role: a run of values, alone or with one or two values of the row beside each."""
     source = flats[group.rows]
     others = len(role.row_columns)
-    if recipe.dtype in CODES or source.half is not None or role.statics or group.divide.any():
+    if role.statics or group.divide.any() != group.divide.all():
         return False
     if others == 0:
         return not group.copies and _is_run(group, source, steps)
@@ -172,28 +169,40 @@ def _is_run(group: Group, source: Flat, steps: tuple[int, int, int, int]) -> boo
 
 
 def _run(
-    role: Role, group: Group, part: Part, begin: int, end: int,
+    recipe: Recipe, role: Role, group: Group, part: Part, begin: int, end: int,
     out: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray,
 ) -> None:  # fmt: skip
     """Scale a group by runs; a window whose rows touch, in and out, is one run."""
     source = part.flats[group.rows]
-    features = len(group.places)
-    width = role.num_nodes * features
-    offsets, shift, factor = role.offsets, _by_element(group.shift, role), _by_element(group.factor, role)
-    origin = source.origin + int(group.features[0]) * source.steps[2]
+    others = table.shape[2]
+    origin, width, offsets = _span(role, group, source, steps, others)
+    shift, factor = _by_element(group.shift, role), _by_element(group.factor, role)
+    if len(offsets) < len(role.offsets) and shift.shape[1] > 1:
+        if width <= RUN:
+            shift, factor = np.tile(shift, (1, len(role.offsets))), np.tile(factor, (1, len(role.offsets)))
+        else:
+            width, offsets = width // len(role.offsets), role.offsets
     place = int(group.places[0])
-    at = 0 if table.shape[2] else place * steps[3]
-    rising = int(offsets[-1] - offsets[0]) == len(offsets) - 1 and len(offsets) > 1
-    touching = rising and source.steps[0] == width and steps[1] == width and table.shape[2] == 0
-    if touching and (shift.shape[1] == 1 or width * len(offsets) <= RUN):
-        if shift.shape[1] > 1:
-            shift, factor = np.tile(shift, (1, len(offsets))), np.tile(factor, (1, len(offsets)))
-        width, offsets = width * len(offsets), offsets[:1]
-    kernels.beside(
-        source.values, origin, source.steps[0], width, source.first, offsets, part.entity, begin, end,
-        shift, factor, _mark(group, source), group.fill,
-        out, at, steps[0], steps[1], table, place,
+    at = 0 if others else place * steps[3]
+    loop = (kernels.runs, kernels.pairs, kernels.triples)[table.shape[2]]
+    loop(
+        source.values, source.half, origin, source.steps[0], width, source.first, offsets, part.entity, begin, end,
+        shift, factor, True if group.divide.any() else None, _mark(group, source), group.fill,
+        out, *_words_to(recipe), at, steps[0], steps[1], table, place,
     )  # fmt: skip
+
+
+def _span(
+    role: Role, group: Group, source: Flat, steps: tuple[int, int, int, int], others: int
+) -> tuple[int, int, np.ndarray]:
+    """Origin, width and offsets of runs: a row each, or a window where its rows touch in the source and the output."""
+    width = role.num_nodes * len(group.places)
+    origin = source.origin + int(group.features[0]) * source.steps[2]
+    offsets = role.offsets
+    rising = int(offsets[-1] - offsets[0]) == len(offsets) - 1
+    if rising and not others and source.steps[0] == width and steps[1] == width:
+        return origin, width * len(offsets), offsets[:1]
+    return origin, width, offsets
 
 
 def _by_element(values: np.ndarray, role: Role) -> np.ndarray:
@@ -215,29 +224,41 @@ def _separate(
         run = _is_run(group, source, steps)
         if group.copies:
             words = np.dtype(f"u{out.itemsize}")
-            whole = run and len(places) > 1
+            nodes, offsets = role.num_nodes, role.offsets
+            if run:
+                _, nodes, offsets = _span(role, group, source, steps, 0)
+                picks, places = picks[:1], places[:1]
             kernels.copy(
-                source.values.view(words), source.origin, source.steps[0], 1 if whole else source.steps[1],
-                role.num_nodes * (len(places) if whole else 1), picks[:1] if whole else picks,
-                source.first, role.offsets, begin, end,
-                out.view(words), steps[0], steps[1], 1 if whole else steps[2], places[:1] if whole else places,
+                source.values.view(words), source.origin, source.steps[0], 1 if run else source.steps[1], nodes, picks,
+                source.first, offsets, begin, end,
+                out.view(words), steps[0], steps[1], 1 if run else steps[2], places,
             )  # fmt: skip
-        elif run and recipe.dtype not in CODES and source.half is None and not group.divide.any():
-            _run(role, group, part, begin, end, out, steps, table[..., :0])
+        elif run and group.divide.any() == group.divide.all():
+            _run(recipe, role, group, part, begin, end, out, steps, table[..., :0])
         else:
             kernels.columns(
                 source.values, source.half, source.origin, source.steps[0], source.steps[1], role.num_nodes, picks,
                 source.first, role.offsets, part.entity, begin, end,
                 group.shift, group.factor, group.divide, _mark(group, source), group.fill,
-                out, CODES.get(recipe.dtype), steps[0], steps[1], steps[2], places,
+                out, *_words_to(recipe), steps[0], steps[1], steps[2], places,
             )  # fmt: skip
     _spread(role, begin, end, out, steps, table, [static.values for static in role.statics])
 
 
 def _mask(
     role: Role, part: Part, begin: int, end: int,
-    mask: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray,
+    mask: np.ndarray, steps: tuple[int, int, int, int], table: np.ndarray, *, together: bool,
 ) -> None:  # fmt: skip
+    columns_of_rows = role.row_columns
+    if together and all(column.sentinel is None for column in columns_of_rows):
+        group, others = role.groups[0], len(columns_of_rows)
+        source, place = part.flats[group.rows], int(group.places[0])
+        origin, width, offsets = _span(role, group, source, steps, others)
+        kernels.seen(
+            source.values, source.half, origin, source.steps[0], width, source.first, offsets, begin, end, _mark(group, source),
+            mask, 0 if others else place * steps[3], steps[0], steps[1], 1 + others, place,
+        )  # fmt: skip
+        return
     for group in role.groups:
         source = part.flats[group.rows]
         picks, places = group.features * source.steps[2], group.places * steps[3]
@@ -262,8 +283,14 @@ def _spread(
         words: Any = values.view(out.dtype)
         kernels.spread(words, begin, end, rows, nodes, out, *steps[:3], static.places * steps[3])
     if table.shape[2]:
-        by_node = table.view(out.dtype)[:, :, np.newaxis]
-        kernels.spread(by_node, begin, end, rows, nodes, out, *steps[:3], role.row_places * steps[3])
+        kernels.spread(
+            table[:, :, np.newaxis], begin, end, rows, nodes, out, *steps[:3], role.row_places * steps[3]
+        )
+
+
+def _words_to(recipe: Recipe) -> tuple[bool | None, bool | None]:
+    """Whether the output's words are float16, bfloat16: None where not, as the kernels take it."""
+    return (True if recipe.dtype == "float16" else None, True if recipe.dtype == "bfloat16" else None)
 
 
 def _mark(group: Group, source: Flat) -> np.ndarray:

@@ -6,19 +6,11 @@ it; NaN stays NaN (its payload does not). Never calls a library routine, so that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .jit import kernel
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["BFLOAT16", "FLOAT16", "decode_float16", "encode"]
-
-FLOAT16 = 1
-BFLOAT16 = 2
+__all__ = ["decode_float16", "to_bfloat16", "to_float16"]
 
 
 @kernel
@@ -35,7 +27,8 @@ def decode_float16(word: int) -> float:
 
 
 @kernel
-def _float16(value: float) -> int:
+def to_float16(value: float) -> int:
+    """Bits of the float16 nearest to a float64: rounded once."""
     bits = np.float64(value).view(np.int64)
     sign = (bits >> 48) & 0x8000
     size = abs(value)
@@ -51,27 +44,9 @@ def _float16(value: float) -> int:
 
 
 @kernel
-def _bfloat16(value: float) -> int:
+def to_bfloat16(value: float) -> int:
+    """Bits of the bfloat16 nearest to the float32 nearest to a float64, as torch has it."""
     single = np.float32(value)
     bits = np.int64(np.float32(single).view(np.int32)) & 0xFFFFFFFF
     word = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.int64(0x7FC0) if single != single else word  # noqa: PLR0124 - NaN
-
-
-@kernel
-def encode(values: NDArray[np.float64], out: NDArray[np.uint16], at: int, step: int, code: int) -> None:
-    """Round float64 values to 16 bits: ``out[at + j * step]``, float16 or bfloat16 by ``code``."""
-    if step == 1:
-        unit = out[at : at + values.size]
-        if code == FLOAT16:
-            for j in range(values.size):
-                unit[j] = _float16(values[j])
-        else:
-            for j in range(values.size):
-                unit[j] = _bfloat16(values[j])
-    elif code == FLOAT16:
-        for j in range(values.size):
-            out[at + j * step] = _float16(values[j])
-    else:
-        for j in range(values.size):
-            out[at + j * step] = _bfloat16(values[j])

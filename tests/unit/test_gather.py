@@ -1,0 +1,239 @@
+"""Recipes: what they refuse when compiled, what they deliver, how they share work."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import windowloader as wl
+from windowloader.affine import Affine
+from windowloader.errors import (
+    AxesError,
+    FeatureNameError,
+    LoaderError,
+    MissingDataError,
+    ScalerError,
+    SeriesError,
+)
+from windowloader.gather import Recipe, Rows
+
+SPEC = wl.WindowSpec(lookback=3, horizon=2)
+
+
+def scaler(**affines):
+    return SimpleNamespace(affine=affines.get)
+
+
+def one(shift, factor, divide=False):
+    return Affine(np.atleast_2d(shift), np.atleast_2d(factor), divide)
+
+
+@pytest.fixture
+def speed():
+    return wl.Series(
+        {"speed": np.arange(40, dtype=np.float32).reshape(20, 2)},
+        timestamps=("2024-01-01", "6h"),
+        covariates={"rain": (np.arange(20.0), "t"), "height": (np.array([3.0, 9.0]), "n")},
+    )
+
+
+def gathered(series, recipe, starts):
+    starts = np.asarray(starts, np.int64)
+    out = {field.name: np.empty(field.shape, field.dtype) for field in recipe.fields(len(starts))}
+    recipe.gather(out, starts, [Rows(series.variables[v].view(), starts) for v in recipe.variables])
+    return out
+
+
+def test_inputs_targets_and_clocks(speed):
+    spec = wl.WindowSpec(
+        lookback=3, horizon=2, inputs=["speed", "time_of_day"], targets=["speed"], future=["rain"]
+    )
+    out = gathered(speed, Recipe.compile(speed, spec), [0, 5])
+    np.testing.assert_array_equal(out["inputs"][1, :, 1, 0], [11, 13, 15])
+    np.testing.assert_array_equal(out["inputs"][1, :, 1, 1], [0.25, 0.5, 0.75])
+    np.testing.assert_array_equal(out["targets"][0, :, :, 0], [[6, 7], [8, 9]])
+    np.testing.assert_array_equal(out["future"][0, :, 1, 0], [3, 4])
+
+
+def test_without_broadcast_what_has_no_node_comes_once(speed):
+    spec = wl.WindowSpec(
+        lookback=3, horizon=2, inputs=["time_of_day", "speed", "rain", "height"], targets=["rain"], future=["day_of_week"]
+    )  # fmt: skip
+    out = gathered(speed, Recipe.compile(speed, spec, broadcast=False), [5])
+    assert sorted(out) == ["inputs", "shared_future", "shared_inputs", "targets"]
+    assert out["inputs"].shape == (1, 3, 2, 2)
+    np.testing.assert_array_equal(out["inputs"][0, 0], [[10, 3], [11, 9]])
+    np.testing.assert_array_equal(out["shared_inputs"][0], [[0.25, 5], [0.5, 6], [0.75, 7]])
+    np.testing.assert_array_equal(out["targets"][0, :, :, 0], [[8, 8], [9, 9]])
+    assert out["shared_future"].shape == (1, 2, 1)
+
+
+def test_inference_has_no_targets(speed):
+    spec = wl.WindowSpec(lookback=3, horizon=0)
+    assert [field.name for field in Recipe.compile(speed, spec).fields(4)] == ["inputs"]
+
+
+def test_masks_come_from_raw_values_and_zero_survives():
+    values = np.array([[0, 5], [7, 0], [3, 2], [0, 0], [1, 1]], np.float32)
+    series = wl.Series(values, missing=0.0)
+    spec = wl.WindowSpec(lookback=2, horizon=1)
+    recipe = Recipe.compile(series, spec, scaler=scaler(value=one(3.7, 1 / 0.3)))
+    out = gathered(series, recipe, [0, 2])
+    np.testing.assert_array_equal(out["input_mask"][0, :, :, 0], values[:2] != 0)
+    np.testing.assert_array_equal(out["target_mask"][1, :, :, 0], values[4:] != 0)
+    assert out["inputs"][0, 0, 0, 0] == np.float32((0.0 - 3.7) * (1 / 0.3))
+    filled = gathered(
+        series, Recipe.compile(series, spec, scaler=scaler(value=one(3.7, 1 / 0.3)), fill=0.0), [0]
+    )
+    assert filled["inputs"][0, 0, 0, 0] == 0
+
+
+def test_complete_windows_have_no_masks():
+    series = wl.Series(np.full((9, 2), 4.0), missing=float("nan"))
+    recipe = Recipe.compile(series, wl.WindowSpec(lookback=3, horizon=2, max_missing=0.0))
+    assert [field.name for field in recipe.fields(2)] == ["inputs", "targets"]
+
+
+def test_grids_keep_their_axes_apart():
+    series = wl.Series(np.arange(9 * 2 * 3 * 4.0).reshape(9, 2, 3, 4), axes="tfnn")
+    recipe = Recipe.compile(series, SPEC, layout="btfn")
+    assert recipe.fields(5)[0].shape == (5, 3, 2, 3, 4)
+    assert recipe.fields(5)[0].flat_shape == (5, 3, 2, 12)
+    np.testing.assert_array_equal(
+        gathered(series, recipe, [2])["inputs"][0], np.arange(216.0).reshape(9, 2, 3, 4)[2:5]
+    )
+
+
+def test_entities_have_their_own_statistics():
+    series = wl.Series(np.arange(20.0).reshape(20, 1), entities=[0, 10, 20])
+    recipe = Recipe.compile(series, SPEC, scaler=scaler(value=one([[0.0], [10.0]], [[1.0], [2.0]])))
+    out = gathered(series, recipe, [1, 12])
+    np.testing.assert_array_equal(out["inputs"][:, 0, 0, 0], [1, 4])
+
+
+def test_integers_are_copied_as_they_are():
+    values = np.array([[2**62 + 1], [5], [6], [7], [8]])
+    series = wl.Series(values)
+    out = gathered(series, Recipe.compile(series, SPEC, dtype="int64"), [0])
+    assert out["inputs"][0, 0, 0, 0] == 2**62 + 1
+    with pytest.raises(LoaderError, match="only copies"):
+        Recipe.compile(series, SPEC, dtype="int32")
+    with pytest.raises(LoaderError, match="only copies"):
+        Recipe.compile(series, SPEC, dtype="int64", scaler=scaler(value=one(1.0, 2.0)))
+
+
+def test_targets_keep_their_units_on_request(speed):
+    scaled = scaler(speed=one(10.0, 0.5))
+    out = gathered(speed, Recipe.compile(speed, SPEC, scaler=scaled, scale_targets=False), [5])
+    assert out["inputs"][0, 0, 0, 0] == 0
+    assert out["targets"][0, 0, 0, 0] == 16
+
+
+def test_parts_of_a_batch_are_filled_apart(speed):
+    recipe = Recipe.compile(speed, SPEC)
+    starts = np.array([0, 7, 3, 11])
+    out = {field.name: np.full(field.shape, -1, field.dtype) for field in recipe.fields(4)}
+    rows = [Rows(speed.variables[v].view(), starts) for v in recipe.variables]
+    recipe.gather(out, starts, rows, begin=1, end=3)
+    assert (out["inputs"][[0, 3]] == -1).all()
+    recipe.gather(out, starts, rows, begin=0, end=1)
+    recipe.gather(out, starts, rows, begin=3)
+    np.testing.assert_array_equal(out["inputs"], gathered(speed, recipe, starts)["inputs"])
+
+
+def test_rows_may_lie_elsewhere_than_the_series(speed):
+    recipe = Recipe.compile(speed, SPEC)
+    starts = np.array([5, 9])
+    arena = np.full((12, 2, 1), np.nan, np.float32)
+    arena[6:12, :, 0] = speed.variables[0].view()[5:11, :, 0]
+    arena[0:5, :, 0] = speed.variables[0].view()[9:14, :, 0]
+    out = {field.name: np.empty(field.shape, field.dtype) for field in recipe.fields(2)}
+    recipe.gather(out, starts, [Rows(arena, np.array([6, 0]))])
+    np.testing.assert_array_equal(out["targets"], gathered(speed, recipe, starts)["targets"])
+
+
+def test_fields_lie_apart_and_aligned(speed):
+    recipe = Recipe.compile(speed, wl.WindowSpec(lookback=3, horizon=1, future=["rain"]), dtype="float16")
+    fields = recipe.fields(7)
+    for field, after in zip(fields, fields[1:], strict=False):
+        assert after.offset % 64 == 0
+        assert field.offset + field.nbytes <= after.offset
+    assert recipe.nbytes(7) >= fields[-1].offset + fields[-1].nbytes
+
+
+def test_nothing_of_a_batch_s_size_is_allocated():
+    series = wl.Series(np.ones((400, 2000), np.float32), timestamps=("2024-01-01", "1h"))
+    spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["value", "time_of_day"])
+    recipe = Recipe.compile(series, spec, scaler=scaler(value=one(1.0, 2.0)))
+    starts = np.arange(32)
+    rows = [Rows(series.variables[0].view(), starts)]
+    out = {field.name: np.empty(field.shape, field.dtype) for field in recipe.fields(32)}
+    recipe.gather(out, starts, rows)
+    tracemalloc.start()
+    recipe.gather(out, starts, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < recipe.nbytes(32) // 50
+
+
+def test_a_recipe_pickles(speed):
+    recipe = pickle.loads(pickle.dumps(Recipe.compile(speed, SPEC)))
+    assert gathered(speed, recipe, [3])["inputs"][0, 0, 1, 0] == 7
+
+
+def test_unknown_names(speed):
+    with pytest.raises(FeatureNameError, match="sped"):
+        Recipe.compile(speed, wl.WindowSpec(lookback=3, horizon=1, inputs=["sped"]))
+
+
+def test_a_target_that_would_be_known(speed):
+    with pytest.raises((FeatureNameError, ValueError), match="future"):
+        Recipe.compile(speed, wl.WindowSpec(lookback=3, horizon=1, targets=["speed"], future=["speed"]))
+    with pytest.raises(FeatureNameError, match="both targets and future"):  # targets by default
+        Recipe.compile(speed, wl.WindowSpec(lookback=3, horizon=1, future=["speed"]))
+
+
+def test_nan_without_a_way_out():
+    series = wl.Series(np.ones((9, 2)), missing=float("nan"))
+    with pytest.raises(MissingDataError, match=r"fill=0\.0.*max_missing=0\.0"):
+        Recipe.compile(series, SPEC)
+    Recipe.compile(series, SPEC, fill=0.0)
+
+
+def test_clocks_without_timestamps():
+    series = wl.Series(np.ones((9, 2)))
+    with pytest.raises(SeriesError, match="timestamps"):
+        Recipe.compile(series, wl.WindowSpec(lookback=3, horizon=1, inputs=["value", "time_of_day"]))
+
+
+@pytest.mark.parametrize("layout", ["btnx", "tnf", "btt", ("btnf",), "bnf"])
+def test_layouts_that_do_not_fit(speed, layout):
+    with pytest.raises(AxesError, match="layout"):
+        Recipe.compile(speed, SPEC, layout=layout)
+
+
+@pytest.mark.parametrize("dtype", ["float8", "complex64", "M8[ns]", object])
+def test_dtypes_that_cannot_be(speed, dtype):
+    with pytest.raises(LoaderError, match="dtype"):
+        Recipe.compile(speed, SPEC, dtype=dtype)
+
+
+def test_scalers_that_do_not_fit(speed):
+    with pytest.raises(ScalerError, match="covers none"):
+        Recipe.compile(speed, SPEC, scaler=scaler(volume=one(0.0, 1.0)))
+    with pytest.raises(ScalerError, match="2 nodes"):
+        Recipe.compile(speed, SPEC, scaler=scaler(speed=one([[1.0, 2.0, 3.0]], [[1.0, 1.0, 1.0]])))
+    with pytest.raises(ScalerError, match="no fitted scaler"):
+        Recipe.compile(speed, SPEC, scaler=wl.StandardScaler)
+
+
+def test_bfloat16_comes_as_its_bits(speed):
+    torch = pytest.importorskip("torch")
+    out = gathered(speed, Recipe.compile(speed, SPEC, dtype="bfloat16"), [4])
+    assert out["inputs"].dtype == np.uint16
+    tensor = torch.from_numpy(out["inputs"]).view(torch.bfloat16)
+    assert tensor[0, 0, :, 0].tolist() == [8, 9]

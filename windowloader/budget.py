@@ -126,6 +126,11 @@ class _Room:
         # The 64 MiB that a process may take beyond `memory` cover what a small budget leaves out here.
         return min(RESERVE, self.memory // 4)
 
+    def needed(self, terms: MemoryTerms) -> int:
+        """Memory that would hold ``terms``, their reserve growing with it."""
+        held = terms.total - terms.reserve
+        return min(held + RESERVE, -(-4 * held // 3))
+
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
         seams = 0 if grid.halo else min(3 * active + 1, max(blocks - 1, 0))
@@ -205,7 +210,7 @@ def choose(
             terms = room.terms(grid, some, places, at_a_time)
             if terms.total <= memory:
                 return _blocks(variables, grid, some, places, at_a_time, terms)
-            smallest = min(terms.total, smallest or terms.total)
+            smallest = min(room.needed(terms), smallest or room.needed(terms))
     if asked:
         raise MemoryBudgetError(
             f"memory={memory} bytes holds no two blocks of this data: a row is {room.row_bytes} bytes, a window "
@@ -220,7 +225,7 @@ def _check_chunks(variables: Sequence[Chunking], room: _Room) -> None:
     if largest > room.memory - room.reserve:
         raise MemoryBudgetError(
             f"one chunk is {largest} bytes decoded, more than memory={room.memory} leaves for it. A chunk must "
-            f"be read whole: pass memory={largest + max(room.reserve, largest // 3 + 1)} or more, or rewrite "
+            f"be read whole: pass memory={room.needed(MemoryTerms(in_flight=2 * largest))} or more, or rewrite "
             "the array in smaller chunks with 'windowloader convert'."
         )
 

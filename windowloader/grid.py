@@ -285,14 +285,21 @@ def _many(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
         keep = np.ones(len(edges), np.bool_)
         keep[1:-1] = (edges[1:-1] - first >= rows) & (last - edges[1:-1] >= rows)
         return edges[keep]
-    table, count, borders = edges.tolist(), (last - first) // rows, [first]
-    for i in range(1, count):
-        wanted = max(borders[-1] + rows, first + i * (last - first) // count)
-        edge = table[bisect_left(table, wanted)]
+    borders = _spread(edges.tolist(), rows, (last - first) // rows)
+    again = _spread(edges.tolist(), rows, len(borders) - 1)  # fewer than hoped for: so many, then, but evenly
+    return np.array(again if len(again) == len(borders) else borders, np.int64)
+
+
+def _spread(edges: list[int], rows: int, blocks: int) -> list[int]:
+    first, last = edges[0], edges[-1]
+    borders = [first]
+    for i in range(1, blocks):
+        wanted = max(borders[-1] + rows, first + i * (last - first) // blocks)
+        edge = edges[bisect_left(edges, wanted)]
         if last - edge < rows:
             break
         borders.append(edge)
-    return np.array([*borders, last], np.int64)
+    return [*borders, last]
 
 
 def _few(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

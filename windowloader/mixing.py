@@ -146,8 +146,9 @@ def _epoch(order: Order, stand: _Stand, per_lane: int, epoch: int, steps: int) -
     runs = [range(total)]
     if total > steps:
         length = -(-steps // _RUNS)
-        # Evenly spaced, first and last step included: the ramps at both ends belong to the order.
-        runs = [range(int(a), int(a) + length) for a in np.linspace(0, total - length, _RUNS)]
+        # In the middle of equal parts, so that the ramps at both ends have the weight they have in the whole.
+        begins = [((2 * i + 1) * total // _RUNS - length) // 2 for i in range(_RUNS)]
+        runs = [range(begin, begin + length) for begin in begins]
     pairs, means, lagged = [], [], []
     for run in runs:
         windows = _steps(order, epoch, run, per_lane)

@@ -1,0 +1,163 @@
+"""The plan of a lane in numbers: memory over time, bytes of a rank, resuming, too few places, budgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from windowloader.budget import RESERVE, MemoryTerms, choose, default_active
+from windowloader.chunking import Chunking
+from windowloader.errors import MemoryBudgetError
+from windowloader.forecast import forecast, lanes_read, sides_asked
+from windowloader.grid import cut
+from windowloader.index import Runs
+from windowloader.lanes import BlockOrder
+from windowloader.paging import pages, reads
+from windowloader.residency import Residency
+
+ROW = 10_400  # the array of the storage experiments: 52,105 rows of 2,600 float32 nodes
+ARRAY = Chunking(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=ROW)
+STARTS = Runs.of_segments(np.array([0, 52_105]), span=24, stride=1)
+
+
+def order(active=32, lanes=1, **options):
+    return BlockOrder(
+        STARTS, grid=cut(STARTS, [ARRAY], span=24, rows=101), active=active, lanes=lanes, **options
+    )
+
+
+def test_each_chunk_is_fetched_once_an_epoch():
+    found = forecast(order(), [ARRAY], epoch=0, slots=64)
+    assert (found.blocks, found.requests, found.bytes) == (181, 181, 52_105 * ROW)
+    assert found.share == 1.0
+    assert found.sides == found.again == 0
+    assert found.seams <= 3 * 32 + 1
+    assert found.rows <= 64 * 288 + (3 * 32 + 1) * 2 * 23
+
+
+def test_a_rank_reads_its_part_and_the_borders():
+    blocks, by_epoch = order(8, 8), []
+    for epoch in range(6):
+        ranks = [forecast(blocks, [ARRAY], epoch=epoch, slots=12, rank=r, world_size=8) for r in range(8)]
+        assert [f.lanes for f in ranks] == [(r,) for r in range(8)]
+        assert all(f.share <= (1 + 2 * 8 / 181) / 8 for f in ranks)  # a border block more or less
+        by_epoch.append(np.mean([f.share for f in ranks]))
+    assert np.mean(by_epoch) <= 1.05 / 8
+    raw = Chunking(None, row_bytes=ROW)  # without chunks a border block is read in part
+    ranks = [forecast(blocks, [raw], epoch=1, slots=12, rank=r, world_size=8) for r in range(8)]
+    assert sum(f.share for f in ranks) < 1.01
+
+
+def test_resident_rows_rise_stay_and_fall():
+    lane = order().sequence(0, 0)
+    residency = Residency(lane, span=24, slots=40)
+    rows = residency.resident_rows()
+    assert len(rows) == lane.num_turns == 181 + 31
+    assert rows[0] == 40 * 288 or rows[0] == 39 * 288 + int((lane.end - lane.begin).min())
+    assert rows.max() <= 40 * 288 + residency.stash_slots().max() * 46
+    assert rows[-1] <= 288 + 46 * residency.stash_slots()[-1]
+
+
+def test_resuming_reads_the_active_blocks_and_sides():
+    blocks = order()
+    found = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=26_000)
+    turn = int(blocks.sequence(0, 0).deal.turn_of(26_000))
+    assert found.blocks == 181 - turn - 1 + 32
+    assert 0 < found.sides <= 3 * 32 + 1
+    assert found.side_requests == found.sides
+    done = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=len(STARTS))
+    assert (done.blocks, done.bytes, done.sides) == (0, 0, 0)
+    residency = Residency(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
+    assert set(sides_asked(residency, STARTS)) <= set(residency.seams[residency.missing].tolist())
+
+
+def test_too_few_places_cost_bytes_and_never_windows():
+    blocks = order(8)
+    residency = Residency(blocks.sequence(0, 0), span=24, slots=6)
+    assert residency.paged
+    times = reads(residency, STARTS)
+    assert times.min() >= 1
+    assert times.sum() == sum(len(page.read) for page in pages(residency, STARTS))
+    found = [forecast(blocks, [ARRAY], epoch=0, slots=slots).again for slots in (3, 6, 8, 9)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == 0 < found[1]
+
+
+def test_furthest_next_use_goes_first():
+    from windowloader.paging_kernels import page
+
+    held, out = np.full(2, -1, np.int64), np.empty((9, 3), np.int64)
+    uses = np.array([0, 1, -1, 2, 0, 2, 1], np.int64)
+    assert page(uses, len(uses), held, 3, out) == 4
+    assert out[:4].tolist() == [[0, 0, -1], [1, 1, -1], [3, 2, 1], [6, 1, 0]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 17])
+def test_ranks_read_every_lane(world_size):
+    found = [lanes_read(r, world_size, lanes=4, batch_per_lane=6) for r in range(world_size)]
+    assert set().union(*found) == set(range(4))
+    if 4 % world_size == 0:
+        assert all(len(lanes) == 4 // world_size for lanes in found)
+
+
+def test_a_budget_takes_places_first_then_active_blocks():
+    large = choose(STARTS, [ARRAY], span=24, memory=1 << 30)
+    assert (large.mode, large.active, large.slots, large.requests) == ("blocks", 46, 46 + 32, 16)
+    asked = choose(STARTS, [ARRAY], span=24, memory=400 << 20, active=32)
+    assert asked.active == 32
+    assert asked.slots > 32
+    small = choose(STARTS, [ARRAY], span=24, memory=96 << 20)
+    assert 8 <= small.active < 46
+    assert small.slots >= small.active + 1
+    tiny = choose(STARTS, [ARRAY], span=24, memory=40 << 20)
+    assert 2 <= tiny.active < 8
+    for choice, memory in ((large, 1 << 30), (asked, 400 << 20), (small, 96 << 20), (tiny, 40 << 20)):
+        assert choice.terms.total <= memory
+        assert choice.amplification == 1.0
+
+
+def test_active_blocks_of_a_resumed_run_are_kept_and_paged():
+    choice = choose(STARTS, [ARRAY], span=24, memory=128 << 20, active=32, rows=101)
+    assert choice.active == 32
+    assert 2 <= choice.slots <= 32
+    assert choice.terms.total <= 128 << 20
+
+
+def test_large_rows_get_blocks_with_a_halo():
+    starts = Runs.of_segments(np.array([0, 5000]), span=6, stride=1)
+    choice = choose(starts, [Chunking(None, row_bytes=83 << 20)], span=6, memory=16 << 30)
+    assert choice.mode == "halo"
+    assert choice.active >= 8
+    rows = choice.grid.rows
+    assert rows < 24
+    assert choice.terms.total <= 16 << 30
+    assert choice.amplification == pytest.approx(1 + 5 / rows, rel=0.02)
+
+
+def test_chunks_of_one_row_and_tiny_budgets_are_read_directly():
+    rows = Chunking(np.arange(0, 1001), row_bytes=100 << 20)
+    starts = Runs.of_segments(np.array([0, 1000]), span=6, stride=1)
+    choice = choose(starts, [rows], span=6, memory=2 << 30)
+    assert (choice.mode, choice.grid, choice.active) == ("direct", None, 0)
+    assert choice.terms.total <= 2 << 30
+    assert choose(STARTS, [Chunking(None, row_bytes=ROW)], span=24, memory=1 << 20).mode == "direct"
+    assert choose(STARTS, [ARRAY], span=24, memory=1 << 30, direct=True).mode == "direct"
+
+
+def test_budgets_that_cannot_be_are_errors_that_say_what_would_do():
+    long = Chunking(np.array([0, 60_000]), row_bytes=ROW)
+    with pytest.raises(MemoryBudgetError, match=r"convert") as caught:
+        choose(STARTS, [long], span=24, memory=64 << 20)
+    assert str(60_000 * ROW) in str(caught.value)
+    would = int(str(caught.value).split("pass memory=")[1].split()[0])
+    assert choose(STARTS, [long], span=24, memory=would).terms.total <= would
+    with pytest.raises(MemoryBudgetError, match="bytes would do") as caught:
+        choose(STARTS, [ARRAY], span=24, memory=12 << 20, active=16)
+    would = int(str(caught.value).split(" bytes would do")[0].split()[-1])
+    assert choose(STARTS, [ARRAY], span=24, memory=would, active=16).active == 16
+
+
+def test_defaults_and_terms():
+    assert [default_active(n) for n in (1, 5, 20, 181, 10_000)] == [1, 5, 8, 46, 64]
+    terms = MemoryTerms(arena=1, stash=2, in_flight=3)
+    assert terms.total == 6 + RESERVE

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from .errors import ScalerError
+from .row_reads import Weighting, row_weights
 from .scaler import ANY
-from .statistics import Per, Reducer, Weighting, node_name, reduce_rows, row_weights
+from .statistics import Per, Reducer, node_name, reduce_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

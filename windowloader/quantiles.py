@@ -80,7 +80,7 @@ class Exact:
     ranks: np.ndarray
     count: np.ndarray = field(init=False)
     quantiles: np.ndarray = field(init=False)
-    _kept: list[tuple[int, np.ndarray, np.ndarray]] = field(init=False, default_factory=list)
+    _kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         width = 1 if self.pooled else self.nodes
@@ -90,15 +90,13 @@ class Exact:
     def add(self, values: np.ndarray, weights: np.ndarray, missing: Missing, entity: int, group: int) -> int:
         """Keep rows of weight above 0."""
         kept, bad = _counted(values, weights, missing)
-        self._kept.append((entity, kept, weights[weights > 0]))
+        self._kept.setdefault(entity, []).append((kept, weights[weights > 0]))
         return bad
 
     def finish(self) -> None:
         """Sort what was kept and let go of it."""
-        for entity in range(self.entities):
-            rows = [(values, weights) for of, values, weights in self._kept if of == entity]
-            if not rows:
-                continue
+        while self._kept:
+            entity, rows = self._kept.popitem()
             values = np.concatenate([part for part, _ in rows])
             weights = np.broadcast_to(np.concatenate([part for _, part in rows])[:, np.newaxis], values.shape)
             columns = (
@@ -111,7 +109,6 @@ class Exact:
                     self.quantiles[:, entity, node] = weighted_quantiles(
                         column[there], weight[there], self.ranks
                     )
-        self._kept = []
 
 
 @dataclass(slots=True)

@@ -73,7 +73,7 @@ class Scaler:
         self,
         statistics: Mapping[str, Mapping[str, np.ndarray]],
         *,
-        per: Per,
+        per: Per | None,
         rounding: Rounding,
         missing: Mapping[str, float],
         options: Mapping[str, Any],
@@ -83,6 +83,15 @@ class Scaler:
         frozen: dict[str, dict[str, np.ndarray]] = {}
         for feature, table in statistics.items():
             frozen[feature] = {name: _two_axes(table[name], name, feature, per) for name in self.NAMES}
+        shapes = [array.shape for table in frozen.values() for array in table.values()]
+        if per is None:  # known statistics: their shapes say it
+            per = (
+                "entity"
+                if max(shapes)[0] > 1
+                else "node"
+                if max(shape[1] for shape in shapes) > 1
+                else "feature"
+            )
         for name, value in (
             ("features", None if ANY in frozen else tuple(frozen)),
             ("per", per),
@@ -356,7 +365,7 @@ class Scaler:
         return next(iter(table.values())) if len(table) == 1 else table
 
 
-def _two_axes(value: Any, name: str, feature: str, per: Per) -> np.ndarray:
+def _two_axes(value: Any, name: str, feature: str, per: Per | None) -> np.ndarray:
     """Return a statistic as (entity or 1, node or 1), float64, read-only."""
     array = np.array(value, dtype=np.float64, order="C")
     if array.ndim < 2:

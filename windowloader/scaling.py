@@ -14,13 +14,14 @@ from .errors import ScalerError
 from .fitting import Fit, ScalerWarning, known, warn_constant
 from .quantiles import quantile_reducer
 from .scaler import Numbers, Rounding, Scaler
-from .statistics import Extremes, Moments, Per, Weighting
+from .statistics import Extremes, Moments, Per
 from .units import parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .quantiles import Exact, Sketched
+    from .row_reads import Weighting
     from .windows import WindowSet
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
@@ -76,7 +77,7 @@ class StandardScaler(Scaler):
         statistics = known({"mean": mean, "std": std}, features)
         declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
         options = {"epsilon": _epsilon(epsilon)}
-        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options=options)
+        self._fill(statistics, per=None, rounding=rounding, missing=declared, options=options)
         if any((table["std"] < 0).any() for table in self._statistics.values()):
             raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
         warn_constant(self, "std")
@@ -187,7 +188,7 @@ class MinMaxScaler(Scaler):
         statistics = known({"minimum": minimum, "maximum": maximum}, features)
         declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
         options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options=options)
+        self._fill(statistics, per=None, rounding=rounding, missing=declared, options=options)
         if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
             raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
         warn_constant(self, "range")
@@ -263,7 +264,7 @@ class RobustScaler(Scaler):
     ) -> None:
         statistics = known({"median": median, "spread": spread}, features)
         declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
-        self._fill(statistics, per="feature", rounding=rounding, missing=declared, options={})
+        self._fill(statistics, per=None, rounding=rounding, missing=declared, options={})
         if any((table["spread"] < 0).any() for table in self._statistics.values()):
             raise ScalerError(f"spread={spread!r} has a value below 0.")
         warn_constant(self, "spread")

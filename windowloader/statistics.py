@@ -7,31 +7,27 @@ only one read in memory.
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from .errors import MissingDataError, ScalerError
+from .row_reads import READ_BYTES, Weighting, row_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .series import Column, Series
-    from .source import Pending
     from .variable import Variable
     from .windows import WindowSet
 
-__all__ = ["Extremes", "Missing", "Moments", "Per", "Reducer", "Weighting", "reduce_rows"]
+__all__ = ["Extremes", "Missing", "Moments", "Per", "Reducer", "reduce_rows"]
 
 Per = Literal["feature", "node", "entity"]
-Weighting = Literal["rows", "windows"]
 
 GROUP = 256  # rows summed before they join the totals, counted from the set's first row
 LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
-READ_BYTES = 32 << 20  # rows asked of storage at once; two such reads are under way
 TILE_BYTES = 4 << 20  # rows as float64 on their way into a kernel
 
 
@@ -219,7 +215,7 @@ def reduce_rows(
     for turn, (index, columns) in enumerate(by_variable.items()):
         variable = series.variables[index]
         missing = Missing.of(variable)
-        for start, values, weights in _reads(window_set, variable, weighting, read_bytes):
+        for start, values, weights in row_reads(window_set, variable, weighting, read_bytes):
             for begin, end, entity, group in _pieces(
                 start, start + len(values), first, borders, variable.num_nodes
             ):
@@ -234,74 +230,6 @@ def reduce_rows(
                 progress(turn * (last - first) + start + len(values) - first, total)
     for reducer in reducers.values():
         reducer.finish()
-
-
-def row_weights(window_set: WindowSet, start: int, stop: int, weighting: Weighting) -> np.ndarray:
-    """How often each row in [start, stop) counts, float64."""
-    if weighting == "windows":
-        return np.asarray(window_set.row_counts(start, stop, role="inputs")).astype(np.float64)
-    return (np.asarray(window_set.row_counts(start, stop, role="all")) > 0).astype(np.float64)
-
-
-def _reads(
-    window_set: WindowSet, variable: Variable, weighting: Weighting, read_bytes: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Rows of a variable with their weights, in order, in whatever portions storage likes best."""
-    view = variable.view()
-    held = _held(window_set, variable, weighting, read_bytes, mapped=view is not None)
-    if view is not None:
-        for start, stop, weights in held:
-            yield start, view[start:stop], weights
-        return
-    under_way: deque[tuple[int, np.ndarray, np.ndarray, Pending]] = deque()
-    try:
-        for start, stop, weights in held:
-            out = np.empty((stop - start, variable.num_nodes, variable.num_features), dtype=variable.dtype)
-            under_way.append((start, out, weights, variable.submit(start, stop, out)))
-            if len(under_way) == 2:
-                yield _arrived(under_way)
-        while under_way:
-            yield _arrived(under_way)
-    finally:
-        for *_, pending in under_way:  # storage may still be writing into these buffers
-            with contextlib.suppress(Exception):
-                pending.result()
-
-
-def _arrived(
-    under_way: deque[tuple[int, np.ndarray, np.ndarray, Pending]],
-) -> tuple[int, np.ndarray, np.ndarray]:
-    start, out, weights, pending = under_way[0]
-    pending.result()
-    under_way.popleft()
-    return start, out, weights
-
-
-def _held(
-    window_set: WindowSet, variable: Variable, weighting: Weighting, read_bytes: int, *, mapped: bool
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Ranges to read, cut where storage is cut, without the rows at their ends that nobody holds."""
-    first, last = window_set.row_range
-    step = max(1, read_bytes // max(1, variable.row_bytes))
-    for start, stop in _ranges(first, last, step, None if mapped else variable.edges()):
-        weights = row_weights(window_set, start, stop, weighting)
-        counted = np.flatnonzero(weights)
-        if len(counted):
-            low, high = int(counted[0]), int(counted[-1]) + 1
-            yield start + low, start + high, weights[low:high]
-
-
-def _ranges(first: int, last: int, step: int, edges: np.ndarray | None) -> Iterator[tuple[int, int]]:
-    """Cut [first, last) into ranges of about ``step`` rows that end at edges where there are any."""
-    start = first
-    while start < last:
-        stop = min(start + step, last)
-        if edges is not None and stop < last:
-            before = int(edges[np.searchsorted(edges, stop, side="right") - 1])
-            if before > start:  # otherwise one storage cell is more than a read: it is cut
-                stop = before
-        yield start, stop
-        start = stop
 
 
 def _pieces(

@@ -8,10 +8,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def _load(name: str) -> ModuleType:
@@ -102,11 +105,26 @@ def write_array():
             small = stored or values.dtype.str
             metadata = {"shape": list(values.shape), "dtype": small, "chunks": grid, "compressor": None}
         else:
-            metadata = {"dimensions": list(values.shape), "dataType": dtype, "blockSize": grid, "compression": {"type": "gzip"}}
-        spec = {"driver": form, "kvstore": kvstore, "metadata": metadata, "create": True, "delete_existing": True}
-        context = ts.Context({"aws_credentials": {"type": "anonymous"}, "cache_pool": {"total_bytes_limit": 0}})
+            metadata = {
+                "dimensions": list(values.shape),
+                "dataType": dtype,
+                "blockSize": grid,
+                "compression": {"type": "gzip"},
+            }
+        spec = {
+            "driver": form,
+            "kvstore": kvstore,
+            "metadata": metadata,
+            "create": True,
+            "delete_existing": True,
+        }
+        context = ts.Context(
+            {"aws_credentials": {"type": "anonymous"}, "cache_pool": {"total_bytes_limit": 0}}
+        )
         # Chunks of nothing but the fill value are left out unless asked for; these tests count chunks.
         spec["store_data_equal_to_fill_value"] = True
-        ts.open(spec, context=context).result(timeout=60).write(np.ascontiguousarray(values)).result(timeout=60)
+        ts.open(spec, context=context).result(timeout=60).write(np.ascontiguousarray(values)).result(
+            timeout=60
+        )
 
     return write

@@ -77,7 +77,9 @@ class FaultProxy:
 
     def _fault(self, method: str, path: str, headers: dict[str, str]) -> tuple[Entry, str | None]:
         number = len(self.log)
-        fault = self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
+        fault = (
+            self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
+        )
         entry = Entry(method, path, headers.get("range"), fault)
         self.log.append(entry)
         return entry, fault
@@ -95,7 +97,9 @@ class FaultProxy:
         head = await reader.readuntil(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ", 2)
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+        }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         entry, fault = self._fault(method, path, headers)
         self.in_flight += 1
@@ -105,7 +109,9 @@ class FaultProxy:
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
         if self.latency:
             await asyncio.sleep(self.latency)
         if fault == "stall":
@@ -118,7 +124,9 @@ class FaultProxy:
             return False
         if fault and fault.isdigit():
             text = b"<Error><Code>Injected</Code></Error>"
-            writer.write(b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text))
+            writer.write(
+                b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text)
+            )
             await writer.drain()
             return True
         answer_head, answer = await self._upstream(head, body, entry.method)

@@ -10,7 +10,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 an annotation of the dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
@@ -33,7 +33,7 @@ class StaticServer:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_GET  # noqa: N815 the name that the base class looks for
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -44,7 +44,9 @@ class StaticServer:
                 # A connection that the client's library keeps has its thread here; named as pools' are, so that
                 # the watch on what a test leaves behind passes it over.
                 threading.Thread(
-                    target=self.process_request_thread, args=(request, address), daemon=True,
+                    target=self.process_request_thread,
+                    args=(request, address),
+                    daemon=True,
                     name="ThreadPoolExecutor-static",
                 ).start()
 
@@ -72,14 +74,20 @@ class StaticServer:
     @property
     def data(self) -> list[tuple[str, str, str | None, int]]:
         """Requests for chunks and ranges that were answered with bytes; not for metadata."""
-        return [entry for entry in self.log if entry[3] and not entry[1].endswith((".json", ".zarray", ".zattrs"))]
+        return [
+            entry for entry in self.log if entry[3] and not entry[1].endswith((".json", ".zarray", ".zattrs"))
+        ]
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(request.path)
         path = self.folder / unquote(parts.path).lstrip("/")
         wanted = request.headers.get("Range")
         if self.key and f"Credential={self.key}/" not in request.headers.get("Authorization", ""):
-            code = "InvalidAccessKeyId" if "Credential=" in request.headers.get("Authorization", "") else "AccessDenied"
+            code = (
+                "InvalidAccessKeyId"
+                if "Credential=" in request.headers.get("Authorization", "")
+                else "AccessDenied"
+            )
             self._send(request, 403, f"<Error><Code>{code}</Code></Error>".encode(), {})
         elif "list-type" in (query := parse_qs(parts.query)):
             self._list(request, path, query)
@@ -91,7 +99,9 @@ class StaticServer:
             data, tag = path.read_bytes(), f'"{path.stat().st_mtime_ns}-{path.stat().st_size}"'
             self._file(request, data, {"ETag": tag}, wanted)
 
-    def _file(self, request: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], wanted: str | None) -> None:
+    def _file(
+        self, request: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], wanted: str | None
+    ) -> None:
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
         if match is None:
             return self._send(request, 200, data, headers)
@@ -114,9 +124,18 @@ class StaticServer:
         text = f"<ListBucketResult><KeyCount>{len(keys)}</KeyCount><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
         self._send(request, 200, text.encode(), {"Content-Type": "application/xml"}, note=0)
 
-    def _send(self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], note: int | None = None) -> None:
+    def _send(
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        headers: dict[str, str],
+        note: int | None = None,
+    ) -> None:
         sent = 0 if request.command == "HEAD" or status >= 400 else len(body)
-        self.log.append((request.command, request.path, request.headers.get("Range"), sent if note is None else note))
+        self.log.append(
+            (request.command, request.path, request.headers.get("Range"), sent if note is None else note)
+        )
         request.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             request.send_header(name, value)

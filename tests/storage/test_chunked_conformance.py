@@ -20,7 +20,11 @@ GRIDS = {
     "larger": {"chunks": (64, 16, 4)},
     "sharded": {"chunks": (4, 7, 2), "shards": (16, 14, 2)},
 }
-FORMS = [("zarr", grid) for grid in GRIDS if grid != "sharded"] + [("zarr3", grid) for grid in GRIDS] + [("n5", "node-cut")]
+FORMS = (
+    [("zarr", grid) for grid in GRIDS if grid != "sharded"]
+    + [("zarr3", grid) for grid in GRIDS]
+    + [("n5", "node-cut")]
+)
 CASES = [pytest.param(form, grid, id=f"{form}-{grid}") for form, grid in FORMS]
 
 
@@ -37,7 +41,8 @@ def check(source, expected):
     np.testing.assert_array_equal(rows, expected[2:9])
     assert copied.fingerprint() == source.fingerprint()
     edges = source.edges()
-    assert edges[0] == 0 and edges[-1] == len(expected) and (np.diff(edges) > 0).all()
+    assert (edges[0], edges[-1]) == (0, len(expected))
+    assert (np.diff(edges) > 0).all()
     assert len(pickle.dumps(source)) < 4096
     with pytest.raises(IndexError, match="rows"):
         source.read(0, len(expected) + 1, np.empty_like(expected))
@@ -55,7 +60,13 @@ def store(request, bucket_folder, static, moto, tmp_path):
         if kind == "file":
             return {"driver": "file", "path": f"{tmp_path}/{name}/"}, f"{tmp_path}/{name}", {}
         if kind == "moto":
-            kvstore = {"driver": "s3", "bucket": "bkt", "path": f"{name}/", "endpoint": moto, "aws_region": "us-east-1"}
+            kvstore = {
+                "driver": "s3",
+                "bucket": "bkt",
+                "path": f"{name}/",
+                "endpoint": moto,
+                "aws_region": "us-east-1",
+            }
             options = {"endpoint_url": moto, "key": "k", "secret": "s"}
             return kvstore, f"s3://bkt/{name}", options
         kvstore = {"driver": "file", "path": f"{bucket_folder}/bkt/{name}/"}
@@ -95,7 +106,17 @@ def test_reads_a_public_google_bucket(store, write_array):
     check(open_chunked(url, storage_options=options), VALUES)
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("zarr", ">f4"), ("zarr", "<i2"), ("zarr3", "float16"), ("zarr3", "int8"), ("zarr3", "bool"), ("zarr3", "bfloat16")])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        ("zarr", ">f4"),
+        ("zarr", "<i2"),
+        ("zarr3", "float16"),
+        ("zarr3", "int8"),
+        ("zarr3", "bool"),
+        ("zarr3", "bfloat16"),
+    ],
+)
 def test_dtypes(tmp_path, write_array, form, dtype):
     plain = np.dtype(np.float32) if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("=")
     values = (VALUES * 20).astype(plain)
@@ -114,7 +135,9 @@ def test_dtypes(tmp_path, write_array, form, dtype):
 @pytest.mark.parametrize("form", ["zarr3", "n5"])
 def test_time_may_be_any_axis(tmp_path, write_array, axes, form):
     order = ["tnf".index(letter) for letter in axes]
-    write_array({"driver": "file", "path": f"{tmp_path}/a/"}, VALUES.transpose(order), form=form, chunks=(4, 5, 2))
+    write_array(
+        {"driver": "file", "path": f"{tmp_path}/a/"}, VALUES.transpose(order), form=form, chunks=(4, 5, 2)
+    )
     source = open_chunked(tmp_path / "a", axes=axes)
     rest = [letter for letter in axes if letter != "t"]
     assert source.axes == "t" + "".join(rest)
@@ -156,7 +179,10 @@ def test_nodes_that_are_taken_read_their_chunks_only(store, static, write_array)
     np.testing.assert_array_equal(rows, VALUES[5:25][:, [9, 1, 0]])
     assert len(static.data) == len(some.requests(5, 25)) == 3 * 2
     check(whole.take(1, np.arange(3, 8)), VALUES[:, 3:8])
-    check(whole.take(1, np.arange(3, 8)).take(1, np.array([4, 0])).take(2, np.array([1])), VALUES[:, [7, 3]][..., 1:])
+    check(
+        whole.take(1, np.arange(3, 8)).take(1, np.array([4, 0])).take(2, np.array([1])),
+        VALUES[:, [7, 3]][..., 1:],
+    )
     assert some.fingerprint() != whole.fingerprint()
     some.close()
     whole.close()
@@ -164,7 +190,9 @@ def test_nodes_that_are_taken_read_their_chunks_only(store, static, write_array)
 
 def test_look_ahead_stays_within_the_request_limit(proxy, bucket_folder, write_array):
     write_array({"driver": "file", "path": f"{bucket_folder}/bkt/limit.zarr/"}, VALUES, chunks=(1, 13, 2))
-    source = open_chunked("s3://bkt/limit.zarr", storage_options={"endpoint_url": proxy.url, "anon": True, "request_limit": 5})
+    source = open_chunked(
+        "s3://bkt/limit.zarr", storage_options={"endpoint_url": proxy.url, "anon": True, "request_limit": 5}
+    )
     proxy.clear(latency=0.01)
     out = np.empty_like(VALUES)
     pending = [source.submit(row, row + 1, out[row : row + 1]) for row in range(ROWS)]

@@ -103,7 +103,9 @@ def test_lasting_faults_end_within_thirty_seconds_by_default(proxy, put):
     put("default.zarr")
     for fault in ("503", "stall", "reset"):
         proxy.clear()
-        source = open_chunked("s3://bkt/default.zarr", storage_options={"endpoint_url": proxy.url, "anon": True})
+        source = open_chunked(
+            "s3://bkt/default.zarr", storage_options={"endpoint_url": proxy.url, "anon": True}
+        )
         proxy.clear(lambda number, *_, fault=fault: fault)
         begun = time.monotonic()
         with pytest.raises(SourceError):
@@ -125,7 +127,9 @@ def test_credentials(static, put):
     put("private.zarr")
     static.key = "right"
     endpoint = {"endpoint_url": static.url}
-    source = open_chunked("s3://bkt/private.zarr", storage_options={**endpoint, "key": "right", "secret": "x"})
+    source = open_chunked(
+        "s3://bkt/private.zarr", storage_options={**endpoint, "key": "right", "secret": "x"}
+    )
     np.testing.assert_array_equal(read(source), VALUES)
     source.close()
     with pytest.raises(CredentialsError, match=r"private.zarr.*credentials are wrong.*InvalidAccessKeyId"):
@@ -173,7 +177,9 @@ def test_a_missing_chunk(static, put, form):
     (folder / ("c/2/0" if form == "zarr3" else "2.0")).unlink()
     for url, options in (("s3://bkt/missing.zarr", {"endpoint_url": static.url, "anon": True}), (folder, {})):
         source = open_chunked(url, storage_options=options)
-        with pytest.raises(CorruptDataError, match=r"missing.zarr.*chunk 2, 0; rows 20–29.*fill_missing=True"):
+        with pytest.raises(
+            CorruptDataError, match=r"missing.zarr.*chunk 2, 0; rows 20–29.*fill_missing=True"
+        ):
             read(source)
         np.testing.assert_array_equal(read_rows(source, 0, 20), VALUES[:20])
         source.close()

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import SourceChangedError, SourceNotFoundError, WindowLoaderError
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError, WindowLoaderError
+
 from .failures import Asked, explain
 from .options import Location, locate, supported
 from .processes import PerProcess, tensorstore
@@ -75,7 +76,9 @@ class StoreBlob:
         spec = {**self.location.kvstore, "path": f"{folder}/" if folder else ""}
         future = tensorstore().KvStore.open(spec, context=self.location.resources())
         limit = self.location.timeout
-        return wait(future, Asked(self.name), since=time.monotonic(), limit=limit, progress=Progress(), timeout=None), key
+        return wait(
+            future, Asked(self.name), since=time.monotonic(), limit=limit, progress=Progress(), timeout=None
+        ), key
 
     def fetch(self, start: int, stop: int) -> Any:
         """Begin to read bytes."""
@@ -132,7 +135,9 @@ class FsspecBlob:
             info = system.info(path)
         except Exception as error:
             raise explain(error, Asked(self.name)) from error
-        version = str(next((info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info), ""))
+        version = str(
+            next((info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info), "")
+        )
         version = hashlib.blake2b(f"{version} {info.get('size')}".encode(), digest_size=8).hexdigest()
         if self.seen and version != self.seen:
             raise SourceChangedError(f"{self.name!r} changed since it was opened; open it again.")
@@ -142,7 +147,16 @@ class FsspecBlob:
     def fetch(self, start: int, stop: int) -> Any:
         """Begin to read bytes."""
         opened = self._process.get(self._open)
-        return pool().submit(opened.system.cat_file, opened.path, start, stop)
+        return pool().submit(self._range, opened, start, stop)
+
+    def _range(self, opened: _Open, start: int, stop: int) -> bytes:
+        data: bytes = opened.system.cat_file(opened.path, start, stop)
+        if len(data) != stop - start:
+            raise CorruptDataError(
+                f"{self.name!r} ends at byte {start + len(data)}, and bytes {start}–{stop - 1} were asked. It was "
+                "not written to its end, or is shorter than its header says."
+            )
+        return data
 
     def bytes_of(self, result: Any) -> bytes:
         """Bytes of a result."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import TIME_NAMES
-from ..errors import SourceFormatError, SourceNotFoundError
+from windowloader.axes import TIME_NAMES
+from windowloader.errors import SourceFormatError, SourceNotFoundError
+
 from .cf import is_time
 
 if TYPE_CHECKING:

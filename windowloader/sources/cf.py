@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, SourceFormatError
+from windowloader.errors import MissingExtraError, SourceFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

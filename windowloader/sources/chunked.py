@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import check_axes, default_axes
-from ..errors import SourceChangedError, SourceFormatError
-from .base import LocalSource, chunk_edges, digest, to_nanoseconds
+from windowloader.axes import check_axes, default_axes
+from windowloader.errors import SourceChangedError, SourceFormatError
+
+from .base import LocalSource, digest, to_nanoseconds
 from .catalog import ArrayInfo, Catalog, read_catalog
 from .cf import Packing, decode_time, is_time, packing
 from .failures import Asked, explain
@@ -90,7 +91,7 @@ class Coordinates:
 
 
 def _times(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """Times of a coordinate, or None for one that only counts."""
+    """Return the times of a coordinate, or None for one that only counts."""
     if values.dtype.kind == "M":
         return to_nanoseconds(values, name)
     return decode_time(values, attributes, name=name) if is_time(attributes) else None
@@ -174,7 +175,7 @@ class ChunkedSource(RemoteSource):
             raise IndexError("rows are taken by reading them; take() is for the other axes.")
         dim = self.order[axis]
         index = np.asarray(index, np.int64)
-        if index.size and not (0 <= index.min() and index.max() < self.shape[axis]):
+        if index.size and not (index.min() >= 0 and index.max() < self.shape[axis]):
             raise IndexError(
                 f"positions up to {index.max()} of axis {axis} of {self.name!r}, which has {self.shape[axis]}."
             )

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import (
+from windowloader.errors import (
     CorruptDataError,
     CredentialsError,
     SourceChangedError,

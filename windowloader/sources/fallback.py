@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CorruptDataError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError
+
 from .base import digest
 from .blobs import pool
 from .catalog import DOCUMENTS, read_catalog
@@ -24,7 +25,6 @@ from .remote import RemoteSource
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from windowloader.source import Pending
@@ -188,7 +188,8 @@ def _keys(target: Any, storage_options: Mapping[str, Any] | None) -> ZarrKeys:
         prefix = f"{path.path}/" if path.path else ""
         return ZarrKeys(path.store, str(path).rstrip("/"), prefix)
     if isinstance(target, Store):
-        return ZarrKeys(target, str(target).rstrip("/"))
+        name = str(target).rstrip("/")
+        return ZarrKeys(target, f"<{type(target).__name__}>" if " object at " in name else name)
     from zarr.storage import FsspecStore
 
     try:

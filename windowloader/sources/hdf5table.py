@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import TIME_NAMES
-from ..errors import CorruptDataError, SourceFormatError, WindowLoaderError
+from windowloader.axes import TIME_NAMES
+from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoaderError
+
 from .base import optional, unknown_variable
 from .blobs import BlobFile, get
 from .cf import is_time
@@ -175,13 +176,19 @@ def _describe(h5py: Any, file: Any, dataset: Any, name: str) -> Table:
     layout = properties.get_layout()
     strange = [number for number in filters if number not in (GZIP, SHUFFLE, FLETCHER)]
     if strange or layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED) or properties.get_external_count():
-        reason = f"its filters {strange} are not gzip, shuffle or fletcher32" if strange else "it is compact, virtual or external"
+        reason = (
+            f"its filters {strange} are not gzip, shuffle or fletcher32"
+            if strange
+            else "it is compact, virtual or external"
+        )
         raise SourceFormatError(
             f"{name!r}: {dataset.name!r} cannot be read by byte ranges, because {reason}. Copy the file here, or convert "
             "it to Zarr with `windowloader convert`."
         )
     if dataset.dtype.kind not in "fiub":
-        raise SourceFormatError(f"{name!r}: {dataset.name!r} holds {dataset.dtype}; windows are made of numbers.")
+        raise SourceFormatError(
+            f"{name!r}: {dataset.name!r} holds {dataset.dtype}; windows are made of numbers."
+        )
     dims = _dims(dataset)
     coordinates = _coordinates(dataset)
     if dims and not TIME_NAMES & {dim.lower() for dim in dims}:
@@ -248,14 +255,14 @@ def _chunk_table(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return offsets.reshape(-1), sizes.reshape(-1), masks.reshape(-1)
 
 
-def decode_chunk(table: Table, stored: bytes, mask: int, where: Callable[[], str]) -> np.ndarray:
+def decode_chunk(table: Table, stored: bytes | memoryview, mask: int, where: Callable[[], str]) -> np.ndarray:
     """Undo a chunk's filters.
 
     Parameters
     ----------
     table : Table
         Of its array.
-    stored : bytes
+    stored : bytes or memoryview
         As in the file.
     mask : int
         Bits of the filters that were left out for it.
@@ -306,7 +313,7 @@ def fletcher32(data: bytes) -> int:
     Examples
     --------
     >>> hex(fletcher32(b"abcde"))
-    '0xf04fc729'
+    '0x4ff029c7'
     """
     words = np.frombuffer(data[: len(data) & ~1], ">u2").astype(np.uint64)
     if len(data) & 1:

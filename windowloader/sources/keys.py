@@ -6,6 +6,7 @@ In: a `Location` or a zarr store. Out: small values by key, names of nodes, and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import SourceError, SourceNotFoundError
+from windowloader.errors import SourceError, SourceNotFoundError
+
 from .failures import Asked, explain
 from .processes import tensorstore
 from .reads import Progress, wait
@@ -39,7 +41,9 @@ class Value:
 class Keys(Protocol):
     """What metadata are read from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Path or URL, for messages."""
 
     def get(self, keys: Sequence[str]) -> list[Value | None]:
         """Values of some keys, asked for at once; None where there is none."""
@@ -158,10 +162,8 @@ class StoreKeys:
         ending = f"{self.location.path.rstrip('/')}/zarr.json"
         whole = {**self.location.kvstore, "path": ""}
         store = self._wait(ts.KvStore.open(whole, context=self.location.resources()))
-        try:
+        with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
             self._wait(store.list(ts.KvStore.KeyRange(ending, ending + "\0")))
-        except PermissionError:
-            pass  # may not be listed: then what is there cannot be told from what is not
 
     def zarr(self) -> Any:
         """Return a zarr store that reads through TensorStore, with the same credentials and limits."""
@@ -192,7 +194,11 @@ class ZarrKeys:
 
         async def values() -> list[Any]:
             prototype = default_buffer_prototype()
-            return [await self.store.get(f"{self.prefix}{key}", prototype) for key in keys]
+            # zarr-python opens no N5, and strict stores refuse keys that are not Zarr's.
+            return [
+                None if key.endswith(NODES[2]) else await self.store.get(f"{self.prefix}{key}", prototype)
+                for key in keys
+            ]
 
         try:
             found = sync(values())

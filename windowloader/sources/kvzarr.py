@@ -62,7 +62,7 @@ class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
 
     async def exists(self, key: str) -> bool:
         """Whether there is a value."""
-        return (await self._kv.read(key, byte_range=slice(0, 0))).state == "value"
+        return bool((await self._kv.read(key, byte_range=slice(0, 0))).state == "value")
 
     async def list(self) -> AsyncIterator[str]:
         """Return all keys."""

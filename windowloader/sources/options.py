@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import SourceFormatError
+from windowloader.errors import SourceFormatError
+
 from .processes import PerProcess, tensorstore
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
     endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
     url = f"gs://{bucket}/{path}"
     token = options.get("token")
-    if options.get("anon") or token == "anon":  # noqa: S105 the word fsspec has for "no credentials"
+    if options.get("anon") or token == "anon":
         # A public bucket is a web server; TensorStore's own driver would look for credentials first.
         return Location(
             url,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import check_axes, default_axes
-from ..errors import SourceFormatError
+from windowloader.axes import check_axes, default_axes
+from windowloader.errors import SourceFormatError
+
 from .base import digest
 from .blobs import StoreBlob, blob_of, get
 from .cf import decode_time, is_time, packing
@@ -300,7 +301,9 @@ class _Chunked:
         def name() -> str:
             rows = self.grid.box(cell)[self.source.order[0]]
             first, size = int(self.table.offsets[cell]), int(self.table.sizes[cell])
-            return f"{self.source.name!r}, rows {rows.start}–{rows.stop - 1}, bytes {first}–{first + size - 1}"
+            return (
+                f"{self.source.name!r}, rows {rows.start}–{rows.stop - 1}, bytes {first}–{first + size - 1}"
+            )
 
         return name
 
@@ -385,12 +388,18 @@ def open_remote(
         offset, found, dtype = _npy_header(blob)
     elif kind == "raw":
         if shape is None or dtype is None:
-            raise SourceFormatError(f"{blob.name!r} is raw: give shape= and dtype=, e.g. shape=(105120, 325), dtype='<f4'.")
+            raise SourceFormatError(
+                f"{blob.name!r} is raw: give shape= and dtype=, e.g. shape=(105120, 325), dtype='<f4'."
+            )
         found = tuple(shape)
     else:
-        raise SourceFormatError(f"kind={kind!r} of {blob.name!r}; remote objects are read as 'npy', 'raw' or 'hdf5'.")
+        raise SourceFormatError(
+            f"kind={kind!r} of {blob.name!r}; remote objects are read as 'npy', 'raw' or 'hdf5'."
+        )
     stored = np.dtype(dtype)
-    letters = check_axes(axes or default_axes(len(found), None, blob.name), len(found), name=blob.name, need_time=False)
+    letters = check_axes(
+        axes or default_axes(len(found), None, blob.name), len(found), name=blob.name, need_time=False
+    )
     _check_order(letters, found, blob.name)
     end = offset + math.prod(found) * stored.itemsize
     if end > offset:
@@ -432,7 +441,9 @@ def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
     npy.read_magic(file)
     shape, fortran, dtype = (npy.read_array_header_2_0 if long else npy.read_array_header_1_0)(file)
     if dtype.hasobject:
-        raise SourceFormatError(f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32.")
+        raise SourceFormatError(
+            f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32."
+        )
     if fortran and len(shape) > 1:
         raise SourceFormatError(
             f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."

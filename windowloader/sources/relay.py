@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SourceError
+from windowloader.errors import SourceError
+
 from .failures import Asked
 from .processes import PerProcess
 from .reads import Progress, Read
@@ -162,12 +163,12 @@ def _job(
     if kind == "call":
         return lambda: (getattr(source, rest[0])(*rest[1]), None)
     if kind == "close":
-        return lambda: (source.close(), None)
+        return lambda: (getattr(source, kind)(), None)
     start, stop = rest
     rows = np.empty((stop - start, *source.shape[1:]), source.dtype)
     try:
         pending = source.submit(start, stop, rows)
-    except Exception as error:  # noqa: BLE001 raised on the other side, in its turn
+    except Exception as error:
         problem = error
         return lambda: _raise(problem)
     return lambda: (pending.result(), rows)
@@ -182,7 +183,7 @@ def _answer(connection: Connection, jobs: SimpleQueue[Callable[[], tuple[Any, np
         job = jobs.get()
         try:
             answer, rows = job()
-        except Exception as error:  # noqa: BLE001 goes to the other side
+        except Exception as error:
             connection.send((False, error))
             continue
         connection.send((True, answer))

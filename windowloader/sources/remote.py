@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-
 from .base import LocalSource
 from .processes import PerProcess, forked_after_use
 from .reads import Done
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from windowloader.source import Pending
 
 __all__ = ["Opened", "RemoteSource"]

@@ -1,0 +1,220 @@
+"""Byte-range tables: .npy, raw, HDF5 and netCDF4 in a store, joined ranges, damage, change."""
+
+import pickle
+import shutil
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
+from windowloader.sources.hdf5table import fletcher32
+from windowloader.sources.ranges import join, open_remote
+
+VALUES = np.random.default_rng(3).normal(size=(60, 11)).astype("f4")
+
+
+@pytest.fixture
+def put():
+    """Put a file into fsspec's memory store; its URL."""
+    system = fsspec.filesystem("memory")
+
+    def put(path, name):
+        system.put_file(str(path), f"/ranges/{name}")
+        return f"memory://ranges/{name}"
+
+    yield put
+    if system.exists("/ranges"):
+        system.rm("/ranges", recursive=True)
+
+
+def check(source, expected):
+    for start, stop in ((0, len(expected)), (7, 8), (3, 29)):
+        out = np.zeros((stop - start, *expected.shape[1:][:-1], 2 * expected.shape[-1]), expected.dtype)[
+            ..., ::2
+        ]
+        source.submit(start, stop, out).result(timeout=60)
+        np.testing.assert_array_equal(out, expected[start:stop])
+    copied = pickle.loads(pickle.dumps(source))
+    rows = np.empty_like(expected[5:9])
+    copied.read(5, 9, rows)
+    np.testing.assert_array_equal(rows, expected[5:9])
+    assert copied.fingerprint() == source.fingerprint()
+    assert len(pickle.dumps(source)) < 4096
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "|i1", "<f8"])
+def test_npy(tmp_path, put, dtype):
+    values = (VALUES * 20).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    source = open_remote(put(tmp_path / "x.npy", "x.npy"), kind="npy")
+    assert (source.axes, source.chunks, source.edges()) == ("tn", None, None)
+    check(source, values.astype(np.dtype(dtype).newbyteorder("=")))
+    assert source.requests(3, 5).tolist() == [2 * 11 * values.itemsize]
+
+
+def test_raw(tmp_path, put):
+    (tmp_path / "x.bin").write_bytes(b"head" + VALUES.tobytes())
+    url = put(tmp_path / "x.bin", "x.bin")
+    check(open_remote(url, kind="raw", shape=(60, 11), dtype="<f4", offset=4), VALUES)
+    with pytest.raises(SourceFormatError, match=r"give shape= and dtype="):
+        open_remote(url, kind="raw")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"chunks": (7, 4)},
+        {"chunks": (60, 11), "compression": "gzip"},
+        {"chunks": (1, 11), "compression": "gzip", "shuffle": True},
+        {"chunks": (7, 4), "fletcher32": True, "compression": "gzip", "shuffle": True},
+        {"chunks": (9, 5), "fletcher32": True},
+        {"chunks": (7, 4), "maxshape": (None, None)},
+    ],
+)
+def test_hdf5(tmp_path, put, how):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_group("inner").create_dataset("speed", data=VALUES, **how)
+        file["many"] = [f"s{i}" for i in range(11)]
+    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    assert source.chunks == how.get("chunks")
+    check(source, VALUES)
+
+
+def test_hdf5_chunks_that_were_never_written(tmp_path, put):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("speed", VALUES.shape, "f4", chunks=(10, 11), fillvalue=-1)[:10] = VALUES[:10]
+    expected = np.full_like(VALUES, -1)
+    expected[:10] = VALUES[:10]
+    check(open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5"), expected)
+
+
+def test_netcdf4_with_times_and_packing(tmp_path, put):
+    xarray = pytest.importorskip("xarray")
+    times = np.datetime64("2020-01-01", "ns") + np.arange(60) * np.timedelta64(1, "h")
+    data = xarray.Dataset(
+        {"t2m": (("time", "station"), VALUES.astype("f8").round(2))},
+        coords={"time": times, "station": np.arange(11) * 10},
+    )
+    packed = {
+        "dtype": "int16",
+        "scale_factor": 0.01,
+        "add_offset": 1.0,
+        "_FillValue": -32767,
+        "chunksizes": (9, 11),
+    }
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding={"t2m": packed})
+    with xarray.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as opened:
+        expected = opened.t2m.values
+    source = open_remote(put(tmp_path / "x.nc", "x.nc"), kind="hdf5")
+    assert (source.axes, source.dtype) == ("tn", expected.dtype)
+    check(source, expected)
+    np.testing.assert_array_equal(source.timestamps(), times)
+    np.testing.assert_array_equal(source.labels(1), np.arange(11) * 10)
+
+
+def test_reads_ranges_of_a_bucket_and_counts_them(tmp_path, put):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(10, 11))
+    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    table = source.table()
+    lie_together = np.diff(np.sort(table.offsets[:6])).max() == 10 * 11 * 4
+    assert lie_together
+    assert source.requests(0, 60).tolist() == [60 * 11 * 4]  # neighbours are one request
+    assert source.requests(0, 15).tolist() == [20 * 11 * 4]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.integers(1, 40)), max_size=30),
+    st.integers(0, 50),
+    st.integers(1, 200),
+)
+@settings(max_examples=60)
+def test_joined_ranges_cover_all_and_stay_small(ranges, gap, part):
+    offsets = np.array([start for start, _ in ranges], np.int64)
+    sizes = np.array([size for _, size in ranges], np.int64)
+    groups = join(offsets, sizes, gap=gap, part=part)
+    assert sorted(np.concatenate(groups).tolist() if groups else []) == list(range(len(ranges)))
+    ends = []
+    for group in groups:
+        first, last = offsets[group].min(), (offsets + sizes)[group].max()
+        assert last - first <= part or len(group) == 1
+        wasted = np.ones(last - first, bool)
+        for position in group:
+            wasted[offsets[position] - first : offsets[position] + sizes[position] - first] = False
+        runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], wasted.astype(int), [0]]))))[::2]
+        assert (runs <= gap).all()
+        ends.append(first)
+    assert ends == sorted(ends)
+
+
+@given(st.binary(max_size=200))
+def test_fletcher32_as_by_the_definition(data):
+    first = second = 0
+    padded = data + b"\0" * (len(data) % 2)
+    for at in range(0, len(padded), 2):
+        first += padded[at] << 8 | padded[at + 1]
+        first = (first & 0xFFFF) + (first >> 16)
+        second += first
+        second = (second & 0xFFFF) + (second >> 16)
+    assert fletcher32(data) == second << 16 | first
+
+
+@pytest.mark.parametrize("filters", [{"compression": "gzip"}, {"fletcher32": True}])
+def test_damage_is_found_and_named(tmp_path, put, filters):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("speed", data=VALUES, chunks=(10, 11), **filters)
+        info = dataset.id.get_chunk_info(3)
+    data = bytearray((tmp_path / "x.h5").read_bytes())
+    data[info.byte_offset + 20] ^= 0xFF
+    (tmp_path / "x.h5").write_bytes(data)
+    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    with pytest.raises(CorruptDataError, match=rf"speed.*rows 30–39, bytes {info.byte_offset}–"):
+        source.read(0, 60, np.empty_like(VALUES))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.h5"])
+def test_a_file_cut_short_is_found_at_opening(tmp_path, put, name):
+    if name == "x.npy":
+        np.save(tmp_path / name, VALUES)
+    else:
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_dataset("speed", data=VALUES)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CorruptDataError, match=name):
+        open_remote(put(tmp_path / name, name), kind="npy" if name == "x.npy" else "hdf5")
+
+
+def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):
+    np.save(tmp_path / "f.npy", np.asfortranarray(VALUES))
+    with pytest.raises(SourceFormatError, match="Fortran"):
+        open_remote(put(tmp_path / "f.npy", "f.npy"), kind="npy")
+    np.save(tmp_path / "nt.npy", VALUES.T.copy())
+    with pytest.raises(SourceFormatError, match=r"axes='nt'.*convert"):
+        open_remote(put(tmp_path / "nt.npy", "nt.npy"), kind="npy", axes="nt")
+    with h5py.File(tmp_path / "z.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(10, 11), compression="lzf")
+    with pytest.raises(SourceFormatError, match=r"32000.*gzip"):
+        open_remote(put(tmp_path / "z.h5", "z.h5"), kind="hdf5")
+    (tmp_path / "t.npy").write_bytes(b"no array at all")
+    with pytest.raises(SourceFormatError, match=r"no \.npy file"):
+        open_remote(put(tmp_path / "t.npy", "t.npy"), kind="npy")
+    with pytest.raises(SourceNotFoundError):
+        open_remote("memory://ranges/absent.npy", kind="npy")
+
+
+def test_an_object_that_changes_is_noticed(tmp_path):
+    """Through TensorStore, on this machine: every answer has the object's version."""
+    np.save(tmp_path / "x.npy", VALUES)
+    source = open_remote(f"file://{tmp_path}/x.npy", kind="npy")
+    check(source, VALUES)
+    np.save(tmp_path / "y.npy", VALUES + 1)
+    shutil.move(tmp_path / "y.npy", tmp_path / "x.npy")
+    with pytest.raises(SourceChangedError, match=r"x.npy.*changed since it was opened"):
+        source.read(0, 60, np.empty_like(VALUES))
+    source.close()

@@ -85,7 +85,7 @@ class Lease:
         """
         whole = np.asarray(self)
         return {
-            field.name: np.ndarray(field.shape, field.dtype, buffer=whole, offset=field.offset)  # type: ignore[arg-type]
+            field.name: np.ndarray(field.shape, field.dtype, buffer=whole, offset=field.offset)
             for field in fields
         }
 

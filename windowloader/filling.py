@@ -77,7 +77,7 @@ def flat(rows: Rows) -> Flat:
     if not base.dtype.isnative or any(stride % size for stride in base.strides):
         base = np.ascontiguousarray(base, dtype=base.dtype.newbyteorder("="))
     if base.flags.c_contiguous:
-        origin, steps = 0, (base.shape[1] * base.shape[2], base.shape[2], 1)
+        origin, steps = 0, [base.shape[1] * base.shape[2], base.shape[2], 1]
         values = base.reshape(-1)
     else:
         lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
@@ -85,19 +85,22 @@ def flat(rows: Rows) -> Flat:
         extent = sum(abs(length) for length in lengths) // size + 1
         values = np.lib.stride_tricks.as_strided(lowest, (extent,), (size,))
         origin = -sum(min(length, 0) for length in lengths) // size
-        steps = tuple(stride // size for stride in base.strides)
+        steps = [stride // size for stride in base.strides]
     half = True if values.dtype == np.float16 else None
     if half is not None or values.dtype == np.bool_:
         values = values.view(np.uint16 if half else np.uint8)
     # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
     values.flags.writeable = False
-    return Flat(values, half, int(origin), steps, first)
+    return Flat(values, half, int(origin), (steps[0], steps[1], steps[2]), first)
 
 
 def _role(recipe: Recipe, role: Role, out: Mapping[str, np.ndarray], part: Part) -> None:
     window = slice(part.begin, part.end)
     tables = [
-        row_table(columns, recipe.clock, part.rows, part.starts[window], role.offsets, part.entity[window], window, recipe.dtype)
+        row_table(
+            columns, recipe.clock, part.rows, part.starts[window], role.offsets, part.entity[window], window,
+            recipe.dtype,
+        )
         if columns
         else None
         for columns in (role.row_columns, role.shared_columns)
@@ -144,7 +147,7 @@ def _words(array: np.ndarray) -> np.ndarray:
 
 
 def _beside(role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]) -> bool:
-    """Whether one loop writes all of a role: a run of values, alone or with one or two values of the row beside each."""
+    """Whether one loop writes all of a role: runs of values, alone or with one or two of the row beside each."""
     source = flats[group.rows]
     others = len(role.row_columns)
     if role.statics or group.divide.any() != group.divide.all():
@@ -208,7 +211,7 @@ def _span(
 def _by_element(values: np.ndarray, role: Role) -> np.ndarray:
     """Statistics of columns [column, entity, node] as statistics of a row's elements [entity, 1 | node·column]."""
     if len(values) == 1:
-        return values[0]
+        return np.asarray(values[0])
     wide = np.broadcast_to(values, (*values.shape[:2], role.num_nodes))
     return np.ascontiguousarray(wide.transpose(1, 2, 0)).reshape(values.shape[1], -1)
 
@@ -255,7 +258,8 @@ def _mask(
         source, place = part.flats[group.rows], int(group.places[0])
         origin, width, offsets = _span(role, group, source, steps, others)
         kernels.seen(
-            source.values, source.half, origin, source.steps[0], width, source.first, offsets, begin, end, _mark(group, source),
+            source.values, source.half, origin, source.steps[0], width, source.first, offsets, begin, end,
+            _mark(group, source),
             mask, 0 if others else place * steps[3], steps[0], steps[1], 1 + others, place,
         )  # fmt: skip
         return

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .recipe import Options, compile_roles, delivered_dtype
+from .delivery import Options, delivered_dtype
+from .recipe import compile_roles
 from .roles import ALIGNMENT, Field, Role
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ Three shapes of loops, from the most to the least special:
 ``seen`` and ``observed`` write the masks of runs and of anything; ``spread`` writes what is the same for all nodes.
 Inner loops run over slices, whose indices numba knows to be inside: only so does it vectorise them. They stand in the
 kernels themselves: a slice handed to another function is counted, atomically, which costs more than a short row.
-Arguments that may be None (``half``: the source's words are float16; ``to_half``, ``to_brain``: the output's are float16,
-bfloat16; ``divide``; ``fill``) choose code when compiled, not when run.
+Arguments that may be None (``half``: the source's words are float16; ``to_half``, ``to_brain``: the output's are
+float16, bfloat16; ``divide``; ``fill``) choose code when compiled, not when run.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def _scaled(raw: Any, half: Any, shift: float, factor: float, divide: Any, senti
     value = (np.float64(x) - shift) * factor if divide is None else (np.float64(x) - shift) / factor
     if fill is None:
         return value
-    return fill if (x != x) | (x == sentinel) else value  # noqa: PLR0124 - NaN
+    return fill if (x != x) | (x == sentinel) else value  # NaN
 
 
 @kernel
 def _word(value: float, cast: Any, half: Any, brain: Any) -> Any:
-    """A value as it is stored: ``half``, ``brain`` are None unless the words are float16 or bfloat16."""
+    """Make the word that is stored; ``half``, ``brain`` are None unless words are float16, bfloat16."""
     if half is not None:
         return cast(to_float16(value))
     if brain is not None:
@@ -174,9 +174,9 @@ def triples(
 
 
 @kernel
-def _there(raw: Any, half: Any, sentinel: Any) -> bool:
+def _there(raw: Any, half: Any, sentinel: Any) -> Any:
     x = raw if half is None else decode_float16(raw)
-    return (x == x) & (x != sentinel)  # noqa: PLR0124 - NaN
+    return (x == x) & (x != sentinel)  # NaN
 
 
 @kernel
@@ -185,7 +185,7 @@ def seen(
     first: Ints, offsets: Ints, begin: int, end: int, sentinel: Any,
     out: NDArray[np.uint8], at: int, out_batch: int, out_row: int, group: int, place: int,
 ) -> None:  # fmt: skip
-    """Masks of runs: 1 where the raw value is there, and 1 for each of the ``group - 1`` values of the row beside it."""
+    """Masks of runs: 1 where the raw value is there, and for each of the ``group - 1`` values of the row beside."""
     sent = sentinel[0]
     one = np.uint8(1)
     head, tail = place == 0, place == 2
@@ -278,7 +278,7 @@ def _fill(
     """Put ``fill`` where the raw value is missing: compared as it is, since float64 rounds wide integers."""
     for j in range(count):
         raw = source[at + j * step] if half is None else decode_float16(source[at + j * step])
-        scratch[j] = fill if (raw != raw) | (raw == sentinel) else scratch[j]  # noqa: PLR0124
+        scratch[j] = fill if (raw != raw) | (raw == sentinel) else scratch[j]  # NaN
 
 
 @kernel

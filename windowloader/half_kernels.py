@@ -6,6 +6,8 @@ it; NaN stays NaN (its payload does not). Never calls a library routine, so that
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .jit import kernel
@@ -27,7 +29,7 @@ def decode_float16(word: int) -> float:
 
 
 @kernel
-def to_float16(value: float) -> int:
+def to_float16(value: float) -> Any:
     """Bits of the float16 nearest to a float64: rounded once."""
     bits = np.float64(value).view(np.int64)
     sign = (bits >> 48) & 0x8000
@@ -39,14 +41,14 @@ def to_float16(value: float) -> int:
     mantissa = np.float64(size + np.int64(magic).view(np.float64)).view(np.int64) - magic
     word = ((exponent - 1009) << 10) + mantissa
     word = np.int64(0x7C00) if size >= 65520.0 else word
-    word = np.int64(0x7E00) if value != value else word  # noqa: PLR0124 - NaN
+    word = np.int64(0x7E00) if value != value else word  # NaN
     return sign | word
 
 
 @kernel
-def to_bfloat16(value: float) -> int:
+def to_bfloat16(value: float) -> Any:
     """Bits of the bfloat16 nearest to the float32 nearest to a float64, as torch has it."""
     single = np.float32(value)
     bits = np.int64(np.float32(single).view(np.int32)) & 0xFFFFFFFF
     word = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.int64(0x7FC0) if single != single else word  # noqa: PLR0124 - NaN
+    return np.int64(0x7FC0) if single != single else word  # NaN

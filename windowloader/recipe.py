@@ -6,107 +6,24 @@ covariates without time, which every batch repeats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .axes import Layout
-from .errors import AxesError, FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
+from .delivery import FLOATS, delivered_dtype
+from .errors import FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
+from .marks import is_missing, sentinel
 from .roles import Group, Role, RowColumn, Static, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .delivery import Options
     from .series import Column, Series
     from .spec import WindowSpec
     from .variable import Variable
 
-__all__ = ["FLOATS", "Options", "compile_roles", "delivered_dtype"]
-
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Options:
-    """How batches should be: the arguments of ``Recipe.compile``, checked.
-
-    Parameters
-    ----------
-    scaler : object or None
-        ``affine(name)`` gives its `Affine` for a column, or None.
-    scale_targets : bool
-    fill : float or None
-    dtype : str
-        Of `FLOATS`, or an integer or bool dtype's name for values that are only copied.
-    layouts : tuple of Layout
-        Of inputs and future, and of targets.
-    broadcast : bool
-    """
-
-    scaler: Any
-    scale_targets: bool
-    fill: float | None
-    dtype: str
-    layouts: tuple[Layout, Layout]
-    broadcast: bool
-
-    @classmethod
-    def check(
-        cls,
-        *,
-        scaler: Any,
-        scale_targets: bool,
-        fill: float | None,
-        dtype: Any,
-        layout: str | Sequence[str],
-        broadcast: bool,
-    ) -> Options:
-        """Check each by itself."""
-        if scaler is not None and not callable(getattr(scaler, "affine", None)):
-            raise ScalerError(
-                f"scaler={scaler!r} is no fitted scaler. Pass what StandardScaler.fit(train) returns, or "
-                "StandardScaler(mean, std) for known numbers."
-            )
-        name = _dtype_name(dtype)
-        if fill is not None:
-            fill = float(fill)
-            if name not in FLOATS:
-                raise LoaderError(
-                    f"fill={fill} goes with a floating dtype, and dtype={name!r} only copies values."
-                )
-        pair = (layout, layout) if isinstance(layout, str) else tuple(layout)
-        if len(pair) != 2:
-            raise AxesError(f"layout={layout!r} is neither a string nor a pair (inputs, targets).")
-        return cls(
-            scaler=scaler,
-            scale_targets=bool(scale_targets),
-            fill=fill,
-            dtype=name,
-            layouts=(Layout(pair[0]), Layout(pair[1])),
-            broadcast=bool(broadcast),
-        )
-
-
-def _dtype_name(dtype: Any) -> str:
-    if str(dtype).removeprefix("torch.") == "bfloat16":
-        return "bfloat16"
-    try:
-        found = np.dtype(
-            str(dtype).removeprefix("torch.") if not isinstance(dtype, (type, np.dtype)) else dtype
-        )
-    except TypeError:
-        found = None
-    if found is None or (found.name not in FLOATS and found.kind not in "iub"):
-        raise LoaderError(
-            f"dtype={dtype!r} is none that batches can have: {', '.join(FLOATS)}, or an integer's name."
-        )
-    return found.name
-
-
-def delivered_dtype(dtype: str) -> np.dtype:
-    """NumPy's dtype of a delivered array; bfloat16 comes as its bits."""
-    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+__all__ = ["compile_roles", "is_missing", "sentinel"]
 
 
 def compile_roles(
@@ -254,7 +171,7 @@ class _Builder:
         return column.variable >= 0 and not self.series.variables[column.variable].has_time
 
     def _by_node(self, column: Column) -> bool:
-        """Whether a column has a value for each node; without a space axis, what is no clock belongs to the one node."""
+        """Whether a column has a value for each node; without a space axis all but clocks belong to the one node."""
         return column.variable >= 0 and (
             self.series.variables[column.variable].has_nodes or not self.series.space_shape
         )
@@ -368,8 +285,8 @@ class _Builder:
         ):
             return
         raise LoaderError(
-            f"dtype={self.options.dtype!r} only copies values that are stored so, and the {role} hold others, clocks, or "
-            f"values that are scaled. Ask for one of {', '.join(FLOATS)}."
+            f"dtype={self.options.dtype!r} only copies values that are stored so, and the {role} hold others, clocks, "
+            f"or values that are scaled. Ask for one of {', '.join(FLOATS)}."
         )
 
 
@@ -384,34 +301,6 @@ def _stack(affines: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for part in (shifts, factors)
     )
     return shift, factor, np.array([affine is not None and affine.divide for affine in affines], dtype=bool)
-
-
-def sentinel(missing: float | None, dtype: np.dtype) -> np.ndarray | None:
-    """Mark of missing values in a variable's own dtype, shape (1,); None where no value of it can be missing.
-
-    Floats: NaN is missing too wherever anything is declared. Integers: only a whole number in range can occur.
-
-    Examples
-    --------
-    >>> sentinel(-1.0, np.dtype(np.int16)), sentinel(float("nan"), np.dtype(np.int16)), sentinel(300, np.dtype(np.uint8))
-    (array([-1], dtype=int16), None, None)
-    """
-    if missing is None:
-        return None
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return np.array([missing]).astype(dtype)
-    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if not np.isfinite(missing) or missing != int(missing) or not limits[0] <= int(missing) <= limits[1]:
-        return None
-    return (
-        np.array([int(missing)]).astype(dtype) if dtype.kind == "b" else np.array([int(missing)], dtype=dtype)
-    )
-
-
-def is_missing(values: np.ndarray, mark: np.ndarray) -> np.ndarray:
-    """Whether each raw value is the mark, or NaN."""
-    return np.asarray((values == mark[0]) | (values != values))  # noqa: PLR0124 - NaN
 
 
 def _rows_of(variable: Variable) -> np.ndarray:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .axes import Layout
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .axes import Layout
 
 __all__ = ["ALIGNMENT", "Field", "Group", "Role", "RowColumn", "Static", "cast"]
 

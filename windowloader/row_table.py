@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .recipe import is_missing
+from .marks import is_missing
 from .roles import cast
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _fill_column(
     window: slice,
 ) -> None:
     raw = rows.base[rows.first[window, np.newaxis] + offsets, 0, column.feature]
-    assert column.shift is not None and column.factor is not None  # a variable's feature has both
+    assert column.shift is not None  # a variable's feature has both
+    assert column.factor is not None
     whose = (entity if len(column.shift) > 1 else np.zeros_like(entity))[:, np.newaxis]
     moved = raw.astype(np.float64) - column.shift[whose]
     scaled = moved / column.factor[whose] if column.divide else moved * column.factor[whose]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -292,7 +293,7 @@ def run(case, parts):
         array.view(np.uint8)[...] = 0xAB
     rows = [Rows(case.variables[index].base, case.starts) for index in recipe.variables]
     cuts = np.linspace(0, len(case.starts), parts + 1).astype(int)
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         recipe.gather(out, case.starts, rows, begin=int(begin), end=int(end))
     return out
 

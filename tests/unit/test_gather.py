@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import tracemalloc
 from types import SimpleNamespace
@@ -61,7 +62,8 @@ def test_inputs_targets_and_clocks(speed):
 
 def test_without_broadcast_what_has_no_node_comes_once(speed):
     spec = wl.WindowSpec(
-        lookback=3, horizon=2, inputs=["time_of_day", "speed", "rain", "height"], targets=["rain"], future=["day_of_week"]
+        lookback=3, horizon=2, inputs=["time_of_day", "speed", "rain", "height"], targets=["rain"],
+        future=["day_of_week"],
     )  # fmt: skip
     out = gathered(speed, Recipe.compile(speed, spec, broadcast=False), [5])
     assert sorted(out) == ["inputs", "shared_future", "shared_inputs", "targets"]
@@ -159,7 +161,7 @@ def test_rows_may_lie_elsewhere_than_the_series(speed):
 def test_fields_lie_apart_and_aligned(speed):
     recipe = Recipe.compile(speed, wl.WindowSpec(lookback=3, horizon=1, future=["rain"]), dtype="float16")
     fields = recipe.fields(7)
-    for field, after in zip(fields, fields[1:], strict=False):
+    for field, after in itertools.pairwise(fields):
         assert after.offset % 64 == 0
         assert field.offset + field.nbytes <= after.offset
     assert recipe.nbytes(7) >= fields[-1].offset + fields[-1].nbytes

@@ -6,12 +6,13 @@ memory it takes. Never reads, never looks at how much memory is free.
 What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
 blocks; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
 whole blocks, for blocks that read their halo again; active blocks, down to 2. What then still does not fit
-is read directly. Active blocks that were asked for are kept: with too few places blocks are read again.
+is read directly. Active blocks that were asked for are kept: with too few places blocks are read again,
+and a resumed run for which there are not even two keeps its order and reads rows directly.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from .chunking import total_cost
@@ -72,9 +73,9 @@ class Choice:
     requests : int
         Reads handed to the store at a time.
     grid : Grid or None
-        None where rows are read directly.
+        None where rows are read directly, unless the order of a resumed run needs it.
     active, slots : int
-        Active blocks of a lane, and its places for blocks; 0 where rows are read directly.
+        Active blocks of a lane, and its places for blocks; the latter 0 where rows are read directly.
     amplification : float
         Bytes read over the bytes of all blocks' rows, without their halo; for direct reading the rows of a
         window.
@@ -206,16 +207,20 @@ def choose(
         per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
         wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
         for some, places in _places(grid, active, wanted, lanes, least):
-            at_a_time = min(requests, max(1, (places - some) * per_block))
+            # Half of what is ahead: the other half has arrived and is being decoded, or waits for its turn.
+            at_a_time = max(1, min(requests, (places - some) * per_block // 2))
             terms = room.terms(grid, some, places, at_a_time)
             if terms.total <= memory:
                 return _blocks(variables, grid, some, places, at_a_time, terms)
             smallest = min(room.needed(terms), smallest or room.needed(terms))
+    if rows is not None:  # of a run that goes on: order first, memory second, bytes last
+        why = f"rows are read straight into batches: the blocks of this run need {smallest} bytes"
+        return replace(_direct(room, requests, why), grid=grid, active=some)
     if asked:
         raise MemoryBudgetError(
-            f"memory={memory} bytes holds no two blocks of this data: a row is {room.row_bytes} bytes, a window "
-            f"{span} rows, a chunk {room.chunk_bytes} bytes. {smallest} bytes would do"
-            + (f" (with active_blocks={active})." if active is not None else ".")
+            f"memory={memory} bytes is too little for blocks: a row is {room.row_bytes} bytes, a window {span} "
+            f"rows, a chunk {room.chunk_bytes} bytes. {smallest} bytes would do"
+            + (f" with active_blocks={active}; fewer active blocks need less." if active is not None else ".")
         )
     return _direct(room, requests, f"rows are read straight into batches: blocks need {smallest} bytes")
 

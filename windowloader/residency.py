@@ -20,14 +20,15 @@ A seam is named by its earlier block in time; its place in the stash holds ``sea
 head of two neighbours next to each other, so that a window across has one source. It is taken when one of
 the two leaves with the other yet to come, or else when both are there, and given back when its windows have
 been dealt. Every place is filled as soon as it is free, in the order of the visits; places that stay free
-while the lane drains (``events.submit`` is empty, ``events.leave`` is not) are for the next epoch's blocks.
+while the lane drains (``events.submit`` is empty, ``events.leave`` is not) are for the next epoch's blocks,
+in the order of its visits; when its turn comes, what was submitted early is not submitted again.
 
 A run that is resumed at ``cursor`` reads the active blocks again, at once; a seam in ``missing`` lacks the
 side of a block that is gone: ``side_rows(seam)`` are read when a window first asks for it.
 
 With fewer places than ``active + 1`` (and than blocks) the residency is `paged`: blocks are still entered at
 their turn, when the sides of both their seams are saved at once, but within a turn they are evicted and
-read again as ``paging`` says.
+read again as ``paging.pages`` says, whose first read of a turn is the entering block.
 """
 
 from __future__ import annotations

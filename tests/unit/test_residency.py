@@ -121,6 +121,8 @@ def test_active_blocks_of_a_resumed_run_are_kept_and_paged():
     assert choice.active == 32
     assert 2 <= choice.slots <= 32
     assert choice.terms.total <= 128 << 20
+    kept = choose(STARTS, [ARRAY], span=24, memory=32 << 20, active=32, rows=101)
+    assert (kept.mode, kept.active, kept.grid.hash()) == ("direct", 32, choice.grid.hash())
 
 
 def test_large_rows_get_blocks_with_a_halo():

@@ -111,3 +111,27 @@ def test_transform_is_the_formula_in_every_layout_and_comes_back(letters, seed, 
     np.testing.assert_array_equal(found, expected.transpose(order))
     back = scaler.inverse_transform(found, layout=layout, entities=entities)
     np.testing.assert_allclose(back, plain.transpose(order), rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(["btnf", "bfnt", "tnbf", "fbtn"]),
+    st.sampled_from(["feature", "node"]),
+    st.sampled_from(["multiply", "divide"]),
+)
+def test_the_gather_scales_as_transform_does_and_zeros_come_back_by_the_mask(seed, layout, per, rounding):
+    rng = np.random.default_rng(seed)
+    raw = rng.uniform(1, 70, size=(60, 5, 2)).astype(np.float32)
+    raw[rng.random(raw.shape) < 0.15] = 0.0
+    windows = wl.WindowSet(wl.Series(raw, missing=0.0), wl.WindowSpec(lookback=4, horizon=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        scaler = wl.StandardScaler.fit(windows, per=per, rounding=rounding)
+    some = rng.integers(0, len(windows), 6)
+    plain = windows.read(some, layout=layout)
+    batch = windows.read(some, scaler=scaler, layout=layout)
+    np.testing.assert_array_equal(batch.inputs, scaler.transform(plain.inputs, layout=layout))
+    back = scaler.inverse_transform(batch.targets, layout=layout, mask=batch.target_mask)
+    np.testing.assert_array_equal(back == 0, plain.targets == 0)
+    np.testing.assert_allclose(back, plain.targets, rtol=1e-4)

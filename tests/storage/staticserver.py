@@ -121,7 +121,8 @@ class StaticServer:
         keys = sorted(str(file.relative_to(bucket)) for file in bucket.rglob("*") if file.is_file())
         keys = [key for key in keys if key.startswith(prefix) and key > after]
         items = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
-        text = f"<ListBucketResult><KeyCount>{len(keys)}</KeyCount><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
+        counts = f"<KeyCount>{len(keys)}</KeyCount><IsTruncated>false</IsTruncated>"
+        text = f"<ListBucketResult>{counts}{items}</ListBucketResult>"
         self._send(request, 200, text.encode(), {"Content-Type": "application/xml"}, note=0)
 
     def _send(

@@ -157,7 +157,8 @@ def test_spawned_processes_open_from_the_pickle(static, bucket_folder, write_arr
         import numpy as np
         from windowloader.sources.chunked import open_chunked
         if __name__ == "__main__":
-            source = open_chunked("s3://bkt/spawn.zarr", storage_options={"endpoint_url": sys.argv[1], "key": "k", "secret": "s"})
+            options = {"endpoint_url": sys.argv[1], "key": "k", "secret": "s"}
+            source = open_chunked("s3://bkt/spawn.zarr", storage_options=options)
             source.read(0, 40, np.empty((40, 3), "f4"))
             with multiprocessing.get_context(sys.argv[2]).Pool(1) as pool:
                 pool.apply(source.read, (0, 40, np.empty((40, 3), "f4")))

@@ -185,7 +185,8 @@ def _corrupt(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
         status in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "INTERNAL", "") and CORRUPT.search(text)
     ):
         return CorruptDataError, (
-            f"stored bytes are not what was written{asked.chunk(text)}. Restore the object from its origin, or write it again."
+            f"stored bytes are not what was written{asked.chunk(text)}. Restore the object from its origin, or "
+            "write it again."
         )
     if status == "FAILED_PRECONDITION" and "mismatch" in text.lower():
         return SourceChangedError, "the store changed since it was opened; open it again."

@@ -154,7 +154,7 @@ class _ZarrArray:
 
 
 def _store(source: ZarrSource) -> Any:
-    """Return the store, one that refuses absent chunks unless they are meant: zarr-python takes them for fill values."""
+    """Return the store; one that refuses absent chunks, which zarr-python fills in, unless they are meant."""
     if source.fill_missing:
         return source.keys.store
     from zarr.storage import WrapperStore

@@ -162,7 +162,8 @@ def _choose(h5py: Any, file: Any, variable: str | None, name: str) -> Any:
 
 def _dims(dataset: Any) -> tuple[str, ...] | None:
     if dataset.is_scale:
-        return (dataset.name.rpartition("/")[2],) * dataset.ndim
+        own = str(dataset.name).rpartition("/")[2]
+        return (own,) * int(dataset.ndim)
     names = []
     for dim in dataset.dims:
         label = dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "")
@@ -182,8 +183,8 @@ def _describe(h5py: Any, file: Any, dataset: Any, name: str) -> Table:
             else "it is compact, virtual or external"
         )
         raise SourceFormatError(
-            f"{name!r}: {dataset.name!r} cannot be read by byte ranges, because {reason}. Copy the file here, or convert "
-            "it to Zarr with `windowloader convert`."
+            f"{name!r}: {dataset.name!r} cannot be read by byte ranges, because {reason}. Copy the file here, or "
+            "convert it to Zarr with `windowloader convert`."
         )
     if dataset.dtype.kind not in "fiub":
         raise SourceFormatError(
@@ -229,7 +230,7 @@ def _offset(dataset: Any, name: str) -> int:
 
 
 def _coordinates(dataset: Any) -> dict[int, tuple[np.ndarray, Mapping[str, Any]]]:
-    found = {}
+    found: dict[int, tuple[np.ndarray, Mapping[str, Any]]] = {}
     for number, dim in enumerate(dataset.dims):
         if len(dim) and dim[0].size == dataset.shape[number]:
             scale = dim[0]

@@ -204,7 +204,8 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
     scheme = SCHEMES.get(scheme_of(text))
     if scheme is None:
         raise SourceFormatError(
-            f"{text!r} has the scheme {scheme_of(text)!r}; byte ranges are read from {', '.join(sorted(filter(None, SCHEMES)))}."
+            f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads "
+            f"{', '.join(sorted(filter(None, SCHEMES)))}."
         )
     options = _checked(scheme, dict(storage_options or {}))
     limits = {

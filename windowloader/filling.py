@@ -140,10 +140,12 @@ def _role(recipe: Recipe, role: Role, out: Mapping[str, np.ndarray], part: Part)
 
 def _words(array: np.ndarray) -> np.ndarray:
     """Flat view that numba can write: bool as bytes, float16 as its bits."""
-    words = array.reshape(-1)
-    if not np.may_share_memory(words, array) or not array.flags.c_contiguous:
+    if not array.flags.c_contiguous:
         raise ValueError("arrays that are gathered into must be C-contiguous")
-    return words.view({"bool": np.uint8, "float16": np.uint16}.get(array.dtype.name, array.dtype))
+    words = array.reshape(-1)
+    if words.dtype == np.float16:
+        return words.view(np.uint16)
+    return words.view(np.uint8) if words.dtype == np.bool_ else words
 
 
 def _beside(role: Role, group: Group, flats: Mapping[int, Flat], steps: tuple[int, int, int, int]) -> bool:

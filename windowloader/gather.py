@@ -6,7 +6,7 @@ their layout, written into arrays that are handed in. Never allocates anything o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from .delivery import Options, delivered_dtype
 from .recipe import compile_roles
 from .roles import ALIGNMENT, Field, Role
+from .row_table import KeptClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class Recipe:
     roles : tuple of Role
     variables : tuple of int
         Which of ``series.variables`` the gather wants `Rows` of, in this order.
-    clock : Clock or None
+    clock : Clock, KeptClock or None
     borders : ndarray or None
         Where entities begin, where statistics differ by entity.
     dtype : str
@@ -70,9 +71,12 @@ class Recipe:
 
     roles: tuple[Role, ...]
     variables: tuple[int, ...]
-    clock: Clock | None
+    clock: Clock | KeptClock | None
     borders: np.ndarray | None
     dtype: str
+    _fields: dict[int, tuple[Field, ...]] = field(
+        default_factory=dict, repr=False
+    )  # a run has two batch sizes
 
     @classmethod
     def compile(
@@ -133,18 +137,25 @@ class Recipe:
         )
         roles, variables = compile_roles(series, spec, options)
         borders = series.entity_borders if any(role.by_entity for role in roles) else None
-        clock = series.clock if any(role.clocks for role in roles) else None
+        names = tuple(dict.fromkeys(name for role in roles for name in role.clocks))
+        clock = (
+            KeptClock.where_small(series.clock, names, series.num_steps) if series.clock and names else None
+        )
         return cls(roles=roles, variables=variables, clock=clock, borders=borders, dtype=options.dtype)
 
     def fields(self, batch: int) -> tuple[Field, ...]:
         """Arrays of a batch of ``batch`` windows, and where each lies in a buffer of `nbytes`."""
-        found, offset = [], 0
+        known = self._fields.get(batch)
+        if known is not None:
+            return known
+        found: list[Field] = []
+        offset = 0
         delivered = delivered_dtype(self.dtype)
         for role in self.roles:
             for name, shape, flat, dtype in role.arrays(batch, delivered):
                 found.append(Field(name, shape, flat, dtype, offset))
                 offset += -(-found[-1].nbytes // ALIGNMENT) * ALIGNMENT
-        return tuple(found)
+        return self._fields.setdefault(batch, tuple(found))
 
     def nbytes(self, batch: int) -> int:
         """Bytes of a buffer that holds a batch of ``batch`` windows."""

@@ -181,9 +181,9 @@ class Role:
         )
 
     @property
-    def clocks(self) -> bool:
-        """Whether a column is a clock."""
-        return any(column.clock for column in self.row_columns + self.shared_columns)
+    def clocks(self) -> tuple[str, ...]:
+        """Names of the clocks."""
+        return tuple(column.clock for column in self.row_columns + self.shared_columns if column.clock)
 
     def arrays(
         self, batch: int, dtype: np.dtype

@@ -20,12 +20,52 @@ if TYPE_CHECKING:
     from .gather import Rows
     from .roles import RowColumn
 
-__all__ = ["row_table"]
+__all__ = ["KeptClock", "row_table"]
+
+KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
+
+
+class KeptClock:
+    """Clocks of all rows of a series, where they are few: a batch then looks them up instead of making them.
+
+    Parameters
+    ----------
+    clock : Clock
+    names : tuple of str
+    num_rows : int
+
+    Examples
+    --------
+    >>> from windowloader.clock import Clock
+    >>> clock = Clock.from_timestamps(("2024-01-01", "6h"), 8, np.array([0, 8]))
+    >>> KeptClock(clock, ("time_of_day",), 8).values(["time_of_day"], np.array([[1, 2]])).tolist()
+    [[[0.25], [0.5]]]
+    """
+
+    __slots__ = ("_of", "_table")
+
+    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int) -> None:
+        self._of = (clock, names, num_rows)
+        self._table = clock.values(names, np.arange(num_rows))
+
+    @classmethod
+    def where_small(cls, clock: Clock, names: tuple[str, ...], num_rows: int) -> Clock | KeptClock:
+        """Keep the values, or return the clock itself where they would be many."""
+        return cls(clock, names, num_rows) if num_rows * len(names) <= KEPT else clock
+
+    def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Look up clocks by name, as ``Clock.values`` makes them."""
+        kept = self._of[1]
+        found = self._table.take(rows, axis=0)
+        return found if tuple(names) == kept else found[..., [kept.index(name) for name in names]]
+
+    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
+        return KeptClock, self._of  # made again: a pickle stays small
 
 
 def row_table(
     columns: Sequence[RowColumn],
-    clock: Clock | None,
+    clock: Clock | KeptClock | None,
     rows: Sequence[Rows],
     starts: np.ndarray,
     offsets: np.ndarray,
@@ -38,7 +78,7 @@ def row_table(
     Parameters
     ----------
     columns : sequence of RowColumn
-    clock : Clock or None
+    clock : Clock, KeptClock or None
     rows : sequence of Rows
         As handed to the gather.
     starts : ndarray, shape (window,), int64

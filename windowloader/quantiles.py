@@ -21,7 +21,7 @@ __all__ = ["Exact", "Sketched", "quantile_reducer", "weighted_quantiles"]
 
 SKETCH_SIZE = 16_384  # centroids at most; the rank of a quartile is then off by about 1e-4
 SMALLEST_SKETCH = 100  # below, quartiles are off by percents
-CENTROID_BYTES = 40  # memory of one centroid with its share of buffers
+CENTROID_BYTES = 96  # memory of one centroid with its share of buffers
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -98,17 +98,21 @@ class Exact:
         while self._kept:
             entity, rows = self._kept.popitem()
             values = np.concatenate([part for part, _ in rows])
-            weights = np.broadcast_to(np.concatenate([part for _, part in rows])[:, np.newaxis], values.shape)
-            columns = (
-                [(values.ravel(), weights.ravel())] if self.pooled else zip(values.T, weights.T, strict=True)
-            )
-            for node, (column, weight) in enumerate(columns):
+            weights = np.concatenate([part for _, part in rows])
+            rows.clear()
+            once = bool((weights == 1).all())
+            for node in range(self.count.shape[1]):
+                column = values.reshape(-1) if self.pooled else values[:, node]
                 there = ~np.isnan(column)
-                self.count[entity, node] = weight[there].sum()
-                if there.any():
-                    self.quantiles[:, entity, node] = weighted_quantiles(
-                        column[there], weight[there], self.ranks
-                    )
+                column = column[there]
+                if once:  # without a weight for each value, which would take as much as the values
+                    found = np.quantile(column, self.ranks, overwrite_input=True) if len(column) else np.nan
+                    self.count[entity, node], self.quantiles[:, entity, node] = len(column), found
+                    continue
+                weight = (np.repeat(weights, values.shape[1]) if self.pooled else weights)[there]
+                self.count[entity, node] = weight.sum()
+                if len(column):
+                    self.quantiles[:, entity, node] = weighted_quantiles(column, weight, self.ranks)
 
 
 @dataclass(slots=True)

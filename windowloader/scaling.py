@@ -285,9 +285,9 @@ class RobustScaler(Scaler):
         """Take median and quantile distance of the rows a window set holds.
 
         Exact (as ``np.quantile``) where all values, 8 bytes each, take at most ``exact_bytes``; sorting them
-        takes about three times that for the moment. Above, a t-digest is kept (extra ``quantiles``), whose
-        answers are off in rank by about 1e-4 (one statistic a feature) to 1e-2 (thousands of nodes), and are
-        the same in every run.
+        takes twice that for the moment (six times where nodes are pooled and rows weighted). Above, a t-digest
+        is kept (extra ``quantiles``), whose answers are off in rank by about 1e-4 (one statistic a feature) to
+        1e-2 (ten thousand nodes), and are the same in every run.
 
         Parameters
         ----------

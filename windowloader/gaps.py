@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from .index import Runs, Starts
     from .series import Column, Series
     from .spec import WindowSpec
+    from .variable import Variable
 
 __all__ = ["leave_out", "refuse"]
 
-CHUNK = 1 << 18  # starts looked at together; a multiple of 64
+CHUNK = 1 << 17  # starts looked at together; a multiple of 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,17 +179,24 @@ def _raise_first(series: Series, row: int, role: Role) -> None:
         mark = sentinel(variable.missing, variable.dtype) if variable is not None else None
         if variable is None or mark is None:
             continue
-        at = row if variable.has_time else 0
-        values = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
-        variable.read(at, at + 1, values)
-        nodes = np.flatnonzero(is_missing(values[0, :, column.feature], mark))
+        values = _row(variable, row if variable.has_time else 0)
+        nodes = np.flatnonzero(is_missing(values[:, column.feature], mark))
         if len(nodes):
             raise MissingDataError(
                 f"{_node(series, int(nodes[0]), all_nodes=not variable.has_nodes)} misses {column.name!r} "
-                f"({values[0, nodes[0], column.feature]}) at {when(series, row)}, which windows read among "
+                f"({values[nodes[0], column.feature]}) at {when(series, row)}, which windows read among "
                 f"their {role.name}, and on_missing='raise' forbids it. Leave such windows out with "
                 "max_missing=0.0, or take masks with on_missing='mask'."
             )
+
+
+def _row(variable: Variable, row: int) -> np.ndarray:
+    view = variable.view()
+    if view is not None:
+        return np.asarray(view[row])
+    values = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
+    variable.read(row, row + 1, values)
+    return np.asarray(values[0])
 
 
 def _node(series: Series, node: int, *, all_nodes: bool) -> str:

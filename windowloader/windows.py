@@ -76,7 +76,7 @@ class WindowSet:
     def __repr__(self) -> str:
         part = f"{self.part!r}, " if self.part is not None else ""
         first, last = self.row_range
-        return f"WindowSet({part}{len(self):,} windows of rows {first} … {last - 1})"
+        return f"WindowSet({part}{len(self):,} windows{f' of rows {first} … {last - 1}' if last else ''})"
 
     def starts(self, positions: Any = None) -> np.ndarray:
         """First rows of windows.

@@ -53,6 +53,7 @@ class EveryRow:
     """Starts of a series without gaps."""
 
     count: int
+    rising = True
 
     def __len__(self):
         return self.count

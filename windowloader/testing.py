@@ -18,7 +18,7 @@ import numpy as np
 from .source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["check_source"]
 
@@ -170,26 +170,22 @@ def _check_reads(source: Source, expected: np.ndarray) -> None:
 def _check_refusals(source: Source) -> None:
     rows = source.shape[0]
     for start, stop in ((-1, 1), (0, rows + 1), (rows + 1, rows + 2)):
-        out = np.empty((stop - start, *source.shape[1:]), source.dtype)
-        _refuses(
-            lambda start=start, stop=stop, out=out: source.read(start, stop, out), f"rows [{start}, {stop})"
-        )
-        _refuses(
-            lambda start=start, stop=stop, out=out: source.submit(start, stop, out).result(),
-            f"rows [{start}, {stop}) of submit()",
-        )
+        _refuses(source, start, stop, np.empty((stop - start, *source.shape[1:]), source.dtype))
     if rows:
-        short = np.empty((0, *source.shape[1:]), source.dtype)
-        _refuses(lambda: source.read(0, rows, short), "an out with too few rows")
+        _refuses(source, 0, rows, np.empty((0, *source.shape[1:]), source.dtype))
 
 
-def _refuses(action: Callable[[], object], what: str) -> None:
-    try:
-        action()
-    except REFUSALS as error:
-        _that(str(error), f"the error for {what} says nothing")
-        return
-    raise AssertionError(f"{what} raised nothing")
+def _refuses(source: Source, start: int, stop: int, out: np.ndarray) -> None:
+    for how in ("read()", "submit()"):
+        try:
+            if how == "read()":
+                source.read(start, stop, out)
+            else:
+                source.submit(start, stop, out).result()
+        except REFUSALS as error:
+            _that(str(error), f"the error for rows [{start}, {stop}) by {how} says nothing")
+        else:
+            raise AssertionError(f"rows [{start}, {stop}) into shape {out.shape} by {how} raised nothing")
 
 
 def _check_edges(source: Source) -> None:

@@ -38,13 +38,13 @@ def time_dimension(values: Any, axes: str | None = None) -> int | None:
     if axes is not None:
         return axes.find("t") if "t" in axes else None
     named = [dim for dim, name in enumerate(values.dims) if str(name).lower() in TIME_NAMES]
-    found = named or [dim for dim, name in enumerate(values.dims) if _is_time(values.coords.get(name))]
+    found = named or [
+        dim for dim, name in enumerate(values.dims) if name in values.coords and _is_time(values.coords[name])
+    ]
     return found[0] if len(found) == 1 else None
 
 
 def _is_time(coordinate: Any) -> bool:
-    if coordinate is None:
-        return False
     said = {**coordinate.encoding, **coordinate.attrs}
     return _holds_times(coordinate) or said.get("axis") == "T" or said.get("standard_name") == "time"
 
@@ -96,8 +96,8 @@ def _decoded(coordinate: Any) -> np.ndarray:
 
 def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
     """Labels along a dimension, where it has a coordinate of its own name."""
-    coordinate = values.coords.get(values.dims[dim])
-    if coordinate is None or coordinate.dims != (values.dims[dim],):
+    name = values.dims[dim]
+    if name not in values.coords or values.coords[name].dims != (name,):  # coords[name] would count from 0
         return None
-    found = np.asarray(coordinate.values)
+    found = np.asarray(values.coords[name].values)
     return found.astype(str) if found.dtype.kind == "O" else found

@@ -113,7 +113,7 @@ class ArraySource(AddressableSource):
 
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""
-        return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first()))
+        return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first(), self.dtype))
 
 
 class LoadedSource(AddressableSource):
@@ -202,11 +202,11 @@ def as_array(values: Any, name: str = "array") -> np.ndarray:
         ) from error
 
 
-def _sample(rows: np.ndarray) -> str:
-    """Digest of up to 64 rows spread over the array, up to 1,024 values of each."""
-    picked = rows[:: max(1, -(-len(rows) // 64))]
-    flat = [row.reshape(-1)[:: max(1, -(-row.size // 1024))].tobytes() for row in picked]
-    return digest(*flat, rows[-1:].tobytes()[:8192])
+def _sample(rows: np.ndarray, dtype: np.dtype) -> str:
+    """Digest of up to 64 rows spread over the array, up to 1,024 values of each, in the machine's byte order."""
+    picked = [*rows[:: max(1, -(-len(rows) // 64))], *rows[-1:]]
+    parts = [row.reshape(-1)[:: max(1, -(-row.size // 1024))] for row in picked]
+    return digest(*[part.astype(dtype).tobytes() for part in parts])
 
 
 class LoadMember:

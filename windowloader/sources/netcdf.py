@@ -152,7 +152,9 @@ class XarrayDescription:
     time_dim: int | None
 
     def labels(self, dim: int) -> np.ndarray | None:
-        """Coordinate along a dimension, where it has one of its own name."""
+        """Coordinate along a dimension, where it has one of its own name; None for time."""
+        if dim == self.time_dim:
+            return None
         opened = self.where.open()
         try:
             return coordinate_labels(opened.values, dim)

@@ -67,8 +67,8 @@ def _pick(source: Source, letter: str, index: Any) -> Pick:
         flat = np.asarray(index)
         if flat.ndim != 1 or (flat.size and flat.dtype.kind not in "iu"):
             raise SourceFormatError(
-                f"an index into {letter!r} of {source.name!r} has shape {flat.shape} and dtype {flat.dtype}; it takes a "
-                "slice or whole numbers in one dimension."
+                f"an index into {letter!r} of {source.name!r} has shape {flat.shape} and dtype {flat.dtype}; it takes "
+                "a slice or whole numbers in one dimension."
             )
         flat = flat.astype(np.int64)
         if flat.size and not (-total <= flat.min() and flat.max() < total):
@@ -247,7 +247,7 @@ class SelectedSource(LocalSource):
         pick = next((pick for pick in self.picks if pick.axes[0] == origin), None)
         if pick is not None and len(pick.axes) > 1:
             return None
-        found = self.source.labels(origin)
+        found = None if self.axes[axis] == "t" else self.source.labels(origin)
         return found if found is None or pick is None else found[pick.coordinates[0]]
 
     def timestamps(self) -> np.ndarray | None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .batch import Batch
-from .dynamic_graph import DynamicGraph
 from .errors import ClosedError
 from .prefetch import Ahead
 from .shard import Step
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .rows import RowStream
     from .shard import Position
-    from .windows import WindowSet
 
 __all__ = ["Iteration", "Progress"]
 
@@ -89,23 +87,15 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     batch = Batch(
         **arrays,
         starts=starts,
-        entities=windows.entities(step.positions),
+        entities=windows.series.entity_of(starts),
         weights=step.weights,
         exact=engine.weighted,
-        graph=_graph(windows, starts),
+        graph=windows.graph_at(starts),
         epoch=task.before.epoch,
         step=task.before.step,
     )
     timeline.done = time.perf_counter()
     return Made(batch, task.after, timeline)
-
-
-def _graph(windows: WindowSet, starts: np.ndarray) -> Any:
-    """Return the static graph itself, or the windows' own edges over their input rows."""
-    graph, spec = windows.series.graph, windows.spec
-    if not isinstance(graph, DynamicGraph):
-        return graph
-    return graph.batch(starts, spec.input_rows, spec.graph, windows.series.num_nodes)
 
 
 class Iteration:

@@ -90,8 +90,8 @@ def test_a_google_bucket(tmp_path):
             url = f"http://127.0.0.1:{port}"
             for _ in range(200):
                 try:
-                    request = urllib.request.Request(url + "/storage/v1/b?project=p", json.dumps({"name": "bkt"}).encode(),
-                                                     {"Content-Type": "application/json"})
+                    body, kind = json.dumps({"name": "bkt"}).encode(), {"Content-Type": "application/json"}
+                    request = urllib.request.Request(url + "/storage/v1/b?project=p", body, kind)
                     urllib.request.urlopen(request)
                     break
                 except OSError:
@@ -107,7 +107,8 @@ def test_a_google_bucket(tmp_path):
                         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [20, 12]}},
                         "codecs": [{"name": "sharding_indexed", "configuration": inner}]}
             kvstore = {"driver": "gcs", "bucket": "bkt", "path": "a.zarr/"}
-            ts.open({"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, "create": True}).result().write(values).result()
+            spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, "create": True}
+            ts.open(spec).result().write(values).result()
             from windowloader.sources.chunked import open_chunked
             source = open_chunked("gs://bkt/a.zarr")
             out = np.empty_like(values)

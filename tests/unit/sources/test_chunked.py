@@ -133,8 +133,16 @@ def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner
 
 
 @pytest.mark.parametrize("calendar", ["standard", "proleptic_gregorian", "noleap"])
-@pytest.mark.parametrize("units", ["days since 1900-01-01", "hours since 2000-1-1 06:30", "seconds since 1970-01-01T00:00:00Z",
-                                   "minutes since 1999-12-31 23:59:30.5", "hours since 2000-01-01 00:00 +02:00"])  # fmt: skip
+@pytest.mark.parametrize(
+    "units",
+    [
+        "days since 1900-01-01",
+        "hours since 2000-1-1 06:30",
+        "seconds since 1970-01-01T00:00:00Z",
+        "minutes since 1999-12-31 23:59:30.5",
+        "hours since 2000-01-01 00:00 +02:00",
+    ],
+)
 @pytest.mark.parametrize("values", [np.arange(0, 40_000, 997), np.array([0.25, 1.5, 365.125])])
 def test_times_as_cftime_has_them(calendar, units, values):
     cftime = pytest.importorskip("cftime")

@@ -15,7 +15,8 @@ from windowloader.sources.failures import Asked, explain
 
 ASKED = Asked("s3://b/a.zarr", (0, 10), lambda chunk: f"rows of {chunk}")
 CASES = [
-    ("NOT_FOUND: chunk {3,0} stored at \"c/3/0\" is missing", CorruptDataError, r"chunk 3, 0; rows of \(3, 0\).*fill_missing"),
+    ("NOT_FOUND: chunk {3,0} stored at \"c/3/0\" is missing", CorruptDataError,
+     r"chunk 3, 0; rows of \(3, 0\).*fill_missing"),
     ("NOT_FOUND: NoSuchBucket [http_response_code='404']", SourceNotFoundError, "bucket"),
     ("NOT_FOUND: Metadata at \"nope/zarr.json\" does not exist", SourceNotFoundError, "nothing is there"),
     ("PERMISSION_DENIED: SignatureDoesNotMatch", CredentialsError, "are wrong"),

@@ -331,6 +331,7 @@ def test_every_array_is_that_of_the_model(case, parts):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)  # it compiles some hundreds of loops
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(ALL), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

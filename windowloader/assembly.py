@@ -72,9 +72,6 @@ def assemble(
         covariates, num_steps=num_steps, space_shape=space_shape, missing=missing, opener=_plain(opener)
     )
     _check_names(own, others, missing)
-    if entities is None:  # a long table knows where its entities lie
-        entities = getattr(first.source, "entity_borders", None)
-        entity_names = entity_names if entities is None else getattr(first.source, "entity_names", None)
     entity_borders = None if entities is None else check_borders(entities, num_steps, what="entities")
     whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
     clock = _clock(timestamps, (*own, *others), num_steps, entity_borders)
@@ -205,25 +202,25 @@ def align_graph(
     """
     if graph is None:
         return None
-    graph = _as_graph(graph, nodes)
-    if isinstance(graph, DynamicGraph) and graph.num_steps != num_steps:
+    found = _as_graph(graph, nodes)
+    if isinstance(found, DynamicGraph) and found.num_steps != num_steps:
         raise GraphError(
-            f"the dynamic graph has {graph.num_steps} steps and the series {num_steps}; each row needs its "
+            f"the dynamic graph has {found.num_steps} steps and the series {num_steps}; each row needs its "
             "edges."
         )
-    if graph.nodes is not None and nodes is not None:
-        if graph.num_nodes == num_nodes and texts(graph.nodes.tolist()) == texts(nodes.tolist()):
-            return graph
-        return graph.select(order_of(graph.nodes, nodes)).resized(num_nodes, nodes)
-    if graph.num_nodes != num_nodes and (graph.sized or graph.num_nodes > num_nodes):
+    if found.nodes is not None and nodes is not None:
+        if found.num_nodes == num_nodes and texts(found.nodes.tolist()) == texts(nodes.tolist()):
+            return found
+        return found.select(order_of(found.nodes, nodes)).resized(num_nodes, nodes)
+    if found.num_nodes != num_nodes and (found.sized or found.num_nodes > num_nodes):
         raise GraphError(
-            f"the graph has {graph.num_nodes} nodes and the series {num_nodes}, and without labels on both "
+            f"the graph has {found.num_nodes} nodes and the series {num_nodes}, and without labels on both "
             "there is no telling which are which. Cut one: graph.select(index), series.select(nodes=index)."
         )
-    if graph.num_nodes == num_nodes and (graph.nodes is not None or nodes is None) and graph.sized:
-        return graph
-    labels = nodes if graph.nodes is None else graph.nodes
-    return graph.resized(num_nodes, labels)
+    if found.num_nodes == num_nodes and (found.nodes is not None or nodes is None) and found.sized:
+        return found
+    labels = nodes if found.nodes is None else found.nodes
+    return found.resized(num_nodes, labels)
 
 
 def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:

@@ -279,7 +279,8 @@ class Clock:
 
 
 def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int) -> Clock:
-    return Clock(*(unpack_integers(packed) for packed in (rows, times, steps, stamps)), num_steps)
+    first, second, third, fourth = (unpack_integers(packed) for packed in (rows, times, steps, stamps))
+    return Clock(first, second, third, fourth, num_steps)
 
 
 def _ints(*values: int) -> np.ndarray:

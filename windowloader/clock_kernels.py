@@ -7,7 +7,7 @@ In: the table of a `Clock` and rows. Out: float64. Never allocates; other kernel
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .jit import kernel
 
@@ -20,7 +20,7 @@ DAY = 86_400_000_000_000
 
 
 @kernel
-def nanoseconds(row: int, rows: np.ndarray, times: np.ndarray, steps: np.ndarray, stamps: np.ndarray) -> int:
+def nanoseconds(row: int, rows: np.ndarray, times: np.ndarray, steps: np.ndarray, stamps: np.ndarray) -> Any:
     """Nanoseconds since 1970 of one row: by its run, or from the table where the clock is irregular."""
     if stamps.size:
         return stamps[row]

@@ -113,20 +113,17 @@ def infer_axes(name: str, shape: tuple[int, ...], num_steps: int, space_shape: t
     'n'
     """
     space = "n" * len(space_shape)
-    fitting = [
-        axes
-        for letters in ("t", "tf", space, space + "f", "t" + space, "t" + space + "f")
-        for axes in sorted({"".join(order) for order in itertools.permutations(letters)})
-        if len(axes) == len(shape)
-        and axes
-        and set(axes) & set("tn")
-        and _fits(axes, shape, num_steps, space_shape)
-    ]
+    orders = {
+        "".join(order)
+        for letters in ("t", "t" + space, space, "tf", "t" + space + "f", space + "f")
+        for order in itertools.permutations(letters)
+    }
+    fitting = sorted(axes for axes in orders if _fits(axes, shape, num_steps, space_shape))
     fullest = max((axes.count("n") + axes.count("t") for axes in fitting), default=0)
     fitting = [axes for axes in fitting if axes.count("n") + axes.count("t") == fullest]
     if len(fitting) == 1:
         return fitting[0]
-    many = f"could be {' or '.join(fitting)}" if fitting else "fits neither"
+    many = f"could be {' or '.join(fitting)}" if fitting else "fits no reading"
     raise SeriesError(
         f"covariate {name!r} of shape {shape} {many}: the series has {num_steps} steps and space "
         f"{space_shape}. Say which letter each axis is: "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +46,8 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
         return readers[suffix.lower()](file, nodes)
     except GraphError as error:
         raise error if str(path) in str(error) else GraphError(f"{str(path)!r}: {error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise GraphError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _from_array(array: np.ndarray, nodes: Any) -> Graph:
@@ -56,18 +60,11 @@ def _from_array(array: np.ndarray, nodes: Any) -> Graph:
 
 
 def _npy(file: Path, nodes: Any) -> Graph:
-    return _from_array(_loaded(file), nodes)
-
-
-def _loaded(file: Path) -> Any:
-    try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise GraphError(f"{str(file)!r} cannot be read: {error}") from error
+    return _from_array(np.load(file, allow_pickle=False), nodes)
 
 
 def _npz(file: Path, nodes: Any) -> Graph:
-    with _loaded(file) as archive:
+    with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
         names = archive.files
         if {"format", "shape", "data"} <= set(names):
             return Graph.from_dense(_sparse(file), nodes=nodes)

@@ -22,6 +22,7 @@ from .variable import Variable, feature_names
 __all__ = ["Opener", "join_variables", "missing_of"]
 
 UNNAMED = "value"
+STORES = ("xarray", "h5py", "zarr", "pandas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Opener:
     def variables(self, target: Any) -> tuple[str, ...]:
         """Names of the arrays a store holds; () where the target is one array."""
         first = target[0] if isinstance(target, (list, tuple)) and target else target
-        if not isinstance(first, (str, os.PathLike)) or "member" in self.options:
+        if isinstance(first, (np.ndarray, Source)) or "member" in self.options:
             return ()
         from .sources.registry import list_variables
 
@@ -125,7 +126,7 @@ def missing_of(missing: float | Mapping[str, float] | None, name: str, dtype: np
     mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
-    if isinstance(mark, (str, bytes)) or np.ndim(mark) != 0:
+    if np.asarray(mark).dtype.kind not in "fiub" or np.ndim(mark) != 0:
         raise SeriesError(
             f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, or a mapping by variable."
         )
@@ -181,7 +182,8 @@ def _choose(
 
 
 def _is_mapping(target: Any) -> bool:
-    return isinstance(target, Mapping) and not isinstance(target, (str, bytes))
+    """Whether a target is a mapping of targets; groups and datasets of libraries are stores instead."""
+    return isinstance(target, Mapping) and type(target).__module__.partition(".")[0] not in STORES
 
 
 def _check_keys(items: Sequence[Mapping[str, Any]]) -> None:
@@ -224,7 +226,8 @@ def _given_features(features: Any, sources: Mapping[str, Source]) -> dict[str, S
             f"features= has {len(flat)} names ({listed(flat)}) for {sum(counts.values())} features: "
             f"{shapes}. Is an axis of features taken for nodes? Say so with axes=, e.g. axes='tf'."
         )
-    dealt, place = {}, 0
+    dealt: dict[str, Sequence[str]] = {}
+    place = 0
     for name, count in counts.items():
         dealt[name] = flat[place : place + count]
         place += count

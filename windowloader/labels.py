@@ -64,10 +64,8 @@ def as_labels(
     if array.ndim != 1 or (size is not None and len(array) != size):
         wanted = "one label each" if size is None else f"{size} labels"
         raise error(f"{what}= has shape {array.shape}; {wanted} in one dimension are needed.")
-    if array.dtype.kind in "iu":
-        array = array.astype(np.int64)
-    else:
-        array = np.array(texts(array.tolist()), dtype=np.str_)
+    whole = array.dtype.kind in "iu"
+    array = array.astype(np.int64) if whole else np.array(texts(array.tolist()), dtype=np.str_)
     found, counts = np.unique(array, return_counts=True)
     if len(found) < len(array):
         raise error(

@@ -17,9 +17,9 @@ from .errors import SeriesError
 __all__ = ["frequency", "moment", "nanoseconds_of"]
 
 ZONE = re.compile(r"T?\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$")
-UNITS = {
-    "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "sec": 10**9, "min": 60 * 10**9, "t": 60 * 10**9,
-    "h": 3600 * 10**9, "hour": 3600 * 10**9, "d": 86400 * 10**9, "day": 86400 * 10**9, "w": 7 * 86400 * 10**9,
+UNITS = {  # case matters: pandas' M and MS are months
+    "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "S": 10**9, "min": 60 * 10**9, "T": 60 * 10**9, "h": 3600 * 10**9,
+    "H": 3600 * 10**9, "d": 86400 * 10**9, "D": 86400 * 10**9, "W": 7 * 86400 * 10**9,
 }  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def frequency(freq: Any) -> int:
     step = 0
     if isinstance(freq, str):
         match = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]+)\s*", freq)
-        if match and match[2] != "M":  # pandas' M is a month
-            step = int(match[1] or 1) * UNITS.get(match[2].lower(), 0)
+        if match:
+            step = int(match[1] or 1) * UNITS.get(match[2], 0)
     elif isinstance(freq, np.timedelta64) and np.datetime_data(freq)[0] not in ("Y", "M", "generic"):
         step = int(freq.astype("timedelta64[ns]").astype(np.int64))
     elif isinstance(freq, datetime.timedelta):  # pandas.Timedelta is one

@@ -98,8 +98,12 @@ def open(
         raise SeriesError(
             f"cache_dir={str(cache_dir)!r}: a node-local mirror is not available yet. Leave it out."
         )
+    borders: Any = None
+    names: Any = None
     if entity is not None:
-        target, variables, options = _long_table(target, entity, time, variables, options), None, {}
+        table = _long_table(target, entity, time, variables, options)
+        target, borders, names = table.source, table.borders, table.names
+        variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
     return Series.of(
@@ -114,8 +118,8 @@ def open(
             segments=segments,
             missing=missing,
             nodes=nodes,
-            entities=None,
-            entity_names=None,
+            entities=borders,
+            entity_names=names,
             name=None,
             opener=Opener(storage_options, options),
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .assembly import Fields
+from .covariates import StaticSource
 from .dynamic_graph import DynamicGraph
 from .entities import clip_borders
 from .errors import FeatureNameError, SeriesError
@@ -21,6 +22,8 @@ from .variable import Variable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .source import Source
 
 __all__ = ["select"]
 
@@ -67,7 +70,7 @@ def _cut_features(fields: Fields, series: Series, names: Sequence[str]) -> None:
         if chosen == list(range(variable.num_features)):
             kept.append(variable)
         elif chosen:
-            source = SelectedSource(variable.source, features=np.array(chosen, np.int64))
+            source = SelectedSource(variable.source, features=_index(np.array(chosen, np.int64)))
             kept.append(Variable(variable.name, source, _named(variable, chosen), variable.missing))
     fields["variables"] = (*kept, *series.variables[len(own) :])
     fields["features"] = tuple(column.name for column in columns)
@@ -75,6 +78,14 @@ def _cut_features(fields: Fields, series: Series, names: Sequence[str]) -> None:
 
 def _named(variable: Variable, chosen: list[int]) -> tuple[str, ...]:
     return tuple(variable.features[feature] for feature in chosen)
+
+
+def _index(numbers: np.ndarray) -> np.ndarray | slice:
+    """Write evenly rising numbers as a slice, which is a view of what is in memory."""
+    steps = np.diff(numbers)
+    if len(steps) and (steps[0] <= 0 or (steps != steps[0]).any()):
+        return numbers
+    return slice(int(numbers[0]), int(numbers[-1]) + 1, int(steps[0]) if len(steps) else 1)
 
 
 def _cut_time(fields: Fields, start: int, stop: int) -> None:
@@ -99,10 +110,9 @@ def _cut_time(fields: Fields, start: int, stop: int) -> None:
 
 def _cut_nodes(fields: Fields, numbers: np.ndarray) -> None:
     """Keep some nodes, in the order asked; several space axes become one."""
+    index = _index(numbers) if len(fields["space_shape"]) == 1 else numbers
     fields["variables"] = tuple(
-        replace(variable, source=SelectedSource(variable.source, nodes=numbers))
-        if variable.has_nodes
-        else variable
+        replace(variable, source=_of_nodes(variable.source, index)) if variable.has_nodes else variable
         for variable in fields["variables"]
     )
     fields["space_shape"] = (len(numbers),)
@@ -110,6 +120,12 @@ def _cut_nodes(fields: Fields, numbers: np.ndarray) -> None:
         fields["nodes"] = fields["nodes"][numbers]
     if fields["graph"] is not None:
         fields["graph"] = fields["graph"].select(numbers)
+
+
+def _of_nodes(source: Source, index: np.ndarray | slice) -> Source:
+    """Cut a source to nodes; what has no time stays addressable."""
+    part = SelectedSource(source, nodes=index)
+    return part if "t" in part.axes or part.array() is not None else StaticSource(part)
 
 
 def _rows(series: Series, time: Any) -> tuple[int, int]:

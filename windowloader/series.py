@@ -293,10 +293,10 @@ class Series:
         Examples
         --------
         >>> series = Series(np.arange(12.0).reshape(4, 3), nodes=["a", "b", "c"])
-        >>> part = series.select(time=slice(1, 3), nodes=["c", "a"])
+        >>> part = series.select(time=slice(1, 3), nodes=["a", "c"])
         >>> part.variables[0].view()[:, :, 0]
-        array([[5., 3.],
-               [8., 6.]])
+        array([[3., 5.],
+               [6., 8.]])
         """
         from .selection import select
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import numpy as np
@@ -42,7 +43,7 @@ def stamps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 def brute_jumps(values: np.ndarray, borders: np.ndarray) -> list[int]:
     found = []
-    for start, stop in zip(borders[:-1], borders[1:], strict=True):
+    for start, stop in itertools.pairwise(borders):
         steps = np.diff(values[start:stop])
         if len(steps) > 1:
             regular = sorted(steps)[(len(steps) - 1) // 2]

@@ -47,9 +47,7 @@ def starts_of(spec, borders):
     if not targets:
         last += spec.delay * spec.dilation
     span = last - first + 1
-    return [
-        s for a, b in itertools.pairwise(borders) for s in range(a, b - span + 1, spec.stride)
-    ]
+    return [s for a, b in itertools.pairwise(borders) for s in range(a, b - span + 1, spec.stride)]
 
 
 def borders_of(num_steps):

@@ -171,7 +171,7 @@ class WindowSpec:
             if getattr(self, name) not in known:
                 raise WindowSpecError(
                     f"{name}={getattr(self, name)!r} is unknown. Known are "
-                    + " and ".join(map(repr, known))
+                    + ", ".join(map(repr, known))
                     + "."
                 )
         share = self.max_missing

@@ -76,7 +76,6 @@ def leaves_nothing_behind(request: pytest.FixtureRequest):
         return
     deadline = time.monotonic() + 5  # threads that were told to stop may need a moment
     while True:
-        gc.collect()
         left = (
             _threads() - threads,
             {target for number, target in _descriptors().items() if number not in files},
@@ -84,5 +83,6 @@ def leaves_nothing_behind(request: pytest.FixtureRequest):
         )
         if not any(left) or time.monotonic() > deadline:
             break
+        gc.collect()  # only where something is left: a collection costs more than most tests
         time.sleep(0.01)
     assert not any(left), f"left behind: threads {left[0]}, files {left[1]}, shared memory {left[2]}"

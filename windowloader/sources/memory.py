@@ -7,18 +7,21 @@ of an ``.npz``. Out: `ArraySource`, `LoadedSource`. Never copies, casts or write
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
 from .region import Region, region_of_memmap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .base import Description
 
@@ -216,23 +219,26 @@ class LoadMember:
         self.member = member
 
     def __call__(self, path: str) -> tuple[np.ndarray, Description]:
-        with np.load(path, allow_pickle=False) as archive:
-            try:
-                return archive[self.member], Described()
-            except ValueError as error:
-                raise SourceFormatError(
-                    f"member {self.member!r} of {path!r} cannot be opened: {error}"
-                ) from error
+        with _archive(path) as archive:
+            return archive[self.member], Described()
+
+
+@contextmanager
+def _archive(path: str) -> Iterator[Any]:
+    """Open an ``.npz``; objects in it are refused, never unpickled."""
+    try:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise CorruptDataError(f"{path!r} is no whole .npz archive: {error}") from error
+    except ValueError as error:
+        raise SourceFormatError(f"an array of {path!r} cannot be opened: {error}") from error
 
 
 def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of the members of an ``.npz``."""
-    stamp = Stamp.of(path)
-    try:
-        with np.load(stamp.path, allow_pickle=False) as archive:
-            return tuple(archive.files)
-    except (ValueError, OSError) as error:
-        raise SourceFormatError(f"{os.fspath(path)!r} is no readable .npz archive: {error}") from error
+    with _archive(Stamp.of(path).path) as archive:
+        return tuple(archive.files)
 
 
 def open_npz(

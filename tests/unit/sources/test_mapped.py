@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from windowloader.errors import (
+    CorruptDataError,
+    SourceChangedError,
+    SourceError,
+    SourceFormatError,
+    SourceNotFoundError,
+)
+from windowloader.sources.mapped import NpySource, RawSource
+from windowloader.sources.region import mapping_of
+from windowloader.sources.registry import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    np.save(tmp_path / "speed.npy", np.arange(60, dtype=np.float32).reshape(20, 3))
+    return tmp_path / "speed.npy"
+
+
+def test_map_is_shared_and_read_only(path: Path) -> None:
+    array = NpySource(path).array()
+    assert array is not None
+    assert not array.flags.writeable
+    pages, offset = mapping_of(array[2:]) or (None, 0)
+    assert pages is not None
+    assert offset == 128 + 2 * 12
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, 127, 130, 367])
+def test_truncated_file_is_found_at_opening(path: Path, keep: int) -> None:
+    os.truncate(path, keep)
+    with pytest.raises(CorruptDataError, match=rf"\b{keep}\b") as caught:
+        open_source(path)
+    assert "speed.npy" in str(caught.value)
+    if keep > 128:
+        assert "368" in str(caught.value)
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "went off"),)
+
+    np.save(tmp_path / "o.npy", np.array([[Bomb()]], dtype=object), allow_pickle=True)
+    with pytest.raises(SourceFormatError, match="unpickled"):
+        open_source(tmp_path / "o.npy")
+    assert not (tmp_path / "went off").exists()
+
+
+def test_file_that_disappears_is_named(path: Path) -> None:
+    source = NpySource(path)
+    source.array()
+    path.unlink()
+    for use in (source.array, lambda: source.read(0, 1, np.empty((1, 3), np.float32))):
+        with pytest.raises(SourceNotFoundError, match=r"speed\.npy.*gone"):
+            use()
+    with pytest.raises(SourceError, match=r"speed\.npy"):
+        NpySource(path)
+
+
+def test_file_that_changes_is_an_error_and_no_bus_error(path: Path) -> None:
+    source = NpySource(path)
+    source.array()
+    data = pickle.dumps(source)
+    os.truncate(path, 200)
+    with pytest.raises(SourceChangedError, match="368 bytes then and 200 now"):
+        source.array()
+    with pytest.raises(SourceChangedError, match="Open it again"):
+        pickle.loads(data).read(0, 1, np.empty((1, 3), np.float32))
+
+
+def test_rewritten_file_of_the_same_size_is_another(path: Path) -> None:
+    source = NpySource(path)
+    before = source.fingerprint()
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(SourceChangedError):
+        source.array()
+    assert NpySource(path).fingerprint() != before
+
+
+def test_spawned_process_opens_it_again_from_anywhere(path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(path.parent)
+    data = pickle.dumps(NpySource("speed.npy"))  # a relative path must not stay one
+    code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).array().sum())"
+    found = subprocess.run(
+        [sys.executable, "-c", code, data.hex()], cwd="/", capture_output=True, check=True, timeout=60
+    )
+    assert float(found.stdout) == 60 * 59 / 2
+
+
+def test_raw_checks_its_size(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(np.arange(12, dtype=">i2").tobytes())
+    source = open_source(tmp_path / "a.bin", shape=(-1, 3), dtype=">i2")
+    assert source.shape == (4, 3)
+    assert source.array() is None
+    with pytest.raises(CorruptDataError, match="needs 30 bytes, and the file has 24"):
+        RawSource(tmp_path / "a.bin", shape=(5, 3), dtype="i2")
+    with pytest.raises(SourceFormatError, match="takes 18 bytes, but"):
+        RawSource(tmp_path / "a.bin", shape=(3, 3), dtype="i2")
+    with pytest.raises(SourceFormatError, match="do not come out even"):
+        RawSource(tmp_path / "a.bin", shape=(-1, 5), dtype="i2")
+    with pytest.raises(SourceFormatError, match="one of them may be -1"):
+        RawSource(tmp_path / "a.bin", shape=(-1, -1), dtype="i2")
+    with pytest.raises(SourceFormatError, match="dtype="):
+        open_source(tmp_path / "a.bin", shape=(4, 3))
+    with pytest.raises(SourceFormatError, match="unpickled"):
+        RawSource(tmp_path / "a.bin", shape=(3,), dtype="O")
+
+
+def test_fortran_order_raw(tmp_path: Path) -> None:
+    values = np.arange(24, dtype="f4").reshape(4, 3, 2)
+    (tmp_path / "a.bin").write_bytes(values.tobytes(order="F"))
+    np.testing.assert_array_equal(
+        RawSource(tmp_path / "a.bin", shape=(4, 3, 2), dtype="f4", order="F").array(), values
+    )
+
+
+def test_large_region_costs_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype="f4", shape=(100_000, 2000))
+    source = NpySource(path)
+    out = np.empty((2, 2000), "f4")
+    source.read(99_998, 100_000, out)
+    assert not out.any()

@@ -87,6 +87,11 @@ def read_table(path: str, *, header: bool | None = None, sep: str | None = None)
         if isinstance(error, SourceFormatError):
             raise
         raise SourceFormatError(f"{path!r} cannot be read as CSV with sep={sep!r}: {error}") from error
+    if not isinstance(frame.index, pandas.RangeIndex):  # pandas took what is too much for labels of rows
+        raise SourceFormatError(
+            f"{path!r} cannot be read as CSV: its lines have more fields than the {len(frame.columns)} names of its "
+            "first line. Name every column, or say header=False."
+        )
     first = frame.columns[0]
     if header and str(first).startswith("Unnamed: ") and np.array_equal(frame[first], np.arange(len(frame))):
         frame = frame.drop(columns=[first])  # the row numbers that pandas writes by default
@@ -124,8 +129,8 @@ def has_header(lines: Sequence[str], sep: str, name: str) -> bool:
     False
     """
     first, *below = [[field.strip().strip("\"'") for field in re.split(sep, line)] for line in lines]
-    if len(first) > 1 and TIME_TEXT.match(first[0]):
-        first, below = first[1:], [fields[1:] for fields in below]
+    if TIME_TEXT.match(first[0]) and all(TIME_TEXT.match(fields[0]) for fields in below):
+        return False  # times begin every line, the first one too
     if not all(_is_number(field) for field in first[1:]) or not (_is_number(first[0]) or not first[0]):
         return True
     named = [field for field in first if field]

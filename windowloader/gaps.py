@@ -172,7 +172,7 @@ def rows_held(starts: Starts, offsets: np.ndarray, start: int, stop: int) -> np.
 
 def _raise_first(series: Series, row: int, role: Role) -> None:
     """Find feature and node of the first missing value of a row."""
-    from .recipe import is_missing, sentinel
+    from .marks import is_missing, sentinel
 
     for column in role.columns:
         variable = series.variables[column.variable] if column.variable >= 0 else None

@@ -182,7 +182,7 @@ def count_variables(
     series: Series, wanted: Iterable[int], *, progress: Progress | None = None
 ) -> dict[int, Table]:
     """Count the missing values of each feature of the wanted variables; those that can miss none are left out."""
-    from .recipe import sentinel
+    from .marks import sentinel
 
     chosen = [(number, series.variables[number]) for number in wanted if number >= 0]
     marks = [sentinel(variable.missing, variable.dtype) for _, variable in chosen]
@@ -234,7 +234,7 @@ def _count(variable: Variable, mark: np.ndarray, progress: Progress | None, done
 
 def _count_rows(rows: np.ndarray, mark: np.ndarray, counts: np.ndarray, first: int) -> None:
     from .missing_kernels import count_missing
-    from .recipe import is_missing
+    from .marks import is_missing
 
     by_feature = rows.transpose(0, 2, 1)
     if rows.dtype == np.float16:  # which numba does not compile

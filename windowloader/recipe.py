@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .spec import WindowSpec
     from .variable import Variable
 
-__all__ = ["compile_roles", "is_missing", "sentinel"]
+__all__ = ["compile_roles"]
 
 
 def compile_roles(

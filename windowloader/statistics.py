@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from .errors import MissingDataError, ScalerError
+from .marks import sentinel
 from .row_reads import READ_BYTES, Weighting, row_reads
 
 if TYPE_CHECKING:
@@ -48,13 +49,9 @@ class Missing:
 
     @classmethod
     def of(cls, variable: Variable) -> Missing:
-        """Rule of a variable, its sentinel rounded as values are (-999.9 in float32 is another number)."""
-        declared = variable.missing
-        if declared is None:
-            return cls()
-        if np.isnan(declared):
-            return cls(skip_nan=True)
-        return cls(sentinel=float(variable.dtype.type(declared)))
+        """Rule of a variable, in its own dtype (-999.9 in float32 is another number); that of the gather."""
+        mark = sentinel(variable.missing, variable.dtype)
+        return cls() if mark is None else cls(sentinel=float(mark[0]), skip_nan=True)
 
     def mask(self, values: np.ndarray) -> np.ndarray:
         """Where values are missing."""

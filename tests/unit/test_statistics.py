@@ -139,12 +139,22 @@ def test_a_high_level_does_not_drown_the_spread(level):
     assert found[0, 0, 2] / found[0, 0, 0] == pytest.approx(float(expected), rel=1e-12)
 
 
+@pytest.mark.parametrize("declared", [-1.0, float("nan")])
+def test_nan_is_missing_wherever_anything_is_declared(declared):
+    values = np.random.default_rng(3).normal(size=(400, 3))
+    values[300, 1], values[17, 0] = np.nan, declared
+    windows = wl.WindowSet(wl.Series(values, missing=declared), SPEC)
+    seen = values[np.isfinite(values) & (values != declared)]
+    scaler = wl.StandardScaler.fit(windows)
+    assert scaler.mean == pytest.approx(seen.mean(), rel=1e-12)
+    assert scaler.std == pytest.approx(seen.std(), rel=1e-12)
+
+
 @pytest.mark.parametrize("reducer", [Moments, Extremes])
-@pytest.mark.parametrize("declared", [None, -1.0])
-def test_an_undeclared_nan_is_named(reducer, declared):
+def test_an_undeclared_nan_is_named(reducer):
     values = np.ones((400, 3, 2))
     values[300, 1, 1] = np.nan
-    series = wl.Series(values, features=["speed", "flow"], nodes=["a", "b", "c"], missing=declared)
+    series = wl.Series(values, features=["speed", "flow"], nodes=["a", "b", "c"])
     windows = wl.WindowSet(series, SPEC)
     reducers = {column: reducer(1, 3, True) for column in series.columns()}
     with pytest.raises(

@@ -1,0 +1,49 @@
+"""The command line: ``windowloader COMMAND``. Each module of `windowloader.commands` brings its own.
+
+In: arguments. Out: an exit code; an error of the package is printed as its message, without a traceback. Never holds
+a command itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from .errors import WindowLoaderError
+
+__all__ = ["app", "main"]
+
+COMMANDS = ("demo",)  # modules of windowloader.commands, each with register(app)
+
+app = typer.Typer(
+    name="windowloader",
+    help="Training batches of sliding windows over spatiotemporal arrays, built at run time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Training batches of sliding windows over spatiotemporal arrays, built at run time."""
+    if version:
+        from . import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for _name in COMMANDS:
+    import_module(f".commands.{_name}", __package__).register(app)
+
+
+def main() -> None:
+    """Run the command line; 1 is returned where the package refuses what was asked."""
+    try:
+        app()
+    except WindowLoaderError as error:
+        typer.secho(f"{type(error).__name__}: {error}", err=True, fg="red")
+        sys.exit(1)

@@ -1,0 +1,196 @@
+"""``windowloader demo``: from a file to a trained model, and what that cost.
+
+In: options. Out: tables, JSON, a picture. Never computes; `windowloader.demo` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from ..demo.running import Result
+    from ..demo.task import Task
+    from ..demo.training import Settings
+
+__all__ = ["demo", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def cache_folder() -> Path:
+    """Where the generated data set is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windowloader" / "demo"
+
+
+def demo(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own: CSV, HDF5, npy, Zarr, netCDF, … file or URL. Default: a generated set of METR-LA's size."
+        ),
+    ] = None,
+    adjacency: Annotated[str | None, typer.Option(help="Its graph: pkl, npz, npy or CSV.")] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(help="Arrays of the store; may be given again.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Time of the first row, where the file has none: 2012-03-01.")
+    ] = None,
+    freq: Annotated[str | None, typer.Option(help="From row to row, with --start: 5min.")] = None,
+    missing: Annotated[float, typer.Option(help="What marks a missing reading in your data.")] = float("nan"),
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: 2, more where the data are short.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default: 64, less for large graphs or short data.", show_default=False),
+    ] = None,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="Default: all windows once.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order and of the model.")] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg or .pdf.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, nothing else.")] = False,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where the generated data set is kept.", show_default=False)
+    ] = None,
+    size: Annotated[tuple[int, int], typer.Option(help="Steps and nodes of the generated data set.")] = (
+        34_272,
+        207,
+    ),
+) -> None:
+    """Train a small graph network on windows that are never stored, and say what it cost."""
+    from rich.console import Console
+
+    began = time.perf_counter()
+    if (start is None) != (freq is None):
+        raise typer.BadParameter("--start and --freq go together: --start 2012-03-01 --freq 5min")
+    if data is None and any(value is not None for value in (adjacency, variable, start)):
+        raise typer.BadParameter(
+            "--adjacency, --variable, --start and --freq describe --data; give --data too"
+        )
+    if save is not None and not save.resolve().parent.is_dir():
+        raise typer.BadParameter(f"--save {save}: there is no folder {save.resolve().parent}")
+    console = Console(quiet=as_json, highlight=False)
+    _import_torch()
+    from ..demo.running import run
+    from ..demo.task import open_task
+    from ..demo.training import settle
+
+    task = open_task(
+        data,
+        adjacency=adjacency,
+        variables=variable,
+        timestamps=None if start is None or freq is None else (start, freq),
+        missing=missing,
+        cache_dir=cache_dir or cache_folder(),
+        size=size,
+        seed=seed,
+    )
+    settings = settle(task, epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed)
+    _introduce(console, task, settings)
+    result = _with_progress(
+        console, task, settings, lambda advance: run(task, settings, began=began, advance=advance)
+    )
+    _conclude(console, result, task, save, as_json=as_json)
+
+
+def _import_torch() -> None:
+    """Import torch so that its threads sleep while they wait.
+
+    Threads that spin at a barrier are quicker by a fifth on idle cores, and slower more than tenfold where another process
+    wants the same cores, as on laptops and shared machines. It has to be said before OpenMP starts.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("the demo trains with PyTorch: pip install 'windowloader[demo]'") from error
+
+
+def _introduce(console: Console, task: Task, settings: Settings) -> None:
+    from ..units import format_bytes
+
+    if task.made_up:
+        console.print(
+            "[bold]Generated data[/], of METR-LA's kind and by default its size: nothing here was measured on a road."
+        )
+    console.print(f"[bold]opened[/]  {task.series!r}")
+    console.print(
+        f"[bold]split[/]   {len(task.train):,} windows to train, {len(task.val):,} to validate, {len(task.test):,} to test; "
+        "no part reads targets of a later one"
+    )
+    console.print(f"[bold]scaled[/]  {task.scaler!r}, fitted on the rows to train")
+    console.print(
+        f"[bold]stored[/]  no window; all of them would take {format_bytes(task.materialised_bytes())} in float32"
+    )
+    if task.series.graph is None:
+        console.print("[bold]graph[/]   none: give --adjacency and nodes learn from their neighbours")
+    if task.series.clock is None:
+        console.print(
+            "[bold]clock[/]   none: give --start and --freq and the model knows the time of day and week"
+        )
+    console.print(
+        f"[bold]train[/]   a graph network, {settings.epochs} epochs, {settings.batch_size} windows a step, seed {settings.seed}"
+    )
+
+
+def _with_progress(
+    console: Console,
+    task: Task,
+    settings: Settings,
+    work: Callable[[Callable[[int, int, float], object]], Result],
+) -> Result:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    steps = settings.steps_per_epoch or -(-len(task.train) // settings.batch_size)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        bar = progress.add_task("loading", total=settings.epochs * steps, loss="")
+
+        def advance(epoch: int, step: int, loss: float) -> None:
+            progress.update(
+                bar,
+                completed=epoch * steps + step,
+                description=f"epoch {epoch + 1} of {settings.epochs}",
+                loss=f"scaled error {loss:.3f}",
+            )
+
+        return work(advance)
+
+
+def _conclude(console: Console, result: Result, task: Task, save: Path | None, *, as_json: bool) -> None:
+    from ..demo.report import render
+
+    console.print()
+    console.print(render(result))
+    if save is not None:
+        from ..demo import picture
+
+        picture.save(result, task, save)
+        console.print(f"saved {save}")
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=1))

@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import MissingExtraError, SourceError, SourceFormatError
+from windowloader.errors import (
+    CredentialsError,
+    MissingExtraError,
+    SourceError,
+    SourceFormatError,
+    SourceNotFoundError,
+)
 
 from .handles import Stamp
 
@@ -65,6 +71,7 @@ SUFFIXES = {
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
     "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
 }
+FETCH_ERRORS = {FileNotFoundError: SourceNotFoundError, PermissionError: CredentialsError}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 ADVICE = {
     ".grib": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
@@ -285,7 +292,10 @@ def _fetched(request: Request) -> Source:
                 f"{request.target!r} needs {error.name}: pip install {error.name}"
             ) from error
         except OSError as error:
-            raise SourceError(f"{request.target!r} cannot be fetched: {error}") from error
+            kind = next(
+                (ours for theirs, ours in FETCH_ERRORS.items() if isinstance(error, theirs)), SourceError
+            )
+            raise kind(f"{request.target!r} cannot be fetched: {type(error).__name__}: {error}") from error
         source = OPENERS[_by_name(name) or "table"](replace(request, target=path, storage_options={}))
         values = source.array()
         labels = {

@@ -158,8 +158,9 @@ def write_frame(
         ):
             file.attrs[key] = np.bytes_(value)
         group = file.create_group("df")
-        text = {"CLASS": "GROUP", "TITLE": "", "VERSION": "1.0", "pandas_type": "frame", "pandas_version": "0.15.2",
-                "encoding": "UTF-8", "errors": "strict", "axis0_variety": "regular", "axis1_variety": "regular"}  # fmt: skip
+        text = {"CLASS": "GROUP", "TITLE": "", "VERSION": "1.0", "pandas_type": "frame", "encoding": "UTF-8",
+                "pandas_version": "0.15.2", "errors": "strict", "axis0_variety": "regular",
+                "axis1_variety": "regular"}  # fmt: skip
         for key, value in text.items():
             group.attrs[key] = np.bytes_(value)
         group.attrs["ndim"], group.attrs["nblocks"] = 2, len(blocks)

@@ -1,0 +1,101 @@
+"""The suite itself: a source that is wrong in one way must not pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from windowloader.sources.base import Done, LocalSource
+from windowloader.testing import check_source
+
+VALUES = np.arange(24, dtype="f4").reshape(8, 3)
+
+
+class Good(LocalSource):
+    def __init__(self, **more: Any) -> None:
+        super().__init__("good", shape=(8, 3), dtype="f4", **more)
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        out[...] = VALUES[start:stop]
+
+    def fingerprint(self) -> str:
+        return "good"
+
+
+class Contiguous(Good):
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        np.ascontiguousarray(out)[...] = VALUES[start:stop]
+
+
+class OffByOne(Good):
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        out[...] = np.roll(VALUES, -1 if stop == 8 else 0, axis=0)[start:stop]
+
+
+class Unchecked(Good):
+    def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
+        pass
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        out[: max(0, min(stop, 8) - max(start, 0))] = VALUES[max(start, 0) : min(stop, 8)][: len(out)]
+
+
+class Forgetful(Good):
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Done:
+        self.check_range(start, stop, out)
+        return Done()
+
+
+class Heavy(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = np.zeros(1000)
+
+
+class Restless(Good):
+    def fingerprint(self) -> str:
+        return str(id(self))
+
+
+class Edgy(Good):
+    def edges(self) -> np.ndarray:
+        return np.array([0, 4, 4, 8])
+
+
+class Foreign(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtype = np.dtype(">f4")
+
+
+class Other(Good):
+    def array(self) -> np.ndarray:
+        return VALUES + 1
+
+
+class Once(Good):
+    def close(self) -> None:
+        self._read = None  # type: ignore[assignment, method-assign]
+
+
+def test_a_good_source_passes() -> None:
+    check_source(Good(chunks=(3, 3)), VALUES)
+
+
+@pytest.mark.parametrize("wrong", [Contiguous, OffByOne, Unchecked, Forgetful, Heavy, Restless, Edgy, Foreign, Other])
+def test_a_wrong_one_does_not(wrong: type[Good]) -> None:
+    with pytest.raises(AssertionError):
+        check_source(wrong(), VALUES)
+
+
+def test_other_ways_to_be_wrong() -> None:
+    with pytest.raises(AssertionError, match="expected"):
+        check_source(Good(), VALUES[:7])
+    with pytest.raises(AssertionError, match="timestamps"):
+        check_source(Good(), VALUES, timestamps=np.arange(8).astype("M8[ns]"))
+    with pytest.raises(AssertionError, match="other data have the fingerprint"):
+        check_source(Good(), VALUES, changed=Good())
+    with pytest.raises(TypeError):
+        check_source(Once(), VALUES)

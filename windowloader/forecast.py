@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .chunking import Chunking
     from .grid import SortedStarts
-    from .lanes import BlockOrder
+    from .lane import LanesOfBlocks
 
 __all__ = ["Forecast", "forecast", "lanes_read", "sides_asked"]
 
@@ -72,7 +72,7 @@ class Forecast:
 
 
 def forecast(
-    order: BlockOrder,
+    order: LanesOfBlocks,
     variables: Sequence[Chunking],
     *,
     epoch: int,
@@ -86,7 +86,8 @@ def forecast(
 
     Parameters
     ----------
-    order : BlockOrder
+    order : LanesOfBlocks
+        A ``BlockOrder``, or a ``TimeOrder``.
     variables : sequence of Chunking
         Storage of what is read by blocks.
     epoch, slots, cursor : int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .deal import Deal
+    from .grid import Grid, SortedStarts
 
 T = TypeVar("T")
 
-__all__ = ["Lane", "Piece"]
+__all__ = ["Lane", "LanesOfBlocks", "Piece"]
 
 _WHOLE = 1 << 16  # windows up to which a turn is made whole and kept; of longer ones, what is asked
 
@@ -176,3 +177,26 @@ class Lane:
 
     def _key(self, purpose: Purpose, index: int) -> NDArray[np.uint64]:
         return key(self._seed, epoch=self.epoch, purpose=purpose, lane=self.lane, index=index)
+
+
+class LanesOfBlocks(Protocol):
+    """An order laid out over blocks: what a plan and an executor need of it."""
+
+    @property
+    def starts(self) -> SortedStarts:
+        """Where its windows start."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Its blocks."""
+        ...
+
+    @property
+    def num_lanes(self) -> int:
+        """Into how many lanes the windows are dealt."""
+        ...
+
+    def sequence(self, epoch: int, lane: int) -> Lane:
+        """Return a lane of an epoch."""
+        ...

@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +34,13 @@ from .order import PARAMETERS, lane_borders
 from .permutation import Permutation, Purpose, draw, key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from .grid import Grid, SortedStarts
 
-__all__ = ["BlockOrder", "walk"]
+__all__ = ["BlockOrder", "lay_out", "walk"]
 
 
 def walk(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> NDArray[np.int64]:
@@ -256,14 +259,54 @@ def _check(starts: SortedStarts, grid: Grid, counts: NDArray[np.int64]) -> None:
 
 
 def _lane(order: BlockOrder, epoch: int, lane: int) -> Lane:
-    """Lay out a lane: its blocks, their visits, and the windows that become possible at each."""
-    piece = _piece(order, epoch, lane)
-    counts = piece.rank(order._counts)  # as the grid's, of the lane's windows only
+    """Lay out a lane by walks that take turns."""
+    return lay_out(
+        order.starts,
+        order.grid,
+        order._counts,
+        _piece(order, epoch, lane),
+        active=order.active,
+        visit=lambda blocks, active: walk(blocks, active, seed=order.seed, epoch=epoch, lane=lane),
+        make=partial(Lane, epoch=epoch, lane=lane, _seed=order.seed),
+    )
+
+
+def lay_out(
+    starts: SortedStarts,
+    grid: Grid,
+    counts: NDArray[np.int64],
+    piece: Piece,
+    *,
+    active: int,
+    visit: Callable[[int, int], NDArray[np.int64]],
+    make: Callable[..., Lane],
+) -> Lane:
+    """Lay out a lane: its blocks, their visits, and the windows that become possible at each.
+
+    Parameters
+    ----------
+    starts, grid
+    counts : ndarray
+        ``grid.counts(starts)``.
+    piece : Piece
+        The lane's windows.
+    active : int
+        Blocks that are active at a time.
+    visit : callable
+        ``visit(blocks, active)`` gives which block enters at each turn.
+    make : callable
+        Makes the lane of its tables.
+
+    Returns
+    -------
+    Lane
+    """
+    counts = piece.rank(counts)  # as the grid's, of the lane's windows only
     before = np.concatenate([counts[:1], counts[1:-2:2]])  # windows from before that reach into a block
     blocks = np.flatnonzero(counts[2::2] > before)
     low, inside, high = before[blocks], counts[2 * blocks + 1], counts[2 * blocks + 2]
-    active = min(order.active, len(blocks))
-    visits = walk(len(blocks), active, seed=order.seed, epoch=epoch, lane=lane)
+    active = min(active, len(blocks))
+    visits = visit(len(blocks), active)
     entry = np.empty_like(visits)
     entry[visits] = np.arange(len(visits))
     # With a neighbour that came before, a block brings the windows of their seam as well.
@@ -271,22 +314,19 @@ def _lane(order: BlockOrder, epoch: int, lane: int) -> Lane:
     later = np.append(entry[1:] < entry[:-1], False)
     begin = np.where(earlier, low, counts[2 * blocks])
     end = np.where(later, high, inside)
-    first = order.starts(piece.numbers(low))
-    last = order.starts(piece.numbers(high - 1)) + order.grid.span
-    return Lane(
-        epoch=epoch,
-        lane=lane,
+    first = starts(piece.numbers(low))
+    last = starts(piece.numbers(high - 1)) + grid.span
+    return make(
         active=active,
         blocks=blocks,
-        begin=np.maximum(order.grid.begin[blocks], first),
-        end=np.minimum(order.grid.end[blocks], last),
+        begin=np.maximum(grid.begin[blocks], first),
+        end=np.minimum(grid.end[blocks], last),
         visits=visits,
         entry=entry,
         crossing=high - inside,
         low=begin[visits],
         deal=Deal((end - begin)[visits], active=active),
         _piece=piece,
-        _seed=order.seed,
     )
 
 

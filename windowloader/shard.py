@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .order import Order
 
-__all__ = ["Position", "Step", "Steps", "per_lane"]
+__all__ = ["Places", "Position", "Step", "Steps", "per_lane"]
 
 UNEVEN = ("pad", "drop", "exact")
 
@@ -111,6 +111,24 @@ class Position:
     step: int
     pass_number: int
     cursor: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where the rows of a rank's step come from.
+
+    Parameters
+    ----------
+    pass_number, cursor : int
+        The pass over the data, and how far each of its lanes was at the step's beginning.
+    lanes, places : ndarray, shape (rows,), int64
+        The lane of each row, and its place in the lane's sequence.
+    """
+
+    pass_number: int
+    cursor: int
+    lanes: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +237,43 @@ class Steps:
 
         Raises IndexError where no step is left, RankError where the rank is outside the world.
         """
+        stretches, begin, count = self._slice(epoch, cursor, rank, world_size)
+        sizes = self.order.lane_sizes(epoch)
+        parts = [self._stretch(epoch, lane, sizes, first, last) for lane, first, last in stretches]
+        positions = np.concatenate([part[0] for part in parts])
+        weights = np.concatenate([part[1] for part in parts])
+        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
+        return self._cut(Step(positions, weights, depth), begin, count)
+
+    def rank_places(self, position: Position, *, rank: int, world_size: int) -> Places:
+        """Return where the rows of `rank_at` come from: pass, lane, and place in the lane's sequence.
+
+        Places at or beyond a lane's size are its last window's, or, of an empty lane, the longest's.
+        """
+        here = self._upcoming(position)
+        stretches, begin, count = self._slice(here.pass_number, here.cursor, rank, world_size)
+        lanes = np.concatenate([np.full(last - first, lane) for lane, first, last in stretches])
+        places = np.concatenate([np.arange(first, last) for _, first, last in stretches])
+        inside = np.minimum(np.arange(begin, begin + count), len(lanes) - 1)
+        return Places(here.pass_number, here.cursor, lanes[inside], places[inside])
+
+    def _slice(
+        self, epoch: int, cursor: int, rank: int, world_size: int
+    ) -> tuple[list[tuple[int, int, int]], int, int]:
+        """Return (lane, start, stop) of the stretches a rank's slice lies in, and which of their rows it is."""
         _check_rank(rank, world_size)
         if self.count(epoch, cursor) == 0:
             raise IndexError(f"no step is left at cursor {cursor} of pass {epoch}.")
-        sizes = self.order.lane_sizes(epoch)
         depth = min(self.batch_per_lane, self.length(epoch) - cursor)
-        rows = depth * len(sizes)
+        rows = depth * self.order.num_lanes
         share = -(-rows // world_size)
         # A slice beyond the end of the list consists of fillers, and they repeat the list's last row.
         begin, end = min(rank * share, rows - 1), min((rank + 1) * share, rows)
-        parts = []
-        for lane in range(begin // depth, -(-end // depth)):
-            first, last = max(begin - lane * depth, 0), min(end - lane * depth, depth)
-            parts.append(self._stretch(epoch, lane, sizes, cursor + first, cursor + last))
-        positions = np.concatenate([part[0] for part in parts])
-        weights = np.concatenate([part[1] for part in parts])
-        return self._cut(Step(positions, weights, depth), rank * share - begin, share)
+        stretches = [
+            (lane, cursor + max(begin - lane * depth, 0), cursor + min(end - lane * depth, depth))
+            for lane in range(begin // depth, -(-end // depth))
+        ]
+        return stretches, rank * share - begin, share
 
     def rank_slice(self, step: Step, rank: int, world_size: int) -> Step:
         """Return one rank's slice of a whole step: what `rank_step` gives. RankError as there."""
@@ -248,6 +287,17 @@ class Steps:
             return self.uneven == "exact"
         always_full = self.drop_last and self.global_batch % world_size == 0
         return not (always_full or self.order.num_lanes % world_size == 0)
+
+    def total_weight(self, position: Position, *, world_size: int) -> float:
+        """Return the sum of the weights of a step over all ranks, without computing the step; 0.0 at the end."""
+        if self.left(position) == 0:
+            return 0.0
+        here = self._upcoming(position)
+        depth = min(self.batch_per_lane, self.length(here.pass_number) - here.cursor)
+        sizes = self.order.lane_sizes(here.pass_number)
+        if self.uneven == "pad":
+            return float(-(-depth * len(sizes) // world_size) * world_size)
+        return float(np.clip(sizes - here.cursor, 0, depth).sum())
 
     # The run: epochs of one pass, or of a fixed number of steps.
 

@@ -71,13 +71,13 @@ def check_source(
     _check_pickle(source, expected, pickled_bytes)
     if fork:
         _check_fork(source, expected)
-    print_ = source.fingerprint()
+    before = source.fingerprint()
     source.close()
     _expect(source, expected, 0, len(expected), "after close()")
-    _that(source.fingerprint() == print_, f"the fingerprint of {source.name!r} is another after close()")
+    _that(source.fingerprint() == before, f"the fingerprint of {source.name!r} is another after close()")
     if changed is not None:
         _that(
-            changed.fingerprint() != print_, f"other data have the fingerprint of {source.name!r}, {print_}"
+            changed.fingerprint() != before, f"other data have the fingerprint of {source.name!r}, {before}"
         )
     source.close()
 

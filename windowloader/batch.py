@@ -54,6 +54,8 @@ class Batch:
         Whose each window is.
     weights : ndarray, shape (batch,), float32, or None
         0 where a window only fills the step.
+    step_weight : float, optional
+        Sum of the weights of this step's batches over all ranks.
     graph : Graph or object, optional
         The series' static graph, or the windows' own edges.
     epoch, step : int, optional
@@ -87,6 +89,7 @@ class Batch:
     epoch: int | None = None
     step: int | None = None
     exact: bool = False
+    step_weight: float | None = None
 
     def _pair(self) -> tuple[Any, Any]:
         if self.exact:

@@ -9,7 +9,7 @@ A buffer that the allocator hands back to the kernel is paid for again page by p
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,24 @@ if TYPE_CHECKING:
 
     from .roles import Field
 
-__all__ = ["BufferPool", "Lease"]
+__all__ = ["BufferPool", "Buffers", "Carved", "Lease"]
+
+
+class Carved(Protocol):
+    """Memory for one batch."""
+
+    def carve(self, fields: Iterable[Field]) -> dict[str, np.ndarray]:
+        """Make the arrays of a batch, by name; each keeps the memory alive."""
+
+
+class Buffers(Protocol):
+    """Where batches are made; adapters have their own (pinned, shared)."""
+
+    def lease(self) -> Carved:
+        """Return memory that nobody holds."""
+
+    def close(self) -> None:
+        """Let go of what is free."""
 
 
 class _Slab:

@@ -41,7 +41,7 @@ class LoaderOptions(TypedDict, total=False):
     scaler: Scaler | None
     scale_targets: bool
     fill: float | None
-    dtype: str
+    dtype: Any  # a name; adapters also take their framework's dtypes
     layout: str | tuple[str, str]
     broadcast: bool
     transform: Callable[[Batch], Any] | None

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .order import GlobalOrder, SequentialOrder
 from .rows import row_access
 from .shard import Steps, per_lane
 
 if TYPE_CHECKING:
-    from .buffers import BufferPool
+    from collections.abc import Callable
+
+    from .batch import Batch
+    from .buffers import Buffers
     from .config import LoaderConfig
     from .gather import Recipe
     from .order import Order
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from .state import RunState
     from .windows import WindowSet
 
-__all__ = ["Engine", "make_order", "start_engine"]
+__all__ = ["Engine", "make_order", "make_steps", "start_engine"]
 
 INLINE_BYTES = 128 * 1024  # smaller batches are made faster than two threads take turns
 MOST_AHEAD = 4
@@ -42,7 +45,7 @@ class Engine:
         What a batch looks like.
     access : RowAccess
         The way to the rows.
-    pool : BufferPool
+    pool : Buffers
         Where batches are made.
     steps : Steps
         Steps and epochs, for all ranks.
@@ -54,18 +57,25 @@ class Engine:
         Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
     weighted : bool
         Whether some row of some batch may have weight 0, so that batches do not unpack as pairs.
+    gathers : bool
+        False: batches are handed to ``finish`` without arrays, which it makes.
+    finish : callable, optional
+        Called with each batch in the thread that made it: copies it to a device. What it returns has the batch's
+        ``num_windows`` and ``nbytes``.
     """
 
     windows: WindowSet
     recipe: Recipe
     access: RowAccess
-    pool: BufferPool
+    pool: Buffers
     steps: Steps
     ranks: Ranks
     threads: int
     ahead: int
     full_shape: int = 0
     weighted: bool = False
+    gathers: bool = True
+    finish: Callable[[Batch], Any] | None = None
 
 
 def make_order(
@@ -85,8 +95,14 @@ def make_order(
     return SequentialOrder(len(windows), config.lanes or (world_size if streamed else 1))
 
 
+def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
+    """Cut an order into steps; LoaderError where its lanes do not divide the global batch."""
+    batch_per_lane = per_lane(config.global_batch(world_size), order.num_lanes)
+    return Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+
+
 def start_engine(
-    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, order: Order, pool: BufferPool
+    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, order: Order, pool: Buffers
 ) -> Engine:
     """Bind the rooms together for one process.
 
@@ -98,7 +114,7 @@ def start_engine(
     ranks : Ranks
     order : Order
         From `make_order`, or what a loaded state asks for.
-    pool : BufferPool
+    pool : Buffers
 
     Returns
     -------
@@ -109,8 +125,7 @@ def start_engine(
     LoaderError
         Where the lanes do not divide the global batch.
     """
-    batch_per_lane = per_lane(config.global_batch(ranks.world_size), order.num_lanes)
-    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    steps = make_steps(order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
     threads, ahead = work_ahead(recipe.nbytes(share), windows.series.tier, config)
     return Engine(

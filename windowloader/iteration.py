@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .engine import Engine
+    from .ranks import Ranks
     from .rows import RowStream
-    from .shard import Position
+    from .shard import Position, Steps
 
 __all__ = ["Iteration", "Progress"]
 
@@ -51,17 +52,17 @@ class Task:
 class Made:
     """A batch made ahead, and when."""
 
-    batch: Batch
+    batch: Any  # a Batch, or what `Engine.finish` made of it
     after: Position
     timeline: Timeline
 
 
-def tasks(engine: Engine, position: Position) -> Iterator[Task]:
+def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[Task]:
     """Yield the steps of this rank from ``position`` to the end of its epoch."""
-    steps, ranks, index = engine.steps, engine.ranks, 0
+    index = 0
     while (step := steps.rank_at(position, rank=ranks.rank, world_size=ranks.world_size)) is not None:
         after = steps.advance(position)
-        yield Task(index, position, after, _filled(step, engine.full_shape))
+        yield Task(index, position, after, _filled(step, full_shape))
         position = after
         index += 1
 
@@ -80,11 +81,13 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     timeline = Timeline()
     step, windows, recipe = task.step, engine.windows, engine.recipe
     starts = windows.starts(step.positions)
-    arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
-    with stream.rows(task.index, step, starts) as rows:
-        timeline.read = time.perf_counter()
-        recipe.gather(arrays, starts, rows)
-    batch = Batch(
+    arrays: dict[str, Any] = {}
+    if engine.gathers:
+        arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
+        with stream.rows(task.index, step, starts) as rows:
+            timeline.read = time.perf_counter()
+            recipe.gather(arrays, starts, rows)
+    batch: Any = Batch(
         **arrays,
         starts=starts,
         entities=windows.series.entity_of(starts),
@@ -93,7 +96,11 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
         graph=windows.graph_at(starts),
         epoch=task.before.epoch,
         step=task.before.step,
+        step_weight=engine.steps.total_weight(task.before, world_size=engine.ranks.world_size),
     )
+    if engine.finish is not None:
+        timeline.read = timeline.read or time.perf_counter()
+        batch = engine.finish(batch)
     timeline.done = time.perf_counter()
     return Made(batch, task.after, timeline)
 
@@ -134,7 +141,7 @@ class Iteration:
         self._stream = stream
         weakref.finalize(self, stream.close)
         self._made: Ahead[Task, Made] = Ahead(
-            tasks(engine, progress.position),
+            tasks(engine.steps, engine.ranks, engine.full_shape, progress.position),
             partial(make, engine, stream),
             threads=engine.threads,
             ahead=engine.ahead,

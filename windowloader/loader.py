@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .batch import Batch
+    from .buffers import Buffers
     from .engine import Engine
+    from .order import Order
     from .ranks import Ranks
     from .scaling import Scaler
     from .shard import Position
@@ -191,12 +193,13 @@ class WindowLoader:
             config = self._config
             self._ranks = resolve(config.rank, config.world_size)
             order = make_order(self._windows, config, self._ranks.world_size)
-            self._engine = start_engine(
-                self._windows, self._recipe, config, self._ranks, order, self._make_pool(self._ranks)
-            )
+            self._engine = self._start(self._ranks, order)
         return self._engine
 
-    def _make_pool(self, ranks: Ranks) -> BufferPool:
+    def _start(self, ranks: Ranks, order: Order) -> Engine:
+        return start_engine(self._windows, self._recipe, self._config, ranks, order, self._make_pool(ranks))
+
+    def _make_pool(self, ranks: Ranks) -> Buffers:
         share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
         return BufferPool(self._recipe.nbytes(share))
 
@@ -299,9 +302,7 @@ class WindowLoader:
         loaded.check(self._describe(self._bind().steps.start(0)))
         assert self._ranks is not None
         order = make_order(self._windows, self._config, self._ranks.world_size, loaded)
-        engine = start_engine(
-            self._windows, self._recipe, self._config, self._ranks, order, self._make_pool(self._ranks)
-        )
+        engine = self._start(self._ranks, order)
         position = loaded.position(engine.steps)
         self._engine = engine
         self._epoch, self._position, self._newest, self._began = position.epoch, position, None, position

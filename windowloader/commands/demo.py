@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import MissingExtraError
+from windowloader.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-    from ..demo.running import Result
-    from ..demo.task import Task
-    from ..demo.training import Settings
+    from windowloader.demo.running import Result
+    from windowloader.demo.task import Task
+    from windowloader.demo.training import Settings
 
 __all__ = ["demo", "register"]
 
@@ -90,9 +90,9 @@ def demo(
         raise typer.BadParameter(f"--save {save}: there is no folder {save.resolve().parent}")
     console = Console(quiet=as_json, highlight=False)
     _import_torch()
-    from ..demo.running import run
-    from ..demo.task import open_task
-    from ..demo.training import settle
+    from windowloader.demo.running import run
+    from windowloader.demo.task import open_task
+    from windowloader.demo.training import settle
 
     task = open_task(
         data,
@@ -115,8 +115,8 @@ def demo(
 def _import_torch() -> None:
     """Import torch so that its threads sleep while they wait.
 
-    Threads that spin at a barrier are quicker by a fifth on idle cores, and slower more than tenfold where another process
-    wants the same cores, as on laptops and shared machines. It has to be said before OpenMP starts.
+    Threads that spin at a barrier are a little quicker on idle cores, and more than ten times slower where other
+    processes want the same cores, as on laptops and shared machines. It has to be said before OpenMP starts.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -126,30 +126,34 @@ def _import_torch() -> None:
 
 
 def _introduce(console: Console, task: Task, settings: Settings) -> None:
-    from ..units import format_bytes
+    from rich.table import Table
+    from rich.text import Text
+
+    told = Table.grid(padding=(0, 2))
+    for word, meaning in _told(task, settings):
+        told.add_row(Text(word, style="bold"), Text(meaning))
+    console.print(told)
+    console.print()
+
+
+def _told(task: Task, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Say what is known before the training begins, a line each."""
+    from windowloader.units import format_bytes
 
     if task.made_up:
-        console.print(
-            "[bold]Generated data[/], of METR-LA's kind and by default its size: nothing here was measured on a road."
-        )
-    console.print(f"[bold]opened[/]  {task.series!r}")
-    console.print(
-        f"[bold]split[/]   {len(task.train):,} windows to train, {len(task.val):,} to validate, {len(task.test):,} to test; "
-        "no part reads targets of a later one"
-    )
-    console.print(f"[bold]scaled[/]  {task.scaler!r}, fitted on the rows to train")
-    console.print(
-        f"[bold]stored[/]  no window; all of them would take {format_bytes(task.materialised_bytes())} in float32"
-    )
+        yield "data", "generated, of METR-LA's kind: nothing here was measured on a road"
+    yield "opened", repr(task.series)
+    parts = f"{len(task.train):,} windows to train, {len(task.val):,} to validate, {len(task.test):,} to test"
+    yield "split", f"{parts}; no part reads targets of a later one"
+    yield "scaled", f"{task.scaler!r}, fitted on the rows to train"
+    yield "stored", f"no window; all would take {format_bytes(task.materialised_bytes())} in float32"
     if task.series.graph is None:
-        console.print("[bold]graph[/]   none: give --adjacency and nodes learn from their neighbours")
+        yield "graph", "none; with --adjacency nodes would learn from their neighbours"
     if task.series.clock is None:
-        console.print(
-            "[bold]clock[/]   none: give --start and --freq and the model knows the time of day and week"
-        )
-    console.print(
-        f"[bold]train[/]   a graph network, {settings.epochs} epochs, {settings.batch_size} windows a step, seed {settings.seed}"
-    )
+        yield "clock", "none; with --start and --freq the model would know the time of day and week"
+    steps = settings.steps_per_epoch
+    passes = f"{settings.epochs} epochs of {f'{steps} steps' if steps else 'all windows'}"
+    yield "train", f"a graph network; {passes}, {settings.batch_size} windows a step, seed {settings.seed}"
 
 
 def _with_progress(
@@ -183,12 +187,12 @@ def _with_progress(
 
 
 def _conclude(console: Console, result: Result, task: Task, save: Path | None, *, as_json: bool) -> None:
-    from ..demo.report import render
+    from windowloader.demo.report import render
 
     console.print()
     console.print(render(result))
     if save is not None:
-        from ..demo import picture
+        from windowloader.demo import picture
 
         picture.save(result, task, save)
         console.print(f"saved {save}")

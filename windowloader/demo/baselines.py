@@ -18,7 +18,8 @@ from .task import CLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..batch import Batch
+    from windowloader.batch import Batch
+
     from .task import Task
 
     Forecaster = Callable[[Batch], np.ndarray]
@@ -91,17 +92,16 @@ class HistoricalAverage:
                 )
                 np.add.at(total, slot, values * seen)
                 np.add.at(count, slot, np.broadcast_to(seen, values.shape))
-        overall = total.sum(0) / np.maximum(
-            count.sum(0), 1
-        )  # of the node, for slots in which nothing was seen
+        overall = total.sum(0) / np.maximum(count.sum(0), 1)  # for times at which a node was never seen
         average.table[:] = np.where(count > 0, total / np.maximum(count, 1), overall)
         return average
 
     def slots(self, clock: np.ndarray) -> np.ndarray:
         """Rows of the table at some times, from (time of day, day of week); shape (…,), int64."""
-        slot = np.rint(clock[..., 0] * self.per_day).astype(np.int64) % self.per_day
-        weekly = len(self.table) > self.per_day
-        return slot + self.per_day * clock[..., 1].astype(np.int64) if weekly else slot
+        slot: np.ndarray = np.rint(clock[..., 0] * self.per_day).astype(np.int64) % self.per_day
+        if len(self.table) > self.per_day:
+            slot += self.per_day * clock[..., 1].astype(np.int64)
+        return slot
 
     def __call__(self, batch: Batch) -> np.ndarray:
         """Forecast a batch; shape (node, batch, horizon, feature)."""

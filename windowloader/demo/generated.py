@@ -172,7 +172,7 @@ def make_speeds(
 
 
 def _demand(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
-    """What arises each step at each sensor by the time of day and week, on days that differ."""
+    """Return what arises each step at each sensor by the time of day and week, on days that differ."""
     nodes, days = len(roads), -(-steps // DAY)
     weekday = (np.arange(days) + 3) % 7  # 2012-03-01 was a Thursday
     hour = np.arange(DAY) / 12
@@ -189,13 +189,14 @@ def _demand(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
         demand += 0.14 * size[:, None, None] * bump * share * place
     noon = np.exp(-(((hour - 13) / 4) ** 2))[None, :, None]
     demand += 0.02 * noon * place
-    return demand.reshape(-1, nodes)[:steps] * _drift(rng, steps, roads)
+    demand = demand.reshape(-1, nodes)[:steps]
+    return np.multiply(demand, _drift(rng, steps, roads))
 
 
 def _drift(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
     """Return what multiplies a road's demand: rain, events, chance; lasts some hours."""
     drift = np.zeros((steps, roads.max() + 1), np.float32)
-    noise = rng.normal(0, 0.09, drift.shape).astype(np.float32)
+    noise = 0.09 * rng.standard_normal(drift.shape, np.float32)
     for step in range(1, steps):
         drift[step] = 0.98 * drift[step - 1] + noise[step]
     return np.exp(drift - 0.1)[:, roads]

@@ -92,8 +92,9 @@ class GraphForecaster(nn.Module):
         self.clock = nn.Linear(2 * HARMONICS + 7, hidden, bias=False)
         self.node = nn.Parameter(torch.randn(num_nodes, 1, hidden) * 0.2)
         self.blocks = nn.ModuleList(Mixing(hidden, len(walks)) for _ in range(blocks))
-        self.forecast = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, horizon * num_features))
-        nn.init.zeros_(self.forecast[-1].weight)  # so that training begins at persistence
+        last = nn.Linear(hidden, horizon * num_features)
+        nn.init.zeros_(last.weight)  # so that training begins at persistence
+        self.forecast = nn.Sequential(nn.LayerNorm(hidden), last)
 
     def forward(self, inputs: Tensor, observed: Tensor, clock: Tensor | None) -> Tensor:
         """Forecast.
@@ -117,7 +118,7 @@ class GraphForecaster(nn.Module):
             state = state + self.clock(_waves(clock))
         for block in self.blocks:
             state = block(state, self.walks)
-        change = self.forecast(state).unflatten(-1, self.shape)
+        change: Tensor = self.forecast(state).unflatten(-1, self.shape)
         return _last(inputs, observed) + change
 
 

@@ -5,11 +5,13 @@ In: a `Result` and its task. Out: an image file. Imports matplotlib, never a dis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..units import format_bytes
+from windowloader.units import format_bytes
+
 from .running import AVERAGE, LAST, MODEL
 from .task import label
 
@@ -59,7 +61,7 @@ def save(result: Result, task: Task, path: str | os.PathLike[str]) -> None:
     from matplotlib.figure import Figure
 
     assert result.kept is not None
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(cast("Any", STYLE)):
         figure = Figure(figsize=(12, 8.6), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         grid = figure.add_gridspec(3, 2, height_ratios=[1, 1, 1.05], width_ratios=[1, 1.25])
@@ -76,8 +78,9 @@ def save(result: Result, task: Task, path: str | os.PathLike[str]) -> None:
 def _headline(result: Result, task: Task) -> str:
     series = task.series
     nodes = " × ".join(map(str, series.space_shape)) or "1"
-    kind = "generated data" if result.generated else str(series.name)
-    return f"{kind}: {series.num_steps:,} steps × {nodes} nodes, {result.windows['train']:,} training windows, none stored"
+    kind = "Generated data" if result.generated else str(series.name)
+    windows = f"{result.windows['train']:,} training windows, none stored"
+    return f"{kind}: {series.num_steps:,} steps × {nodes} nodes, {windows}"
 
 
 def _telling(kept: Kept) -> list[int]:
@@ -117,11 +120,11 @@ def _forecasts(axes: Any, kept: Kept, task: Task, node: int, *, first: bool, las
     if first:
         axes.legend(loc="lower left", bbox_to_anchor=(0.45, 1.0), ncols=4, fontsize=9, borderaxespad=0.1)
     if clock is not None:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib import dates
 
-        locator = AutoDateLocator(minticks=5, maxticks=10)
+        locator = cast("Any", dates.AutoDateLocator)(minticks=5, maxticks=10)
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(cast("Any", dates.ConciseDateFormatter)(locator))
     elif last:
         axes.set_xlabel("row")
 
@@ -129,16 +132,23 @@ def _forecasts(axes: Any, kept: Kept, task: Task, node: int, *, first: bool, las
 def _errors(axes: Any, result: Result, task: Task) -> None:
     seconds = task.step_seconds
     unit, scale = ("minutes", 60) if seconds is not None and seconds < 3600 else ("hours", 3600)
-    for name, errors in result.curves.items():
+    places = _apart([errors[-1] for errors in result.curves.values()])
+    for (name, errors), place in zip(result.curves.items(), places, strict=True):
         ahead = np.arange(1, len(errors) + 1) * (1 if seconds is None else seconds / scale)
         axes.plot(ahead, errors, color=COLOURS[name], linewidth=2, marker="o", markersize=4)
-        axes.annotate(
-            name, (ahead[-1], errors[-1]), xytext=(-2, 6), textcoords="offset points", ha="right",
-            color=COLOURS[name], fontsize=9,
-        )  # fmt: skip
+        axes.text(ahead[-1] * 1.03, place, name, color=COLOURS[name], fontsize=9, va="center")
     axes.set_title("Mean absolute error on the test data")
     axes.set_xlabel("steps ahead" if seconds is None else f"{unit} ahead")
-    axes.set_ylim(0, 1.15 * max(max(errors) for errors in result.curves.values()))
+    axes.set_xlim(0, None)
+    axes.set_ylim(0, 1.1 * max(max(errors) for errors in result.curves.values()))
+
+
+def _apart(heights: list[float]) -> list[float]:
+    """Move labels apart that would lie on one another: each at least a fourteenth of the axis above the last."""
+    gap, placed = max(heights) / 14, list(heights)
+    for here, before in itertools.pairwise(sorted(range(len(heights)), key=heights.__getitem__)[::-1]):
+        placed[before] = min(placed[before], placed[here] - gap)
+    return placed
 
 
 def _memory(axes: Any, result: Result) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..units import format_bytes
+from windowloader.units import format_bytes
+
 from .running import MODEL
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-PARTS = {"val": "validation", "test": "test"}
+PARTS = ("val", "test")
 
 
 def render(result: Result) -> RenderableType:
@@ -29,45 +31,46 @@ def render(result: Result) -> RenderableType:
     return Group(_errors(result), Text(), _costs(result))
 
 
+def _table(title: str, *, header: bool) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header
+    )
+
+
 def _errors(result: Result) -> Table:
     ahead = list(next(iter(result.mae["val"].values())))
-    table = Table(
-        title="Mean absolute error, missing readings left out", title_justify="left", title_style="bold"
-    )
-    table.add_column("")
-    for part in PARTS.values():
+    table = _table("Mean absolute error, missing readings left out", header=True)
+    table.add_column("", no_wrap=True)
+    for part in PARTS:
         for time in ahead:
-            table.add_column(f"{part}\n{time}", justify="right")
+            table.add_column(f"{part}\n{time}", justify="right", no_wrap=True)
     for name in result.mae["val"]:
         cells = []
         for part in PARTS:
             for time in ahead:
                 error = result.mae[part][name][time]
                 best = error == min(errors[time] for errors in result.mae[part].values())
-                cells.append(Text(f"{error:.2f}", style="bold green" if best else ""))
+                cells.append(Text(f"{error:#.3g}", style="bold green" if best else ""))
         table.add_row(Text(name, style="bold" if name == MODEL else ""), *cells)
     return table
 
 
 def _costs(result: Result) -> Table:
     memory = result.memory
-    table = Table(title="What it took", title_justify="left", title_style="bold", show_header=False)
-    table.add_column(justify="right", style="bold")
+    table = _table("What it took", header=False)
+    table.add_column(justify="right", style="bold", no_wrap=True)
     table.add_column()
-    per_second = "windows a second"
-    table.add_row(
-        f"{result.loading_windows_per_second:,.0f}",
-        f"{per_second} through the loader alone, read and made on the way",
-    )
-    table.add_row(
-        f"{result.training_windows_per_second:,.0f}",
-        f"{per_second} with the model in the loop, {result.steps:,} steps",
-    )
-    table.add_row(format_bytes(memory["loading"]), "private memory an epoch of loading adds at its peak")
-    table.add_row(format_bytes(memory["training"]), "with the model, its gradients and activations")
-    table.add_row(
-        format_bytes(memory["windows_float32"]), "what all windows would take if they were stored, in float32"
-    )
-    table.add_row(format_bytes(memory["windows_float64"]), "in float64, as the usual scripts store them")
-    table.add_row(f"{result.seconds:.0f} s", "in all")
+    for figure, meaning in (
+        (f"{result.loading_windows_per_second:,.0f}", "windows a second through the loader alone"),
+        (
+            f"{result.training_windows_per_second:,.0f}",
+            f"windows a second in training, {result.steps:,} steps",
+        ),
+        (format_bytes(memory["loading"]), "peak private memory of an epoch of loading, above imports"),
+        (format_bytes(memory["training"]), "the same with model, gradients and activations"),
+        (format_bytes(memory["windows_float32"]), "all windows, were they stored, in float32"),
+        (format_bytes(memory["windows_float64"]), "in float64, as many scripts store them"),
+        (f"{result.seconds:.0f} s", "in all"),
+    ):
+        table.add_row(figure, meaning)
     return table

@@ -17,6 +17,7 @@ from .task import label
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .baselines import Forecaster
     from .scoring import Kept
     from .task import Task
     from .training import Settings
@@ -105,7 +106,7 @@ def run(
         alone = training.load_once(task, settings)
     with Watch() as watch:
         fitted = training.fit(task, settings, advance=advance)
-    forecasters = {
+    forecasters: dict[str, Forecaster] = {
         LAST: Persistence(task.train.spec.num_targets),
         AVERAGE: HistoricalAverage.fit(task),
         MODEL: fitted,

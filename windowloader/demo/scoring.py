@@ -18,8 +18,9 @@ from .task import LAYOUT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..batch import Batch
-    from ..windows import WindowSet
+    from windowloader.batch import Batch
+    from windowloader.windows import WindowSet
+
     from .baselines import Forecaster
     from .task import Task
 

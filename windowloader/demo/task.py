@@ -18,8 +18,8 @@ from . import generated
 if TYPE_CHECKING:
     import os
 
-    from ..graph import Graph
-    from ..windows import WindowSet
+    from windowloader.graph import Graph
+    from windowloader.windows import WindowSet
 
 __all__ = ["CLOCK", "LAYOUT", "Task", "grid_graph", "label", "open_task"]
 

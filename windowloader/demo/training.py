@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ..batch import Batch
+    from windowloader.batch import Batch
+
     from .task import Task
 
 __all__ = ["Fitted", "Settings", "build", "fit", "load_once", "settle"]
@@ -177,7 +178,7 @@ def fit(
             for step, batch in enumerate(loader, start=1):
                 loss = _masked_mae(trained(*_arguments(batch)), batch.targets, batch.target_mask)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trained.parameters(), 3.0)
                 optimiser.step()
                 schedule.step()
@@ -189,7 +190,7 @@ def fit(
 
 
 def _arguments(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the model takes: all space axes as one, and the clock of the first step to forecast."""
+    """Return what the model takes: all space axes as one, and the clock of the first step to forecast."""
     inputs = batch.inputs.flatten(0, batch.inputs.ndim - 4)
     mask = torch.ones((), dtype=torch.bool) if batch.input_mask is None else batch.input_mask
     clock = None if batch.shared_future is None else batch.shared_future[:, 0]

@@ -120,13 +120,17 @@ class LocalSource:
             axes = default_axes(len(shape), dims, name)
         check_axes(axes, len(shape), name=name, need_time=False)
         first = max(axes.find("t"), 0)
-        self.order = (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
+        self.order: tuple[int, ...] = (
+            (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
+        )
         self.name = name
         self.axes = "".join(axes[dim] for dim in self.order)
         self.shape = tuple(int(shape[dim]) for dim in self.order)
         self.stored_dtype = np.dtype(dtype)
         self.dtype = check_dtype(self.stored_dtype, name)
-        self.chunks = None if chunks is None else tuple(int(chunks[dim]) for dim in self.order)
+        self.chunks: tuple[int, ...] | None = (
+            None if chunks is None else tuple(int(chunks[dim]) for dim in self.order)
+        )
         self.description = description or Described()
 
     def __repr__(self) -> str:

@@ -61,11 +61,9 @@ class HDF5Source(SlabSource):
             dtype=dataset.dtype,
             axes=axes,
             dims=dims,
-            chunks=dataset.chunks or dataset.shape,
+            chunks=dataset.chunks,
             description=description,
         )
-        if dataset.chunks is None:
-            self.chunks = None
         row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self._cache = min(max(1 << 20, (self.chunks or (1,))[0] * row), CACHE_BYTES)
 

@@ -263,6 +263,6 @@ def open_npz(
     found = list_npz(path)
     if member is None and len(found) == 1:
         member = found[0]
-    if member not in found:
+    if member is None or member not in found:
         unknown_variable(os.fspath(path), member, found)
     return LoadedSource(Stamp.of(path), LoadMember(member), what=member, axes=axes)

@@ -99,7 +99,7 @@ class _Builder:
 
     def role(self, name: str, columns: Sequence[Column]) -> Role:
         """Sort the columns of a role by how they are delivered."""
-        space = self.series.space_shape
+        space, nodes = self.series.space_shape, self.series.num_nodes
         apart = not self.options.broadcast and name != "targets"
         shared = [column for column in columns if apart and not self._by_node(column)]
         kept = [column for column in columns if column not in shared]
@@ -112,11 +112,13 @@ class _Builder:
         )
         statics = tuple(self._static(c, name, places[c.name]) for c in kept if self._is_static(c))
         layout = self.options.layouts[name == "targets"]
+        if "n" not in layout.letters and not any(self._by_node(column) for column in kept):
+            space, nodes = (), 1  # labels of a row, say: nothing differs by node, so its axis has size 1
         offsets = np.asarray(
             self.spec.input_rows if name == "inputs" else self.spec.target_rows, dtype=np.int64
         )
         if kept:
-            layout.check(steps=len(offsets), nodes=self.series.num_nodes, features=len(kept), role=name)
+            layout.check(steps=len(offsets), nodes=nodes, features=len(kept), role=name)
         row_columns = tuple(self._row_column(c, name) for c in by_row)
         shared_rows = [c for c in shared if not self._is_static(c)]
         self._check_dtype(
@@ -128,7 +130,7 @@ class _Builder:
             offsets=offsets,
             layout=layout,
             space=space,
-            num_nodes=self.series.num_nodes,
+            num_nodes=nodes,
             num_features=len(kept),
             groups=groups,
             statics=statics,

@@ -225,36 +225,18 @@ class WindowSet:
         >>> batch.inputs[1, :, 0, 0], batch.starts
         (array([ 8., 10., 12.], dtype=float32), array([0, 4]))
         """
-        from .batch import Batch
-        from .gather import Recipe
-        from .rows import row_access
-        from .shard import Step
+        from .picker import Picker
 
-        recipe = Recipe.compile(
-            self.series,
-            self.spec,
+        with Picker(
+            self,
             scaler=scaler,
             scale_targets=scale_targets,
             fill=fill,
             dtype=dtype,
             layout=layout,
             broadcast=broadcast,
-        )
-        numbers = np.atleast_1d(self._check(positions)).reshape(-1)
-        starts = self.index(numbers)
-        arrays: dict[str, Any] = {
-            part.name: np.empty(part.shape, part.dtype) for part in recipe.fields(len(starts))
-        }
-        access = row_access(self.series, recipe.variables, self.spec.span)
-        try:
-            step = Step(numbers, np.ones(len(numbers), np.float32), len(numbers))
-            with access.stream().rows(0, step, starts) as rows:
-                recipe.gather(arrays, starts, rows)
-        finally:
-            access.close()
-        return Batch(
-            **arrays, starts=starts, entities=self.series.entity_of(starts), graph=self.graph_at(starts)
-        )
+        ) as picker:
+            return picker.read(np.atleast_1d(self._check(positions)).reshape(-1))
 
     def graph_at(self, starts: np.ndarray) -> Any:
         """Return the graph of windows: the static one itself, or the windows' own edges over their input rows."""

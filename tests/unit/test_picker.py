@@ -1,0 +1,68 @@
+"""Windows by number: the same as a loader's, pickled, of any layout."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import windowloader as wl
+from windowloader.errors import AxesError
+from windowloader.picker import Picker
+
+
+@pytest.fixture
+def windows():
+    values = np.random.default_rng(0).normal(50, 9, (40, 3, 2)).astype(np.float32)
+    return wl.WindowSet(wl.Series(values, features=["speed", "flow"]), wl.WindowSpec(lookback=4, horizon=2))
+
+
+def test_reads_what_the_window_set_reads(windows):
+    positions = np.array([7, 0, 7, 34])
+    scaler = wl.StandardScaler.fit(windows)
+    with Picker(windows, scaler=scaler, layout="bnft") as picker:
+        batch = picker.read(positions)
+    expected = windows.read(positions, scaler=scaler, layout="bnft")
+    np.testing.assert_array_equal(batch.inputs, expected.inputs)
+    np.testing.assert_array_equal(batch.targets, expected.targets)
+    np.testing.assert_array_equal(batch.starts, [7, 0, 7, 34])
+
+
+def test_batches_do_not_share_memory(windows):
+    with Picker(windows) as picker:
+        first, second = picker.read(np.array([0])), picker.read(np.array([0]))
+    assert not np.shares_memory(first.inputs, second.inputs)
+
+
+def test_survives_pickling(windows):
+    picker = Picker(windows, dtype="float64")
+    copy = pickle.loads(pickle.dumps(picker))
+    np.testing.assert_array_equal(copy.read(np.array([5])).inputs, picker.read(np.array([5])).inputs)
+    for one in (picker, copy):
+        one.close()
+
+
+def test_refuses_a_number_outside(windows):
+    with Picker(windows) as picker, pytest.raises(IndexError, match="35"):
+        picker.read(np.array([35]))
+
+
+def test_a_dynamic_graph_only_where_asked():
+    graph = wl.DynamicGraph.from_steps([[[0], [1]]] * 10, num_nodes=2)
+    series = wl.Series(np.zeros((10, 2)), graph=graph)
+    with Picker(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, graph="first"))) as picker:
+        assert picker.read(np.array([0]), graph=False).graph is None
+        np.testing.assert_array_equal(picker.read(np.array([0, 1])).graph.edge_index, [[0, 2], [1, 3]])
+
+
+def test_labels_of_rows_leave_out_the_node_axis():
+    """What no node has of its own needs no axis of nodes; a role with one column by node does."""
+    values, labels = np.zeros((12, 5)), np.arange(24.0).reshape(12, 2)
+    series = wl.Series(values, covariates={"label": (labels, "tf")})
+    spec = wl.WindowSpec(lookback=3, target_offsets=(-2, -1, 0), inputs=["value"], targets=["label"])
+    batch = wl.WindowSet(series, spec).read([4], layout=("bnt", "btf"))
+    assert batch.inputs.shape == (1, 5, 3)
+    np.testing.assert_array_equal(batch.targets[0], labels[4:7])
+    with pytest.raises(AxesError, match="leaves out 'n'"):
+        wl.WindowSet(series, spec).read([4], layout=("bt", "btf"))

@@ -190,13 +190,14 @@ def _demand(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
     noon = np.exp(-(((hour - 13) / 4) ** 2))[None, :, None]
     demand += 0.02 * noon * place
     demand = demand.reshape(-1, nodes)[:steps]
-    return np.multiply(demand, _drift(rng, steps, roads))
+    demand *= _drift(rng, steps, roads)
+    return demand
 
 
 def _drift(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
     """Return what multiplies a road's demand: rain, events, chance; lasts some hours."""
     drift = np.zeros((steps, roads.max() + 1), np.float32)
-    noise = 0.09 * rng.standard_normal(drift.shape, np.float32)
+    noise = np.asarray(rng.normal(0, 0.09, drift.shape))
     for step in range(1, steps):
         drift[step] = 0.98 * drift[step - 1] + noise[step]
     return np.exp(drift - 0.1)[:, roads]

@@ -64,7 +64,7 @@ def save(result: Result, task: Task, path: str | os.PathLike[str]) -> None:
     with mpl.rc_context(cast("Any", STYLE)):
         figure = Figure(figsize=(12, 8.6), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(3, 2, height_ratios=[1, 1, 1.05], width_ratios=[1, 1.25])
+        grid = figure.add_gridspec(3, 2, height_ratios=[1, 1, 1.05], width_ratios=[1, 1.1])
         nodes = _telling(result.kept)
         for place, node in enumerate(nodes):
             axes = figure.add_subplot(grid[place, :])
@@ -169,5 +169,5 @@ def _memory(axes: Any, result: Result) -> None:
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, sizes.max() * 1.16)
-    axes.set_title("Peak private memory above imports, and what it avoids")
+    axes.set_title("Private memory at its peak, above imports")
     axes.set_xlabel("MB")

@@ -49,7 +49,8 @@ class Result:
     training_seconds, seconds : float
         Of the training, and of everything.
     memory : dict of str to int
-        ``data``: the array itself. ``imports``: private memory before the loader began, torch included.
+        ``data``: the array itself. ``imports``: private memory before the loader began, torch and
+        compiled kernels included.
         ``loading``, ``training``: how far private memory grew at most above that, through the loader alone and with
         the model, its gradients and activations. ``windows_float32``, ``windows_float64``: all windows stored.
     """
@@ -101,6 +102,7 @@ def run(
     from . import training
 
     began = time.perf_counter() if began is None else began
+    task.train.read([0], **task.loading())  # kernels that were never compiled on this machine are now
     imports = private_bytes()
     with Watch() as loading:
         alone = training.load_once(task, settings)

@@ -137,15 +137,31 @@ class Iteration:
         self._engine = engine
         self._begun: float | None = None
         self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        engine = self._engine
         stream = engine.access.stream()
         self._stream = stream
         weakref.finalize(self, stream.close)
         self._made: Ahead[Task, Made] = Ahead(
-            tasks(engine.steps, engine.ranks, engine.full_shape, progress.position),
+            tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position),
             partial(make, engine, stream),
             threads=engine.threads,
             ahead=engine.ahead,
         )
+
+    def waits(self, progress: Progress | None) -> bool:
+        """Tell whether this is the iterator of a progress and was not asked for a batch yet."""
+        return progress is self._progress and self._begun is None and not self._closed
+
+    def begin_at(self, position: Position) -> None:
+        """Begin elsewhere, which only an iterator that `waits` can."""
+        self._made.close()
+        self._stream.close()
+        self._progress.position = position
+        self._stats.epoch = position.epoch
+        self._start()
 
     def __iter__(self) -> Iteration:
         return self

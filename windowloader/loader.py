@@ -6,6 +6,7 @@ the rooms together; it computes nothing of a batch itself and imports no framewo
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,8 @@ from .engine import make_order, start_engine
 from .errors import ClosedError, LoaderError, StateError
 from .gather import Recipe
 from .iteration import Iteration, Progress
-from .ranks import resolve
+from .ranks import confirm, resolve
+from .sampler import EpochSampler
 from .state import RunState
 from .stats import EpochStats, LoaderStats
 from .windows import WindowSet
@@ -181,6 +183,9 @@ class WindowLoader:
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._stats: list[EpochStats] = []
         self._closed = False
+        self._process = os.getpid()  # the engine's threads and locks live in one process
+        self._loaded = False  # whether order and seed are a state's
+        self._pending: dict[str, int | str] | None = None  # a state that came along from another process
         if rank is not None and world_size is not None:
             self._bind()  # nothing has to be found out, so wrong arguments are errors now
 
@@ -189,11 +194,19 @@ class WindowLoader:
     def _bind(self) -> Engine:
         if self._closed:
             raise ClosedError("this loader was closed. Make a new one; its state_dict() can be loaded there.")
+        if self._process != os.getpid():  # forked
+            self.__setstate__(self.__getstate__())
+        if self._engine is not None and self._ranks is not None:
+            confirm(self._ranks)
         if self._engine is None:
             config = self._config
             self._ranks = resolve(config.rank, config.world_size)
             order = make_order(self._windows, config, self._ranks.world_size)
             self._engine = self._start(self._ranks, order)
+            if self._pending is not None:
+                asked = self._epoch
+                self.load_state_dict(self._pending)
+                self.set_epoch(asked)
         return self._engine
 
     def _start(self, ranks: Ranks, order: Order) -> Engine:
@@ -232,6 +245,27 @@ class WindowLoader:
             raise LoaderError(f"epoch {epoch} is before the first. Epochs count from 0.")
         if epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """For loops that call ``loader.sampler.set_epoch(epoch)``, as torch's DistributedSampler taught them."""
+        return EpochSampler(self)
+
+    @property
+    def batch_sampler(self) -> None:
+        """None: where there is a sampler, trainers look for this too."""
+
+    def _move_waiting(self, epoch: int) -> None:
+        """Go to an epoch, and take the newest iterator along if its loop has not asked it for a batch yet."""
+        progress = self._newest
+        waiting = next((it for it in self._iterations if it.waits(progress)), None)
+        if epoch == self._epoch or waiting is None or progress is None:
+            self.set_epoch(epoch)
+            return
+        self.set_epoch(epoch)
+        self._began = self._bind().steps.start(self._epoch)
+        self._newest = progress
+        waiting.begin_at(self._began)
 
     def __len__(self) -> int:
         """Return the steps of a whole epoch, the same on all ranks."""
@@ -304,7 +338,7 @@ class WindowLoader:
         order = make_order(self._windows, self._config, self._ranks.world_size, loaded)
         engine = self._start(self._ranks, order)
         position = loaded.position(engine.steps)
-        self._engine = engine
+        self._engine, self._loaded, self._pending = engine, True, None
         self._epoch, self._position, self._newest, self._began = position.epoch, position, None, position
 
     def _at(self, step: int) -> Position:
@@ -325,6 +359,33 @@ class WindowLoader:
             spec=self._windows.spec.hash(),
             data=self._windows.fingerprint(),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments and where the run stands, for another process: it finds its own rank."""
+        here = {
+            "_engine": None,
+            "_ranks": None,
+            "_newest": None,
+            "_began": None,
+            "_position": None,
+            "_stats": [],
+        }
+        return {**self.__dict__, **here, "_iterations": None, "_process": None, "_pending": self._to_carry()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _iterations=weakref.WeakSet(), _process=os.getpid())
+
+    def _to_carry(self) -> dict[str, int | str] | None:
+        """Describe where the run stands; None where the arguments and the epoch say it all."""
+        if self._engine is None:
+            return self._pending
+        steps = self._engine.steps
+        position = self._newest.position if self._newest else self._position or steps.start(self._epoch)
+        if position == steps.start(self._epoch) and not self._loaded:
+            return None  # the other process may choose lanes by its own world size
+        return RunState.of(
+            steps, position, spec=self._windows.spec.hash(), data=self._windows.fingerprint()
+        ).to_dict()
 
     # -- what happened -------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from .errors import RankError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Ranks", "resolve"]
+__all__ = ["Ranks", "confirm", "resolve"]
 
 OVERRIDE = "Pass rank= and world_size= to override."
 
@@ -113,6 +113,32 @@ def resolve(
         or next(filter(None, (_from_pair(environ, *pair) for pair in LAUNCHERS[1:])), None)
         or Ranks(0, 1, "no process group and no launcher's variables: a single process")
     )
+
+
+def confirm(ranks: Ranks) -> None:
+    """Refuse to go on as another rank than the process group, made since, says.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        What was found earlier. Those from arguments are right whatever the group says.
+
+    Raises
+    ------
+    RankError
+        Where the group differs: peers would count other steps and wait for each other for ever.
+
+    Examples
+    --------
+    >>> confirm(resolve(1, 2))
+    """
+    group = None if ranks.origin == "arguments" else _from_process_group()
+    if group is not None and (group.rank, group.world_size) != (ranks.rank, ranks.world_size):
+        raise RankError(
+            f"this loader was first used as rank {ranks.rank} of {ranks.world_size} (from {ranks.origin}); "
+            f"torch.distributed, initialised since, says rank {group.rank} of {group.world_size}. Use the loader, "
+            "and ask its len, only once the process group is made. Or pass rank= and world_size=."
+        )
 
 
 def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:

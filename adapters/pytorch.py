@@ -1,59 +1,106 @@
-"""PyTorch: batches as tensors, and windows as a map-style data set.
+"""PyTorch: batches as tensors on any device, and windows as a map-style data set.
 
 In: what `WindowLoader` takes, and a device. Out: `TorchLoader`, an iterable of batches whose arrays are tensors over
-the same memory (no copy), or copies on the device. It binds: what a batch is, and its order, comes from the core.
+the same memory (no copy), or copies on the device, made ahead. It binds: what a batch is, and its order, comes from
+the core. Everything else for torch is found here, too: `WindowDataset` and `WindowSampler` for
+`torch.utils.data.DataLoader`, `ExactError` and `ddp_scale` for runs of several ranks.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
+from windowloader.adapters.torch_batch import TorchBatch, TorchGraph
+from windowloader.adapters.torch_dataset import WindowDataset
+from windowloader.adapters.torch_device import Destination
+from windowloader.adapters.torch_sampler import WindowSampler
 from windowloader.loader import WindowLoader
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from windowloader.batch import Batch
+    import torch
+
+    from windowloader.buffers import Buffers
     from windowloader.config import LoaderOptions
+    from windowloader.engine import Engine
+    from windowloader.iteration import Iteration
+    from windowloader.order import Order
+    from windowloader.ranks import Ranks
     from windowloader.windows import WindowSet
 
-__all__ = ["TorchLoader"]
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Wrap an array as a tensor over the same memory; bits of bfloat16 become that type."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+__all__ = ["TorchBatch", "TorchGraph", "TorchLoader", "WindowDataset", "WindowSampler"]
 
 
 class TorchLoader(WindowLoader):
-    """A `WindowLoader` whose batches hold tensors.
+    """A `WindowLoader` whose batches hold tensors: `TorchBatch`.
 
     Parameters
     ----------
     windows : WindowSet
-    device : torch.device or str, optional
-        Where batches are delivered; resolved to an index in the thread that iterates first. None: host memory.
+    device : torch.device, str or int, optional
+        Where batches are delivered; "cuda" is resolved to an index in the thread that iterates first. None: host
+        memory. ``starts`` and ``entities`` stay on the host.
+    pin_memory : bool, optional
+        Make batches in pinned memory. None: where the device is a CUDA one.
     **options
-        Those of `WindowLoader`; ``dtype`` may also be "bfloat16" or a ``torch.dtype``.
+        Those of `WindowLoader`. ``dtype`` may also be "bfloat16" or a ``torch.dtype``; ``transform`` comes last, after
+        the copy to the device.
+
+    Raises
+    ------
+    LoaderError
+        For a device that this torch cannot have, and as `WindowLoader` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import windowloader as wl
+    >>> windows = wl.WindowSet(wl.Series(np.arange(40.0).reshape(20, 2)), wl.WindowSpec(lookback=3, horizon=2))
+    >>> for inputs, targets in TorchLoader(windows, batch_size=8, dtype="bfloat16"):
+    ...     print(inputs.dtype, tuple(inputs.shape), tuple(targets.shape))
+    torch.bfloat16 (8, 3, 2, 1) (8, 2, 2, 1)
+    torch.bfloat16 (8, 3, 2, 1) (8, 2, 2, 1)
     """
 
     def __init__(
         self,
         windows: WindowSet,
         *,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
+        pin_memory: bool | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
+        self._destination: Destination | None = None
+        self._asked = (device, pin_memory)
         super().__init__(windows, **options)
-        self._device = None if device is None else torch.device(device)
+        self._to()
 
-    def _deliver(self, batch: Batch) -> Any:
-        tensors = batch.map(as_tensor)
-        if self._device is not None:
-            device = self._device
-            tensors = tensors.map(lambda tensor: tensor.to(device, non_blocking=True))
-        return super()._deliver(tensors)
+    def _to(self) -> Destination:
+        """Where batches go; also asked for while the core's part is built, if ranks are given."""
+        if self._destination is None:
+            device, pin_memory = self._asked
+            self._destination = Destination(
+                device,
+                pin_memory=pin_memory,
+                series=self._windows.series,
+                bfloat16=self._recipe.dtype == "bfloat16",
+            )
+        return self._destination
+
+    def _make_pool(self, ranks: Ranks) -> Buffers:
+        if not self._to().pinned:
+            return super()._make_pool(ranks)
+        share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
+        return self._to().buffers(self._recipe.nbytes(share))
+
+    def _start(self, ranks: Ranks, order: Order) -> Engine:
+        return replace(super()._start(ranks, order), finish=self._to().start)
+
+    def __iter__(self) -> Iteration:
+        self._to().copies  # noqa: B018 - resolves the device, in the thread of the loop
+        return super().__iter__()
+
+    def _deliver(self, batch: Any) -> Any:
+        return super()._deliver(self._to().copies.finish(batch))

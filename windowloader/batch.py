@@ -118,7 +118,7 @@ class Batch:
         shown += [
             f"{name}={value}" for name in ("epoch", "step") if (value := getattr(self, name)) is not None
         ]
-        return f"Batch({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def num_windows(self) -> int:

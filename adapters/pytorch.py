@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from windowloader.adapters.torch_batch import TorchBatch, TorchGraph
 from windowloader.adapters.torch_dataset import WindowDataset
 from windowloader.adapters.torch_device import Destination
+from windowloader.adapters.torch_errors import ExactError, ddp_scale
 from windowloader.adapters.torch_sampler import WindowSampler
 from windowloader.loader import WindowLoader
 
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from windowloader.ranks import Ranks
     from windowloader.windows import WindowSet
 
-__all__ = ["TorchBatch", "TorchGraph", "TorchLoader", "WindowDataset", "WindowSampler"]
+__all__ = [
+    "ExactError",
+    "TorchBatch",
+    "TorchGraph",
+    "TorchLoader",
+    "WindowDataset",
+    "WindowSampler",
+    "ddp_scale",
+]
 
 
 class TorchLoader(WindowLoader):

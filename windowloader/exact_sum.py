@@ -179,14 +179,21 @@ class ExactMean:
         self.total.add(np.concatenate(_product(used, factor)))
         self.weight.add(factor)
 
-    def add_sums(self, sums: object, counts: object) -> None:
+    def add_sums(self, sums: object, counts: object, weights: object = None) -> None:
         """Add sums that were taken over ``counts`` values each; both array_like, shape (row, columns).
 
         The way of an evaluation loop: one sum of errors and one number of observed cells a window and
-        horizon step.
+        horizon step. ``weights``, shape (row,), default to 1; a row of weight 0 is not looked at.
         """
-        self.total.add(sums)
-        self.weight.add(counts)
+        if weights is None:
+            self.total.add(sums)
+            self.weight.add(counts)
+            return
+        factor = np.asarray(weights, dtype=np.float64).reshape(-1, 1)
+        for kept, values in ((self.total, sums), (self.weight, counts)):
+            table = np.asarray(values, dtype=np.float64).reshape(-1, self.columns)
+            wide = np.broadcast_to(factor, table.shape)
+            kept.add(np.concatenate(_product(np.where(wide != 0, table, 0.0), wide)))
 
     def merge(self, other: ExactMean) -> None:
         """Add what another has seen, say on another rank."""
@@ -204,6 +211,14 @@ class ExactMean:
         if isinstance(total, float) or isinstance(weight, float):
             return float(total) / float(weight)
         return float(total / weight)
+
+    def overall(self) -> float:
+        """Mean over all columns together, rounded once; NaN where the weights add up to 0."""
+        pooled = ExactMean(1)
+        for kept, own in ((pooled.total, self.total), (pooled.weight, self.weight)):
+            kept._parts = [expansion(part for parts in own._parts for part in parts)]
+            kept._special = [sum(own._special)]
+        return float(pooled.value()[0])
 
     def state(self) -> list[float]:
         """Return all as a flat list of float64: length of the first sum's state, that state, the second's."""

@@ -228,6 +228,11 @@ class WindowLoader:
         """The windows it loads."""
         return self._windows
 
+    @property
+    def transform(self) -> Callable[[Batch], Any] | None:
+        """What iteration passes batches through, last."""
+        return self._transform
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing changes if it is the present one.
 
@@ -272,6 +277,11 @@ class WindowLoader:
         steps = self._bind().steps
         return steps.left(steps.start(0))
 
+    @property
+    def steps_left(self) -> int:
+        """Steps that the present epoch has left, after those that the loop received."""
+        return self._bind().steps.left(self._here())
+
     def __iter__(self) -> Iteration:
         _refuse_worker()
         engine = self._bind()
@@ -311,11 +321,12 @@ class WindowLoader:
         StateError
             If the epoch has not so many steps.
         """
-        steps = self._bind().steps
-        position = self._newest.position if self._newest else self._position or steps.start(self._epoch)
-        if step is not None:
-            position = self._at(step)
+        position = self._here() if step is None else self._at(step)
         return self._describe(position).to_dict()
+
+    def _here(self) -> Position:
+        steps = self._bind().steps
+        return self._newest.position if self._newest else self._position or steps.start(self._epoch)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken: in any process, of any rank and world size, at any batch of the same lanes.
@@ -362,15 +373,10 @@ class WindowLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments and where the run stands, for another process: it finds its own rank."""
-        here = {
-            "_engine": None,
-            "_ranks": None,
-            "_newest": None,
-            "_began": None,
-            "_position": None,
-            "_stats": [],
-        }
-        return {**self.__dict__, **here, "_iterations": None, "_process": None, "_pending": self._to_carry()}
+        gone = dict.fromkeys(
+            ("_engine", "_ranks", "_newest", "_began", "_position", "_iterations", "_process")
+        )
+        return {**self.__dict__, **gone, "_stats": [], "_pending": self._to_carry()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _iterations=weakref.WeakSet(), _process=os.getpid())

@@ -46,6 +46,7 @@ class Task:
     before: Position
     after: Position
     step: Step
+    weight: float  # of the step, over all ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,9 @@ class Made:
 
 def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[Task]:
     """Yield the steps of this rank from ``position`` to the end of its epoch."""
-    index = 0
-    while (step := steps.rank_at(position, rank=ranks.rank, world_size=ranks.world_size)) is not None:
-        after = steps.advance(position)
-        yield Task(index, position, after, _filled(step, full_shape))
-        position = after
-        index += 1
+    rest = steps.rank_rest(position, rank=ranks.rank, world_size=ranks.world_size)
+    for index, (before, step, after, weight) in enumerate(rest):
+        yield Task(index, before, after, _filled(step, full_shape), weight)
 
 
 def _filled(step: Step, rows: int) -> Step:
@@ -80,7 +78,7 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     """Make the batch of a task: on any thread, into a buffer of the pool."""
     timeline = Timeline()
     step, windows, recipe = task.step, engine.windows, engine.recipe
-    starts = windows.starts(step.positions)
+    starts = windows.index(step.positions)  # the order knows no others: nothing to check
     arrays: dict[str, Any] = {}
     if engine.gathers:
         arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
@@ -96,7 +94,7 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
         graph=windows.graph_at(starts),
         epoch=task.before.epoch,
         step=task.before.step,
-        step_weight=engine.steps.total_weight(task.before, world_size=engine.ranks.world_size),
+        step_weight=task.weight,
     )
     if engine.finish is not None:
         timeline.read = timeline.read or time.perf_counter()

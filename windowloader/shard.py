@@ -15,6 +15,8 @@ import numpy as np
 from .errors import LoaderError, RankError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from .order import Order
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Places", "Position", "Step", "Steps", "per_lane"]
 
 UNEVEN = ("pad", "drop", "exact")
+AT_ONCE = 4096  # windows numbered together: so few that the first batch does not wait for them
 
 
 def per_lane(global_batch: int, num_lanes: int) -> int:
@@ -325,6 +328,49 @@ class Steps:
             return None
         here = self._upcoming(position)
         return self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+
+    def rank_rest(
+        self, position: Position, *, rank: int, world_size: int
+    ) -> Iterator[tuple[Position, Step, Position, float]]:
+        """Yield one rank's steps to the end of the epoch: position before, step, position after, total weight.
+
+        They are those of `rank_at`, `advance` and `total_weight`; full steps of a single lane are computed many at
+        a time.
+        """
+        _check_rank(rank, world_size)
+        share = -(-self.batch_per_lane // world_size)
+        at_once = max(1, min(AT_ONCE // self.batch_per_lane, 64)) if self.order.num_lanes == 1 else 1
+        while left := self.left(position):
+            here = self._upcoming(position)
+            full = (self.length(here.pass_number) - here.cursor) // self.batch_per_lane
+            count = min(at_once, left, full)
+            if count < 2:
+                step = self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+                after = self.advance(position)
+                yield position, step, after, self.total_weight(position, world_size=world_size)
+                position = after
+                continue
+            end = here.cursor + count * self.batch_per_lane
+            numbers = self.order.lane(here.pass_number, 0, here.cursor, end).reshape(count, -1)
+            taken = np.arange(rank * share, (rank + 1) * share)
+            weights = np.ones((count, share), np.float32)
+            weights[:, taken >= self.batch_per_lane] = self._filler_weight
+            numbers = numbers[:, np.minimum(taken, self.batch_per_lane - 1)]
+            weight = float(share * world_size if self.uneven == "pad" else self.batch_per_lane)
+            for k in range(count):
+                last = k == count - 1  # what comes after it is for `advance` to say
+                after = (
+                    self.advance(position)
+                    if last
+                    else Position(
+                        epoch=position.epoch,
+                        step=position.step + 1,
+                        pass_number=here.pass_number,
+                        cursor=here.cursor + (k + 1) * self.batch_per_lane,
+                    )
+                )
+                yield position, Step(numbers[k], weights[k], self.batch_per_lane), after, weight
+                position = after
 
     def advance(self, position: Position, count: int = 1) -> Position:
         """Return where the run stands some steps on; IndexError where the epoch has not so many left."""

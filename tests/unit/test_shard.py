@@ -178,3 +178,39 @@ def test_a_step_costs_its_size_wherever_it_is():
 def test_positions_are_arrays_of_the_promised_types():
     step = Steps(GlobalOrder(10), 4).step(0, 0)
     assert (step.positions.dtype, step.weights.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize(
+    "order", [GlobalOrder(101, 5), SequentialOrder(101), SequentialOrder(101, num_lanes=2)]
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("pad", False, None),
+        ("drop", False, None),
+        ("exact", False, None),
+        ("pad", True, None),
+        ("pad", False, 37),
+    ],
+)
+def test_the_rest_of_an_epoch_is_its_steps_one_by_one(order, kind):
+    uneven, drop_last, steps_per_epoch = kind
+    for batch, world, begin in [(4, 1, 0), (4, 3, 5), (7, 4, 2), (1, 1, 0), (200, 3, 0)]:
+        if steps_per_epoch is not None and batch == 200:
+            continue
+        steps = Steps(order, batch, uneven, drop_last, steps_per_epoch)
+        if steps.left(steps.start(1)) < begin:
+            continue
+        position = steps.advance(steps.start(1), begin)
+        for rank in range(world):
+            here, seen = position, 0
+            for before, step, after, weight in steps.rank_rest(position, rank=rank, world_size=world):
+                one = steps.rank_at(here, rank=rank, world_size=world)
+                assert before == here
+                np.testing.assert_array_equal(step.positions, one.positions)
+                np.testing.assert_array_equal(step.weights, one.weights)
+                assert (step.positions.dtype, step.weights.dtype) == (one.positions.dtype, one.weights.dtype)
+                assert weight == steps.total_weight(here, world_size=world)
+                here, seen = steps.advance(here), seen + 1
+                assert after == here
+            assert (seen, steps.left(here)) == (steps.left(position), 0)

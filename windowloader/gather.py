@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .clock import Clock
+    from .filling import Filling
     from .series import Series
     from .spec import WindowSpec
 
 __all__ = ["Field", "Recipe", "Rows"]
+
+FILLINGS = 16  # batch sizes, and shapes of rows: scratch grows now and then
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +80,7 @@ class Recipe:
     _fields: dict[int, tuple[Field, ...]] = field(
         default_factory=dict, repr=False
     )  # a run has two batch sizes
+    _fillings: dict[Any, Filling] = field(default_factory=dict, repr=False)
 
     @classmethod
     def compile(
@@ -143,6 +147,15 @@ class Recipe:
         )
         return cls(roles=roles, variables=variables, clock=clock, borders=borders, dtype=options.dtype)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recipe, (
+            self.roles,
+            self.variables,
+            self.clock,
+            self.borders,
+            self.dtype,
+        )  # loops are chosen again
+
     def fields(self, batch: int) -> tuple[Field, ...]:
         """Arrays of a batch of ``batch`` windows, and where each lies in a buffer of `nbytes`."""
         known = self._fields.get(batch)
@@ -161,6 +174,18 @@ class Recipe:
         """Bytes of a buffer that holds a batch of ``batch`` windows."""
         last = self.fields(batch)[-1]
         return last.offset + -(-last.nbytes // ALIGNMENT) * ALIGNMENT
+
+    def filling(self, batch: int, rows: Sequence[Rows]) -> Filling:
+        """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
+        known = (batch, *((part.base.dtype, part.base.shape, part.base.strides) for part in rows))
+        found = self._fillings.get(known)
+        if found is None:
+            from .filling import Filling
+
+            if len(self._fillings) >= FILLINGS:
+                self._fillings.clear()
+            found = self._fillings.setdefault(known, Filling.of(self, batch, rows))
+        return found
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
         """Whose each window is, int64; zeros where no statistic differs by entity."""

@@ -7,8 +7,8 @@ tile, never holds the GIL, never contracts ``(x - shift) * factor`` into a fused
 Three shapes of loops, from the most to the least special:
 
 ``runs``     runs of the source go to runs of the output; ``pairs``, ``triples``: with values of the row beside each
-``copy``     the same bits, any steps
-``columns``  anything else, tile by tile through a small float64 scratch: load, scale, store
+``blocks``   the same bits, by runs; ``copy``: the same bits, any steps
+``tiles``    anything else: a tile of nodes is scaled into a small scratch, and its words go where they belong
 
 ``seen`` and ``observed`` write the masks of runs and of anything; ``spread`` writes what is the same for all nodes.
 Inner loops run over slices, whose indices numba knows to be inside: only so does it vectorise them. They stand in the
@@ -22,6 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from .half_kernels import decode_float16, to_bfloat16, to_float16
 from .jit import kernel
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-__all__ = ["TILE", "columns", "copy", "observed", "pairs", "runs", "seen", "spread", "triples"]
+__all__ = ["TILE", "blocks", "copy", "observed", "pairs", "runs", "seen", "spread", "tiles", "triples"]
 
-TILE = 1024  # nodes at a time: their scratch, shifts and factors stay in the first-level cache over all rows
+TILE = 1024  # nodes at a time where their words wait in a scratch, or words are copied one by one
+WIDE = 16384  # nodes at a time whose own statistics stay in the second-level cache from row to row
 
 
 @kernel
@@ -66,23 +69,26 @@ def runs(
 ) -> None:  # fmt: skip
     """Scale runs of ``width`` elements; ``table`` and ``place`` go unused.
 
-    ``shift`` and ``factor`` have shape (1 | entities, 1 | width).
+    ``shift`` and ``factor`` have shape (1 | entities, 1 | period | width); a period is repeated along the run.
     """
     sent = sentinel[0]
     wide = shift.shape[1] > 1
+    repeats = shift.shape[1] < width
+    tile = width if not wide else shift.shape[1] if repeats else WIDE
     cast = out.dtype.type
     for b in range(begin, end):
         e = entity[b] if shift.shape[0] > 1 else 0
         m0, q0 = shift[e, 0], factor[e, 0]
-        for n0 in range(0, width, TILE if wide else width):
-            n1 = min(n0 + TILE, width) if wide else width
+        for n0 in range(0, width, tile):
+            n1 = min(n0 + tile, width)
+            a = 0 if repeats else n0
             for i in range(offsets.size):
                 r = origin + (first[b] + offsets[i]) * row_step
                 o = at + b * out_batch + i * out_row
                 s = source[r + n0 : r + n1]
                 d = out[o + n0 : o + n1]
                 if wide:
-                    m, q = shift[e, n0:n1], factor[e, n0:n1]
+                    m, q = shift[e, a : a + s.size], factor[e, a : a + s.size]
                     for j in range(s.size):
                         d[j] = _word(
                             _scaled(s[j], half, m[j], q[j], divide, sent, fill), cast, to_half, to_brain
@@ -110,8 +116,8 @@ def pairs(
     for b in range(begin, end):
         e = entity[b] if shift.shape[0] > 1 else 0
         m0, q0 = shift[e, 0], factor[e, 0]
-        for n0 in range(0, width, TILE if wide else width):
-            n1 = min(n0 + TILE, width) if wide else width
+        for n0 in range(0, width, WIDE if wide else width):
+            n1 = min(n0 + WIDE, width) if wide else width
             for i in range(offsets.size):
                 r = origin + (first[b] + offsets[i]) * row_step
                 o = at + b * out_batch + i * out_row
@@ -148,8 +154,8 @@ def triples(
     for b in range(begin, end):
         e = entity[b] if shift.shape[0] > 1 else 0
         m0, q0 = shift[e, 0], factor[e, 0]
-        for n0 in range(0, width, TILE if wide else width):
-            n1 = min(n0 + TILE, width) if wide else width
+        for n0 in range(0, width, WIDE if wide else width):
+            n1 = min(n0 + WIDE, width) if wide else width
             for i in range(offsets.size):
                 r = origin + (first[b] + offsets[i]) * row_step
                 o = at + b * out_batch + i * out_row
@@ -211,6 +217,41 @@ def seen(
                     d[3 * j + 2] = v if tail else one
 
 
+@intrinsic
+def _move(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any:
+    """``target[to : to + count] = source[at : at + count]`` by the C library, which knows the processor's best way."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointers = [
+            builder.gep(
+                context.make_array(signature.args[k])(context, builder, values[k]).data, [values[k + 1]]
+            )
+            for k in (0, 2)
+        ]
+        size = context.get_abi_sizeof(pointers[0].type.pointee)
+        cgutils.raw_memcpy(builder, pointers[0], pointers[1], values[4], size)
+        return context.get_dummy_value()
+
+    return types.void(target, to, source, at, count), generate
+
+
+@kernel
+def blocks(
+    source: Any, origin: int, row_step: int, width: int,
+    first: Ints, offsets: Ints, begin: int, end: int, out: Any, at: int, out_batch: int, out_row: int,
+) -> None:  # fmt: skip
+    """Copy runs of ``width`` elements; source and output have words of one size."""
+    for b in range(begin, end):
+        for i in range(offsets.size):
+            _move(
+                out,
+                at + b * out_batch + i * out_row,
+                source,
+                origin + (first[b] + offsets[i]) * row_step,
+                width,
+            )
+
+
 @kernel
 def copy(
     source: Any, origin: int, row_step: int, node_step: int, nodes: int, picks: Ints,
@@ -218,107 +259,80 @@ def copy(
     out: Any, out_batch: int, out_row: int, out_node: int, places: Ints,
 ) -> None:  # fmt: skip
     """Copy bits: column ``picks[k]`` of the source to ``places[k]`` of the output, both as offsets in elements."""
+    far, apart = (
+        np.uint64(node_step),
+        np.uint64(out_node),
+    )  # unsigned indices are not checked for being negative
     for b in range(begin, end):
-        for n0 in range(0, nodes, nodes if out_node == 1 and node_step == 1 else TILE):
-            n1 = nodes if out_node == 1 and node_step == 1 else min(n0 + TILE, nodes)
-            for i in range(offsets.size):
-                for k in range(picks.size):
-                    r = origin + (first[b] + offsets[i]) * row_step + picks[k]
-                    o = b * out_batch + i * out_row + places[k]
-                    if out_node == 1 and node_step == 1:
-                        out[o + n0 : o + n1] = source[r + n0 : r + n1]
-                    else:
-                        for n in range(n0, n1):
-                            out[o + n * out_node] = source[r + n * node_step]
-
-
-@kernel
-def _load(source: Any, half: Any, at: int, step: int, count: int, scratch: Floats) -> None:
-    if half is None:
-        x = scratch[:count]
-        if step == 1:
-            s = source[at : at + count]
-            for j in range(count):
-                x[j] = np.float64(s[j])
-        else:
-            for j in range(count):
-                x[j] = np.float64(source[at + j * step])
-    else:
-        for j in range(count):
-            scratch[j] = decode_float16(source[at + j * step])
-
-
-@kernel
-def _scale(
-    scratch: Floats, count: int, shift: Floats, factor: Floats, k: int, e: int, n0: int, divide: bool
-) -> None:
-    x = scratch[:count]
-    if shift.shape[2] == 1:
-        m0, q0 = shift[k, e, 0], factor[k, e, 0]
-        if divide:
-            for j in range(count):
-                x[j] = (x[j] - m0) / q0
-        else:
-            for j in range(count):
-                x[j] = (x[j] - m0) * q0
-    else:
-        m, q = shift[k, e, n0 : n0 + count], factor[k, e, n0 : n0 + count]
-        if divide:
-            for j in range(count):
-                x[j] = (x[j] - m[j]) / q[j]
-        else:
-            for j in range(count):
-                x[j] = (x[j] - m[j]) * q[j]
-
-
-@kernel
-def _fill(
-    source: Any, half: Any, at: int, step: int, count: int, sentinel: Any, fill: float, scratch: Floats
-) -> None:
-    """Put ``fill`` where the raw value is missing: compared as it is, since float64 rounds wide integers."""
-    for j in range(count):
-        raw = source[at + j * step] if half is None else decode_float16(source[at + j * step])
-        scratch[j] = fill if (raw != raw) | (raw == sentinel) else scratch[j]  # NaN
-
-
-@kernel
-def _store(scratch: Floats, count: int, out: Any, half: Any, brain: Any, at: int, step: int) -> None:
-    cast = out.dtype.type
-    if step == 1:
-        x, d = scratch[:count], out[at : at + count]
-        for j in range(count):
-            d[j] = _word(x[j], cast, half, brain)
-    else:
-        for j in range(count):
-            out[at + j * step] = _word(scratch[j], cast, half, brain)
-
-
-@kernel
-def columns(
-    source: Any, half: Any, origin: int, row_step: int, node_step: int, nodes: int, picks: Ints,
-    first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
-    shift: Floats, factor: Floats, divide: NDArray[np.bool_], sentinel: Any, fill: float | None,
-    out: Any, to_half: Any, to_brain: Any, out_batch: int, out_row: int, out_node: int, places: Ints,
-) -> None:  # fmt: skip
-    """Scale and cast any columns, any steps.
-
-    ``shift``, ``factor``: shape (columns, 1 | entities, 1 | nodes).
-    """
-    scratch = np.empty(TILE, np.float64)
-    sent = sentinel[0]
-    for b in range(begin, end):
-        e = entity[b] if shift.shape[1] > 1 else 0
         for n0 in range(0, nodes, TILE):
             count = min(TILE, nodes - n0)
             for i in range(offsets.size):
-                r = origin + (first[b] + offsets[i]) * row_step + n0 * node_step
-                o = b * out_batch + i * out_row + n0 * out_node
                 for k in range(picks.size):
-                    _load(source, half, r + picks[k], node_step, count, scratch)
-                    _scale(scratch, count, shift, factor, k, e, n0, divide[k])
-                    if fill is not None:
-                        _fill(source, half, r + picks[k], node_step, count, sent, fill, scratch)
-                    _store(scratch, count, out, to_half, to_brain, o + places[k], out_node)
+                    r = np.uint64(origin + (first[b] + offsets[i]) * row_step + n0 * node_step + picks[k])
+                    o = np.uint64(b * out_batch + i * out_row + n0 * out_node + places[k])
+                    for j in range(np.uint64(count)):
+                        out[o + j * apart] = source[r + j * far]
+
+
+@kernel
+def tiles(
+    source: Any, half: Any, origin: int, row_step: int, node_step: int, nodes: int, picks: Ints, dense: bool,
+    first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
+    shift: Floats, factor: Floats, divide: Any, sentinel: Any, fill: float | None,
+    out: Any, to_half: Any, to_brain: Any, out_batch: int, out_row: int, out_node: int, places: Ints,
+    table: Any, row_places: Ints, tile: int,
+) -> None:  # fmt: skip
+    """Scale and cast any columns, any steps, and write values of the row beside them.
+
+    ``dense``: the columns are neighbours, node after node. ``shift``, ``factor``: shape (1 | entities, node, column),
+    or (1 | entities, column, node) unless dense, flat from the second axis; nodes are all, or those of one ``tile``.
+    """
+    sent = sentinel[0]
+    cast = out.dtype.type
+    features = picks.size
+    words = np.empty(tile * features, out.dtype)
+    known = shift.shape[1] // features  # nodes that have statistics of their own
+    far, apart = (
+        np.uint64(node_step),
+        np.uint64(out_node),
+    )  # unsigned indices are not checked for being negative
+    windows, pieces = end - begin, (nodes + tile - 1) // tile
+    by_node = out_batch < out_node  # neighbouring words belong to neighbouring windows: stay with these nodes
+    for turn in range(windows * pieces):
+        b = begin + (turn % windows if by_node else turn // pieces)
+        n0 = (turn // windows if by_node else turn % pieces) * tile
+        count = min(tile, nodes - n0)
+        e = entity[b] if shift.shape[0] > 1 else 0
+        a = n0 if known == nodes else 0
+        for i in range(offsets.size):
+            r = origin + (first[b] + offsets[i]) * row_step + n0 * node_step
+            if dense:
+                s = source[r + picks[0] : r + picks[0] + count * features]
+                x = words[: s.size]
+                m, q = shift[e, a * features :][: s.size], factor[e, a * features :][: s.size]
+                for j in range(s.size):
+                    x[j] = _word(_scaled(s[j], half, m[j], q[j], divide, sent, fill), cast, to_half, to_brain)
+            else:
+                for k in range(features):
+                    p = np.uint64(r + picks[k])
+                    x = words[k * count : (k + 1) * count]
+                    m, q = shift[e, k * known + a :][:count], factor[e, k * known + a :][:count]
+                    for j in range(x.size):
+                        raw = source[p + np.uint64(j) * far]
+                        x[j] = _word(
+                            _scaled(raw, half, m[j], q[j], divide, sent, fill), cast, to_half, to_brain
+                        )
+            o = b * out_batch + i * out_row + n0 * out_node
+            for k in range(features):
+                p = np.uint64(o + places[k])
+                y = words[k:] if dense else words[k * count :]
+                next_node = np.uint64(features if dense else 1)
+                for j in range(np.uint64(count)):
+                    out[p + j * apart] = y[j * next_node]
+            for k in range(row_places.size):
+                p, c = np.uint64(o + row_places[k]), table[b - begin, i, k]
+                for j in range(np.uint64(count)):
+                    out[p + j * apart] = c
 
 
 @kernel
@@ -329,16 +343,16 @@ def observed(
 ) -> None:  # fmt: skip
     """Write 1 where the raw value is there, 0 where it is the sentinel or NaN."""
     sent = sentinel[0]
+    far, apart = np.uint64(node_step), np.uint64(out_node)
     for b in range(begin, end):
         for n0 in range(0, nodes, TILE):
-            n1 = min(n0 + TILE, nodes)
+            count = min(TILE, nodes - n0)
             for i in range(offsets.size):
-                r = origin + (first[b] + offsets[i]) * row_step + n0 * node_step
-                o = b * out_batch + i * out_row + n0 * out_node
                 for k in range(picks.size):
-                    for j in range(n1 - n0):
-                        raw = source[r + picks[k] + j * node_step]
-                        out[o + places[k] + j * out_node] = _there(raw, half, sent)
+                    r = np.uint64(origin + (first[b] + offsets[i]) * row_step + n0 * node_step + picks[k])
+                    o = np.uint64(b * out_batch + i * out_row + n0 * out_node + places[k])
+                    for j in range(np.uint64(count)):
+                        out[o + j * apart] = _there(source[r + j * far], half, sent)
 
 
 @kernel
@@ -348,6 +362,7 @@ def spread(
 ) -> None:  # fmt: skip
     """Write ``table``, shape (end - begin | 1, rows | 1, nodes | 1, columns), for every window, row and node."""
     windows, steps, wide = table.shape[0] > 1, table.shape[1] > 1, table.shape[2] > 1
+    apart = np.uint64(out_node)
     for b in range(begin, end):
         for i in range(rows):
             t = table[b - begin if windows else 0, i if steps else 0]
@@ -355,10 +370,10 @@ def spread(
                 o = b * out_batch + i * out_row + places[k]
                 if wide:
                     for n in range(nodes):
-                        out[o + n * out_node] = t[n, k]
+                        out[np.uint64(o) + np.uint64(n) * apart] = t[n, k]
                 elif out_node == 1:
                     out[o : o + nodes] = t[0, k]
                 else:
                     value = t[0, k]
-                    for n in range(nodes):
-                        out[o + n * out_node] = value
+                    for n in range(np.uint64(nodes)):
+                        out[np.uint64(o) + n * apart] = value

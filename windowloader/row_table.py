@@ -6,10 +6,12 @@ column's worth of numbers where the batch has a node's worth, so plain NumPy mak
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .delivery import delivered_dtype
 from .marks import is_missing
 from .roles import cast
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from .gather import Rows
     from .roles import RowColumn
 
-__all__ = ["KeptClock", "row_table"]
+__all__ = ["KeptClock", "RowTable"]
 
 KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
 
@@ -59,53 +61,87 @@ class KeptClock:
         found = self._table.take(rows, axis=0)
         return found if tuple(names) == kept else found[..., [kept.index(name) for name in names]]
 
+    def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
+        """Values of all rows as they are delivered, shape (row, name)."""
+        wanted = [self._of[1].index(name) for name in names]
+        return np.ascontiguousarray(cast(self._table[:, wanted], dtype))
+
     def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
         return KeptClock, self._of  # made again: a pickle stays small
 
 
-def row_table(
-    columns: Sequence[RowColumn],
-    clock: Clock | KeptClock | None,
-    rows: Sequence[Rows],
-    starts: np.ndarray,
-    offsets: np.ndarray,
-    entity: np.ndarray,
-    window: slice,
-    dtype: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values and masks of columns that do not depend on the node.
+@dataclass(frozen=True, slots=True, eq=False)
+class RowTable:
+    """Values and masks of columns that do not depend on the node; call it with the windows of a batch.
 
     Parameters
     ----------
     columns : sequence of RowColumn
     clock : Clock, KeptClock or None
-    rows : sequence of Rows
-        As handed to the gather.
-    starts : ndarray, shape (window,), int64
-        Of the windows in ``window``.
     offsets : ndarray, shape (step,), int64
-    entity : ndarray, shape (window,), int64
-    window : slice
-        Which windows of ``rows`` these are.
+        Rows from a window's start.
     dtype : str
         Delivered.
-
-    Returns
-    -------
-    values : ndarray, shape (window, step, column), of the delivered dtype
-    observed : ndarray, shape (window, step, column), uint8
     """
-    shape = (len(starts), len(offsets), len(columns))
-    values = np.empty(shape, np.float64)
-    observed = np.ones(shape, np.uint8)
-    clocks = [column.clock for column in columns if column.clock]
-    if clocks and clock is not None:
-        at = [k for k, column in enumerate(columns) if column.clock]
-        values[..., at] = clock.values(clocks, starts[:, np.newaxis] + offsets)
-    for k, column in enumerate(columns):
-        if not column.clock:
-            _fill_column(values[..., k], observed[..., k], column, rows[column.rows], offsets, entity, window)
-    return np.ascontiguousarray(cast(values, dtype)), observed
+
+    columns: Sequence[RowColumn]
+    clock: Clock | KeptClock | None
+    offsets: np.ndarray
+    dtype: str
+    _kept: np.ndarray | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        clocks = [column.clock for column in self.columns]
+        only = isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks)
+        object.__setattr__(
+            self,
+            "_kept",
+            self.clock.words(clocks, self.dtype) if only else None,  # type: ignore[union-attr]
+        )
+
+    def __call__(
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, window: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values and masks of some windows.
+
+        Parameters
+        ----------
+        starts : ndarray, shape (batch,), int64
+        rows : sequence of Rows
+            As handed to the gather.
+        entity : ndarray, shape (batch,), int64
+        window : slice
+            Which windows of the batch.
+
+        Returns
+        -------
+        values : ndarray, shape (window, step, column), of the delivered dtype
+        observed : ndarray, shape (window, step, column), uint8
+        """
+        read = starts[window, np.newaxis] + self.offsets
+        shape = (*read.shape, len(self.columns))
+        observed = np.ones(shape, np.uint8)
+        if not self.columns:
+            return np.empty(shape, delivered_dtype(self.dtype)), observed
+        if self._kept is not None:
+            return self._kept.take(read, axis=0), observed
+        values = np.empty(shape, np.float64)
+        clocks = [column.clock for column in self.columns if column.clock]
+        if clocks and self.clock is not None:
+            at = [k for k, column in enumerate(self.columns) if column.clock]
+            values[..., at] = self.clock.values(clocks, read)
+        for k, column in enumerate(self.columns):
+            if not column.clock:
+                _fill_column(
+                    values[..., k],
+                    observed[..., k],
+                    column,
+                    rows[column.rows],
+                    self.offsets,
+                    entity[window],
+                    window,
+                )
+        return np.ascontiguousarray(cast(values, self.dtype)), observed
 
 
 def _fill_column(

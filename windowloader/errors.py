@@ -20,6 +20,7 @@ Each class also inherits the built-in that a caller would catch, so ``except Val
     ├── MissingDataError (ValueError)       missing values where the policy forbids them
     ├── SplitError (ValueError)
     ├── ScalerError (ValueError)
+    ├── ConversionError (ValueError)        a conversion that cannot be made, or whose result is not what was written
     ├── LoaderError (ValueError)            arguments of a loader
     │   └── MemoryBudgetError (MemoryError) a budget under what the data needs
     ├── RankError (ValueError)
@@ -33,6 +34,7 @@ from __future__ import annotations
 __all__ = [
     "AxesError",
     "ClosedError",
+    "ConversionError",
     "CorruptDataError",
     "CredentialsError",
     "FeatureNameError",
@@ -123,6 +125,10 @@ class SplitError(WindowLoaderError, ValueError):
 
 class ScalerError(WindowLoaderError, ValueError):
     """A scaler that cannot be fitted or does not cover what is asked."""
+
+
+class ConversionError(WindowLoaderError, ValueError):
+    """A conversion that cannot be made, or whose result is not what was written."""
 
 
 class LoaderError(WindowLoaderError, ValueError):

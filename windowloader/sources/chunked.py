@@ -145,6 +145,7 @@ class ChunkedSource(RemoteSource):
             shape=array.shape,
             dtype=values.dtype if values else array.dtype,
             axes=axes,
+            dims=array.dims,
             chunks=array.chunks,
             description=coordinates,
         )

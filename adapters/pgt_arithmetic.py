@@ -1,0 +1,153 @@
+"""The arithmetic of PyTorch Geometric Temporal's published results: ``(x - mean) / std``, step by step in x's dtype.
+
+In: a series and names, or known numbers. Out: `Published`, which scales arrays of any layout in place. Used only where
+its digits are asked for: the core's scalers round once, and see no row outside the train part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from windowloader.errors import ScalerError
+from windowloader.fitting import ScalerWarning
+from windowloader.index import Runs
+from windowloader.picker import Picker
+from windowloader.spec import WindowSpec
+from windowloader.windows import WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from windowloader.series import Series
+
+__all__ = ["Published", "all_rows", "numbers"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Published:
+    """Mean and standard deviation by column, applied one operation at a time.
+
+    Parameters
+    ----------
+    names : tuple of str
+        The columns they belong to.
+    mean, std : ndarray, shape (1 | node, column)
+        In the dtype of the arithmetic; std is what divides.
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        series: Series,
+        names: Sequence[str] | None,
+        *,
+        per: Literal["feature", "node"] = "feature",
+        epsilon: float = 0.0,
+        dtype: str = "float32",
+    ) -> Published:
+        """Take statistics over all rows of a series, those of later test parts among them.
+
+        Parameters
+        ----------
+        series : Series
+            Read into memory once, for the moment.
+        names : sequence of str, optional
+            Features or clocks; None: the series' own.
+        per : {"feature", "node"}
+        epsilon : float
+            Added to the standard deviation.
+        dtype : {"float32", "float64"}
+            Of every step. In float32 the deviation is that of the centred values, in float64 of the values
+            themselves, as PGT's loaders have it.
+        """
+        columns = tuple(column.name for column in series.columns(names))
+        with Picker(all_rows(series, columns), dtype=dtype, layout="btnf") as picker:
+            values = picker.read(np.arange(series.num_steps), graph=False).inputs
+        values = values.reshape(series.num_steps, series.num_nodes, len(columns))
+        axes: Any = (0, 1) if per == "feature" else 0
+        mean = np.mean(values, axis=axes)
+        if dtype == "float32":
+            values -= mean
+        std = np.std(values, axis=axes) + np.dtype(dtype).type(epsilon)
+        return cls.of(columns, mean, std, dtype=dtype)
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], mean: Any, std: Any, *, dtype: str, num_nodes: int | None = None
+    ) -> Published:
+        """Take known numbers: one for all, one a column, one a node (of one column), or shape (node, column)."""
+        tables = [np.asarray(_host(given), dtype=dtype) for given in (mean, std)]
+        width = len(names)
+        for place, table in enumerate(tables):
+            if table.ndim == 1 and len(table) != width:
+                tables[place] = table[:, np.newaxis]
+            rows = tables[place].shape[0] if tables[place].ndim == 2 else 1
+            fits = tables[place].shape[-1:] in ((), (1,), (width,)) and rows in (1, num_nodes or rows)
+            if table.ndim > 2 or not fits:
+                raise ScalerError(
+                    f"{('means', 'stds')[place]} has shape {table.shape}, and the columns are {list(names)}: one "
+                    "number each, one a node where there is one column, or shape (node, column)."
+                )
+        mean, std = (np.broadcast_to(t, np.broadcast_shapes(t.shape, (1, width))).copy() for t in tables)
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+            raise ScalerError(
+                "a mean or standard deviation is negative, infinite or NaN. PGT's arithmetic knows no missing "
+                "values: repair the data, or take statistics='train', which leaves out what is declared missing."
+            )
+        if (std == 0).any():
+            warnings.warn(
+                f"{int((std == 0).sum())} of {std.size} standard deviations are 0, where PGT divides by 0; 1 is "
+                "taken instead. Say epsilon=1e-10 for the arithmetic of its windmill and Covid loaders.",
+                ScalerWarning,
+                stacklevel=4,
+            )
+            std[std == 0] = 1
+        return cls(tuple(names), mean, std)
+
+    def choose(self, names: Sequence[str]) -> Published:
+        """Return the numbers of some columns, in this order; 0 and 1 for those it does not have."""
+        mean = np.zeros((len(self.mean), len(names)), self.mean.dtype)
+        std = np.ones((len(self.std), len(names)), self.std.dtype)
+        for place, name in enumerate(names):
+            if name in self.names:
+                mean[:, place] = self.mean[:, self.names.index(name)]
+                std[:, place] = self.std[:, self.names.index(name)]
+        return Published(tuple(names), mean, std)
+
+    def arranged(self, letters: str, space: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std shaped to broadcast with an array of a layout, its space axes apart."""
+        order = ["btnf".index(letter) for letter in letters]
+        found = []
+        for table in (self.mean, self.std):
+            nodes = space if len(table) > 1 else (1,) * len(space)
+            sizes = [(1,), (1,), nodes, (table.shape[1],)]
+            moved = table[np.newaxis, np.newaxis].transpose(
+                [*order, *(i for i in range(4) if i not in order)]
+            )
+            found.append(moved.reshape([size for place in order for size in sizes[place]]))
+        return found[0], found[1]
+
+
+def all_rows(series: Series, names: Sequence[str] | None) -> WindowSet:
+    """Every row of a series as a window of one step."""
+    spec = WindowSpec(lookback=1, horizon=0, inputs=names)
+    return WindowSet(series, spec, index=Runs.of_segments(series.borders, span=1, stride=1))
+
+
+def numbers(table: np.ndarray) -> np.ndarray:
+    """As PGT hands statistics out: float32, shape (column,), or (node,) of one column, or (node, column)."""
+    shape = table.shape[1:] if len(table) == 1 else table.shape[:1] if table.shape[1] == 1 else table.shape
+    return table.astype(np.float32).reshape(shape)
+
+
+def _host(given: Any) -> Any:
+    """Take an array, list or tensor of any device as something NumPy reads."""
+    return given.detach().cpu().numpy() if hasattr(given, "detach") else given

@@ -131,7 +131,7 @@ class _BoundLoader:
         total = int(state["step"]) + self._loader.steps_left
         if total != len(self._loader) and self._loader.steps_left:
             raise StateError(
-                f"the checkpoint is from step {state['step']} of an epoch at a global batch of {state['global_batch']}; "
+                f"the checkpoint is from step {state['step']} at a global batch of {state['global_batch']}; "
                 f"with the batch here that epoch would come to {total} steps, but Lightning has counted "
                 f"{len(self._loader)} and would end it there. Pass global_batch_size={state['global_batch']} (with "
                 "any number of devices), or resume from the end of an epoch."

@@ -93,7 +93,7 @@ def assemble(
 
 def _plain(opener: Opener) -> Opener:
     """Open covariates: ``shape=`` and the like are about the series' own file."""
-    return Opener(opener.storage_options)
+    return Opener(opener.storage_options, mirrors=opener.mirrors)
 
 
 def _check_names(own: tuple[Variable, ...], others: tuple[Variable, ...], missing: Any) -> None:

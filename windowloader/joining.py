@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .errors import SeriesError
 from .labels import listed
 from .source import Source
 from .variable import Variable, feature_names
+
+if TYPE_CHECKING:
+    from .sources.mirror_folder import MirrorFolder
 
 __all__ = ["Opener", "join_variables", "missing_of"]
 
@@ -35,10 +38,13 @@ class Opener:
         For the file system or bucket.
     options : mapping
         What a family of sources takes: ``shape=``, ``dtype=``, ``offset=``, ``member=`` …
+    mirrors : MirrorFolder, optional
+        Where rows of what is opened by path or URL are kept on this node.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    mirrors: MirrorFolder | None = None
 
     def __call__(self, target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
         """Open one source."""
@@ -48,9 +54,14 @@ class Opener:
             return ArraySource(target, axes=axes)
         from .sources.registry import open_source
 
-        return open_source(
+        source = open_source(
             target, variable=variable, axes=axes, storage_options=self.storage_options, **self.options
         )
+        if self.mirrors is None or not _is_stored(target):
+            return source
+        from .sources.cached import cached
+
+        return cached(source, self.mirrors, options=repr(sorted(self.options.items())))
 
     def variables(self, target: Any) -> tuple[str, ...]:
         """Names of the arrays a store holds; () where the target is one array."""
@@ -60,6 +71,12 @@ class Opener:
         from .sources.registry import list_variables
 
         return list_variables(first, storage_options=self.storage_options)
+
+
+def _is_stored(target: Any) -> bool:
+    """Whether a target is named by path or URL: of what is in hand nobody can tell later whether it is the same."""
+    parts = target if isinstance(target, (list, tuple)) else [target]
+    return bool(parts) and all(isinstance(part, (str, os.PathLike)) for part in parts)
 
 
 def join_variables(

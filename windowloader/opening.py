@@ -12,9 +12,13 @@ from .assembly import assemble
 from .errors import SeriesError
 from .joining import Opener
 from .series import Series
+from .units import parse_bytes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
+
+    from .sources.mirror_folder import MirrorFolder
 
 __all__ = ["open"]
 
@@ -31,7 +35,8 @@ def open(
     segments: Any = None,
     missing: float | Mapping[str, float] | None = None,
     storage_options: Mapping[str, Any] = {},
-    cache_dir: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
     entity: str | None = None,
     time: str | None = None,
     nodes: Any = None,
@@ -63,8 +68,13 @@ def open(
         What marks a missing value: NaN or a sentinel.
     storage_options : mapping
         For the file system or bucket.
-    cache_dir : str, optional
-        Not available yet.
+    cache_dir : path, optional
+        Folder on this node, best on its fastest disk, where what is read from paths and URLs is kept: each block
+        is fetched once for all processes of the node, and later epochs run from the file. What can be mapped
+        where it lies is left there.
+    cache_size : str or int, optional
+        The most that all arrays in ``cache_dir`` may take together, e.g. "200GB"; what was used longest ago is
+        removed first. None: what the disk has.
     entity, time : str, optional
         Columns of a long table (CSV, Parquet): whose reading a row is, and when it was. For other tables
         ``time`` is the column that holds the timestamps.
@@ -94,10 +104,6 @@ def open(
     Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
     memory)
     """
-    if cache_dir is not None:
-        raise SeriesError(
-            f"cache_dir={str(cache_dir)!r}: a node-local mirror is not available yet. Leave it out."
-        )
     borders: Any = None
     names: Any = None
     if entity is not None:
@@ -121,9 +127,22 @@ def open(
             entities=borders,
             entity_names=names,
             name=None,
-            opener=Opener(storage_options, options),
+            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
         )
     )
+
+
+def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:
+    if cache_dir is None:
+        if cache_size is not None:
+            raise SeriesError(
+                f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given."
+            )
+        return None
+    from .sources.mirror_folder import MirrorFolder, check_folder
+
+    limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
+    return MirrorFolder(check_folder(cache_dir), limit)
 
 
 def _long_table(

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import windowloader as wl
-from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.errors import SeriesError, SourceError, SourceFormatError, SourceNotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,5 +189,8 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         wl.open(tmp_path / "none.npy")
     with pytest.raises(SourceFormatError, match="What can"):
         wl.open(3)
-    with pytest.raises(SeriesError, match="cache_dir="):
-        wl.open(np.zeros((3, 2)), cache_dir="/tmp/x")
+    with pytest.raises(SeriesError, match="cache_dir, which is not given"):
+        wl.open(np.zeros((3, 2)), cache_size="1GB")
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="is a file"):
+        wl.open(np.zeros((3, 2)), cache_dir=tmp_path / "file")

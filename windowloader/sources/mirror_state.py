@@ -1,0 +1,97 @@
+"""What tells one state of stored data from another, beyond its metadata.
+
+In: a source. Out: short texts for a mirror: where the source is, and in which state. Never reads values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import digest
+from .failures import Asked
+from .keys import StoreKeys
+from .processes import forked_after_use
+from .reads import Progress, wait
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from windowloader.source import Source
+
+    from .catalog import ArrayInfo
+
+__all__ = ["place_of", "state_of"]
+
+SAMPLES = 8  # chunks that are asked for their version
+FORMS = {"zarr3": ("c/{/}", "{.}"), "zarr": ("{.}", "{/}"), "n5": ("{/}",)}  # how keys of chunks are written
+
+
+def place_of(source: Source) -> str:
+    """Where a source is that its name does not say: the endpoint of a bucket."""
+    location = getattr(source, "location", None) or getattr(getattr(source, "blob", None), "location", None)
+    return "" if location is None else str(location.kvstore.get("endpoint", ""))
+
+
+def state_of(source: Source) -> str:
+    """Return what changes when a store of chunks is written again with the very same metadata.
+
+    Versions (ETag, generation, time of change) of some chunks, evenly spread from the first to the last, asked for at
+    once and without their bytes. A chunk between them that alone was replaced is not noticed: nothing short of asking
+    for every chunk would. Other sources are one object, whose version is in their fingerprint.
+
+    Parameters
+    ----------
+    source : Source
+
+    Returns
+    -------
+    str
+        Empty where the fingerprint says it all.
+    """
+    info, location = getattr(source, "info", None), getattr(source, "location", None)
+    if info is None or location is None or forked_after_use():
+        return ""
+    return digest(_versions(location, info))
+
+
+def _versions(location: Any, info: ArrayInfo) -> list[bytes]:
+    grid = info.shards or info.chunks
+    counts = [-(-size // chunk) for size, chunk in zip(info.shape, grid, strict=True)]
+    total = int(np.prod(counts))
+    places: np.ndarray = np.linspace(0, max(total - 1, 0), min(SAMPLES, total)).round().astype(np.int64)
+    cells = [np.unravel_index(int(place), counts) for place in places]
+    keys = [_key(form, cell) for cell, form in itertools.product(cells, FORMS.get(info.driver, ()))]
+    if location.local is not None:
+        return [_local(location.local / key) for key in keys]
+    store = StoreKeys(location).open()
+    futures = [store.read(key, byte_range=slice(0, 0)) for key in keys]
+    progress = Progress()
+    return [_version(key, future, location, progress) for key, future in zip(keys, futures, strict=True)]
+
+
+def _local(path: Path) -> bytes:
+    """Version of a file, looked up without TensorStore, so that the process may still be forked."""
+    try:
+        found = path.stat()
+    except OSError:
+        return b""
+    return f"{found.st_mtime_ns} {found.st_size}".encode()
+
+
+def _version(key: str, future: Any, location: Any, progress: Progress) -> bytes:
+    asked, since = Asked(f"{location.url}/{key}"), time.monotonic()
+    try:
+        found = wait(future, asked, since=since, limit=location.timeout, progress=progress, timeout=None)
+    except PermissionError:  # what a bucket that may not be listed answers for keys that are not there
+        return b""
+    return bytes(found.stamp.generation) if found.state == "value" else b""
+
+
+def _key(form: str, cell: Any) -> str:
+    for separator in "/.":
+        form = form.replace(f"{{{separator}}}", separator.join(str(int(index)) for index in cell))
+    return form

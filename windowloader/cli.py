@@ -15,7 +15,7 @@ from .errors import WindowLoaderError
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("demo",)  # modules of windowloader.commands, each with register(app)
+COMMANDS = ("cache", "demo")  # modules of windowloader.commands, each with register(app)
 
 app = typer.Typer(
     name="windowloader",

@@ -22,7 +22,7 @@ from windowloader.errors import CorruptDataError
 
 from .base import LocalSource, digest
 from .joined import JoinedSource
-from .mirror import Form, Mirror
+from .mirror_form import Form
 from .mirror_reads import MirrorRead
 from .mirror_state import place_of, state_of
 from .processes import PerProcess
@@ -31,6 +31,7 @@ from .reads import Done
 if TYPE_CHECKING:
     from windowloader.source import Pending, Source
 
+    from .mirror import Mirror
     from .mirror_folder import Lease, MirrorFolder
 
 __all__ = ["CachedSource", "cached"]

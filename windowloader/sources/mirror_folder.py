@@ -8,71 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import re
-import shutil
 import threading
-import time
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from windowloader.errors import SourceError, SourceNotFoundError
 from windowloader.units import format_bytes
 
 from .base import digest
-from .mirror import SLOT, Form, Mirror
+from .mirror import Mirror
+from .mirror_entry import (
+    FORMAT,
+    Entry,
+    about_of,
+    allocated,
+    in_use,
+    is_left_over,
+    make,
+    read_about,
+    read_entry,
+    remove,
+    slug,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Entry", "Lease", "MirrorFolder", "check_folder"]
+    from .mirror_form import Form
 
-FORMAT = 1
-ABOUT, LOCK = "about.json", "lock"
+__all__ = ["Lease", "MirrorFolder", "check_folder"]
+
+LOCK = "lock"
 SPARE = 64 << 20  # left free on the device
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One array of a folder of mirrors.
-
-    Attributes
-    ----------
-    path : str
-        Its folder.
-    name : str
-        Path or URL of the array.
-    shape : tuple of int
-    dtype : str
-    bytes, bytes_held : int
-        Of the whole array, and of the blocks that are there.
-    blocks, blocks_held : int
-        How many there are, and how many of them are whole.
-    used : float
-        When it was last opened, seconds since 1970.
-    in_use : bool
-        Whether a process has it open.
-    """
-
-    path: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    bytes_held: int
-    blocks: int
-    blocks_held: int
-    used: float
-    in_use: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +79,8 @@ class MirrorFolder:
         Lease or None
             None where the folder is read-only and has nothing of this array.
         """
-        folder = Path(self.path, f"{_slug(form.name)}-{key}-{digest(fingerprint)}")
+        key = digest(FORMAT, key, form.edges.tobytes())
+        folder = Path(self.path, f"{slug(form.name)}-{key}-{digest(fingerprint)}")
         with _LOCK:
             mirror = _OPEN.get(str(folder))
             if mirror is None:
@@ -122,14 +93,15 @@ class MirrorFolder:
         return Lease(mirror)
 
     def _open(self, folder: Path, form: Form, key: str) -> Mirror | None:
-        about = _about(form)
+        about = about_of(form)
         if not self._writable():
-            return Mirror(folder, form, writable=False) if _read_about(folder) == about else None
+            return Mirror(folder, form, writable=False) if read_about(folder) == about else None
         with self._locked():
+            self._sweep()
             for other in Path(self.path).glob(f"*-{key}-*"):
-                if other != folder and not _in_use(other):
-                    shutil.rmtree(other, ignore_errors=True)
-            writable = _make(folder, form, about)
+                if other != folder and not in_use(other):
+                    remove(other)
+            writable = make(folder, form, about)
             mirror = Mirror(folder, form, writable=writable)
             mirror.touch()
             return mirror
@@ -157,6 +129,12 @@ class MirrorFolder:
         finally:
             os.close(number)
 
+    def _sweep(self) -> None:
+        """Remove what an interrupted process left over; under the lock, so nobody is about to make it."""
+        for folder in Path(self.path).iterdir():
+            if is_left_over(folder):
+                remove(folder)
+
     # -- room ----------------------------------------------------------------------------------------------------------
 
     def reserve(self, mirror: Mirror) -> None:
@@ -178,7 +156,7 @@ class MirrorFolder:
             unused = [entry for entry in others if not entry.in_use]
             while (short := self._short(mirror, others)) and unused:
                 oldest = unused.pop(0)
-                shutil.rmtree(oldest.path, ignore_errors=True)
+                remove(Path(oldest.path))
                 others.remove(oldest)
             if short:
                 raise SourceError(short)
@@ -194,8 +172,8 @@ class MirrorFolder:
                 f"in use there {format_bytes(taken)}, and cache_size is {format_bytes(self.limit)}. Raise cache_size, "
                 "or leave cache_dir out to stream without a mirror."
             )
-        missing = form.nbytes - _allocated(mirror.folder)
-        promised = sum(entry.bytes - _allocated(Path(entry.path)) for entry in others if entry.in_use)
+        missing = form.nbytes - allocated(mirror.folder)
+        promised = sum(entry.bytes - allocated(Path(entry.path)) for entry in others if entry.in_use)
         found = os.statvfs(self.path)
         free = found.f_bavail * found.f_frsize - SPARE
         if missing + promised > free:
@@ -219,7 +197,7 @@ class MirrorFolder:
         """
         if not os.path.isdir(self.path):
             raise SourceNotFoundError(f"{self.path!r} is no folder.")
-        found = [_entry(folder) for folder in sorted(Path(self.path).iterdir()) if folder.is_dir()]
+        found = [read_entry(folder) for folder in sorted(Path(self.path).iterdir()) if folder.is_dir()]
         return [entry for entry in found if entry is not None]
 
     def clear(self, *, name: str = "") -> tuple[list[Entry], list[Entry]]:
@@ -231,16 +209,19 @@ class MirrorFolder:
         """
         removed: list[Entry] = []
         kept: list[Entry] = []
-        if not self._writable():
+        if self.entries() and not self._writable():
             raise SourceError(f"{self.path!r} is read-only; nothing was removed.")
+        if not os.path.exists(Path(self.path, LOCK)):
+            return removed, kept
         with self._locked():
+            self._sweep()
             for entry in self.entries():
                 if name not in entry.name:
                     continue
                 if entry.in_use:
                     kept.append(entry)
                 else:
-                    shutil.rmtree(entry.path)
+                    remove(Path(entry.path))
                     removed.append(entry)
         return removed, kept
 
@@ -294,100 +275,6 @@ def _release(mirror: Mirror, *, wait: bool) -> None:
         for key in [key for key, held in _OPEN.items() if held is mirror]:
             del _OPEN[key]
         mirror.close(wait=wait)
-
-
-def _slug(name: str) -> str:
-    """Part of a name that people recognise, fit for a file name."""
-    words = re.sub(r"[^A-Za-z0-9._]+", "_", name.rstrip("/").rpartition("://")[2]).strip("_.")
-    return words[-48:] or "array"
-
-
-def _about(form: Form) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "name": form.name,
-        "shape": list(form.shape),
-        "dtype": form.dtype.str,
-        "blocks": form.num_blocks,
-        "edges": digest(form.edges.tobytes()),
-        "salt": str(form.salt),
-    }
-
-
-def _read_about(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / ABOUT).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
-
-
-def _make(folder: Path, form: Form, about: dict[str, Any]) -> bool:
-    """Make an entry's files, unless they are there; whether this process may write them."""
-    if _read_about(folder) == about:
-        return all(os.access(folder / name, os.W_OK) for name in ("values", "blocks", "claims"))
-    folder.mkdir(exist_ok=True)
-    (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the entry does not exist
-    sizes = {"values": form.nbytes, "blocks": form.num_blocks * SLOT.itemsize, "claims": 0, "used": 0}
-    for name, size in sizes.items():
-        with open(folder / name, "wb") as file:
-            file.truncate(size)
-    with open(folder / ABOUT, "w") as file:
-        json.dump(about, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return True
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a process has an entry open."""
-    try:
-        number = os.open(folder / "used", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(number)
-    return False
-
-
-def _allocated(folder: Path) -> int:
-    with contextlib.suppress(OSError):
-        return (folder / "values").stat().st_blocks * 512
-    return 0
-
-
-def _entry(folder: Path) -> Entry | None:
-    about = _read_about(folder)
-    if about is None:
-        return None
-    try:
-        table = np.fromfile(folder / "blocks", SLOT)
-        used = (folder / "used").stat().st_mtime
-        size = (folder / "values").stat().st_size
-    except OSError:
-        return None
-    held = int(np.count_nonzero(table["seal"]))
-    return Entry(
-        path=str(folder),
-        name=about["name"],
-        shape=tuple(about["shape"]),
-        dtype=np.dtype(about["dtype"]).name,
-        bytes=size,
-        bytes_held=min(_allocated(folder), size),
-        blocks=about["blocks"],
-        blocks_held=held,
-        used=used,
-        in_use=_in_use(folder),
-    )
-
-
-def age(entry: Entry) -> float:
-    """Seconds since an entry was last opened."""
-    return max(time.time() - entry.used, 0.0)
 
 
 def check_folder(path: str | os.PathLike[str]) -> str:

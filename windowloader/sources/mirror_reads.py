@@ -16,7 +16,7 @@ import numpy as np
 
 from windowloader.errors import SourceTimeoutError
 
-from .mirror import runs
+from .mirror_form import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,8 +27,8 @@ def demo(*arguments: str):
     return CliRunner().invoke(app, ["demo", *arguments], env=WIDE, catch_exceptions=False)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> task.Task:
+def make_small(tmp_path: Path) -> task.Task:
+    """Open three days of twelve sensors (a fixture would hold the mapped file open past its test)."""
     return task.open_task(cache_dir=tmp_path, size=(3 * 288, 12))
 
 
@@ -90,7 +90,8 @@ def plain_errors(values: np.ndarray, windows: wl.WindowSet, forecast) -> np.ndar
     return total / count
 
 
-def test_baselines_and_scores_are_those_of_a_plain_loop(small: task.Task) -> None:
+def test_baselines_and_scores_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    small = make_small(tmp_path)
     values = np.asarray(small.series.variables[0].view()[:, :, 0], np.float64)
     fitted_on = values[: small.train.row_range[1]]
     mean = fitted_on[fitted_on != 0].mean()
@@ -146,7 +147,8 @@ def test_without_a_clock_the_average_is_the_mean(tmp_path: Path) -> None:
 # -- the model and the run ------------------------------------------------------------------------------------------
 
 
-def test_training_begins_at_persistence_and_gets_better(small: task.Task) -> None:
+def test_training_begins_at_persistence_and_gets_better(tmp_path: Path) -> None:
+    small = make_small(tmp_path)
     settings = training.Settings(epochs=2, batch_size=32)
     untrained = training.Fitted(training.build(small, settings), (), 0, 0, 0.0)
     last = Persistence(12)
@@ -160,13 +162,15 @@ def test_training_begins_at_persistence_and_gets_better(small: task.Task) -> Non
     assert fitted.losses[1] < fitted.losses[0]
 
 
-def test_the_same_seed_trains_the_same_model(small: task.Task) -> None:
+def test_the_same_seed_trains_the_same_model(tmp_path: Path) -> None:
+    small = make_small(tmp_path)
     settings = training.Settings(epochs=1, batch_size=64, steps_per_epoch=3)
     first, second = training.fit(small, settings), training.fit(small, settings)
     assert first.losses == second.losses
 
 
-def test_short_data_get_more_epochs_and_smaller_batches(small: task.Task) -> None:
+def test_short_data_get_more_epochs_and_smaller_batches(tmp_path: Path) -> None:
+    small = make_small(tmp_path)
     chosen = training.settle(small, epochs=None, batch_size=None)
     assert chosen.epochs * -(-len(small.train) // chosen.batch_size) >= training.ENOUGH
     assert 8 <= chosen.batch_size <= 64
@@ -181,10 +185,12 @@ def test_memory_is_watched_where_it_is_held() -> None:
     assert 0.9 * held.nbytes < watch.grown
 
 
+@pytest.mark.leaks  # matplotlib keeps the fonts it drew with open
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_a_result_is_told_and_drawn(small: task.Task, tmp_path: Path, ending: str) -> None:
+def test_a_result_is_told_and_drawn(tmp_path: Path, ending: str) -> None:
     from rich.console import Console
 
+    small = make_small(tmp_path)
     result = running.run(small, training.Settings(epochs=1, batch_size=64, steps_per_epoch=2))
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.render(result))

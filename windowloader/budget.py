@@ -90,6 +90,18 @@ class Choice:
     slots: int = 0
     amplification: float = 1.0
 
+    def places(self, blocks: int) -> int:
+        """Places that a lane has for blocks, of so many in all."""
+        return min(self.slots, blocks)
+
+    def seams(self, blocks: int) -> int:
+        """Places that a lane has for seams between so many blocks."""
+        return 0 if self.mode != "blocks" else _seams(self.active, blocks)
+
+
+def _seams(active: int, blocks: int) -> int:
+    return min(3 * active + 1, max(blocks - 1, 0))
+
 
 def default_active(blocks: int, lanes: int = 1) -> int:
     """Return how many blocks of a lane are active where memory is no matter: a quarter, from 8 to 64.
@@ -134,7 +146,7 @@ class _Room:
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
-        seams = 0 if grid.halo else min(3 * active + 1, max(blocks - 1, 0))
+        seams = 0 if grid.halo else _seams(active, blocks)
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,

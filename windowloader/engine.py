@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .order import GlobalOrder, SequentialOrder
-from .rows import row_access
+from .rows import Others, Resident
 from .shard import Steps, per_lane
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .gather import Recipe
     from .order import Order
     from .ranks import Ranks
+    from .reading import Reading
     from .rows import RowAccess
     from .state import RunState
     from .windows import WindowSet
@@ -43,6 +44,8 @@ class Engine:
     windows : WindowSet
     recipe : Recipe
         What a batch looks like.
+    reading : Reading
+        In which order and from where rows are read, and what memory holds.
     access : RowAccess
         The way to the rows.
     pool : Buffers
@@ -66,6 +69,7 @@ class Engine:
 
     windows: WindowSet
     recipe: Recipe
+    reading: Reading
     access: RowAccess
     pool: Buffers
     steps: Steps
@@ -102,7 +106,7 @@ def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
 
 
 def start_engine(
-    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, order: Order, pool: Buffers
+    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, reading: Reading, pool: Buffers
 ) -> Engine:
     """Bind the rooms together for one process.
 
@@ -112,8 +116,8 @@ def start_engine(
     recipe : Recipe
     config : LoaderConfig
     ranks : Ranks
-    order : Order
-        From `make_order`, or what a loaded state asks for.
+    reading : Reading
+        From `reading.survey`, which looks at a loaded state too.
     pool : Buffers
 
     Returns
@@ -125,13 +129,14 @@ def start_engine(
     LoaderError
         Where the lanes do not divide the global batch.
     """
-    steps = make_steps(order, config, ranks.world_size)
+    steps = make_steps(reading.order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
-    threads, ahead = work_ahead(recipe.nbytes(share), windows.series.tier, config)
+    threads, ahead = work_ahead(recipe.nbytes(share), reading.tier, config)
     return Engine(
         windows=windows,
         recipe=recipe,
-        access=row_access(windows.series, recipe.variables, windows.spec.span),
+        reading=reading,
+        access=_access(windows, recipe, reading, steps, ranks),
         pool=pool,
         steps=steps,
         ranks=ranks,
@@ -139,6 +144,37 @@ def start_engine(
         ahead=ahead,
         full_shape=share if config.uneven == "exact" else 0,
         weighted=steps.weighted(ranks.world_size),
+    )
+
+
+def _access(
+    windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, ranks: Ranks
+) -> RowAccess:
+    """Return the way to the rows that a reading has."""
+    views = {
+        place: view
+        for place, number in enumerate(recipe.variables)
+        if (view := windows.series.variables[number].view()) is not None
+    }
+    if reading.choice is None:
+        return Resident([views[place] for place in sorted(views)])
+    others = Others(len(recipe.variables), views, reading.held)
+    if reading.lanes is not None:
+        from .blocks import BlockAccess
+
+        return BlockAccess(
+            reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
+        )
+    from .direct import DirectAccess, window_rows
+
+    assert reading.benches is not None
+    return DirectAccess(
+        reading.stored,
+        others,
+        choice=reading.choice,
+        benches=reading.benches,
+        offsets=window_rows(recipe),
+        span=windows.spec.span,
     )
 
 

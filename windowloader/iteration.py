@@ -81,10 +81,14 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     starts = windows.index(step.positions)  # the order knows no others: nothing to check
     arrays: dict[str, Any] = {}
     if engine.gathers:
-        arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
-        with stream.rows(task.index, step, starts) as rows:
-            timeline.read = time.perf_counter()
-            recipe.gather(arrays, starts, rows)
+        try:
+            arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
+            for piece in stream.pieces(task.index, task.before, starts):
+                timeline.read = time.perf_counter()
+                recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
+        except BaseException:
+            stream.fail(task.index)  # or later batches would wait for it
+            raise
     batch: Any = Batch(
         **arrays,
         starts=starts,
@@ -139,9 +143,9 @@ class Iteration:
 
     def _start(self) -> None:
         engine = self._engine
-        stream = engine.access.stream()
+        stream = engine.access.stream(self._progress.position)
         self._stream = stream
-        weakref.finalize(self, stream.close)
+        weakref.finalize(self, stream.abandon)
         self._made: Ahead[Task, Made] = Ahead(
             tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position),
             partial(make, engine, stream),
@@ -155,8 +159,8 @@ class Iteration:
 
     def begin_at(self, position: Position) -> None:
         """Begin elsewhere, which only an iterator that `waits` can."""
-        self._made.close()
         self._stream.close()
+        self._made.close()
         self._progress.position = position
         self._stats.epoch = position.epoch
         self._start()
@@ -172,6 +176,9 @@ class Iteration:
             made = next(self._made)
         except StopIteration:
             self._end(asked)
+            raise
+        except BaseException:
+            self._stream.close(wait=True)
             raise
         got = time.perf_counter()
         batch = made.batch
@@ -197,5 +204,5 @@ class Iteration:
     def close(self) -> None:
         """End the work ahead; what was made and not received is dropped."""
         self._closed = True
+        self._stream.close()  # first: it may be what the threads wait for
         self._made.close()
-        self._stream.close()

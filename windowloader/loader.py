@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .buffers import BufferPool
 from .config import LoaderConfig
-from .engine import make_order, start_engine
+from .engine import start_engine
 from .errors import ClosedError, LoaderError, StateError
 from .gather import Recipe
 from .iteration import Iteration, Progress
 from .ranks import confirm, resolve
+from .reading import survey
 from .sampler import EpochSampler
 from .state import RunState
 from .stats import EpochStats, LoaderStats
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .buffers import Buffers
     from .engine import Engine
-    from .order import Order
     from .ranks import Ranks
     from .scaling import Scaler
     from .shard import Position
@@ -201,16 +201,16 @@ class WindowLoader:
         if self._engine is None:
             config = self._config
             self._ranks = resolve(config.rank, config.world_size)
-            order = make_order(self._windows, config, self._ranks.world_size)
-            self._engine = self._start(self._ranks, order)
+            self._engine = self._start(self._ranks)
             if self._pending is not None:
                 asked = self._epoch
                 self.load_state_dict(self._pending)
                 self.set_epoch(asked)
         return self._engine
 
-    def _start(self, ranks: Ranks, order: Order) -> Engine:
-        return start_engine(self._windows, self._recipe, self._config, ranks, order, self._make_pool(ranks))
+    def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
+        reading = survey(self._windows, self._recipe, self._config, ranks.world_size, state)
+        return start_engine(self._windows, self._recipe, self._config, ranks, reading, self._make_pool(ranks))
 
     def _make_pool(self, ranks: Ranks) -> Buffers:
         share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
@@ -346,8 +346,7 @@ class WindowLoader:
         loaded = RunState.from_dict(state)
         loaded.check(self._describe(self._bind().steps.start(0)))
         assert self._ranks is not None
-        order = make_order(self._windows, self._config, self._ranks.world_size, loaded)
-        engine = self._start(self._ranks, order)
+        engine = self._start(self._ranks, loaded)
         position = loaded.position(engine.steps)
         self._engine, self._loaded, self._pending = engine, True, None
         self._epoch, self._position, self._newest, self._began = position.epoch, position, None, position

@@ -13,7 +13,6 @@ import numpy as np
 from .batch import Batch
 from .gather import Recipe
 from .rows import row_access
-from .shard import Step
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -92,9 +91,8 @@ class Picker:
         arrays: dict[str, Any] = {
             part.name: np.empty(part.shape, part.dtype) for part in self.recipe.fields(len(starts))
         }
-        step = Step(positions, np.ones(len(starts), np.float32), len(starts))
-        with self._access.stream().rows(0, step, starts) as rows:
-            self.recipe.gather(arrays, starts, rows)
+        for piece in self._access.pieces(starts):
+            self.recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
         return Batch(
             **arrays,
             starts=starts,

@@ -133,6 +133,11 @@ class Places:
     lanes: NDArray[np.int64]
     places: NDArray[np.int64]
 
+    def filled(self, rows: int) -> Places:
+        """Repeat the last row, so that there are ``rows``."""
+        taken = np.minimum(np.arange(rows), len(self.lanes) - 1)
+        return Places(self.pass_number, self.cursor, self.lanes[taken], self.places[taken])
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -253,7 +258,7 @@ class Steps:
 
         Places at or beyond a lane's size are its last window's, or, of an empty lane, the longest's.
         """
-        here = self._upcoming(position)
+        here = self.upcoming(position)
         stretches, begin, count = self._slice(here.pass_number, here.cursor, rank, world_size)
         lanes = np.concatenate([np.full(last - first, lane) for lane, first, last in stretches])
         places = np.concatenate([np.arange(first, last) for _, first, last in stretches])
@@ -295,7 +300,7 @@ class Steps:
         """Return the sum of the weights of a step over all ranks, without computing the step; 0.0 at the end."""
         if self.left(position) == 0:
             return 0.0
-        here = self._upcoming(position)
+        here = self.upcoming(position)
         depth = min(self.batch_per_lane, self.length(here.pass_number) - here.cursor)
         sizes = self.order.lane_sizes(here.pass_number)
         if self.uneven == "pad":
@@ -326,7 +331,7 @@ class Steps:
         """Return one rank's slice of the step that comes at a position; None where the epoch is over."""
         if self.left(position) == 0:
             return None
-        here = self._upcoming(position)
+        here = self.upcoming(position)
         return self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
 
     def rank_rest(
@@ -341,7 +346,7 @@ class Steps:
         share = -(-self.batch_per_lane // world_size)
         at_once = max(1, min(AT_ONCE // self.batch_per_lane, 64)) if self.order.num_lanes == 1 else 1
         while left := self.left(position):
-            here = self._upcoming(position)
+            here = self.upcoming(position)
             full = (self.length(here.pass_number) - here.cursor) // self.batch_per_lane
             count = min(at_once, left, full)
             if count < 2:
@@ -379,7 +384,7 @@ class Steps:
             raise IndexError(f"{count} steps were asked, epoch {position.epoch} has {left} left.")
         here, goal = position, position.step + count
         while here.step < goal:  # once for each pass that is touched
-            here = self._upcoming(here)
+            here = self.upcoming(here)
             taken = min(goal - here.step, self.count(here.pass_number, here.cursor))
             cursor = self.after(here.pass_number, here.cursor, taken)
             here = replace(here, step=here.step + taken, cursor=cursor)
@@ -395,8 +400,8 @@ class Steps:
             return self.start(position.epoch + 1)
         return replace(position, epoch=position.epoch + 1, step=0)
 
-    def _upcoming(self, position: Position) -> Position:
-        """Move on to the next pass where the position's is over."""
+    def upcoming(self, position: Position) -> Position:
+        """Return where the next step comes from: the next pass, where the position's is over."""
         if self.count(position.pass_number, position.cursor):
             return position
         return replace(position, pass_number=position.pass_number + 1, cursor=0)

@@ -14,7 +14,11 @@ __all__ = ["Pending", "Request", "Source"]
 
 
 class Pending(Protocol):
-    """A read under way."""
+    """A read under way.
+
+    One that knows may also have ``add_done_callback(call)``, which calls ``call(pending)`` once `done` has become
+    true, and ``overdue()``, whether it has waited longer than its source allows. Others are waited for in turn.
+    """
 
     def result(self, timeout: float | None = None) -> object:
         """Wait until the rows stand in ``out``; raise what the read raised."""

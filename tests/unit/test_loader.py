@@ -249,7 +249,7 @@ def test_close_ends_everything_and_batches_stay_valid(windows, values):
 def test_an_error_in_a_thread_surfaces_at_its_batch(windows, monkeypatch):
     gather = Recipe.gather
 
-    def breaks(self, out, starts, rows):
+    def breaks(self, out, starts, rows, **part):
         if starts[0] == 96:
             raise OSError("the disk is gone")
         gather(self, out, starts, rows)

@@ -17,7 +17,7 @@ from windowloader.errors import SeriesError, SourceFormatError
 from .base import LocalSource, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from windowloader.source import Pending, Source
 
@@ -198,6 +198,25 @@ class All:
     def done(self) -> bool:
         """Whether every read is over."""
         return all(read.done() for read in self._reads)
+
+    def add_done_callback(self, call: Callable[[object], object]) -> None:
+        """Call ``call(self)`` once every read is over; at once where one cannot say when."""
+        waiting = [read for read in self._reads if not read.done()]
+        if not all(hasattr(read, "add_done_callback") for read in waiting) or not waiting:
+            call(self)
+            return
+        counter = itertools.count(1)
+
+        def ended(_read: object) -> None:
+            if next(counter) == len(waiting):
+                call(self)
+
+        for read in waiting:
+            read.add_done_callback(ended)  # type: ignore[attr-defined]
+
+    def overdue(self) -> bool:
+        """Whether one of the reads is."""
+        return any(getattr(read, "overdue", bool)() for read in self._reads)
 
 
 class _Recent:

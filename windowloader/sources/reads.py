@@ -6,6 +6,7 @@ In: a future of TensorStore or of a thread pool. Out: a `Pending` of the source 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -147,3 +148,23 @@ class Read:
     def done(self) -> bool:
         """Whether `result` would not wait for storage."""
         return all(future.done() for future in self.futures)
+
+    def add_done_callback(self, call: Callable[[object], object]) -> None:
+        """Call ``call(self)`` once when `done` has become true, from any thread; at once if it is."""
+        left = len(self.futures)
+        if left == 0:
+            call(self)
+            return
+        counter = itertools.count(1)  # its steps are atomic, whichever threads the futures end in
+
+        def ended(_future: object) -> None:
+            if next(counter) == left:
+                call(self)
+
+        for future in list(self.futures):
+            future.add_done_callback(ended)
+
+    def overdue(self) -> bool:
+        """Whether it has waited so long without any progress of its store that `result` would fail now."""
+        last = max(self.since, self.progress.last)
+        return not self.done() and time.monotonic() >= last + self.limit

@@ -15,7 +15,7 @@ from windowloader.errors import SourceFormatError
 from .base import Done, LocalSource, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from windowloader.source import Pending, Source
 
@@ -301,3 +301,14 @@ class Picked:
     def done(self) -> bool:
         """Whether the read is over."""
         return self._pending.done()
+
+    def add_done_callback(self, call: Callable[[object], object]) -> None:
+        """Call ``call(self)`` once the read is over; at once where it cannot say when."""
+        if hasattr(self._pending, "add_done_callback"):
+            self._pending.add_done_callback(lambda _: call(self))
+        else:
+            call(self)
+
+    def overdue(self) -> bool:
+        """Whether the read is."""
+        return bool(getattr(self._pending, "overdue", bool)())

@@ -147,7 +147,7 @@ def choose_layout(
     >>> choose_layout((52_105, 2_600), 4).chunks, choose_layout((105_120, 11_160), 4).chunks
     ((384, 2600), (256, 11160))
     >>> choose_layout((1_000_000, 20), 4, chunks=64).shards
-    (209664, 20)
+    (838848, 20)
     """
     shape = tuple(int(size) for size in shape)
     access = access or Access()
@@ -209,7 +209,7 @@ def _sizes(name: str, given: Sequence[int], shape: tuple[int, ...]) -> tuple[int
     sizes = tuple(int(size) for size in given)
     if len(sizes) != len(shape):
         raise ConversionError(
-            f"{name}={sizes} has {len(sizes)} sizes for an array of shape {shape}. Give rows alone, or one size an axis."
+            f"{name}={sizes} has {len(sizes)} sizes for an array of shape {shape}. Give rows alone, or a size an axis."
         )
     for size, whole in itertools.zip_longest(sizes, shape):
         _checked(name, size, (whole,))

@@ -184,7 +184,7 @@ def _choose(
             if isinstance(own, str) and (stored or not isinstance(target, (Source, os.PathLike)))
             else None
         )
-        return {own or UNNAMED: (target, stored[0] if stored else None)}, bool(own)
+        return {own or UNNAMED: (target, stored[0] if stored else None)}, own not in (None, UNNAMED)
     if not names:
         raise SeriesError("variables=[] leaves nothing to open. Leave it out, or name at least one.")
     if stored:

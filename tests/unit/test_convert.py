@@ -1,0 +1,508 @@
+"""Conversion: what goes in comes out, whatever is killed or broken on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path  # noqa: TC003
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+import windowloader as wl
+from windowloader.convert import convert
+from windowloader.convert_journal import Journal
+from windowloader.convert_layout import Access, AccessCost, choose_layout
+from windowloader.convert_values import Range, encoding_for
+from windowloader.errors import ConversionError, MemoryBudgetError
+
+SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
+
+
+def series_of(values: np.ndarray = SPEED, **options) -> wl.Series:
+    options.setdefault("timestamps", ("2012-03-01", "5min"))
+    return wl.Series(values, **options)
+
+
+def values_of(series: wl.Series, number: int = 0) -> np.ndarray:
+    source = series.variables[number].source
+    out = np.empty(source.shape, source.dtype)
+    source.read(0, len(out), out)
+    return out
+
+
+def tree(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [False, 100, True])
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd:9", "gzip"])
+def test_zarr_holds_the_values_the_clock_and_the_labels(tmp_path, shards, compression):
+    labels = [f"s{number}" for number in range(7)]
+    series = series_of(nodes=labels)
+    made = convert(series, tmp_path / "a.zarr", chunks=50, shards=shards, compression=compression)
+    again = wl.open(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(values_of(again), SPEED)
+    np.testing.assert_array_equal(again.nodes, labels)
+    np.testing.assert_array_equal(
+        again.clock.timestamps(np.arange(500)), series.clock.timestamps(np.arange(500))
+    )
+    assert made.arrays[0].chunks == (50, 7)
+    assert made.arrays[0].shards == {False: None, 100: (100, 7), True: (500, 7)}[shards]
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr"]
+
+
+def test_xarray_opens_it(tmp_path):
+    stamps = np.array(["2000-01-01", "2000-01-03", "2000-02-01T12:30"], "datetime64[ns]")
+    convert(
+        series_of(SPEED[:3], timestamps=stamps, nodes=np.arange(7) * 10), tmp_path / "a.zarr", dtype="float32"
+    )
+    with xarray.open_zarr(tmp_path / "a.zarr", chunks=None) as dataset:
+        np.testing.assert_array_equal(dataset["value"].values, SPEED[:3].astype("f4"))
+        np.testing.assert_array_equal(dataset["time"].values, stamps)
+        np.testing.assert_array_equal(dataset["node"].values, np.arange(7) * 10)
+
+
+def test_attributes_levels_and_grids_stay(tmp_path):
+    values = np.random.default_rng(1).normal(280, 9, (20, 2, 3, 4)).astype("f4")
+    dims = ("time", "level", "latitude", "longitude")
+    coords = {
+        "level": [500, 850],
+        "latitude": [3.0, 2.0, 1.0],
+        "time": np.arange(20).astype("M8[D]").astype("M8[ns]"),
+    }
+    dataset = xarray.Dataset(
+        {"t": (dims, values, {"units": "K", "long_name": "temperature"}), "u": (dims, -values)}, coords
+    )
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    convert(wl.open(tmp_path / "a.nc", variables=["t", "u"]), tmp_path / "b.zarr", chunks=4)
+    with xarray.open_zarr(tmp_path / "b.zarr", chunks=None) as found:
+        xarray.testing.assert_equal(found, dataset)
+        assert found["t"].attrs == {"units": "K", "long_name": "temperature"}
+    convert(wl.open(tmp_path / "b.zarr", variables="t"), tmp_path / "c.zarr", chunks=8)
+    again = wl.open(tmp_path / "c.zarr")
+    assert again.features == ("t.500", "t.850")
+    assert again.variables[0].source.dims == dims
+    assert zarr.open_array(tmp_path / "c.zarr/t", mode="r").attrs["units"] == "K"
+
+
+def test_names_of_features_stay(tmp_path):
+    series = series_of(SPEED.reshape(500, 1, 7), features=list("abcdefg"))
+    convert(series, tmp_path / "a.zarr")
+    assert wl.open(tmp_path / "a.zarr").features == tuple("abcdefg")
+    single = convert(series_of(features=["speed"]), tmp_path / "b.zarr")
+    assert single.arrays[0].name == "speed"
+    assert wl.open(tmp_path / "b.zarr").features == ("speed",)
+
+
+def test_covariates_and_variables_of_other_axes_share_what_they_can(tmp_path):
+    weather = (np.random.default_rng(2).normal(size=(500, 3)), "tf")
+    series = wl.Series(
+        {"speed": SPEED, "flow": SPEED * 2},
+        timestamps=("2012-03-01", "5min"),
+        covariates={"weather": weather},
+    )
+    made = convert(series, tmp_path / "a.zarr")
+    assert [(one.name, one.dims) for one in made.arrays] == [
+        ("speed", ("time", "node")), ("flow", ("time", "node")), ("weather", ("time", "feature"))
+    ]  # fmt: skip
+    again = wl.open(
+        tmp_path / "a.zarr",
+        variables=["speed", "flow"],
+        covariates={"weather": str(tmp_path / "a.zarr/weather")},
+    )
+    np.testing.assert_array_equal(values_of(again, 2), weather[0])
+
+
+def test_npy_is_mapped_and_says_what_it_cannot_hold(tmp_path):
+    made = convert(series_of(), tmp_path / "a.npy", dtype="float32")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), SPEED.astype("f4"))
+    assert wl.open(tmp_path / "a.npy").tier == "mapped"
+    assert made.notes == (
+        "a .npy file has no timestamps; open it with timestamps=('2012-03-01T00:00:00', '300s')",
+    )
+
+
+def test_npy_puts_variables_side_by_side(tmp_path):
+    series = wl.Series({"speed": SPEED, "flow": (SPEED * 2).astype("f4")})
+    made = convert(series, tmp_path / "a.npy")
+    found = np.load(tmp_path / "a.npy")
+    np.testing.assert_array_equal(found[..., 0], SPEED)
+    np.testing.assert_array_equal(found[..., 1], (SPEED * 2).astype("f4"))
+    assert "open it with features=['speed', 'flow']" in made.notes
+
+
+def test_a_file_a_month(tmp_path):
+    for month in range(3):
+        np.save(tmp_path / f"part{month}.npy", SPEED[month * 150 : (month + 1) * 150 + 50 * (month == 2)])
+    convert(str(tmp_path / "part*.npy"), tmp_path / "a.zarr", chunks=64)
+    np.testing.assert_array_equal(values_of(wl.open(tmp_path / "a.zarr")), SPEED)
+
+
+# -- types and their errors ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int16"])
+def test_the_error_reported_is_the_error_there_is(tmp_path, dtype):
+    values = SPEED.copy()
+    values[3:9, 2] = np.nan
+    made = convert(series_of(values), tmp_path / "a.zarr", dtype=dtype, chunks=64).arrays[0]
+    gap = np.abs(values_of(wl.open(tmp_path / "a.zarr")) - values)
+    assert np.isnan(gap).sum() == made.missing == 6
+    assert made.largest_error == pytest.approx(np.nanmax(gap), rel=1e-6)
+    assert made.rms_error == pytest.approx(np.sqrt(np.nanmean(gap**2)), rel=1e-6)
+    assert made.largest_error > 0
+    if dtype == "int16":
+        assert made.largest_error <= np.nanmax(values) / 65534
+
+
+def test_a_sentinel_becomes_nan_where_values_are_scaled(tmp_path):
+    values = SPEED.copy()
+    values[10, 1] = 0.0
+    made = convert(series_of(values, missing=0.0), tmp_path / "a.zarr", dtype="int16")
+    found = values_of(wl.open(tmp_path / "a.zarr"))
+    assert np.argwhere(np.isnan(found)).tolist() == [[10, 1]]
+    assert made.arrays[0].scale == pytest.approx((SPEED.max() - SPEED.min()) / 65534)
+    assert "missing values are NaN now; open it with missing=nan" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "dtype", "message"),
+    [
+        ([[1e6], [1.0]], {}, "float16", "holds 1e.06, which float16 cannot"),
+        (
+            [[1e-9], [1.0]],
+            {"missing": 0.0},
+            "float16",
+            "1e-09.* becomes .*0.0.* in float16, which is that mark",
+        ),
+        ([[-9999.9], [1.0]], {"missing": -9999.9}, "float16", None),
+        ([[np.inf], [1.0]], {}, "int16", "infinite"),
+        ([[1.0], [2.0]], {}, "bfloat16", "unknown"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(tmp_path, values, options, dtype, message):
+    series = wl.Series(np.array(values), **options)
+    if message is None:  # the mark is rounded alike
+        convert(series, tmp_path / "a.zarr", dtype=dtype)
+        return
+    with pytest.raises(ConversionError, match=message):
+        convert(series, tmp_path / "a.zarr", dtype=dtype)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_constant_and_all_missing_values_are_scaled():
+    for values in (np.full(5, 7.5), np.full(5, np.nan), np.array([-1e308, 1e308])):
+        encoding = encoding_for("x", np.dtype("f8"), "int16", None).fitted(Range.of(values, None, "x"))
+        codes = np.empty(len(values), np.int16)
+        loss = encoding.encode(values, codes)
+        assert loss.largest <= encoding.scale
+        np.testing.assert_array_equal(codes == -32768, np.isnan(values))
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_left_alone(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(ConversionError, match="exists"):
+        convert(series_of(), tmp_path / "a.zarr")
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.csv", {}, "neither"),
+        ("nowhere/a.zarr", {}, "no folder"),
+        ("s3://bucket/a.zarr", {}, "not on this machine"),
+        ("a.npy", {"dtype": "int16"}, "no place for the scale"),
+        ("a.npy", {"chunks": 3}, "neither chunks"),
+        ("a.zarr", {"compression": "lzma"}, "unknown"),
+        ("a.zarr", {"compression": "zstd:99"}, "unknown"),
+        ("a.zarr", {"chunks": (3, 4, 5)}, "3 sizes"),
+        ("a.zarr", {"chunks": 30, "shards": 40}, "multiples"),
+        ("a.zarr", {"chunks": 0}, "1 row or more"),
+        ("a.zarr", {"span": 0}, "1 or more"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_made(tmp_path, name, options, message):
+    place = name if "://" in name else tmp_path / name
+    with pytest.raises(ConversionError, match=message):
+        convert(series_of(), place, **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_entities_are_refused(tmp_path):
+    with pytest.raises(ConversionError, match="entities"):
+        convert(wl.Series(SPEED, entities=[0, 200, 500]), tmp_path / "a.zarr")
+
+
+def test_memory_that_does_not_hold_a_chunk_is_refused(tmp_path):
+    wide = np.zeros((64, 1 << 18))
+    with pytest.raises(MemoryBudgetError, match="Give memory='640MiB'") as error:
+        convert(wide, tmp_path / "a.zarr", chunks=64, memory="300MiB")
+    assert "64 at a time" in str(error.value)
+
+
+# -- kills, faults, journals -----------------------------------------------------------------------------------------
+
+CONVERT = """
+import json, os, signal, sys, threading, time
+import numpy as np
+from windowloader.convert import convert
+from windowloader import convert_journal
+import windowloader as wl
+
+folder, name, dtype, after, delay = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4]), float(sys.argv[5])
+write, count = convert_journal.Journal.write, 0
+
+def end():
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < delay:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(self, record):
+    global count
+    count += 1
+    if count == after:  # at any moment from here: before, within and after what is written
+        threading.Thread(target=end, daemon=True).start()
+    write(self, record)
+
+convert_journal.Journal.write = counted
+series = wl.open(f"{folder}/source.npy", timestamps=("2012-03-01", "5min"))
+form = {} if name.endswith(".npy") else {"chunks": 16, "shards": 64}
+made = convert(series, f"{folder}/{name}", dtype=dtype, **form, memory=sys.argv[6], threads=2)
+print(json.dumps(made.to_dict()))
+"""
+
+
+def run(folder: Path, name: str, dtype: str, memory: str, after: int = 0, delay: float = 0) -> dict | None:
+    """What was made, or None where the process was killed."""
+    given = [folder, name, dtype, str(after), str(delay), memory]
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERT, *given], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert (done.returncode == 0) == bool(done.stdout)
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def kill_and_resume(folder: Path, name: str, dtype: str, *, kills: int, seed: int) -> None:
+    rows, memory = (131_072, "12MB") if name.endswith(".npy") else (4096, "600kB")
+    np.save(folder / "source.npy", np.random.default_rng(seed).normal(60, 9, (rows, 120)).astype("f4"))
+    chance = random.Random(seed)
+    whole = run(folder, f"whole.{name}", dtype, memory)
+    assert whole is not None
+    for _ in range(kills):
+        assert (
+            run(folder, f"killed.{name}", dtype, memory, chance.randint(1, 4), chance.uniform(0, 0.01))
+            is None
+        )
+        assert not (folder / f"killed.{name}").exists()
+    made = run(folder, f"killed.{name}", dtype, memory)
+    assert made is not None
+    assert made["checksum"] == whole["checksum"]
+    assert made["arrays"] == whole["arrays"]
+    assert tree(folder / f"killed.{name}") == tree(folder / f"whole.{name}")
+    assert sorted(os.listdir(folder)) == sorted(["source.npy", f"killed.{name}", f"whole.{name}"])
+
+
+def test_killed_twice_and_resumed_it_is_the_same(tmp_path):
+    kill_and_resume(tmp_path, "a.zarr", "float16", kills=2, seed=0)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(("name", "dtype"), [("a.zarr", ""), ("a.zarr", "int16"), ("a.npy", "float16")])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_ten_times_and_resumed_it_is_the_same(tmp_path, name, dtype, seed):
+    kill_and_resume(tmp_path, name, dtype, kills=10, seed=seed)
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def interrupted(series, path, phase, count, **options):
+    """Convert up to the count-th report of a phase."""
+    left = count
+
+    def progress(now: str, _done: int, _total: int) -> None:
+        nonlocal left
+        left -= now == phase
+        if left == 0:
+            raise Stop
+
+    with pytest.raises(Stop):
+        convert(series, path, progress=progress, threads=1, **options)
+
+
+@pytest.mark.parametrize("phase", ["scan", "write", "check"])
+def test_interrupted_in_any_phase_it_goes_on(tmp_path, phase):
+    options = {"dtype": "int16", "chunks": 16, "memory": "12kB"}
+    whole = convert(series_of(), tmp_path / "whole.zarr", **options)
+    interrupted(series_of(), tmp_path / "a.zarr", phase, 4, **options)
+    assert not (tmp_path / "a.zarr").exists()
+    made = convert(
+        series_of(), tmp_path / "a.zarr", **{**options, "memory": "1GiB"}
+    )  # other pieces, same sums
+    assert (made.resumed_bytes > 0) == (phase != "scan")
+    assert made.checksum == whole.checksum
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "whole.zarr")
+
+
+def test_a_conversion_of_something_else_is_not_gone_on_with(tmp_path):
+    interrupted(series_of(), tmp_path / "a.zarr", "write", 3, chunks=16, memory="12kB")
+    with pytest.raises(ConversionError, match="other data or other settings"):
+        convert(series_of(SPEED + 1), tmp_path / "a.zarr", chunks=16)
+    with pytest.raises(ConversionError, match="other data or other settings"):
+        convert(series_of(), tmp_path / "a.zarr", chunks=32)
+    made = convert(series_of(SPEED + 1), tmp_path / "a.zarr", chunks=16, restart=True)
+    assert made.resumed_bytes == 0
+    np.testing.assert_array_equal(values_of(wl.open(made.path)), SPEED + 1)
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with (
+        Journal(tmp_path / "a.zarr.partial.journal", "x"),
+        pytest.raises(ConversionError, match="another process"),
+    ):
+        convert(series_of(), tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+@pytest.mark.parametrize("name", ["a.zarr", "a.npy"])
+def test_what_breaks_on_disk_meanwhile_is_found_and_written_again(tmp_path, name, damage):
+    options = {} if name.endswith(".npy") else {"chunks": 16, "compression": "none"}
+    interrupted(series_of(), tmp_path / name, "check", 1, **options)
+    place = tmp_path / f"{name}.partial"
+    chunk = place if place.is_file() else place / "value/c/3/0"
+    data = bytearray(chunk.read_bytes())
+    data[-9] ^= 1
+    if damage == "gone" and place.is_dir():
+        chunk.unlink()
+    else:
+        chunk.write_bytes(data if damage != "cut" else data[:-7])
+    made = convert(series_of(), tmp_path / name, **options)
+    np.testing.assert_array_equal(
+        np.load(made.path) if place.suffixes[0] == ".npy" else values_of(wl.open(made.path)), SPEED
+    )
+
+
+def test_a_torn_record_is_forgotten(tmp_path):
+    path = tmp_path / "j"
+    with Journal(path, "x") as journal:
+        journal.write({"piece": 1})
+        journal.write({"piece": 2})
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with Journal(path, "x") as journal:
+            assert journal.records in ([], [{"piece": 1}])
+            journal.write({"piece": 3})
+        with Journal(path, "x") as journal:
+            assert journal.records[-1] == {"piece": 3}
+
+
+def test_killed_between_the_rename_and_the_end_it_is_told_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(Journal, "remove", lambda self: None)
+    made = convert(series_of(), tmp_path / "a.zarr")
+    monkeypatch.undo()
+    again = convert(series_of(), tmp_path / "a.zarr")
+    assert (again.checksum, again.arrays) == (made.checksum, made.arrays)
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_progress_rises_to_all_there_is(tmp_path):
+    seen: list[tuple[str, int, int]] = []
+    convert(
+        series_of(), tmp_path / "a.zarr", chunks=16, memory="12kB", progress=lambda *now: seen.append(now)
+    )
+    for phase in ("write", "check"):
+        done = [now[1] for now in seen if now[0] == phase]
+        assert done == sorted(done)
+        assert done[0] == 0
+        assert done[-1] == SPEED.nbytes
+        assert len(done) > 5
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+VIRTUAL = """
+import json, resource, sys
+import numpy as np
+from windowloader.convert import convert
+from windowloader.sources.base import LocalSource
+
+ROW = np.random.default_rng(0).normal(60, 9, 10_000).astype("f4")
+
+class Virtual(LocalSource):
+    def _read(self, start, stop, out):
+        out[...] = ROW
+        out[:, 0] = np.arange(start, stop) % 1000
+
+    def fingerprint(self):
+        return "virtual"
+
+steps = int(float(sys.argv[2]) * 1e9) // ROW.nbytes
+source = Virtual("virtual", shape=(steps, len(ROW)), dtype="f4", axes="tn")
+made = convert(source, sys.argv[1], dtype=sys.argv[3] or None, compression=sys.argv[4], memory="1GiB")
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **made.to_dict()}))
+"""
+
+
+def convert_virtual(path: Path, gigabytes: float, dtype: str = "", compression: str = "zstd:1") -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", VIRTUAL, path, str(gigabytes), dtype, compression],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("dtype", ["", "int16"])
+def test_twenty_gigabytes_take_less_than_one_of_memory(tmp_path, dtype):
+    made = convert_virtual(tmp_path / "a.zarr", 20, dtype)
+    assert made["arrays"][0]["raw_bytes"] > (9.9e9 if dtype else 19.9e9)
+    assert made["peak"] < 1 << 30
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+
+def test_chunks_grow_with_latency_and_span_and_shrink_with_memory():
+    base = choose_layout((100_000, 1000), 4).chunks[0]
+    assert choose_layout((100_000, 1000), 4, access=Access(latency=0.2)).chunks[0] > base
+    assert choose_layout((100_000, 1000), 4, access=Access(span=600)).chunks[0] > base
+    assert choose_layout((100_000, 1000), 4, access=Access(memory=32 << 20)).chunks[0] < base
+
+
+def test_the_choice_costs_least_of_all_tried():
+    layout = choose_layout((52_105, 2_600), 4)
+    costs = [
+        AccessCost.of(rows, num_rows=52_105, row_bytes=10_400, access=Access()).total
+        for rows in (64, 128, 256, 384, 512, 1024)
+    ]
+    assert layout.cost.total == min(costs)
+
+
+def test_large_chunks_are_cut_along_space_and_many_objects_go_into_shards():
+    layout = choose_layout((8760, 13, 721, 1440), 4)
+    assert np.prod(layout.chunks) * 4 <= 16 << 20
+    assert layout.shards is not None
+    assert all(shard % chunk == 0 for shard, chunk in zip(layout.shards, layout.chunks, strict=True))
+    assert choose_layout((8760, 13, 721, 1440), 4, shards=False).shards is None

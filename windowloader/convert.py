@@ -1,0 +1,391 @@
+"""Convert a series to Zarr or ``.npy``, laid out for windows.
+
+In: a `Series`, or anything `windowloader.open` takes. Out: a store under its final name, whole and checked, and
+`Conversion`, which says what it cost. Never leaves half a result under the final name; a killed conversion goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .convert_journal import Journal
+from .convert_layout import Access
+from .convert_stores import NpyStore, ZarrStore, codecs_of
+from .convert_targets import npy_target, zarr_targets
+from .convert_work import Work, size_pieces
+from .errors import ConversionError
+from .series import Series
+from .sources.base import digest
+from .units import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .convert_stores import Store
+    from .convert_targets import Target
+
+__all__ = ["ArrayReport", "Conversion", "convert"]
+
+FORM = 1  # of journals and checksums
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayReport:
+    """One array that was made.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+    shape : tuple of int
+    dtype : str
+    chunks : tuple of int
+    shards : tuple of int or None
+    access_cost : dict or None
+        What the model says of the chunks, where it chose them: see `windowloader.convert_layout`.
+    raw_bytes, stored_bytes : int
+        Before compression, and on disk.
+    missing : int
+        Values that are missing.
+    largest_error, rms_error : float
+        Of stored values, against those of the source.
+    scale, offset : float or None
+        Of scaled values.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    access_cost: dict[str, float] | None
+    raw_bytes: int
+    stored_bytes: int
+    missing: int
+    largest_error: float
+    rms_error: float
+    scale: float | None
+    offset: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What `convert` made.
+
+    Attributes
+    ----------
+    path : str
+    checksum : str
+        Of form and values; the same however the conversion was interrupted, and whatever its memory and threads.
+    arrays : tuple of ArrayReport
+    seconds : float
+        Of this process.
+    resumed_bytes : int
+        Written by processes before it.
+    read_amplification : float
+        Bytes read from the source over the bytes there are.
+    notes : tuple of str
+        What to know when opening it.
+    """
+
+    path: str
+    checksum: str
+    arrays: tuple[ArrayReport, ...]
+    seconds: float
+    resumed_bytes: int
+    read_amplification: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def convert(
+    source: Any,
+    destination: str | os.PathLike[str],
+    *,
+    chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | bool | None = None,
+    dtype: str | None = None,
+    compression: str = "lz4",
+    span: int = 24,
+    memory: str | int = "1GiB",
+    threads: int | None = None,
+    verify: bool = True,
+    restart: bool = False,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Conversion:
+    """Write a series to a Zarr 3 store or a ``.npy`` file.
+
+    Killed at any moment, the same call goes on with what is done: finished pieces are in a journal beside the
+    temporary name, with checksums. At the end all is read back, and renamed at once.
+
+    Parameters
+    ----------
+    source : Series, or what `windowloader.open` takes
+        A list of files is joined along time.
+    destination : path
+        Ending in ``.npy``: one array, which can be mapped. Else a Zarr store with coordinates, which xarray opens.
+    chunks : int or sequence of int, optional
+        Rows of a chunk, or all its sizes; None: by a model of what access costs (`windowloader.convert_layout`).
+    shards : int, sequence of int or bool, optional
+        Several chunks in one object: rows, all sizes, or whether. None: where there would be over 4,096 objects.
+    dtype : {"float64", "float32", "float16", "int16"}, optional
+        None: as it is. "int16" is scaled from the smallest to the largest value; missing becomes NaN.
+    compression : str
+        Of Zarr: "lz4", "zstd", "gzip", "none"; with a level if wanted, "zstd:9".
+    span : int
+        Rows of the windows that will be read, for the model.
+    memory : str or int
+        For the whole process, about.
+    threads : int, optional
+        None: up to 4.
+    verify : bool
+        Read everything back and compare.
+    restart : bool
+        Throw away what an earlier conversion to this destination has done.
+    progress : callable, optional
+        Called with a phase ("scan", "write", "check"), bytes done, bytes in all.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    ConversionError
+        Where the destination exists, is being written, or cannot hold the series; the message says what to do.
+    MemoryBudgetError
+        Where the memory does not hold the rows of one chunk or shard.
+
+    Examples
+    --------
+    >>> import tempfile, windowloader as wl
+    >>> series = wl.Series(np.arange(600.0).reshape(200, 3), timestamps=("2012-03-01", "5min"))
+    >>> made = convert(series, tempfile.mkdtemp() + "/speed.zarr", dtype="float32")
+    >>> wl.open(made.path)
+    Series('...value': 200 steps × 3 nodes, features value; 2012-03-01T00:00:00 … 2012-03-01T16:35:00; streamed)
+    """
+    began = time.perf_counter()
+    budget = parse_bytes(memory)
+    path, temporary, journal_path = _paths(destination)
+    series = _series(source)
+    targets: tuple[Target, ...]
+    store: Store
+    if path.suffix == ".npy":
+        if chunks is not None or shards:
+            raise ConversionError(
+                "a .npy file has neither chunks nor shards. Leave them out, or convert to Zarr."
+            )
+        targets = (npy_target(series, dtype=dtype),)
+        store = NpyStore(temporary, targets[0])
+    else:
+        access = Access(span=_at_least_one("span", span))
+        targets = zarr_targets(series, dtype=dtype, chunks=chunks, shards=shards, access=access)
+        codecs_of(compression, np.dtype(np.float32))  # a wrong name is an error now
+        store = ZarrStore(temporary, targets, compression)
+    sizing = size_pieces(targets, memory=budget, threads=_threads(threads))
+    head = json.dumps([FORM, compression, [target.describe() for target in targets]])
+    if restart:
+        _throw_away(temporary, journal_path)
+    with Journal(journal_path, _identity(series, targets, head)) as journal:
+        done = next((record["done"] for record in journal.records if "done" in record), None)
+        if path.exists():
+            journal.remove()
+            if done is None or temporary.exists():
+                raise ConversionError(f"{str(path)!r} exists. Remove it, or choose another name.")
+            return _told(done, began)  # killed between the rename and the end
+        work = Work(targets, store, journal, sizing, progress)
+        work.run(verify=verify)
+        store.finish(series.clock)
+        made = _report(path, series, work, head, began)
+        journal.write({"done": made.to_dict()})
+        _sync(path.parent)
+        _publish(store, path)
+        _sync(path.parent)
+        journal.remove()
+    return made
+
+
+def _paths(destination: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """Return final name, temporary name, journal."""
+    text = os.fspath(destination)
+    if "://" in text and not text.startswith("file://"):
+        raise ConversionError(
+            f"{text!r} is not on this machine. Convert to a local path and copy the store; objects never change."
+        )
+    path = Path(text.removeprefix("file://")).expanduser().absolute()
+    if path.suffix not in (".npy", ".zarr", ".zarr3", ""):
+        raise ConversionError(
+            f"{text!r}: what is made is told by the name, .zarr or .npy; {path.suffix!r} is neither."
+        )
+    if not path.parent.is_dir():
+        raise ConversionError(f"{text!r}: there is no folder {str(path.parent)!r}. Make it first.")
+    temporary = path.with_name(f"{path.name}.partial")
+    journal = path.with_name(f"{path.name}.partial.journal")
+    if path.exists() and not journal.exists():
+        raise ConversionError(f"{text!r} exists. Remove it, or choose another name.")
+    return path, temporary, journal
+
+
+def _series(source: Any) -> Series:
+    if not isinstance(source, Series):
+        from .opening import open as open_series
+
+        source = open_series(source)
+    series: Series = source
+    if series.entity_borders is not None:
+        raise ConversionError(
+            "series of several entities, which lie end to end, have no form in Zarr or .npy that keeps them apart. "
+            "Convert the series of each entity, or keep the table (Parquet)."
+        )
+    if series.num_steps == 0:
+        raise ConversionError(f"{series.name!r} has no rows.")
+    return series
+
+
+def _threads(threads: int | None) -> int:
+    return min(4, os.cpu_count() or 1) if threads is None else _at_least_one("threads", threads)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ConversionError(f"{name}={value}: 1 or more.")
+    return int(value)
+
+
+def _identity(series: Series, targets: Sequence[Target], head: str) -> str:
+    labels = [
+        (dim, digest(found.astype(str).tolist()))
+        for target in targets
+        for dim, found in target.labels.items()
+    ]
+    marks = [str(target.encoding.mark) for target in targets]
+    attributes = [sorted(target.attributes.items()) for target in targets]
+    return digest(series.fingerprint(), head, labels, marks, attributes)
+
+
+def _throw_away(temporary: Path, journal: Path) -> None:
+    if journal.exists():
+        try:
+            Journal(journal, "").close()  # held by a process that is at work?
+        except ConversionError as error:
+            if "another process" in str(error):
+                raise
+        journal.unlink()
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    else:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(store: Store, path: Path) -> None:
+    try:
+        store.publish(path)
+    except OSError as error:
+        raise ConversionError(f"{str(path)!r} cannot be given its name: {error}") from error
+
+
+def _sync(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _report(path: Path, series: Series, work: Work, head: str, began: float) -> Conversion:
+    arrays = tuple(_array_report(work, number) for number in range(len(work.targets)))
+    return Conversion(
+        path=str(path),
+        checksum=work.checksum(head),
+        arrays=arrays,
+        seconds=time.perf_counter() - began,
+        resumed_bytes=work.resumed,
+        read_amplification=work.sizing.amplification,
+        notes=tuple(_notes(path, series, work)),
+    )
+
+
+def _array_report(work: Work, number: int) -> ArrayReport:
+    target, encoding, loss = work.targets[number], work.encodings[number], work.loss(number)
+    cost = target.layout.cost
+    return ArrayReport(
+        name=target.name,
+        dims=target.dims,
+        shape=target.shape,
+        dtype=encoding.dtype.name,
+        chunks=target.layout.chunks,
+        shards=target.layout.shards,
+        access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
+        raw_bytes=target.shape[0] * target.row_bytes,
+        stored_bytes=work.store.stored_bytes(number),
+        missing=loss.missing,
+        largest_error=loss.largest,
+        rms_error=loss.rms,
+        scale=encoding.scale,
+        offset=None if encoding.scale is None else encoding.offset,
+    )
+
+
+def _notes(path: Path, series: Series, work: Work) -> list[str]:
+    """Say what the result does not by itself."""
+    notes = []
+    if path.suffix == ".npy":
+        if series.clock is not None:
+            notes.append(f"a .npy file has no timestamps; open it with timestamps={_stamps(series)}")
+        if (letters := _letters(work.targets[0])) not in ("t", "tn", "tnf"):
+            notes.append(f"open it with axes={letters!r}")
+        if len(series.features) > 1:
+            notes.append(f"open it with features={list(series.features)}")
+        if series.nodes is not None:
+            notes.append("labels of nodes are not in a .npy file; pass nodes=")
+    marks = {v.missing for v in series.variables if v.missing is not None}
+    if any(encoding.scale is not None for encoding in work.encodings):
+        notes += ["missing values are NaN now; open it with missing=nan"] if marks else []
+    elif marks:
+        notes.append(f"what marks a missing value is as before; open it with missing={marks.pop():g}")
+    if series.graph is not None:
+        notes.append("the graph is not part of the store; pass graph= again")
+    if (again := work.sizing.amplification) > 1.2:
+        notes.append(
+            f"each byte of the source was decoded {again:.1f} times: its chunks are longer than the pieces that memory "
+            "allows. More memory= would be quicker"
+        )
+    return notes
+
+
+def _letters(target: Target) -> str:
+    if len(target.variables) == 1:
+        return target.variables[0].source.axes
+    return "t" + "n" * (len(target.shape) - 2) + "f"
+
+
+def _stamps(series: Series) -> str:
+    clock = series.clock
+    assert clock is not None
+    if len(clock.rows) == 1 and clock.num_steps > 1:
+        first, second = clock.timestamps([0, 1])
+        seconds = (second - first) / np.timedelta64(1, "s")
+        return f"('{np.datetime_as_string(first, unit='s')}', '{seconds:g}s')"
+    return "…, one a row, which are not regular"
+
+
+def _told(done: dict[str, Any], began: float) -> Conversion:
+    """Return the report that was written down before the rename."""
+    arrays: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in array.items()}
+        for array in done["arrays"]
+    ]
+    told = {**done, "notes": tuple(done["notes"]), "seconds": time.perf_counter() - began}
+    return Conversion(**{**told, "arrays": tuple(ArrayReport(**array) for array in arrays)})

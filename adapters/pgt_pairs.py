@@ -137,11 +137,15 @@ class WindowPairs:
         dtype = "int64" if self._integers else self.options.dtype
         return x, self._finished(1, batch.targets, batch.target_mask, dtype)
 
-    def observed(self, position: int) -> tuple[bool, bool]:
-        """Whether a window has any value that is not missing, among its inputs and among its targets."""
-        batch = self._picker.read(np.array([position]), graph=False)
-        masks = batch.input_mask, batch.target_mask
-        return masks[0] is None or bool(masks[0].any()), masks[1] is None or bool(masks[1].any())
+    def observed(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether windows have any value that is not missing: among inputs, among targets; shape (batch,), bool."""
+        seen = np.ones((2, len(positions)), np.bool_)
+        if any(field.name.endswith("_mask") for field in self._picker.recipe.fields(1)):
+            batch = self._picker.read(positions, graph=False)
+            for place, mask in enumerate((batch.input_mask, batch.target_mask)):
+                if mask is not None:
+                    seen[place] = mask.reshape(len(positions), -1).any(axis=1)
+        return seen[0], seen[1]
 
     def close(self) -> None:
         """Let go of the rows."""

@@ -1,0 +1,461 @@
+"""PGT's signals, both ways: containers as series, windows as lazy snapshots."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch_geometric")
+
+import windowloader as wl  # noqa: E402
+from windowloader.adapters.pgt import from_signal, hetero_layout, to_signal  # noqa: E402
+from windowloader.errors import AxesError, GraphError, LoaderError, SeriesError  # noqa: E402
+
+ROW = wl.WindowSpec(lookback=1, target_offsets=(0,), inputs=["x"], targets=["y"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pyg():
+    """PyG, imported once: its own import warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch_geometric.data
+    return torch_geometric.data
+
+
+@pytest.fixture(scope="module")
+def pgt(pyg):
+    """PGT's signals, where it is installed; what it imports and does not need here is stood in for."""
+    stand_in = types.ModuleType("torch_sparse")
+    stand_in.SparseTensor = type("SparseTensor", (), {})
+    absent = "torch_sparse" not in sys.modules
+    if absent:
+        sys.modules["torch_sparse"] = stand_in
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import torch_geometric_temporal.signal as signal
+        except ImportError as error:
+            pytest.skip(f"PGT cannot be imported: {error}")
+        finally:
+            if absent:
+                del sys.modules["torch_sparse"]
+    return signal
+
+
+@pytest.fixture(scope="module")
+def chickenpox(data):
+    return json.loads((data / "pgt" / "chickenpox.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def covid(data):
+    return json.loads((data / "pgt" / "england_covid.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tennis(data):
+    return json.loads((data / "pgt" / "twitter_tennis_rg17.json").read_text())
+
+
+def same(ours, theirs):
+    """Two snapshots (or attributes) are equal: keys, dtypes, shapes, bits."""
+    assert type(ours) is type(theirs)
+    assert set(ours.keys()) == set(theirs.keys())
+    for key, value in theirs.to_dict().items():
+        mine = ours.to_dict()[key]
+        if value is None:
+            assert mine is None
+        elif isinstance(value, torch.Tensor):
+            assert mine.dtype == value.dtype, key
+            assert mine.shape == value.shape, key
+            assert torch.equal(mine.nan_to_num(7e7), value.nan_to_num(7e7)), key
+    return True
+
+
+def same_snapshots(ours, theirs):
+    count = theirs.snapshot_count
+    assert len(ours) == ours.snapshot_count == count
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert same(one, other)
+        if number % 7 == 0:
+            assert same(ours[number], other)
+    assert same(ours[-1], theirs[count - 1])
+
+
+def chickenpox_static(pgt, file, lags=4):
+    """As PGT's loader makes it of its file: lagged features, the next week as target, weights of one."""
+    values, edges = np.array(file["FX"]), np.array(file["edges"]).T
+    count = len(values) - lags
+    return pgt.StaticGraphTemporalSignal(
+        edges, np.ones(edges.shape[1]),
+        [values[i : i + lags].T for i in range(count)], [values[i + lags].T for i in range(count)],
+    )  # fmt: skip
+
+
+def covid_dynamic(pgt, file, lags=8):
+    """Cases standardised by region over all days, and the mobility of each window's first day."""
+    cases = np.array(file["y"])
+    scaled = (cases - cases.mean(axis=0)) / (cases.std(axis=0) + 10**-10)
+    count = file["time_periods"] - lags
+    maps = file["edge_mapping"]
+    return pgt.DynamicGraphTemporalSignal(
+        [np.array(maps["edge_index"][str(i)]).T for i in range(count)],
+        [np.array(maps["edge_weight"][str(i)]) for i in range(count)],
+        [scaled[i : i + lags].T for i in range(count)], [scaled[i + lags].T for i in range(count)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def covid_series(covid):
+    maps, days = covid["edge_mapping"], range(covid["time_periods"])
+    steps = [(np.transpose(maps["edge_index"][str(i)]), maps["edge_weight"][str(i)]) for i in days]
+    return wl.Series(
+        np.array(covid["y"]), features=["cases"], graph=wl.DynamicGraph.from_steps(steps, num_nodes=129)
+    )
+
+
+@pytest.fixture
+def covid_signal(covid_series):
+    windows = wl.WindowSet(covid_series, wl.WindowSpec(lookback=8, horizon=1, graph="first"))
+    return to_signal(windows, statistics="series", per="node", epsilon=1e-10)
+
+
+@pytest.fixture
+def chickenpox_signal(chickenpox):
+    graph = wl.Graph(np.transpose(chickenpox["edges"]), np.ones(len(chickenpox["edges"])))
+    series = wl.Series(np.array(chickenpox["FX"]), graph=graph)
+    return to_signal(wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=1)))
+
+
+# -- windows as signals -----------------------------------------------------------------------------------------------
+
+
+def test_a_static_signal_snapshot_for_snapshot(pgt, chickenpox, chickenpox_signal):
+    theirs = chickenpox_static(pgt, chickenpox)
+    same_snapshots(chickenpox_signal, theirs)
+
+
+def test_a_dynamic_signal_snapshot_for_snapshot(pgt, covid, covid_signal):
+    theirs = covid_dynamic(pgt, covid)
+    same_snapshots(covid_signal, theirs)
+    for number in (0, 20, 52):
+        np.testing.assert_array_equal(covid_signal.edge_indices[number], theirs.edge_indices[number])
+        np.testing.assert_allclose(covid_signal.edge_weights[number], theirs.edge_weights[number])
+
+
+def test_arrays_are_those_of_their_lists_in_float64(pgt, covid, covid_series):
+    theirs = covid_dynamic(pgt, covid)
+    windows = wl.WindowSet(covid_series, wl.WindowSpec(lookback=8, horizon=1, graph="first"))
+    ours = to_signal(windows, statistics="series", per="node", epsilon=1e-10, dtype="float64")
+    for number in range(len(ours)):
+        np.testing.assert_array_equal(ours.features[number], theirs.features[number])
+        np.testing.assert_array_equal(ours.targets[number], theirs.targets[number])
+    assert ours[0].x.dtype == torch.float64
+
+
+def test_their_split_and_their_containers_take_ours(pgt, covid, covid_signal, chickenpox, chickenpox_signal):
+    for ours, theirs in (
+        (covid_signal, covid_dynamic(pgt, covid)),
+        (chickenpox_signal, chickenpox_static(pgt, chickenpox)),
+    ):
+        for part, other in zip(
+            pgt.temporal_signal_split(ours, 0.8), pgt.temporal_signal_split(theirs, 0.8), strict=True
+        ):
+            same_snapshots(part, other)
+    lazy = chickenpox_signal
+    held = pgt.StaticGraphTemporalSignal(lazy.edge_index, lazy.edge_weight, lazy.features, lazy.targets)
+    same_snapshots(lazy[5:30], held[5:30])
+    lazy = covid_signal
+    held = pgt.DynamicGraphTemporalSignal(lazy.edge_indices, lazy.edge_weights, lazy.features, lazy.targets)
+    same_snapshots(lazy[40:], held[40:])
+
+
+def test_lists_of_tensors_as_their_examples_stack_them(pgt, chickenpox, chickenpox_signal):
+    """The batching examples stack ``dataset.features`` and ``dataset.targets`` of a split."""
+    train, _ = pgt.temporal_signal_split(chickenpox_signal, 0.5)
+    theirs, _ = pgt.temporal_signal_split(chickenpox_static(pgt, chickenpox), 0.5)
+    np.testing.assert_array_equal(np.array(train.features), np.array(theirs.features).astype("f4"))
+    np.testing.assert_array_equal(np.array(train.targets), np.array(theirs.targets).astype("f4"))
+
+
+def test_slices_of_slices_and_loops_within_loops(chickenpox_signal):
+    part = chickenpox_signal[10:100][5:-5:2]
+    assert len(part) == 40
+    assert same(part[1], chickenpox_signal[17])
+    assert sum(1 for _ in part[:6] for _ in part[:6]) == 36
+    assert part[:0].snapshot_count == 0
+    assert list(part[:0]) == []
+    with pytest.raises(IndexError):
+        part[40]
+
+
+def test_nothing_is_materialised(tmp_path):
+    """A mapped series of 40 MB as a signal: looking at one snapshot touches that snapshot's rows."""
+    values = np.lib.format.open_memmap(tmp_path / "v.npy", mode="w+", dtype="f4", shape=(10_000, 1_000))
+    values[5_000:5_010] = 3
+    values.flush()
+    del values
+    series = wl.open(tmp_path / "v.npy")
+    signal = to_signal(wl.WindowSet(series, wl.WindowSpec(lookback=9, horizon=1)))
+    assert len(signal) == 9_991
+    assert (signal.features[5_000] == 3).all()
+    assert signal[5_000].x.shape == (1_000, 9)
+    parts = [signal.features, signal.targets, signal[100:]]
+    assert all(sys.getsizeof(part) < 1000 for part in parts)
+
+
+def test_leak_free_scaling_by_the_core(covid_series):
+    spec = wl.WindowSpec(lookback=8, horizon=1, graph="first")
+    train, test = wl.split(covid_series, spec, (0.8, 0.2))
+    scaler = wl.StandardScaler.fit(train, per="node")
+    signal = to_signal(test, scaler=scaler, scale_targets=False)
+    batch = test.read([2], scaler=scaler, scale_targets=False, layout=("bnt", "bn"))
+    np.testing.assert_array_equal(signal[2].x, batch.inputs[0])
+    assert signal[2].y.dtype == torch.int64  # cases as counted: whole numbers stay labels, as PGT keeps them
+    np.testing.assert_array_equal(signal[2].y, batch.targets[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"layout": "nx"}, AxesError, "brackets"),
+        ({"statistics": "train"}, LoaderError, "'series'"),
+        ({"statistics": "series", "scaler": wl.StandardScaler(0.0, 1.0)}, LoaderError, "one of them"),
+    ],
+)
+def test_wrong_use_says_so(options, error, match):
+    windows = wl.WindowSet(wl.Series(np.zeros((9, 2))), wl.WindowSpec(lookback=2, horizon=1))
+    with pytest.raises(error, match=match):
+        to_signal(windows, **options)
+
+
+def test_a_graph_for_each_row_is_refused(covid_series):
+    with pytest.raises(GraphError, match="graph='first'"):
+        to_signal(wl.WindowSet(covid_series, wl.WindowSpec(lookback=8, horizon=1)))
+
+
+# -- signals as series ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+def edges_of(rng, count=6, nodes=5):
+    return rng.integers(0, nodes, (2, count)), rng.random(count)
+
+
+@pytest.fixture(params=["temporal", "static feature"])
+def homogeneous(request, pgt, rng):
+    """PGT's six containers of one node type, with additional features of two kinds."""
+    steps, nodes = 7, 5
+    features = [rng.normal(size=(nodes, 3, 2)) for _ in range(steps)]
+    targets = [rng.integers(0, 9, nodes) for _ in range(steps)]
+    more = {
+        "weights": [rng.normal(size=nodes) for _ in range(steps)],
+        "label": [rng.integers(0, 4, (2,)) for _ in range(steps)],
+    }
+    pairs = [edges_of(rng, 3 + i) for i in range(steps)]
+    index, weight = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    batches = [rng.integers(0, 2, nodes) for _ in range(steps)]
+    if request.param == "static feature":
+        return [
+            pgt.DynamicGraphStaticSignal(index, weight, features[0], targets, **more),
+            pgt.DynamicGraphStaticSignalBatch(index, weight, features[0], targets, batches, **more),
+        ]
+    return [
+        pgt.StaticGraphTemporalSignal(index[0], weight[0], features, targets, **more),
+        pgt.StaticGraphTemporalSignalBatch(index[0], weight[0], features, targets, batches[0], **more),
+        pgt.DynamicGraphTemporalSignal(index, weight, features, targets, **more),
+        pgt.DynamicGraphTemporalSignalBatch(index, weight, features, targets, batches, **more),
+        pgt.StaticGraphTemporalSignal(index[0], None, features, targets),
+        pgt.StaticGraphTemporalSignal(None, None, features, targets),
+    ]
+
+
+def test_every_container_there_and_back(homogeneous):
+    for theirs in homogeneous:
+        series = from_signal(theirs)
+        ours = to_signal(wl.WindowSet(series, ROW), like=theirs)
+        same_snapshots(ours, theirs)
+        assert ours.additional_feature_keys == theirs.additional_feature_keys
+        again = to_signal(wl.WindowSet(from_signal(ours), ROW), like=ours)
+        same_snapshots(again, theirs)
+
+
+def test_snapshots_without_features_or_targets(pgt, rng):
+    features = [rng.normal(size=(4, 2)) for _ in range(5)]
+    targets = [rng.normal(size=4) for _ in range(5)]
+    features[1], targets[3] = None, None
+    pairs = [edges_of(rng, 3, 4) for _ in range(5)]
+    theirs = pgt.StaticGraphTemporalSignal(*pairs[0], features, targets)
+    ours = to_signal(wl.WindowSet(from_signal(theirs), ROW), like=theirs)
+    same_snapshots(ours, theirs)
+    assert ours[1].x is None
+    assert ours.targets[3] is None
+    edges = [pair[0] if i != 2 else None for i, pair in enumerate(pairs)]
+    weights = [pair[1] if i != 2 else None for i, pair in enumerate(pairs)]
+    dynamic = pgt.DynamicGraphTemporalSignal(edges, weights, features, targets)
+    ours = to_signal(wl.WindowSet(from_signal(dynamic), ROW), like=dynamic)
+    assert ours[2].edge_index.shape == (2, 0)
+    assert same(ours[4], dynamic[4])
+
+
+def test_a_nan_among_values_stays_one(pgt, rng):
+    features = [rng.normal(size=(4, 2)) for _ in range(5)]
+    features[2][1, 0] = np.nan
+    theirs = pgt.StaticGraphTemporalSignal(*edges_of(rng, 3, 4), features, features)
+    same_snapshots(to_signal(wl.WindowSet(from_signal(theirs), ROW), like=theirs), theirs)
+
+
+def test_the_tennis_graphs_from_file(pgt, tennis):
+    hours = range(tennis["time_periods"])
+    theirs = pgt.DynamicGraphTemporalSignal(
+        [np.array(tennis[str(i)]["edges"]).T for i in hours],
+        [np.array(tennis[str(i)]["weights"]) for i in hours],
+        [np.array(tennis[str(i)]["X"]) for i in hours],
+        [np.log(1.0 + np.array(tennis[str(min(i + 1, 119))]["y"])) for i in hours],
+    )
+    series = from_signal(theirs)
+    assert (series.num_steps, series.num_nodes, series.features) == (120, 1000, ("x.0", "x.1", "y"))
+    same_snapshots(to_signal(wl.WindowSet(series, ROW)), theirs)
+
+
+def test_lagged_features_become_the_series_they_were_cut_from(pgt, chickenpox):
+    theirs = chickenpox_static(pgt, chickenpox)
+    series = from_signal(theirs, lagged=True)
+    np.testing.assert_array_equal(series.variables[0].view()[..., 0], chickenpox["FX"])
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=1))
+    same_snapshots(to_signal(windows), theirs)
+    longer = to_signal(wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=3)))
+    same_snapshots(longer, to_horizon(pgt, chickenpox, 12, 3))
+
+
+def to_horizon(pgt, file, lags, horizon):
+    values, edges = np.array(file["FX"]), np.array(file["edges"]).T
+    count = len(values) - lags - horizon + 1
+    return pgt.StaticGraphTemporalSignal(
+        edges, np.ones(edges.shape[1]), [values[i : i + lags].T for i in range(count)],
+        [values[i + lags : i + lags + horizon].T for i in range(count)],
+    )  # fmt: skip
+
+
+def test_lagged_features_of_a_dynamic_graph(pgt, covid, covid_series):
+    theirs = covid_dynamic(pgt, covid)
+    series = from_signal(theirs, lagged=True)
+    assert series.num_steps == 61
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=8, horizon=1, graph="first"))
+    same_snapshots(to_signal(windows), theirs)
+
+
+def test_lagged_with_targets_of_the_first_feature_only(pgt, rng):
+    """METR-LA's: features [node, feature, lag], targets of the speed; the last targets' rows lack the other feature."""
+    values = rng.normal(size=(20, 3, 2))
+    theirs = pgt.StaticGraphTemporalSignal(
+        *edges_of(rng, 4, 3),
+        [np.moveaxis(values[i : i + 4], 0, -1) for i in range(15)],
+        [values[i + 4 : i + 6, :, 0].T for i in range(15)],
+    )
+    series = from_signal(theirs, lagged=True)
+    np.testing.assert_array_equal(series.variables[0].view(), values[:18])
+
+
+def test_what_is_not_lagged_says_so(pgt, rng):
+    features = [rng.normal(size=(3, 4)) for _ in range(5)]
+    signal = pgt.StaticGraphTemporalSignal(None, None, features, [a[:, 0] for a in features])
+    with pytest.raises(SeriesError, match="no lag"):
+        from_signal(signal, lagged=True)
+    values = rng.normal(size=(9, 3))
+    other = [rng.normal(size=3) for _ in range(5)]
+    signal = pgt.StaticGraphTemporalSignal(None, None, [values[i : i + 4].T for i in range(5)], other)
+    with pytest.raises(SeriesError, match="not the steps that follow"):
+        from_signal(signal, lagged=True)
+
+
+def test_snapshots_that_differ_in_shape_say_so(pgt, rng):
+    features = [rng.normal(size=(3 + (i == 2), 4)) for i in range(5)]
+    signal = pgt.StaticGraphTemporalSignal(None, None, features, [a[:, 0] for a in features])
+    with pytest.raises(SeriesError, match=r"snapshot 2 has shape \(4, 4\)"):
+        from_signal(signal)
+    with pytest.raises(SeriesError, match="no PGT signal"):
+        from_signal(object())
+
+
+# -- several node types -----------------------------------------------------------------------------------------------
+
+WRITES, CITES = ("author", "writes", "paper"), ("paper", "cites", "paper")
+
+
+@pytest.fixture(params=["static", "dynamic", "static feature"])
+def heterogeneous(request, pgt, rng):
+    """PGT's six containers of several node types: plain and with batch numbers."""
+    steps = 5
+    features = [{"author": rng.normal(size=(2, 3)), "paper": rng.normal(size=(4, 1))} for _ in range(steps)]
+    targets = [{"author": rng.integers(0, 9, 2), "paper": rng.integers(0, 9, 4)} for _ in range(steps)]
+    index = [
+        {WRITES: np.array([[0, 1, i % 2], [3, 0, 2]]), CITES: rng.integers(0, 4, (2, 1 + i))}
+        for i in range(steps)
+    ]
+    weight = [{key: rng.random(value.shape[1]) for key, value in one.items()} for one in index]
+    batches = [{"author": np.array([0, 1]), "paper": np.array([0, 0, 1, 1])} for _ in range(steps)]
+    more = {"seen": [{"author": rng.normal(size=2), "paper": None} for _ in range(steps)]}
+    if request.param == "static":
+        return [
+            pgt.StaticHeteroGraphTemporalSignal(index[1], weight[1], features, targets, **more),
+            pgt.StaticHeteroGraphTemporalSignalBatch(
+                index[1], weight[1], features, targets, batches[0], **more
+            ),
+        ]
+    if request.param == "dynamic":
+        return [
+            pgt.DynamicHeteroGraphTemporalSignal(index, weight, features, targets, **more),
+            pgt.DynamicHeteroGraphTemporalSignalBatch(index, weight, features, targets, batches, **more),
+        ]
+    return [
+        pgt.DynamicHeteroGraphStaticSignal(index, weight, features[0], targets, **more),
+        pgt.DynamicHeteroGraphStaticSignalBatch(index, weight, features[0], targets, batches, **more),
+    ]
+
+
+def test_node_types_come_apart_again(heterogeneous):
+    for theirs in heterogeneous:
+        series, layout = from_signal(theirs), hetero_layout(theirs)
+        assert list(series.nodes) == ["author/0", "author/1", "paper/0", "paper/1", "paper/2", "paper/3"]
+        assert layout.edge_types == (WRITES, CITES)
+        has_batch = "Batch" in type(theirs).__name__
+        extra = {"seen": "seen", **({"batch": "batch"} if has_batch else {})}
+        ours = to_signal(wl.WindowSet(series, ROW), additional=extra, dtype="float64")
+        seen = 0
+        for number, snapshot in enumerate(theirs):
+            mine = ours[number]
+            for kind, part in layout.nodes.items():
+                width = layout.shapes["x"][kind][0]
+                assert torch.equal(mine.x[part, :width].float(), snapshot[kind].x)
+                assert torch.equal(mine.y[part], snapshot[kind].y)
+                if has_batch:
+                    assert torch.equal(mine.batch[part], snapshot[kind].batch)
+            assert torch.equal(mine.seen[layout.nodes["author"]].float(), snapshot["author"].seen)
+            assert mine.x[layout.nodes["paper"], 1:].isnan().all()
+            count = mine.edge_index.shape[1]
+            kinds = layout.edge_type[seen : seen + count]
+            seen += count if "Dynamic" in type(theirs).__name__ else 0
+            for place, (source, relation, target) in enumerate(layout.edge_types):
+                chosen = kinds == place
+                shift = torch.tensor([[layout.nodes[source].start], [layout.nodes[target].start]])
+                expected = snapshot[source, relation, target]
+                assert torch.equal(mine.edge_index[:, chosen] - shift, expected.edge_index)
+                assert torch.equal(mine.edge_attr[chosen], expected.edge_attr)
+
+
+def test_no_heterogeneous_snapshots_out(heterogeneous):
+    for theirs in heterogeneous:
+        with pytest.raises(SeriesError, match="hetero_layout"):
+            to_signal(wl.WindowSet(from_signal(theirs), ROW), like=theirs)

@@ -71,10 +71,12 @@ class Mirror:
         self.folder, self.form, self.writable = folder, form, writable
         self.changed = threading.Condition()  # notified whenever a block of this process has moved on
         self.reserved = not writable
+        blocks = form.num_blocks
+        for name, size in (("values", form.nbytes), ("blocks", blocks * SLOT.itemsize)):
+            _check_size(folder / name, size)
         self._files = {name: _open(folder / name, writable) for name in ("values", "blocks", "claims")}
         self._used = os.open(folder / "used", os.O_RDONLY)
         fcntl.flock(self._used, fcntl.LOCK_SH)
-        blocks = form.num_blocks
         self.rows = np.ndarray(form.shape, form.dtype, self._map("values", form.nbytes))
         self._table = np.ndarray(blocks, SLOT, self._map("blocks", blocks * SLOT.itemsize))
         self._checked = np.zeros(blocks, np.bool_)  # compared with its checksum, or written, by this process
@@ -88,12 +90,6 @@ class Mirror:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="windowloader-mirror")
 
     def _map(self, name: str, size: int) -> mmap.mmap:
-        found = os.fstat(self._files[name]).st_size
-        if found != size:  # a page past the end is a bus error, not an exception
-            raise CorruptDataError(
-                f"the mirror {self.folder / name} has {found} bytes instead of {size}; somebody changed it. "
-                f"Remove the folder {self.folder}."
-            )
         return mmap.mmap(self._files[name], size, access=mmap.ACCESS_READ)
 
     # -- what is there -------------------------------------------------------------------------------------------------
@@ -336,6 +332,16 @@ class Mirror:
             os.close(number)
         if files:
             os.close(self._used)
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raise for a file that is not as long as it was made: a page past its end is a bus error, not an exception."""
+    found = path.stat().st_size
+    if found != size:
+        raise CorruptDataError(
+            f"the mirror {path} has {found} bytes instead of {size}; somebody changed it. Remove the folder "
+            f"{path.parent}."
+        )
 
 
 def _open(path: Path, writable: bool) -> int:

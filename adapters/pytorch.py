@@ -8,12 +8,11 @@ the core. Everything else for torch is found here, too: `WindowDataset` and `Win
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.adapters.torch_batch import TorchBatch, TorchGraph
 from windowloader.adapters.torch_dataset import WindowDataset
-from windowloader.adapters.torch_device import Destination
+from windowloader.adapters.torch_device import Destination, DeviceReport
 from windowloader.adapters.torch_errors import ExactError, ddp_scale
 from windowloader.adapters.torch_sampler import WindowSampler
 from windowloader.loader import WindowLoader
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
     from windowloader.config import LoaderOptions
     from windowloader.engine import Engine
     from windowloader.iteration import Iteration
-    from windowloader.order import Order
     from windowloader.ranks import Ranks
+    from windowloader.state import RunState
     from windowloader.windows import WindowSet
 
 __all__ = [
+    "DeviceReport",
     "ExactError",
     "TorchBatch",
     "TorchGraph",
@@ -53,6 +53,10 @@ class TorchLoader(WindowLoader):
         memory. ``starts`` and ``entities`` stay on the host.
     pin_memory : bool, optional
         Make batches in pinned memory. None: where the device is a CUDA one.
+    device_memory : str or int, optional
+        Let the rows that the windows read live on the device, scaled and cast: a number of bytes they may take ("8GiB";
+        where they need more, batches are gathered on the host, with a warning), or "all". Batches are the same to the
+        bit; what moves over the bus is each row once, and starts.
     **options
         Those of `WindowLoader`. ``dtype`` may also be "bfloat16" or a ``torch.dtype``; ``transform`` comes last, after
         the copy to the device.
@@ -79,22 +83,24 @@ class TorchLoader(WindowLoader):
         *,
         device: torch.device | str | int | None = None,
         pin_memory: bool | None = None,
+        device_memory: str | int | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
         self._destination: Destination | None = None
-        self._asked = (device, pin_memory)
+        self._asked = (device, pin_memory, device_memory)
         super().__init__(windows, **options)
         self._to()
 
     def _to(self) -> Destination:
         """Where batches go; also asked for while the core's part is built, if ranks are given."""
         if self._destination is None:
-            device, pin_memory = self._asked
+            device, pin_memory, device_memory = self._asked
             self._destination = Destination(
                 device,
                 pin_memory=pin_memory,
-                series=self._windows.series,
-                bfloat16=self._recipe.dtype == "bfloat16",
+                device_memory=device_memory,
+                windows=self._windows,
+                recipe=self._recipe,
             )
         return self._destination
 
@@ -104,12 +110,26 @@ class TorchLoader(WindowLoader):
         share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
         return self._to().buffers(self._recipe.nbytes(share))
 
-    def _start(self, ranks: Ranks, order: Order) -> Engine:
-        return replace(super()._start(ranks, order), finish=self._to().start)
+    def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
+        return self._to().place(super()._start(ranks, state))
 
     def __iter__(self) -> Iteration:
-        self._to().copies  # noqa: B018 - resolves the device, in the thread of the loop
+        self._bind()
+        self._to().load()  # in the thread of the loop, whose device is the one that is meant
         return super().__iter__()
+
+    def device_report(self) -> DeviceReport:
+        """Say where rows live, and how many bytes went to the device so far.
+
+        Returns
+        -------
+        DeviceReport
+        """
+        self._bind()
+        return self._to().report()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_destination": None}  # of this process alone
 
     def _deliver(self, batch: Any) -> Any:
         return super()._deliver(self._to().copies.finish(batch))

@@ -130,14 +130,23 @@ class TorchBatch(Batch):
     """
 
     @classmethod
-    def of(cls, batch: Batch, *, bfloat16: bool = False, graph: Any = None) -> TorchBatch:
-        """Wrap the arrays of a batch; ``graph`` takes the place of its own."""
-        arrays: dict[str, Any] = {
-            name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()
-        }
+    def of(
+        cls,
+        batch: Batch,
+        *,
+        bfloat16: bool = False,
+        graph: Any = None,
+        arrays: dict[str, torch.Tensor] | None = None,
+    ) -> TorchBatch:
+        """Wrap the arrays of a batch; ``graph`` takes the place of its own, ``arrays`` of all of its arrays."""
+        found: dict[str, Any] = (
+            {name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()}
+            if arrays is None
+            else {**arrays}
+        )
         weights = None if batch.weights is None else torch.from_numpy(batch.weights)
         return cls(
-            **arrays,
+            **found,
             weights=weights,
             starts=batch.starts,
             entities=batch.entities,

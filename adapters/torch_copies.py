@@ -17,6 +17,7 @@ from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors, move
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from windowloader.adapters.torch_rows import DeviceRows
     from windowloader.batch import Batch
     from windowloader.graph import Graph
 
@@ -101,6 +102,13 @@ class Copies:
         Whether arrays of uint16 are bits of bfloat16.
     graph : Graph, optional
         A static graph, copied once.
+
+    Attributes
+    ----------
+    rows : DeviceRows or None
+        Where batches are gathered on the device, from their starts.
+    moved_bytes : int
+        Sent to the device so far, rows included.
     """
 
     def __init__(
@@ -120,22 +128,29 @@ class Copies:
         self._graph = graph_of_tensors(graph)
         if device is not None and self._graph is not None:
             self._graph = self._graph.to(device)
-        self.copied_bytes = 0
+        self.rows: DeviceRows | None = None
+        self.moved_bytes = 0
 
     def start(self, batch: Batch) -> TorchBatch | OnItsWay:
         """Wrap a batch, and begin to copy it; in the thread that made it."""
         graph = self._graph if batch.graph is self._static else graph_of_tensors(batch.graph)
-        tensors = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
-        if self.device is None or self.device.type == "cpu":
-            return tensors
-        self.copied_bytes += tensors.nbytes
         if self._stream is None:
-            return self._copied(tensors)
+            return self._there(batch, graph)
         with self._stream():
-            return OnItsWay(self._copied(tensors), self._stream.mark())
+            return OnItsWay(self._there(batch, graph), self._stream.mark())
+
+    def _there(self, batch: Batch, graph: Any) -> TorchBatch:
+        arrays = None if self.rows is None else self.rows.gather(batch.starts)
+        tensors = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph, arrays=arrays)
+        return tensors if self.device is None or self.device.type == "cpu" else self._copied(tensors)
 
     def finish(self, made: TorchBatch | OnItsWay) -> TorchBatch:
         """Take over a batch in the loop's thread."""
+        batch = made if isinstance(made, TorchBatch) else made.batch
+        if self.rows is not None:
+            self.moved_bytes += 8 * batch.num_windows  # starts
+        elif self.device is not None and self.device.type != "cpu":
+            self.moved_bytes += batch.nbytes
         if isinstance(made, TorchBatch):
             return made
         assert self._stream is not None
@@ -144,14 +159,16 @@ class Copies:
 
     def _copied(self, batch: TorchBatch) -> TorchBatch:
         assert self.device is not None
-        own = list(batch.arrays().values())
-        moved: Any = batch.map(lambda tensor: self.copy(tensor, made_pinned=any(tensor is t for t in own)))
+        small = batch.weights  # alone not made in the batch's own, perhaps pinned memory
+        moved: Any = batch.map(lambda tensor: self.copy(tensor, made_pinned=tensor is not small))
         edges = moved_graph(batch.graph, lambda tensor: self.copy(tensor, made_pinned=False), self.device)
         found: TorchBatch = replace(moved, graph=edges)
         return found
 
     def copy(self, tensor: torch.Tensor, *, made_pinned: bool) -> torch.Tensor:
         """Copy one tensor to the device: without waiting if memory is pinned, and small ones are made so."""
+        if tensor.device == self.device:
+            return tensor
         source = tensor.pin_memory() if self._pinned and not made_pinned else tensor
         target = torch.empty_like(source, device=self.device)
         return target.copy_(source, non_blocking=self._pinned)

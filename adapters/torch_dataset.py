@@ -22,7 +22,6 @@ from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
 from windowloader.gather import Recipe
 from windowloader.rows import row_access
-from windowloader.shard import Step
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:
@@ -130,6 +129,11 @@ class WindowDataset(Dataset[Sample]):
         """The windows it reads."""
         return self._state[0]
 
+    @property
+    def recipe(self) -> Recipe:
+        """How rows become batches."""
+        return self._here().recipe
+
     def __len__(self) -> int:
         return len(self.windows)
 
@@ -191,7 +195,7 @@ class _Reader:
         self.windows = windows
         self.recipe = Recipe.compile(windows.series, windows.spec, **options)
         self.axes = _batch_axes(self.recipe)
-        self._rows = row_access(windows.series, self.recipe.variables, windows.spec.span).stream()
+        self._rows = row_access(windows.series, self.recipe.variables, windows.spec.span)
         self._pool = BufferPool(0)
         graph = windows.series.graph
         self._graph = None if isinstance(graph, DynamicGraph) else graph_of_tensors(graph)
@@ -204,8 +208,8 @@ class _Reader:
         arrays: dict[str, Any] = self._buffers(len(starts)).lease().carve(self.recipe.fields(len(starts)))
         known = _of_step(positions)
         weights = np.ones(len(starts), np.float32) if known["weights"] is None else known["weights"]
-        with self._rows.rows(0, Step(numbers, weights, len(numbers)), starts) as rows:
-            self.recipe.gather(arrays, starts, rows)
+        for piece in self._rows.pieces(starts):
+            self.recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
         edges = windows.graph_at(starts) if self._graph is None else None
         batch = Batch(
             **arrays,

@@ -12,9 +12,11 @@ from torch.utils.data import Sampler
 
 from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
 from windowloader.config import LoaderConfig
-from windowloader.engine import make_order, make_steps
+from windowloader.engine import make_steps
+from windowloader.gather import Recipe
 from windowloader.iteration import tasks
 from windowloader.ranks import resolve
+from windowloader.reading import survey
 from windowloader.state import RunState
 
 if TYPE_CHECKING:
@@ -74,6 +76,12 @@ class WindowSampler(Sampler[list[int]]):
 
     def __init__(self, windows: WindowSet | WindowDataset, **options: Unpack[SamplerOptions]) -> None:
         self.windows = windows.windows if isinstance(windows, WindowDataset) else windows
+        # which variables are read decides the order of streams
+        self._recipe = (
+            windows.recipe
+            if isinstance(windows, WindowDataset)
+            else Recipe.compile(windows.series, windows.spec, fill=0.0)
+        )
         self.config = LoaderConfig(**options)
         self.epoch = 0
         self._bound: tuple[Steps, Ranks] | None = None
@@ -83,8 +91,8 @@ class WindowSampler(Sampler[list[int]]):
         if self._bound is None or state is not None:
             config = self.config
             ranks = resolve(config.rank, config.world_size)
-            order = make_order(self.windows, config, ranks.world_size, state)
-            self._bound = make_steps(order, config, ranks.world_size), ranks
+            reading = survey(self.windows, self._recipe, config, ranks.world_size, state)
+            self._bound = make_steps(reading.order, config, ranks.world_size), ranks
         return self._bound
 
     def set_epoch(self, epoch: int) -> None:
@@ -118,7 +126,7 @@ class SamplerIteration:
             found.weights = task.step.weights
             found.exact = steps.weighted(ranks.world_size)
             found.epoch, found.step = task.before.epoch, task.before.step
-            found.step_weight = steps.total_weight(task.before, world_size=ranks.world_size)
+            found.step_weight = task.weight
             self._position = task.after
             yield found
         self._sampler.epoch = self._position.epoch + 1

@@ -73,7 +73,8 @@ class ExactMetric(Metric):
 
     def _error(self) -> ExactError:
         error = ExactError(self._kind, layout=self._layout)
-        for state in [self.sums] if isinstance(self.sums, torch.Tensor) else self.sums:
+        states: Any = self.sums  # one tensor after a synchronisation, else a list
+        for state in [states] if isinstance(states, torch.Tensor) else states:
             error.merge_states(state.tolist())
         return error
 

@@ -159,10 +159,10 @@ def label(steps: int, step_seconds: float | None) -> str:
     Examples
     --------
     >>> label(3, 300.0), label(3, 3600.0), label(3, 86400.0), label(3, None)
-    ('15 min', '3 h', '3 days', '3 steps')
+    ('15 min', '3 h', '3 days', 'step 3')
     """
     if step_seconds is None:
-        return f"{steps} steps"
+        return f"step {steps}"
     seconds = steps * step_seconds
     for name, unit in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds % unit == 0 and (name != "h" or seconds > unit) and (name != "days" or seconds > unit):

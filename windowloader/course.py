@@ -293,9 +293,11 @@ class Course:
         """Blocks that must be there when the next turn begins."""
         lane, turn = passage.lane, passage.turn + 1
         if passage.begun:
-            return lane.visits[turn : turn + 1].tolist()
-        entered = np.arange(min(turn + 1, len(lane.visits)))
-        return lane.visits[entered[passage.residency.placed[entered]]].tolist()
+            needed = lane.visits[turn : turn + 1]
+        else:
+            entered = np.arange(min(turn + 1, len(lane.visits)))
+            needed = lane.visits[entered[passage.residency.placed[entered]]]
+        return [int(block) for block in needed]
 
     def _turn(self) -> None:
         """Begin the next turn, as ``residency`` has it."""

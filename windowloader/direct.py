@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .arena import Arena
-from .errors import MemoryBudgetError
+from .errors import MemoryBudgetError, SourceError
 from .gather import Rows
 from .reader import Job, Reader
 from .rows import InTurn, Piece, merge
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
     from .budget import Choice
     from .gather import Recipe
+    from .reader import RowRange
     from .rows import Others
     from .shard import Position
     from .stored import Stored
 
-__all__ = ["Benches", "DirectAccess", "window_rows"]
+__all__ = ["Benches", "Benchwork", "DirectAccess", "window_rows"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -92,20 +93,104 @@ class Benches:
         return cls(rows=min(windows * span, held // count), count=count)
 
 
+class Laid(NamedTuple):
+    """What a bench is filled with: rows of some windows, each once."""
+
+    bench: int
+    rows: NDArray[np.int64]
+    """Rows of the series, rising."""
+    places: NDArray[np.int64]
+    """Where each lies on the bench."""
+    first: NDArray[np.int64]
+    """Where each window begins on the bench."""
+    wanted: NDArray[np.bool_]
+    """Which of ``rows`` no other bench has."""
+    shared: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
+    """Benches that have others: which, places there, places here."""
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
+        rows, places = self.rows[self.wanted], self.places[self.wanted]
+        if not len(rows):
+            return []
+        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
+        begins, ends = np.append(0, cuts), np.append(cuts, len(rows))
+        return [
+            (int(rows[begin]), int(rows[end - 1]) + 1, int(places[begin]))
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+        ]
+
+
+class Benchwork:
+    """Which bench holds what, batch after batch: arithmetic that a plan and the reading itself go through alike.
+
+    Parameters
+    ----------
+    benches : Benches
+    offsets : ndarray, int64
+        Rows that a window reads, counted from its start.
+    span : int
+
+    Examples
+    --------
+    >>> work = Benchwork(Benches(rows=6, count=2), np.arange(3), 3)
+    >>> work.fit(np.array([0, 1, 2, 9]), 0), work.lay(np.array([0, 1, 2])).runs()
+    (3, [(0, 5, 0)])
+    >>> work.lay(np.array([3, 4])).runs()
+    [(5, 7, 2)]
+    """
+
+    def __init__(self, benches: Benches, offsets: NDArray[np.int64], span: int) -> None:
+        self.benches, self.offsets, self.span = benches, offsets, span
+        self._held = [(_NONE, _NONE)] * benches.count
+        self._next = 0
+
+    def fit(self, starts: NDArray[np.int64], begin: int) -> int:
+        """Return up to which window a bench holds the rows; at least one more than ``begin``."""
+        low, high = begin + 1, len(starts)
+        while low < high:  # more windows never need fewer rows
+            middle = (low + high + 1) // 2
+            opens, ends, _ = merge(starts[begin:middle], self.span)
+            low, high = (middle, high) if (ends - opens).sum() <= self.benches.rows else (low, middle - 1)
+        return low
+
+    @property
+    def upcoming(self) -> int:
+        """The bench that `lay` takes next: the one that was filled longest ago."""
+        return self._next
+
+    def lay(self, starts: NDArray[np.int64]) -> Laid:
+        """Fill the next bench with the rows of some windows."""
+        opens, _, first = merge(starts, self.span)
+        rows = np.unique(starts[:, np.newaxis] + self.offsets)
+        shift = np.empty(len(opens), np.int64)
+        shift[np.searchsorted(opens, starts, side="right") - 1] = first - starts
+        places = rows + shift[np.searchsorted(opens, rows, side="right") - 1]
+        bench, count = self._next, self.benches.count
+        wanted, shared = np.ones(len(rows), np.bool_), []
+        for age in range(1, count):
+            other = (bench - age) % count
+            has, where = self._held[other]
+            if not len(has):
+                continue
+            at = np.minimum(np.searchsorted(has, rows), len(has) - 1)
+            there = wanted & (has[at] == rows)
+            if there.any():
+                shared.append((other, where[at[there]], places[there]))
+                wanted &= ~there
+        self._held[bench] = (rows, places)
+        self._next = (bench + 1) % count
+        return Laid(bench, rows, places, first, wanted, shared)
+
+
 @dataclass(slots=True, eq=False)
 class _Bench:
-    """Rows of one stretch of a batch."""
+    """The rows themselves."""
 
     regions: Sequence[np.ndarray]
-    rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
-    """Which rows of the series it holds, rising."""
-    places: NDArray[np.int64] = field(default_factory=lambda: _NONE)
-    """Where."""
-    job: Job | None = None
     ready: bool = True
     failed: bool = False
     holds: int = 0
-    used: int = 0
 
 
 class DirectAccess:
@@ -150,7 +235,9 @@ class DirectAccess:
             else:
                 variables = [one.variable for one in self.stored]
                 arena = Arena(variables, self.shape.rows * self.shape.count)
-                cuts = [slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)]
+                cuts = [
+                    slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)
+                ]
                 benches = [_Bench([region[cut] for region in arena.regions]) for cut in cuts]
             stream = DirectStream(self, benches)
             self._streams.add(stream)
@@ -179,7 +266,7 @@ class DirectStream(InTurn):
     def __init__(self, access: DirectAccess, benches: list[_Bench]) -> None:
         super().__init__(access.reader.lock)
         self._access, self._benches = access, benches
-        self._clock = 0
+        self._work = Benchwork(access.shape, access.offsets, access.span)
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
         """Yield the rows of batch number ``index``, as many windows at a time as a bench holds."""
@@ -189,11 +276,12 @@ class DirectStream(InTurn):
             self.await_turn(index)
             begin = 0
             while begin < len(starts):
-                end = self._fit(starts, begin)
-                bench, shared, first[begin:end] = self._lay_out(index, starts[begin:end])
+                end = self._work.fit(starts, begin)
+                bench, laid, job = self._take(index, starts[begin:end])
+                first[begin:end] = laid.first
                 if end == len(starts):
                     self.pass_on(index)
-                self._fill(bench, shared)
+                self._fill(bench, laid, job)
                 rows = [Rows(region, first) for region in bench.regions]
                 yield Piece(self._access.others.beside(rows, starts), begin, end)
                 self._let_go([bench])
@@ -205,98 +293,55 @@ class DirectStream(InTurn):
             if bench is not None:
                 self._let_go([bench])
 
-    def _fit(self, starts: NDArray[np.int64], begin: int) -> int:
-        """Return up to which window a bench holds the rows."""
-        room, span = self._access.shape.rows, self._access.span
-        low, high = begin + 1, len(starts)
-        while low < high:  # more windows never need fewer rows
-            middle = (low + high + 1) // 2
-            opens, ends, _ = merge(starts[begin:middle], span)
-            low, high = (middle, high) if (ends - opens).sum() <= room else (low, middle - 1)
-        return low
-
-    def _lay_out(
-        self, index: int, starts: NDArray[np.int64]
-    ) -> tuple[_Bench, list[tuple[_Bench, NDArray[np.int64], NDArray[np.int64]]], NDArray[np.int64]]:
-        """Take a bench, and say which of its rows others have and which are read."""
-        access = self._access
-        opens, _, first = merge(starts, access.span)
-        rows = np.unique(starts[:, np.newaxis] + access.offsets)
-        shift = np.empty(len(opens), np.int64)
-        shift[np.searchsorted(opens, starts, side="right") - 1] = first - starts
-        places = rows + shift[np.searchsorted(opens, rows, side="right") - 1]
+    def _take(self, index: int, starts: NDArray[np.int64]) -> tuple[_Bench, Laid, Job]:
+        """Wait for the next bench, and ask for the rows that no other has."""
+        bench = self._benches[self._work.upcoming]
         with self._lock:
-            bench = self._take()
-            wanted, shared = np.ones(len(rows), np.bool_), []
-            for other in sorted(self._benches, key=lambda one: -one.used):
-                if other is bench or other.failed or not len(other.rows):
-                    continue
-                at = np.minimum(np.searchsorted(other.rows, rows), len(other.rows) - 1)
-                there = wanted & (other.rows[at] == rows)
-                if there.any():
-                    other.holds += 1
-                    shared.append((other, other.places[at[there]], places[there]))
-                    wanted &= ~there
-            bench.rows, bench.places, bench.ready, bench.failed = rows, places, False, False
-            bench.job = Job(self._ranges(bench, rows[wanted], places[wanted]))
-            access.reader.submit(bench.job, (index,))
-        return bench, shared, first
+            while bench.holds:
+                self._lock.wait()
+                self.check()
+            laid = self._work.lay(starts)
+            for other, _, _ in laid.shared:
+                self._benches[other].holds += 1
+            bench.holds, bench.ready, bench.failed = 1, False, False
+            job = Job(self._ranges(bench, laid))
+            self._access.reader.submit(job, (index,))
+        return bench, laid, job
 
-    def _take(self) -> _Bench:
-        """Wait for the bench that was used longest ago and that nobody holds."""
-        while not (free := [bench for bench in self._benches if not bench.holds]):
-            self._lock.wait()
-            self.check()
-        bench = min(free, key=lambda one: one.used)
-        self._clock += 1
-        bench.used, bench.holds = self._clock, 1
-        return bench
-
-    def _ranges(self, bench: _Bench, rows: NDArray[np.int64], places: NDArray[np.int64]):  # type: ignore[no-untyped-def]
-        """Reads of runs of rows that follow one another, in the series and on the bench."""
-        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
-        begins, ends = np.concatenate([[0], cuts]), np.append(cuts, len(rows))
+    def _ranges(self, bench: _Bench, laid: Laid) -> list[RowRange]:
+        access = self._access
         return [
             part
-            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
-            if end > begin
-            for one, region in zip(self._access.stored, bench.regions, strict=True)
-            for part in one.ranges(
-                int(rows[begin]),
-                int(rows[end - 1]) + 1,
-                region[int(places[begin]) : int(places[end - 1]) + 1],
-                self._access.limit,
-            )
+            for begin, end, place in laid.runs()
+            for one, region in zip(access.stored, bench.regions, strict=True)
+            for part in one.ranges(begin, end, region[place : place + end - begin], access.limit)
         ]
 
-    def _fill(self, bench: _Bench, shared: list[tuple[_Bench, NDArray[np.int64], NDArray[np.int64]]]) -> None:
+    def _fill(self, bench: _Bench, laid: Laid, job: Job) -> None:
         """Wait for the rows, and copy those that other benches have."""
         failed = True
         try:
-            for other, source, target in shared:
+            for number, source, target in laid.shared:
+                other = self._benches[number]
                 with self._lock:
                     while not (other.ready or other.failed):
                         self._lock.wait()
-                if other.failed:
-                    # It was let down by its own reads; the error is raised at its batch, which comes first.
-                    raise RuntimeError("rows of an earlier batch could not be read.")
+                if other.failed:  # at its own batch, which comes first, the error itself is raised
+                    raise SourceError("rows that are shared with an earlier batch could not be read.")
                 for ours, theirs in zip(bench.regions, other.regions, strict=True):
                     ours[target] = theirs[source]
-            self._access.reader.await_all([bench.job] if bench.job is not None else [])
+            self._access.reader.await_all([job])
             failed = False
         finally:
-            if failed and bench.job is not None:
-                self._await_silently(bench.job)
             with self._lock:
-                bench.ready, bench.failed, bench.job = not failed, failed, None
+                if failed:  # what is under way writes to the bench until it ends
+                    self._access.reader.drop([] if job.done else [job])
+                    while not job.done:
+                        self._lock.wait()
+                bench.ready, bench.failed = not failed, failed
+                for number, _, _ in laid.shared:
+                    self._benches[number].holds -= 1
                 self._lock.notify_all()
-            self._let_go([other for other, _, _ in shared])
-
-    def _await_silently(self, job: Job) -> None:
-        with self._lock:
-            self._access.reader.drop([job])
-            while not job.done:
-                self._lock.wait()
 
     def _let_go(self, benches: Sequence[_Bench]) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .buffers import Buffers
     from .engine import Engine
+    from .plan import Plan
     from .ranks import Ranks
     from .scaling import Scaler
     from .shard import Position
@@ -391,6 +392,42 @@ class WindowLoader:
         return RunState.of(
             steps, position, spec=self._windows.spec.hash(), data=self._windows.fingerprint()
         ).to_dict()
+
+    # -- what will happen ----------------------------------------------------------------------------------------------
+
+    def plan(
+        self, state: Mapping[str, Any] | None = None, *, rank: int | None = None, world_size: int | None = None
+    ) -> Plan:
+        """Foretell an epoch, without touching data: order, bytes, requests, memory, mixing.
+
+        Parameters
+        ----------
+        state : mapping, optional
+            From `state_dict`: what a run that goes on there will take. None: the present epoch, from its beginning.
+        rank, world_size : int, optional
+            Of another rank or world than this process's.
+
+        Returns
+        -------
+        Plan
+            ``print`` it; ``to_dict()`` for JSON. This loader executes the same numbers.
+
+        Raises
+        ------
+        StateError, LoaderError, RankError
+            As `load_state_dict`, and for a rank outside the world.
+        """
+        from .planning import plan_of
+
+        engine, ranks = self._bind(), self._ranks
+        assert ranks is not None
+        loaded = None if state is None else RunState.from_dict(state)
+        if loaded is not None:
+            loaded.check(self._describe(engine.steps.start(0)))
+        world = ranks.world_size if world_size is None else world_size
+        if rank is None:
+            rank = ranks.rank if world == ranks.world_size else 0
+        return plan_of(engine, self._config, rank=rank, world_size=world, epoch=self._epoch, state=loaded)
 
     # -- what happened -------------------------------------------------------------------------------------------------
 

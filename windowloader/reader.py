@@ -270,4 +270,3 @@ class Reader:
         """Wait until nothing is under way; under `lock`. Jobs that were not dropped are read first."""
         while self._desk.running:
             self.lock.wait()
-

@@ -214,9 +214,7 @@ class _Case:
         )
 
 
-def _streamed(
-    case: _Case, state: RunState | None
-) -> tuple[Order, Choice, LanesOfBlocks | None, str]:
+def _streamed(case: _Case, state: RunState | None) -> tuple[Order, Choice, LanesOfBlocks | None, str]:
     windows, config = case.windows, case.config
     count, lanes = len(windows), config.lanes or case.world_size
     if state is not None:
@@ -239,9 +237,19 @@ def _streamed(
         if windows.index.rising:
             choice = _in_time(case, lanes)
             if choice.mode != "direct" and choice.grid is not None:
-                return in_time, choice, TimeOrder(windows.index, grid=choice.grid, num_lanes=lanes), choice.reason
+                return (
+                    in_time,
+                    choice,
+                    TimeOrder(windows.index, grid=choice.grid, num_lanes=lanes),
+                    choice.reason,
+                )
             return in_time, choice, None, choice.reason
-        return in_time, case.direct(), None, "the windows are not in time order, so rows are read as they come"
+        return (
+            in_time,
+            case.direct(),
+            None,
+            "the windows are not in time order, so rows are read as they come",
+        )
     order_ = GlobalOrder(count, config.seed if state is None else state.seed)
     why = "the windows are not in time order" if state is None else "the run goes on in a full permutation"
     return order_, case.direct(), None, f"rows are read straight into batches: {why}"

@@ -107,12 +107,16 @@ def _columns(source: Any) -> int:
     if info is None or not hasattr(info, "shards"):
         if source.chunks is None:
             return 1
-        return math.prod(-(-size // chunk) for size, chunk in zip(source.shape[1:], source.chunks[1:], strict=True))
+        return math.prod(
+            -(-size // chunk) for size, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
+        )
     grid = info.shards or info.chunks
     counts = []
     for dim in source.order[1:]:
         chosen = source.selection.get(dim)
-        counts.append(-(-info.shape[dim] // grid[dim]) if chosen is None else len(np.unique(chosen // grid[dim])))
+        counts.append(
+            -(-info.shape[dim] // grid[dim]) if chosen is None else len(np.unique(chosen // grid[dim]))
+        )
     return math.prod(counts)
 
 

@@ -1,0 +1,192 @@
+"""Streamed epochs against plain lists: any chunks, budgets, orders, ranks, threads, kills; each chunk counted."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+import windowloader as wl
+from windowloader.errors import MemoryBudgetError
+from windowloader.sources.base import LocalSource
+
+POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a store's do
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """Blocks of four spans, however few bytes that is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("windowloader.grid._BYTES", 1)
+        patch.setattr("windowloader.reading.HELD_BYTES", 64)
+        yield
+
+
+class Pending:
+    def __init__(self, future):
+        self.future = future
+
+    def result(self, timeout=None):
+        return self.future.result(timeout)
+
+    def done(self):
+        return self.future.done()
+
+
+class Telling(Pending):
+    def add_done_callback(self, call):
+        self.future.add_done_callback(lambda _: call(self))
+
+
+class StandIn(LocalSource):
+    """An array behind a wall: rows must be asked for, and every chunk that is touched is counted."""
+
+    def __init__(self, values, chunks, mode="at once"):
+        super().__init__(
+            "stand-in", shape=values.shape, dtype=values.dtype, axes="tnf"[: values.ndim], chunks=chunks
+        )
+        self.values, self.mode = values, mode
+        self.log, self.fail = [], lambda start, stop: False
+
+    def fingerprint(self):
+        return "stand-in"
+
+    def edges(self):
+        return None if self.chunks is None else super().edges()
+
+    def _read(self, start, stop, out):
+        self.log.append((start, stop))
+        if self.fail(start, stop):
+            raise OSError(f"rows {start} to {stop} are out of reach")
+        out[...] = self.values[start:stop]
+
+    def submit(self, start, stop, out):
+        if self.mode == "at once":
+            return super().submit(start, stop, out)
+        return (Pending if self.mode == "silent" else Telling)(POOL.submit(self.read, start, stop, out))
+
+    def chunk_reads(self):
+        """How often each chunk along time was read."""
+        step = self.chunks[0]
+        return Counter(c for a, b in self.log for c in range(a // step, -(-b // step)))
+
+
+@st.composite
+def cases(draw):
+    rows = draw(st.integers(30, 260))
+    nodes = draw(st.integers(1, 5))
+    values = np.random.default_rng(draw(st.integers(0, 99))).normal(size=(rows, nodes)).astype(np.float32)
+    chunk = draw(st.one_of(st.just(1), st.integers(2, 40), st.just(400)))
+    chunks = None if draw(st.integers(0, 5)) == 0 else (min(chunk, rows), draw(st.integers(1, nodes)))
+    spec = wl.WindowSpec(
+        lookback=draw(st.integers(1, 5)),
+        horizon=draw(st.integers(1, 4)),
+        stride=draw(st.sampled_from([1, 1, 2, 7])),
+    )
+    cuts = sorted(draw(st.sets(st.integers(1, rows - 1), max_size=2)))
+    borders = [0, *cuts, rows]
+    assume(any(b - a >= spec.span for a, b in itertools.pairwise(borders)))
+    options = {
+        "shuffle": draw(st.booleans()),
+        "seed": draw(st.integers(0, 9)),
+        "uneven": draw(st.sampled_from(["pad", "exact", "drop"])),
+        "memory": draw(st.one_of(st.integers(500, 3000), st.integers(3000, 40_000), st.just(1 << 30))),
+        "active_blocks": draw(st.sampled_from([None, None, 1, 2, 3, 8])),
+        "reads_ahead": draw(st.sampled_from([None, 1, 3])),
+        "threads": draw(st.sampled_from([0, 1, 2, 3])),
+        "prefetch_batches": draw(st.integers(1, 4)),
+    }
+    if options["uneven"] != "exact":
+        options["drop_last"] = draw(st.booleans())
+    world = draw(st.sampled_from([1, 1, 2, 3]))
+    lanes = draw(st.sampled_from([None, 1, 2, 4]))
+    batch = draw(st.integers(1, 9)) * (lanes or world)
+    options.update(lanes=lanes, global_batch_size=batch, world_size=world)
+    mode = draw(st.sampled_from(["at once", "silent", "telling"]))
+    return values, chunks, spec, borders, options, mode
+
+
+def start(case, **more):
+    values, chunks, spec, borders, options, mode = case
+    source = StandIn(values, chunks, mode)
+    windows = wl.WindowSet(wl.Series(source, segments=borders), spec)
+    return source, wl.WindowLoader(windows, **{**options, **more})
+
+
+def check_batch(batch, rows, values, spec, windows):
+    """A batch against (window, weight) pairs."""
+    expected = windows.starts(np.array([window for window, _ in rows]))
+    assert batch.starts[: len(rows)].tolist() == expected.tolist()
+    assert batch.weights[: len(rows)].tolist() == [weight for _, weight in rows]
+    for part, offsets in (
+        (batch[0] if not batch.exact else batch.inputs, spec.input_rows),
+        (batch.targets, spec.target_rows),
+    ):
+        np.testing.assert_array_equal(part[..., 0], values[batch.starts[:, None] + offsets])
+
+
+def run_epoch(case, model, rank=0, state=None, stop=None):
+    """Go through the rest of an epoch, each batch checked; return (loader, source, batches)."""
+    values, _, spec, _, options, _ = case
+    source, loader = start(case, rank=rank)
+    try:
+        if state is not None:
+            loader.load_state_dict(state)
+        engine = loader._bind()
+        choice = engine.reading.choice
+        event(
+            f"{engine.reading.order.name} {choice.mode}"
+            + (" paged" if 0 < choice.slots <= choice.active else "")
+        )
+        at = loader._position or engine.steps.start(0)
+        lanes = model.lanes(engine.reading.order, at.pass_number)
+        b, uneven = engine.steps.batch_per_lane, options["uneven"]
+        steps = model.a_pass(lanes, at.cursor, b, uneven, options.get("drop_last", False))
+        seen = 0
+        for batch, rows in zip(itertools.islice(loader, stop), steps, strict=stop is None):
+            mine = model.ranks(rows, options["world_size"], uneven)[rank]
+            check_batch(batch, mine, values, spec, loader.windows)
+            seen += 1
+        state = loader.state_dict()
+        most = engine.access.reader.most_under_way
+        assert most <= max(engine.reading.choice.requests, engine.reading.chunkings[0].columns)
+    finally:
+        loader.close()
+    return loader, source, seen, state
+
+
+CASES = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+
+
+def compare(case, model, kill):
+    try:
+        for rank in range(case[4]["world_size"]):
+            _, source, steps, _ = run_epoch(case, model, rank)
+            if rank == 0 and steps > 1:
+                at = 1 + kill % (steps - 1)
+                _, _, _, state = run_epoch(case, model, rank, stop=at)
+                run_epoch(case, model, rank, state=state)
+    except MemoryBudgetError as error:
+        assert case[4]["memory"] < 1 << 30  # noqa: PT017 - only where memory is short
+        assert "memory" in str(error)
+
+
+@settings(max_examples=60, **CASES)
+@given(case=cases(), kill=st.integers(0, 1000))
+def test_streamed_epochs_are_those_of_plain_lists(case, kill, model):
+    compare(case, model, kill)
+
+
+@pytest.mark.campaign
+@settings(max_examples=3000, **CASES)
+@given(case=cases(), kill=st.integers(0, 1000))
+def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
+    compare(case, model, kill)

@@ -1,0 +1,177 @@
+"""What an epoch will take, before anything is read: `Plan`, which ``loader.plan()`` returns.
+
+In: the `Reading` that the loader itself executes, steps, a rank, where the run stands. Out: a `Plan` of numbers, a
+page for people, a dict for JSON. Never touches data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .budget import REQUESTS, MemoryTerms
+from .mixing import Mixing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Cost", "Plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What is read.
+
+    Attributes
+    ----------
+    bytes, requests : int
+        Decoded bytes that storage hands out, and requests to it; an index of a shard counts as one.
+    distinct : int
+        Bytes that must be read at least once.
+    """
+
+    bytes: int
+    requests: int
+    distinct: int
+
+    @property
+    def amplification(self) -> float:
+        """Bytes read over bytes that must be."""
+        return self.bytes / max(self.distinct, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the rest of an epoch takes, for one rank and for all.
+
+    Attributes
+    ----------
+    tier : str
+        "memory", "mapped" or "streamed".
+    mode : str
+        How rows are reached: "resident", "blocks", "halo" (blocks that read the rows behind them again) or "direct".
+    order : str
+        Name and version of the order.
+    parameters : mapping
+        Its parameters, as the state of the run has them.
+    reason : str
+        Why this order and mode.
+    rank, world_size, epoch, step : int
+    lanes : tuple of int
+        Lanes that the rank reads.
+    steps, windows : int
+        Steps left, and the rank's rows in them.
+    own, all_ranks : Cost
+        What this rank and all of them read. In memory or mapped: what they touch; mapped rows go through the page
+        cache, which all processes of a machine share and which is no memory of theirs.
+    blocks, active, slots : int
+        Blocks that the rank reads; blocks of a lane that are active, and its places for blocks.
+    again : int
+        Bytes among ``own`` that are read again for want of places.
+    sides, side_bytes : int
+        Sides of seams that a resumed run reads when a window asks for them, among ``own``.
+    estimated : bool
+        Whether ``own`` was found from a part of the steps.
+    memory : MemoryTerms or None
+        What the memory goes to; None where nothing is read step by step.
+    held : int
+        Bytes of small variables that are kept whole.
+    budget : int
+        The loader's ``memory``.
+    batch_bytes, batches_ahead : int
+        Of a batch, and how many are made ahead; they come on top, with those that the loop holds.
+    resident : tuple of (float, int)
+        Share of the rest of the epoch, and bytes of rows resident then.
+    at_a_time : int
+        Requests handed to storage at a time.
+    first : Cost
+        What must be there before the first batch.
+    mixing, permutation : Mixing or None
+        Figures of this order, and of a full permutation; None in time order.
+    scan_share : float or None
+        The share of a plain scan's speed at `budget.REQUESTS` requests at a time that reading can reach::
+
+            min(1, at_a_time / REQUESTS) / amplification
+
+        None where nothing is read step by step. Above it, copying windows or the training step is the limit.
+    advice : tuple of str
+        What budget or chunking would be better.
+    """
+
+    tier: str
+    mode: str
+    order: str
+    parameters: Mapping[str, int | str]
+    reason: str
+    rank: int
+    world_size: int
+    epoch: int
+    step: int
+    lanes: tuple[int, ...]
+    steps: int
+    windows: int
+    own: Cost
+    all_ranks: Cost
+    blocks: int = 0
+    active: int = 0
+    slots: int = 0
+    again: int = 0
+    sides: int = 0
+    side_bytes: int = 0
+    estimated: bool = False
+    memory: MemoryTerms | None = None
+    held: int = 0
+    budget: int
+    batch_bytes: int
+    batches_ahead: int
+    resident: tuple[tuple[float, int], ...] = field(default=(), repr=False)
+    at_a_time: int = 0
+    first: Cost
+    mixing: Mixing | None = None
+    permutation: Mixing | None = None
+    scan_share: float | None = None
+    advice: tuple[str, ...] = ()
+
+    def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:
+        """Estimate the seconds until the first batch has its rows.
+
+        Parameters
+        ----------
+        latency : float
+            Seconds of a request.
+        rate : float
+            Bytes a second of a request.
+
+        Returns
+        -------
+        float
+            Requests go ``at_a_time`` at a time, each of their mean size.
+        """
+        if not self.first.requests or not self.at_a_time:
+            return 0.0
+        waves = -(-self.first.requests // self.at_a_time)
+        return waves * (latency + self.first.bytes / self.first.requests / rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers as plain dicts and lists, for JSON."""
+        found = asdict(self)
+        for name in ("mixing", "permutation"):
+            figures = getattr(self, name)
+            found[name] = None if figures is None else figures._asdict()
+        for name in ("own", "all_ranks", "first"):
+            found[name]["amplification"] = getattr(self, name).amplification
+        if self.memory is not None:
+            found["memory"]["total"] = self.memory.total
+        found.update(
+            parameters=dict(self.parameters),
+            lanes=list(self.lanes),
+            resident=[list(point) for point in self.resident],
+            advice=list(self.advice),
+            first_seconds=self.first_seconds(),
+        )
+        return found
+
+    def __str__(self) -> str:
+        from .plan_page import page
+
+        return page(self, REQUESTS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import copy_kernels as copies
 from . import gather_kernels as kernels
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "Loop", "Part", "role_loops"]
 
-RUN = 8192  # elements of a window that are scaled as one run although each node has its own statistics
+RUN = 64  # elements of a row up to which a window is scaled as one run: longer rows are asked for one by one
+FETCH = (
+    8192  # bytes that are asked for before their turn, where rows are so short that the processor does not
+)
+MOST = 2**62
 PERIOD = 1024  # elements that statistics of columns are repeated to, so that a run needs no other index
 INSIDE = (
     24 * 1024
@@ -165,15 +170,21 @@ def _is_run(frame: Frame, group: Group) -> bool:
     return group.whole and kind.steps[1:] == (features, 1) and frame.steps[2:] == (features, 1)
 
 
-def _span(frame: Frame, group: Group, others: int) -> tuple[int, int, np.ndarray]:
-    """Origin, width and offsets of runs: a row each, or a window where its rows touch in the source and the output."""
+def _span(frame: Frame, group: Group, others: int, *, longest: int = RUN) -> tuple[int, int, np.ndarray]:
+    """Origin, width and offsets of runs: a row each, or a window where its rows touch and are no ``longest``."""
     role, kind = frame.role, frame.kinds[group.rows]
     width, offsets = role.num_nodes * len(group.places), role.offsets
     origin = kind.origin + int(group.features[0]) * kind.steps[2]
     rising = int(offsets[-1] - offsets[0]) == len(offsets) - 1
-    if rising and not others and kind.steps[0] == width and frame.steps[1] == width:
+    if width <= longest and rising and not others and kind.steps[0] == width and frame.steps[1] == width:
         return origin, width * len(offsets), offsets[:1]
     return origin, width, offsets
+
+
+def _ahead(kind: Kind, elements: int) -> int:
+    """How many rows before its turn a row is asked for: `FETCH` bytes."""
+    row = elements * kind.dtype.itemsize
+    return min(-(-FETCH // row), 64) if row <= FETCH // 2 else 0
 
 
 def _apart(frame: Frame, groups: Sequence[Group]) -> Iterator[Loop]:
@@ -198,41 +209,40 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     others = 0 if alone else len(frame.role.row_columns)
     kind, rows, fill = frame.kinds[group.rows], group.rows, group.fill
     origin, width, offsets = _span(frame, group, others)
-    shift, factor, by_node = _by_element(frame, group, width)
-    if by_node and width > len(group.places) * frame.role.num_nodes > RUN // len(frame.role.offsets):
-        width, offsets = width // len(frame.role.offsets), frame.role.offsets
-    elif by_node:
-        repeats = width // shift.shape[1]
-        shift, factor = np.tile(shift, (1, repeats)), np.tile(factor, (1, repeats))
+    columns, steps = len(group.places), len(frame.role.offsets)
+    if group.shift.shape[2] > 1:  # where a window is one run, the statistics of a row are repeated
+        nodes, repeats = frame.role.num_nodes, steps // len(offsets)
+    else:
+        nodes, repeats = 1 if columns == 1 else min(width // columns, max(1, PERIOD // columns)), 1
+    shift, factor, known = _statistics(group, nodes, repeats=repeats)
     place = int(group.places[0])
     at = 0 if others else place * frame.steps[3]
     function = (kernels.runs, kernels.pairs, kernels.triples)[others]
     divide, mark, (half, brain) = True if group.divide.any() else None, _mark(kind, group), frame.words
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
+    ahead = _ahead(kind, width)
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
         function(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
-            shift, factor, divide, mark, fill, out, half, brain, at, out_batch, out_row, table, place,
+            shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, out_row, table, place,
+            ahead,
         )  # fmt: skip
 
     return loop
 
 
-def _by_element(frame: Frame, group: Group, width: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Statistics [column, entity, node] as those of a run's elements, [entity, 1 | period | row]."""
-    features = len(group.places)
-    by_node = group.shift.shape[2] > 1
-    nodes = frame.role.num_nodes if by_node else min(width // features, max(1, PERIOD // features))
-    if features == 1 and not by_node:
-        nodes = 1
-    shift, factor = (_node_major(values, nodes) for values in (group.shift, group.factor))
-    return shift, factor, by_node
-
-
-def _node_major(values: np.ndarray, nodes: int) -> np.ndarray:
-    wide = np.broadcast_to(values, (*values.shape[:2], nodes))
-    return np.ascontiguousarray(wide.transpose(1, 2, 0)).reshape(values.shape[1], -1)
+def _statistics(
+    group: Group, nodes: int, *, repeats: int = 1, dense: bool = True
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Shifts and factors of nodes as flat arrays, node by node or column by column, and how many an entity."""
+    flat = []
+    for values in (group.shift, group.factor):
+        wide = np.broadcast_to(values, (*values.shape[:2], nodes)).transpose(
+            1, *((2, 0) if dense else (0, 2))
+        )
+        flat.append(np.tile(wide.reshape(values.shape[1], -1), (1, repeats)).reshape(-1))
+    return flat[0], flat[1], nodes * len(group.places) * repeats
 
 
 def _copy(frame: Frame, group: Group) -> Loop:
@@ -241,16 +251,16 @@ def _copy(frame: Frame, group: Group) -> Loop:
     words = np.dtype(f"u{frame.itemsize}")
     row_step, node_step, (out_batch, out_row, out_node, out_feature) = *kind.steps[:2], frame.steps
     picks, places = group.features * kind.steps[2], group.places * out_feature
-    origin, width, offsets = _span(frame, group, 0)
+    origin, width, offsets = _span(frame, group, 0, longest=MOST)
 
     def run(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
-        kernels.blocks(
+        copies.blocks(
             part.values[rows].view(words), origin, row_step, width, part.first[rows], offsets, begin, end,
             out.view(words), int(places[0]), out_batch, out_row,
         )  # fmt: skip
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
-        kernels.copy(
+        copies.copy(
             part.values[rows].view(words), kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, out.view(words), out_batch, out_row, out_node, places,
         )  # fmt: skip
@@ -273,24 +283,18 @@ def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
     if out_node > role.num_features:
         tile = min(tile, INSIDE // (out_node * frame.itemsize))
     tile = min(nodes, max(16, tile))
-    known = nodes if group.shift.shape[2] > 1 else tile
-    shift, factor = (
-        _node_major(values, known)
-        if dense
-        else np.ascontiguousarray(
-            np.broadcast_to(values, (*values.shape[:2], known)).transpose(1, 0, 2)
-        ).reshape(values.shape[1], -1)
-        for values in (group.shift, group.factor)
-    )
+    shift, factor, known = _statistics(group, nodes if group.shift.shape[2] > 1 else tile, dense=dense)
     picks, places = group.features * feature_step, group.places * out_feature
     row_places = role.row_places * out_feature if others else role.row_places[:0]
     divide, mark, (half, brain) = True if group.divide.any() else None, _mark(kind, group), frame.words
+    ahead = _ahead(kind, nodes * features) if dense else 0
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
         kernels.tiles(
             part.values[rows], kind.half, kind.origin, row_step, node_step, nodes, picks, dense,
-            part.first[rows], role.offsets, part.entity, begin, end, shift, factor, divide, mark, fill,
+            part.first[rows], role.offsets, part.entity, begin, end, shift, factor, known, divide, mark, fill,
             out, half, brain, out_batch, out_row, out_node, places, table, row_places, tile,
+            ahead,
         )  # fmt: skip
 
     return loop
@@ -303,7 +307,7 @@ def _spread(frame: Frame, places: np.ndarray, values: np.ndarray | None = None) 
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
         words = table[:, :, np.newaxis] if values is None else values.view(out.dtype)
-        kernels.spread(words, begin, end, rows, nodes, out, *steps, at)
+        copies.spread(words, begin, end, rows, nodes, out, *steps, at)
 
     return loop
 
@@ -322,7 +326,7 @@ def _seen(frame: Frame, group: Group) -> Loop:
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
-        kernels.seen(
+        copies.seen(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, begin, end, mark,
             out, at, out_batch, out_row, 1 + others, place,
         )  # fmt: skip
@@ -354,7 +358,7 @@ def _observed(frame: Frame, group: Group) -> Loop:
     picks, places = group.features * feature_step, group.places * frame.steps[3]
 
     def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
-        kernels.observed(
+        copies.observed(
             part.values[rows], kind.half, kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, mark, out, *frame.steps[:3], places,
         )  # fmt: skip

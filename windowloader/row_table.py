@@ -118,11 +118,11 @@ class RowTable:
         values : ndarray, shape (window, step, column), of the delivered dtype
         observed : ndarray, shape (window, step, column), uint8
         """
-        read = starts[window, np.newaxis] + self.offsets
-        shape = (*read.shape, len(self.columns))
+        shape = (window.stop - window.start, len(self.offsets), len(self.columns))
         observed = np.ones(shape, np.uint8)
         if not self.columns:
             return np.empty(shape, delivered_dtype(self.dtype)), observed
+        read = starts[window, np.newaxis] + self.offsets
         if self._kept is not None:
             return self._kept.take(read, axis=0), observed
         values = np.empty(shape, np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -26,7 +27,6 @@ def become(rank, ranks, folder, command):
         "RENDEZVOUS": f"file://{folder}/rendezvous",
     }
     os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"})  # read, never used
     sys.argv = command
     code = 0
     try:
@@ -44,6 +44,8 @@ def main(folder, ranks, command):
 
     import windowloader.adapters.pytorch  # noqa: F401  # imported once, for all ranks
 
+    with socket.create_server(("localhost", 0)) as free:  # for scripts that meet by address
+        os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])})
     torch.set_num_threads(1)
     children = []
     for rank in range(ranks):

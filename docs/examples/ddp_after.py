@@ -1,0 +1,53 @@
+"""The same with windowloader: no window stored, and a run resumed at the step of its checkpoint.
+
+Run: torchrun --nproc-per-node 2 ddp_after.py speeds.npy
+"""
+
+import os
+import sys
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import windowloader as wl
+from windowloader.adapters.pytorch import TorchLoader
+
+
+def load(path, size):
+    """Return batches of (inputs, targets), each (batch, node, step)."""
+    ws = wl.WindowSet(wl.open(path), wl.WindowSpec(lookback=12, horizon=12))
+    return TorchLoader(ws, batch_size=size, shuffle=True, layout="bnt", scaler=wl.StandardScaler.fit(ws))
+
+
+def train(path, checkpoint="run.pt", epochs=2, size=32):
+    """Train a small network; go on from a checkpoint where there is one."""
+    distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    loader = load(path, size)
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 12)))
+    optimizer = torch.optim.Adam(model.parameters())
+    parts = {"model": model, "optimizer": optimizer, "loader": loader}
+    first = 0
+    if os.path.exists(checkpoint):
+        state = torch.load(checkpoint)
+        first = state["epoch"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    for epoch in range(first, epochs):
+        loader.sampler.set_epoch(epoch)
+        for step, (inputs, targets) in enumerate(loader, start=1):
+            loss = (model(inputs) - targets).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % 4 == 0 and distributed.get_rank() == 0:
+                print(f"epoch {epoch}, loss {loss.item():.4f}")
+                state = {name: part.state_dict() for name, part in parts.items()}
+                torch.save({**state, "epoch": epoch}, checkpoint)
+    distributed.destroy_process_group()
+    return model.module
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .mirrored import mirrored
 from .order import GlobalOrder, SequentialOrder
 from .rows import Others, Resident
 from .shard import Steps, per_lane
@@ -162,13 +163,14 @@ def _access(
     if reading.lanes is not None:
         from .blocks import BlockAccess
 
-        return BlockAccess(
+        access: RowAccess = BlockAccess(
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
+        return mirrored(access, windows, recipe, reading, views)
     from .direct import DirectAccess, window_rows
 
     assert reading.benches is not None
-    return DirectAccess(
+    access = DirectAccess(
         reading.stored,
         others,
         choice=reading.choice,
@@ -176,6 +178,7 @@ def _access(
         offsets=window_rows(recipe),
         span=windows.spec.span,
     )
+    return mirrored(access, windows, recipe, reading, views)
 
 
 def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, int]:

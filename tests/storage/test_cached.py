@@ -55,6 +55,12 @@ def whole(source):
     return out
 
 
+def read_and_close(source):
+    found = whole(source)
+    source.close()
+    return found
+
+
 def entry_of(folder):
     (entry,) = MirrorFolder(str(folder)).entries()
     return entry
@@ -84,7 +90,11 @@ def store(bucket_folder, write_array, static):
 
 @pytest.mark.parametrize(
     ("form", "grid"),
-    [("zarr3", {"chunks": (5, 12)}), ("zarr3", {"chunks": (5, 12), "shards": (10, 12)}), ("zarr", {"chunks": (7, 5)})],
+    [
+        ("zarr3", {"chunks": (5, 12)}),
+        ("zarr3", {"chunks": (5, 12), "shards": (10, 12)}),
+        ("zarr", {"chunks": (7, 5)}),
+    ],
 )
 def test_a_store_in_a_bucket_passes_the_suite(store, tmp_path, form, grid):
     source = store(tmp_path / "cache", form=form, **grid)
@@ -154,7 +164,9 @@ def test_files_joined_along_time_are_kept_part_by_part(store, static, tmp_path):
     store(tmp_path / "c", "j1.zarr")
     store(tmp_path / "c", "j2.zarr", values=VALUES + 1)
     options = {"endpoint_url": static.url, "anon": True}
-    series = wl.open(["s3://bkt/j1.zarr", "s3://bkt/j2.zarr"], storage_options=options, cache_dir=tmp_path / "c")
+    series = wl.open(
+        ["s3://bkt/j1.zarr", "s3://bkt/j2.zarr"], storage_options=options, cache_dir=tmp_path / "c"
+    )
     source = series.variables[0].source
     np.testing.assert_array_equal(whole(source), np.concatenate([VALUES, VALUES + 1]))
     fetched = len(static.data)
@@ -174,6 +186,9 @@ def test_selected_nodes_have_a_mirror_of_their_own_and_fetch_only_their_chunks(s
         np.testing.assert_array_equal(whole(part.variables[0].source), VALUES[:, [9, 1]])
     assert len(static.data) == 18  # two of three columns of nine chunks, once
     part.variables[0].source.close()
+    np.testing.assert_array_equal(whole(series.variables[0].source), VALUES)
+    assert len(MirrorFolder(str(tmp_path / "c")).entries()) == 2  # neither makes the other invalid
+    series.variables[0].source.close()
 
 
 # -- once a node -------------------------------------------------------------------------------------------------------
@@ -218,7 +233,14 @@ def readers(source, values, tmp_path, count):
     np.save(tmp_path / "expected.npy", values)
     return [
         subprocess.Popen(
-            [sys.executable, "-c", READER, pickle.dumps(source).hex(), str(tmp_path / "expected.npy"), str(number)],
+            [
+                sys.executable,
+                "-c",
+                READER,
+                pickle.dumps(source).hex(),
+                str(tmp_path / "expected.npy"),
+                str(number),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -258,7 +280,9 @@ def test_a_process_killed_while_it_fetches_blocks_nobody_and_loses_only_what_was
     values = np.random.default_rng(6).normal(size=(200, 12)).astype("f4")
     store(tmp_path / "c", "kill.zarr", values=values, chunks=(4, 12))
     options = {"endpoint_url": proxy.url, "anon": True}
-    source = cached(open_source("s3://bkt/kill.zarr", storage_options=options), MirrorFolder(str(tmp_path / "c")))
+    source = cached(
+        open_source("s3://bkt/kill.zarr", storage_options=options), MirrorFolder(str(tmp_path / "c"))
+    )
     stalled = threading.Event()
 
     def script(number, method, path, headers):
@@ -399,7 +423,9 @@ def test_same_metadata_and_other_chunks_are_told_apart(store, static, bucket_fol
     document = bucket_folder / "bkt" / "cached.zarr" / "zarr.json"
     stamp = document.stat()
     store(tmp_path, values=VALUES * 2).close()
-    os.utime(document, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # a bucket's ETag is of the bytes, not of the time
+    os.utime(
+        document, ns=(stamp.st_atime_ns, stamp.st_mtime_ns)
+    )  # a bucket's ETag is of the bytes, not of the time
     changed = store.again(tmp_path)
     np.testing.assert_array_equal(whole(changed), VALUES * 2)
     changed.close()
@@ -465,8 +491,7 @@ def test_a_device_that_takes_no_more_ends_the_keeping_and_not_the_reading(store,
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.warns(UserWarning, match="takes no more"):
-        np.testing.assert_array_equal(whole(source), VALUES)
-        source.close()
+        np.testing.assert_array_equal(read_and_close(source), VALUES)
     monkeypatch.undo()
     assert entry_of(tmp_path).blocks_held == 0
 

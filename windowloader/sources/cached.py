@@ -106,6 +106,11 @@ class CachedSource(LocalSource):
         super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=grid)
         self._process: PerProcess[tuple[Lease | None]] = PerProcess()
 
+    @property
+    def _inner(self) -> Source:
+        """What fetches: plans count its chunks."""
+        return self.source
+
     # -- what it is ----------------------------------------------------------------------------------------------------
 
     def edges(self) -> np.ndarray | None:
@@ -157,7 +162,11 @@ class CachedSource(LocalSource):
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
         state = digest(self.source.fingerprint(), self.state)
-        key = digest(self.name, self.axes, self.dtype.str, self.options, place_of(self.source))
+        chosen = [
+            (dim, index.tobytes()) for dim, index in sorted(getattr(self.source, "selection", {}).items())
+        ]
+        which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, place_of(self.source))
+        key = digest(*which, chosen)
         salt = int.from_bytes(hashlib.blake2b(f"{key} {state}".encode(), digest_size=8).digest(), "little")
         form = Form(self.name, self.shape, self.dtype, edges, salt)
         lease = self.folder.open(form, key=key, fingerprint=state)

@@ -1,0 +1,322 @@
+"""Epochs through a mirror: the batches of the stream, each chunk fetched once a node, later epochs from the map."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import windowloader as wl
+from windowloader import cli
+from windowloader.errors import SourceError
+from windowloader.mirrored import MirroredAccess
+
+ROWS, NODES, SPAN = 2000, 30, 6
+VALUES = np.random.default_rng(3).normal(size=(ROWS, NODES)).astype("f4")
+SPEC = {"lookback": 4, "horizon": 2}
+
+
+@pytest.fixture
+def bucket(bucket_folder, write_array, static):
+    """Write an array of 40 chunks into the bucket; returns the options that open it there."""
+    folder = bucket_folder / "bkt" / "epochs.zarr"
+    if not folder.exists():
+        write_array({"driver": "file", "path": f"{folder}/"}, VALUES, chunks=(50, NODES))
+    static.clear()
+    return {"endpoint_url": static.url, "anon": True}
+
+
+def open_series(options, cache=None, **more):
+    return wl.open("s3://bkt/epochs.zarr", storage_options=options, cache_dir=cache, **more)
+
+
+def loader_of(series, **options):
+    windows = wl.WindowSet(series, wl.WindowSpec(**SPEC))
+    return wl.WindowLoader(
+        windows, **({"batch_size": 32, "shuffle": True, "seed": 4, "active_blocks": 4} | options)
+    )
+
+
+def epoch_of(loader):
+    """Return the starts of an epoch's windows, in order; each batch is held against the array."""
+    starts = []
+    for batch in loader:
+        rows = batch.starts[:, None] + np.arange(SPAN)
+        both = np.concatenate([batch.inputs, batch.targets], axis=1)[..., 0]
+        np.testing.assert_array_equal(both, VALUES[rows])
+        starts.append(batch.starts)
+    return np.concatenate(starts)
+
+
+def chunks_of(log):
+    return [path for _, path, _, sent in log if sent and "/c/" in path]
+
+
+def close(loader):
+    loader.close()
+    for variable in loader.windows.series.variables:
+        variable.source.close()
+
+
+def test_the_batches_are_those_of_the_stream_and_chunks_are_fetched_once_in_all_epochs(
+    bucket, static, tmp_path
+):
+    streamed = loader_of(open_series(bucket))
+    expected = [epoch_of(streamed) for _ in range(3)]
+    close(streamed)
+    assert len(chunks_of(static.data)) == 3 * 40
+    static.clear()
+    cached = loader_of(open_series(bucket, tmp_path))
+    for starts in expected:
+        np.testing.assert_array_equal(epoch_of(cached), starts)
+        assert len(chunks_of(static.data)) == 40
+    close(cached)
+    again = loader_of(open_series(bucket, tmp_path))  # a new process finds it complete
+    for starts in expected:
+        np.testing.assert_array_equal(epoch_of(again), starts)
+    close(again)
+    assert len(chunks_of(static.data)) == 40
+    assert not np.array_equal(expected[0], expected[1])
+
+
+def test_later_epochs_are_gathered_from_the_map(bucket, static, tmp_path, monkeypatch):
+    loader = loader_of(open_series(bucket, tmp_path))
+    epoch_of(loader)
+    access = loader._engine.access
+    assert isinstance(access, MirroredAccess)
+    monkeypatch.setattr(access._access, "stream", None)  # the stream is not asked any more
+    static.clear()
+    epoch_of(loader)
+    assert static.data == []
+    close(loader)
+
+
+def test_a_state_moves_between_stream_and_mirror(bucket, tmp_path):
+    one = loader_of(open_series(bucket))
+    expected = epoch_of(one)
+    one.set_epoch(0)
+    iterator = iter(one)
+    taken = [next(iterator).starts for _ in range(20)]
+    state = one.state_dict()
+    close(one)
+    other = loader_of(open_series(bucket, tmp_path), seed=99)
+    other.load_state_dict(state)
+    rest = epoch_of(other)
+    np.testing.assert_array_equal(np.concatenate([*taken, rest]), expected)
+    close(other)
+
+
+def test_a_block_that_went_bad_is_fetched_again_in_a_mapped_epoch(bucket, static, tmp_path):
+    first = loader_of(open_series(bucket, tmp_path))
+    epoch_of(first)
+    close(first)
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    with open(folder / "values", "r+b") as file:
+        file.seek(777 * NODES * 4)
+        file.write(b"\xff\xff")
+    static.clear()
+    again = loader_of(open_series(bucket, tmp_path))
+    epoch_of(again)
+    assert len(chunks_of(static.data)) == 1
+    close(again)
+
+
+@pytest.mark.parametrize("axes", ["tn", "nt"])
+def test_values_beside_a_covariate_of_its_own_store(bucket, bucket_folder, write_array, tmp_path, axes):
+    values = VALUES[:400, :6]
+    stored = values if axes == "tn" else np.ascontiguousarray(values.T)
+    for name, data, chunks in (("two.zarr", stored, (6, 25) if axes == "nt" else (25, 6)),
+                               ("weather.zarr", values[:, :3] * 2, (40, 3))):  # fmt: skip
+        folder = bucket_folder / "bkt" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        write_array({"driver": "file", "path": f"{folder}/"}, data, chunks=chunks)
+    series = wl.open(
+        "s3://bkt/two.zarr", axes=axes, storage_options=bucket, cache_dir=tmp_path,
+        covariates={"weather": ("s3://bkt/weather.zarr", "tf")},
+    )  # fmt: skip
+    spec = wl.WindowSpec(lookback=4, horizon=2, inputs=["value", "weather"], targets=["value"])
+    loader = wl.WindowLoader(wl.WindowSet(series, spec), batch_size=16, shuffle=True)
+    for _ in range(3):
+        for batch in loader:
+            rows = batch.starts[:, None] + np.arange(4)
+            np.testing.assert_array_equal(batch.inputs[..., 0], values[rows])
+            np.testing.assert_array_equal(batch.inputs[:, :, 0, 1:], values[rows, :3] * 2)
+    close(loader)
+
+
+def test_axes_that_no_view_brings_together_are_read_from_the_mirror_block_by_block(
+    bucket, bucket_folder, write_array, static, tmp_path
+):
+    values = np.random.default_rng(1).normal(size=(200, 3, 4, 5)).astype("f4")
+    folder = bucket_folder / "bkt" / "four.zarr"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_array({"driver": "file", "path": f"{folder}/"}, values, chunks=(20, 3, 4, 5))
+    series = wl.open("s3://bkt/four.zarr", axes="tnfn", storage_options=bucket, cache_dir=tmp_path)
+    loader = wl.WindowLoader(wl.WindowSet(series, wl.WindowSpec(**SPEC)), batch_size=16, shuffle=True)
+    static.clear()
+    for _ in range(2):
+        for batch in loader:
+            rows = values[batch.starts[:, None] + np.arange(4)]
+            np.testing.assert_array_equal(
+                batch.inputs, rows.transpose(0, 1, 2, 4, 3)
+            )
+    assert len(chunks_of(static.data)) == 10
+    close(loader)
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["streamed", "cached"])
+@pytest.mark.parametrize("fault", ["503", "reset", "truncate:100"])
+def test_one_request_in_three_fails_for_a_whole_epoch_and_the_batches_are_the_same(
+    bucket, proxy, tmp_path, fault, kept
+):
+    plain = loader_of(open_series(bucket))
+    expected = epoch_of(plain)
+    close(plain)
+    options = {**bucket, "endpoint_url": proxy.url}
+    loader = loader_of(open_series(options, tmp_path if kept else None))
+    proxy.clear(lambda number, *_: fault if number % 3 == 0 else None)
+    np.testing.assert_array_equal(epoch_of(loader), expected)
+    assert sum(entry.fault is not None for entry in proxy.log) >= 13
+    proxy.clear()
+    close(loader)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["streamed", "cached"])
+def test_a_lasting_fault_is_an_error_of_the_loop_and_the_loader_can_be_made_again(
+    bucket, proxy, tmp_path, kept
+):
+    options = {**bucket, "endpoint_url": proxy.url, "retries": 1}
+    loader = loader_of(open_series(options, tmp_path if kept else None))
+    proxy.clear(lambda number, method, path, headers: "503" if path.endswith("/c/21/0") else None)
+    with pytest.raises(SourceError, match=r"epochs.zarr.*rows"):
+        epoch_of(loader)
+    proxy.clear()
+    close(loader)
+    again = loader_of(open_series(options, tmp_path if kept else None))
+    assert len(epoch_of(again)) == ROWS - SPAN + 1
+    close(again)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("fault", ["503", "stall", "reset"])
+def test_a_lasting_fault_ends_within_thirty_seconds_by_default(bucket, proxy, tmp_path, fault):
+    loader = loader_of(open_series({**bucket, "endpoint_url": proxy.url}, tmp_path))
+    proxy.clear(lambda number, method, path, headers: fault if "/c/" in path and method == "GET" else None)
+    begun = time.monotonic()
+    with pytest.raises(SourceError):
+        epoch_of(loader)
+    assert time.monotonic() - begun < 30
+    proxy.clear()
+    close(loader)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+RANK = """
+import sys, json
+import numpy as np, windowloader as wl
+options, cache, rank, world, epochs = json.loads(sys.argv[1])
+series = wl.open("s3://bkt/epochs.zarr", storage_options=options, cache_dir=cache)
+loader = wl.WindowLoader(wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=2)), batch_size=16, shuffle=True,
+                         seed=4, rank=rank, world_size=world)
+print("ready", flush=True)
+sys.stdin.readline()
+found = []
+for epoch in range(epochs):
+    for batch in loader:
+        found += batch.starts.tolist()
+        print("batch", float(batch.inputs.sum()), flush=True) if epochs == 1 else None
+loader.close()
+series.variables[0].source.close()
+print(json.dumps(found))
+"""
+
+
+def start_rank(options, cache, rank, world, epochs):
+    arguments = json.dumps([options, str(cache), rank, world, epochs])
+    return subprocess.Popen(
+        [sys.executable, "-c", RANK, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def go(processes):
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+@pytest.mark.campaign
+def test_four_ranks_on_a_node_fetch_each_chunk_once(bucket, static, tmp_path):
+    processes = [start_rank(bucket, tmp_path, rank, 4, 2) for rank in range(4)]
+    go(processes)
+    outs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    asked = chunks_of(static.data)
+    assert len(asked) == len(set(asked)) == 40
+    seen = np.bincount(np.concatenate([json.loads(out) for out in outs]))
+    assert (seen >= 2).all()  # both epochs, whole
+
+
+def test_killed_in_its_first_epoch_and_started_again(bucket, static, proxy, tmp_path):
+    options = {**bucket, "endpoint_url": proxy.url}
+    held = threading.Event()
+
+    def script(number, method, path, headers):
+        data = [entry for entry in proxy.log if "/c/" in entry.path and entry.method == "GET"]
+        if "/c/" in path and method == "GET" and len(data) > 25:
+            held.set()
+            return "stall"
+        return None
+
+    proxy.clear(script)
+    victim = start_rank(options, tmp_path, 0, 1, 1)
+    go([victim])
+    assert held.wait(60)
+    victim.kill()
+    victim.communicate()
+    (entry,) = json.loads(CliRunner().invoke(cli.app, ["cache", "list", str(tmp_path), "--json"]).output)
+    assert 0 < entry["blocks_held"] <= 25
+    assert not entry["in_use"]
+    proxy.clear()
+    loader = loader_of(open_series(options, tmp_path))
+    assert len(epoch_of(loader)) == ROWS - SPAN + 1
+    asked = [entry.path for entry in proxy.log if "/c/" in entry.path and entry.method == "GET"]
+    assert len(asked) == len(set(asked)) == 40 - entry["blocks_held"]
+    close(loader)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_clears(bucket, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(cli.app, ["cache", *arguments], env={"COLUMNS": "160", "NO_COLOR": "1"})
+
+    loader = loader_of(open_series(bucket, tmp_path))
+    epoch_of(loader)
+    listed = run("list", str(tmp_path)).output
+    assert "s3://bkt/epochs.zarr" in listed
+    assert "2000 × 30" in listed
+    assert "240 kB, 100 %" in listed
+    assert "now" in listed
+    (entry,) = json.loads(run("list", str(tmp_path), "--json").output)
+    assert (entry["blocks_held"], entry["bytes"], entry["in_use"]) == (40, 240_000, True)
+    assert "kept s3://bkt/epochs.zarr: a process has it open" in run("clear", str(tmp_path)).output
+    close(loader)
+    assert "removed 0 arrays" in run("clear", str(tmp_path), "--name", "other").output
+    assert "removed 1 array, 240 kB" in run("clear", str(tmp_path)).output
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert "holds nothing" in run("list", str(tmp_path)).output
+    assert run("list", str(tmp_path / "absent")).exit_code == 1

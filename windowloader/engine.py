@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .mirrored import mirrored
 from .order import GlobalOrder, SequentialOrder
-from .rows import Others, Resident
+from .rows import Others
 from .shard import Steps, per_lane
 
 if TYPE_CHECKING:
@@ -158,7 +158,11 @@ def _access(
         if (view := windows.series.variables[number].view()) is not None
     }
     if reading.choice is None:
-        return Resident([views[place] for place in sorted(views)])
+        from .direct import window_rows
+        from .readahead import ReadAhead
+
+        resident = [views[place] for place in sorted(views)]
+        return ReadAhead(resident, window_rows(recipe), windows.index, steps, ranks)
     others = Others(len(recipe.variables), views, reading.held)
     if reading.lanes is not None:
         from .blocks import BlockAccess

@@ -1,17 +1,24 @@
-"""What kernels ask of the processor: the fastest copy there is, and memory before it is needed.
+"""What kernels ask of the machine: the fastest copy there is, memory before it is needed, pages of files.
 
-In: arrays and positions in them, inside a kernel. Out: bytes moved, cache lines on their way. Never checks a position.
+In: arrays or addresses and positions in them. Out: bytes moved, cache lines and pages on their way. Never checks a
+position, never holds the GIL.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["LINE", "fetch", "move"]
+from .jit import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["LINE", "advise", "count_resident", "fetch", "move"]
 
 LINE = 64  # bytes of a cache line
 _BUILD: Any = cgutils
@@ -51,3 +58,37 @@ def _fetch(_: Any, source: Any, at: Any) -> Any:
 
 move: Any = intrinsic(_move)
 fetch: Any = intrinsic(_fetch)
+
+_call_madvise: Any = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))
+_call_mincore: Any = types.ExternalFunction("mincore", types.int32(types.uintp, types.uintp, types.voidptr))
+
+
+@kernel
+def advise(
+    address: int, begins: NDArray[np.int64], ends: NDArray[np.int64], advice: int, page: int, most: int
+) -> int:
+    """Advise the system on byte ranges from ``address``, ``most`` bytes a call; return how many calls it refused.
+
+    The system cuts a longer range at what it would read ahead by itself, without a word.
+    """
+    refused = 0
+    for k in range(begins.size):
+        at = (address + begins[k]) // page * page
+        end = address + ends[k]
+        while at < end:
+            refused += _call_madvise(np.uintp(at), np.uintp(min(most, end - at)), np.int32(advice)) != 0
+            at += most
+    return refused
+
+
+@kernel
+def count_resident(address: int, places: NDArray[np.int64], page: int) -> int:
+    """Count the places, in bytes from ``address``, whose page is in memory; −1 where the system does not say."""
+    found = 0
+    byte = np.zeros(1, np.uint8)
+    for k in range(places.size):
+        at = (address + places[k]) // page * page
+        if _call_mincore(np.uintp(at), np.uintp(page), byte.ctypes) != 0:
+            return -1
+        found += byte[0] & 1
+    return found

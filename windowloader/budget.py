@@ -42,7 +42,7 @@ class MemoryTerms:
     arena : int
         Places for blocks.
     stash : int
-        Places for seams: ``3m + 1`` a lane, of twice ``span − 1`` rows.
+        Places for seams: ``3m + 1`` a lane, of twice ``span − 1`` rows; ``4m + 1`` where blocks are read again.
     in_flight : int
         Chunks being read, decoded and encoded.
     reserve : int
@@ -96,11 +96,13 @@ class Choice:
 
     def seams(self, blocks: int) -> int:
         """Places that a lane has for seams between so many blocks."""
-        return 0 if self.mode != "blocks" else _seams(self.active, blocks)
+        return 0 if self.mode != "blocks" else _seams(self.active, self.slots, blocks)
 
 
-def _seams(active: int, blocks: int) -> int:
-    return min(3 * active + 1, max(blocks - 1, 0))
+def _seams(active: int, slots: int, blocks: int) -> int:
+    """Places for seams; with blocks that are read again, a seam is kept from when its first side enters."""
+    paged = slots < min(active + 1, blocks)
+    return min((4 if paged else 3) * active + 1, max(blocks - 1, 0))
 
 
 def default_active(blocks: int, lanes: int = 1) -> int:
@@ -146,7 +148,7 @@ class _Room:
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
-        seams = 0 if grid.halo else _seams(active, blocks)
+        seams = 0 if grid.halo else _seams(active, slots, blocks)
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .lane import Lane, LanesOfBlocks
     from .reader import Reader, RowRange
+    from .residency import Turn
 
 __all__ = ["Course", "Cut", "Grounds"]
 
@@ -311,15 +312,19 @@ class Course:
         self._leave(passage.seam_places, events.released, self.free_seams)
         passage.turn = turn
         self.settle()
+        self._join(passage, events)
+        self._leave(passage.places, events.leave, self.free)
+        if not first:  # those of the first turn were listed when the pass was
+            self._list(passage, events.submit)
+        self.settle()
+
+    def _join(self, passage: Passage, events: Turn) -> None:
+        """Keep the rows of seams that would be gone, or are all there now."""
         for seam in events.saved.tolist() + events.joined.tolist():
             self._save(passage, seam)
         for seam in events.joined.tolist():
             if passage.residency.missing[np.searchsorted(passage.residency.seams, seam)]:
                 passage.absent[seam] = passage.residency.side_rows(seam)
-        self._leave(passage.places, events.leave, self.free)
-        if not first:  # those of the first turn were listed when the pass was
-            self._list(passage, events.submit)
-        self.settle()
 
     def _leave(self, places: dict[int, int], names: NDArray[np.int64], free: list[int]) -> None:
         for name in names.tolist():

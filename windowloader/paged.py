@@ -5,6 +5,7 @@ In: as ``course``. Out: the same windows, from less memory and more reads. Follo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,62 +23,87 @@ if TYPE_CHECKING:
 __all__ = ["PagedCourse"]
 
 
-class PagedCourse(Course):
-    """A course whose blocks come and go as furthest next use has it; see `Course`."""
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """How far the reads of a pass are."""
 
-    _pages: Iterator[Page]
-    _page: Page
-    _next: int  # read of the page that comes next
+    pages: Iterator[Page]
+    page: Page
+    read: int = 0
+    """Reads of the page that are done."""
+
+    def before(self, window: int) -> bool:
+        """Whether a read is left that comes before a window of the turn."""
+        return self.read < len(self.page.before) and int(self.page.before[self.read]) <= window
+
+    def next(self) -> tuple[int, int]:
+        """Return the next read of the page: which block, in whose place."""
+        at = self.read
+        self.read += 1
+        return int(self.page.read[at]), int(self.page.drop[at])
+
+
+class PagedCourse(Course):
+    """A course of which some passes have too few places, so that their blocks come and go; see `Course`.
+
+    A lane may have fewer blocks in one pass than in another, since lanes rotate: then its places may do.
+    """
+
+    _readers: dict[Passage, _Reader]
 
     def _append(self, number: int, cursor: int) -> Passage:
-        self.ahead = False  # there is no place for the next pass
-        passage = super()._append(number, cursor)
-        self._pages = pages(passage.residency, self.grounds.order.starts)
-        return passage
+        if not self.passes:
+            self._readers = {}
+        return super()._append(number, cursor)
 
     def _list(self, passage: Passage, blocks: NDArray[np.int64]) -> None:
-        """Ask for nothing ahead: pages say what is read when."""
+        if not passage.residency.paged:  # else pages say what is read when, and nothing is read ahead
+            super()._list(passage, blocks)
 
     def reach(self, turn: int, place: int, *, holding: bool) -> int:
         """Go on to a window; all before it must have been gathered. See `Course.reach`."""
         passage = self.present
+        if not passage.residency.paged:
+            return super().reach(turn, place, holding=holding)
         while passage.turn < turn:
-            self._alone(holding)
             if passage.begun:
-                self._read_until(np.iinfo(np.int64).max, holding)
+                self._read_until(passage, np.iinfo(np.int64).max, holding)
+            self._alone(holding)
             self._turn()
         begin = max(int(passage.lane.deal.borders[turn]), passage.residency.cursor)
-        self._read_until(place - begin, holding)
-        end = int(passage.lane.deal.borders[turn + 1])
-        if self._next < len(self._page.before):
-            end = min(end, begin + int(self._page.before[self._next]))
+        self._read_until(passage, place - begin, holding)
+        reader, end = self._readers[passage], int(passage.lane.deal.borders[turn + 1])
+        if reader.read < len(reader.page.before):
+            end = min(end, begin + int(reader.page.before[reader.read]))
         return end - place
 
     def _turn(self) -> None:
-        """Begin the next turn: the entering block is read and its sides of both seams are kept at once."""
+        """Begin the next turn: the entering block is read, and its sides of both seams are kept at once."""
         passage = self.present
+        if not passage.residency.paged:
+            super()._turn()
+            return
         turn = passage.turn + 1
         events = passage.residency.turn(turn)
-        page, taken = next(self._pages), 0
+        reader = self._readers.get(passage)
+        if reader is None:
+            turns = pages(passage.residency, self.grounds.order.starts)
+            reader = self._readers[passage] = _Reader(turns, next(turns))
+        else:
+            reader.page, reader.read = next(reader.pages), 0
         if len(events.enter):
-            self._fetch(int(page.read[0]), int(page.drop[0]))
-            taken = 1
+            self._fetch(passage, *reader.next())
         self.tick += 1
         self._leave(passage.seam_places, events.released, self.free_seams)
-        passage.turn, self._page, self._next = turn, page, taken
+        passage.turn = turn
         self.settle()
-        for seam in events.saved.tolist() + events.joined.tolist():
-            self._save(passage, seam)
-        for seam in events.joined.tolist():
-            if passage.residency.missing[np.searchsorted(passage.residency.seams, seam)]:
-                passage.absent[seam] = passage.residency.side_rows(seam)
+        self._join(passage, events)
 
-    def _read_until(self, window: int, holding: bool) -> None:
-        page = self._page
-        while self._next < len(page.before) and page.before[self._next] <= window:
+    def _read_until(self, passage: Passage, window: int, holding: bool) -> None:
+        reader = self._readers[passage]
+        while reader.before(window):
             self._alone(holding)
-            self._fetch(int(page.read[self._next]), int(page.drop[self._next]))
-            self._next += 1
+            self._fetch(passage, *reader.next())
 
     def _alone(self, holding: bool) -> None:
         """Wait until nobody holds anything."""
@@ -86,8 +112,7 @@ class PagedCourse(Course):
         while self.holds:
             self._wait()
 
-    def _fetch(self, block: int, drop: int) -> None:
-        passage = self.present
+    def _fetch(self, passage: Passage, block: int, drop: int) -> None:
         place = None
         if drop >= 0:
             place = passage.places.pop(drop)

@@ -254,7 +254,7 @@ def _by_blocks(case: Case) -> dict[str, Any]:
 
     found = foretell(case.rank)
     held = _held_cost(case)
-    own = _plus(_forecast_cost(case, found), held)
+    own = _plus(_forecast_cost(case, found), held, *(_filler(case, lane) for lane in found.lanes))
     ranks = [found] if case.world_size == 1 else [foretell(r) for r in range(min(case.world_size, RANKS))]
     times = 1 if case.world_size <= RANKS else case.world_size / RANKS
     everyone = Cost(
@@ -300,6 +300,20 @@ def _forecast_cost(case: Case, found: Forecast) -> Cost:
         requests=found.requests + found.side_requests,
         distinct=distinct,
     )
+
+
+def _filler(case: Case, lane: int) -> Cost:
+    """Count the window that fills the last step of a lane that has none left where the run begins."""
+    lanes, here = case.reading.lanes, case.here
+    assert lanes is not None
+    own = lanes.sequence(here.pass_number, lane)
+    if here.cursor < len(own) or not case.steps.count(here.pass_number, here.cursor):
+        return Cost(bytes=0, requests=0, distinct=0)
+    if not len(own):
+        own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
+    begin = lanes.starts(own.windows(len(own) - 1, len(own)))
+    cost = total_cost(case.reading.chunkings, begin, begin + lanes.grid.span)
+    return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=int(cost.bytes[0]))
 
 
 def _residency(case: Case, lane: int) -> Residency:

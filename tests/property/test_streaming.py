@@ -190,3 +190,61 @@ def test_streamed_epochs_are_those_of_plain_lists(case, kill, model):
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
     compare(case, model, kill)
+
+
+@pytest.fixture
+def one_epoch(monkeypatch):
+    """No reads for the epoch after: what is counted belongs to one."""
+    monkeypatch.setattr("windowloader.course.Course._drains", lambda self, passage: False)
+
+
+def counted(loader, source):
+    """Decoded bytes and requests of the reads that reached the source."""
+    if not source.log:
+        return 0, 0
+    cost = loader._bind().reading.chunkings[0].cost(*np.array(source.log).T)
+    return int(cost.bytes.sum()), int(cost.requests.sum())
+
+
+def count(case, kill):
+    """Reads at the source against the plan's, of a whole epoch and of one that goes on."""
+    options = case[4]
+    exactly = options["uneven"] != "drop" and not options.get("drop_last")
+    exactly = exactly and (options["lanes"] or options["world_size"]) % options["world_size"] == 0
+    for rank in range(options["world_size"]):
+        state = None
+        for _ in range(2):
+            source, loader = start(case, rank=rank)
+            plan = loader.plan(state)
+            if state is not None:
+                loader.load_state_dict(state)
+            states = [loader.state_dict() for _ in loader]
+            found = counted(loader, source)
+            if exactly and len(states) == plan.steps:
+                assert found == (plan.own.bytes, plan.own.requests)
+            assert found[0] <= plan.own.bytes
+            if plan.mode == "blocks" and not plan.again and state is None and source.chunks is not None:
+                assert set(source.chunk_reads().values()) <= {1} or plan.own.amplification > 1
+            loader.close()
+            if not states[:-1]:
+                break
+            state = states[kill % (len(states) - 1)]
+
+
+@settings(max_examples=60, **CASES)
+@given(case=cases(), kill=st.integers(0, 1000))
+def test_reads_are_those_of_the_plan(case, kill, one_epoch):
+    try:
+        count(case, kill)
+    except MemoryBudgetError:
+        assume(False)
+
+
+@pytest.mark.campaign
+@settings(max_examples=2000, **CASES)
+@given(case=cases(), kill=st.integers(0, 1000))
+def test_reads_are_those_of_the_plan_at_length(case, kill, one_epoch):
+    try:
+        count(case, kill)
+    except MemoryBudgetError:
+        assume(False)

@@ -76,7 +76,7 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
         """Say who deals windows to ranks; Lightning calls this on each of them."""
         if self.trainer is not None and self.trainer.world_size > 1:
             rank_zero_info(
-                f"windowloader deals windows to the {self.trainer.world_size} ranks ({stage}); "
+                f"windowloader deals windows to the {self.trainer.world_size} ranks; "
                 "use_distributed_sampler does not apply, no sampler is replaced."
             )
 

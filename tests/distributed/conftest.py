@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore_glob = ["fork_ranks.py", "rank_*.py"]  # programs, not modules with doctests
+
 HERE = Path(__file__).parent
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_", "OMPI_", "PMI_", "MV2_")
 

@@ -20,7 +20,7 @@ from .order import GlobalOrder, SequentialOrder
 from .rows import Held
 from .shard import per_lane
 from .stored import stored
-from .variable import is_mapped
+from .variable import is_mapped, stored_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class Reading:
     ----------
     order : Order
     tier : str
-        "memory", "mapped" or "streamed": of the variables that the windows read.
+        "memory", "mapped", "cached" or "streamed": of the variables that the windows read.
     reason : str
         Why this order and this way of reading, for people.
     stored : tuple of Stored
@@ -131,8 +131,8 @@ def survey(
     if lanes is None:
         choice, benches = case.benches(choice)
     return Reading(
-        order=order, tier="streamed", reason=reason, stored=read, held=held, choice=choice, lanes=lanes,
-        benches=benches,
+        order=order, tier=stored_tier(list(streamed.values())), reason=reason, stored=read, held=held,
+        choice=choice, lanes=lanes, benches=benches,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _addressable(
     windows: WindowSet, used: Sequence[Variable], config: LoaderConfig, state: RunState | None
 ) -> Reading:
     tier = windows.series.tier if used else "memory"
-    if tier == "streamed":  # variables that these windows do not read
+    if tier in ("streamed", "cached"):  # variables that these windows do not read
         tier = "mapped" if any(is_mapped(view) for v in used if (view := v.view()) is not None) else "memory"
     order: Order
     if state is not None and state.order.startswith("block"):

@@ -17,7 +17,7 @@ from .clock import CLOCK_NAMES, Clock
 from .entities import entity_numbers
 from .errors import FeatureNameError
 from .labels import listed
-from .variable import Variable, is_mapped
+from .variable import Variable, is_mapped, stored_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -204,11 +204,14 @@ class Series:
         -------
         str
             ``"memory"`` or ``"mapped"`` where all that change with time can be indexed where they lie, else
-            ``"streamed"``.
+            ``"cached"`` where what cannot is kept on this node, else ``"streamed"``.
         """
-        views = [variable.view() for variable in self.variables if variable.has_time]
+        timed = [variable for variable in self.variables if variable.has_time]
+        views = [variable.view() for variable in timed]
         if any(view is None for view in views):
-            return "streamed"
+            return stored_tier(
+                [variable for variable, view in zip(timed, views, strict=True) if view is None]
+            )
         return "mapped" if any(is_mapped(view) for view in views if view is not None) else "memory"
 
     def columns(self, names: Sequence[str] | None = None) -> tuple[Column, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .source import Pending, Source
 
-__all__ = ["Variable", "feature_names", "is_mapped"]
+__all__ = ["Variable", "feature_names", "is_mapped", "stored_tier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +130,13 @@ class Variable:
         apart = out.reshape(out.shape[0], *sizes(axes, shape, "n"), *sizes(axes, shape, "f"), copy=False)
         order = [place for letter in "tnf" for place, axis in enumerate(axes) if axis == letter]
         return apart.transpose(np.argsort(order))
+
+
+def stored_tier(variables: Sequence[Variable]) -> str:
+    """Tier of variables that must be read: "cached" where a mirror on this node keeps each of them, else "streamed"."""
+    return (
+        "cached" if all(getattr(variable.source, "cached", False) for variable in variables) else "streamed"
+    )
 
 
 def is_mapped(array: np.ndarray) -> bool:

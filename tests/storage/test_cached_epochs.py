@@ -73,7 +73,9 @@ def test_the_batches_are_those_of_the_stream_and_chunks_are_fetched_once_in_all_
     close(streamed)
     assert len(chunks_of(static.data)) == 3 * 40
     static.clear()
-    cached = loader_of(open_series(bucket, tmp_path))
+    series = open_series(bucket, tmp_path)
+    assert series.tier == series.select(nodes=[1, 2], time=slice(10, 90)).tier == "cached"
+    cached = loader_of(series)
     for starts in expected:
         np.testing.assert_array_equal(epoch_of(cached), starts)
         assert len(chunks_of(static.data)) == 40
@@ -164,9 +166,7 @@ def test_axes_that_no_view_brings_together_are_read_from_the_mirror_block_by_blo
     for _ in range(2):
         for batch in loader:
             rows = values[batch.starts[:, None] + np.arange(4)]
-            np.testing.assert_array_equal(
-                batch.inputs, rows.transpose(0, 1, 2, 4, 3)
-            )
+            np.testing.assert_array_equal(batch.inputs, rows.transpose(0, 1, 2, 4, 3))
     assert len(chunks_of(static.data)) == 10
     close(loader)
 

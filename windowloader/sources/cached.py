@@ -93,6 +93,8 @@ class CachedSource(LocalSource):
     >>> source.close()
     """
 
+    cached = True  # of the tier of that name
+
     def __init__(
         self, source: Source, folder: MirrorFolder, *, options: str = "", state: str | None = None
     ) -> None:

@@ -131,6 +131,11 @@ class JoinedSource(LocalSource):
         for old in self._recent.touch(number):
             self.parts[old].close()
 
+    @property
+    def cached(self) -> bool:
+        """Whether a mirror on this node keeps it."""
+        return all(getattr(part, "cached", False) for part in self.parts)
+
     def edges(self) -> np.ndarray:
         """Rows where a chunk or a part begins, and the end."""
         inner = [

@@ -233,6 +233,11 @@ class SelectedSource(LocalSource):
         block = np.empty((last - first, *self._inner.shape[1:]), self.dtype)
         return Picked(self, self._inner.submit(first, last, block), block, (start, stop), out)
 
+    @property
+    def cached(self) -> bool:
+        """Whether a mirror on this node keeps it."""
+        return bool(getattr(self._inner, "cached", False))
+
     def edges(self) -> np.ndarray | None:
         """Rows where a chunk of the source begins, counted in the rows that stay."""
         found = self.source.edges()

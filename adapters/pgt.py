@@ -7,12 +7,15 @@ lazy signals, series, PyG's ``Data`` and ``Batch``. PGT is never imported, PyG o
 from __future__ import annotations
 
 from windowloader.adapters.pgt_contents import HeteroLayout, hetero_layout
+from windowloader.adapters.pgt_families import FAMILIES, Family
 from windowloader.adapters.pgt_index import PGTWarning, get_index_dataset
 from windowloader.adapters.pgt_objects import to_pyg, to_pyg_steps
 from windowloader.adapters.pgt_signals_in import from_signal
 from windowloader.adapters.pgt_signals_out import WindowSignal, to_signal
 
 __all__ = [
+    "FAMILIES",
+    "Family",
     "HeteroLayout",
     "PGTWarning",
     "WindowSignal",

@@ -22,6 +22,7 @@ from windowloader.windows import WindowSet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from windowloader.scaler import Scaler
     from windowloader.series import Series
 
 __all__ = ["Published", "all_rows", "numbers"]
@@ -142,8 +143,26 @@ def all_rows(series: Series, names: Sequence[str] | None) -> WindowSet:
     return WindowSet(series, spec, index=Runs.of_segments(series.borders, span=1, stride=1))
 
 
-def numbers(table: np.ndarray) -> np.ndarray:
-    """As PGT hands statistics out: float32, shape (column,), or (node,) of one column, or (node, column)."""
+def numbers(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation as PGT hands them out: float32, shape (column,), or (node,) of one column, or (node, column).
+
+    A column that is not scaled has 0 and 1.
+    """
+    if scaling is None:
+        tables = [np.zeros((1, len(names))), np.ones((1, len(names)))]
+    elif isinstance(scaling, Published):
+        tables = [scaling.mean, scaling.std]
+    else:
+        affines = [scaling.affine(name) for name in names]
+        shifts = [np.zeros(1) if affine is None else affine.shift[0] for affine in affines]
+        spreads = [np.ones(1) if affine is None else 1 / affine.factor[0] for affine in affines]
+        tables = [np.stack(np.broadcast_arrays(*part), axis=-1) for part in (shifts, spreads)]
+    mean, std = (_squeezed(table) for table in tables)
+    return mean, std
+
+
+def _squeezed(table: np.ndarray) -> np.ndarray:
+    """Leave out the node axis where there is one statistic for all, else the column axis where there is one column."""
     shape = table.shape[1:] if len(table) == 1 else table.shape[:1] if table.shape[1] == 1 else table.shape
     return table.astype(np.float32).reshape(shape)
 

@@ -10,13 +10,13 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from windowloader.adapters.pgt_arithmetic import Published, numbers
 from windowloader.adapters.pgt_datasets import IndexWindows, collate, fit_on_device, on_device
+from windowloader.adapters.pgt_families import family_of
 from windowloader.adapters.pgt_pairs import Fold, PairOptions
 from windowloader.errors import GraphError, LoaderError, RankError, ScalerError
 from windowloader.opening import open as open_series
@@ -26,7 +26,7 @@ from windowloader.spec import WindowSpec
 from windowloader.split import split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch.utils.data import Dataset
 
@@ -97,9 +97,9 @@ def get_index_dataset(
     horizon: int | None = None,
     features: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
-    per: Literal["feature", "node"] = "feature",
-    epsilon: float = 0.0,
-    dtype: Literal["float32", "float64"] = "float32",
+    per: Literal["feature", "node"] | None = None,
+    epsilon: float | None = None,
+    dtype: Literal["float32", "float64"] | None = None,
     fill: float | None = None,
     layout: str | tuple[str, str] = "tnf",
     by: Literal["windows", "targets", "rows"] = "windows",
@@ -113,8 +113,8 @@ def get_index_dataset(
     Parameters
     ----------
     series : Series, array, path or PGT dataset loader
-        An array or path is opened as ``windowloader.open`` does; of a PGT loader its files are read
-        (`pgt_families.from_loader`).
+        An array or path is opened as ``windowloader.open`` does; of a PGT loader its files are, with the features,
+        precision and scaling of its family (`FAMILIES`) where these arguments do not say otherwise.
     lags, batch_size, shuffle, ratio, world_size, ddp_rank
         As in PGT: the three loaders draw by the same torch samplers, so an equal torch seed gives an equal order.
     allGPU : int or device
@@ -130,12 +130,12 @@ def get_index_dataset(
         Steps of y; PGT has as many as lags.
     features, targets : sequence of str, optional
         Names of x and of y, clocks such as "time_of_day" among them. Default: the series' own features; y as x.
-    per : {"feature", "node"}
-        What has statistics of its own; PGT's windmills: "node".
-    epsilon : float
-        Added to the standard deviation; PGT's windmills: 1e-10.
-    dtype : {"float32", "float64"}
-        Of batches and of PGT's arithmetic; float64 as PGT ships its PeMS sets and windmills.
+    per : {"feature", "node"}, optional
+        What has statistics of its own; default "feature"; PGT's windmills: "node".
+    epsilon : float, optional
+        Added to the standard deviation; default 0; PGT's windmills: 1e-10.
+    dtype : {"float32", "float64"}, optional
+        Of batches and of PGT's arithmetic; default float32; PGT's PeMS sets and windmills: float64.
     fill : float, optional
         What missing cells hold after scaling, where the series declares missing values.
     layout : str or pair of str
@@ -152,8 +152,8 @@ def get_index_dataset(
     -------
     tuple
         ``train_dataloader, val_dataloader, test_dataloader, edges, edge_weights, means, stds``. Batches are tuples
-        of tensors, shape (batch, step, node, feature), the last one short. Edges: shape (2, edge), int64; means and
-        stds: float32, shape (feature,) or (node,). Edges are None where there is no graph.
+        of tensors, shape (batch, step, node, feature), the last one short. Edges: shape (2, edge), int64; weights,
+        means and stds: float32, shape (feature,) or (node,). Edges are None where there is no graph.
 
     Raises
     ------
@@ -178,9 +178,12 @@ def get_index_dataset(
         batch_size=batch_size, shuffle=shuffle, world_size=world_size, ddp_rank=ddp_rank,
         num_workers=num_workers, pin_memory=pin_memory,
     )  # fmt: skip
+    found, own = _as_series(series)
+    per, epsilon = per or own.get("per", "feature"), own.get("epsilon", 0.0) if epsilon is None else epsilon
+    dtype, features = dtype or own.get("dtype", "float32"), features or own.get("features")
+    statistics = own.get("statistics", statistics)
     if dtype not in ("float32", "float64"):
         raise LoaderError(f"dtype={dtype!r}: 'float32' or 'float64' is asked for, as PGT's sets are.")
-    found = _as_series(series)
     names = [column.name for column in found.columns(features)]
     spec = WindowSpec(
         lookback=lags,
@@ -204,19 +207,22 @@ def get_index_dataset(
     if statistics == "train" and means is None:
         _say_what_differs(parts[0], names, by)
     loaders = [sampling.loader(dataset) for dataset in datasets]
-    return (*loaders, *_edges(found, edges, edge_weights), *_numbers(scaling, names, device))
+    known = [torch.from_numpy(table) for table in numbers(scaling, names)]
+    if device is not None:
+        known = [table.to(device) for table in known]
+    return (*loaders, *_edges(found, edges, edge_weights), *known)
 
 
-def _as_series(given: Any) -> Series:
+def _as_series(given: Any) -> tuple[Series, Mapping[str, Any]]:
+    """Open what was given; of a PGT loader its files, with the options that its own numbers take."""
     if isinstance(given, Series):
-        return given
+        return given, {}
     if hasattr(given, "get_index_dataset") or hasattr(given, "get_dataset"):
-        from windowloader.adapters.pgt_families import from_loader
-
-        return from_loader(given)
+        family = family_of(given)
+        return family.open(given), family.index_options
     if hasattr(given, "detach"):
         given = given.detach().cpu().numpy()
-    return open_series(given)
+    return open_series(given), {}
 
 
 def _device(given: int | str | torch.device) -> torch.device | None:
@@ -281,30 +287,5 @@ def _edges(series: Series, edges: Any, weights: Any) -> tuple[torch.Tensor | Non
     index = torch.as_tensor(edges, dtype=torch.int64)
     if index.ndim != 2 or index.shape[0] != 2:
         raise GraphError(f"edges have shape {tuple(index.shape)}; (2, edge) is asked for.")
-    values = torch.ones(index.shape[1]) if weights is None else torch.as_tensor(weights)
+    values = torch.ones(index.shape[1]) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
     return index, values
-
-
-def _numbers(
-    scaling: StandardScaler | Published | None, names: list[str], device: torch.device | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if scaling is None:
-        tables = [np.zeros((1, len(names))), np.ones((1, len(names)))]
-    elif isinstance(scaling, Published):
-        tables = [scaling.mean, scaling.std]
-    else:
-        tables = [_by_column(scaling, names, part) for part in ("mean", "std")]
-    mean, std = (torch.from_numpy(numbers(table)) for table in tables)
-    return (mean, std) if device is None else (mean.to(device), std.to(device))
-
-
-def _by_column(scaler: StandardScaler, names: list[str], part: Literal["mean", "std"]) -> np.ndarray:
-    """Shift or spread of every column, shape (1 | node, column); 0 and 1 where the scaler has none."""
-    found = []
-    for name in names:
-        affine = scaler.affine(name)
-        if affine is None:
-            found.append(np.full(1, float(part == "std")))
-        else:
-            found.append(affine.shift[0] if part == "mean" else 1 / affine.factor[0])
-    return np.stack(np.broadcast_arrays(*found), axis=-1)

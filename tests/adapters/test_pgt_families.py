@@ -1,0 +1,317 @@
+"""PGT's dataset families: its own loaders over the same files, snapshot for snapshot."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import types
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch_geometric")
+
+import windowloader as wl  # noqa: E402
+from windowloader.adapters.pgt import FAMILIES, from_signal, get_index_dataset, to_signal  # noqa: E402
+from windowloader.errors import SeriesError, SourceNotFoundError  # noqa: E402
+
+JSON_FILES = {
+    "chickenpox": "chickenpox.json",
+    "pedalme": "pedalme_london.json",
+    "montevideo-bus": "montevideo_bus.json",
+    "england-covid": "england_covid.json",
+    "twitter-tennis": "twitter_tennis_rg17.json",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pyg():
+    """PyG, imported once: its own import warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch_geometric.data
+    return torch_geometric.data
+
+
+@pytest.fixture(scope="module")
+def pgt(pyg):
+    """PGT's loaders, where it is installed; what it imports and does not need here is stood in for."""
+    stand_in = types.ModuleType("torch_sparse")
+    stand_in.SparseTensor = type("SparseTensor", (), {})
+    absent = "torch_sparse" not in sys.modules
+    if absent:
+        sys.modules["torch_sparse"] = stand_in
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import torch_geometric_temporal.dataset as dataset
+        except ImportError as error:
+            pytest.skip(f"PGT cannot be imported: {error}")
+        finally:
+            if absent:
+                del sys.modules["torch_sparse"]
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def rng():
+    return np.random.default_rng(8)
+
+
+@pytest.fixture(scope="module")
+def edges(rng):
+    return rng.integers(0, 9, (20, 2)).tolist()
+
+
+def made(name, rng, edges):
+    """Files of families that there are none of here, in PGT's formats."""
+    weights = rng.random(20).tolist()
+    if name.startswith("windmill"):
+        return {"block": rng.gamma(2, 3, (60, 9)).tolist(), "edges": edges, "weights": weights}
+    if name == "wikimaths":
+        days = {str(day): {"y": rng.integers(1, 5000, 9).tolist()} for day in range(40)}
+        return {"time_periods": 40, "edges": edges, "weights": weights, **days}
+    frames = {
+        str(joint): {str(t): "({:.6f}, {:.6f}, {:.6f})".format(*rng.random(3)) for t in range(50)}
+        for joint in range(21)
+    }
+    return {"edges": edges, "LABEL": {str(t): int(c) for t, c in enumerate(rng.integers(0, 6, 50))}, **frames}
+
+
+def file_of(name, data, rng, edges):
+    if name in JSON_FILES:
+        return json.loads((data / "pgt" / JSON_FILES[name]).read_text())
+    return made(name, rng, edges)
+
+
+def loader_of(pgt, name, file, **attributes):
+    """PGT's loader of a family, with its file in hand instead of downloaded."""
+    loader = object.__new__(getattr(pgt, FAMILIES[name].loader))
+    loader._dataset = file
+    for key, value in attributes.items():
+        setattr(loader, key, value)
+    return loader
+
+
+def same_snapshots(ours, theirs):
+    assert len(ours) == theirs.snapshot_count
+    for one, other in zip(ours, theirs, strict=True):
+        assert set(one.keys()) == set(other.keys())
+        for key in other.keys():  # noqa: SIM118 - a Data object, not a dict
+            assert one[key].dtype == other[key].dtype
+            assert torch.equal(one[key], other[key]), key
+
+
+TENNIS = {"N": None, "target_offset": 1, "feature_mode": "encoded"}
+
+
+@pytest.mark.parametrize(
+    ("name", "lags", "attributes"),
+    [
+        ("chickenpox", 4, {}),
+        ("chickenpox", 9, {}),
+        ("pedalme", 4, {}),
+        ("pedalme", 1, {}),
+        ("montevideo-bus", 4, {}),
+        ("england-covid", 8, {}),
+        ("twitter-tennis", None, TENNIS),
+        ("twitter-tennis", None, {**TENNIS, "N": 50, "feature_mode": None, "target_offset": 3}),
+        ("twitter-tennis", None, {**TENNIS, "N": 30, "feature_mode": "diagonal"}),
+        ("windmill-large", 8, {}),
+        ("windmill-medium", 8, {}),
+        ("windmill-small", 5, {}),
+        ("wikimaths", 8, {}),
+        ("mtm", 16, {}),
+    ],
+)
+def test_families_of_one_file(pgt, data, rng, edges, name, lags, attributes):
+    file = file_of(name, data, rng, edges)
+    loader = loader_of(pgt, name, file, **attributes)
+    theirs = loader.get_dataset() if lags is None else loader.get_dataset(lags)
+    family = FAMILIES[name]
+    ours = family.signal(family.open(loader), lags=lags)
+    same_snapshots(ours, theirs)
+    if not attributes:
+        same_snapshots(family.signal(family.open(file), lags=lags)[:3], theirs[:3])
+
+
+def test_a_family_from_its_path(data):
+    family = FAMILIES["chickenpox"]
+    series = family.open(data / "pgt" / "chickenpox.json")
+    assert (series.num_steps, series.num_nodes, series.graph.edge_index.shape[1]) == (521, 20, 102)
+    assert len(family.signal(series)) == 517
+    with pytest.raises(SourceNotFoundError, match="no file"):
+        family.open(data / "pgt" / "measles.json")
+
+
+def test_several_features_of_a_bus_stop(pgt, rng):
+    """PGT stacks the chosen variables stop by stop: rows of x are (stop, variable)."""
+    nodes = [
+        {"bus_stop": 100 + i, "y": rng.integers(0, 9, 30).tolist(), "X": {"rain": rng.random(30).tolist()}}
+        for i in range(5)
+    ]
+    for node in nodes:
+        node["X"]["y"] = node["y"]
+    links = [{"source": 100, "target": 103, "weight": 2.5}, {"source": 104, "target": 100, "weight": 1.0}]
+    loader = loader_of(pgt, "montevideo-bus", {"nodes": nodes, "links": links})
+    theirs = loader.get_dataset(lags=4, feature_vars=["y", "rain"])
+    family = FAMILIES["montevideo-bus"]
+    same_snapshots(family.signal(family.open(loader), inputs=["y", "rain"]), theirs)
+
+
+@pytest.fixture(scope="module")
+def week(data):
+    """The METR-LA week as PGT's file has it: speed and time of day, float64."""
+    speed = pd.read_csv(data / "metr_la_week" / "los_speed.csv").to_numpy(np.float64)[:400, :40]
+    day = np.arange(400) % 288 / 288
+    return np.stack([speed, np.repeat(day[:, None], 40, axis=1)], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def adjacency(data):
+    with (data / "metr_la_week" / "adj_mx.pkl").open("rb") as file:
+        return pickle.load(file, encoding="latin1")[2][:40, :40]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("metr-la", ("METR-LA.zip", "node_values.npy", "adj_mat.npy")),
+        ("pems-bay", ("PEMS-BAY.zip", "pems_node_values.npy", "pems_adj_mat.npy")),
+    ],
+)
+@pytest.mark.parametrize(("lags", "horizon"), [(12, 12), (12, 3), (1, 1)])
+def test_families_of_arrays(pgt, week, adjacency, tmp_path, name, files, lags, horizon):
+    (tmp_path / files[0]).touch()
+    np.save(tmp_path / files[1], week)
+    np.save(tmp_path / files[2], adjacency)
+    loader = getattr(pgt, FAMILIES[name].loader)(raw_data_dir=str(tmp_path))
+    theirs = loader.get_dataset(num_timesteps_in=lags, num_timesteps_out=horizon)
+    series = FAMILIES[name].open(tmp_path)
+    assert series.tier == "mapped"
+    same_snapshots(FAMILIES[name].signal(series, lags=lags, horizon=horizon), theirs)
+    indexed = getattr(pgt, FAMILIES[name].loader)(raw_data_dir=str(tmp_path), index=True)
+    same_loaders(get_index_dataset(indexed, statistics="series"), indexed.get_index_dataset())
+
+
+def same_loaders(ours, theirs):
+    for place in range(3):
+        for (x, y), (their_x, their_y) in zip(ours[place], theirs[place], strict=True):
+            assert x.dtype == their_x.dtype
+            assert torch.equal(x, their_x)
+            assert torch.equal(y, their_y)
+    for mine, other in zip(ours[3:], theirs[3:], strict=False):  # chickenpox has no statistics
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("name", ["windmill-large", "chickenpox"])
+def test_index_datasets_of_a_loader_object(pgt, data, rng, edges, name):
+    loader = loader_of(pgt, name, file_of(name, data, rng, edges), index=True)
+    from torch_geometric_temporal.signal.index_dataset import IndexDataset
+
+    loader.IndexDataset = IndexDataset
+    same_loaders(
+        get_index_dataset(loader, lags=4, statistics="series"),
+        loader.get_index_dataset(lags=4, batch_size=64),
+    )
+
+
+def write_frame(path, values, times):
+    """A frame in pandas' fixed format, as PyTables lays it out."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        group = file.create_group("df")
+        for key in ("CLASS", "pandas_type", "encoding", "pandas_version"):
+            text = {
+                "CLASS": "GROUP",
+                "pandas_type": "frame",
+                "encoding": "UTF-8",
+                "pandas_version": "0.15.2",
+            }[key]
+            group.attrs[key] = np.bytes_(text)
+        group.attrs["ndim"], group.attrs["nblocks"] = 2, 1
+        names = np.arange(values.shape[1])
+        for key, labels in (("axis0", names), ("block0_items", names), ("axis1", times.view("i8"))):
+            group[key] = labels
+            group[key].attrs["kind"] = np.bytes_("datetime64" if key == "axis1" else "integer")
+        group["axis1"].attrs["index_class"] = np.bytes_("datetime")
+        group["block0_values"] = values
+        group["block0_values"].attrs["transposed"] = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("pems-all-la", ("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl")),
+        ("pems", ("pems_cali_speed.h5", "pems_cali_adj_mat.pkl")),
+    ],
+)
+def test_the_large_families_of_frames(pgt, week, adjacency, tmp_path, name, files):
+    pytest.importorskip("h5py")
+    times = np.datetime64("2012-03-01", "ns") + np.arange(400) * np.timedelta64(300, "s")
+    values = np.ascontiguousarray(week[..., 0])
+    write_frame(tmp_path / files[0], values, times)
+    with (tmp_path / files[1]).open("wb") as file:
+        pickle.dump((list(map(str, range(40))), {}, adjacency), file)
+    loader = object.__new__(getattr(pgt, FAMILIES[name].loader))
+    loader.raw_data_dir = str(tmp_path)
+    frame = pd.DataFrame(values, index=pd.DatetimeIndex(times), copy=False)
+    loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)  # PyTables is not needed here
+    from torch_geometric_temporal.signal.index_dataset import IndexDataset
+
+    loader.IndexDataset = IndexDataset
+    same_loaders(get_index_dataset(loader, statistics="series"), loader.get_index_dataset())
+
+
+@pytest.mark.parametrize("name", ["advection-diffusion", "si-diffusion", "wave-equation"])
+def test_simulated_equations(rng, tmp_path, name):
+    """One row to the row ``lags`` later, all features, as the loaders of newer PGT have it; from their two files."""
+    values = rng.normal(size=(40, 9, 2)).astype(np.float32)
+    table = torch.tensor(np.column_stack([rng.integers(0, 9, (20, 2)), rng.random(20)]), dtype=torch.float32)
+    np.save(tmp_path / "dataset.npy", values)
+    torch.save(table, tmp_path / "adjacent_distances.pt")
+    family = FAMILIES[name]
+    signal = family.signal(family.open(tmp_path), lags=4)
+    assert len(signal) == 36
+    for number in (0, 17, 35):
+        np.testing.assert_array_equal(signal[number].x, values[number])
+        np.testing.assert_array_equal(signal[number].y, values[number + 4])
+        assert torch.equal(signal[number].edge_index, table[:, :2].T.long())
+        assert torch.equal(signal[number].edge_attr, table[:, 2])
+    loader = types.SimpleNamespace(
+        _dataset=values, _edges=table[:, :2].T.numpy(), _edge_weights=table[:, 2].numpy()
+    )
+    assert torch.equal(family.signal(family.open(loader))[3].edge_index, signal[3].edge_index)
+
+
+def test_a_family_without_its_leak(data):
+    """The same snapshots, scaled by what the train part holds."""
+    family = FAMILIES["england-covid"]
+    windows = family.windows(family.open(data / "pgt" / "england_covid.json"))
+    train, test = wl.split(windows, None, (0.8, 0.2))
+    scaler = wl.StandardScaler.fit(train, per="node", epsilon=1e-10)
+    signal = to_signal(test, scaler=scaler)
+    raw = test.read([0], dtype="float64", layout=("bnt", "bn"))
+    expected = (raw.inputs[0] - scaler.mean[:, None]) / (scaler.std[:, None] + 1e-10)
+    np.testing.assert_allclose(signal[0].x, expected, rtol=1e-5)
+
+
+def test_motions_come_in_as_well(pgt, rng, edges):
+    """MTM's features are [feature, node, frame]: the node axis is said."""
+    theirs = loader_of(pgt, "mtm", made("mtm", rng, edges)).get_dataset(16)
+    series = from_signal(theirs, node_axis=1)
+    assert (series.num_steps, series.num_nodes, len(series.features)) == (34, 21, 48)
+
+
+def test_a_loader_of_no_family():
+    class SomeLoader:
+        def get_dataset(self):
+            """Like PGT's."""
+
+    with pytest.raises(SeriesError, match="from_signal"):
+        get_index_dataset(SomeLoader())

@@ -158,7 +158,7 @@ class _Hall:
         with self.lock:
             self._user = weakref.ref(stream)
             for course in self.courses.values():
-                course.closed = self._unused
+                course.closed, course.ahead = self._unused, True
                 course.begin(number, cursor)
 
     def leave(self) -> None:
@@ -173,6 +173,7 @@ class _Hall:
             self.stop()
 
     def stop(self) -> None:
+        """Do so with the lock held."""
         for course in self.courses.values():
             course.ahead = False
             while course.passes:
@@ -212,14 +213,20 @@ class BlockStream(InTurn):
             self._release(holds)
 
     def close(self, *, wait: bool = False) -> None:
-        """Use the rows no more: batches that wait for some fail, reads for what comes next go on."""
+        """Use the rows no more: batches that wait for some fail.
+
+        Reads for what comes next go on; with ``wait`` they are given up, and those under way waited for.
+        """
         hall = self._hall
         with hall.lock:
-            if not self.closed and hall.used_by(self):
-                hall.leave()
+            mine = not self.closed and hall.used_by(self)
             self.closed = True
+            if mine and wait:
+                hall.stop()
+            elif mine:
+                hall.leave()
             hall.lock.notify_all()
-            while wait and any(course.holds for course in hall.courses.values()):
+            while mine and wait and any(course.busy for course in hall.courses.values()):
                 hall.lock.wait()
 
     def _release(self, holds: dict[Course, int]) -> None:

@@ -286,6 +286,11 @@ class Course:
                 raise AssertionError(f"lane {self.number}: the plan has no place for turn {passage.turn + 1}")
             self._wait()
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody holds something, or reads that were given up are under way."""
+        return bool(self.holds) or self._under_way()
+
     def _under_way(self) -> bool:
         """Whether reads that were given up still fill places."""
         return len(self.free) + sum(len(passage.places) for passage in self.passes) < self.grounds.slots

@@ -55,7 +55,7 @@ class RowStream(Protocol):
         """Say that a batch will not ask for its rows, so that later ones do not wait for it."""
 
     def close(self, *, wait: bool = False) -> None:
-        """Let go of everything, at once or when batches that are being made are done."""
+        """Let go of everything; with ``wait``, until no batch is being made and no read under way."""
 
     def abandon(self) -> None:
         """Close in the garbage collector, where nothing may be waited for."""

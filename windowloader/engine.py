@@ -96,7 +96,7 @@ def make_order(
         return SequentialOrder(len(windows), state.lanes)
     if config.shuffle:
         return GlobalOrder(len(windows), config.seed)
-    streamed = windows.series.tier == "streamed"
+    streamed = windows.series.tier in ("streamed", "cached")
     return SequentialOrder(len(windows), config.lanes or (world_size if streamed else 1))
 
 
@@ -148,9 +148,7 @@ def start_engine(
     )
 
 
-def _access(
-    windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, ranks: Ranks
-) -> RowAccess:
+def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, ranks: Ranks) -> RowAccess:
     """Return the way to the rows that a reading has."""
     views = {
         place: view
@@ -164,10 +162,11 @@ def _access(
         resident = [views[place] for place in sorted(views)]
         return ReadAhead(resident, window_rows(recipe), windows.index, steps, ranks)
     others = Others(len(recipe.variables), views, reading.held)
+    access: RowAccess
     if reading.lanes is not None:
         from .blocks import BlockAccess
 
-        access: RowAccess = BlockAccess(
+        access = BlockAccess(
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
         return mirrored(access, windows, recipe, reading, views)
@@ -193,7 +192,7 @@ def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, 
     batch_bytes : int
         Of one rank's full batch.
     tier : str
-        "memory", "mapped" or "streamed".
+        "memory", "mapped", "cached" or "streamed".
     config : LoaderConfig
 
     Returns
@@ -203,6 +202,6 @@ def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, 
     ahead = config.prefetch_batches or max(1, min(MOST_AHEAD, config.budget // max(1, batch_bytes)))
     if config.threads is not None:
         return min(config.threads, ahead), ahead
-    if batch_bytes < INLINE_BYTES and tier != "streamed" and config.prefetch_batches is None:
+    if batch_bytes < INLINE_BYTES and tier not in ("streamed", "cached") and config.prefetch_batches is None:
         return 0, 1
     return min(MOST_THREADS, ahead, len(os.sched_getaffinity(0))), ahead

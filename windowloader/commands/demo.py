@@ -5,6 +5,7 @@ In: options. Out: tables, JSON, a picture. Never computes; `windowloader.demo` d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
+    from torch import nn
 
     from windowloader.demo.running import Result
     from windowloader.demo.task import Task
@@ -64,6 +66,9 @@ def demo(
         int | None, typer.Option(min=1, help="Default: all windows once.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order and of the model.")] = 0,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Train on so many processes of this machine, by DDP over gloo.")
+    ] = 1,
     save: Annotated[
         Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg or .pdf.")
     ] = None,
@@ -106,9 +111,13 @@ def demo(
     )
     settings = settle(task, epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed)
     _introduce(console, task, settings)
-    result = _with_progress(
-        console, task, settings, lambda advance: run(task, settings, began=began, advance=advance)
-    )
+    with _joined(ranks, task, settings) as wrap:
+        result = _with_progress(
+            console,
+            task,
+            settings,
+            lambda advance: run(task, settings, began=began, ranks=ranks, wrap=wrap, advance=advance),
+        )
     _conclude(console, result, task, save, as_json=as_json)
 
 
@@ -123,6 +132,17 @@ def _import_torch() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the demo trains with PyTorch: pip install 'windowloader[demo]'") from error
+
+
+def _joined(
+    ranks: int, task: Task, settings: Settings
+) -> contextlib.AbstractContextManager[Callable[[nn.Module], nn.Module]]:
+    """Be the first of some ranks, which for one is nothing."""
+    if ranks == 1:
+        return contextlib.nullcontext(lambda model: model)
+    from windowloader.demo.ranks import joined
+
+    return joined(ranks, task, settings)
 
 
 def _introduce(console: Console, task: Task, settings: Settings) -> None:

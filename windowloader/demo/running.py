@@ -17,6 +17,8 @@ from .task import label
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
     from .baselines import Forecaster
     from .scoring import Kept
     from .task import Task
@@ -82,6 +84,8 @@ def run(
     settings: Settings,
     *,
     began: float | None = None,
+    ranks: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
     advance: Callable[[int, int, float], object] = lambda epoch, step, loss: None,
 ) -> Result:
     """Load, train and score.
@@ -92,6 +96,10 @@ def run(
     settings : Settings
     began : float, optional
         ``time.perf_counter()`` when everything began. None: now.
+    ranks : int
+        How many train, this process being the first; windows a second are those of all.
+    wrap : callable
+        See `windowloader.demo.training.fit`.
     advance : callable
         Called after each training step with (epoch, step, mean loss of the epoch so far).
 
@@ -107,7 +115,7 @@ def run(
     with Watch() as loading:
         alone = training.load_once(task, settings)
     with Watch() as watch:
-        fitted = training.fit(task, settings, advance=advance)
+        fitted = training.fit(task, settings, wrap=wrap, advance=advance)
     forecasters: dict[str, Forecaster] = {
         LAST: Persistence(task.train.spec.num_targets),
         AVERAGE: HistoricalAverage.fit(task),
@@ -130,8 +138,8 @@ def run(
             for part, scores in (("val", val), ("test", test))
         },
         curves={name: [float(error) for error in test.mae(name)] for name in forecasters},
-        loading_windows_per_second=alone,
-        training_windows_per_second=fitted.windows / fitted.seconds,
+        loading_windows_per_second=alone * ranks,
+        training_windows_per_second=fitted.windows * ranks / fitted.seconds,
         training_seconds=fitted.seconds,
         seconds=time.perf_counter() - began,
         memory={

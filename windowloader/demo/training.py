@@ -40,6 +40,7 @@ class Settings:
     ----------
     epochs : int
     batch_size : int
+        Windows a step, of all ranks together.
     steps_per_epoch : int, optional
         None: all windows once.
     learning_rate : float
@@ -109,7 +110,7 @@ def train_loader(task: Task, settings: Settings) -> TorchLoader:
     """Return the loader of the train part, shuffled, as tensors."""
     return TorchLoader(
         task.train,
-        batch_size=settings.batch_size,
+        global_batch_size=settings.batch_size,
         shuffle=True,
         seed=settings.seed,
         steps_per_epoch=settings.steps_per_epoch,

@@ -35,6 +35,13 @@ def test_five_lines_are_new():
     assert 0 < len(new) <= 5, new
 
 
+def test_the_page_shows_the_difference():
+    page = (EXAMPLES.parent / "how-to" / "ddp.md").read_text()
+    shown = page.split("```diff\n")[1].split("```")[0].splitlines()
+    lines = difflib.unified_diff(code("ddp_before.py"), code("ddp_after.py"), n=0, lineterm="")
+    assert shown == [line for line in list(lines)[2:] if not line.startswith("@@")]
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world, data, tmp_path):
     after = EXAMPLES / "ddp_after.py"
     whole = world("rank_example.py", 2, after, data, tmp_path / "whole.pt")

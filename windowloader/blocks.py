@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .reader import RowRange
     from .rows import Others
     from .shard import Places, Position, Steps
-    from .stored import Stored
+    from .variable_storage import Stored
 
 __all__ = ["BlockAccess", "BlockStream"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .reader import RowRange
     from .rows import Others
     from .shard import Position
-    from .stored import Stored
+    from .variable_storage import Stored
 
 __all__ = ["Benches", "Benchwork", "DirectAccess", "window_rows"]
 

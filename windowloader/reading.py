@@ -19,7 +19,7 @@ from .lanes import BlockOrder
 from .order import GlobalOrder, SequentialOrder
 from .rows import Held
 from .shard import per_lane
-from .stored import stored
+from .variable_storage import stored
 from .variable import is_mapped, stored_tier
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .lane import LanesOfBlocks
     from .order import Order
     from .state import RunState
-    from .stored import Stored
+    from .variable_storage import Stored
     from .variable import Variable
     from .windows import WindowSet
 

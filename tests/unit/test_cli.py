@@ -44,7 +44,7 @@ def test_errors_of_the_package_are_messages_not_tracebacks(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("SourceNotFoundError: ")
     assert "absent.npy" in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from typer.testing import CliRunner
 
 import windowloader as wl
+from windowloader.cli import app
 from windowloader.convert import convert
 from windowloader.convert_journal import Journal
 from windowloader.convert_layout import Access, AccessCost, choose_layout
@@ -261,6 +263,7 @@ def test_memory_that_does_not_hold_a_chunk_is_refused(tmp_path):
 CONVERT = """
 import json, os, signal, sys, threading, time
 import numpy as np
+from windowloader.cli import app
 from windowloader.convert import convert
 from windowloader import convert_journal
 import windowloader as wl
@@ -443,6 +446,7 @@ def test_progress_rises_to_all_there_is(tmp_path):
 VIRTUAL = """
 import json, resource, sys
 import numpy as np
+from windowloader.cli import app
 from windowloader.convert import convert
 from windowloader.sources.base import LocalSource
 
@@ -474,10 +478,11 @@ def convert_virtual(path: Path, gigabytes: float, dtype: str = "", compression: 
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("dtype", ["", "int16"])
-def test_twenty_gigabytes_take_less_than_one_of_memory(tmp_path, dtype):
-    made = convert_virtual(tmp_path / "a.zarr", 20, dtype)
-    assert made["arrays"][0]["raw_bytes"] > (9.9e9 if dtype else 19.9e9)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("gigabytes", "dtype"), [(20, ""), (5, "int16")])
+def test_twenty_gigabytes_take_less_than_one_of_memory(tmp_path, gigabytes, dtype):
+    made = convert_virtual(tmp_path / "a.zarr", gigabytes, dtype)
+    assert made["arrays"][0]["raw_bytes"] > gigabytes * (0.49e9 if dtype else 0.99e9)
     assert made["peak"] < 1 << 30
 
 
@@ -506,3 +511,62 @@ def test_large_chunks_are_cut_along_space_and_many_objects_go_into_shards():
     assert layout.shards is not None
     assert all(shard % chunk == 0 for shard, chunk in zip(layout.shards, layout.chunks, strict=True))
     assert choose_layout((8760, 13, 721, 1440), 4, shards=False).shards is None
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object):
+    wide = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return CliRunner().invoke(app, ["convert", *[str(one) for one in arguments]], env=wide)
+
+
+def test_the_command_makes_what_the_function_makes(tmp_path, data):
+    source = data / "metr_la_week/los_speed.csv"
+    options = (
+        "--start",
+        "2012-03-01",
+        "--freq",
+        "5min",
+        "--dtype",
+        "float32",
+        "--chunks",
+        "96,100",
+        "--shards",
+        "no",
+    )
+    done = command(source, tmp_path / "a.zarr", *options, "--json")
+    assert done.exit_code == 0, done.output
+    made = convert(
+        wl.open(source, timestamps=("2012-03-01", "5min")),
+        tmp_path / "b.zarr",
+        dtype="float32",
+        chunks=(96, 100),
+        shards=False,
+    )
+    assert json.loads(done.stdout)["checksum"] == made.checksum
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
+def test_a_folder_of_files_a_month_and_a_page(tmp_path, data):
+    done = command(data / "iris/NEMO", tmp_path / "a.zarr", "--dtype", "int16")
+    assert done.exit_code == 0, done.output
+    assert "160,851 values missing" in done.output
+    assert "off by 0.000279 at most" in done.output
+    assert wl.open(tmp_path / "a.zarr").num_steps == 3
+
+
+def test_files_are_joined_in_the_order_given(tmp_path):
+    np.save(tmp_path / "x.npy", SPEED[:200])
+    np.save(tmp_path / "b.npy", SPEED[200:])
+    assert command(tmp_path / "x.npy", tmp_path / "b.npy", tmp_path / "a.zarr").exit_code == 0
+    np.testing.assert_array_equal(values_of(wl.open(tmp_path / "a.zarr")), SPEED)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--chunks", "many"), ("--shards", "some"), ("--start", "2012-03-01"), ("--threads", "0")]
+)
+def test_wrong_use_of_the_command_ends_with_two(tmp_path, wrong):
+    np.save(tmp_path / "x.npy", SPEED)
+    assert command(tmp_path / "x.npy", tmp_path / "a.zarr", *wrong).exit_code == 2
+    assert not (tmp_path / "a.zarr").exists()

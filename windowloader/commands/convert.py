@@ -1,0 +1,154 @@
+"""``windowloader convert``: any source to Zarr or ``.npy``, laid out for windows.
+
+In: options. Out: a store, and what it cost. Never converts; `windowloader.convert` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from windowloader.commands.common import (
+    AsJson,
+    Axes,
+    Features,
+    Freq,
+    Missing,
+    Options,
+    Start,
+    Targets,
+    Variables,
+    emit,
+    fields,
+    open_series,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from windowloader.convert import ArrayReport, Conversion
+
+__all__ = ["convert", "register"]
+
+PHASES = {"scan": "looking for the range", "write": "writing", "check": "reading back"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(convert)
+
+
+def convert(
+    source: Targets,
+    destination: Annotated[
+        str, typer.Argument(help="What to make: NAME.zarr or NAME.npy.", show_default=False)
+    ],
+    chunks: Annotated[
+        str | None,
+        typer.Option(help="Rows of a chunk, or all its sizes: 288 or 288,100.", show_default="by cost"),
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Rows of a shard, or yes, or no.", show_default="over 4,096 objects")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float64, float32, float16, int16 (scaled).", show_default="as it is")
+    ] = None,
+    compression: Annotated[str, typer.Option(help="lz4, zstd, gzip, none; with a level: zstd:9.")] = "lz4",
+    span: Annotated[int, typer.Option(min=1, help="Rows of the windows that will be read.")] = 24,
+    memory: Annotated[str, typer.Option(help="For the whole process, about.")] = "1GiB",
+    threads: Annotated[int | None, typer.Option(min=1, show_default="up to 4")] = None,
+    verify: Annotated[bool, typer.Option(help="Read all back and compare.")] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
+    variable: Variables = None,
+    axes: Axes = None,
+    feature: Features = None,
+    start: Start = None,
+    freq: Freq = None,
+    missing: Missing = None,
+    option: Options = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite data in chunks made for windows; goes on where it was killed, and shows nothing before it is whole."""
+    from windowloader.convert import convert as convert_series
+
+    series = open_series(
+        source, variables=variable, axes=axes, features=feature, start=start, freq=freq, missing=missing, options=option
+    )  # fmt: skip
+    with progress_bar("bytes", quiet=as_json) as advance:
+        made = convert_series(
+            series,
+            destination,
+            chunks=_sizes("--chunks", chunks),
+            shards=_shards(shards),
+            dtype=dtype,
+            compression=compression,
+            span=span,
+            memory=memory,
+            threads=threads,
+            verify=verify,
+            restart=restart,
+            progress=lambda phase, done, total: advance(PHASES[phase], done, total),
+        )
+    emit(made.to_dict(), as_json=as_json, show=lambda: _show(made, verified=verify))
+
+
+def _sizes(name: str, text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    parts = text.replace(" ", "").split(",")
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"{name} {text}: whole numbers with commas between, 288 or 288,100.")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
+
+
+def _shards(text: str | None) -> int | list[int] | bool | None:
+    if text in ("yes", "no"):
+        return text == "yes"
+    return _sizes("--shards", text)
+
+
+def _show(made: Conversion, *, verified: bool) -> None:
+    from windowloader.units import format_bytes
+
+    rows = []
+    for one in made.arrays:
+        shape = " × ".join(f"{size:,} {dim}" for size, dim in zip(one.shape, one.dims, strict=True))
+        rows.append((one.name, f"{shape}, {one.dtype}"))
+        rows.append(("", _form(one)))
+        if one.raw_bytes:
+            share = one.stored_bytes / one.raw_bytes
+            rows.append(
+                ("", f"{format_bytes(one.stored_bytes)} stored, {share:.0%} of {format_bytes(one.raw_bytes)}")
+            )
+        if one.largest_error:
+            rows.append(("", f"off by {one.largest_error:.3g} at most, {one.rms_error:.3g} rms"))
+        if one.missing:
+            rows.append(("", f"{one.missing:,} values missing"))
+    total = sum(one.raw_bytes for one in made.arrays) - made.resumed_bytes
+    resumed = f", {format_bytes(made.resumed_bytes)} were there" if made.resumed_bytes else ""
+    rows.append(("took", f"{made.seconds:.1f} s, {format_bytes(total / max(made.seconds, 1e-9))}/s{resumed}"))
+    rows.append(("checksum", f"{made.checksum}{', read back and compared' if verified else ''}"))
+    rows += [("note" if not number else "", note) for number, note in enumerate(made.notes)]
+    rows.append(("made", made.path))
+    fields(rows)
+
+
+def _form(one: ArrayReport) -> str:
+    if (
+        one.dims
+        and one.stored_bytes
+        and one.name == "array"
+        and one.shards is None
+        and one.access_cost is None
+    ):
+        return "one array in a file, which can be mapped"
+    chunks = f"chunks {' × '.join(map(str, one.chunks))}"
+    if one.shards is not None:
+        chunks += f" in shards {' × '.join(map(str, one.shards))}"
+    if one.access_cost is None:
+        return chunks
+    cost = one.access_cost
+    return (
+        f"{chunks}; by the model {cost['total']:.2f} × the bytes: waiting {cost['waiting']:.2f}, "
+        f"halo {cost['halo']:.2f}, likeness {cost['likeness']:.2f}"
+    )

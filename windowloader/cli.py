@@ -15,13 +15,14 @@ from .errors import WindowLoaderError
 
 __all__ = ["app", "main"]
 
-COMMANDS = ("cache", "demo")  # modules of windowloader.commands, each with register(app)
+# Modules of windowloader.commands, each with register(app).
+COMMANDS = ("cache", "convert", "demo", "inspect")
 
 app = typer.Typer(
     name="windowloader",
     help="Training batches of sliding windows over spatiotemporal arrays, built at run time.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -41,9 +42,9 @@ for _name in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; 1 is returned where the package refuses what was asked."""
+    """Run the command line; 2 is returned for wrong use, and where the package refuses what was asked."""
     try:
         app()
     except WindowLoaderError as error:
         typer.secho(f"{type(error).__name__}: {error}", err=True, fg="red")
-        sys.exit(1)
+        sys.exit(2)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .marks import sentinel
 from .inspection_storage import codecs, in_order, stored_bytes
+from .marks import sentinel
 from .units import format_bytes
 
 if TYPE_CHECKING:

@@ -53,6 +53,8 @@ def _descriptors() -> dict[str, str]:
             target = os.readlink(entry)
         except OSError:
             continue
+        if "/mpl-data/" in target:  # matplotlib keeps the fonts it has used
+            continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/memfd:")):
             found[entry.name] = target
     return found

@@ -16,7 +16,7 @@ from .errors import WindowLoaderError
 __all__ = ["app", "main"]
 
 # Modules of windowloader.commands, each with register(app).
-COMMANDS = ("cache", "convert", "demo", "inspect")
+COMMANDS = ("bench", "cache", "convert", "demo", "inspect", "plan", "preview", "stats", "warmup")
 
 app = typer.Typer(
     name="windowloader",

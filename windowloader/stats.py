@@ -7,9 +7,12 @@ but with the clock, and costs two clock readings a batch.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field, fields
 
 __all__ = ["EpochStats", "LoaderStats", "Timeline"]
+
+LAST_WAITS = 4096  # single waits that are kept: an epoch may have millions
 
 
 @dataclass(slots=True)
@@ -38,6 +41,8 @@ class EpochStats:
         Seconds the loop waited for a batch: the sum of the next three.
     waited_read, waited_assemble, waited_hand_over : float
         For rows from storage, for the gather, and for threads to take turns.
+    waits : deque of float
+        The last single waits.
     """
 
     epoch: int
@@ -49,7 +54,7 @@ class EpochStats:
     waited_read: float = 0.0
     waited_assemble: float = 0.0
     waited_hand_over: float = 0.0
-    waits: list[float] = field(default_factory=list, repr=False)
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_WAITS), repr=False)
 
     def record(self, asked: float, got: float, line: Timeline, windows: int, delivered: int) -> None:
         """Add a batch that was asked for and got at these moments."""

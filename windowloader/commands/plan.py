@@ -1,0 +1,148 @@
+"""``windowloader plan``: what an epoch will take, before anything is read.
+
+In: options. Out: the plan that the loader executes, as a page or JSON. Never computes; `windowloader.planning` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from windowloader.commands.common import (
+    AsJson,
+    Axes,
+    Features,
+    Freq,
+    Missing,
+    Options,
+    Start,
+    Targets,
+    Variables,
+    duration,
+    emit,
+    fields,
+    open_series,
+    parts_of,
+    rate,
+    windows_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from windowloader.plan import Plan
+    from windowloader.report import Outlook
+
+__all__ = ["plan", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(plan)
+
+
+def plan(
+    target: Targets,
+    lookback: Annotated[int, typer.Option(min=1)] = 12,
+    horizon: Annotated[int, typer.Option(min=0)] = 12,
+    stride: Annotated[int, typer.Option(min=1, help="Rows between starts.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows a rank and step.")] = 64,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, help="The one that is told of.")] = 0,
+    memory: Annotated[str, typer.Option(help="Of a process: 4GiB.")] = "1GiB",
+    shuffle: Annotated[bool, typer.Option(help="Or in the order of time.")] = True,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    active_blocks: Annotated[int | None, typer.Option(min=1, show_default="by memory")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, show_default="as ranks")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Plan the first part of: 0.7,0.1,0.2.", show_default="all windows")
+    ] = None,
+    step_time: Annotated[
+        str | None,
+        typer.Option(help="Of a training step, 80ms: says what the GPU waits.", show_default=False),
+    ] = None,
+    latency: Annotated[str, typer.Option(help="Of a request to storage.")] = "20ms",
+    bandwidth: Annotated[str, typer.Option(help="That a process gets.")] = "2Gbit",
+    variable: Variables = None,
+    axes: Axes = None,
+    feature: Features = None,
+    start: Start = None,
+    freq: Freq = None,
+    missing: Missing = None,
+    option: Options = None,
+    as_json: AsJson = False,
+) -> None:
+    """Foretell an epoch: bytes, requests, memory, mixing, time to the first batch; reads no values."""
+    from windowloader.loader import WindowLoader
+    from windowloader.report import outlook
+
+    waits = duration(latency), rate(bandwidth)
+    step = None if step_time is None else duration(step_time)
+    series = open_series(
+        target,
+        variables=variable,
+        axes=axes,
+        features=feature,
+        start=start,
+        freq=freq,
+        missing=missing,
+        options=option,
+    )
+    windows = windows_of(series, lookback, horizon, stride=stride)
+    if split is not None:
+        from windowloader.split import split as split_series
+
+        windows = split_series(windows, None, parts_of(split)).sets[0]
+    with WindowLoader(
+        windows,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        fill=0.0,  # what is missing does not change what is read
+        rank=rank,
+        world_size=ranks,
+        lanes=lanes,
+        memory=memory,
+        active_blocks=active_blocks,
+    ) as loader:
+        found = loader.plan()
+    told = None if step is None else outlook(found, step_seconds=step, latency=waits[0], bandwidth=waits[1])
+    data = found.to_dict()
+    data["first_seconds"] = found.first_seconds(latency=waits[0], rate=waits[1] / max(found.at_a_time, 1))
+    data["outlook"] = None if told is None else told.to_dict()
+    emit(data, as_json=as_json, show=lambda: _show(found, told))
+
+
+def _show(found: Plan, told: Outlook | None) -> None:
+    typer.echo(str(found))
+    if told is not None:
+        typer.echo()
+        fields(list(_rows(found, told)))
+
+
+def _rows(found: Plan, told: Outlook) -> Iterator[tuple[str, str]]:
+    from windowloader.units import format_bytes
+
+    network = f"{told.latency * 1000:g} ms and {format_bytes(told.bandwidth)}/s a process"
+    yield (
+        "training",
+        f"{found.steps:,} steps of {told.step_seconds * 1000:g} ms: {_time(told.training_seconds)}",
+    )
+    if found.at_a_time:
+        yield "reading", f"{_time(told.reading_seconds)} at {network}, while the steps train"
+        yield "first", f"after {_time(told.first_seconds)}"
+    else:
+        yield "reading", "rows are indexed where they lie: no requests"
+    waits = {
+        "training": "the training step is the limit",
+        "bandwidth": "bandwidth is the limit",
+        "latency": "latency is the limit: larger chunks would help",
+    }
+    yield "stall", f"{told.stall_share:.1%} of the epoch, {_time(told.stall_seconds)}; {waits[told.limit]}"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.2f} s"

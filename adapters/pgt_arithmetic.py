@@ -123,17 +123,20 @@ class Published:
                 std[:, place] = self.std[:, self.names.index(name)]
         return Published(tuple(names), mean, std)
 
-    def arranged(self, letters: str, space: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and std shaped to broadcast with an array of a layout, its space axes apart."""
+    def arranged(self, letters: str, space: tuple[int, ...], steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std in the shape of a window, its space axes apart; without steps where those come first.
+
+        Written out rather than broadcast: a loop over two features at a time takes ten times as long.
+        """
         order = ["btnf".index(letter) for letter in letters]
+        count = max(1, int(np.prod(space)))
+        sizes = [(1,), (1 if letters.startswith("bt") else steps,), space, (len(self.names),)]
         found = []
         for table in (self.mean, self.std):
-            nodes = space if len(table) > 1 else (1,) * len(space)
-            sizes = [(1,), (1,), nodes, (table.shape[1],)]
-            moved = table[np.newaxis, np.newaxis].transpose(
-                [*order, *(i for i in range(4) if i not in order)]
-            )
-            found.append(moved.reshape([size for place in order for size in sizes[place]]))
+            full = np.broadcast_to(table, (1, sizes[1][0], count, len(self.names)))
+            moved = full.transpose([*order, *(place for place in range(4) if place not in order)])
+            shape = [size for place in order for size in sizes[place]]
+            found.append(np.ascontiguousarray(moved).reshape(shape))
         return found[0], found[1]
 
 

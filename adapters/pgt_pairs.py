@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fold", "PairOptions", "WindowPairs"]
 
+CACHED_BYTES = 1 << 18  # of windows that take both steps of PGT's arithmetic before the next do
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -154,8 +156,11 @@ class WindowPairs:
     def _finished(self, role: int, array: np.ndarray, mask: np.ndarray | None, dtype: str) -> np.ndarray:
         steps = self._arithmetic[role]
         if steps is not None:
-            np.subtract(array, steps[0], out=array)
-            np.divide(array, steps[1], out=array)
+            together = max(1, CACHED_BYTES * len(array) // max(1, array.nbytes))
+            for begin in range(0, len(array), together):
+                part = array[begin : begin + together]
+                np.subtract(part, steps[0], out=part)
+                np.divide(part, steps[1], out=part)
             if mask is not None and self.options.fill is not None:
                 np.copyto(array, self.options.fill, where=~mask)
         return self.options.layouts[role].apply(array.astype(dtype, copy=False))
@@ -171,7 +176,8 @@ class WindowPairs:
         names = [column.name for column in series.columns(spec.targets if role else spec.inputs)]
         letters = self.options.layouts[role].letters
         space = series.space_shape if "n" in letters else ()
-        return scaling.choose(names).arranged(letters, space)
+        steps = spec.num_targets if role else spec.num_inputs
+        return scaling.choose(names).arranged(letters, space, steps)
 
     def _integer_targets(self) -> bool:
         """Whether the targets are whole numbers as stored, and stay so."""

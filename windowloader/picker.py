@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from .batch import Batch
+from .buffers import BufferPool
 from .gather import Recipe
 from .rows import row_access
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .windows import WindowSet
 
 __all__ = ["PickOptions", "Picker"]
+
+POOLED_BYTES = 1 << 18  # batches that the allocator would fetch from the kernel page by page, again and again
 
 
 class PickOptions(TypedDict, total=False):
@@ -59,16 +62,17 @@ class Picker:
            [ 0.,  2.,  4.]])
     """
 
-    __slots__ = ("_access", "_options", "recipe", "windows")
+    __slots__ = ("_access", "_options", "_pool", "recipe", "windows")
 
     def __init__(self, windows: WindowSet, **options: Unpack[PickOptions]) -> None:
         self.windows = windows
         self.recipe = Recipe.compile(windows.series, windows.spec, **options)
         self._options = options
+        self._pool: BufferPool | None = None
         self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)
 
     def read(self, positions: np.ndarray, *, graph: bool = True) -> Batch:
-        """Read some windows as one batch of new arrays.
+        """Read some windows as one batch, which stays valid as long as someone holds an array of it.
 
         Parameters
         ----------
@@ -88,9 +92,7 @@ class Picker:
         """
         windows = self.windows
         starts = windows.starts(positions)
-        arrays: dict[str, Any] = {
-            part.name: np.empty(part.shape, part.dtype) for part in self.recipe.fields(len(starts))
-        }
+        arrays = self._arrays(len(starts))
         for piece in self._access.pieces(starts):
             self.recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
         return Batch(
@@ -100,8 +102,23 @@ class Picker:
             graph=windows.graph_at(starts) if graph else None,
         )
 
+    def _arrays(self, batch: int) -> dict[str, Any]:
+        """Memory for a batch: from the pool where it is of the size that is asked for again and again."""
+        fields, size = self.recipe.fields(batch), self.recipe.nbytes(batch)
+        if size < POOLED_BYTES:
+            return {field.name: np.empty(field.shape, field.dtype) for field in fields}
+        pool = self._pool
+        if (
+            pool is None or not size <= pool.nbytes < 2 * size
+        ):  # a short batch would hold the memory of a whole one
+            pool = self._pool = BufferPool(size, keep=4)
+        return pool.lease().carve(fields)
+
     def close(self) -> None:
-        """Let go of the rows."""
+        """Let go of the rows; batches in hand stay valid."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         self._access.close()
 
     def __enter__(self) -> Picker:

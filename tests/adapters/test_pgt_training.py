@@ -117,7 +117,7 @@ def test_the_same_loss_digits(their_loader):
 
 
 @pytest.mark.campaign
-def test_the_same_loss_digits_over_whole_epochs(their_loader):
-    theirs = train(their_loader.get_index_dataset(shuffle=True), epochs=3, steps=-1)
-    ours = train(get_index_dataset(their_loader, shuffle=True, statistics="series"), epochs=3, steps=-1)
+def test_the_same_loss_digits_over_a_whole_epoch(their_loader):
+    theirs = train(their_loader.get_index_dataset(shuffle=True), epochs=1, steps=-1)
+    ours = train(get_index_dataset(their_loader, shuffle=True, statistics="series"), epochs=1, steps=-1)
     assert ours == theirs

@@ -35,6 +35,22 @@ def test_batches_do_not_share_memory(windows):
     assert not np.shares_memory(first.inputs, second.inputs)
 
 
+def test_large_batches_are_never_overwritten_while_held():
+    """Their memory comes from a pool: whoever holds a view keeps it."""
+    values = np.arange(400 * 50.0).reshape(400, 50)
+    with Picker(wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=12, horizon=12))) as picker:
+        held = []
+        for turn in range(12):
+            size = 200 if turn % 5 else 90
+            batch = picker.read(np.arange(turn, turn + size))
+            assert batch.nbytes > 1 << 18
+            if turn % 2:
+                held.append((turn, batch.targets[::7, 3]))
+        for turn, part in held:
+            rows = np.arange(turn, turn + (200 if turn % 5 else 90))[::7] + 15
+            np.testing.assert_array_equal(part[..., 0], values[rows])
+
+
 def test_survives_pickling(windows):
     picker = Picker(windows, dtype="float64")
     copy = pickle.loads(pickle.dumps(picker))

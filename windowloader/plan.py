@@ -6,7 +6,7 @@ page for people, a dict for JSON. Never touches data.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .budget import REQUESTS, MemoryTerms
@@ -14,6 +14,9 @@ from .mixing import Mixing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .plots import Picture
+    from .tracing import Trace
 
 __all__ = ["Cost", "Plan"]
 
@@ -96,6 +99,8 @@ class Plan:
         None where nothing is read step by step. Above it, copying windows or the training step is the limit.
     advice : tuple of str
         What budget or chunking would be better.
+    trace : Trace or None
+        What is read when, for `plot`; not in `to_dict`.
     """
 
     tier: str
@@ -131,6 +136,7 @@ class Plan:
     permutation: Mixing | None = None
     scan_share: float | None = None
     advice: tuple[str, ...] = ()
+    trace: Trace | None = field(default=None, repr=False, compare=False)
 
     def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:
         """Estimate the seconds until the first batch has its rows.
@@ -154,7 +160,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers as plain dicts and lists, for JSON."""
-        found = asdict(self)
+        found = asdict(replace(self, trace=None))
+        del found["trace"]
         for name in ("mixing", "permutation"):
             figures = getattr(self, name)
             found[name] = None if figures is None else figures._asdict()
@@ -175,3 +182,15 @@ class Plan:
         from .plan_page import page
 
         return page(self, REQUESTS)
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from .notebook import plan_html
+
+        return plan_html(self)
+
+    def plot(self) -> Picture:
+        """Draw what is read when, memory over the epoch, and mixing (extra ``plot``); see `windowloader.plots`."""
+        from .plots import plot_plan
+
+        return plot_plan(self)

@@ -21,6 +21,7 @@ from .mixing import mixing, mixing_of_permutation
 from .plan import Cost, Plan
 from .reading import survey
 from .residency import Residency
+from .tracing import trace_of
 from .units import format_bytes
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def make_plan(case: Case) -> Plan:
         budget=case.config.budget,
         batch_bytes=case.recipe.nbytes(share),
         batches_ahead=case.ahead,
+        trace=trace_of(case),
         **mixes,
         **numbers,
     )
@@ -313,7 +315,7 @@ def _filler(case: Case, lane: int) -> Cost:
         own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
     begin = lanes.starts(own.windows(len(own) - 1, len(own)))
     cost = total_cost(case.reading.chunkings, begin, begin + lanes.grid.span)
-    return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=int(cost.bytes[0]))
+    return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
 def _residency(case: Case, lane: int) -> Residency:

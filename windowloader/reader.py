@@ -7,8 +7,10 @@ back, and never keeps a thread alive that has nothing under way.
 
 from __future__ import annotations
 
+import atexit
 import heapq
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -95,8 +97,10 @@ class _Desk:
         self.landed: deque[_Flight] = deque()
         self.under_way = 0  # requests
         self.most = 0
+        self.thread: threading.Thread | None = None
         self.running = False
         self.stopped = False
+        _DESKS.add(self)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -112,6 +116,8 @@ class _Desk:
         """Wait for something to do: rows that arrived first, then rows to ask for; None where nothing is left."""
         with self.lock:
             while True:
+                if self.stopped:
+                    return None
                 if self.landed:
                     return self.landed.popleft()
                 if (range_ := self.claim()) is not None:
@@ -199,9 +205,26 @@ class _Desk:
     def start(self) -> None:
         """See to it that the thread runs; under the lock."""
         self.lock.notify_all()
-        if not self.running:
+        if not self.running and not self.stopped:
             self.running = True
-            threading.Thread(target=self.run, name="windowloader-reader", daemon=True).start()
+            self.thread = threading.Thread(target=self.run, name="windowloader-reader", daemon=True)
+            self.thread.start()
+
+
+_DESKS: weakref.WeakSet[_Desk] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """End the threads before the interpreter does: it would unwind them within the store's code, which aborts."""
+    desks = list(_DESKS)
+    for desk in desks:
+        with desk.lock:
+            desk.stopped = True
+            desk.lock.notify_all()
+    for desk in desks:
+        if desk.thread is not None:
+            desk.thread.join()
 
 
 class Reader:

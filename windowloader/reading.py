@@ -191,18 +191,19 @@ class _Case:
         return self._choose(direct=True)
 
     def benches(self, choice: Choice) -> tuple[Choice, Benches]:
-        """Divide what memory is left among benches."""
+        """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
         row_bytes = sum(one.chunking.row_bytes for one in self.read)
+        span, chunk = self.windows.spec.span, 2 * max(one.chunking.chunk_bytes for one in self.read)
+        free = self.budget - choice.terms.reserve
+        requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
+        in_flight = requests * chunk
         benches = Benches.within(
-            self.budget - choice.terms.total,
-            row_bytes=row_bytes,
-            span=self.windows.spec.span,
-            windows=share,
-            wanted=_BENCHES,
+            free - in_flight, row_bytes=row_bytes, span=span, windows=share, wanted=_BENCHES
         )
         arena = benches.count * benches.rows * row_bytes
-        return replace(choice, terms=replace(choice.terms, arena=arena)), benches
+        terms = replace(choice.terms, arena=arena, in_flight=in_flight)
+        return replace(choice, terms=terms, requests=requests), benches
 
     def _choose(self, **asked: Any) -> Choice:
         return choose(

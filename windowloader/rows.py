@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from .shard import Position
     from .variable import Variable
 
-__all__ = ["AtOnce", "Held", "InTurn", "Others", "Piece", "Resident", "RowAccess", "RowStream", "merge", "row_access"]
+__all__ = [
+    "AtOnce",
+    "Held",
+    "InTurn",
+    "Others",
+    "Piece",
+    "Resident",
+    "RowAccess",
+    "RowStream",
+    "merge",
+    "row_access",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,7 +201,9 @@ class InTurn:
             self.check()
             while self._next != index:
                 if self._broken is not None and self._broken < index:
-                    raise ClosedError(f"batch {self._broken} of this iterator could not be made, nor any after it.")
+                    raise ClosedError(
+                        f"batch {self._broken} of this iterator could not be made, nor any after it."
+                    )
                 self._lock.wait()
                 self.check()
 

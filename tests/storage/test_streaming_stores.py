@@ -220,8 +220,11 @@ print(plan.memory.total, plan.batch_bytes, *peaks)
 """
     budget = 48 << 20
     done = subprocess.run(
-        [sys.executable, "-c", code, f"{tmp_path}/big.zarr", str(budget)], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "faulthandler", "-c", code, f"{tmp_path}/big.zarr", str(budget)],
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
     total, batch, *peaks = map(int, done.stdout.split())
     print(total, batch, peaks)
     assert total <= budget

@@ -1,0 +1,291 @@
+"""The streamed tier's parts: the reader's limits and errors, turns of batches, benches, the arena, and plans."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import windowloader as wl
+from windowloader.arena import Arena
+from windowloader.direct import Benches, Benchwork
+from windowloader.errors import ClosedError, MemoryBudgetError, RankError
+from windowloader.reader import Job, Reader, RowRange
+from windowloader.rows import InTurn
+from windowloader.sources.base import LocalSource
+from windowloader.variable import Variable
+
+
+class Gate:
+    """A read that ends when told to."""
+
+    def __init__(self, owner):
+        self.owner, self.calls, self.over, self.error = owner, [], False, None
+
+    def add_done_callback(self, call):
+        self.calls.append(call)
+
+    def done(self):
+        return self.over
+
+    def result(self, timeout=None):
+        if self.error:
+            raise self.error
+
+    def open(self, error=None):
+        self.over, self.error = True, error
+        for call in self.calls:
+            call(self)
+
+
+class Gated(LocalSource):
+    """A source whose reads wait for the test."""
+
+    def __init__(self, rows=100):
+        super().__init__("gated", shape=(rows, 2), dtype="f4", axes="tn", chunks=(10, 2))
+        self.gates, self.asked = [], threading.Semaphore(0)
+
+    def fingerprint(self):
+        return ""
+
+    def submit(self, start, stop, out):
+        gate = Gate(self)
+        gate.rows = start
+        self.gates.append(gate)
+        self.asked.release()
+        return gate
+
+
+def job(source, row, requests=1, **more):
+    variable = Variable("x", source, ("x",))
+    out = np.empty((10, 2, 1), np.float32)
+    return Job([RowRange(variable, row, row + 10, out, requests=requests)], **more)
+
+
+def submit(reader, *jobs):
+    with reader.lock:
+        for need, one in enumerate(jobs):
+            reader.submit(one, (need,))
+
+
+def test_a_reader_hands_over_no_more_than_its_limit_in_the_order_of_need():
+    source, reader = Gated(), Reader(2)
+    jobs = [job(source, 10 * i) for i in range(5)]
+    with reader.lock:
+        for need, one in sorted(enumerate(jobs), reverse=True):
+            reader.submit(one, (need,))
+    for done in range(5):
+        source.asked.acquire()
+        if done == 1:
+            assert len(source.gates) == 2
+        if done >= 1:
+            source.gates[done - 1].open()
+    source.gates[4].open()
+    reader.await_all(jobs)
+    assert [gate.rows for gate in source.gates] == [0, 10, 20, 30, 40]
+    assert reader.most_under_way == 2
+    with reader.lock:
+        reader.drain()
+
+
+def test_what_is_given_up_is_not_read_and_what_is_under_way_ends_first():
+    source, reader, ended = Gated(), Reader(1), []
+    first, second = (job(source, 10 * i, ended=ended.append) for i in range(2))
+    submit(reader, first, second)
+    source.asked.acquire()
+    with reader.lock:
+        reader.drop([first, second])
+        assert second.done
+        assert not first.done
+    source.gates[0].open()
+    reader.await_all([first, second])
+    assert len(source.gates) == 1
+    assert ended == [second, first]
+
+
+def test_an_error_is_its_jobs_and_the_reader_goes_on():
+    source, reader = Gated(), Reader(1)
+    first, second = job(source, 0), job(source, 10)
+    submit(reader, first, second)
+    source.asked.acquire()
+    source.gates[0].open(OSError("gone"))
+    source.asked.acquire()
+    source.gates[1].open()
+    with pytest.raises(OSError, match="gone"):
+        reader.await_all([first, second])
+    assert second.error is None
+
+
+def test_a_range_of_more_requests_than_the_limit_goes_alone():
+    source, reader = Gated(), Reader(2)
+    jobs = [job(source, 0), job(source, 10, requests=5), job(source, 20)]
+    submit(reader, *jobs)
+    for gate in range(3):
+        source.asked.acquire()
+        assert len(source.gates) == gate + 1
+        source.gates[gate].open()
+    reader.await_all(jobs)
+
+
+def test_batches_are_laid_out_in_turn_and_a_broken_one_stops_those_after_it():
+    turns = InTurn(threading.Condition(threading.Lock()))
+    seen = []
+
+    def lay(index):
+        try:
+            turns.await_turn(index)
+        except ClosedError:
+            seen.append(-index)
+            return
+        seen.append(index)
+        turns.pass_on(index)
+
+    threads = [threading.Thread(target=lay, args=(index,)) for index in (3, 1, 0, 5)]
+    for thread in threads:
+        thread.start()
+    turns.fail(2)
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == [-5, -3, 0, 1]
+    turns.abandon()
+    with pytest.raises(ClosedError):
+        turns.await_turn(2)
+
+
+def test_an_arena_holds_aligned_regions_of_all_dtypes():
+    sources = [np.zeros((9, 3), dtype) for dtype in ("u1", "f8", "f2")]
+    series = wl.Series({"a": sources[0], "b": sources[1], "c": sources[2]})
+    arena = Arena(series.variables, 7)
+    for region, variable in zip(arena.regions, series.variables, strict=True):
+        assert region.shape == (7, 3, 1)
+        assert region.dtype == variable.dtype
+        assert region.__array_interface__["data"][0] % 64 == 0
+        assert region.flags.c_contiguous
+        region[...] = 1
+
+
+def test_benches_share_rows_and_split_batches_that_do_not_fit():
+    work = Benchwork(Benches(rows=10, count=3), np.arange(4), 4)
+    starts = np.array([0, 1, 2, 3, 20, 40])
+    assert work.fit(starts, 0) == 4
+    assert work.fit(starts, 4) == 6
+    assert work.lay(starts[:4]).runs() == [(0, 7, 0)]
+    assert work.lay(np.array([5, 20])).runs() == [(7, 9, 2), (20, 24, 4)]
+    assert work.lay(np.array([4, 19])).runs() == [(19, 20, 4)]
+    sparse = Benchwork(Benches(rows=100, count=1), np.array([0, 30]), 31)
+    assert sparse.lay(np.array([5])).runs() == [(5, 6, 0), (35, 36, 30)]
+    with pytest.raises(MemoryBudgetError, match="6 rows of 100 bytes"):
+        Benches.within(500, row_bytes=100, span=6, windows=3, wanted=4)
+
+
+class Hidden(Gated):
+    """Rows that must be asked for, and are there at once."""
+
+    def __init__(self, values, chunks=(25, 3)):
+        LocalSource.__init__(self, "hidden", shape=values.shape, dtype=values.dtype, axes="tn", chunks=chunks)
+        self.values, self.log = values, []
+
+    def submit(self, start, stop, out):
+        return LocalSource.submit(self, start, stop, out)
+
+    def _read(self, start, stop, out):
+        self.log.append((start, stop))
+        out[...] = self.values[start:stop]
+
+
+@pytest.fixture
+def hidden(monkeypatch):
+    monkeypatch.setattr("windowloader.grid._BYTES", 1)
+    return Hidden(np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32))
+
+
+def loader(source, spec=None, **options):
+    windows = wl.WindowSet(wl.Series(source), spec or wl.WindowSpec(lookback=4, horizon=2))
+    return wl.WindowLoader(windows, **{"batch_size": 8, "shuffle": True, **options})
+
+
+def test_a_plan_is_a_page_and_a_dict_and_reads_nothing(hidden):
+    with loader(hidden) as made:
+        plan = made.plan()
+        page = str(plan)
+        found = json.loads(json.dumps(plan.to_dict()))
+    assert hidden.log == []
+    assert "block-1" in page
+    assert "full permutation" in page
+    assert plan.own.bytes == 500 * 24 == found["own"]["bytes"]
+    assert plan.own.requests == 20 * 2
+    assert plan.memory is not None
+    assert found["memory"]["total"] == plan.memory.total
+    assert plan.first_seconds(latency=1.0, rate=1e12) == pytest.approx(
+        -(-plan.first.requests // plan.at_a_time)
+    )
+    assert plan.mixing.same_block_pairs > plan.permutation.same_block_pairs
+    assert max(value for _, value in plan.resident) <= plan.memory.arena + plan.memory.stash
+
+
+def test_a_plan_for_other_ranks_and_worlds(hidden):
+    with loader(hidden) as made:
+        plans = [made.plan(rank=rank, world_size=2) for rank in range(2)]
+        assert plans[0].steps == plans[1].steps
+        assert plans[0].lanes == (0,)
+        assert sum(plan.own.bytes for plan in plans) == plans[0].all_ranks.bytes
+        with pytest.raises(RankError):
+            made.plan(rank=2, world_size=2)
+
+
+def test_a_plan_where_rows_are_addressable(tmp_path):
+    values = np.zeros((100, 3), np.float32)
+    with loader(values) as made:
+        plan = made.plan()
+    assert (plan.tier, plan.mode, plan.own.bytes, plan.memory) == ("memory", "resident", 1200, None)
+    np.save(tmp_path / "x.npy", values)
+    series = wl.open(tmp_path / "x.npy")
+    with wl.WindowLoader(wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=2))) as made:
+        assert "page cache" in str(made.plan())
+
+
+def test_chunks_of_one_row_are_read_directly_in_a_full_permutation_and_by_blocks_in_time_order(hidden):
+    values = hidden.values
+    with loader(Hidden(values, (1, 6))) as made:
+        plan = made.plan()
+        assert (plan.order, plan.mode) == ("global-1", "direct")
+        assert any("active_blocks" in advice for advice in plan.advice)
+        for _ in made:
+            pass
+    source = Hidden(values, (1, 6))
+    with loader(source, shuffle=False) as made:
+        assert (made.plan().mode, made.plan().own.amplification) == ("blocks", 1.0)
+
+
+def test_only_rows_that_windows_read_are_asked_for_directly(hidden):
+    source = Hidden(hidden.values, (1, 6))
+    spec = wl.WindowSpec(input_offsets=[-200, -28, 0], target_offsets=[1])
+    with loader(source, spec) as made:
+        plan = made.plan()
+        for batch in made:
+            rows = batch.starts[:, None] + np.array([0, 172, 200])
+            np.testing.assert_array_equal(batch.inputs[..., 0], hidden.values[rows])
+    assert sum(stop - start for start, stop in source.log) * 24 == plan.own.bytes
+    assert sum(stop - start for start, stop in source.log) <= 4 * 299
+
+
+def test_rows_of_neighbouring_batches_are_read_once_where_no_block_fits(hidden):
+    source = Hidden(hidden.values, (1, 6))
+    with loader(source, shuffle=False, memory=1200, threads=0) as made:
+        assert made.plan().mode == "direct"
+        batches = [batch.starts.tolist() for batch in made]
+    assert [start for batch in batches for start in batch] == list(range(495))
+    assert sum(stop - start for start, stop in source.log) <= 1.02 * 500
+
+
+def test_windows_out_of_order_are_read_as_they_come(hidden):
+    windows = wl.WindowSet(wl.Series(hidden), wl.WindowSpec(lookback=4, horizon=2)).take([300, 7, 7, 20])
+    with wl.WindowLoader(windows, batch_size=3) as made:
+        assert [batch.starts.tolist() for batch in made] == [[300, 7, 7], [20]]
+
+
+def test_a_chunk_larger_than_the_memory_is_an_error_at_once(hidden):
+    with pytest.raises(MemoryBudgetError, match="convert"):
+        loader(hidden, memory=300, rank=0, world_size=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -60,4 +61,5 @@ def test_under_torchrun(data, tmp_path, name):
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("epoch")]
     assert len(losses) == 4
-    assert losses[-1] < losses[0]
+    assert max(losses) < 2  # of scaled speeds
+    assert torch.load(tmp_path / "run.pt")["epoch"] == 1

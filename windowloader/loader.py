@@ -455,6 +455,12 @@ class WindowLoader:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._windows!r}, batch_size={self._config.batch_size}, epoch={self._epoch})"
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from .notebook import loader_html
+
+        return loader_html(self)
+
 
 def _refuse_worker() -> None:
     """Raise in a DataLoader's worker: there the loader would deliver every batch once a worker."""

@@ -351,6 +351,12 @@ class Series:
             f"Series({self.name!r}: {self.num_steps} steps × {space} nodes, {'; '.join([*parts, self.tier])})"
         )
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from .notebook import series_html
+
+        return series_html(self)
+
 
 def _unpacked(fields: dict[str, Any]) -> Series:
     from .packing import unpack_integers

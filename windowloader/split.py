@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .audit import Audit
+    from .plots import Picture
     from .series import Series
     from .spec import WindowSpec
 
@@ -90,6 +91,18 @@ class Split:
             first, last = windows.row_range
             lines.append(f"  {name}: {len(windows):,} windows of rows {first} … {last - 1}")
         return "\n".join([f"Split by {self.by}", *lines])
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from .notebook import split_html
+
+        return split_html(self)
+
+    def plot(self) -> Picture:
+        """Draw the parts on a time line (extra ``plot``); see `windowloader.plots`."""
+        from .plots import plot_split
+
+        return plot_split(self)
 
 
 def split(

@@ -9,6 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .plots import Picture
 
 __all__ = ["EpochStats", "LoaderStats", "Timeline"]
 
@@ -103,3 +107,15 @@ class LoaderStats:
         """One flat dict an epoch, for JSON and tables (without the single waits)."""
         names = [f.name for f in fields(EpochStats) if f.name != "waits"]
         return [{name: getattr(epoch, name) for name in names} for epoch in self.epochs]
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from .notebook import stats_html
+
+        return stats_html(self)
+
+    def plot(self) -> Picture:
+        """Draw the wait for each step and what epochs waited for (extra ``plot``); see `windowloader.plots`."""
+        from .plots import plot_stats
+
+        return plot_stats(self)

@@ -6,6 +6,8 @@ here and only when asked for an object of it; what a graph's edges are comes fro
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,12 @@ __all__ = ["pyg_data", "to_pyg", "to_pyg_steps"]
 def pyg_data() -> Any:
     """PyG's module of data objects; MissingExtraError where PyG is not installed."""
     try:
-        import torch_geometric.data
+        with warnings.catch_warnings():
+            if "torch_geometric.data" not in sys.modules:
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # of what PyG itself uses when it is imported
+            import torch_geometric.data
     except ImportError as error:
         raise MissingExtraError(
             "Data and Batch objects are PyG's, which is not installed: pip install torch_geometric. The arrays come "

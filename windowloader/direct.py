@@ -109,7 +109,7 @@ class Laid(NamedTuple):
     """Benches that have others: which, places there, places here."""
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
+        """Return runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
         rows, places = self.rows[self.wanted], self.places[self.wanted]
         if not len(rows):
             return []

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .budget import REQUESTS, MemoryTerms
-from .mixing import Mixing
+from .budget import REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .budget import MemoryTerms
+    from .mixing import Mixing
     from .plots import Picture
     from .tracing import Trace
 

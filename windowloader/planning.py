@@ -17,6 +17,7 @@ from .plan_blocks import by_blocks
 from .plan_case import Case, used
 from .plan_direct import direct
 from .reading import survey
+from .tracing import trace_of
 
 if TYPE_CHECKING:
     from .config import LoaderConfig

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .planning import Case
+    from .plan_case import Case
 
 __all__ = ["LaneTrace", "Trace", "trace_of"]
 

@@ -169,14 +169,13 @@ CASES = {
 def compare(case, model, kill):
     try:
         for rank in range(case[4]["world_size"]):
-            _, source, steps, _ = run_epoch(case, model, rank)
+            _, _, steps, _ = run_epoch(case, model, rank)
             if rank == 0 and steps > 1:
                 at = 1 + kill % (steps - 1)
                 _, _, _, state = run_epoch(case, model, rank, stop=at)
                 run_epoch(case, model, rank, state=state)
-    except MemoryBudgetError as error:
-        assert case[4]["memory"] < 1 << 30  # noqa: PT017 - only where memory is short
-        assert "memory" in str(error)
+    except MemoryBudgetError:
+        assert case[4]["memory"] < 1 << 30
 
 
 @settings(max_examples=60, **CASES)

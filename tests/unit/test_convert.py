@@ -152,6 +152,32 @@ def test_a_file_a_month(tmp_path):
     np.testing.assert_array_equal(values_of(wl.open(tmp_path / "a.zarr")), SPEED)
 
 
+@pytest.mark.parametrize("kind", ["csv", "h5", "nc"])
+def test_a_folder_of_a_file_a_month(tmp_path, kind):
+    frames, folder = [], tmp_path / "months"
+    folder.mkdir()
+    for month in (1, 2, 3):
+        stamps = np.arange(f"2020-{month:02}-01", f"2020-{month + 1:02}-01", dtype="M8[h]").astype("M8[ns]")
+        values = np.random.default_rng(month).normal(60, 9, (len(stamps), 4)).round(3)
+        frame = xarray.DataArray(
+            values, {"time": stamps, "sensor": list("abcd")}, ("time", "sensor"), name="speed"
+        )
+        name = folder / f"m{month}.{kind}"
+        if kind == "csv":
+            frame.to_pandas().to_csv(name)
+        else:
+            frame.to_netcdf(name, engine="h5netcdf")
+        frames.append(frame)
+    done = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "a.zarr"), "--chunks", "100"])
+    assert done.exit_code == 0, done.output
+    whole = xarray.concat(frames, "time")
+    again = wl.open(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(values_of(again), whole.values)
+    assert again.nodes.tolist() == list("abcd")
+    if kind != "h5":  # HDF5 by itself says nothing of time
+        np.testing.assert_array_equal(again.clock.timestamps(np.arange(len(whole))), whole.time.values)
+
+
 # -- types and their errors ------------------------------------------------------------------------------------------
 
 

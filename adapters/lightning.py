@@ -10,14 +10,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities import rank_zero_info
-
 from windowloader.adapters.pytorch import TorchLoader
 from windowloader.batch import Batch
-from windowloader.errors import LoaderError, StateError
+from windowloader.errors import LoaderError, MissingExtraError, StateError
 from windowloader.loader import WindowLoader
+
+try:
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.plugins.precision import Precision
+    from lightning.pytorch.utilities import rank_zero_info
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "windowloader.adapters.lightning needs lightning, which is not installed: pip install "
+        "'windowloader[lightning]'"
+    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,6 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from windowloader.errors import MissingExtraError
+
+try:
+    import torch  # noqa: TC002  # not for typing: without it the message below is what helps
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "windowloader.adapters.pytorch needs torch, which is not installed: pip install 'windowloader[torch]'"
+    ) from error
+
 from windowloader.adapters.torch_batch import TorchBatch, TorchGraph
 from windowloader.adapters.torch_dataset import WindowDataset
 from windowloader.adapters.torch_device import Destination, DeviceReport
@@ -19,8 +28,6 @@ from windowloader.loader import WindowLoader
 
 if TYPE_CHECKING:
     from typing import Unpack
-
-    import torch
 
     from windowloader.buffers import Buffers
     from windowloader.config import LoaderOptions

@@ -99,9 +99,14 @@ class Clock:
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
             return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps)
+        if isinstance(values, tuple) and len(values) == 2 and num_steps != 2 and isinstance(values[1], str):
+            _refuse_step(values[1])
         stamps = nanoseconds_of(values)
         if len(stamps) != num_steps:
-            raise SeriesError(f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one.")
+            raise SeriesError(
+                f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
+                "that is time (axes=), or a file of other rows?"
+            )
         steps = rising_steps(stamps, edges)
         runs = find_runs(steps, num_steps)
         if runs is None:
@@ -285,6 +290,14 @@ def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int) ->
 
 def _ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
+
+
+def _refuse_step(freq: str) -> None:
+    """Raise where the second of a pair of text is neither a step nor a moment: a misspelt step."""
+    try:
+        moment(freq)
+    except SeriesError:
+        frequency(freq)  # which is refused, and says what a step is
 
 
 def _is_frequency(value: Any) -> bool:

@@ -97,8 +97,15 @@ class LoaderConfig:
         for name in COUNTS:
             self._check_count(name, least=1, needed=name == "batch_size")
         self._check_count("threads", least=0, needed=False)
-        if not 0 <= operator.index(self.seed) < 1 << 128:
-            raise LoaderError(f"seed={self.seed} is outside [0, 2**128).")
+        try:
+            seed = operator.index(self.seed)
+        except TypeError:
+            seed = -1
+        if not 0 <= seed < 1 << 128:
+            raise LoaderError(
+                f"seed={self.seed!r} is no whole number in [0, 2**128). The order is a function of it, so that a run "
+                "can be repeated; for another one each time draw it yourself, and write it down."
+            )
         if self.uneven not in ("pad", "drop", "exact"):
             raise LoaderError(f"uneven={self.uneven!r} is not known. Pass 'pad', 'drop' or 'exact'.")
         if self.uneven == "exact" and self.drop_last:

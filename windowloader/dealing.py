@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .parts import Parts, Regions
-    from .spec import WindowSpec
     from .windows import WindowSet
 
 __all__ = ["by_entities", "by_rows", "by_windows"]
@@ -39,17 +38,21 @@ def by_rows(windows: WindowSet, parts: Parts, regions: Regions, by: str) -> Iter
         # Clipped to the entity, so that the ranges of starts do not overlap; no valid window is lost.
         found = windows.index.within(np.maximum(begins - low, entity), ends - high)
         if len(found) == 0:
-            raise _empty(name, begins, ends, high - low + 1, by, spec)
+            raise _empty(name, begins, ends, high - low + 1, by, windows)
         yield windows.chosen(found, part=name)
 
 
 def _empty(
-    name: str, begins: np.ndarray, ends: np.ndarray, needed: int, by: str, spec: WindowSpec
+    name: str, begins: np.ndarray, ends: np.ndarray, needed: int, by: str, windows: WindowSet
 ) -> SplitError:
     """Say which rows the part has, and what would help."""
     used = np.flatnonzero(ends > begins)
+    spec, series = windows.spec, windows.series
     if len(used) == 0:
-        had = "it has no rows"
+        had = f"it has none of the series' rows 0 … {series.num_steps - 1}"
+        if series.clock is not None and series.num_steps:
+            first, last = series.clock.timestamps([0, series.num_steps - 1]).astype("datetime64[s]")
+            had += f", {first} … {last}"
     elif len(used) == 1:
         begin, end = int(begins[used[0]]), int(ends[used[0]])
         had = f"its rows {begin} … {end - 1} are {end - begin}"

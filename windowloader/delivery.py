@@ -65,7 +65,7 @@ class Options:
             )
         name = _dtype_name(dtype)
         if fill is not None:
-            fill = float(fill)
+            fill = _number(fill)
             if name not in FLOATS:
                 raise LoaderError(
                     f"fill={fill} goes with a floating dtype, and dtype={name!r} only copies values."
@@ -81,6 +81,16 @@ class Options:
             layouts=(Layout(pair[0]), Layout(pair[1])),
             broadcast=bool(broadcast),
         )
+
+
+def _number(fill: Any) -> float:
+    try:
+        return float(fill)
+    except (TypeError, ValueError):
+        raise LoaderError(
+            f"fill={fill!r} is no number. It is what a missing cell holds after scaling: 0.0 is the mean of a "
+            "StandardScaler."
+        ) from None
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -17,13 +17,13 @@ from .errors import ScalerError
 from .row_reads import Weighting, row_weights
 from .scaler import ANY
 from .statistics import Per, Reducer, node_name, reduce_rows
+from .windows import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .scaler import Scaler
     from .series import Column
-    from .windows import WindowSet
 
 __all__ = ["Fit", "ScalerWarning", "known", "warn_constant"]
 
@@ -66,6 +66,11 @@ class Fit:
                 raise ScalerError(
                     f"{name}={getattr(self, name)!r} is unknown; there are {', '.join(map(repr, choices))}."
                 )
+        if not isinstance(self.window_set, WindowSet):
+            raise ScalerError(
+                f"a scaler is fitted on a WindowSet, not on a {type(self.window_set).__name__}. Pass the train part of "
+                "a split: train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2))."
+            )
         series = self.window_set.series
         if self.per == "entity" and series.entity_borders is None:
             raise ScalerError(

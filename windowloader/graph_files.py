@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .errors import GraphError, MissingExtraError, SourceNotFoundError
 from .graph import Graph
 from .labels import as_labels, listed, positions, texts
-
-if TYPE_CHECKING:
-    import os
+from .sources.handles import nearby
 
 __all__ = ["read_graph"]
 
@@ -35,7 +34,9 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
     """Read a graph; `Graph.load` says which files."""
     file = Path(path)
     if not file.is_file():
-        raise SourceNotFoundError(f"no graph at {str(path)!r}: there is no such file.")
+        raise SourceNotFoundError(
+            f"no graph at {str(path)!r}: there is no such file (looked for {os.path.abspath(path)}). {nearby(path)}"
+        )
     suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
     readers = {".npz": _npz, ".npy": _npy, ".csv": _text, ".txt": _text, ".pkl": _pickle, ".pickle": _pickle}
     if suffix.lower() not in readers:

@@ -20,6 +20,7 @@ from .iteration import Iteration, Progress
 from .ranks import confirm, resolve
 from .reading import survey
 from .sampler import EpochSampler
+from .split import Split
 from .state import RunState
 from .stats import EpochStats, LoaderStats
 from .windows import WindowSet
@@ -155,9 +156,10 @@ class WindowLoader:
             threads=threads,
         )
         if not isinstance(windows, WindowSet):
+            raise _no_windows(windows)
+        if transform is not None and not callable(transform):
             raise LoaderError(
-                f"a loader takes a WindowSet, not {type(windows).__name__}. Make one with wl.split(series, spec, "
-                "(0.7, 0.1, 0.2)) or wl.WindowSet(series, spec)."
+                f"transform={transform!r} is not callable. Pass a function of a batch, or None."
             )
         if len(windows) == 0:
             raise LoaderError(f"{windows!r} has no window, so there is nothing to load.")
@@ -396,7 +398,11 @@ class WindowLoader:
     # -- what will happen ----------------------------------------------------------------------------------------------
 
     def plan(
-        self, state: Mapping[str, Any] | None = None, *, rank: int | None = None, world_size: int | None = None
+        self,
+        state: Mapping[str, Any] | None = None,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> Plan:
         """Foretell an epoch, without touching data: order, bytes, requests, memory, mixing.
 
@@ -460,6 +466,20 @@ class WindowLoader:
         from .notebook import loader_html
 
         return loader_html(self)
+
+
+def _no_windows(given: object) -> LoaderError:
+    """Say what a loader takes."""
+    if isinstance(given, Split):
+        names = ", ".join(given.names)
+        return LoaderError(
+            f"a loader takes one WindowSet, and this is a split into {names}. Unpack it: {names} = wl.split(...), then "
+            f"WindowLoader({given.names[0]})."
+        )
+    return LoaderError(
+        f"a loader takes a WindowSet, not {type(given).__name__}. Make one with wl.split(series, spec, (0.7, 0.1, "
+        "0.2)) or wl.WindowSet(series, spec)."
+    )
 
 
 def _refuse_worker() -> None:

@@ -118,14 +118,17 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
 def _datetimes(array: np.ndarray, name: str) -> np.ndarray:
     """Return the same moments as datetime64 of whatever unit, or a `SeriesError`."""
     if array.ndim != 1:
-        raise SeriesError(f"{name} have shape {array.shape}; one timestamp a row is needed, shape (steps,).")
+        raise SeriesError(
+            f"{name} have shape {array.shape}; one timestamp a row is needed, shape (steps,), or a start and a step, "
+            "e.g. ('2012-03-01', '5min')."
+        )
     if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] != "generic":
         return array
     if array.dtype.kind in "OSUT":
         try:
             return _parsed(array)
         except (ValueError, TypeError) as error:
-            first = array[0] if array.size else None
+            first = str(array[0]) if array.size else None
             raise SeriesError(
                 f"{name} cannot be read as moments: {error}. The first is {first!r}. Give datetime64 or ISO "
                 "strings such as '2012-03-01T00:05'; a calendar that is not the usual one (cftime) has no "

@@ -227,8 +227,11 @@ def _rows_at(series: Series, border: Any, side: int) -> np.ndarray:
 def _check_order(series: Series, parts: Parts, begins: np.ndarray, ends: np.ndarray) -> None:
     for part, name in enumerate(parts.names):
         if (begins[part] > ends[part]).any():
+            hint = ""
+            if parts.kind == "borders" and sum(map(_share, parts.values)) == 100:
+                hint = f" If shares are meant, they sum to 1: {tuple(value / 100 for value in parts.values)}."
             raise SplitError(
-                f"part {name!r} ends before it begins: {_said(parts, part)}. Borders and ranges rise in time."
+                f"part {name!r} ends before it begins: {_said(parts, part)}. Borders and ranges rise in time.{hint}"
             )
         if part == 0:
             continue
@@ -239,6 +242,10 @@ def _check_order(series: Series, parts: Parts, begins: np.ndarray, ends: np.ndar
                 f"({_said(parts, part - 1)}) ends. Parts must not overlap, and come in order of time: a later one may "
                 "look back at an earlier one, never the other way round."
             )
+
+
+def _share(value: object) -> int:
+    return int(value) if _is_integer(value) else 0  # type: ignore[call-overload]
 
 
 def _said(parts: Parts, part: int) -> str:

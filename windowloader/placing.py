@@ -6,6 +6,7 @@ except through the scan for what is missing that ``max_missing`` and ``on_missin
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,7 @@ def place_windows(series: Series, spec: WindowSpec) -> Starts:
     WindowSpecError, FeatureNameError, MissingDataError
         See `WindowSet`.
     """
+    _check_kinds(series, spec)
     columns = resolve(series, spec)
     runs = Runs.of_segments(series.borders, span=spec.span, stride=spec.stride)
     _check_segments(series, spec, runs)
@@ -79,6 +81,25 @@ def place_windows(series: Series, spec: WindowSpec) -> Starts:
     return starts
 
 
+def _check_kinds(series: object, spec: object) -> None:
+    from .series import Series
+    from .spec import WindowSpec
+
+    for given, kind, name, how in (
+        (series, Series, "series", "what wl.open(path) or wl.Series(values) returns"),
+        (spec, WindowSpec, "spec", "wl.WindowSpec(lookback=12, horizon=12)"),
+    ):
+        if not isinstance(given, kind):
+            raise WindowSpecError(f"{name}={reprlib.repr(given)} is a {type(given).__name__}. Pass {how}.")
+
+
+def _other_axis(series: Series, spec: WindowSpec) -> str:
+    """Advise to look at the axes, where there are more nodes than steps and they would do."""
+    if series.num_nodes < max(spec.span, 2 * series.num_steps):
+        return ""
+    return f"; or is time another axis? There are {series.num_nodes} nodes: axes='nt' reads them as steps"
+
+
 def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
     lengths = np.diff(series.borders)
     if len(runs) and (spec.short_segments == "skip" or lengths.min() >= spec.span):
@@ -86,7 +107,7 @@ def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
     what = f"{spec.describe()} needs {spec.span} steps, but"
     if len(lengths) == 1:
         raise WindowSpecError(
-            f"{what} {series.name!r} has {lengths[0]}. Shorten the lookback or the horizon."
+            f"{what} {series.name!r} has {lengths[0]}. Shorten the lookback or the horizon{_other_axis(series, spec)}."
         )
     if len(runs) == 0:
         longest = int(np.argmax(lengths))

@@ -6,6 +6,7 @@ Never leaks silently: what each way of splitting lets parts share is said, and `
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 from .dealing import by_entities, by_rows, by_windows
 from .errors import SplitError
 from .parts import Parts, row_regions
+from .spec import WindowSpec
 from .windows import WindowSet
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from .audit import Audit
     from .plots import Picture
     from .series import Series
-    from .spec import WindowSpec
 
     By = Literal["targets", "rows", "windows", "entities"]
 
@@ -179,6 +180,11 @@ def split(
 
 
 def _windows(series: Series | WindowSet, spec: WindowSpec | None) -> WindowSet:
+    if spec is not None and not isinstance(spec, WindowSpec):
+        raise SplitError(
+            f"the second argument is a {type(spec).__name__}, {reprlib.repr(spec)}, and not what a window reads. The "
+            "order is wl.split(series, spec, (0.7, 0.1, 0.2)); of a window set, wl.split(windows, None, (0.7, …))."
+        )
     if isinstance(series, WindowSet):
         if spec is not None and spec != series.spec:
             raise SplitError("spec is not the window set's own. Pass None, or the series instead of the set.")

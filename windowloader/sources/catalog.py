@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from windowloader.axes import TIME_NAMES
 from windowloader.errors import SourceFormatError, SourceNotFoundError
 
 from .cf import is_time
+from .handles import nearby
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -207,6 +209,8 @@ def read_catalog(keys: Keys, variable: str | None = None) -> Catalog:
         check = getattr(keys, "check_bucket", None)
         if check is not None:
             check()
+        if os.path.isabs(keys.name) and not os.path.exists(keys.name):
+            raise SourceNotFoundError(f"{keys.name!r} does not exist. {nearby(keys.name)}")
         raise SourceNotFoundError(
             f"{keys.name!r} holds no Zarr or N5 metadata (none of {', '.join(DOCUMENTS)}). Check the path; "
             "is it the store itself, and was it written to its end?"

@@ -162,11 +162,26 @@ def _credentials(error: BaseException, status: str, text: str, asked: Asked) -> 
             else "are absent or not enough"
         )
         wrong = "have expired" if "Expired" in text else wrong
-        return CredentialsError, (
-            f"credentials {wrong}. Pass storage_options={{'key': …, 'secret': …}}, {{'profile': …}} or, for a public "
-            "bucket, {'anon': True}; or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
+        return CredentialsError, f"credentials {wrong}. {_ways_in(asked.name)}"
     return None
+
+
+def _ways_in(name: str) -> str:
+    """Say how to give credentials to the store that a name belongs to."""
+    scheme = name.partition("://")[0] if "://" in name else ""
+    if scheme in ("http", "https"):
+        return "The web server asks who reads; pass a URL that it lets anybody read, such as a signed one."
+    if scheme in ("gs", "gcs"):
+        return (
+            "Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a "
+            "public bucket pass storage_options={'anon': True}."
+        )
+    if scheme in ("", "s3", "s3a", "file"):
+        return (
+            "Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}; or "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    return f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
 
 
 def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
@@ -207,6 +222,11 @@ def _unreachable(error: BaseException, status: str, text: str, asked: Asked) -> 
 
 
 def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    if "rotocol not known" in text:
+        return SourceFormatError, (
+            "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which "
+            "need their package (adlfs for abfs://, sshfs for ssh://)."
+        )
     if isinstance(error, FileNotFoundError | KeyError):
         return SourceNotFoundError, "nothing is there; check the path and variable=."
     if isinstance(error, PermissionError):

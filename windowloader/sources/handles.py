@@ -5,6 +5,7 @@ In: paths, functions that open something. Out: `Stamp`, `Handle`. Never reads va
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 import weakref
@@ -17,9 +18,44 @@ from windowloader.errors import SourceChangedError, SourceError, SourceNotFoundE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Handle", "Stamp"]
+__all__ = ["Handle", "Stamp", "nearby"]
 
 T = TypeVar("T")
+
+
+def nearby(path: str | os.PathLike[str]) -> str:
+    """Say what may have been meant by a path that leads nowhere: a sentence for a message.
+
+    Parameters
+    ----------
+    path : path
+        That does not exist.
+
+    Returns
+    -------
+    str
+        Names alike in its folder; or which of its folders is the first that does not exist.
+
+    Examples
+    --------
+    >>> nearby("/no/such/folder/pems.zarr")
+    "The folder '/no' does not exist either; check the path."
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        while not os.path.isdir(os.path.dirname(folder)):
+            folder = os.path.dirname(folder)
+        return f"The folder {folder!r} does not exist either; check the path."
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return "Check the path."
+    stem = name.partition(".")[0]
+    near = [other for other in sorted(names) if stem and other.partition(".")[0] == stem]
+    near += [other for other in difflib.get_close_matches(name, names, n=3) if other not in near]
+    if near:
+        return f"Its folder has {', '.join(map(repr, near[:3]))}; was that meant?"
+    return f"Its folder has no name like it, of {len(names)}; check the path."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +84,7 @@ class Stamp:
             found = os.stat(absolute)
         except FileNotFoundError:
             raise SourceNotFoundError(
-                f"{os.fspath(path)!r} does not exist (looked for {absolute})."
+                f"{os.fspath(path)!r} does not exist (looked for {absolute}). {nearby(absolute)}"
             ) from None
         except OSError as error:
             raise SourceError(f"{os.fspath(path)!r} cannot be read: {error}.") from error

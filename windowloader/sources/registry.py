@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import reprlib
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -103,9 +104,9 @@ def _family(target: Any) -> Family:
         if family.test(target):
             return family
     known = "; ".join(family.what for family in FAMILIES)
-    raise SourceFormatError(
-        f"a {type(target).__module__}.{type(target).__qualname__} cannot be opened. What can: {known}."
-    )
+    home = type(target).__module__
+    name = type(target).__qualname__ if home == "builtins" else f"{home}.{type(target).__qualname__}"
+    raise SourceFormatError(f"{reprlib.repr(target)} is a {name}, which cannot be opened. What can: {known}.")
 
 
 def _from(package: str, *names: str) -> Callable[[Any], bool]:

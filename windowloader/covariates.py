@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .axes import check_axes, sizes
-from .errors import SeriesError
+from .errors import SeriesError, SourceFormatError, SourceNotFoundError
 from .joining import Opener, missing_of
 from .variable import Variable, feature_names
 
@@ -88,15 +89,23 @@ def _open(
 ) -> Source:
     """Open one covariate with the axes it has, is said to have, or can only have."""
     if axes is not None:
-        return opener(target, axes=axes)
+        return _named(name, target, axes, opener)
     if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
         target = np.asarray(target)
     if isinstance(target, np.ndarray):
         return opener(target, axes=infer_axes(name, target.shape, num_steps, space_shape))
-    source = opener(target)
+    source = _named(name, target, None, opener)
     if source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source
-    return opener(target, axes=infer_axes(name, source.shape, num_steps, space_shape))
+    return _named(name, target, infer_axes(name, source.shape, num_steps, space_shape), opener)
+
+
+def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
+    """Open the array that has the covariate's name in a store of several, else the only one there is."""
+    if opener.variables(target):
+        with suppress(SourceFormatError, SourceNotFoundError):
+            return opener(target, variable=name, axes=axes)
+    return opener(target, axes=axes)
 
 
 def infer_axes(name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> str:

@@ -153,6 +153,32 @@ def test_covariates_from_files(tmp_path: Path) -> None:
         wl.open(tmp_path / "weather.npy", covariates={"h": tmp_path / "height.npy"})
 
 
+@pytest.mark.parametrize("form", ["zarr", "nc", "hand"])
+def test_a_covariate_is_the_array_of_its_name_in_a_store_of_several(tmp_path: Path, form: str) -> None:
+    dims = ("time", "latitude", "longitude")
+    held = xr.Dataset(
+        {
+            "t2m": (dims, np.ones((9, 4, 5))),
+            "tp": (dims, np.full((9, 4, 5), 2.0)),
+            "z": (dims[1:], np.arange(20.0).reshape(4, 5)),
+        },
+        {"time": np.arange(9).astype("datetime64[D]").astype("datetime64[ns]")},
+    )
+    store = held if form == "hand" else tmp_path / f"store.{form}"
+    if form == "zarr":
+        held.to_zarr(store, consolidated=False)
+    elif form == "nc":
+        held.to_netcdf(store, engine="h5netcdf")
+    series = wl.open(store, variables=["t2m"], covariates={"tp": store, "z": (store, "nn")})
+    spec = wl.WindowSpec(lookback=2, horizon=1, inputs=["t2m", "tp", "z"], targets=["t2m"])
+    inputs = wl.WindowSet(series, spec).read([3], layout="btfn").inputs
+    np.testing.assert_array_equal(inputs[0, 1], np.stack([np.ones((4, 5)), np.full((4, 5), 2.0), held["z"]]))
+    for variable in series.variables:
+        variable.source.close()
+    with pytest.raises(wl.errors.AxesError, match="z' have no time axes"):  # never another array in its place
+        wl.open(store, variables=["t2m"], covariates={"z": store})
+
+
 def test_three_meters_of_their_own_lengths(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     starts = {"m7": ("2020-01-01", 50), "m3": ("2020-01-02", 30), "m9": ("2019-12-31", 70)}

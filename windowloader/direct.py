@@ -107,6 +107,8 @@ class Laid(NamedTuple):
     """Which of ``rows`` no other bench has."""
     shared: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
     """Benches that have others: which, places there, places here."""
+    moved: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Places of rows that this bench has already, and where they go; never further back, so that one by one will do."""
 
     def runs(self) -> list[tuple[int, int, int]]:
         """Return runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
@@ -178,9 +180,16 @@ class Benchwork:
             if there.any():
                 shared.append((other, where[at[there]], places[there]))
                 wanted &= ~there
+        moved = (_NONE, _NONE)
+        has, where = self._held[bench]
+        if len(has):
+            at = np.minimum(np.searchsorted(has, rows), len(has) - 1)
+            there = wanted & (has[at] == rows) & (where[at] >= places)
+            moved = where[at[there]], places[there]
+            wanted &= ~there
         self._held[bench] = (rows, places)
         self._next = (bench + 1) % count
-        return Laid(bench, rows, places, first, wanted, shared)
+        return Laid(bench, rows, places, first, wanted, shared, moved)
 
 
 @dataclass(slots=True, eq=False)
@@ -301,10 +310,16 @@ class DirectStream(InTurn):
                 self._lock.wait()
                 self.check()
             laid = self._work.lay(starts)
+            if bench.failed and len(laid.moved[0]):
+                raise SourceError("rows that are shared with an earlier batch could not be read.")
             for other, _, _ in laid.shared:
                 self._benches[other].holds += 1
             bench.holds, bench.ready, bench.failed = 1, False, False
-            job = Job(self._ranges(bench, laid))
+        for source, target in zip(*(places.tolist() for places in laid.moved), strict=True):
+            for region in bench.regions:
+                region[target] = region[source]
+        job = Job(self._ranges(bench, laid))  # only now: reads write where rows were
+        with self._lock:
             self._access.reader.submit(job, (index,))
         return bench, laid, job
 

@@ -261,4 +261,5 @@ def _in_time(case: _Case, lanes: int) -> Choice:
     try:
         return case.choose(lanes, active=1)
     except MemoryBudgetError:
-        return case.direct()  # or an error, where one chunk is too large
+        why = "rows are read straight into batches: the memory does not hold two blocks"
+        return replace(case.direct(), reason=why)  # or an error, where one chunk is too large

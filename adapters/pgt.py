@@ -11,7 +11,8 @@ from windowloader.adapters.pgt_families import FAMILIES, Family
 from windowloader.adapters.pgt_index import PGTWarning, get_index_dataset
 from windowloader.adapters.pgt_objects import to_pyg, to_pyg_steps
 from windowloader.adapters.pgt_signals_in import from_signal
-from windowloader.adapters.pgt_signals_out import WindowSignal, to_signal
+from windowloader.adapters.pgt_signals_out import to_signal
+from windowloader.adapters.pgt_snapshots import WindowSignal
 
 __all__ = [
     "FAMILIES",

@@ -167,6 +167,7 @@ def get_index_dataset(
 
     Examples
     --------
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> train, val, test, edges, weights, means, stds = get_index_dataset(
     ...     rng.normal(50, 9, (200, 3, 1)), lags=4, batch_size=16, statistics="series", edges=[[0, 1], [1, 2]])

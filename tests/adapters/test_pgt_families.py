@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 import types
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -28,33 +26,15 @@ JSON_FILES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pyg():
-    """PyG, imported once: its own import warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch_geometric.data
-    return torch_geometric.data
+@pytest.fixture(autouse=True)
+def imported(pyg):
+    """Snapshots are PyG's."""
 
 
 @pytest.fixture(scope="module")
-def pgt(pyg):
-    """PGT's loaders, where it is installed; what it imports and does not need here is stood in for."""
-    stand_in = types.ModuleType("torch_sparse")
-    stand_in.SparseTensor = type("SparseTensor", (), {})
-    absent = "torch_sparse" not in sys.modules
-    if absent:
-        sys.modules["torch_sparse"] = stand_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import torch_geometric_temporal.dataset as dataset
-        except ImportError as error:
-            pytest.skip(f"PGT cannot be imported: {error}")
-        finally:
-            if absent:
-                del sys.modules["torch_sparse"]
-    return dataset
+def pgt(pgt_package):
+    """PGT's loaders."""
+    return pgt_package.dataset
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +189,9 @@ def same_loaders(ours, theirs):
 
 
 @pytest.mark.parametrize("name", ["windmill-large", "chickenpox"])
-def test_index_datasets_of_a_loader_object(pgt, data, rng, edges, name):
+def test_index_datasets_of_a_loader_object(pgt, pgt_package, data, rng, edges, name):
     loader = loader_of(pgt, name, file_of(name, data, rng, edges), index=True)
-    from torch_geometric_temporal.signal.index_dataset import IndexDataset
-
-    loader.IndexDataset = IndexDataset
+    loader.IndexDataset = pgt_package.IndexDataset
     same_loaders(
         get_index_dataset(loader, lags=4, statistics="series"),
         loader.get_index_dataset(lags=4, batch_size=64),
@@ -251,7 +229,7 @@ def write_frame(path, values, times):
         ("pems", ("pems_cali_speed.h5", "pems_cali_adj_mat.pkl")),
     ],
 )
-def test_the_large_families_of_frames(pgt, week, adjacency, tmp_path, name, files):
+def test_the_large_families_of_frames(pgt, pgt_package, week, adjacency, tmp_path, name, files):
     pytest.importorskip("h5py")
     times = np.datetime64("2012-03-01", "ns") + np.arange(400) * np.timedelta64(300, "s")
     values = np.ascontiguousarray(week[..., 0])
@@ -262,9 +240,7 @@ def test_the_large_families_of_frames(pgt, week, adjacency, tmp_path, name, file
     loader.raw_data_dir = str(tmp_path)
     frame = pd.DataFrame(values, index=pd.DatetimeIndex(times), copy=False)
     loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)  # PyTables is not needed here
-    from torch_geometric_temporal.signal.index_dataset import IndexDataset
-
-    loader.IndexDataset = IndexDataset
+    loader.IndexDataset = pgt_package.IndexDataset
     same_loaders(get_index_dataset(loader, statistics="series"), loader.get_index_dataset())
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
-import types
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -27,24 +24,9 @@ from windowloader.errors import (  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def pgt():
-    """PGT itself, where it is installed; what it imports and does not need here is stood in for."""
-    stand_in = types.ModuleType("torch_sparse")
-    stand_in.SparseTensor = type("SparseTensor", (), {})
-    absent = "torch_sparse" not in sys.modules
-    if absent:
-        sys.modules["torch_sparse"] = stand_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import torch_geometric_temporal.dataset as dataset
-            import torch_geometric_temporal.signal.index_dataset  # noqa: F401
-        except ImportError as error:
-            pytest.skip(f"PGT cannot be imported: {error}")
-        finally:
-            if absent:
-                del sys.modules["torch_sparse"]
-    return dataset
+def pgt(pgt_package):
+    """PGT's loaders."""
+    return pgt_package.dataset
 
 
 @pytest.fixture(scope="module")
@@ -126,39 +108,6 @@ def test_ranks_draw_as_theirs(metr_la, series, shuffle):
         assert_same_batches(ours[0], theirs[0])
 
 
-def test_the_large_sets_in_float64_with_their_clock(pgt, week, adjacency):
-    """PGT's PeMS loaders stay in float64 and scale the time of day along with the speeds."""
-    loader = object.__new__(pgt.PemsAllLADatasetLoader)
-    index = pd.date_range("2012-03-01", periods=600, freq="5min")
-    values = np.ascontiguousarray(week[:600, :30, 0])
-    frame = pd.DataFrame(values, index=index, copy=False)  # row by row in memory, as read_hdf gives it
-    loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)
-    from torch_geometric_temporal.signal.index_dataset import IndexDataset
-
-    loader.IndexDataset = IndexDataset
-    loader.raw_data_dir = "somewhere"
-    opened = pickle.dumps((None, None, adjacency[:30, :30]))
-    import builtins
-    import io
-
-    real = builtins.open
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            builtins,
-            "open",
-            lambda path, *rest: io.BytesIO(opened) if "AllLA" in str(path) else real(path, *rest),
-        )
-        theirs = loader.get_index_dataset(lags=6, batch_size=32)
-    series = wl.Series(week[:600, :30, 0], features=["speed"], timestamps=index, graph=adjacency[:30, :30])
-    ours = get_index_dataset(
-        series, lags=6, batch_size=32, features=["speed", "time_of_day"], dtype="float64", statistics="series"
-    )
-    for place in range(3):
-        assert_same_batches(ours[place], theirs[place])
-    for mine, other in zip(ours[3:], theirs[3:], strict=True):
-        assert torch.equal(mine, other)
-
-
 def test_windmills_by_node(pgt, tmp_path):
     values = np.random.default_rng(5).gamma(2, 3, (300, 11))
     edges = [[0, 1], [4, 2], [10, 0]]
@@ -177,13 +126,11 @@ def test_windmills_by_node(pgt, tmp_path):
         assert torch.equal(mine, other)
 
 
-def test_chickenpox_as_it_is(pgt, data):
+def test_chickenpox_as_it_is(pgt, pgt_package, data):
     loader = object.__new__(pgt.ChickenpoxDatasetLoader)
     loader._dataset = json.loads((data / "pgt" / "chickenpox.json").read_text())
     loader.index = True
-    from torch_geometric_temporal.signal.index_dataset import IndexDataset
-
-    loader.IndexDataset = IndexDataset
+    loader.IndexDataset = pgt_package.IndexDataset
     theirs = loader.get_index_dataset()
     ours = get_index_dataset(
         np.array(loader._dataset["FX"]), lags=4, batch_size=4, statistics=None, dtype="float64",

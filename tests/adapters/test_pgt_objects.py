@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -16,15 +14,6 @@ from windowloader.adapters.pytorch import TorchLoader  # noqa: E402
 from windowloader.errors import GraphError  # noqa: E402
 
 NODES = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pyg():
-    """PyG, imported once: its own import warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch_geometric.data
-    return torch_geometric.data
 
 
 @pytest.fixture
@@ -107,7 +96,7 @@ def test_the_transform_of_a_loader(pyg, values, steps):
         assert_equal(found[1], collated(pyg, batch, [steps[3]] * 10))
 
 
-def test_no_graph_says_so(values):
+def test_no_graph_says_so(pyg, values):
     batch = wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=4, horizon=1)).read([0], layout="bntf")
     with pytest.raises(GraphError, match="graph="):
         to_pyg(batch)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
-import warnings
 
 import numpy as np
 import pytest
@@ -20,33 +18,15 @@ from windowloader.errors import AxesError, GraphError, LoaderError, SeriesError 
 ROW = wl.WindowSpec(lookback=1, target_offsets=(0,), inputs=["x"], targets=["y"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pyg():
-    """PyG, imported once: its own import warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch_geometric.data
-    return torch_geometric.data
+@pytest.fixture(autouse=True)
+def imported(pyg):
+    """Snapshots are PyG's."""
 
 
 @pytest.fixture(scope="module")
-def pgt(pyg):
-    """PGT's signals, where it is installed; what it imports and does not need here is stood in for."""
-    stand_in = types.ModuleType("torch_sparse")
-    stand_in.SparseTensor = type("SparseTensor", (), {})
-    absent = "torch_sparse" not in sys.modules
-    if absent:
-        sys.modules["torch_sparse"] = stand_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import torch_geometric_temporal.signal as signal
-        except ImportError as error:
-            pytest.skip(f"PGT cannot be imported: {error}")
-        finally:
-            if absent:
-                del sys.modules["torch_sparse"]
-    return signal
+def pgt(pgt_package):
+    """PGT's signals."""
+    return pgt_package.signal
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
-import types
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -20,22 +17,8 @@ TILES = 2
 
 
 @pytest.fixture(scope="module")
-def their_loader(data, tmp_path_factory):
-    """PGT's METR-LA loader over the week, tiled for size, where PGT is installed."""
-    stand_in = types.ModuleType("torch_sparse")
-    stand_in.SparseTensor = type("SparseTensor", (), {})
-    absent = "torch_sparse" not in sys.modules
-    if absent:
-        sys.modules["torch_sparse"] = stand_in
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from torch_geometric_temporal.dataset import METRLADatasetLoader
-        except ImportError as error:
-            pytest.skip(f"PGT cannot be imported: {error}")
-        finally:
-            if absent:
-                del sys.modules["torch_sparse"]
+def their_loader(pgt_package, data, tmp_path_factory):
+    """PGT's METR-LA loader over the week, tiled for size."""
     speed = pd.read_csv(data / "metr_la_week" / "los_speed.csv").to_numpy(np.float64)
     day = np.arange(2016) % 288 / 288
     week = np.stack([speed, np.repeat(day[:, None], 207, axis=1)], axis=-1)
@@ -44,7 +27,7 @@ def their_loader(data, tmp_path_factory):
     np.save(folder / "node_values.npy", np.tile(week, (TILES, 1, 1)))
     with (data / "metr_la_week" / "adj_mx.pkl").open("rb") as file:
         np.save(folder / "adj_mat.npy", pickle.load(file, encoding="latin1")[2])
-    return METRLADatasetLoader(raw_data_dir=str(folder), index=True)
+    return pgt_package.dataset.METRLADatasetLoader(raw_data_dir=str(folder), index=True)
 
 
 @pytest.fixture(autouse=True)

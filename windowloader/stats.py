@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochStats", "LoaderStats", "Timeline"]
 
-LAST_WAITS = 4096  # single waits that are kept: an epoch may have millions
+LAST_WAITS = 1024  # single waits that are kept: an epoch may have millions
 
 
 @dataclass(slots=True)

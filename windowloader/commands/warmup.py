@@ -1,0 +1,40 @@
+"""``windowloader warmup``: compile the kernels ahead, in the image or once for all ranks.
+
+In: dtypes. Out: a line for each kind that was compiled, and where the compiled kernels are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["register", "warmup"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("warmup")(warmup)
+
+
+def warmup(
+    source: Annotated[
+        list[str] | None, typer.Option(help="Dtype of the stored values; may be repeated. Default float32.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="Dtype of the batches; may be repeated. Default float32.")
+    ] = None,
+    missing: Annotated[bool, typer.Option(help="Also what masks and fills need.")] = True,
+) -> None:
+    """Compile the kernels now, so that no first batch waits for it. NUMBA_CACHE_DIR says where they are kept."""
+    from windowloader.warmup import cache_folder, warm_up
+
+    for kind in warm_up(source or ["float32"], dtype or ["float32"], missing=missing):
+        masks = ", missing values" if kind.missing else ""
+        typer.echo(f"{kind.source} -> {kind.dtype}{masks}: {kind.seconds:.1f} s")
+    folder = cache_folder()
+    typer.echo(
+        f"kept in {folder}"
+        if folder
+        else "kept nowhere: set NUMBA_CACHE_DIR to a folder that can be written, here and where training runs"
+    )

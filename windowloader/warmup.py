@@ -1,0 +1,134 @@
+"""Compile the kernels before they are needed: in an image, once for all ranks, for an install that is read-only.
+
+In: dtypes of sources and of batches. Out: kernels in numba's cache, and how long each kind took. Never changes what a
+loader does: whatever is missing in the cache is compiled with the first batch that needs it.
+
+The cache lies beside the modules, or where ``NUMBA_CACHE_DIR`` says, which must then be set when training runs too.
+Its files belong to one kind of processor and one version of numba and of this package: warm up on the machines that
+train. Processes that warm up at the same time do the same work and overwrite each other's files with equal ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .clock import CLOCK_NAMES
+from .delivery import FLOATS
+from .errors import LoaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Warmed", "cache_folder", "warm_up"]
+
+STEPS, NODES = 6000, 3  # more windows than are shuffled by a table
+SOURCES = ("bool", *FLOATS[:3], *(f"{kind}{8 << k}" for kind in ("int", "uint") for k in range(4)))
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """One kind of data that was warmed up.
+
+    Parameters
+    ----------
+    source, dtype : str
+        Of the stored values, and of the batches.
+    missing : bool
+        With masks, with a fill and without.
+    seconds : float
+        Next to nothing where all of it was in the cache.
+    """
+
+    source: str
+    dtype: str
+    missing: bool
+    seconds: float
+
+
+def warm_up(
+    sources: Sequence[str] = ("float32",), dtypes: Sequence[str] = ("float32",), *, missing: bool = True
+) -> Iterator[Warmed]:
+    """Compile what loaders need for these dtypes, and yield each kind when it is done.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Dtypes of stored values.
+    dtypes : sequence of str
+        Of batches: "float32", "float64", "float16", "bfloat16".
+    missing : bool
+        Also what masks and fills need.
+
+    Yields
+    ------
+    Warmed
+
+    Raises
+    ------
+    LoaderError
+        For a dtype that is none.
+
+    Examples
+    --------
+    >>> [kind.source for kind in warm_up(missing=False)]
+    ['float32']
+    """
+    for given, known, what in ((sources, SOURCES, "sources"), (dtypes, FLOATS, "dtypes")):
+        if unknown := sorted(set(given) - set(known)):
+            raise LoaderError(f"{what}={unknown} cannot be warmed up. Known are {', '.join(known)}.")
+    for source, dtype in itertools.product(sources, dtypes):
+        for masked in (False, True) if missing else (False,):
+            begun = time.perf_counter()
+            _warm(source, dtype, masked)
+            yield Warmed(source, dtype, masked, time.perf_counter() - begun)
+
+
+def cache_folder() -> str | None:
+    """Folder in which this process keeps compiled kernels; None where nowhere can be written."""
+    from .gather_kernels import runs
+
+    return getattr(getattr(runs, "stats", None), "cache_path", None)
+
+
+def _warm(source: str, dtype: str, masked: bool) -> None:
+    """Take a batch of each common shape: one value a node, clocks beside it, several values."""
+    import windowloader as wl
+
+    values = (np.arange(STEPS * NODES * 2) % 7 + 1).reshape(STEPS, NODES, 2).astype(source)
+    day, week = CLOCK_NAMES[0], CLOCK_NAMES[3]
+    fills: tuple[float | None, ...] = (None, 0.0) if masked else (None,)
+    for names, clocks in (
+        (["a"], []),
+        (["a"], [day]),
+        (["a"], [day, week]),
+        (["a", "b"], []),
+        (["a", "b"], [day]),
+    ):
+        series = wl.Series(
+            np.ascontiguousarray(values[..., : len(names)]),
+            axes="tnf",
+            features=names,
+            timestamps=("2024-01-01", "5min"),
+            missing=0.0 if masked else None,
+        )
+        spec = wl.WindowSpec(lookback=3, horizon=2, inputs=[*names, *clocks], targets=names)
+        windows = wl.WindowSet(series, spec)
+        fitted = wl.StandardScaler.fit(windows)
+        for fill, scaler in itertools.product(fills, (fitted, None)):
+            with wl.WindowLoader(
+                windows,
+                batch_size=4,
+                shuffle=True,
+                scaler=scaler,
+                fill=fill,
+                dtype=dtype,
+                threads=0,
+                rank=0,
+                world_size=1,
+            ) as loader:
+                next(iter(loader))

@@ -40,10 +40,9 @@ def become(rank, ranks, folder, command):
 
 
 def main(folder, ranks, command):
-    import torch.distributed
+    import torch
 
-    import windowloader.adapters.pytorch  # noqa: F401  # imported once, for all ranks
-
+    runpy.run_path(command[0], run_name="imports")  # what the script imports at its top, once for all ranks
     with socket.create_server(("localhost", 0)) as free:  # for scripts that meet by address
         os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])})
     torch.set_num_threads(1)

@@ -10,10 +10,18 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+import torch._dynamo  # DDP and Accelerate would import it in every rank
+from accelerate import Accelerator
+from torch import distributed
+from torch.distributed import checkpoint
+from torch.nn.parallel import DistributedDataParallel
+
+import windowloader as wl
+from windowloader.adapters.pytorch import ExactError, TorchLoader, ddp_scale
+
 
 def parts(folder, tier):
-    import windowloader as wl
-
     series = wl.open(folder / ("speeds.npy" if tier == "mapped" else "speeds.zarr"))
     return wl.split(series, wl.WindowSpec(lookback=4, horizon=3), (0.7, 0.2, 0.1))
 
@@ -23,8 +31,6 @@ def say(**found):
 
 
 def epochs(folder):
-    from windowloader.adapters.pytorch import TorchLoader
-
     for tier in ("mapped", "streamed"):
         train = parts(folder, tier)["train"]
         for shuffle in (True, False):
@@ -46,8 +52,6 @@ def forecast(inputs):
 
 
 def errors(folder):
-    from windowloader.adapters.pytorch import ExactError, TorchLoader
-
     for batch_size in (8, 5):
         error = ExactError("mae")
         for batch in TorchLoader(parts(folder, "mapped")["val"], batch_size=batch_size, uneven="exact"):
@@ -58,11 +62,6 @@ def errors(folder):
 
 def gradients(folder):
     """DDP's gradient of every step against that of the mean over the step's windows."""
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
-
-    from windowloader.adapters.pytorch import TorchLoader, ddp_scale
-
     model = DistributedDataParallel(torch.nn.Linear(3, 3, dtype=torch.float64))
     torch.nn.init.constant_(model.module.weight, 0.5)
     torch.nn.init.constant_(model.module.bias, 0.0)
@@ -75,13 +74,6 @@ def gradients(folder):
 
 
 def states(folder, scratch):
-    import torch
-    from accelerate import Accelerator
-    from torch import distributed
-    from torch.distributed import checkpoint
-
-    from windowloader.adapters.pytorch import TorchLoader
-
     def loader():
         return TorchLoader(
             parts(folder, "mapped")["train"], batch_size=7, shuffle=True, seed=2**70, uneven="exact"
@@ -132,10 +124,6 @@ def states(folder, scratch):
 
 
 def main(folder):
-    from torch import distributed
-
-    import windowloader as wl
-
     early = wl.WindowLoader(parts(folder, "mapped")["train"])  # made before the group, asked after it
     rank, ranks = int(os.environ.pop("RANK")), int(os.environ["WORLD_SIZE"])  # as in a child of Lightning
     try:

@@ -13,10 +13,13 @@ import runpy
 import signal
 import sys
 
+import torch
+import torch._dynamo  # optimizers would import it in every rank
+
+import windowloader.adapters.pytorch  # noqa: F401  # for the example
+
 
 def main(script, data, checkpoint, saves=None):
-    import torch
-
     save, count = torch.save, 0
 
     def save_or_die(*arguments):

@@ -13,11 +13,14 @@ import sys
 from itertools import zip_longest
 from pathlib import Path
 
+import torch
+from torch import distributed
+
+import windowloader as wl
+from windowloader.adapters.pytorch import TorchLoader
+
 
 def loaders(folder):
-    import windowloader as wl
-    from windowloader.adapters.pytorch import TorchLoader
-
     spec = wl.WindowSpec(lookback=4, horizon=3)
     common = {"batch_size": 4, "shuffle": True, "seed": 3, "uneven": "exact", "memory": "64MiB"}
     return {
@@ -31,17 +34,12 @@ def seen(batch):
 
 
 def save(folder, found, rank):
-    import torch
-
     if rank == 0:  # one rank's copy is enough
         torch.save({name: loader.state_dict() for name, loader in found.items()}, folder / "run.tmp")
         (folder / "run.tmp").rename(folder / "run.pt")
 
 
 def main(folder, epochs, victim=None):
-    import torch
-    from torch import distributed
-
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     distributed.init_process_group("gloo", init_method=os.environ["RENDEZVOUS"], rank=rank, world_size=ranks)
     found = loaders(folder)

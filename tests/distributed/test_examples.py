@@ -43,6 +43,7 @@ def test_the_page_shows_the_difference():
     assert shown == [line for line in list(lines)[2:] if not line.startswith("@@")]
 
 
+@pytest.mark.campaign
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world, data, tmp_path):
     after = EXAMPLES / "ddp_after.py"
     whole = world("rank_example.py", 2, after, data, tmp_path / "whole.pt")

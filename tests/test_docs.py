@@ -12,7 +12,9 @@ import io
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +59,15 @@ def furnish(folder: Path) -> None:
 
 def run_page(page: Path) -> int:
     """Run a page in the present folder; return how many blocks ran."""
-    names: dict[str, object] = {"__name__": "__main__"}
+    main, script = sys.modules["__main__"], ModuleType("__main__")
+    sys.modules["__main__"] = script  # so that a class of the page can be pickled, as one of a script can
+    try:
+        return run_blocks(page, vars(script))
+    finally:
+        sys.modules["__main__"] = main
+
+
+def run_blocks(page: Path, names: dict[str, object]) -> int:
     printed, ran = None, 0
     for block in blocks(page):
         if block.language == "python" and not block.mark.startswith("not run"):

@@ -21,8 +21,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, width=32):
         super().__init__()
-        self.cell = nn.GRUCell(2, width)
-        self.out = nn.Linear(width, 1)
+        self.cell, self.out = nn.GRUCell(2, width), nn.Linear(width, 1)
 
     def forward(self, inputs, graph):  # (batch, time, node)
         state = None

@@ -28,8 +28,7 @@ class Rollout(lightning.LightningModule):
         self.step = nn.Sequential(conv(2 * features, 32), nn.GELU(), conv(32, features))
 
     def training_step(self, batch):
-        past, targets = batch  # (batch, time, feature, latitude, longitude)
-        loss = 0.0
+        loss, (past, targets) = 0.0, batch  # (batch, time, feature, latitude, longitude)
         for target in targets.unbind(1):
             forecast = past[:, -1] + self.step(past.flatten(1, 2))
             loss = loss + (forecast - target).square().mean() / targets.shape[1]

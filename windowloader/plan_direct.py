@@ -70,7 +70,7 @@ def direct(case: Case) -> dict[str, Any]:
 
 
 def _follow(case: Case) -> tuple[tuple[int, int], Cost, bool]:
-    """Go through the steps as the reading does: bytes and requests, the first batch's, whether not all were looked at."""
+    """Go through the steps as the reading does: bytes and requests, the first batch's, whether a part was seen."""
     reading = case.reading
     assert reading.benches is not None
     offsets = window_rows(case.recipe)

@@ -19,8 +19,8 @@ from .lanes import BlockOrder
 from .order import GlobalOrder, SequentialOrder
 from .rows import Held
 from .shard import per_lane
-from .variable_storage import stored
 from .variable import is_mapped, stored_tier
+from .variable_storage import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .lane import LanesOfBlocks
     from .order import Order
     from .state import RunState
-    from .variable_storage import Stored
     from .variable import Variable
+    from .variable_storage import Stored
     from .windows import WindowSet
 
 __all__ = ["Reading", "survey"]

@@ -1,0 +1,43 @@
+"""Private memory of an epoch: a mapped file costs page cache, and the loader its batches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, sys
+import windowloader as wl
+from windowloader.demo.memory import Watch
+import windowloader.loader, windowloader.split, windowloader.gather_kernels
+series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
+spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["speed", "time_of_day"], targets=["speed"])
+with Watch() as watch:
+    train, _, _ = wl.split(series, spec, (0.7, 0.1, 0.2))
+    scaler = wl.StandardScaler(60.0, 9.0, features=["speed"])
+    loader = wl.WindowLoader(train, batch_size=64, shuffle=True, scaler=scaler)
+    windows = 0
+    for inputs, targets in loader:
+        windows += len(inputs)
+    batch = inputs[0].nbytes * 64 + targets[0].nbytes * 64
+print(json.dumps({"windows": windows, "all": len(train), "grown": watch.grown, "batch": batch}))
+"""
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("nodes", [2_716, 11_160])
+def test_an_epoch_of_a_mapped_file_takes_its_batches_and_little_more(nodes, tmp_path):
+    path = tmp_path / "pems.npy"
+    np.lib.format.open_memmap(path, "w+", np.float32, (105_120, nodes)).flush()  # sparse
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=True
+    )
+    told = json.loads(found.stdout)
+    assert told["windows"] == told["all"] > 73_000
+    in_flight = 2 + 4 + 2  # the loop holds one and asks for the next; those made ahead; those being made
+    assert told["grown"] <= 250e6 + in_flight * told["batch"], told
+    print(f"{nodes} nodes: {told['grown'] / 1e6:.0f} MB, a batch has {told['batch'] / 1e6:.0f} MB")

@@ -180,6 +180,7 @@ def compare(case, model, kill):
                 _, _, _, state = run_epoch(case, model, rank, stop=at)
                 run_epoch(case, model, rank, state=state)
     except MemoryBudgetError:
+        event("refused: too little memory")
         assert case[4]["memory"] < 1 << 30
 
 

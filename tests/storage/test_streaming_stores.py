@@ -191,7 +191,7 @@ def test_values_streamed_and_covariates_in_memory_or_held(url, values):
 
 @pytest.mark.campaign
 def test_private_memory_stays_within_the_budget(tmp_path, write_array):
-    """An array ten times the budget, five epochs, in a process of its own."""
+    """An array three times the budget, five epochs, in a process of its own."""
     import subprocess
     import sys
 

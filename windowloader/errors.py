@@ -1,7 +1,7 @@
 """Every error of the package, in one tree.
 
 Each class also inherits the built-in that a caller would catch, so ``except ValueError`` and
-``except windowloader.WindowLoaderError`` both work::
+``except windowloader.WindowLoaderError`` both work:
 
     WindowLoaderError
     ├── SourceError (OSError)               the data cannot be read

@@ -73,7 +73,7 @@ def test_the_loader_yields_what_the_model_yields(arguments):
 
 
 @pytest.mark.campaign
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(ARGUMENTS)
 def test_the_loader_yields_what_the_model_yields_at_length(arguments):
     compare(*arguments)

@@ -132,7 +132,7 @@ def test_histories_agree_with_the_model(model, order, mode, lives, epoch, other)
 
 
 @pytest.mark.campaign
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(**HISTORIES)
 def test_many_histories_agree_with_the_model(model, order, mode, lives, epoch, other):
     check_history(model, order, mode, lives, epoch, other)

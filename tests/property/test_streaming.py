@@ -191,7 +191,7 @@ def test_streamed_epochs_are_those_of_plain_lists(case, kill, model):
 
 
 @pytest.mark.campaign
-@settings(max_examples=3000, **CASES)
+@settings(max_examples=400, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
     compare(case, model, kill)
@@ -246,7 +246,7 @@ def test_reads_are_those_of_the_plan(case, kill, one_epoch):
 
 
 @pytest.mark.campaign
-@settings(max_examples=2000, **CASES)
+@settings(max_examples=300, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_reads_are_those_of_the_plan_at_length(case, kill, one_epoch):
     try:

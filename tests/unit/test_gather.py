@@ -182,6 +182,24 @@ def test_nothing_of_a_batch_s_size_is_allocated():
     assert peak < recipe.nbytes(32) // 50
 
 
+def test_a_recipe_pickles_after_use(speed):
+    recipe = Recipe.compile(speed, SPEC)
+    before = gathered(speed, recipe, [0, 5])
+    after = gathered(speed, pickle.loads(pickle.dumps(recipe)), [0, 5])
+    np.testing.assert_array_equal(before["inputs"], after["inputs"])
+
+
+def test_loops_are_chosen_once_for_a_batch_size_and_a_kind_of_rows(speed):
+    recipe = Recipe.compile(speed, SPEC)
+    rows = [Rows(speed.variables[v].view(), np.arange(2)) for v in recipe.variables]
+    chosen = recipe.filling(2, rows)
+    assert recipe.filling(2, [Rows(row.base.copy(), row.first) for row in rows]) is chosen
+    assert recipe.filling(3, rows) is not chosen
+    for batch in range(4, 100):
+        recipe.filling(batch, rows)
+    assert len(recipe._fillings) <= 16
+
+
 def test_a_recipe_pickles(speed):
     recipe = pickle.loads(pickle.dumps(Recipe.compile(speed, SPEC)))
     assert gathered(speed, recipe, [3])["inputs"][0, 0, 1, 0] == 7

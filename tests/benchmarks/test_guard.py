@@ -104,7 +104,7 @@ def test_a_tiny_data_set_costs_little_per_batch():
     assert ratio >= 0.1, f"a batch costs {[1 / one for one in all_ratios]} sums of a thousand numbers"
 
 
-@pytest.mark.campaign
+@pytest.mark.measure
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
 @pytest.mark.parametrize(("nodes", "steps", "count"), [(207, 34_272, 1000), (2716, 20_000, 80)])
 def test_a_second_thread_brings_what_it_brings_to_copying(nodes, steps, count):

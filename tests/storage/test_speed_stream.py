@@ -1,6 +1,6 @@
 """Streaming from a bucket of 20 ms and 20 MB/s a request: block order against a plain scan, and what others do.
 
-A campaign; prints what it measured (``-s``). Sides take turns within a round, and what is compared is their ratio in
+Not part of CI: ``pytest -m measure -s`` prints what it measured. Sides take turns within a round, and what is compared is their ratio in
 that round; the median of the rounds is held against the bound. Epochs are those of one loader, one after another: the
 first one, which has to begin from nothing, is printed beside them.
 """
@@ -25,7 +25,7 @@ LATENCY, RATE = 0.02, 20e6
 ROUNDS = 3
 FORMS = ("chunked", "sharded", "compressed")
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.measure, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

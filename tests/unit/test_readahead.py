@@ -130,7 +130,7 @@ def test_what_is_in_memory_is_left_alone(path, monkeypatch):
         assert type(iterator._stream) is Resident
 
 
-@pytest.mark.campaign
+@pytest.mark.measure
 def test_a_cold_file_is_read_once_where_it_is_used(tmp_path):
     """Bytes from the disk over distinct bytes of the windows: at most 1.02, in random order."""
     path = tmp_path / "large.npy"

@@ -80,7 +80,7 @@ def test_many_processes_warm_one_cache_up_at_once(tmp_path):
     assert run(first_batch(), tmp_path)[0] == "64"
 
 
-@pytest.mark.campaign
+@pytest.mark.measure
 def test_the_first_batch_comes_soon_after_the_start(tmp_path):
     """With kernels cached, within four times what importing numba and one compiled addition cost by themselves."""
     run("from windowloader.warmup import warm_up; list(warm_up(missing=False))", tmp_path)

@@ -8,7 +8,7 @@ a loader anything before Lightning's process group exists.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from windowloader.adapters.pytorch import TorchLoader
 from windowloader.batch import Batch
@@ -88,7 +88,10 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
 
     def _bound(self, stage: str) -> Any:
         assert self.trainer is not None  # only trainers call this
-        return _each(self._given[stage], partial(_BoundLoader, self.trainer, stage))
+        return _each(
+            self._given[cast("Literal['train', 'val', 'test', 'predict']", stage)],
+            partial(_BoundLoader, self.trainer, stage),
+        )
 
     def __repr__(self) -> str:
         given = [

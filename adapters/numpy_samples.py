@@ -25,15 +25,18 @@ class Pairs(Protocol):
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of one input and of one target."""
+        ...
 
     @property
     def dtype(self) -> np.dtype:
         """Of both."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read inputs and targets of some samples, new arrays, shape (sample, step, node, feature)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ class ArrayPairs:
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of one input and of one target."""
+        ...
         return self.x.shape[1:], self.y.shape[1:]
 
     def __len__(self) -> int:

@@ -180,7 +180,8 @@ def get_index_dataset(
         num_workers=num_workers, pin_memory=pin_memory,
     )  # fmt: skip
     found, own = _as_series(series)
-    per, epsilon = per or own.get("per", "feature"), own.get("epsilon", 0.0) if epsilon is None else epsilon
+    kind: Literal["feature", "node"] = per or own.get("per", "feature")
+    added: float = own.get("epsilon", 0.0) if epsilon is None else epsilon
     dtype, features = dtype or own.get("dtype", "float32"), features or own.get("features")
     statistics = own.get("statistics", statistics)
     if dtype not in ("float32", "float64"):
@@ -198,7 +199,7 @@ def get_index_dataset(
     pair = (layout, layout) if isinstance(layout, str) else layout
     device = _device(allGPU)
     scaling = _scaling(
-        parts[0], names, statistics, means, stds, per=per, epsilon=epsilon, dtype=dtype, device=device
+        parts[0], names, statistics, means, stds, per=kind, epsilon=added, dtype=dtype, device=device
     )
     options = PairOptions(scaling=scaling, fill=fill, dtype=dtype, layouts=(Fold(pair[0]), Fold(pair[1])))
     if device is None:

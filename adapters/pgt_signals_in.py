@@ -179,8 +179,9 @@ def _continued(steps: np.ndarray, targets: Any, count: int, lags: int) -> np.nda
     shape = steps.shape[1:]
     for meaning in ("one step", "steps of all features", "steps of the first feature"):
         whole = meaning != "steps of the first feature" and np.shape(targets[0])[: len(shape)] == shape
-        ahead = [_as_rows(np.asarray(target), meaning, shape) for target in targets]
-        if any(rows is None for rows in ahead):
+        found = [_as_rows(np.asarray(target), meaning, shape) for target in targets]
+        ahead = [rows for rows in found if rows is not None]
+        if len(ahead) < len(found):
             continue
         known = np.concatenate([steps, ahead[-1]]) if whole else steps if steps.ndim == 2 else steps[..., 0]
         if all(_agrees(rows, known[number + lags :]) for number, rows in enumerate(ahead)):

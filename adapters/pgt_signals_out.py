@@ -190,7 +190,7 @@ def _extra(windows: WindowSet, key: str, names: str | Sequence[str], options: Pa
     pairs = WindowPairs(
         chosen,
         PairOptions(
-            dtype="float64" if integer else options.dtype, fill=options.fill, layouts=(Fold(text),) * 2
+            dtype="float64" if integer else options.dtype, fill=options.fill, layouts=(Fold(text), Fold(text))
         ),
     )
     shape = None if like is None else _shape(like, "batches" if key == "batch" else key)

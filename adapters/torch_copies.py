@@ -29,6 +29,7 @@ class SideStream(Protocol):
 
     def __call__(self) -> AbstractContextManager[Any]:
         """Make the calling thread's work go to this queue."""
+        ...
 
     def mark(self) -> Any:
         """Return a mark of all work queued so far."""

@@ -84,7 +84,7 @@ class ExactError:
             raise LoaderError(f"kind={kind!r} is no error that is known. Pass one of {', '.join(KINDS)}.")
         if "b" not in layout or set(layout) - set("btnf"):
             raise LoaderError(f"layout={layout!r} is no layout of b, t, n, f, with b.")
-        self.kind = kind
+        self.kind: Kind = kind
         self.layout = layout
         self._mean: ExactMean | None = None  # its columns are known with the first update
 

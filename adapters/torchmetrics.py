@@ -53,7 +53,8 @@ class ExactMetric(Metric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._kind, self._layout, self._by_step = kind, layout, by_step
+        self._kind: Literal["mae", "mse", "rmse", "mape"] = kind
+        self._layout, self._by_step = layout, by_step
         ExactError(kind, layout=layout)  # refuses what cannot be, now
         self.add_state("sums", default=[], dist_reduce_fx="cat")
 

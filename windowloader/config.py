@@ -115,11 +115,11 @@ class LoaderConfig:
             )
 
     def _check_count(self, name: str, *, least: int, needed: bool) -> None:
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         if value is None and not needed:
             return
         try:
-            number = operator.index(value)
+            number = operator.index(value)  # pyright: ignore[reportArgumentType]
         except TypeError:
             number = least - 1
         if isinstance(value, bool) or number < least:

@@ -233,8 +233,8 @@ def _count(variable: Variable, mark: np.ndarray, progress: Progress | None, done
 
 
 def _count_rows(rows: np.ndarray, mark: np.ndarray, counts: np.ndarray, first: int) -> None:
-    from .missing_kernels import count_missing
     from .marks import is_missing
+    from .missing_kernels import count_missing
 
     by_feature = rows.transpose(0, 2, 1)
     if rows.dtype == np.float16:  # which numba does not compile

@@ -1,8 +1,8 @@
 """Streaming from a bucket of 20 ms and 20 MB/s a request: block order against a plain scan, and what others do.
 
-Not part of CI: ``pytest -m measure -s`` prints what it measured. Sides take turns within a round, and what is compared is their ratio in
-that round; the median of the rounds is held against the bound. Epochs are those of one loader, one after another: the
-first one, which has to begin from nothing, is printed beside them.
+Not part of CI: ``pytest -m measure -s`` prints what it measured. Sides take turns within a round, and what is
+compared is their ratio in that round; the median of the rounds is held against the bound. Epochs are those of one
+loader, one after another: the first one, which has to begin from nothing, is printed beside them.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def test_a_good_source_passes() -> None:
     check_source(Good(chunks=(3, 3)), VALUES)
 
 
-@pytest.mark.parametrize("wrong", [Contiguous, OffByOne, Unchecked, Forgetful, Heavy, Restless, Edgy, Foreign, Other])
+@pytest.mark.parametrize(
+    "wrong", [Contiguous, OffByOne, Unchecked, Forgetful, Heavy, Restless, Edgy, Foreign, Other]
+)
 def test_a_wrong_one_does_not(wrong: type[Good]) -> None:
     with pytest.raises(AssertionError):
         check_source(wrong(), VALUES)

@@ -125,7 +125,9 @@ class LocalSource:
         )
         self.name = name
         self.axes = "".join(axes[dim] for dim in self.order)
-        self.dims = tuple(str(dims[dim]) for dim in self.order) if dims else None  # names, where the file has some
+        self.dims = (
+            tuple(str(dims[dim]) for dim in self.order) if dims else None
+        )  # names, where the file has some
         self.shape = tuple(int(shape[dim]) for dim in self.order)
         self.stored_dtype = np.dtype(dtype)
         self.dtype = check_dtype(self.stored_dtype, name)

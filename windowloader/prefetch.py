@@ -8,9 +8,10 @@ and the garbage collector all end the threads.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 __all__ = ["Ahead"]
+
+
+PATIENCE = 10.0  # seconds a thread may take to end when the interpreter does
+
+_WORKS: weakref.WeakSet[_Work[Any, Any]] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Wait for the threads before the interpreter frees what their compiled loops write to."""
+    for work in list(_WORKS):
+        work.stop()
+    for thread in list(_THREADS):
+        if thread.is_alive():
+            thread.join(PATIENCE)
 
 
 class _Work(Generic[T, R]):
@@ -130,7 +147,9 @@ class Ahead(Generic[T, R]):
             threading.Thread(target=self._work.run, name=f"{name}-{i}", daemon=True)
             for i in range(min(threads, max(1, ahead)))
         ]
-        weakref.finalize(self, self._work.stop)  # also at exit: told to stop, never joined there
+        weakref.finalize(self, self._work.stop)
+        _WORKS.add(self._work)
+        _THREADS.update(self._threads)
         for thread in self._threads:
             thread.start()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Reader", "RowRange"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
+HEAR = 1.0  # seconds in which whoever waits may give up the rest, after a read has failed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +101,7 @@ class _Desk:
         self.thread: threading.Thread | None = None
         self.running = False
         self.stopped = False
+        self.failed = False  # a read did, and others are still under way
         _DESKS.add(self)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
@@ -120,7 +122,12 @@ class _Desk:
                     return None
                 if self.landed:
                     return self.landed.popleft()
-                if (range_ := self.claim()) is not None:
+                if self.failed and not self.flying:
+                    self.failed = False
+                    self.lock.wait_for(lambda: self.stopped or not self.queue, HEAR)
+                    continue
+                # What is asked for after a failure is waited for in vain by whoever ends because of it.
+                if not self.failed and (range_ := self.claim()) is not None:
                     return range_
                 if not self.flying:
                     self.running = False
@@ -187,6 +194,7 @@ class _Desk:
         with self.lock:
             self.under_way -= flight.range.requests
             job.open -= 1
+            self.failed = self.failed or error is not None
             if error is not None and job.error is None:
                 job.error = error
                 job.dropped = True  # what it still wants in vain

@@ -118,6 +118,24 @@ def test_an_error_is_its_jobs_and_the_reader_goes_on():
     assert second.error is None
 
 
+def test_after_an_error_nothing_more_is_asked_for_until_somebody_had_time_to_give_up():
+    source, reader = Gated(), Reader(2)
+    jobs = [job(source, 10 * i) for i in range(4)]
+    submit(reader, *jobs)
+    for _ in range(2):
+        source.asked.acquire()
+    source.gates[0].open(OSError("gone"))
+    with reader.lock:
+        reader.lock.wait_for(
+            lambda: jobs[0].done
+        )  # as whoever waits for it; then it ends, and gives up the rest
+        reader.drop(jobs)
+    source.gates[1].open()
+    with pytest.raises(OSError, match="gone"):
+        reader.await_all(jobs)
+    assert len(source.gates) == 2
+
+
 def test_a_range_of_more_requests_than_the_limit_goes_alone():
     source, reader = Gated(), Reader(2)
     jobs = [job(source, 0), job(source, 10, requests=5), job(source, 20)]

@@ -22,16 +22,28 @@ TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 
 
 class Progress:
-    """When a read last finished, over all reads of a store: a queue behind a slow link is not a stall."""
+    """When a read last succeeded, over all reads of a store: a queue behind a slow link is not a stall.
+
+    A read that failed or was given up is no sign of life: counted as one it would keep the others waiting as long
+    again.
+    """
 
     __slots__ = ("last",)
 
     def __init__(self) -> None:
         self.last = time.monotonic()
 
-    def touch(self, _future: object = None) -> None:
-        """Note that a read finished now."""
-        self.last = time.monotonic()
+    def touch(self, future: Any = None) -> None:
+        """Note that a read is over now, if it succeeded."""
+        if future is None or _succeeded(future):
+            self.last = time.monotonic()
+
+
+def _succeeded(future: Any) -> bool:
+    try:
+        return future.exception() is None
+    except BaseException:  # cancelled
+        return False
 
 
 @dataclass(slots=True)

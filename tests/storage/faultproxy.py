@@ -30,7 +30,8 @@ class FaultProxy:
     latency: float = 0.0  # seconds before each answer
     rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
     log: list[Entry] = field(default_factory=list)
-    in_flight: int = 0
+    in_flight: int = 0  # since the last clear: what an earlier test left stalled does not count
+    age: int = 0
     most_in_flight: int = 0
 
     def start(self) -> FaultProxy:
@@ -40,6 +41,7 @@ class FaultProxy:
 
         def run() -> None:
             asyncio.set_event_loop(self.loop)
+            self.stalled = asyncio.Event()
             self.server = self.loop.run_until_complete(asyncio.start_server(self._client, "127.0.0.1", 0))
             self.port = self.server.sockets[0].getsockname()[1]
             ready.set()
@@ -69,7 +71,20 @@ class FaultProxy:
 
     def clear(self, script: object = None, *, latency: float = 0.0, rate: float = 0.0) -> None:
         self.script, self.latency, self.rate = ({} if script is None else script), latency, rate
-        self.log, self.most_in_flight = [], 0
+        self.log, self.most_in_flight, self.in_flight = [], 0, 0
+        self.age += 1
+        self.loop.call_soon_threadsafe(self._end_stalls)
+
+    def _end_stalls(self) -> None:
+        """Drop connections that are stalled: those of clients that are gone would count as in flight for ever."""
+        self.stalled.set()
+        self.stalled = asyncio.Event()
+
+    def settle(self) -> None:
+        """Wait until all that clients had sent before has been looked at: a request of our own comes after it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.sendall(b"HEAD /__settle HTTP/1.1\r\n\r\n")
+            connection.recv(1)
 
     @property
     def sent(self) -> int:
@@ -100,14 +115,19 @@ class FaultProxy:
         headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
         }
+        if path == "/__settle":
+            writer.write(b"HTTP/1.1 204 Settled\r\n\r\n")
+            await writer.drain()
+            return False
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         entry, fault = self._fault(method, path, headers)
+        age = self.age
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             return await self._answer(entry, fault, head, body, writer)
         finally:
-            self.in_flight -= 1
+            self.in_flight -= age == self.age
 
     async def _answer(
         self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter
@@ -115,7 +135,9 @@ class FaultProxy:
         if self.latency:
             await asyncio.sleep(self.latency)
         if fault == "stall":
-            await asyncio.sleep(3600)
+            await self.stalled.wait()
+            writer.transport.abort()
+            return False
         if fault in ("reset", "close"):
             if fault == "reset":
                 linger = struct.pack("ii", 1, 0)

@@ -117,6 +117,9 @@ def test_breaks_and_two_iterators_at_once(windows, values):
         assert len(loader._engine.access._halls) == 2
         del first
         gc.collect()
+        for thread in threading.enumerate():  # those that made batches for it let go of its arena as they end
+            if thread.name in ("windowloader-0", "windowloader-1"):
+                thread.join(10)
         assert sum(batch.num_windows for batch in loader) == len(windows)
         assert len(loader._engine.access._halls) == 1
 

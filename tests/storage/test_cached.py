@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.errors import CorruptDataError, SourceError
+from windowloader.errors import ClosedError, CorruptDataError, SourceError
+from windowloader.sources import mirror_reads
 from windowloader.sources.cached import CachedSource, cached
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.mirror_folder import MirrorFolder
@@ -315,6 +316,47 @@ def test_a_process_killed_while_it_fetches_blocks_nobody_and_loses_only_what_was
     assert sorted(path.name for path in Path(entry_of(tmp_path / "c").path).iterdir()) == [
         "about.json", "blocks", "claims", "used", "values",
     ]  # fmt: skip
+    source.close()
+
+
+HOLDER = """
+import pickle, sys
+source = pickle.loads(bytes.fromhex(sys.argv[1]))
+source.mirror().claim(2, 4)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("end_of_it", ["released", "closed", "given up"])
+def test_what_another_process_holds_is_waited_for(store, static, tmp_path, monkeypatch, end_of_it):
+    source = store(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, pickle.dumps(source).hex()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    static.clear()
+    out = np.empty_like(VALUES)
+    pending = source.submit(0, len(VALUES), out)
+    with pytest.raises(TimeoutError, match="did not arrive within"):
+        pending.result(timeout=0.05)
+    assert not pending.done()
+    if end_of_it == "closed":
+        source.close()
+        with pytest.raises(ClosedError, match="was closed while rows were waited for"):
+            pending.result()
+    elif end_of_it == "given up":
+        monkeypatch.setattr(mirror_reads, "PATIENCE", 0.0)  # of a process that lives and does nothing
+        pending.result()
+        np.testing.assert_array_equal(out, VALUES)
+        assert entry_of(tmp_path).blocks_held == 7
+    holder.communicate(b"\n")
+    if end_of_it == "released":
+        pending.result()
+        np.testing.assert_array_equal(out, VALUES)
+        assert len(static.data) == 9
     source.close()
 
 

@@ -23,35 +23,26 @@ import time
 import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import ClosedError, CorruptDataError, SourceError
+from windowloader.errors import CorruptDataError, SourceError
 
 from .mirror_form import SLOT
+from .mirror_watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from .mirror_form import Form
+    from .mirror_watch import Watched
 
-__all__ = ["Mirror", "Watched"]
+__all__ = ["Mirror"]
 
-SOON, LATE = 0.002, 0.05  # seconds between two looks at a block that another process fetches
 THREADS = 16  # that bring arrived blocks to the file; none of them ever waits for another process
 BUSY = (11, 13)  # EAGAIN, EACCES: somebody else has the lock
-
-
-class Watched(Protocol):
-    """A read that waits for blocks another process fetches."""
-
-    def advance(self) -> bool:
-        """Look again; whether there is still something to wait for."""
-
-    def fail(self, error: BaseException) -> None:
-        """Give up."""
 
 
 class Mirror:
@@ -84,8 +75,7 @@ class Mirror:
         self._mine = np.zeros(blocks, np.bool_)  # claimed by this process
         self._ready: list[tuple[int, np.ndarray]] = []
         self._committing = False
-        self._watched: list[Watched] = []
-        self._watching = False
+        self._watch = Watch(self.changed)
         self._jobs, self._closing = 0, False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="windowloader-mirror")
 
@@ -249,37 +239,9 @@ class Mirror:
                 stacklevel=2,
             )
 
-    # -- waiting for other processes ----------------------------------------------------------------------------------
-
     def watch(self, read: Watched) -> None:
         """Look for a read's blocks until they are there or can be claimed."""
-        with self.changed:
-            self._watched.append(read)
-            self.changed.notify_all()
-            if not self._watching:
-                self._watching = True
-                threading.Thread(target=self._watch, name="windowloader-mirror-watch", daemon=True).start()
-
-    def _watch(self) -> None:
-        pause = SOON
-        while True:
-            with self.changed:
-                if not self._watched:
-                    self._watching = False
-                    self.changed.notify_all()
-                    return
-                # Woken by this process's own threads; what other processes do shows in the table only.
-                self.changed.wait(pause)
-                reads, self._watched = self._watched, []
-                closing = self._closing
-            if closing:
-                for read in reads:
-                    read.fail(ClosedError(f"the mirror {self.folder} was closed while rows were waited for."))
-                continue
-            waiting = [read for read in reads if read.advance()]
-            pause = SOON if len(waiting) < len(reads) else min(2 * pause, LATE)
-            with self.changed:
-                self._watched = waiting + self._watched
+        self._watch.add(read)
 
     # -- work and the end ----------------------------------------------------------------------------------------------
 
@@ -318,9 +280,7 @@ class Mirror:
         with self.changed:
             self._closing = True
             idle = not self._jobs
-            self.changed.notify_all()
-            while wait and self._watching:
-                self.changed.wait()
+        self._watch.close(f"the mirror {self.folder} was closed while rows were waited for.", wait=wait)
         self._pool.shutdown(wait=wait)
         if idle:
             self._close_files()

@@ -125,12 +125,25 @@ def _opened(h5py: Any, blob: Blob) -> Iterator[Any]:
         try:
             with h5py.File(raw, "r") as file:
                 yield file
-        except WindowLoaderError:
-            raise
-        except (OSError, RuntimeError) as error:
-            raise raw.problem or CorruptDataError(
-                f"{blob.name!r} is damaged or not written to its end: h5py cannot read its metadata ({error})."
-            ) from error
+        except (WindowLoaderError, OSError, RuntimeError) as error:
+            problem, raw.problem = raw.problem, None
+            if isinstance(error, WindowLoaderError) and problem is None:
+                raise
+            # The frames of an error hold h5py's access list, and that list the file, unseen by the garbage collector: were
+            # they kept, HDF5 would free the list after the interpreter has ended, and the process would crash.
+            damage = f"{blob.name!r} is damaged or not written to its end: h5py cannot read its metadata ({error})."
+            raise _without_frames(problem or CorruptDataError(damage)) from None
+
+
+def _without_frames(error: WindowLoaderError) -> WindowLoaderError:
+    """The same error, and what caused it, without the frames they passed through."""
+    links: list[BaseException] = [error]
+    for link in links:
+        link.__traceback__ = None
+        links += [
+            more for more in (link.__cause__, link.__context__) if more is not None and more not in links
+        ]
+    return error
 
 
 def list_datasets(blob: Blob) -> tuple[str, ...]:

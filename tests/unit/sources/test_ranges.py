@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
 
 import fsspec
 import h5py
@@ -188,6 +190,28 @@ def test_a_file_cut_short_is_found_at_opening(tmp_path, put, name):
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(CorruptDataError, match=name):
         open_remote(put(tmp_path / name, name), kind="npy" if name == "x.npy" else "hdf5")
+
+
+def test_a_failed_opening_does_not_crash_the_process_at_its_end(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES)
+    code = (
+        "import sys, fsspec, windowloader as wl\n"
+        "from windowloader.errors import CorruptDataError\n"
+        "data = open(sys.argv[1], 'rb').read()\n"
+        "kept = []\n"
+        "for size in (20, 500, len(data) // 2, len(data) - 1):\n"
+        "    fsspec.filesystem('memory').pipe(f'/{size}.h5', data[:size])\n"
+        "    try: wl.open(f'memory://{size}.h5')\n"
+        "    except CorruptDataError as error: kept.append(error)\n"
+        "assert len(kept) == 4, kept\n"
+        "sys.last_exc = kept[1]\n"
+        "print('told')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.h5")], capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
 def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):

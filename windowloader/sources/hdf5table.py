@@ -129,14 +129,14 @@ def _opened(h5py: Any, blob: Blob) -> Iterator[Any]:
             problem, raw.problem = raw.problem, None
             if isinstance(error, WindowLoaderError) and problem is None:
                 raise
-            # The frames of an error hold h5py's access list, and that list the file, unseen by the garbage collector: were
-            # they kept, HDF5 would free the list after the interpreter has ended, and the process would crash.
+            # The frames of an error hold h5py's access list, and that list the file, unseen by the garbage
+            # collector: were they kept, HDF5 would free the list after the interpreter has ended, and crash.
             damage = f"{blob.name!r} is damaged or not written to its end: h5py cannot read its metadata ({error})."
             raise _without_frames(problem or CorruptDataError(damage)) from None
 
 
 def _without_frames(error: WindowLoaderError) -> WindowLoaderError:
-    """The same error, and what caused it, without the frames they passed through."""
+    """Take from an error, and from what caused it, the frames they passed through."""
     links: list[BaseException] = [error]
     for link in links:
         link.__traceback__ = None

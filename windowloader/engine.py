@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .mirrored import mirrored
-from .order import GlobalOrder, SequentialOrder
 from .rows import Others
 from .shard import Steps, per_lane
 
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
     from .ranks import Ranks
     from .reading import Reading
     from .rows import RowAccess
-    from .state import RunState
     from .windows import WindowSet
 
-__all__ = ["Engine", "make_order", "make_steps", "start_engine"]
+__all__ = ["Engine", "make_steps", "start_engine"]
 
 INLINE_BYTES = 128 * 1024  # smaller batches are made faster than two threads take turns
 MOST_AHEAD = 4
@@ -81,23 +79,6 @@ class Engine:
     weighted: bool = False
     gathers: bool = True
     finish: Callable[[Batch], Any] | None = None
-
-
-def make_order(
-    windows: WindowSet, config: LoaderConfig, world_size: int, state: RunState | None = None
-) -> Order:
-    """Resolve ``shuffle``: a permutation of all windows where rows are resident, else by lanes.
-
-    A loaded state's order, seed and parameters win over what the arguments would make.
-    """
-    if state is not None and state.order.startswith("global"):
-        return GlobalOrder(len(windows), state.seed)
-    if state is not None and state.order.startswith("sequential"):
-        return SequentialOrder(len(windows), state.lanes)
-    if config.shuffle:
-        return GlobalOrder(len(windows), config.seed)
-    streamed = windows.series.tier in ("streamed", "cached")
-    return SequentialOrder(len(windows), config.lanes or (world_size if streamed else 1))
 
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from windowloader.errors import ScalerError
-from windowloader.fitting import ScalerWarning
+from windowloader.fitting.fit import ScalerWarning
+from windowloader.gathering.picker import Picker
 from windowloader.index import Runs
-from windowloader.picker import Picker
 from windowloader.spec import WindowSpec
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.scaler import Scaler
+    from windowloader.fitting.scaler import Scaler
     from windowloader.series import Series
 
 __all__ = ["Published", "all_rows", "numbers"]

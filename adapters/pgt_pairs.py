@@ -15,10 +15,10 @@ import numpy as np
 
 from windowloader.adapters.pgt_arithmetic import Published
 from windowloader.errors import AxesError
-from windowloader.picker import Picker
+from windowloader.gathering.picker import Picker
 
 if TYPE_CHECKING:
-    from windowloader.scaler import Scaler
+    from windowloader.fitting.scaler import Scaler
     from windowloader.series import Series
     from windowloader.windows import WindowSet
 

@@ -21,7 +21,7 @@ from windowloader.windows import WindowSet
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.scaler import Scaler
+    from windowloader.fitting.scaler import Scaler
     from windowloader.spec import WindowSpec
 
 __all__ = ["to_signal"]

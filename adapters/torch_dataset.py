@@ -21,7 +21,7 @@ from windowloader.buffers import BufferPool
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
 from windowloader.gather import Recipe
-from windowloader.rows import row_access
+from windowloader.gathering.rows import row_access
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
-from windowloader.rows import Resident
+from windowloader.gathering.rows import Resident
 from windowloader.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:

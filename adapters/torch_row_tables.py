@@ -14,12 +14,12 @@ import numpy as np
 
 from windowloader.axes import Layout
 from windowloader.gather import Recipe
-from windowloader.roles import Role
+from windowloader.gathering.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from windowloader.roles import Group, RowColumn
+    from windowloader.gathering.roles import Group, RowColumn
 
 __all__ = ["Columns", "RowTables"]
 

@@ -15,14 +15,14 @@ import torch
 from windowloader.adapters.torch_batch import as_tensor
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.errors import LoaderError
-from windowloader.rows import row_access
+from windowloader.gathering.rows import row_access
 from windowloader.units import format_bytes
 
 if TYPE_CHECKING:
     from windowloader.adapters.torch_row_tables import Columns
     from windowloader.gather import Recipe
+    from windowloader.gathering.roles import Role
     from windowloader.ranks import Ranks
-    from windowloader.roles import Role
     from windowloader.shard import Steps
     from windowloader.windows import WindowSet
 

@@ -16,8 +16,8 @@ from windowloader.engine import make_steps
 from windowloader.gather import Recipe
 from windowloader.iteration import tasks
 from windowloader.ranks import resolve
-from windowloader.reading import survey
 from windowloader.state import RunState
+from windowloader.streaming.reading import survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arena import Arena
-from .course import Course, Cut, Grounds
-from .forecast import lanes_read
 from .gather import Rows
-from .paged import PagedCourse
-from .reader import Job, Reader
-from .rows import InTurn, Piece
+from .gathering.rows import InTurn, Piece
+from .streaming.arena import Arena
+from .streaming.course import Course, Cut, Grounds
+from .streaming.forecast import lanes_read
+from .streaming.paged import PagedCourse
+from .streaming.reader import Job, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from .budget import Choice
-    from .lane import LanesOfBlocks
+    from .assembly.storage import Stored
+    from .gathering.rows import Others
     from .ranks import Ranks
-    from .reader import RowRange
-    from .rows import Others
     from .shard import Places, Position, Steps
-    from .variable_storage import Stored
+    from .shuffling.lane import LanesOfBlocks
+    from .streaming.budget import Choice
+    from .streaming.reader import RowRange
 
 __all__ = ["BlockAccess", "BlockStream"]
 

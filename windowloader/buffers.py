@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .errors import ClosedError
-from .roles import ALIGNMENT
+from .gathering.roles import ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .roles import Field
+    from .gathering.roles import Field
 
 __all__ = ["BufferPool", "Buffers", "Carved", "Lease"]
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .clock_runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
+from .clocks.moments import frequency, moment, nanoseconds_of
+from .clocks.runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
 from .errors import FeatureNameError, SeriesError
-from .moments import frequency, moment, nanoseconds_of
-from .packing import pack_integers, unpack_integers
+from .indexing.packing import pack_integers, unpack_integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +170,7 @@ class Clock:
         FeatureNameError
             For a name that is no clock.
         """
-        from .clock_kernels import fill
+        from .clocks.kernels import fill
 
         for name in names:
             if name not in CLOCK_NAMES:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .convert_journal import Journal
-from .convert_layout import Access
-from .convert_report import ArrayReport, Conversion, report, told
-from .convert_stores import NpyStore, ZarrStore, codecs_of
-from .convert_targets import npy_target, zarr_targets
-from .convert_work import Work, size_pieces
+from .conversion.journal import Journal
+from .conversion.layout import Access
+from .conversion.report import ArrayReport, Conversion, report, told
+from .conversion.stores import NpyStore, ZarrStore, codecs_of
+from .conversion.targets import npy_target, zarr_targets
+from .conversion.work import Work, size_pieces
 from .errors import ConversionError
 from .series import Series
 from .sources.base import digest
@@ -29,8 +29,8 @@ from .units import parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .convert_stores import Store
-    from .convert_targets import Target
+    from .conversion.stores import Store
+    from .conversion.targets import Target
 
 __all__ = ["ArrayReport", "Conversion", "convert"]
 
@@ -64,7 +64,7 @@ def convert(
     destination : path
         Ending in ``.npy``: one array, which can be mapped. Else a Zarr store with coordinates, which xarray opens.
     chunks : int or sequence of int, optional
-        Rows of a chunk, or all its sizes; None: by a model of what access costs (`windowloader.convert_layout`).
+        Rows of a chunk, or all its sizes; None: by a model of what access costs (`windowloader.conversion.layout`).
     shards : int, sequence of int or bool, optional
         Several chunks in one object: rows, all sizes, or whether. None: where there would be over 4,096 objects.
     dtype : {"float64", "float32", "float16", "int16"}, optional

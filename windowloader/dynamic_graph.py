@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .edges import check_edges, check_nodes, keep_edges, order_of, renumbering
+from .assembly.labels import as_labels
 from .errors import GraphError
-from .labels import as_labels
+from .graphs.edges import check_edges, check_nodes, keep_edges, order_of, renumbering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .mirrored import mirrored
-from .rows import Others
+from .gathering.rows import Others
 from .shard import Steps, per_lane
+from .streaming.mirrored import mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .buffers import Buffers
     from .config import LoaderConfig
     from .gather import Recipe
+    from .gathering.rows import RowAccess
     from .order import Order
     from .ranks import Ranks
-    from .reading import Reading
-    from .rows import RowAccess
+    from .streaming.reading import Reading
     from .windows import WindowSet
 
 __all__ = ["Engine", "make_steps", "start_engine"]
@@ -137,8 +137,8 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
         if (view := windows.series.variables[number].view()) is not None
     }
     if reading.choice is None:
-        from .direct import window_rows
-        from .readahead import ReadAhead
+        from .gathering.readahead import ReadAhead
+        from .streaming.direct import window_rows
 
         resident = [views[place] for place in sorted(views)]
         return ReadAhead(resident, window_rows(recipe), windows.index, steps, ranks)
@@ -151,7 +151,7 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
         return mirrored(access, windows, recipe, reading, views)
-    from .direct import DirectAccess, window_rows
+    from .streaming.direct import DirectAccess, window_rows
 
     assert reading.benches is not None
     access = DirectAccess(

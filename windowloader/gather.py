@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .delivery import Options, delivered_dtype
-from .recipe import compile_roles
-from .roles import ALIGNMENT, Field, Role
-from .row_table import KeptClock
+from .gathering.delivery import Options, delivered_dtype
+from .gathering.recipe import compile_roles
+from .gathering.roles import ALIGNMENT, Field, Role
+from .gathering.row_table import KeptClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .clock import Clock
-    from .filling import Filling
+    from .gathering.filling import Filling
     from .series import Series
     from .spec import WindowSpec
 
@@ -180,7 +180,7 @@ class Recipe:
         known = (batch, *((part.base.dtype, part.base.shape, part.base.strides) for part in rows))
         found = self._fillings.get(known)
         if found is None:
-            from .filling import Filling
+            from .gathering.filling import Filling
 
             if len(self._fillings) >= FILLINGS:
                 self._fillings.clear()
@@ -216,6 +216,6 @@ class Recipe:
         begin, end : int
             Batch positions to fill; None: to the last.
         """
-        from .filling import fill_arrays
+        from .gathering.filling import fill_arrays
 
         fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .edges import check_edges, check_nodes, keep_edges, order_of, renumbering
+from .assembly.labels import as_labels
 from .errors import GraphError
-from .labels import as_labels
+from .graphs.edges import check_edges, check_nodes, keep_edges, order_of, renumbering
 
 if TYPE_CHECKING:
     import os
@@ -137,7 +137,7 @@ class Graph:
         SourceNotFoundError
             Where there is no file.
         """
-        from .graph_files import read_graph
+        from .graphs.files import read_graph
 
         return read_graph(path, nodes=nodes)
 

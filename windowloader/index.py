@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from .packing import pack_integers, unpack_integers
+from .indexing.packing import pack_integers, unpack_integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .engine import Engine
+    from .gathering.rows import RowStream
     from .ranks import Ranks
-    from .rows import RowStream
     from .shard import Position, Steps
 
 __all__ = ["Iteration", "Progress"]

@@ -18,11 +18,11 @@ from .errors import ClosedError, LoaderError, StateError
 from .gather import Recipe
 from .iteration import Iteration, Progress
 from .ranks import confirm, resolve
-from .reading import survey
 from .sampler import EpochSampler
 from .split import Split
 from .state import RunState
 from .stats import EpochStats, LoaderStats
+from .streaming.reading import survey
 from .windows import WindowSet
 
 if TYPE_CHECKING:
@@ -423,7 +423,7 @@ class WindowLoader:
         StateError, LoaderError, RankError
             As `load_state_dict`, and for a rank outside the world.
         """
-        from .planning import plan_of
+        from .planning.planner import plan_of
 
         engine, ranks = self._bind(), self._ranks
         assert ranks is not None
@@ -463,7 +463,7 @@ class WindowLoader:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import loader_html
+        from .viewing.notebook import loader_html
 
         return loader_html(self)
 

@@ -20,9 +20,9 @@ from .sources.region import mapping_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from .assembly.variable import Variable
     from .series import Series
     from .source import Pending
-    from .variable import Variable
 
     Progress = Callable[[int, int], object]
     Table = tuple["RowCounts", ...]
@@ -182,7 +182,7 @@ def count_variables(
     series: Series, wanted: Iterable[int], *, progress: Progress | None = None
 ) -> dict[int, Table]:
     """Count the missing values of each feature of the wanted variables; those that can miss none are left out."""
-    from .marks import sentinel
+    from .indexing.marks import sentinel
 
     chosen = [(number, series.variables[number]) for number in wanted if number >= 0]
     marks = [sentinel(variable.missing, variable.dtype) for _, variable in chosen]
@@ -233,8 +233,8 @@ def _count(variable: Variable, mark: np.ndarray, progress: Progress | None, done
 
 
 def _count_rows(rows: np.ndarray, mark: np.ndarray, counts: np.ndarray, first: int) -> None:
-    from .marks import is_missing
-    from .missing_kernels import count_missing
+    from .indexing.marks import is_missing
+    from .indexing.missing_kernels import count_missing
 
     by_feature = rows.transpose(0, 2, 1)
     if rows.dtype == np.float16:  # which numba does not compile

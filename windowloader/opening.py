@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .assembly import assemble
+from .assembly.assembling import assemble
+from .assembly.joining import Opener
 from .errors import SeriesError
-from .joining import Opener
 from .series import Series
 from .units import parse_bytes
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from .errors import LoaderError
-from .permutation import Permutation, Purpose, key
+from .shuffling.permutation import Permutation, Purpose, key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .budget import REQUESTS
+from .streaming.budget import REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .budget import MemoryTerms
-    from .mixing import Mixing
-    from .plots import Picture
-    from .tracing import Trace
+    from .planning.tracing import Trace
+    from .shuffling.mixing import Mixing
+    from .streaming.budget import MemoryTerms
+    from .viewing.plots import Picture
 
 __all__ = ["Cost", "Plan"]
 
@@ -180,18 +180,21 @@ class Plan:
         return found
 
     def __str__(self) -> str:
-        from .plan_page import page
+        from .planning.page import page
 
         return page(self, REQUESTS)
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import plan_html
+        from .viewing.notebook import plan_html
 
         return plan_html(self)
 
     def plot(self) -> Picture:
-        """Draw what is read when, memory over the epoch, and mixing (extra ``plot``); see `windowloader.plots`."""
-        from .plots import plot_plan
+        """Draw what is read when, memory over the epoch, and mixing (extra ``plot``).
+
+        See `windowloader.viewing.plots`.
+        """
+        from .viewing.plots import plot_plan
 
         return plot_plan(self)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from .errors import ScalerError
-from .fitting import Fit, ScalerWarning, known, warn_constant
-from .quantiles import quantile_reducer
-from .scaler import Numbers, Rounding, Scaler
-from .statistics import Extremes, Moments, Per
+from .fitting.fit import Fit, ScalerWarning, known, warn_constant
+from .fitting.quantiles import quantile_reducer
+from .fitting.scaler import Numbers, Rounding, Scaler
+from .fitting.statistics import Extremes, Moments, Per
 from .units import parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .quantiles import Exact, Sketched
-    from .row_reads import Weighting
+    from .fitting.quantiles import Exact, Sketched
+    from .fitting.row_reads import Weighting
     from .windows import WindowSet
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from .assembly.entities import entity_numbers
+from .assembly.labels import listed
+from .assembly.variable import Variable, is_mapped, stored_tier
 from .clock import CLOCK_NAMES, Clock
-from .entities import entity_numbers
 from .errors import FeatureNameError
-from .labels import listed
-from .variable import Variable, is_mapped, stored_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .assembly import Fields
+    from .assembly.assembling import Fields
     from .dynamic_graph import DynamicGraph
     from .graph import Graph
 
@@ -148,8 +148,8 @@ class Series:
         entity_names: Any = None,
         name: str | None = None,
     ) -> None:
-        from .assembly import assemble
-        from .joining import Opener
+        from .assembly.assembling import assemble
+        from .assembly.joining import Opener
 
         self._fill(
             assemble(
@@ -301,7 +301,7 @@ class Series:
         array([[3., 5.],
                [6., 8.]])
         """
-        from .selection import select
+        from .assembly.selection import select
 
         return select(self, time=time, nodes=nodes, features=features)
 
@@ -325,7 +325,7 @@ class Series:
         return entity_numbers(self.entity_borders, rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from .packing import pack_integers
+        from .indexing.packing import pack_integers
 
         fields = {name: getattr(self, name) for name in self.__slots__}
         for name in ("borders", "entity_borders"):
@@ -353,13 +353,13 @@ class Series:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import series_html
+        from .viewing.notebook import series_html
 
         return series_html(self)
 
 
 def _unpacked(fields: dict[str, Any]) -> Series:
-    from .packing import unpack_integers
+    from .indexing.packing import unpack_integers
 
     for name in ("borders", "entity_borders"):
         fields[name] = None if fields[name] is None else unpack_integers(fields[name])

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .dealing import by_entities, by_rows, by_windows
 from .errors import SplitError
-from .parts import Parts, row_regions
 from .spec import WindowSpec
+from .splitting.dealing import by_entities, by_rows, by_windows
+from .splitting.parts import Parts, row_regions
 from .windows import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .audit import Audit
-    from .plots import Picture
     from .series import Series
+    from .splitting.audit import Audit
+    from .viewing.plots import Picture
 
     By = Literal["targets", "rows", "windows", "entities"]
 
@@ -82,7 +82,7 @@ class Split:
         Audit
             Prints as a list; ``.shared`` and ``.leaks`` hold it as values.
         """
-        from .audit import audit
+        from .splitting.audit import audit
 
         return audit(list(zip(self.names, self.sets, strict=True)))
 
@@ -95,13 +95,13 @@ class Split:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import split_html
+        from .viewing.notebook import split_html
 
         return split_html(self)
 
     def plot(self) -> Picture:
-        """Draw the parts on a time line (extra ``plot``); see `windowloader.plots`."""
-        from .plots import plot_split
+        """Draw the parts on a time line (extra ``plot``); see `windowloader.viewing.plots`."""
+        from .viewing.plots import plot_split
 
         return plot_split(self)
 

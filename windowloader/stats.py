@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .plots import Picture
+    from .viewing.plots import Picture
 
 __all__ = ["EpochStats", "LoaderStats", "Timeline"]
 
@@ -110,12 +110,12 @@ class LoaderStats:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import stats_html
+        from .viewing.notebook import stats_html
 
         return stats_html(self)
 
     def plot(self) -> Picture:
-        """Draw the wait for each step and what epochs waited for (extra ``plot``); see `windowloader.plots`."""
-        from .plots import plot_stats
+        """Draw the wait for each step and what epochs waited for (extra ``plot``); see `windowloader.viewing.plots`."""
+        from .viewing.plots import plot_stats
 
         return plot_stats(self)

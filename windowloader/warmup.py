@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .clock import CLOCK_NAMES
-from .delivery import FLOATS
 from .errors import LoaderError
+from .gathering.delivery import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,7 +90,7 @@ def warm_up(
 
 def cache_folder() -> str | None:
     """Folder in which this process keeps compiled kernels; None where nowhere can be written."""
-    from .gather_kernels import runs
+    from .gathering.kernels import runs
 
     return getattr(getattr(runs, "stats", None), "cache_path", None)
 

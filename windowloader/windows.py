@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from .index import Explicit, digest
-from .placing import place_windows
+from .indexing.placing import place_windows
 from .spec import WindowSpec as WindowSpec
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class WindowSet:
         -------
         ndarray, shape (stop - start,), int64
         """
-        from .gaps import rows_held
+        from .indexing.gaps import rows_held
 
         return rows_held(self.index, self._rows(role), start, stop)
 
@@ -225,7 +225,7 @@ class WindowSet:
         >>> batch.inputs[1, :, 0, 0], batch.starts
         (array([ 8., 10., 12.], dtype=float32), array([0, 4]))
         """
-        from .picker import Picker
+        from .gathering.picker import Picker
 
         with Picker(
             self,
@@ -249,7 +249,7 @@ class WindowSet:
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
-        from .notebook import windows_html
+        from .viewing.notebook import windows_html
 
         return windows_html(self)
 

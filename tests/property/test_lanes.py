@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.grid import Grid
-from windowloader.lanes import BlockOrder
-from windowloader.permutation import Permutation, Purpose, draw, key
+from windowloader.shuffling.lanes import BlockOrder
+from windowloader.shuffling.permutation import Permutation, Purpose, draw, key
+from windowloader.streaming.grid import Grid
 
 
 class Sorted:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.grid import Grid
-from windowloader.lanes import BlockOrder
 from windowloader.order import PARAMETERS, GlobalOrder, SequentialOrder
 from windowloader.shard import Position, Steps
+from windowloader.shuffling.lanes import BlockOrder
 from windowloader.state import RunState
+from windowloader.streaming.grid import Grid
 
 
 @dataclass(frozen=True)

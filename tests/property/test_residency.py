@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.forecast import sides_asked
-from windowloader.grid import Grid
-from windowloader.lanes import BlockOrder
-from windowloader.paging import pages
-from windowloader.residency import Residency
+from windowloader.shuffling.lanes import BlockOrder
+from windowloader.streaming.forecast import sides_asked
+from windowloader.streaming.grid import Grid
+from windowloader.streaming.paging import pages
+from windowloader.streaming.residency import Residency
 
 
 class Sorted:

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.covariates import infer_axes
-from windowloader.entities import clip_borders, entity_numbers
+from windowloader.assembly.covariates import infer_axes
+from windowloader.assembly.entities import clip_borders, entity_numbers
 from windowloader.errors import SeriesError
 from windowloader.graph import Graph
 from windowloader.series import Series

@@ -22,8 +22,8 @@ POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a st
 def small_blocks():
     """Blocks of four spans, however few bytes that is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("windowloader.grid._BYTES", 1)
-        patch.setattr("windowloader.reading.HELD_BYTES", 64)
+        patch.setattr("windowloader.streaming.grid._BYTES", 1)
+        patch.setattr("windowloader.streaming.reading.HELD_BYTES", 64)
         yield
 
 
@@ -200,7 +200,7 @@ def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
 @pytest.fixture
 def one_epoch(monkeypatch):
     """No reads for the epoch after: what is counted belongs to one."""
-    monkeypatch.setattr("windowloader.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
 
 
 def counted(loader, source):

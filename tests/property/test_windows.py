@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.bitmap import Bitmap, keep_rows
 from windowloader.index import Explicit, Runs
+from windowloader.indexing.bitmap import Bitmap, keep_rows
 
 
 @st.composite

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.arena import Arena
-from windowloader.direct import Benches, Benchwork
+from windowloader.assembly.variable import Variable
 from windowloader.errors import ClosedError, MemoryBudgetError, RankError
-from windowloader.reader import Job, Reader, RowRange
-from windowloader.rows import InTurn
+from windowloader.gathering.rows import InTurn
 from windowloader.sources.base import LocalSource
-from windowloader.variable import Variable
+from windowloader.streaming.arena import Arena
+from windowloader.streaming.direct import Benches, Benchwork
+from windowloader.streaming.reader import Job, Reader, RowRange
 
 
 class Gate:
@@ -215,7 +215,7 @@ class Hidden(Gated):
 
 @pytest.fixture
 def hidden(monkeypatch):
-    monkeypatch.setattr("windowloader.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
     return Hidden(np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32))
 
 

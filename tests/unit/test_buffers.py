@@ -11,7 +11,7 @@ import pytest
 
 from windowloader.buffers import BufferPool
 from windowloader.errors import ClosedError
-from windowloader.roles import Field
+from windowloader.gathering.roles import Field
 
 FIELDS = (
     Field("inputs", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(np.float32), 0),

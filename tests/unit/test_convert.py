@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader.cli import app
+from windowloader.conversion.journal import Journal
+from windowloader.conversion.layout import Access, AccessCost, choose_layout
+from windowloader.conversion.values import Range, encoding_for
 from windowloader.convert import convert
-from windowloader.convert_journal import Journal
-from windowloader.convert_layout import Access, AccessCost, choose_layout
-from windowloader.convert_values import Range, encoding_for
 from windowloader.errors import ConversionError, MemoryBudgetError
 
 SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
@@ -291,7 +291,7 @@ import json, os, signal, sys, threading, time
 import numpy as np
 from windowloader.cli import app
 from windowloader.convert import convert
-from windowloader import convert_journal
+from windowloader.conversion import journal as convert_journal
 import windowloader as wl
 
 folder, name, dtype, after, delay = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4]), float(sys.argv[5])

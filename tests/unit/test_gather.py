@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.affine import Affine
 from windowloader.errors import (
     AxesError,
     FeatureNameError,
@@ -20,6 +19,7 @@ from windowloader.errors import (
     ScalerError,
     SeriesError,
 )
+from windowloader.fitting.affine import Affine
 from windowloader.gather import Recipe, Rows
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SourceNotFoundError
 from windowloader.graph import Graph
-from windowloader.unpickle import load_plain
+from windowloader.graphs.unpickle import load_plain
 
 DENSE = np.array([[0.0, 2.0, 0.0], [0.0, 0.5, 1.0], [3.0, 0.0, 0.0]])
 

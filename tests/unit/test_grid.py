@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.chunking import Chunking, total_cost
 from windowloader.errors import LoaderError
-from windowloader.grid import SPANS, Grid, block_rows, cut
 from windowloader.index import Explicit, Runs
+from windowloader.streaming.chunking import Chunking, total_cost
+from windowloader.streaming.grid import SPANS, Grid, block_rows, cut
 
 
 def every(rows, span, stride=1):

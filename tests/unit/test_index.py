@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from windowloader.bitmap import Bitmap, keep_rows
 from windowloader.index import Explicit, Runs
-from windowloader.sliding import progressions, window_sums
+from windowloader.indexing.bitmap import Bitmap, keep_rows
+from windowloader.indexing.sliding import progressions, window_sums
 
 
 def test_a_hundred_million_windows_with_ten_thousand_gaps_take_less_than_a_megabyte():

@@ -10,12 +10,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from windowloader.chunking import Chunking
-from windowloader.deal import Deal
 from windowloader.errors import LoaderError
-from windowloader.grid import Grid, cut
 from windowloader.index import Explicit, Runs
-from windowloader.lanes import BlockOrder, walk
+from windowloader.shuffling.deal import Deal
+from windowloader.shuffling.lanes import BlockOrder, walk
+from windowloader.streaming.chunking import Chunking
+from windowloader.streaming.grid import Grid, cut
 
 
 def even():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader import gaps, missing
+from windowloader import missing
 from windowloader.errors import MissingDataError, WindowSpecError
+from windowloader.indexing import gaps
 
 
 @pytest.fixture(autouse=True)

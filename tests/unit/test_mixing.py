@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from windowloader.budget import default_active
-from windowloader.chunking import Chunking
 from windowloader.errors import LoaderError
-from windowloader.grid import cut
 from windowloader.index import Runs
-from windowloader.lanes import BlockOrder
-from windowloader.mixing import mixing, mixing_of_permutation
 from windowloader.order import SequentialOrder
+from windowloader.shuffling.lanes import BlockOrder
+from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.streaming.budget import default_active
+from windowloader.streaming.chunking import Chunking
+from windowloader.streaming.grid import cut
 
 STARTS = Runs.of_segments(np.array([0, 52_105]), span=24, stride=1)
 GRID = cut(

@@ -9,7 +9,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import AxesError
-from windowloader.picker import Picker
+from windowloader.gathering.picker import Picker
 
 
 @pytest.fixture

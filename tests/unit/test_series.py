@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
+from windowloader.assembly.entities import check_borders
 from windowloader.dynamic_graph import DynamicGraph
-from windowloader.entities import check_borders
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
 from windowloader.graph import Graph
 from windowloader.series import Column, Series

@@ -22,7 +22,7 @@ windows = wl.WindowSet(series, spec)
 scaler = wl.StandardScaler.fit(windows)
 loader = wl.WindowLoader(windows, shuffle=True, scaler=scaler, fill={fill}, rank=0, world_size=1)
 inputs, targets = next(iter(loader))
-from windowloader.loops import kernels, copies
+from windowloader.gathering.loops import kernels, copies
 functions = [f for module in (kernels, copies) for f in vars(module).values() if hasattr(f, "stats")]
 print(inputs.shape[0], sum(sum(f.stats.cache_misses.values()) for f in functions), time.perf_counter() - begun)
 loader.close()

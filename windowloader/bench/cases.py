@@ -167,7 +167,7 @@ class Ours(Case):
         "numba",
         "windowloader.loader",
         "windowloader.split",
-        "windowloader.gather_kernels",
+        "windowloader.gathering.kernels",
         "windowloader.opening",
     )
     options: ClassVar[dict[str, Any]] = {}

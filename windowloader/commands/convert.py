@@ -26,7 +26,7 @@ from windowloader.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from windowloader.convert_report import ArrayReport, Conversion
+    from windowloader.conversion.report import ArrayReport, Conversion
 
 __all__ = ["convert", "register"]
 

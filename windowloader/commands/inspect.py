@@ -1,6 +1,6 @@
 """``windowloader inspect``: what is in a file.
 
-In: options. Out: a page or JSON. Never looks itself; `windowloader.inspection` does.
+In: options. Out: a page or JSON. Never looks itself; `windowloader.viewing.inspection` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from windowloader.commands.common import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.inspection import Inspection, VariableReport
+    from windowloader.viewing.inspection import Inspection, VariableReport
 
 __all__ = ["inspect", "register"]
 
@@ -58,7 +58,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show form, storage, time range, gaps, missing values, and what a batch would be."""
-    from windowloader.inspection import inspect as look
+    from windowloader.viewing.inspection import inspect as look
 
     series = open_series(
         target, variables=variable, axes=axes, features=feature, start=start, freq=freq, missing=missing, graph=graph,

@@ -1,6 +1,7 @@
 """``windowloader plan``: what an epoch will take, before anything is read.
 
-In: options. Out: the plan that the loader executes, as a page or JSON. Never computes; `windowloader.planning` does.
+In: options. Out: the plan that the loader executes, as a page or JSON. Never computes:
+`windowloader.planning.planner` does.
 """
 
 from __future__ import annotations

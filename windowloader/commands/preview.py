@@ -1,6 +1,6 @@
 """``windowloader preview``: which timestamps go where.
 
-In: options. Out: a page or JSON. Never looks itself; `windowloader.preview` does.
+In: options. Out: a page or JSON. Never looks itself; `windowloader.viewing.preview` does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from windowloader.commands.common import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.preview import Preview, WindowRows
+    from windowloader.viewing.preview import Preview, WindowRows
 
 __all__ = ["preview", "register"]
 
@@ -59,8 +59,8 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show which rows are inputs and targets, the parts of a split on a time line, and what they share."""
-    from windowloader.preview import preview as look
     from windowloader.split import split as split_series
+    from windowloader.viewing.preview import preview as look
     from windowloader.windows import WindowSpec
 
     series = open_series(
@@ -74,7 +74,7 @@ def preview(
 
 
 def _page(found: Preview) -> Iterator[tuple[str, str]]:
-    from windowloader.preview import draw_window
+    from windowloader.viewing.preview import draw_window
 
     yield "series", f"{found.name}: {found.steps:,} rows"
     yield (

@@ -1,0 +1,1 @@
+"""What a series is made of, put together: variables, joins, covariates, entities, labels, selections."""

@@ -1,0 +1,220 @@
+"""Covariates: what goes along with a series on axes of its own.
+
+In: arrays or files over time, nodes or both, with axes given or told by their shape. Out: `Variable`. Never
+guesses where two readings of a shape are possible.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.axes import check_axes, sizes
+from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+
+from .joining import Opener, missing_of
+from .variable import Variable, feature_names
+
+if TYPE_CHECKING:
+    from windowloader.source import Pending, Source
+
+__all__ = ["StaticSource", "infer_axes", "open_covariates"]
+
+
+def open_covariates(
+    covariates: Mapping[str, Any],
+    *,
+    num_steps: int,
+    space_shape: tuple[int, ...],
+    missing: float | Mapping[str, float] | None,
+    opener: Opener,
+) -> tuple[Variable, ...]:
+    """Open covariates.
+
+    Parameters
+    ----------
+    covariates : mapping of name to target or (target, axes)
+        A target is an array, a source or a path.
+    num_steps : int
+        Rows of the series.
+    space_shape : tuple of int
+        Sizes of its space axes.
+    missing : mapping of variable to float, optional
+        A number alone is about the series' own variables.
+    opener : Opener
+        How to open.
+
+    Returns
+    -------
+    tuple of Variable
+
+    Raises
+    ------
+    SeriesError
+        Where axes or sizes do not fit the series.
+    """
+    if not isinstance(covariates, Mapping):
+        raise SeriesError(
+            f"covariates= is a {type(covariates).__name__}; a mapping of name to array is needed."
+        )
+    marks = missing if isinstance(missing, Mapping) else None
+    opened = []
+    for name, given in covariates.items():
+        target, axes = given if _with_axes(given) else (given, None)
+        source = _open(name, target, axes, num_steps, space_shape, opener)
+        _check_sizes(name, source, num_steps, space_shape)
+        if "t" not in source.axes and source.array() is None:
+            source = StaticSource(source)
+        features = feature_names(name, source, named=True)
+        opened.append(Variable(name, source, features, missing_of(marks, name, source.dtype)))
+    return tuple(opened)
+
+
+def _with_axes(given: Any) -> bool:
+    """Whether a covariate came as (target, axes), rather than as a list along time."""
+    return (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and isinstance(given[1], str)
+        and len(given[1]) > 0
+        and set(given[1]) <= set("tnf")
+    )
+
+
+def _open(
+    name: str, target: Any, axes: str | None, num_steps: int, space_shape: tuple[int, ...], opener: Opener
+) -> Source:
+    """Open one covariate with the axes it has, is said to have, or can only have."""
+    if axes is not None:
+        return _named(name, target, axes, opener)
+    if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
+        target = np.asarray(target)
+    if isinstance(target, np.ndarray):
+        return opener(target, axes=infer_axes(name, target.shape, num_steps, space_shape))
+    source = _named(name, target, None, opener)
+    if source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
+        return source
+    return _named(name, target, infer_axes(name, source.shape, num_steps, space_shape), opener)
+
+
+def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
+    """Open the array that has the covariate's name in a store of several, else the only one there is."""
+    if opener.variables(target):
+        with suppress(SourceFormatError, SourceNotFoundError):
+            return opener(target, variable=name, axes=axes)
+    return opener(target, axes=axes)
+
+
+def infer_axes(name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> str:
+    """Axes that a covariate of some shape can only have.
+
+    An axis as long as the series is time, axes of the series' space are space, and one other axis is
+    features.
+
+    Examples
+    --------
+    >>> infer_axes("weather", (2016, 3), 2016, (207,))
+    'tf'
+    >>> infer_axes("altitude", (207,), 2016, (207,))
+    'n'
+    """
+    space = "n" * len(space_shape)
+    orders = {
+        "".join(order)
+        for letters in ("t", "t" + space, space, "tf", "t" + space + "f", space + "f")
+        for order in itertools.permutations(letters)
+    }
+    fitting = sorted(axes for axes in orders if _fits(axes, shape, num_steps, space_shape))
+    fullest = max((axes.count("n") + axes.count("t") for axes in fitting), default=0)
+    fitting = [axes for axes in fitting if axes.count("n") + axes.count("t") == fullest]
+    if len(fitting) == 1:
+        return fitting[0]
+    many = f"could be {' or '.join(fitting)}" if fitting else "fits no reading"
+    raise SeriesError(
+        f"covariate {name!r} of shape {shape} {many}: the series has {num_steps} steps and space "
+        f"{space_shape}. Say which letter each axis is: "
+        f"covariates={{{name!r}: (array, {(fitting or ['tf'])[0]!r})}}, of t (time), n (space), f (feature)."
+    )
+
+
+def _fits(axes: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> bool:
+    return (
+        len(axes) == len(shape)
+        and sizes(axes, shape, "t") in ((), (num_steps,))
+        and sizes(axes, shape, "n") in ((), space_shape)
+        and ("t" in axes or "n" in axes)
+    )
+
+
+def _check_sizes(name: str, source: Source, num_steps: int, space_shape: tuple[int, ...]) -> None:
+    check_axes(source.axes, len(source.shape), name=name, need_time=False)
+    if _fits(source.axes, source.shape, num_steps, space_shape):
+        return
+    raise SeriesError(
+        f"covariate {name!r} has axes {source.axes!r} and shape {source.shape}, but the series has "
+        f"{num_steps} steps and space {space_shape}. A covariate has t, n or both, of these sizes; other "
+        "axes are f."
+    )
+
+
+class StaticSource:
+    """A source without time, read whole when first needed: attributes of nodes are small.
+
+    Parameters
+    ----------
+    source : Source
+        Without ``t``; its first axis, whatever it is, is read as rows.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._values: np.ndarray | None = None
+        self.name = source.name
+        self.axes = source.axes
+        self.shape = source.shape
+        self.dtype = source.dtype
+        self.chunks: tuple[int, ...] | None = None
+
+    def array(self) -> np.ndarray | None:
+        """Return the values, read once a process."""
+        if self._values is None:
+            values = np.empty(self.shape, self.dtype)
+            self._source.read(0, self.shape[0], values)
+            self._values = values
+        return self._values
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Copy a part of the values."""
+        self._source.read(start, stop, out)
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin `read`."""
+        return self._source.submit(start, stop, out)
+
+    def edges(self) -> np.ndarray | None:
+        """Return None: every range costs alike once the values are here."""
+        return None
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis, or None."""
+        return self._source.labels(axis)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Return None: there is no time."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Return that of the file."""
+        return self._source.fingerprint()
+
+    def close(self) -> None:
+        """Let go of the values and the file."""
+        self._values = None
+        self._source.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_values": None}  # pickles small; read again where it arrives

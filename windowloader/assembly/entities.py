@@ -1,0 +1,96 @@
+"""Series that lie end to end in one array: where each begins, which row belongs to which.
+
+In: borders, rising rows with 0 and the end. Out: the same, checked, and the number of each row's entity or
+segment. Never sorts or reorders rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from windowloader.errors import SeriesError
+
+__all__ = ["check_borders", "clip_borders", "entity_numbers", "unite"]
+
+
+def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
+    """Check where segments or entities begin.
+
+    Parameters
+    ----------
+    borders : array-like, shape (part + 1,), integer
+        Rows where each begins, and the end: 0, …, ``num_steps``, rising.
+    num_steps : int
+        Rows there are.
+    what : str
+        The argument's name, for an error.
+
+    Returns
+    -------
+    ndarray, shape (part + 1,), int64
+
+    Raises
+    ------
+    SeriesError
+        For anything else; lengths and pairs are named with what turns them into borders.
+
+    Examples
+    --------
+    >>> check_borders([0, 3, 10], 10, what="segments")
+    array([ 0,  3, 10])
+    """
+    array = np.asarray(borders)
+    form = f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising"
+    if array.ndim == 2 and array.shape[1] == 2:
+        raise SeriesError(
+            f"{form}; these look like {len(array)} pairs (start, stop). Pass np.append(starts, {num_steps}), "
+            "and leave rows out with series.select(time=...)."
+        )
+    if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iu":
+        raise SeriesError(f"{form}; found shape {array.shape}, dtype {array.dtype}.")
+    array = array.astype(np.int64)
+    falls = np.flatnonzero(np.diff(array) <= 0)
+    if array[0] == 0 and array[-1] == num_steps and not falls.size:
+        return array
+    if int(array.sum()) == num_steps and array.min() > 0:
+        raise SeriesError(f"{form}; these look like lengths. Pass np.append(0, np.cumsum(lengths)).")
+    if falls.size:
+        place = int(falls[0])
+        raise SeriesError(
+            f"{form}; found {array[place]} and then {array[place + 1]} at position {place + 1}."
+        )
+    raise SeriesError(f"{form}; these go from {array[0]} to {array[-1]}.")
+
+
+def unite(*borders: np.ndarray) -> np.ndarray:
+    """Borders of several kinds as one: windows cross none of them."""
+    return np.unique(np.concatenate(borders)).astype(np.int64)
+
+
+def clip_borders(borders: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, slice]:
+    """Borders of rows ``[start, stop)``, counted from ``start``, and which parts are left.
+
+    Examples
+    --------
+    >>> clip_borders(np.array([0, 3, 10, 12]), 4, 11)
+    (array([0, 6, 7]), slice(1, 3, None))
+    """
+    low = int(np.searchsorted(borders, start, side="right")) - 1
+    high = int(np.searchsorted(borders, stop))
+    return np.clip(borders[low : high + 1], start, stop) - start, slice(low, high)
+
+
+def entity_numbers(borders: np.ndarray | None, rows: Any) -> np.ndarray:
+    """Which part each row lies in, int64, in the shape of ``rows``; 0 without borders.
+
+    Examples
+    --------
+    >>> entity_numbers(np.array([0, 3, 10]), [0, 2, 3, 9])
+    array([0, 0, 1, 1])
+    """
+    wanted = np.asarray(rows, np.int64)
+    if borders is None:
+        return np.zeros(wanted.shape, np.int64)
+    return np.asarray(np.searchsorted(borders, wanted, side="right") - 1, np.int64)

@@ -1,0 +1,128 @@
+"""How the variables of a series are stored: chunks along time, requests, and cutting a range into requests.
+
+In: a `Variable` that must be read. Out: `Stored`, its `Chunking` and the reads of a range. Never reads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.streaming.chunking import Chunking
+from windowloader.streaming.reader import RowRange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .variable import Variable
+
+__all__ = ["Stored", "stored"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A variable and how it lies in storage.
+
+    Parameters
+    ----------
+    variable : Variable
+    chunking : Chunking
+    """
+
+    variable: Variable
+    chunking: Chunking
+
+    def ranges(self, begin: int, end: int, out: np.ndarray, limit: int) -> list[RowRange]:
+        """Cut rows ``[begin, end)`` into reads of at most ``limit`` requests, if one has no more already.
+
+        Parameters
+        ----------
+        begin, end : int
+        out : ndarray, shape (end − begin, node | 1, feature)
+            Where they go.
+        limit : int
+
+        Returns
+        -------
+        list of RowRange
+        """
+        cuts = self._cuts(begin, end, limit)
+        requests = self.chunking.cost(cuts[:-1], cuts[1:]).requests
+        return [
+            RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count)
+            for low, high, count in zip(cuts[:-1].tolist(), cuts[1:].tolist(), requests.tolist(), strict=True)
+        ]
+
+    def _cuts(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
+        edges = self.chunking.shards if self.chunking.shards is not None else self.chunking.edges
+        if edges is None:
+            return np.array([begin, end], np.int64)
+        inside = edges[np.searchsorted(edges, begin, side="right") : np.searchsorted(edges, end, side="left")]
+        every = max(1, limit // self.chunking.columns)
+        return np.concatenate([[begin], inside[every - 1 :: every], [end]]).astype(np.int64)
+
+
+def stored(variable: Variable) -> Stored:
+    """Look up how a variable is stored.
+
+    Parameters
+    ----------
+    variable : Variable
+        Of time.
+
+    Returns
+    -------
+    Stored
+    """
+    source: Any = variable.source
+    edges = variable.edges()
+    inner = _innermost(source)
+    shards = _shards(inner, edges, variable.num_rows)
+    return Stored(
+        variable,
+        Chunking(edges, row_bytes=max(1, variable.row_bytes), columns=_columns(inner), shards=shards),
+    )
+
+
+def _innermost(source: Any) -> Any:
+    """Return the source that knows its chunks: of a selection what it selects from, of parts the first."""
+    while True:
+        parts = getattr(source, "parts", None)
+        if isinstance(parts, tuple):
+            source = parts[0]
+        elif hasattr(source, "_inner"):
+            source = source._inner
+        else:
+            return source
+
+
+def _columns(source: Any) -> int:
+    """Count the chunks across all axes but time, of those that are read."""
+    info = getattr(source, "info", None)
+    if info is None or not hasattr(info, "shards"):
+        if source.chunks is None:
+            return 1
+        return math.prod(
+            -(-size // chunk) for size, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
+        )
+    grid = info.shards or info.chunks
+    counts = []
+    for dim in source.order[1:]:
+        chosen = source.selection.get(dim)
+        counts.append(
+            -(-info.shape[dim] // grid[dim]) if chosen is None else len(np.unique(chosen // grid[dim]))
+        )
+    return math.prod(counts)
+
+
+def _shards(source: Any, edges: NDArray[np.int64] | None, rows: int) -> NDArray[np.int64] | None:
+    info = getattr(source, "info", None)
+    grid: Sequence[int] | None = getattr(info, "shards", None)
+    if grid is None or edges is None or rows != source.shape[0]:
+        return None
+    return np.append(np.arange(0, rows, grid[source.order[0]], dtype=np.int64), rows)

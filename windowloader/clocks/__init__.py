@@ -1,0 +1,1 @@
+"""Timestamps as runs, clock features compiled, moments as people write them."""

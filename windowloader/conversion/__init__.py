@@ -1,0 +1,1 @@
+"""How a series is written anew: layout, values, journal, stores."""

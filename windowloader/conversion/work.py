@@ -1,0 +1,342 @@
+"""A conversion's work, piece by piece: find ranges, write, read back; in bounded memory, by several threads.
+
+In: targets, a store, a journal. Out: everything written and compared with what was written. Never has more pieces in
+memory than were counted, and never does again what the journal says is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.errors import ConversionError, MemoryBudgetError
+from windowloader.streaming.chunking import Chunking, total_cost
+from windowloader.units import format_bytes
+
+from .values import Loss, Range, encoding_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .journal import Journal
+    from .stores import Store
+    from .targets import Target
+    from .values import Encoding
+
+    Progress = Callable[[str, int, int], object]
+    Piece = tuple[int, int, int]
+
+__all__ = ["Sizing", "Work", "size_pieces"]
+
+BASE = 256 << 20  # the process itself: interpreter, libraries, compiled code
+PIECE = 32 << 20  # bytes of a piece, where neither memory nor chunks ask for another size
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """How much is in hand at once.
+
+    Parameters
+    ----------
+    threads : int
+    units : tuple of int
+        Units of a piece, by target.
+    amplification : float
+        Bytes read over bytes there are: chunks of the source that lie across pieces are read again.
+    """
+
+    threads: int
+    units: tuple[int, ...]
+    amplification: float
+
+
+def size_pieces(targets: Sequence[Target], *, memory: int, threads: int) -> Sizing:
+    """Say how large pieces are and how many are worked on at once, so that all fit in memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Where not even one does; the message names what would do.
+    """
+    room = memory - BASE if memory >= 2 * BASE else memory // 2
+    least = max(_bytes(target, 1) for target in targets)
+    if least > room:
+        needed = least + BASE if least > BASE else 2 * least
+        raise MemoryBudgetError(
+            f"memory={format_bytes(memory)} leaves {format_bytes(room)} for data, and rows are written at least "
+            f"{max(target.layout.unit_rows for target in targets)} at a time, which takes {format_bytes(least)} with "
+            f"what reading and encoding add. Give memory='{-(-needed // 2**20)}MiB', or smaller chunks= (or shards=)."
+        )
+    # A chunk of the source is best read once, even by fewer threads.
+    wanted = [max(_bytes(target, units), least) for target in targets for units in [_wanted(target)]]
+    threads = max(1, min(threads, room // max(least, min(max(wanted), room))))
+    units = tuple(_fitting(target, room // threads) for target in targets)
+    return Sizing(threads, units, _amplification(targets, units))
+
+
+def _bytes(target: Target, units: int) -> int:
+    """Memory that a piece takes: as read, as stored, as encoded, and the source's chunk while it is decoded."""
+    rows = min(units * target.layout.unit_rows, target.shape[0])
+    read = 0 if target.encoding.plain else target.source_row_bytes
+    chunk = sum(
+        min((variable.source.chunks or (0,))[0], variable.num_rows) * variable.row_bytes
+        for variable in target.variables
+    )
+    return rows * (read + 3 * target.row_bytes) + chunk
+
+
+def _wanted(target: Target) -> int:
+    """Units that make a good piece: a chunk of the source, or some megabytes."""
+    rows = max((variable.source.chunks or (1,))[0] for variable in target.variables)
+    rows = max(rows, PIECE // max(target.row_bytes, target.source_row_bytes, 1))
+    return min(max(1, -(-rows // target.layout.unit_rows)), target.num_units)
+
+
+def _fitting(target: Target, room: int) -> int:
+    units = _wanted(target)
+    while units > 1 and _bytes(target, units) > room:
+        units = -(-units // 2)
+    return units
+
+
+def _amplification(targets: Sequence[Target], units: Sequence[int]) -> float:
+    read = there = 0
+    for target, count in zip(targets, units, strict=True):
+        rows = count * target.layout.unit_rows
+        begin = np.arange(0, target.shape[0], rows)
+        end = np.minimum(begin + rows, target.shape[0])
+        for variable in target.variables:
+            chunking = Chunking(variable.edges(), row_bytes=max(1, variable.row_bytes))
+            read += int(total_cost([chunking], begin, end).bytes.sum())
+            there += variable.num_rows * variable.row_bytes
+    return read / max(there, 1)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What is done and what is left.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+    store : Store
+    journal : Journal
+    sizing : Sizing
+    progress : callable or None
+        Called with a phase ("scan", "write", "check"), bytes done and bytes in all, as stored before compression.
+    """
+
+    targets: Sequence[Target]
+    store: Store
+    journal: Journal
+    sizing: Sizing
+    progress: Progress | None = None
+    encodings: list[Encoding] = field(default_factory=list)
+    sums: list[list[str | None]] = field(default_factory=list)
+    losses: dict[tuple[int, int], tuple[int, Loss]] = field(default_factory=dict)
+    resumed: int = 0
+    """Bytes that an earlier process wrote."""
+    _done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, *, verify: bool) -> None:
+        """Do all that is left."""
+        self.encodings = [target.encoding for target in self.targets]
+        self.sums = [[None] * target.num_units for target in self.targets]
+        scaled = [number for number, encoding in enumerate(self.encodings) if encoding.scale is not None]
+        if scaled:
+            self._find_ranges(scaled)
+        self.store.create(self.encodings)
+        self._recall()
+        self._write_missing(resumed=True)
+        if verify:
+            self._check()
+
+    def checksum(self, head: str) -> str:
+        """Digest of what the store is and of all its values in order, however it was pieced together."""
+        digest = hashlib.blake2b(head.encode(), digest_size=16)
+        for sums in self.sums:
+            for one in sums:
+                digest.update(str(one).encode())
+        return digest.hexdigest()
+
+    def loss(self, target: int) -> Loss:
+        """How exact an array is."""
+        total = Loss()
+        for (number, _), (_, loss) in sorted(self.losses.items(), key=lambda item: item[0]):
+            if number == target:
+                total += loss
+        return total
+
+    # -- phases --------------------------------------------------------------------------------------------------------
+
+    def _find_ranges(self, scaled: list[int]) -> None:
+        """Find smallest and largest values; a range that was written down is not looked for again."""
+        known = {record["scaled"]: record for record in self.journal.records if "scaled" in record}
+        ranges: dict[int, list[Range]] = {number: [] for number in scaled}
+        seen: set[tuple[int, int]] = set()
+        for record in self.journal.records:
+            if "range" in record:
+                number, first, last, low, high = record["range"]
+                ranges[number].append(Range(low, high))
+                seen |= {(number, unit) for unit in range(first, last)}
+        left = [number for number in scaled if number not in known]
+        pieces = self._pieces(left, lambda number, unit: (number, unit) not in seen)
+
+        def look(piece: Piece) -> None:
+            number, first, last = piece
+            target = self.targets[number]
+            values = target.read(*target.rows(first, last))
+            found = Range.of(values, target.encoding.mark, target.name)
+            ranges[number].append(found)
+            self.journal.write({"range": [number, first, last, found.low, found.high]})
+
+        self._each("scan", pieces, look, left)
+        for number in scaled:
+            if number in known:
+                self.encodings[number] = encoding_from(known[number], self.encodings[number])
+                continue
+            total = Range()
+            for found in ranges[number]:
+                total |= found
+            fitted = self.encodings[number] = self.encodings[number].fitted(total)
+            self.journal.write({"scaled": number, "scale": fitted.scale, "offset": fitted.offset})
+
+    def _recall(self) -> None:
+        for record in self.journal.records:
+            if "piece" in record:
+                number, first, last = record["piece"]
+                self.sums[number][first:last] = record["sums"]
+                self.losses[number, first] = (last, Loss(*record["loss"]))
+
+    def _write_missing(self, *, resumed: bool) -> None:
+        pieces = self._pieces(range(len(self.targets)), lambda number, unit: self.sums[number][unit] is None)
+        if resumed:
+            total = sum(target.shape[0] * target.row_bytes for target in self.targets)
+            self.resumed = total - sum(self._size(piece) for piece in pieces)
+        self._each("write", pieces, self._convert, range(len(self.targets)))
+
+    def _convert(self, piece: Piece) -> None:
+        number, first, last = piece
+        target, encoding = self.targets[number], self.encodings[number]
+        start, stop = target.rows(first, last)
+        values = target.read(start, stop)
+        stored = values if encoding.plain else np.empty(values.shape, encoding.dtype)
+        loss = encoding.encode(values, stored)
+        del values
+        sums = self._sums(target, first, last, stored)
+        self.store.write(number, start, stored)
+        self.journal.write(
+            {
+                "piece": [number, first, last],
+                "sums": sums,
+                "loss": [loss.values, loss.missing, loss.largest, loss.square],
+            }
+        )
+        with self._lock:
+            self.sums[number][first:last] = sums
+            self.losses[number, first] = (last, loss)
+
+    def _check(self) -> None:
+        """Read everything back; what is not what was written is written again, once."""
+        for attempt in range(2):
+            wrong: list[Piece] = []
+
+            def compare(piece: Piece, wrong: list[Piece] = wrong) -> None:
+                number, first, last = piece
+                target = self.targets[number]
+                start, stop = target.rows(first, last)
+                try:
+                    found = self._sums(target, first, last, self.store.read(number, start, stop))
+                except ValueError:  # a chunk that is gone, or does not decode
+                    found = []
+                if found != self.sums[number][first:last]:
+                    wrong.append(piece)
+
+            everything = range(len(self.targets))
+            self._each("check", self._pieces(everything, lambda *_: True), compare, everything)
+            if not wrong:
+                return
+            if attempt:
+                number, first, last = wrong[0]
+                start, stop = self.targets[number].rows(first, last)
+                raise ConversionError(
+                    f"rows {start} … {stop - 1} of {self.targets[number].name!r} read back other than they were "
+                    f"written, twice. Is the disk under {str(self.store.temporary)!r} in order?"
+                )
+            for number, first, last in wrong:
+                self.sums[number][first:last] = [None] * (last - first)
+            self._write_missing(resumed=False)
+
+    def _sums(self, target: Target, first: int, last: int, stored: np.ndarray) -> list[str]:
+        origin = target.rows(first, last)[0]
+        sums = []
+        for unit in range(first, last):
+            start, stop = target.rows(unit, unit + 1)
+            data = np.ascontiguousarray(stored[start - origin : stop - origin])
+            sums.append(hashlib.blake2b(memoryview(data).cast("B"), digest_size=16).hexdigest())
+        return sums
+
+    # -- pieces --------------------------------------------------------------------------------------------------------
+
+    def _pieces(self, targets: Sequence[int], wanted: Callable[[int, int], bool]) -> list[Piece]:
+        """List runs of wanted units, none longer than a piece, in order of rows; always begun at the same units."""
+        found = []
+        for number in targets:
+            size = self.sizing.units[number]
+            for start in range(0, self.targets[number].num_units, size):
+                units = [
+                    unit
+                    for unit in range(start, min(start + size, self.targets[number].num_units))
+                    if wanted(number, unit)
+                ]
+                while units:
+                    count = next(
+                        (place for place, unit in enumerate(units) if unit != units[0] + place), len(units)
+                    )
+                    found.append((number, units[0], units[0] + count))
+                    units = units[count:]
+        return found
+
+    def _size(self, piece: Piece) -> int:
+        start, stop = self.targets[piece[0]].rows(*piece[1:])
+        return (stop - start) * self.targets[piece[0]].row_bytes
+
+    def _each(
+        self, phase: str, pieces: list[Piece], work: Callable[[Piece], None], targets: Sequence[int]
+    ) -> None:
+        """Work on pieces by threads; the first error ends all."""
+        total = sum(self.targets[number].shape[0] * self.targets[number].row_bytes for number in targets)
+        self._done = total - sum(self._size(piece) for piece in pieces)
+        waiting = iter(pieces)
+        stop = threading.Event()
+
+        def serve() -> None:
+            while not stop.is_set():
+                with self._lock:
+                    piece = next(waiting, None)
+                if piece is None:
+                    return
+                work(piece)
+                with self._lock:
+                    self._done += self._size(piece)
+                    if self.progress is not None:
+                        self.progress(phase, self._done, total)
+
+        if self.progress is not None:
+            self.progress(phase, self._done, total)
+        with ThreadPoolExecutor(
+            min(self.sizing.threads, max(len(pieces), 1)), "windowloader-convert"
+        ) as pool:
+            futures = [pool.submit(serve) for _ in range(self.sizing.threads)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+            for future in futures:
+                future.result()

@@ -1,0 +1,185 @@
+"""Fills a part of a batch: runs the loops that were chosen for it, in pieces that stay in the cache.
+
+In: a recipe, arrays to fill, starts and rows. Out: the arrays, filled. Imported with the first batch, as it needs
+numba. Never allocates anything of a batch's size, but where rows are addressable only by bytes (see `kind_of`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .loops import Kind, Part, role_loops
+from .row_table import RowTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from windowloader.gather import Recipe, Rows
+
+    from .loops import Loop
+    from .roles import Role
+
+__all__ = ["Filling", "fill_arrays", "kind_of"]
+
+PIECE = 512 * 1024  # bytes written before the next loop comes to the same windows: half a second-level cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoleFilling:
+    """One role of a `Filling`.
+
+    Parameters
+    ----------
+    role : Role
+    table, shared : RowTable
+        What is the same for all nodes: written for each, or delivered once.
+    values, masks : tuple of Loop
+    piece : int
+        Windows at a time.
+    """
+
+    role: Role
+    table: RowTable
+    shared: RowTable
+    values: tuple[Loop, ...]
+    masks: tuple[Loop, ...]
+    piece: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filling:
+    """A recipe made out for a batch size and for rows of some shape and strides.
+
+    Parameters
+    ----------
+    kinds : tuple of Kind
+        Of each variable.
+    roles : tuple of RoleFilling
+    """
+
+    kinds: tuple[Kind, ...]
+    roles: tuple[RoleFilling, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe, batch: int, rows: Sequence[Rows]) -> Filling:
+        """Choose all loops."""
+        kinds = tuple(kind_of(part.base) for part in rows)
+        return cls(kinds, tuple(_role(recipe, role, kinds, batch) for role in recipe.roles))
+
+
+def _role(recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int) -> RoleFilling:
+    itemsize = 2 if recipe.dtype == "bfloat16" else np.dtype(recipe.dtype).itemsize
+    values, masks = role_loops(role, kinds, batch, recipe.dtype, itemsize) if role.num_features else ((), ())
+    between = role.steps_between(batch)
+    piece = batch
+    if len(values) + len(masks) > 1 and between[0] >= between[1]:
+        # with another axis outermost a few windows are not compact
+        piece = max(1, PIECE // (between[0] * itemsize))
+    return RoleFilling(
+        role=role,
+        table=RowTable(role.row_columns, recipe.clock, role.offsets, recipe.dtype),
+        shared=RowTable(role.shared_columns, recipe.clock, role.offsets, recipe.dtype),
+        values=values,
+        masks=masks,
+        piece=max(piece, 1),
+    )
+
+
+def fill_arrays(
+    recipe: Recipe,
+    out: Mapping[str, np.ndarray],
+    starts: np.ndarray,
+    rows: Sequence[Rows],
+    begin: int,
+    end: int,
+) -> None:
+    """Fill batch positions ``[begin, end)`` of every array."""
+    filling = recipe.filling(len(starts), rows)
+    part = Part(
+        [_flat(one.base, kind) for one, kind in zip(rows, filling.kinds, strict=True)],
+        [one.first for one in rows],
+        recipe.entity_of(starts),
+    )
+    for role in filling.roles:
+        _fill(role, out, starts, rows, part, begin, end)
+
+
+def _fill(
+    filling: RoleFilling, out: Mapping[str, np.ndarray], starts: np.ndarray, rows: Sequence[Rows], part: Part,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    role = filling.role
+    window = slice(begin, end)
+    if role.num_shared:
+        shared = out[role.shared_name][window]
+        if role.shared_columns:
+            shared[..., role.shared_places] = filling.shared(starts, rows, part.entity, window)[0]
+        for place, value in role.shared_statics:
+            shared[..., place] = value
+    if not role.num_features:
+        return
+    target = _words(out[role.name])
+    mask = _words(out[role.mask_name]) if role.has_mask else None
+    table, seen = filling.table(starts, rows, part.entity, window)
+    table = table.view(target.dtype)
+    for first in range(begin, end, filling.piece):
+        last = min(first + filling.piece, end)
+        here = slice(first - begin, last - begin)
+        for loop in filling.values:
+            loop(part, first, last, target, table[here])
+        for loop in filling.masks:
+            loop(part, first, last, mask, seen[here])
+
+
+def kind_of(base: np.ndarray) -> Kind:
+    """Address rows by elements of one flat array, whatever their strides.
+
+    Float16 is read as its bits, bool as bytes. Rows whose strides are no whole number of elements (a field of a
+    structured array) or whose bytes are swapped are copied: the only case that costs memory.
+    """
+    size = base.itemsize
+    half = base.dtype == np.float16
+    dtype = np.dtype(
+        np.uint16 if half else np.uint8 if base.dtype == np.bool_ else base.dtype.newbyteorder("=")
+    )
+    if _is_plain(base):
+        origin, steps = 0, (base.shape[1] * base.shape[2], base.shape[2], 1)
+    else:
+        lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
+        origin = -sum(min(length, 0) for length in lengths) // size
+        steps = (base.strides[0] // size, base.strides[1] // size, base.strides[2] // size)
+    return Kind(dtype, True if half else None, int(origin), steps)
+
+
+def _is_plain(base: np.ndarray) -> bool:
+    """Whether rows lie one after another, or are copied so."""
+    odd = not base.dtype.isnative or any(stride % base.itemsize for stride in base.strides)
+    return odd or base.flags.c_contiguous
+
+
+def _flat(base: np.ndarray, kind: Kind) -> np.ndarray:
+    """All that rows lie in as one array of words."""
+    if _is_plain(base):
+        values = np.ascontiguousarray(base, dtype=base.dtype.newbyteorder("=")).reshape(-1)
+    else:
+        lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
+        lowest = base[tuple(slice(-1, None) if length < 0 else slice(0, 1) for length in lengths)]
+        extent = sum(abs(length) for length in lengths) // base.itemsize + 1
+        values = np.lib.stride_tricks.as_strided(lowest, (extent,), (base.itemsize,))
+    values = values.view(kind.dtype)
+    # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
+    values.flags.writeable = False
+    return values
+
+
+def _words(array: np.ndarray) -> Any:
+    """Flat view that numba can write: bool as bytes, float16 as its bits."""
+    if not array.flags.c_contiguous:
+        raise ValueError("arrays that are gathered into must be C-contiguous")
+    words = array.reshape(-1)
+    if words.dtype == np.float16:
+        return words.view(np.uint16)
+    return words.view(np.uint8) if words.dtype == np.bool_ else words

@@ -1,0 +1,169 @@
+"""What is the same for all nodes of a row: clocks, and covariates without nodes, as a small table a batch.
+
+In: starts and rows. Out: values as delivered, shape (window, step, column), and which were observed. These are a
+column's worth of numbers where the batch has a node's worth, so plain NumPy makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.indexing.marks import is_missing
+
+from .delivery import delivered_dtype
+from .roles import cast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from windowloader.clock import Clock
+    from windowloader.gather import Rows
+
+    from .roles import RowColumn
+
+__all__ = ["KeptClock", "RowTable"]
+
+KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
+
+
+class KeptClock:
+    """Clocks of all rows of a series, where they are few: a batch then looks them up instead of making them.
+
+    Parameters
+    ----------
+    clock : Clock
+    names : tuple of str
+    num_rows : int
+
+    Examples
+    --------
+    >>> from windowloader.clock import Clock
+    >>> clock = Clock.from_timestamps(("2024-01-01", "6h"), 8, np.array([0, 8]))
+    >>> KeptClock(clock, ("time_of_day",), 8).values(["time_of_day"], np.array([[1, 2]])).tolist()
+    [[[0.25], [0.5]]]
+    """
+
+    __slots__ = ("_of", "_table")
+
+    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int) -> None:
+        self._of = (clock, names, num_rows)
+        self._table = clock.values(names, np.arange(num_rows))
+
+    @classmethod
+    def where_small(cls, clock: Clock, names: tuple[str, ...], num_rows: int) -> Clock | KeptClock:
+        """Keep the values, or return the clock itself where they would be many."""
+        return cls(clock, names, num_rows) if num_rows * len(names) <= KEPT else clock
+
+    def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Look up clocks by name, as ``Clock.values`` makes them."""
+        kept = self._of[1]
+        found = self._table.take(rows, axis=0)
+        return found if tuple(names) == kept else found[..., [kept.index(name) for name in names]]
+
+    def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
+        """Values of all rows as they are delivered, shape (row, name)."""
+        wanted = [self._of[1].index(name) for name in names]
+        return np.ascontiguousarray(cast(self._table[:, wanted], dtype))
+
+    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
+        return KeptClock, self._of  # made again: a pickle stays small
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowTable:
+    """Values and masks of columns that do not depend on the node; call it with the windows of a batch.
+
+    Parameters
+    ----------
+    columns : sequence of RowColumn
+    clock : Clock, KeptClock or None
+    offsets : ndarray, shape (step,), int64
+        Rows from a window's start.
+    dtype : str
+        Delivered.
+    """
+
+    columns: Sequence[RowColumn]
+    clock: Clock | KeptClock | None
+    offsets: np.ndarray
+    dtype: str
+    _kept: np.ndarray | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        clocks = [column.clock for column in self.columns]
+        only = isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks)
+        object.__setattr__(
+            self,
+            "_kept",
+            self.clock.words(clocks, self.dtype) if only else None,  # type: ignore[union-attr]
+        )
+
+    def __call__(
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, window: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values and masks of some windows.
+
+        Parameters
+        ----------
+        starts : ndarray, shape (batch,), int64
+        rows : sequence of Rows
+            As handed to the gather.
+        entity : ndarray, shape (batch,), int64
+        window : slice
+            Which windows of the batch.
+
+        Returns
+        -------
+        values : ndarray, shape (window, step, column), of the delivered dtype
+        observed : ndarray, shape (window, step, column), uint8
+        """
+        shape = (window.stop - window.start, len(self.offsets), len(self.columns))
+        observed = np.ones(shape, np.uint8)
+        if not self.columns:
+            return np.empty(shape, delivered_dtype(self.dtype)), observed
+        read = starts[window, np.newaxis] + self.offsets
+        if self._kept is not None:
+            return self._kept.take(read, axis=0), observed
+        values = np.empty(shape, np.float64)
+        clocks = [column.clock for column in self.columns if column.clock]
+        if clocks and self.clock is not None:
+            at = [k for k, column in enumerate(self.columns) if column.clock]
+            values[..., at] = self.clock.values(clocks, read)
+        for k, column in enumerate(self.columns):
+            if not column.clock:
+                _fill_column(
+                    values[..., k],
+                    observed[..., k],
+                    column,
+                    rows[column.rows],
+                    self.offsets,
+                    entity[window],
+                    window,
+                )
+        return np.ascontiguousarray(cast(values, self.dtype)), observed
+
+
+def _fill_column(
+    values: np.ndarray,
+    observed: np.ndarray,
+    column: RowColumn,
+    rows: Rows,
+    offsets: np.ndarray,
+    entity: np.ndarray,
+    window: slice,
+) -> None:
+    raw = rows.base[rows.first[window, np.newaxis] + offsets, 0, column.feature]
+    assert column.shift is not None  # a variable's feature has both
+    assert column.factor is not None
+    whose = (entity if len(column.shift) > 1 else np.zeros_like(entity))[:, np.newaxis]
+    moved = raw.astype(np.float64) - column.shift[whose]
+    scaled = moved / column.factor[whose] if column.divide else moved * column.factor[whose]
+    if column.sentinel is not None:
+        gone = is_missing(raw, column.sentinel)
+        observed[...] = ~gone
+        if column.fill is not None:
+            scaled = np.where(gone, column.fill, scaled)
+    values[...] = scaled

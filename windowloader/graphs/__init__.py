@@ -1,0 +1,1 @@
+"""What graphs are read from: edge lists and the files that hold them."""

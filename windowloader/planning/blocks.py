@@ -1,0 +1,161 @@
+"""What reading by blocks takes: the half of a plan that the executor of blocks follows.
+
+In: a `Case`. Out: fields of a `Plan`. Arithmetic on the same lanes and residencies; never reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.plan import Cost
+from windowloader.streaming.budget import REQUESTS
+from windowloader.streaming.chunking import total_cost
+from windowloader.streaming.forecast import forecast
+from windowloader.streaming.residency import Residency
+
+from .case import advice, held_cost, plus
+
+if TYPE_CHECKING:
+    from windowloader.streaming.forecast import Forecast
+
+    from .case import Case
+
+__all__ = ["by_blocks"]
+
+RANKS = 16  # ranks whose reads are all counted; of more, so many stand for the others
+POINTS = 32  # of resident memory over time
+
+
+def by_blocks(case: Case) -> dict[str, Any]:
+    """Foretell the rest of an epoch that is read by blocks.
+
+    Parameters
+    ----------
+    case : Case
+
+    Returns
+    -------
+    dict
+        Fields of `Plan`.
+    """
+    lanes, choice, here = case.reading.lanes, case.reading.choice, case.here
+    assert lanes is not None
+    assert choice is not None
+
+    def foretell(rank: int) -> Forecast:
+        return forecast(
+            lanes,
+            case.reading.chunkings,
+            epoch=here.pass_number,
+            slots=choice.places(len(lanes.grid)),
+            batch_per_lane=case.steps.batch_per_lane,
+            rank=rank,
+            world_size=case.world_size,
+            cursor=here.cursor,
+        )
+
+    found = foretell(case.rank)
+    held = held_cost(case)
+    own = plus(_forecast_cost(case, found), held, *(_filler(case, lane) for lane in found.lanes))
+    ranks = [found] if case.world_size == 1 else [foretell(r) for r in range(min(case.world_size, RANKS))]
+    times = 1 if case.world_size <= RANKS else case.world_size / RANKS
+    everyone = Cost(
+        bytes=round(times * sum(f.bytes + f.side_bytes for f in ranks)) + case.world_size * held.bytes,
+        requests=round(times * sum(f.requests + f.side_requests for f in ranks))
+        + case.world_size * held.requests,
+        distinct=(found.distinct if not here.cursor else own.distinct * case.world_size) + held.distinct,
+    )
+    return {
+        "mode": choice.mode,
+        "lanes": found.lanes,
+        "own": own,
+        "all_ranks": own if case.world_size == 1 else everyone,
+        "blocks": found.blocks,
+        "active": choice.active,
+        "slots": choice.places(len(lanes.grid)),
+        "again": found.again,
+        "sides": found.sides,
+        "side_bytes": found.side_bytes,
+        "memory": choice.terms,
+        "resident": _over_time(case, found.lanes),
+        "at_a_time": choice.requests,
+        "first": _first(case, found.lanes),
+        "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
+        "advice": tuple(advice(case, own)),
+    }
+
+
+def _forecast_cost(case: Case, found: Forecast) -> Cost:
+    lanes = case.reading.lanes
+    assert lanes is not None
+    ranges = []
+    for lane in found.lanes:
+        sequence = lanes.sequence(case.here.pass_number, lane)
+        residency = _residency(case, lane)
+        placed = np.zeros(len(sequence.blocks), np.bool_)
+        placed[sequence.visits[residency.placed]] = True
+        ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
+    begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
+    distinct = sum(chunking.distinct(begin, end) for chunking in case.reading.chunkings) if len(begin) else 0
+    return Cost(
+        bytes=found.bytes + found.side_bytes,
+        requests=found.requests + found.side_requests,
+        distinct=distinct,
+    )
+
+
+def _filler(case: Case, lane: int) -> Cost:
+    """Count the window that fills the last step of a lane that has none left where the run begins."""
+    lanes, here = case.reading.lanes, case.here
+    assert lanes is not None
+    own = lanes.sequence(here.pass_number, lane)
+    if here.cursor < len(own) or not case.steps.count(here.pass_number, here.cursor):
+        return Cost(bytes=0, requests=0, distinct=0)
+    if not len(own):
+        own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
+    begin = lanes.starts(own.windows(len(own) - 1, len(own)))
+    cost = total_cost(case.reading.chunkings, begin, begin + lanes.grid.span)
+    return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
+
+
+def _residency(case: Case, lane: int) -> Residency:
+    lanes, choice = case.reading.lanes, case.reading.choice
+    assert lanes is not None
+    assert choice is not None
+    sequence = lanes.sequence(case.here.pass_number, lane)
+    return Residency(
+        sequence,
+        span=lanes.grid.span,
+        slots=choice.places(len(lanes.grid)),
+        cursor=min(case.here.cursor, len(sequence)),
+    )
+
+
+def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], ...]:
+    """Bytes of rows that are resident at even places of the rest of the epoch."""
+    shares = np.linspace(0, 1, POINTS, endpoint=False)
+    total = np.zeros(POINTS, np.int64)
+    for lane in lanes:
+        residency = _residency(case, lane)
+        size = len(residency.lane)
+        if residency.first_turn < residency.lane.num_turns:
+            at = residency.cursor + ((size - residency.cursor) * shares).astype(np.int64)
+            total += residency.resident_rows()[residency.lane.deal.turn_of(at)]
+    return tuple(zip(shares.tolist(), (total * case.row_bytes).tolist(), strict=True))
+
+
+def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
+    """Count what the first turn of every lane needs."""
+    parts = [held_cost(case)]
+    for lane in lanes:
+        residency = _residency(case, lane)
+        entered = np.arange(min(residency.first_turn + 1, len(residency.lane.visits)))
+        blocks = residency.lane.visits[entered[residency.placed[entered]]]
+        if len(blocks):
+            begin, end = residency.lane.begin[blocks], residency.lane.end[blocks]
+            cost = total_cost(case.reading.chunkings, begin, end)
+            size = int(cost.bytes.sum())
+            parts.append(Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
+    return plus(*parts)

@@ -1,0 +1,128 @@
+"""What a plan is made of, and what its halves share.
+
+In: the parts of an engine, a rank, a position. Out: a `Case`, and costs that do not depend on how rows are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.plan import Cost
+from windowloader.streaming.budget import REQUESTS, RESERVE, default_active
+from windowloader.streaming.chunking import Chunking, total_cost
+from windowloader.streaming.grid import SPANS, cut
+from windowloader.units import format_bytes
+
+if TYPE_CHECKING:
+    from windowloader.config import LoaderConfig
+    from windowloader.gather import Recipe
+    from windowloader.shard import Position, Steps
+    from windowloader.streaming.reading import Reading
+    from windowloader.windows import WindowSet
+
+__all__ = ["Case", "advice", "held_cost", "plus", "used"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Case:
+    """What a plan is made of; see `Engine` for the parts."""
+
+    windows: WindowSet
+    recipe: Recipe
+    config: LoaderConfig
+    reading: Reading
+    steps: Steps
+    rank: int
+    world_size: int
+    position: Position
+    ahead: int
+
+    @property
+    def here(self) -> Position:
+        """Where the next step comes from."""
+        return self.steps.upcoming(self.position)
+
+    @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of a row of what is read step by step."""
+        return sum(chunking.row_bytes for chunking in self.reading.chunkings)
+
+
+def used(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges of the rows that the windows use."""
+    if not case.windows.index.rising:
+        low, high = case.windows.row_range
+        return np.array([low]), np.array([high])
+    span = case.windows.spec.span
+    grid = cut(case.windows.index, [Chunking(None, row_bytes=1)], span=span, rows=SPANS * span)
+    return grid.begin, grid.end
+
+
+def held_cost(case: Case) -> Cost:
+    """Read once, with the first batch."""
+    held = case.reading.held.values()
+    size = sum(one.nbytes for one in held)
+    return Cost(bytes=size, requests=len(case.reading.held), distinct=size)
+
+
+def plus(*costs: Cost) -> Cost:
+    """Add costs up."""
+    return Cost(
+        bytes=sum(cost.bytes for cost in costs),
+        requests=sum(cost.requests for cost in costs),
+        distinct=sum(cost.distinct for cost in costs),
+    )
+
+
+def advice(case: Case, own: Cost) -> list[str]:
+    """Say what budget or chunking would be better.
+
+    Parameters
+    ----------
+    case : Case
+    own : Cost
+        What the rank reads.
+
+    Returns
+    -------
+    list of str
+    """
+    choice, span, found = case.reading.choice, case.windows.spec.span, []
+    assert choice is not None
+    rows = max((chunking.largest for chunking in case.reading.chunkings), default=1)
+    if choice.mode == "direct":
+        if own.amplification > 1.5:
+            found.append(
+                f"each row is read {own.amplification:.1f} times. With active_blocks= and a memory that holds the "
+                f"blocks each is read once; or rewrite the array in chunks of {SPANS * span} rows or more with "
+                "'windowloader convert'."
+            )
+        return found
+    assert choice.grid is not None
+    lanes = max(
+        1,
+        choice.terms.arena // max(1, choice.places(len(choice.grid)) * choice.grid.largest * case.row_bytes),
+    )
+    per_block = max(
+        1, int(total_cost(case.reading.chunkings, choice.grid.begin, choice.grid.end).requests.max())
+    )
+    best = default_active(len(choice.grid), case.steps.order.num_lanes)
+    active = choice.active if case.reading.order.name.startswith("sequential") else max(choice.active, best)
+    slots = min(active + -(-2 * REQUESTS // per_block), len(choice.grid))
+    chunk = max(chunking.chunk_bytes for chunking in case.reading.chunkings)
+    seams = min(3 * active + 1, len(choice.grid) - 1) * 2 * (span - 1) * case.row_bytes
+    memory = RESERVE + lanes * (slots * choice.grid.largest * case.row_bytes + seams) + REQUESTS * 2 * chunk
+    if memory > case.config.budget and (choice.requests < REQUESTS or choice.active < active):
+        gain = "the speed of a plain scan" if choice.requests < REQUESTS else "better mixing"
+        found.append(f"memory={format_bytes(memory)!r} would give {gain}, with {active} blocks active.")
+    if choice.mode == "halo":
+        found.append(f"a memory that holds blocks of {SPANS * span} rows would read each row once.")
+    if rows < SPANS * span and per_block > REQUESTS:
+        found.append(
+            f"a block is {per_block} requests: chunks of {SPANS * span} rows or more would need fewer ('windowloader "
+            "convert')."
+        )
+    return found

@@ -1,0 +1,174 @@
+"""From a `Reading` to a `Plan`: bytes, requests, memory over time, mixing, advice.
+
+In: what the loader executes. Out: its numbers. Never touches data; of very long direct epochs a part is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from windowloader.engine import make_steps
+from windowloader.errors import RankError
+from windowloader.plan import Cost, Plan
+from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.streaming.chunking import Chunking
+from windowloader.streaming.grid import block_rows, cut
+from windowloader.streaming.reading import survey
+
+from .blocks import by_blocks
+from .case import Case, used
+from .direct import direct
+from .tracing import trace_of
+
+if TYPE_CHECKING:
+    from windowloader.config import LoaderConfig
+    from windowloader.engine import Engine
+    from windowloader.state import RunState
+    from windowloader.streaming.grid import Grid
+
+__all__ = ["make_plan", "plan_of"]
+
+
+def plan_of(
+    engine: Engine,
+    config: LoaderConfig,
+    *,
+    rank: int,
+    world_size: int,
+    epoch: int,
+    state: RunState | None = None,
+) -> Plan:
+    """Foretell an epoch of a loader, perhaps as another rank, of another world, or going on from a state.
+
+    Parameters
+    ----------
+    engine : Engine
+        What the loader executes.
+    config : LoaderConfig
+    rank, world_size, epoch : int
+    state : RunState, optional
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    RankError
+        Where the rank is outside the world.
+    StateError
+        Where the state's order cannot be made here.
+    """
+    if not 0 <= rank < world_size:
+        raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")
+    reading, steps = engine.reading, engine.steps
+    if state is not None or world_size != engine.ranks.world_size:
+        reading = survey(engine.windows, engine.recipe, config, world_size, state)
+        steps = make_steps(reading.order, config, world_size)
+    position = steps.start(epoch) if state is None else state.position(steps)
+    return make_plan(
+        Case(
+            windows=engine.windows,
+            recipe=engine.recipe,
+            config=config,
+            reading=reading,
+            steps=steps,
+            rank=rank,
+            world_size=world_size,
+            position=position,
+            ahead=engine.ahead,
+        )
+    )
+
+
+def make_plan(case: Case) -> Plan:
+    """Foretell the rest of an epoch.
+
+    Parameters
+    ----------
+    case : Case
+
+    Returns
+    -------
+    Plan
+    """
+    reading, steps, order = case.reading, case.steps, case.reading.order
+    share = -(-steps.global_batch // case.world_size)
+    left = steps.left(case.position)
+    if reading.choice is None:
+        numbers = _resident(case)
+    elif reading.lanes is not None:
+        numbers = by_blocks(case)
+    else:
+        numbers = direct(case)
+    held = sum(one.nbytes for one in reading.held.values())
+    grid = _grid(case)
+    mixes: dict[str, Any] = {}
+    if grid is not None and not order.name.startswith("sequential"):
+        asked = {"starts": case.windows.index, "grid": grid, "batch": steps.global_batch}
+        epochs = (case.here.pass_number,)
+        mixes["mixing"] = mixing(order, epochs=epochs, **asked)  # type: ignore[arg-type]
+        mixes["permutation"] = mixing_of_permutation(seed=order.seed, epochs=epochs, **asked)  # type: ignore[arg-type]
+    return Plan(
+        tier=reading.tier,
+        order=order.name,
+        parameters=order.parameters,
+        reason=reading.reason,
+        rank=case.rank,
+        world_size=case.world_size,
+        epoch=case.position.epoch,
+        step=case.position.step,
+        steps=left,
+        windows=_rows_left(case, left, share),
+        held=held,
+        budget=case.config.budget,
+        batch_bytes=case.recipe.nbytes(share),
+        batches_ahead=case.ahead,
+        trace=trace_of(case),
+        **mixes,
+        **numbers,
+    )
+
+
+def _rows_left(case: Case, left: int, share: int) -> int:
+    """Rows of the rank's batches; only the last step of a pass can be shorter."""
+    steps, here, rows = case.steps, case.here, 0
+    while left:
+        count = steps.count(here.pass_number, here.cursor)
+        taken = min(left, count)
+        rows += taken * share
+        if taken == count:
+            short = (steps.length(here.pass_number) - here.cursor) % steps.batch_per_lane
+            if short and not steps.drop_last:
+                rows += -(-short * steps.order.num_lanes // case.world_size) - share
+        left -= taken
+        if left:
+            here = steps.upcoming(steps.advance(here, taken))
+    return rows
+
+
+def _grid(case: Case) -> Grid | None:
+    """Blocks to measure mixing by: those that are read, else such as would be."""
+    if case.reading.lanes is not None:
+        return case.reading.lanes.grid
+    if not case.windows.index.rising or len(case.windows) < 2:
+        return None
+    span = case.windows.spec.span
+    row_bytes = max(1, sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables))
+    return cut(
+        case.windows.index, [Chunking(None, row_bytes=row_bytes)], span=span, rows=block_rows(span, row_bytes)
+    )
+
+
+def _resident(case: Case) -> dict[str, Any]:
+    begin, end = used(case)
+    row_bytes = sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables)
+    touched = int((end - begin).sum()) * row_bytes
+    cost = Cost(bytes=touched, requests=0, distinct=touched)
+    return {
+        "mode": "resident",
+        "lanes": (),
+        "own": cost,
+        "all_ranks": cost,
+        "first": Cost(bytes=0, requests=0, distinct=0),
+    }

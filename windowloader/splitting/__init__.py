@@ -1,0 +1,1 @@
+"""Parts of a split: how people say them, how windows are dealt to them, what they share."""

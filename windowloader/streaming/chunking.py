@@ -1,0 +1,163 @@
+"""How a variable lies in storage along time, and what reading some of its rows costs.
+
+In: the edges of chunks, bytes of a row. Out: bytes and requests of ranges of rows, counted before anything
+is read. Never reads; knows neither windows nor blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from windowloader.errors import LoaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Chunking", "Cost", "total_cost"]
+
+
+class Cost(NamedTuple):
+    """What reading ranges of rows costs, one number a range."""
+
+    bytes: NDArray[np.int64]
+    """Decoded bytes that storage must hand out: rows rounded to whole chunks."""
+    requests: NDArray[np.int64]
+    """Requests to storage; a shard's index is not among them (`Chunking.indexes`)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunking:
+    """How one variable lies in storage along time.
+
+    Parameters
+    ----------
+    edges : ndarray, shape (chunks + 1,), int64, or None
+        Rows where a chunk begins, with the first row and the end, rising; None where every range of rows
+        can be read by itself (raw, uncompressed contiguous).
+    row_bytes : int
+        Decoded bytes of a row, of the nodes and features that are read.
+    columns : int
+        Chunks across nodes and features that a row lies in, of those that are read.
+    shards : ndarray, int64, or None
+        Rows where a shard begins, likewise: ranges of chunks in one shard are one request.
+
+    Raises
+    ------
+    LoaderError
+        Where edges do not rise, or a number is not positive.
+
+    Examples
+    --------
+    >>> Chunking(np.array([0, 100, 200, 250]), row_bytes=8, columns=2).cost([50], [120])
+    Cost(bytes=array([1600]), requests=array([4]))
+    """
+
+    edges: NDArray[np.int64] | None
+    row_bytes: int = field(kw_only=True)
+    columns: int = field(default=1, kw_only=True)
+    shards: NDArray[np.int64] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.row_bytes < 1 or self.columns < 1:
+            raise LoaderError(f"row_bytes={self.row_bytes}, columns={self.columns}: both must be at least 1.")
+        for name, edges in (("edges", self.edges), ("shards", self.shards)):
+            if edges is None:
+                continue
+            if len(edges) < 2 or np.any(np.diff(edges) <= 0):
+                raise LoaderError(f"{name} of a chunked variable must rise from its first row to its end.")
+
+    @property
+    def largest(self) -> int:
+        """Rows of the longest chunk; 1 where any range can be read."""
+        return 1 if self.edges is None else int(np.diff(self.edges).max())
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Decoded bytes of the largest chunk, which memory must hold at once; a row where there are none."""
+        return -(-self.largest * self.row_bytes // self.columns)
+
+    def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
+        """Count what reading the rows ``[begin, end)`` costs.
+
+        Parameters
+        ----------
+        begin, end : array_like of int, shape (n,)
+            Ranges of rows, none of them empty.
+
+        Returns
+        -------
+        Cost
+            Arrays of shape (n,), int64.
+        """
+        begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
+        if self.edges is None:
+            return Cost((end - begin) * self.row_bytes, np.full(begin.shape, self.columns, np.int64))
+        first, last = _touched(self.edges, begin, end)
+        rows = self.edges[last] - self.edges[first]
+        if self.shards is not None:
+            first, last = _touched(self.shards, begin, end)
+        return Cost(rows * self.row_bytes, (last - first) * self.columns)
+
+    def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
+        """Count the shards that the rows ``[begin, end)`` lie in: each has an index, read once."""
+        if self.shards is None:
+            return 0
+        return int(np.count_nonzero(_covered(self.shards, begin, end))) * self.columns
+
+    def distinct(self, begin: ArrayLike, end: ArrayLike) -> int:
+        """Count the decoded bytes that must be read at least once to have the rows ``[begin, end)``.
+
+        Parameters
+        ----------
+        begin, end : array_like of int, shape (n,)
+            Ranges of rows, which may overlap.
+
+        Returns
+        -------
+        int
+        """
+        edges = np.unique(np.concatenate([begin, end])) if self.edges is None else self.edges
+        if len(edges) < 2:
+            return 0
+        return int(np.diff(edges)[_covered(edges, begin, end)].sum()) * self.row_bytes
+
+
+def total_cost(variables: Sequence[Chunking], begin: ArrayLike, end: ArrayLike) -> Cost:
+    """Add up what the rows ``[begin, end)`` of several variables cost.
+
+    Parameters
+    ----------
+    variables : sequence of Chunking
+    begin, end : array_like of int, shape (n,)
+
+    Returns
+    -------
+    Cost
+
+    Examples
+    --------
+    >>> total_cost([Chunking(None, row_bytes=4), Chunking(None, row_bytes=8)], [0], [10])
+    Cost(bytes=array([120]), requests=array([2]))
+    """
+    parts = [variable.cost(begin, end) for variable in variables]
+    shape = np.shape(begin)
+    zero = np.zeros(shape, np.int64)
+    return Cost(sum((p.bytes for p in parts), zero), sum((p.requests for p in parts), zero))
+
+
+def _touched(
+    edges: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
+
+
+def _covered(edges: NDArray[np.int64], begin: ArrayLike, end: ArrayLike) -> NDArray[np.bool_]:
+    first, last = _touched(edges, np.asarray(begin, np.int64), np.asarray(end, np.int64))
+    change = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
+    covered: NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
+    return covered

@@ -1,0 +1,378 @@
+"""Rows read straight into benches, where blocks make no sense: one-step chunks, rows of many megabytes, full shuffles.
+
+In: the starts of a batch. Out: the rows of as many of its windows as a bench holds, each row once. What another bench
+still holds is copied, not read again: windows of neighbouring batches share rows where they come in time order. Only
+rows that windows read are asked for, not those between sparse offsets. Never takes more than its benches, and never
+hands storage more requests at once than it was told.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from windowloader.errors import MemoryBudgetError, SourceError
+from windowloader.gather import Rows
+from windowloader.gathering.rows import InTurn, Piece, merge
+
+from .arena import Arena
+from .reader import Job, Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from windowloader.assembly.storage import Stored
+    from windowloader.gather import Recipe
+    from windowloader.gathering.rows import Others
+    from windowloader.shard import Position
+
+    from .budget import Choice
+    from .reader import RowRange
+
+__all__ = ["Benches", "Benchwork", "DirectAccess", "window_rows"]
+
+_NONE = np.empty(0, np.int64)
+
+
+def window_rows(recipe: Recipe) -> NDArray[np.int64]:
+    """Return the rows that a window reads, counted from its start, rising."""
+    return np.unique(np.concatenate([role.offsets for role in recipe.roles]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benches:
+    """How much room there is for rows that are read directly.
+
+    Parameters
+    ----------
+    rows : int
+        Of a bench: at least a window's span.
+    count : int
+        Benches.
+
+    Examples
+    --------
+    >>> Benches.within(1000, row_bytes=10, span=6, windows=8, wanted=4)
+    Benches(rows=25, count=4)
+    """
+
+    rows: int
+    count: int
+
+    @classmethod
+    def within(cls, memory: int, *, row_bytes: int, span: int, windows: int, wanted: int) -> Benches:
+        """Divide memory into benches.
+
+        Parameters
+        ----------
+        memory : int
+            Bytes for all of them.
+        row_bytes, span : int
+            Of a row, all variables together; rows of a window.
+        windows : int
+            Windows of a batch: no bench needs to hold more.
+        wanted : int
+            Batches under way at a time, and one whose rows may be used again.
+
+        Raises
+        ------
+        MemoryBudgetError
+            Where not one window fits.
+        """
+        held = memory // max(row_bytes, 1)
+        if held < span:
+            raise MemoryBudgetError(
+                f"a window of {span} rows of {row_bytes} bytes is {span * row_bytes} bytes, and memory= leaves "
+                f"{memory} for it. Pass {span * row_bytes - memory} bytes more, or read fewer nodes or features."
+            )
+        count = max(1, min(wanted, held // span))
+        return cls(rows=min(windows * span, held // count), count=count)
+
+
+class Laid(NamedTuple):
+    """What a bench is filled with: rows of some windows, each once."""
+
+    bench: int
+    rows: NDArray[np.int64]
+    """Rows of the series, rising."""
+    places: NDArray[np.int64]
+    """Where each lies on the bench."""
+    first: NDArray[np.int64]
+    """Where each window begins on the bench."""
+    wanted: NDArray[np.bool_]
+    """Which of ``rows`` no other bench has."""
+    shared: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
+    """Benches that have others: which, places there, places here."""
+    moved: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Places of rows that this bench has already, and where they go; never further back, so that one by one will do."""
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Return runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
+        rows, places = self.rows[self.wanted], self.places[self.wanted]
+        if not len(rows):
+            return []
+        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
+        begins, ends = np.append(0, cuts), np.append(cuts, len(rows))
+        return [
+            (int(rows[begin]), int(rows[end - 1]) + 1, int(places[begin]))
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+        ]
+
+
+class Benchwork:
+    """Which bench holds what, batch after batch: arithmetic that a plan and the reading itself go through alike.
+
+    Parameters
+    ----------
+    benches : Benches
+    offsets : ndarray, int64
+        Rows that a window reads, counted from its start.
+    span : int
+
+    Examples
+    --------
+    >>> work = Benchwork(Benches(rows=6, count=2), np.arange(3), 3)
+    >>> work.fit(np.array([0, 1, 2, 9]), 0), work.lay(np.array([0, 1, 2])).runs()
+    (3, [(0, 5, 0)])
+    >>> work.lay(np.array([3, 4])).runs()
+    [(5, 7, 2)]
+    """
+
+    def __init__(self, benches: Benches, offsets: NDArray[np.int64], span: int) -> None:
+        self.benches, self.offsets, self.span = benches, offsets, span
+        self._held = [(_NONE, _NONE)] * benches.count
+        self._next = 0
+
+    def fit(self, starts: NDArray[np.int64], begin: int) -> int:
+        """Return up to which window a bench holds the rows; at least one more than ``begin``."""
+        low, high = begin + 1, len(starts)
+        while low < high:  # more windows never need fewer rows
+            middle = (low + high + 1) // 2
+            opens, ends, _ = merge(starts[begin:middle], self.span)
+            low, high = (middle, high) if (ends - opens).sum() <= self.benches.rows else (low, middle - 1)
+        return low
+
+    @property
+    def upcoming(self) -> int:
+        """The bench that `lay` takes next: the one that was filled longest ago."""
+        return self._next
+
+    def lay(self, starts: NDArray[np.int64]) -> Laid:
+        """Fill the next bench with the rows of some windows."""
+        opens, _, first = merge(starts, self.span)
+        rows = np.unique(starts[:, np.newaxis] + self.offsets)
+        shift = np.empty(len(opens), np.int64)
+        shift[np.searchsorted(opens, starts, side="right") - 1] = first - starts
+        places = rows + shift[np.searchsorted(opens, rows, side="right") - 1]
+        bench, count = self._next, self.benches.count
+        wanted, shared = np.ones(len(rows), np.bool_), []
+        for age in range(1, count):
+            other = (bench - age) % count
+            has, where = self._held[other]
+            if not len(has):
+                continue
+            at = np.minimum(np.searchsorted(has, rows), len(has) - 1)
+            there = wanted & (has[at] == rows)
+            if there.any():
+                shared.append((other, where[at[there]], places[there]))
+                wanted &= ~there
+        moved = (_NONE, _NONE)
+        has, where = self._held[bench]
+        if len(has):
+            at = np.minimum(np.searchsorted(has, rows), len(has) - 1)
+            there = wanted & (has[at] == rows) & (where[at] >= places)
+            moved = where[at[there]], places[there]
+            wanted &= ~there
+        self._held[bench] = (rows, places)
+        self._next = (bench + 1) % count
+        return Laid(bench, rows, places, first, wanted, shared, moved)
+
+
+@dataclass(slots=True, eq=False)
+class _Bench:
+    """The rows themselves."""
+
+    regions: Sequence[np.ndarray]
+    ready: bool = True
+    failed: bool = False
+    holds: int = 0
+
+
+class DirectAccess:
+    """Rows without blocks, for all iterators of a loader.
+
+    Parameters
+    ----------
+    stored : sequence of Stored
+        The variables that are read.
+    others : Others
+        The rest.
+    choice : Choice
+        Requests at a time.
+    benches : Benches
+    offsets : ndarray, int64
+        Rows that a window reads, counted from its start.
+    span : int
+    """
+
+    def __init__(
+        self,
+        stored: Sequence[Stored],
+        others: Others,
+        *,
+        choice: Choice,
+        benches: Benches,
+        offsets: NDArray[np.int64],
+        span: int,
+    ) -> None:
+        self.stored, self.others, self.offsets, self.span = tuple(stored), others, offsets, span
+        self.shape, self.limit = benches, choice.requests
+        self.reader = Reader(choice.requests)
+        self._idle: list[list[_Bench]] = []
+        self._streams: weakref.WeakSet[DirectStream] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def stream(self, position: Position) -> DirectStream:
+        """Rows for an iterator; a second one at a time takes benches of its own."""
+        with self._lock:
+            if self._idle:
+                benches = self._idle.pop()
+            else:
+                variables = [one.variable for one in self.stored]
+                arena = Arena(variables, self.shape.rows * self.shape.count)
+                cuts = [
+                    slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)
+                ]
+                benches = [_Bench([region[cut] for region in arena.regions]) for cut in cuts]
+            stream = DirectStream(self, benches)
+            self._streams.add(stream)
+            return stream
+
+    def give_back(self, benches: list[_Bench]) -> None:
+        """Take the benches of an iterator that is over for the next one."""
+        with self._lock:
+            if not self._idle:
+                self._idle.append(benches)
+
+    def close(self) -> None:
+        """End every read and let go of the benches."""
+        for stream in list(self._streams):
+            stream.close()
+        with self.reader.lock:
+            self.reader.drain()
+        with self._lock:
+            self._idle.clear()
+        self.others.close()
+
+
+class DirectStream(InTurn):
+    """Rows for the steps of one iterator."""
+
+    def __init__(self, access: DirectAccess, benches: list[_Bench]) -> None:
+        super().__init__(access.reader.lock)
+        self._access, self._benches = access, benches
+        self._work = Benchwork(access.shape, access.offsets, access.span)
+
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
+        """Yield the rows of batch number ``index``, as many windows at a time as a bench holds."""
+        bench: _Bench | None = None
+        first = np.zeros(len(starts), np.int64)
+        try:
+            self.await_turn(index)
+            begin = 0
+            while begin < len(starts):
+                end = self._work.fit(starts, begin)
+                bench, laid, job = self._take(index, starts[begin:end])
+                first[begin:end] = laid.first
+                if end == len(starts):
+                    self.pass_on(index)
+                self._fill(bench, laid, job)
+                rows = [Rows(region, first) for region in bench.regions]
+                yield Piece(self._access.others.beside(rows, starts), begin, end)
+                self._let_go([bench])
+                bench, begin = None, end
+        except BaseException:
+            self.fail(index)
+            raise
+        finally:
+            if bench is not None:
+                self._let_go([bench])
+
+    def _take(self, index: int, starts: NDArray[np.int64]) -> tuple[_Bench, Laid, Job]:
+        """Wait for the next bench, and ask for the rows that no other has."""
+        bench = self._benches[self._work.upcoming]
+        with self._lock:
+            while bench.holds:
+                self._lock.wait()
+                self.check()
+            laid = self._work.lay(starts)
+            if bench.failed and len(laid.moved[0]):
+                raise SourceError("rows that are shared with an earlier batch could not be read.")
+            for other, _, _ in laid.shared:
+                self._benches[other].holds += 1
+            bench.holds, bench.ready, bench.failed = 1, False, False
+        for source, target in zip(*(places.tolist() for places in laid.moved), strict=True):
+            for region in bench.regions:
+                region[target] = region[source]
+        job = Job(self._ranges(bench, laid))  # only now: reads write where rows were
+        with self._lock:
+            self._access.reader.submit(job, (index,))
+        return bench, laid, job
+
+    def _ranges(self, bench: _Bench, laid: Laid) -> list[RowRange]:
+        access = self._access
+        return [
+            part
+            for begin, end, place in laid.runs()
+            for one, region in zip(access.stored, bench.regions, strict=True)
+            for part in one.ranges(begin, end, region[place : place + end - begin], access.limit)
+        ]
+
+    def _fill(self, bench: _Bench, laid: Laid, job: Job) -> None:
+        """Wait for the rows, and copy those that other benches have."""
+        failed = True
+        try:
+            for number, source, target in laid.shared:
+                other = self._benches[number]
+                with self._lock:
+                    while not (other.ready or other.failed):
+                        self._lock.wait()
+                if other.failed:  # at its own batch, which comes first, the error itself is raised
+                    raise SourceError("rows that are shared with an earlier batch could not be read.")
+                for ours, theirs in zip(bench.regions, other.regions, strict=True):
+                    ours[target] = theirs[source]
+            self._access.reader.await_all([job])
+            failed = False
+        finally:
+            with self._lock:
+                if failed:  # what is under way writes to the bench until it ends
+                    self._access.reader.drop([] if job.done else [job])
+                    while not job.done:
+                        self._lock.wait()
+                bench.ready, bench.failed = not failed, failed
+                for number, _, _ in laid.shared:
+                    self._benches[number].holds -= 1
+                self._lock.notify_all()
+
+    def _let_go(self, benches: Sequence[_Bench]) -> None:
+        with self._lock:
+            for bench in benches:
+                bench.holds -= 1
+            self._lock.notify_all()
+
+    def close(self, *, wait: bool = False) -> None:
+        """Use the rows no more."""
+        with self._lock:
+            was, self.closed = self.closed, True
+            self._lock.notify_all()
+            while wait and any(bench.holds for bench in self._benches):
+                self._lock.wait()
+            quiet = not any(bench.holds for bench in self._benches)
+        if quiet and not was:
+            self._access.give_back(self._benches)

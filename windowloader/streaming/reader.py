@@ -1,0 +1,303 @@
+"""Reads handed to storage a few at a time, in the order of need, on a thread of their own.
+
+In: jobs, each some ranges of rows and arrays to put them in. Out: the same jobs, done or failed, and a call when one
+is. Never hands more requests to storage at once than it was told, since what a store has queued cannot be called
+back, and never keeps a thread alive that has nothing under way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from windowloader.assembly.variable import Variable
+    from windowloader.source import Pending
+
+__all__ = ["Job", "Reader", "RowRange"]
+
+LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
+HEAR = 1.0  # seconds in which whoever waits may give up the rest, after a read has failed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowRange:
+    """Rows of a variable, and where they go.
+
+    Parameters
+    ----------
+    variable : Variable
+    begin, end : int
+        Rows ``[begin, end)``.
+    out : ndarray, shape (end − begin, node | 1, feature)
+        Stays untouched by others until the job is done.
+    requests : int
+        How many requests to storage this is.
+    """
+
+    variable: Variable
+    begin: int
+    end: int
+    out: np.ndarray
+    requests: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Ranges that are wanted together.
+
+    Parameters
+    ----------
+    ranges : sequence of RowRange
+    ended : callable, optional
+        ``ended(job)``, on the reader's thread, once no range is under way any more.
+
+    Attributes
+    ----------
+    done : bool
+    error : BaseException or None
+        What the first range that failed raised.
+    """
+
+    ranges: Sequence[RowRange]
+    ended: Callable[[Job], None] | None = None
+    done: bool = False
+    error: BaseException | None = None
+    dropped: bool = False
+    given: int = field(default=0, repr=False)
+    """Ranges handed to storage."""
+    open: int = field(default=0, repr=False)
+    """Ranges under way."""
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    job: Job
+    range: RowRange
+    pending: Pending | None = None
+
+
+class _Desk:
+    """What a reader and its thread share: the thread holds this and not the `Reader`, so that dropping it ends both."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.lock = threading.Condition(threading.Lock())
+        self.queue: list[tuple[tuple[int, ...], int, Job]] = []
+        self.count = 0
+        self.flying: dict[_Flight, None] = {}
+        self.landed: deque[_Flight] = deque()
+        self.under_way = 0  # requests
+        self.most = 0
+        self.thread: threading.Thread | None = None
+        self.running = False
+        self.stopped = False
+        self.failed = False  # a read did, and others are still under way
+        _DESKS.add(self)
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while (flight := self.next()) is not None:
+            if flight.pending is None:
+                self.depart(flight)
+            else:
+                self.arrive(flight)
+            del flight
+
+    def next(self) -> _Flight | None:
+        """Wait for something to do: rows that arrived first, then rows to ask for; None where nothing is left."""
+        with self.lock:
+            while True:
+                if self.stopped:
+                    return None
+                if self.landed:
+                    return self.landed.popleft()
+                if self.failed and not self.flying:
+                    self.failed = False
+                    self.lock.wait_for(lambda: self.stopped or not self.queue, HEAR)
+                    continue
+                # What is asked for after a failure is waited for in vain by whoever ends because of it.
+                if not self.failed and (range_ := self.claim()) is not None:
+                    return range_
+                if not self.flying:
+                    self.running = False
+                    self.lock.notify_all()
+                    return None
+                silent = next((f for f in self.flying if not hasattr(f.pending, "add_done_callback")), None)
+                if silent is not None:
+                    return silent
+                if not self.lock.wait(LOOK):
+                    self.landed.extend(f for f in self.flying if getattr(f.pending, "overdue", bool)())
+
+    def claim(self) -> _Flight | None:
+        while self.queue and self.queue[0][2].dropped:
+            job = heapq.heappop(self.queue)[2]
+            self.over(job)
+        if not self.queue:
+            return None
+        job = self.queue[0][2]
+        wanted = job.ranges[job.given]
+        if self.under_way and self.under_way + wanted.requests > self.limit:
+            return None
+        job.given += 1
+        job.open += 1
+        if job.given == len(job.ranges):
+            heapq.heappop(self.queue)
+        self.under_way += wanted.requests
+        self.most = max(self.most, self.under_way)
+        return _Flight(job, wanted)
+
+    def depart(self, flight: _Flight) -> None:
+        asked = flight.range
+        try:
+            flight.pending = asked.variable.submit(asked.begin, asked.end, asked.out)
+        except BaseException as error:
+            self.settle(flight, error)
+            return
+        with self.lock:
+            self.flying[flight] = None
+        call = getattr(flight.pending, "add_done_callback", None)
+        if call is not None:
+            call(lambda _pending: self.land(flight))
+        elif flight.pending.done():
+            self.land(flight)
+
+    def land(self, flight: _Flight) -> None:
+        """Note that storage is done with a read; called from any thread, storage's own among them."""
+        with self.lock:
+            self.landed.append(flight)
+            self.lock.notify_all()
+
+    def arrive(self, flight: _Flight) -> None:
+        with self.lock:
+            if self.flying.pop(flight, self) is self:
+                return  # overdue, and failed just before it landed
+        error: BaseException | None = None
+        try:
+            flight.pending.result()  # type: ignore[union-attr]
+        except BaseException as raised:
+            error = raised
+        self.settle(flight, error)
+
+    def settle(self, flight: _Flight, error: BaseException | None) -> None:
+        job = flight.job
+        with self.lock:
+            self.under_way -= flight.range.requests
+            job.open -= 1
+            self.failed = self.failed or error is not None
+            if error is not None and job.error is None:
+                job.error = error
+                job.dropped = True  # what it still wants in vain
+            flight.pending = None
+            self.over(job)
+
+    def over(self, job: Job) -> None:
+        """End a job of which nothing is under way and nothing more will be; under the lock."""
+        if job.open or job.done or not (job.dropped or job.given == len(job.ranges)):
+            return
+        job.done = True
+        if job.ended is not None:
+            job.ended(job)
+        self.lock.notify_all()
+
+    def start(self) -> None:
+        """See to it that the thread runs; under the lock."""
+        self.lock.notify_all()
+        if not self.running and not self.stopped:
+            self.running = True
+            self.thread = threading.Thread(target=self.run, name="windowloader-reader", daemon=True)
+            self.thread.start()
+
+
+_DESKS: weakref.WeakSet[_Desk] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """End the threads before the interpreter does: it would unwind them within the store's code, which aborts."""
+    desks = list(_DESKS)
+    for desk in desks:
+        with desk.lock:
+            desk.stopped = True
+            desk.lock.notify_all()
+    for desk in desks:
+        if desk.thread is not None:
+            desk.thread.join()
+
+
+class Reader:
+    """Reads jobs in the order of need, at most ``limit`` requests at a time.
+
+    Parameters
+    ----------
+    limit : int
+        Requests handed to storage at a time; a range of more requests goes alone.
+
+    Attributes
+    ----------
+    lock : Condition
+        Guards the jobs; notified when one ends. ``ended`` is called with it held, and must not wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._desk = _Desk(limit)
+        self.lock = self._desk.lock
+
+    @property
+    def most_under_way(self) -> int:
+        """The most requests that were handed to storage at a time."""
+        return self._desk.most
+
+    def submit(self, job: Job, need: tuple[int, ...]) -> None:
+        """Ask for a job; under `lock`.
+
+        Parameters
+        ----------
+        job : Job
+        need : tuple of int
+            Jobs of a lower one are handed over first.
+        """
+        desk = self._desk
+        desk.count += 1
+        if not job.ranges:
+            desk.over(job)
+            return
+        heapq.heappush(desk.queue, (need, desk.count, job))
+        desk.start()
+
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Give up jobs: what was not handed over is not read, and they end when the rest has; under `lock`."""
+        for job in jobs:
+            job.dropped = True
+        gone = {job for job in jobs if job.given < len(job.ranges)}
+        desk = self._desk
+        desk.queue = [entry for entry in desk.queue if entry[2] not in gone]
+        heapq.heapify(desk.queue)
+        for job in jobs:
+            desk.over(job)
+
+    def await_all(self, jobs: Sequence[Job]) -> None:
+        """Wait until all of some jobs are over, then raise what the first one that failed raised; takes `lock`."""
+        if not jobs:
+            return
+        with self.lock:
+            while not all(job.done for job in jobs):
+                self.lock.wait()
+        error = next((job.error for job in jobs if job.error is not None), None)
+        if error is not None:
+            raise error
+
+    def drain(self) -> None:
+        """Wait until nothing is under way; under `lock`. Jobs that were not dropped are read first."""
+        while self._desk.running:
+            self.lock.wait()

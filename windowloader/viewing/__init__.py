@@ -1,0 +1,1 @@
+"""What people look at: inspections, previews, plots, tables in notebooks."""

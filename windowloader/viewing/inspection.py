@@ -1,0 +1,363 @@
+"""What is in a file, as one needs to know it before training.
+
+In: a `Series`. Out: `Inspection`: form, storage, time, gaps, missing values, a batch. Reads a sample,
+or all where asked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.indexing.marks import sentinel
+from windowloader.units import format_bytes
+
+from .stored import codecs, in_order, stored_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from windowloader.assembly.variable import Variable
+    from windowloader.clock import Clock
+    from windowloader.series import Series
+
+    Progress = Callable[[int, int], object]
+
+__all__ = ["Inspection", "TimeReport", "ValueReport", "VariableReport", "inspect"]
+
+SAMPLES = 16  # places of a series that are looked at
+SAMPLE_BYTES = 64 << 20  # of one variable
+PIECE_BYTES = 16 << 20
+SHOWN_GAPS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueReport:
+    """Values of one feature, as far as they were looked at.
+
+    Attributes
+    ----------
+    feature : str
+    rows : int
+        Looked at.
+    missing : float
+        Share of values that are NaN or the declared mark.
+    zeros : float
+        Share of values that are 0 and not missing.
+    low, high, mean : float
+        Of values that are not missing; NaN without any.
+    """
+
+    feature: str
+    rows: int
+    missing: float
+    zeros: float
+    low: float
+    high: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariableReport:
+    """One array as it is stored.
+
+    Attributes
+    ----------
+    name, axes, dtype, source : str
+        Axes with the rows first.
+    shape : tuple of int
+    chunks, shards : tuple of int or None
+    codecs : tuple of str
+        How chunks are encoded, where the file says.
+    raw_bytes : int
+        As delivered.
+    stored_bytes : int or None
+        On disk; None where only the storage knows.
+    values : tuple of ValueReport
+    """
+
+    name: str
+    source: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None
+    shards: tuple[int, ...] | None
+    codecs: tuple[str, ...]
+    raw_bytes: int
+    stored_bytes: int | None
+    values: tuple[ValueReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeReport:
+    """When rows are.
+
+    Attributes
+    ----------
+    first, last : str
+    step_seconds : float
+        Commonest step.
+    gaps : int
+        Places where time jumps.
+    longest : tuple of (str, str)
+        The longest ones, from and to.
+    """
+
+    first: str
+    last: str
+    step_seconds: float
+    gaps: int
+    longest: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What `inspect` found.
+
+    Attributes
+    ----------
+    name, tier : str
+    steps, nodes : int
+    space : tuple of int
+    features : tuple of str
+    labelled : bool
+        Whether nodes have labels.
+    time : TimeReport or None
+    segments, entities : int
+    edges : int or None
+        Of the graph.
+    full : bool
+        Whether all values were looked at.
+    variables : tuple of VariableReport
+    windows : int
+        Of ``lookback`` and ``horizon`` rows.
+    lookback, horizon, batch_size : int
+    inputs, targets : tuple of int
+        Shape of a batch.
+    batch_bytes : int
+    advice : tuple of str
+    """
+
+    name: str
+    tier: str
+    steps: int
+    nodes: int
+    space: tuple[int, ...]
+    features: tuple[str, ...]
+    labelled: bool
+    time: TimeReport | None
+    segments: int
+    entities: int
+    edges: int | None
+    full: bool
+    variables: tuple[VariableReport, ...]
+    windows: int
+    lookback: int
+    horizon: int
+    batch_size: int
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    batch_bytes: int
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def inspect(
+    series: Series,
+    *,
+    lookback: int = 12,
+    horizon: int = 12,
+    batch_size: int = 64,
+    full: bool = False,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Look at a series.
+
+    Parameters
+    ----------
+    series : Series
+    lookback, horizon, batch_size : int
+        Of the batch that is described.
+    full : bool
+        Look at all values, not a sample.
+    progress : callable, optional
+        Called with bytes done and bytes in all.
+
+    Returns
+    -------
+    Inspection
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> found = inspect(wl.Series(np.arange(200.0).reshape(100, 2), timestamps=("2012-03-01", "5min")))
+    >>> found.windows, found.inputs, found.variables[0].values[0].high, found.time.step_seconds
+    (77, (64, 12, 2, 1), 199.0, 300.0)
+    """
+    total = sum(sum(stop - start for start, stop in _places(v, full)) * v.row_bytes for v in series.variables)
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+    variables = tuple(_variable(variable, full, advance) for variable in series.variables)
+    features = len(series.features)
+    span = lookback + horizon
+    runs = np.diff(series.borders)
+    return Inspection(
+        name=series.name,
+        tier=series.tier,
+        steps=series.num_steps,
+        nodes=series.num_nodes,
+        space=series.space_shape,
+        features=series.features,
+        labelled=series.nodes is not None,
+        time=None if series.clock is None or series.num_steps < 2 else _time(series.clock, series),
+        segments=max(len(series.borders) - 1, 0),
+        entities=0 if series.entity_borders is None else len(series.entity_borders) - 1,
+        edges=None if series.graph is None else int(series.graph.edge_index.shape[1]),
+        full=full,
+        variables=variables,
+        windows=int(np.maximum(runs - span + 1, 0).sum()),
+        lookback=lookback,
+        horizon=horizon,
+        batch_size=batch_size,
+        inputs=(batch_size, lookback, series.num_nodes, features),
+        targets=(batch_size, horizon, series.num_nodes, features),
+        batch_bytes=4 * batch_size * span * series.num_nodes * features,
+        advice=tuple(_advice(series, variables, span)),
+    )
+
+
+def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) -> VariableReport:
+    source = variable.source
+    info = getattr(source, "info", None)
+    return VariableReport(
+        name=variable.name,
+        source=source.name,
+        axes=source.axes,
+        shape=tuple(source.shape),
+        dtype=variable.dtype.name,
+        chunks=None if source.chunks is None else tuple(source.chunks),
+        shards=in_order(source, getattr(info, "shards", None)),
+        codecs=tuple(codecs(source)),
+        raw_bytes=math.prod(source.shape) * variable.dtype.itemsize,
+        stored_bytes=stored_bytes(source),
+        values=tuple(_values(variable, full, advance)),
+    )
+
+
+def _places(variable: Variable, full: bool) -> list[tuple[int, int]]:
+    """Rows to look at: all, or runs at even distances."""
+    rows, size = variable.num_rows, max(variable.row_bytes, 1)
+    piece = max(1, PIECE_BYTES // size)
+    if full or rows * size <= SAMPLE_BYTES:
+        return [(start, min(start + piece, rows)) for start in range(0, rows, piece)]
+    count = max(1, min(SAMPLES, SAMPLE_BYTES // size))
+    length = max(1, SAMPLE_BYTES // size // count)
+    starts = np.unique(np.linspace(0, rows - length, count).astype(np.int64))
+    return [(int(start), int(start) + length) for start in starts]
+
+
+def _pieces(variable: Variable, full: bool) -> Iterator[np.ndarray]:
+    view = variable.view()
+    for start, stop in _places(variable, full):
+        if view is not None:
+            yield view[start:stop]
+        else:
+            out = np.empty((stop - start, variable.num_nodes, variable.num_features), variable.dtype)
+            variable.read(start, stop, out)
+            yield out
+
+
+def _values(variable: Variable, full: bool, advance: Callable[[int], object]) -> Iterator[ValueReport]:
+    mark = sentinel(variable.missing, variable.dtype)
+    count = variable.num_features
+    missing, zeros, total = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count)
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    rows = 0
+    for piece in _pieces(variable, full):
+        rows += len(piece)
+        absent = piece != piece  # NaN
+        if mark is not None:
+            absent = absent | (piece == mark[0])
+        missing += absent.sum((0, 1))
+        zeros += ((piece == 0) & ~absent).sum((0, 1))
+        total += np.where(absent, 0.0, piece.astype(np.float64)).sum((0, 1))
+        low = np.minimum(low, np.where(absent, np.inf, piece).min((0, 1), initial=np.inf))
+        high = np.maximum(high, np.where(absent, -np.inf, piece).max((0, 1), initial=-np.inf))
+        advance(len(piece) * variable.row_bytes)
+    cells = rows * variable.num_nodes
+    for place, feature in enumerate(variable.features):
+        kept = cells - int(missing[place])
+        yield ValueReport(
+            feature=feature,
+            rows=rows,
+            missing=int(missing[place]) / max(cells, 1),
+            zeros=int(zeros[place]) / max(cells, 1),
+            low=float(low[place]) if kept else math.nan,
+            high=float(high[place]) if kept else math.nan,
+            mean=float(total[place]) / kept if kept else math.nan,
+        )
+
+
+def _time(clock: Clock, series: Series) -> TimeReport:
+    whole = series.entity_borders if series.entity_borders is not None else np.array([0, series.num_steps])
+    jumps = clock.jumps(whole)
+    after, before = clock.nanoseconds(jumps), clock.nanoseconds(jumps - 1)
+    longest = jumps[np.argsort(before - after, kind="stable")[:SHOWN_GAPS]]
+    ends = clock.timestamps([0, series.num_steps - 1])
+    if len(clock.steps):
+        lengths = np.diff(np.append(clock.rows, series.num_steps))
+        step = int(clock.steps[np.argmax(lengths)])
+    else:
+        step = int(np.median(np.diff(clock.stamps[: 1 << 16])))
+    return TimeReport(
+        first=_moment(ends[0]),
+        last=_moment(ends[1]),
+        step_seconds=step / 1e9,
+        gaps=len(jumps),
+        longest=tuple(
+            (_moment(clock.timestamps(row - 1)), _moment(clock.timestamps(row))) for row in np.sort(longest)
+        ),
+    )
+
+
+def _moment(time: Any) -> str:
+    return str(np.datetime_as_string(np.asarray(time), unit="s"))
+
+
+def _advice(series: Series, variables: tuple[VariableReport, ...], span: int) -> Iterator[str]:
+    """Say what a newcomer would want to be told."""
+    if series.clock is None:
+        yield "no timestamps: with --start 2012-03-01 --freq 5min there would be time of day, dates and gaps"
+    for variable, report in zip(series.variables, variables, strict=True):
+        for values in report.values:
+            if variable.missing is None and values.missing:
+                yield f"{values.feature} holds NaN: say --missing nan"
+            elif (
+                variable.missing is None
+                and 0.01 < values.zeros < 0.5
+                and values.low == 0
+                and values.mean > 10
+            ):
+                yield f"{values.zeros:.1%} of {values.feature} is 0: does 0 stand for missing? Then say --missing 0"
+        rows = None if report.chunks is None else report.chunks[0]
+        if rows is not None and rows < min(4 * span, report.shape[0]):
+            yield (
+                f"chunks of {report.name} hold {rows} rows; windows of {span} read best from {4 * span} or more "
+                "(windowloader convert)"
+            )
+        elif rows is not None and rows * variable.row_bytes > 256 << 20:
+            size = format_bytes(rows * variable.row_bytes)
+            yield f"a row of chunks of {report.name} is {size}: mixing takes many in memory (windowloader convert)"

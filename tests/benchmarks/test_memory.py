@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import json, sys
 import windowloader as wl
-from windowloader.demo.memory import Watch
+from windowloader.private_memory import Watch
 import windowloader.loader, windowloader.split, windowloader.gathering.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["speed", "time_of_day"], targets=["speed"])

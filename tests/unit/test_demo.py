@@ -14,8 +14,8 @@ import windowloader as wl
 from windowloader.cli import app
 from windowloader.demo import generated, picture, report, running, task, training
 from windowloader.demo.baselines import HistoricalAverage, Persistence
-from windowloader.demo.memory import Watch
 from windowloader.demo.scoring import score
+from windowloader.private_memory import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,11 +7,12 @@ In: sizes and names. Out: a table, and with ``--out`` JSON, Markdown and two pic
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from windowloader.commands.common import data_folder
 
 if TYPE_CHECKING:
     from windowloader.bench.rounds import Result
@@ -49,9 +50,7 @@ def bench(
     from windowloader.bench.tables import markdown
 
     console = Console(stderr=True)
-    folder = (
-        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windowloader/bench"
-    )
+    folder = cache_dir or data_folder("bench")
     results: list[Result] = []
     with console.status("begin") as status:
         for name in size or ["metr-la"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -33,6 +34,7 @@ __all__ = [
     "Start",
     "Targets",
     "Variables",
+    "data_folder",
     "duration",
     "emit",
     "fields",
@@ -70,6 +72,11 @@ Options = Annotated[
     typer.Option("--option", help="For the file system or bucket, KEY=VALUE; may be given again."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+
+
+def data_folder(name: str) -> Path:
+    """Where a command keeps data that it generates."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windowloader" / name
 
 
 def open_series(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from windowloader.commands.common import data_folder
 from windowloader.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ __all__ = ["demo", "register"]
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(demo)
-
-
-def cache_folder() -> Path:
-    """Where the generated data set is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windowloader" / "demo"
 
 
 def demo(
@@ -105,7 +101,7 @@ def demo(
         variables=variable,
         timestamps=None if start is None or freq is None else (start, freq),
         missing=missing,
-        cache_dir=cache_dir or cache_folder(),
+        cache_dir=cache_dir or data_folder("demo"),
         size=size,
         seed=seed,
     )

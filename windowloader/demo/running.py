@@ -9,8 +9,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from windowloader.private_memory import Watch, private_bytes
+
 from .baselines import HistoricalAverage, Persistence
-from .memory import Watch, private_bytes
 from .scoring import score
 from .task import label
 

@@ -46,7 +46,7 @@ class Watch:
     def __init__(self, every: float = 0.01) -> None:
         self._every = every
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="windowloader-demo-memory", daemon=True)
+        self._thread = threading.Thread(target=self._look, name="windowloader-memory-watch", daemon=True)
         self.begun = self.peak = 0
 
     @property

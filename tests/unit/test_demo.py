@@ -15,7 +15,6 @@ from windowloader.cli import app
 from windowloader.demo import generated, picture, report, running, task, training
 from windowloader.demo.baselines import HistoricalAverage, Persistence
 from windowloader.demo.scoring import score
-from windowloader.private_memory import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,13 +175,6 @@ def test_short_data_get_more_epochs_and_smaller_batches(tmp_path: Path) -> None:
     assert 8 <= chosen.batch_size <= 64
     asked = training.settle(small, epochs=1, batch_size=5, steps_per_epoch=2)
     assert (asked.epochs, asked.batch_size, asked.steps_per_epoch) == (1, 5, 2)
-
-
-def test_memory_is_watched_where_it_is_held() -> None:
-    with Watch() as watch:
-        held = np.ones(40_000_000, np.uint8)
-    assert watch.peak >= held.nbytes
-    assert 0.9 * held.nbytes < watch.grown
 
 
 @pytest.mark.leaks  # matplotlib keeps the fonts it drew with open

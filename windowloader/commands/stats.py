@@ -6,7 +6,7 @@ In: options. Out: statistics as a table, a scaler as JSON. Never computes; `wind
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - typer reads annotations at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer

@@ -162,7 +162,7 @@ def _joined(contents: Contents, nodes: int) -> Series:
                 f"the features of snapshot {number}, shape {np.shape(arrays[number])}, are not the {lags} steps before "
                 "those of the next, one on: the last axis is no lag. Leave out lagged=True."
             )
-    steps = _continued(steps, contents.arrays["y"], len(windows), lags)
+    steps = _continued(steps, contents.arrays["y"], lags)
     return Series(
         {"x": steps},
         axes={"x": "tn" + "f" * (steps.ndim - 2)},
@@ -172,7 +172,7 @@ def _joined(contents: Contents, nodes: int) -> Series:
     )
 
 
-def _continued(steps: np.ndarray, targets: Any, count: int, lags: int) -> np.ndarray:
+def _continued(steps: np.ndarray, targets: Any, lags: int) -> np.ndarray:
     """Add the rows that only targets hold; refuse targets that are something else than what comes next."""
     if targets is None or hasattr(targets, "dtype") or any(target is None for target in targets):
         return steps

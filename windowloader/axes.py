@@ -181,10 +181,3 @@ class Layout:
         """Shape with the space axes apart."""
         size = {"b": (batch,), "t": (steps,), "n": tuple(space), "f": (features,)}
         return tuple(part for letter in self.letters for part in size[letter])
-
-    def to_btnf(self, array: np.ndarray) -> np.ndarray:
-        """View an array of `flat` shape as ``[batch, time, node, feature]``, whatever its order in memory."""
-        missing = "".join(letter for letter in "btnf" if letter not in self.letters)
-        letters = self.letters + missing
-        expanded = array.reshape(array.shape + (1,) * len(missing), copy=False)
-        return expanded.transpose([letters.index(letter) for letter in "btnf"])

@@ -283,12 +283,6 @@ class Steps:
         ]
         return stretches, rank * share - begin, share
 
-    def rank_slice(self, step: Step, rank: int, world_size: int) -> Step:
-        """Return one rank's slice of a whole step: what `rank_step` gives. RankError as there."""
-        _check_rank(rank, world_size)
-        share = -(-len(step.positions) // world_size)
-        return self._cut(step, rank * share, share)
-
     def weighted(self, world_size: int) -> bool:
         """Tell whether a row of some step, from whatever cursor, can have weight 0."""
         if self.uneven != "drop":

@@ -115,7 +115,7 @@ def read_table(blob: Blob, variable: str | None) -> Table:
     h5py = optional("h5py", extra="hdf5", purpose=f"reading {blob.name!r}")
     with _opened(h5py, blob) as file:
         dataset = _choose(h5py, file, variable, blob.name)
-        return _describe(h5py, file, dataset, blob.name)
+        return _describe(h5py, dataset, blob.name)
 
 
 @contextmanager
@@ -144,13 +144,6 @@ def _without_frames(error: WindowLoaderError) -> WindowLoaderError:
             more for more in (link.__cause__, link.__context__) if more is not None and more not in links
         ]
     return error
-
-
-def list_datasets(blob: Blob) -> tuple[str, ...]:
-    """Paths of the arrays of numbers along time."""
-    h5py = optional("h5py", extra="hdf5", purpose=f"reading {blob.name!r}")
-    with _opened(h5py, blob) as file:
-        return tuple(_candidates(h5py, file))
 
 
 def _candidates(h5py: Any, file: Any) -> list[str]:
@@ -184,7 +177,7 @@ def _dims(dataset: Any) -> tuple[str, ...] | None:
     return tuple(names) if names and all(names) else None
 
 
-def _describe(h5py: Any, file: Any, dataset: Any, name: str) -> Table:
+def _describe(h5py: Any, dataset: Any, name: str) -> Table:
     properties = dataset.id.get_create_plist()
     filters = tuple(properties.get_filter(number)[0] for number in range(properties.get_nfilters()))
     layout = properties.get_layout()

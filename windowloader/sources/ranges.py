@@ -41,7 +41,6 @@ __all__ = ["RangeSource", "open_remote"]
 
 PART = 8 << 20  # a longer range goes as several requests, which run side by side
 GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
-HEADER = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def row_regions(series: Series, parts: Parts, rows: tuple[int, int]) -> Regions:
         )
     begins = np.stack([_rows_at(series, low, 0) for low, _ in ends])
     stops = np.stack([_rows_at(series, high, 1) for _, high in ends])
-    _check_order(series, parts, begins, stops)
+    _check_order(parts, begins, stops)
     return Regions(np.clip(begins, first, last), np.clip(stops, first, last))
 
 
@@ -224,7 +224,7 @@ def _rows_at(series: Series, border: Any, side: int) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def _check_order(series: Series, parts: Parts, begins: np.ndarray, ends: np.ndarray) -> None:
+def _check_order(parts: Parts, begins: np.ndarray, ends: np.ndarray) -> None:
     for part, name in enumerate(parts.names):
         if (begins[part] > ends[part]).any():
             hint = ""

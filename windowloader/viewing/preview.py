@@ -22,7 +22,7 @@ __all__ = ["PartLine", "Preview", "WindowRows", "draw_window", "part_lines", "pr
 
 WIDTH = 64
 CHUNK = 1 << 18  # rows counted together
-TARGETS, INPUTS, NOTHING, OUTSIDE = "█", "░", "·", " "
+TARGETS, INPUTS, NOTHING = "█", "░", "·"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

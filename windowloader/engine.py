@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .errors import LoaderError
+from .gathering.delivery import as_bfloat16
 from .gathering.rows import Others
 from .shard import Steps, per_lane
 from .streaming.mirrored import mirrored
@@ -62,8 +64,8 @@ class Engine:
     gathers : bool
         False: batches are handed to ``finish`` without arrays, which it makes.
     finish : callable, optional
-        Called with each batch in the thread that made it: copies it to a device. What it returns has the batch's
-        ``num_windows`` and ``nbytes``.
+        Called with each batch in the thread that made it: copies it to a device, or wraps it. What it returns has
+        the batch's ``num_windows`` and ``nbytes``.
     """
 
     windows: WindowSet
@@ -82,9 +84,18 @@ class Engine:
 
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
-    """Cut an order into steps; LoaderError where its lanes do not divide the global batch."""
+    """Cut an order into steps; LoaderError where its lanes do not divide the global batch, or no step comes out."""
     batch_per_lane = per_lane(config.global_batch(world_size), order.num_lanes)
-    return Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    if steps.count(0) == 0:
+        lanes = f" in {order.num_lanes} lanes" if order.num_lanes > 1 else ""
+        raise LoaderError(
+            f"an epoch makes no step: there are {order.num_windows} windows{lanes}, a step takes "
+            f"{steps.global_batch} over {world_size} rank{'s' if world_size > 1 else ''}, and drop_last="
+            f"{config.drop_last} with uneven={config.uneven!r} leaves out what does not fill it. Make the batch "
+            "smaller, or pass drop_last=False and uneven='pad'."
+        )
+    return steps
 
 
 def start_engine(
@@ -109,7 +120,7 @@ def start_engine(
     Raises
     ------
     LoaderError
-        Where the lanes do not divide the global batch.
+        Where the lanes do not divide the global batch, or an epoch has no step.
     """
     steps = make_steps(reading.order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
@@ -126,6 +137,7 @@ def start_engine(
         ahead=ahead,
         full_shape=share if config.uneven == "exact" else 0,
         weighted=steps.weighted(ranks.world_size),
+        finish=as_bfloat16 if recipe.dtype == "bfloat16" else None,
     )
 
 

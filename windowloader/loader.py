@@ -60,7 +60,7 @@ class WindowLoader:
     fill : float, optional
         What a missing cell holds after scaling. None: the raw value, scaled like any other.
     dtype : str
-        Of the batches: "float32", "float64", "float16"; "bfloat16" in the PyTorch adapter.
+        Of the batches: "float32", "float64", "float16", "bfloat16" (ml_dtypes' arrays; in the PyTorch adapter tensors).
     layout : str or pair of str
         Order of the axes of inputs (and of targets): b batch, t time, n space, f feature.
     broadcast : bool
@@ -70,12 +70,13 @@ class WindowLoader:
     rank, world_size : int, optional
         None: found at the first ``len`` or ``iter`` (torch.distributed, launcher's variables, else 0 of 1).
     lanes : int, optional
-        Into how many sequences a streamed epoch is dealt; must divide the global batch. None: the world size.
+        Into how many sequences an epoch is dealt that is streamed, or in time order; must divide the global batch.
+        None: the world size for streams, else 1. A shuffle in memory is one sequence, which any ranks can share.
     uneven : {"pad", "drop", "exact"}
         What a step does that does not divide: repeat windows, leave some out, or repeat them at weight 0
         (batches then always have their full shape, and ``batch.weights`` must be used).
     drop_last : bool
-        Leave out a last step that is short.
+        Leave out a last step that is short. An error where no step is left.
     global_batch_size : int, optional
         Windows a step over all ranks, instead of ``batch_size`` a rank.
     steps_per_epoch : int, optional
@@ -163,6 +164,11 @@ class WindowLoader:
             )
         if len(windows) == 0:
             raise LoaderError(f"{windows!r} has no window, so there is nothing to load.")
+        if drop_last and global_batch_size is None and len(windows) < self._config.batch_size:
+            raise LoaderError(  # with any number of ranks; other cases are found when that number is known
+                f"drop_last=True leaves nothing to load: there are {len(windows)} windows, and "
+                f"batch_size={batch_size} a rank. Make the batch smaller, or pass drop_last=False."
+            )
         self._windows = windows
         self._recipe = Recipe.compile(
             windows.series,

@@ -83,6 +83,7 @@ def compare(case, world_size, batch_size, shuffle, uneven, layout, fill, threads
     values, spec, inputs, targets, borders = case
     expected = model_starts(borders, inputs, targets, spec["stride"])
     assume(expected)
+    assume(uneven != "drop" or len(expected) >= world_size)  # else what is dropped may be all there is
     series = wl.Series(values, axes="tnf", segments=borders, missing=7)
     windows = wl.WindowSet(series, wl.WindowSpec(**spec))
     np.testing.assert_array_equal(windows.starts(), expected)

@@ -295,6 +295,18 @@ def test_stats_count_what_the_loop_received(windows):
         ({"rank": 5, "world_size": 4}, RankError, "rank 5"),
         ({"seed": -1, "shuffle": True}, LoaderError, "seed"),
         ({"lanes": 5, "batch_size": 64, "rank": 0, "world_size": 1}, LoaderError, "5 lanes"),
+        ({"lanes": 5, "shuffle": True, "rank": 0, "world_size": 1}, LoaderError, "5 lanes"),
+        ({"drop_last": True, "batch_size": 400}, LoaderError, "294 windows.*batch_size=400"),
+        (
+            {"drop_last": True, "global_batch_size": 300, "rank": 0, "world_size": 2},
+            LoaderError,
+            "makes no step: there are 294 windows, a step takes 300 over 2 ranks.*drop_last=False",
+        ),
+        (
+            {"uneven": "drop", "lanes": 300, "batch_size": 300, "rank": 0, "world_size": 1},
+            LoaderError,
+            "no step.*300 lanes.*uneven='pad'",
+        ),
         ({"dtype": "complex64"}, LoaderError, "complex64"),
         ({"layout": "bxnf"}, ValueError, "bxnf"),
     ],
@@ -302,6 +314,22 @@ def test_stats_count_what_the_loop_received(windows):
 def test_wrong_arguments_are_errors_at_construction(windows, options, error, message):
     with pytest.raises(error, match=message):
         wl.WindowLoader(windows, **options)
+
+
+def test_drop_last_finds_out_with_the_ranks_that_no_step_is_left(windows):
+    loader = wl.WindowLoader(
+        windows, global_batch_size=300, drop_last=True
+    )  # in 300 lanes there would be a step
+    with pytest.raises(LoaderError, match="makes no step"):
+        len(loader)
+
+
+def test_bfloat16_comes_as_numbers(windows):
+    batch = next(iter(wl.WindowLoader(windows, batch_size=4, dtype="bfloat16")))
+    exact = next(iter(wl.WindowLoader(windows, batch_size=4)))
+    assert batch.inputs.dtype.name == batch.targets.dtype.name == "bfloat16"
+    np.testing.assert_allclose(batch.inputs.astype("float32"), exact.inputs, rtol=2**-8)
+    assert batch.nbytes == exact.nbytes / 2
 
 
 def test_nan_without_fill_is_an_error_at_construction(values):

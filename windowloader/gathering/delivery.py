@@ -17,7 +17,9 @@ from windowloader.errors import AxesError, LoaderError, ScalerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FLOATS", "Options", "delivered_dtype"]
+    from windowloader.batch import Batch
+
+__all__ = ["FLOATS", "Options", "as_bfloat16", "delivered_dtype"]
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -110,5 +112,19 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def delivered_dtype(dtype: str) -> np.dtype:
-    """NumPy's dtype of a delivered array; bfloat16 comes as its bits."""
+    """NumPy's dtype of a gathered array; bfloat16 is gathered as its bits."""
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+
+
+def as_bfloat16(batch: Batch) -> Batch:
+    """Show gathered bits as the numbers they are: views of ml_dtypes' bfloat16, which NumPy and JAX reckon with.
+
+    Examples
+    --------
+    >>> from windowloader.batch import Batch
+    >>> as_bfloat16(Batch(inputs=np.array([0x3F80, 0x4049], np.uint16))).inputs
+    array([1, 3.14062], dtype=bfloat16)
+    """
+    import ml_dtypes  # tensorstore brings it along
+
+    return batch.map(lambda array: array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array)

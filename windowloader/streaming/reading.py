@@ -114,6 +114,10 @@ def survey(
     LoaderError
         Where the lanes do not divide the global batch.
     """
+    if (
+        state is None and config.lanes
+    ):  # also where one lane will do, so that no run depends on where its data are
+        per_lane(config.global_batch(world_size), config.lanes)
     used = [windows.series.variables[number] for number in recipe.variables]
     streamed = {place: variable for place, variable in enumerate(used) if variable.view() is None}
     if not streamed:

@@ -60,7 +60,7 @@ class TorchGraph:
     Parameters
     ----------
     edge_index : Tensor, shape (2, edge), int64
-    edge_weight : Tensor, shape (edge,), or None
+    edge_weight : Tensor, shape (edge,), torch's default dtype, or None
     num_nodes : int
     nodes : ndarray, shape (node,), or None
         Labels.
@@ -97,7 +97,10 @@ class TorchGraph:
 
 
 def graph_of_tensors(graph: Graph | WindowEdges | None) -> Any:
-    """Turn a static graph, or edges of windows, into tensors over the same memory; None stays None."""
+    """Turn a static graph, or edges of windows, into tensors; None stays None.
+
+    Memory is shared where the weights have torch's default dtype, float32; else they are cast to it.
+    """
     if isinstance(graph, WindowEdges):
         return graph.map(_edges)
     if graph is None:
@@ -107,7 +110,8 @@ def graph_of_tensors(graph: Graph | WindowEdges | None) -> Any:
 
 
 def _edges(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor  # as models have it
 
 
 def moved_graph(graph: Any, move: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Any:

@@ -64,7 +64,8 @@ class DynamicGraph:
     edge_index : array-like, shape (2, edge), integer
         Edges of all steps, end to end; sources above, targets below.
     edge_weight : array-like, shape (edge,), optional
-        Floats keep their precision; anything else becomes float32.
+        Arrays of floats keep their precision; anything else, Python's floats too, becomes float32. As tensors they
+        come in torch's default dtype, which is that of models.
     offsets : array-like, shape (step + 1,), integer
         Step ``t`` has the edges from ``offsets[t]`` to ``offsets[t + 1]``.
     num_nodes : int, optional

@@ -30,7 +30,8 @@ class Graph:
     edge_index : array-like, shape (2, edge), integer
         Sources above, targets below.
     edge_weight : array-like, shape (edge,), optional
-        Floats keep their precision; anything else becomes float32.
+        Arrays of floats keep their precision; anything else, Python's floats too, becomes float32. As tensors they
+        come in torch's default dtype, which is that of models.
     num_nodes : int, optional
         Default: as many as labels, else one more than the largest number.
     nodes : array-like, shape (node,), optional
@@ -110,6 +111,9 @@ class Graph:
             dense = np.asarray(matrix)
             index = np.stack(np.nonzero(dense))
             weight = dense[index[0], index[1]]
+            weight = (
+                weight if hasattr(matrix, "dtype") else weight.tolist()
+            )  # of no precision that was chosen
         return cls(index, weight, num_nodes=int(shape[0]), nodes=nodes)
 
     @classmethod

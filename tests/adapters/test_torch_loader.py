@@ -147,6 +147,22 @@ def test_buffers_come_back_when_tensors_go(windows):
     assert len({batch.inputs.data_ptr() for batch in batches}) == 10
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_edge_weights_have_the_dtype_of_models(dtype):
+    doubles = wl.Graph([[0], [1]], np.array([0.1]))
+    steps = wl.DynamicGraph.from_steps([([[0], [1]], np.array([0.1]))] * 20)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        for graph in (doubles, steps):
+            series = wl.Series(np.zeros((20, 2), np.float32), graph=graph)
+            batch = next(iter(TorchLoader(wl.WindowSet(series, wl.WindowSpec(lookback=2, horizon=1)))))
+            assert batch.graph.edge_weight.dtype == dtype
+            assert batch.graph.edge_index.dtype == torch.int64
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_the_static_graph_is_made_of_tensors_once(windows):
     batches = list(TorchLoader(windows, device="cpu"))
     graph = batches[0].graph

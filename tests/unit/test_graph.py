@@ -68,9 +68,21 @@ def test_labels_are_as_many_as_nodes_and_each_once() -> None:
         Graph.from_dense(np.zeros((2, 3)))
 
 
-def test_weights_keep_their_precision_and_integers_become_float32() -> None:
-    assert Graph([[0], [1]], np.ones(1)).edge_weight.dtype == np.float64  # type: ignore[union-attr]
-    assert Graph([[0], [1]], [1]).edge_weight.dtype == np.float32  # type: ignore[union-attr]
+def test_weights_of_arrays_keep_their_precision_and_others_become_float32(tmp_path) -> None:
+    def kind(graph: Graph) -> np.dtype:
+        assert graph.edge_weight is not None
+        return graph.edge_weight.dtype
+
+    assert kind(Graph([[0], [1]], np.ones(1))) == kind(Graph.from_dense(np.eye(2))) == np.float64
+    for weight in ([1], [0.1], np.ones(1, np.int64)):
+        assert kind(Graph([[0], [1]], weight)) == np.float32
+    assert kind(Graph.from_dense([[0, 0.1], [0, 0]])) == np.float32
+    steps = DynamicGraph.from_steps([([[0], [1]], [0.1]), ([[1], [0]], [0.2])])
+    assert steps.edge_weight is not None
+    assert steps.edge_weight.dtype == np.float32
+    for text in ("from,to,weight\n0,1,0.1\n", "0.5,0.1\n0.0,1.0\n"):
+        (tmp_path / "graph.csv").write_text(text)
+        assert kind(Graph.load(tmp_path / "graph.csv")) == np.float32
     assert Graph([[], []], num_nodes=4).dense().sum() == 0
 
 

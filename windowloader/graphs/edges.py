@@ -26,7 +26,7 @@ def check_edges(
     edge_index : array-like, shape (2, edge), integer
         Sources above, targets below.
     edge_weight : array-like, shape (edge,), optional
-        Floats keep their precision; anything else becomes float32.
+        Arrays of floats keep their precision; anything else, Python's floats too, becomes float32.
     num_nodes : int, optional
         Default: one more than the largest number.
 
@@ -84,7 +84,10 @@ def _check_weight(edge_weight: Any, edges: int) -> np.ndarray | None:
         raise GraphError(
             f"edge_weight of edge {wrong[0]} is {weight[wrong[0]]}; leave out edges that do not exist."
         )
-    return np.ascontiguousarray(weight, weight.dtype if weight.dtype.kind == "f" else np.float32)
+    chosen = weight.dtype.kind == "f" and hasattr(
+        edge_weight, "dtype"
+    )  # a list has no precision that anybody chose
+    return np.ascontiguousarray(weight, weight.dtype if chosen else np.float32)
 
 
 def check_nodes(nodes: Any, num_nodes: int | None) -> np.ndarray | None:

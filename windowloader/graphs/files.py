@@ -161,7 +161,7 @@ def _matrix(table: list[list[str]], nodes: Any) -> Graph:
             f"list of edges with a header that names both ends ({SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]})."
         )
     try:
-        matrix = np.array(table, dtype=np.float64)
+        matrix = np.array(table, dtype=np.float32)
     except ValueError as error:
         raise GraphError(f"the matrix holds something that is no number: {error}") from error
     if labels is not None and labels == [str(number) for number in range(len(table))]:
@@ -173,7 +173,7 @@ def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nod
     """Edges one a line, written in node numbers or in labels."""
     try:
         ends = [[row[source], row[target]] for row in rows]
-        weights = np.array([float(row[weight]) for row in rows]) if weight >= 0 else None
+        weights = [float(row[weight]) for row in rows] if weight >= 0 else None
     except (IndexError, ValueError) as error:
         raise GraphError(f"an edge is short of a cell or its weight is no number: {error}") from error
     flat = [_whole(cell) for pair in ends for cell in pair]

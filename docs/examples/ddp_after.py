@@ -25,7 +25,8 @@ def train(path, checkpoint="run.pt", epochs=2, size=32):
     distributed.init_process_group("gloo")
     torch.manual_seed(0)
     loader = load(path, size)
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 12)))
+    network = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 12))
+    model = DistributedDataParallel(network)
     optimizer = torch.optim.Adam(model.parameters())
     parts = {"model": model, "optimizer": optimizer, "loader": loader}
     first = 0
@@ -45,8 +46,9 @@ def train(path, checkpoint="run.pt", epochs=2, size=32):
                 print(f"epoch {epoch}, loss {loss.item():.4f}")
                 state = {name: part.state_dict() for name, part in parts.items()}
                 torch.save({**state, "epoch": epoch}, checkpoint)
+    del model, parts  # DDP lets go of the group before it is destroyed: the other way round can hang in gloo
     distributed.destroy_process_group()
-    return model.module
+    return network
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ __all__ = ["Location", "locate", "scheme_of", "supported"]
 
 SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
            "http": "http", "https": "http"}  # fmt: skip
+DECODERS = 4  # chunks decoded at a time at most: what is being decoded takes its bytes once more
 OWN = ("request_limit", "retries", "timeout", "cache_bytes")
 KNOWN: dict[str, tuple[str, ...]] = {
     "file": (),
@@ -115,6 +116,7 @@ class Location:
 
     def _context(self, cache_bytes: int) -> Any:
         spec = {**self.context, "cache_pool": {"total_bytes_limit": cache_bytes}}
+        spec["data_copy_concurrency"] = {"limit": min(DECODERS, len(os.sched_getaffinity(0)))}
         if self.secret:
             spec["aws_credentials"] = _credentials(self.secret)
         return tensorstore().Context(spec)
@@ -224,6 +226,11 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
 def _checked(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
     """Unfold ``client_kwargs`` and refuse what is not known: a misspelt ``anon`` would ask for credentials."""
     known = KNOWN[scheme] + OWN
+    if (
+        scheme == "file"
+    ):  # values may lie in a bucket and covariates here: what is a bucket's is nothing to a file
+        elsewhere = {name for names in KNOWN.values() for name in names}
+        options = {name: value for name, value in options.items() if name not in elsewhere}
     unknown = sorted(set(options) - set(known))
     inner = dict(options.pop("client_kwargs", None) or {})
     translated = CLIENT.get(scheme, {})

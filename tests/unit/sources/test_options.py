@@ -62,6 +62,13 @@ def test_google_and_the_web(monkeypatch):
     assert "signature" not in repr(web)
 
 
+def test_a_file_takes_what_was_said_of_a_bucket(tmp_path):
+    found = locate(tmp_path / "a.zarr", {"endpoint_url": "http://x", "key": "k", "secret": "s", "timeout": 3})
+    assert (found.scheme, found.secret, found.timeout) == ("file", "", 3)
+    with pytest.raises(SourceFormatError, match=r"endpont_url"):
+        locate(tmp_path / "a.zarr", {"endpont_url": "x"})
+
+
 def test_what_is_not_known_is_refused_with_what_is():
     with pytest.raises(SourceFormatError, match=r"endpont_url .meant: endpoint_url\?.*Known are.*anon"):
         locate("s3://bkt/a", {"endpont_url": "x"})

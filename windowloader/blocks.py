@@ -161,11 +161,13 @@ class _Hall:
                 course.closed, course.ahead = self._unused, True
                 course.begin(number, cursor)
 
-    def leave(self) -> None:
-        """Leave the present passes, where they were begun; what was read ahead of the next ones stays."""
+    def leave(self, goes_on: int) -> None:
+        """Leave the present passes, where they were begun and are not that which goes on; what is read ahead stays."""
         for course in self.courses.values():
             if course.passes and course.present.begun:
-                course.end_pass()
+                course.paused = course.present.number == goes_on
+                if not course.paused:
+                    course.end_pass()
 
     def close(self) -> None:
         """Give up all reads that were not handed over."""
@@ -188,6 +190,7 @@ class BlockStream(InTurn):
         self._access, self._hall = access, hall
         here = access.steps.upcoming(position)
         self._pass = here.pass_number
+        self._goes_on = -1
         hall.begin(self, here.pass_number, here.cursor)
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
@@ -201,6 +204,7 @@ class BlockStream(InTurn):
             while begin < len(starts):
                 end, regions = self._lay_out(places, starts, first, begin, holds)
                 if end == len(starts):
+                    self._note_end(position)
                     self.pass_on(index)
                 streamed = [Rows(region, first) for region in regions]
                 yield Piece(self._access.others.beside(streamed, starts), begin, end)
@@ -215,7 +219,8 @@ class BlockStream(InTurn):
     def close(self, *, wait: bool = False) -> None:
         """Use the rows no more: batches that wait for some fail.
 
-        Reads for what comes next go on; with ``wait`` they are given up, and those under way waited for.
+        Reads for what comes next go on, and an epoch that ends within a pass leaves all where it is for the next
+        one; with ``wait`` reads are given up, and those under way waited for.
         """
         hall = self._hall
         with hall.lock:
@@ -224,10 +229,17 @@ class BlockStream(InTurn):
             if mine and wait:
                 hall.stop()
             elif mine:
-                hall.leave()
+                hall.leave(self._goes_on)
             hall.lock.notify_all()
             while mine and wait and any(course.busy for course in hall.courses.values()):
                 hall.lock.wait()
+
+    def _note_end(self, position: Position) -> None:
+        """With the last step of an epoch laid out, note the pass that the next one begins in."""
+        steps = self._access.steps
+        after = steps.advance(position)
+        if not steps.left(after):
+            self._goes_on = steps.upcoming(after).pass_number
 
     def _release(self, holds: dict[Course, int]) -> None:
         if holds:

@@ -82,6 +82,33 @@ def moto():
 
 
 @pytest.fixture(scope="session")
+def _s3_proxy(moto):
+    host, _, port = moto.removeprefix("http://").partition(":")
+    proxy = _load("faultproxy").FaultProxy((host, int(port))).start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def s3(_s3_proxy):
+    """A proxy that counts in front of the real S3 server, without faults."""
+    _s3_proxy.clear()
+    return _s3_proxy
+
+
+@pytest.fixture(scope="session")
+def put(moto):
+    """Put an object into the bucket ``bkt``."""
+    import boto3
+
+    client = boto3.client(
+        "s3", endpoint_url=moto, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    yield lambda key, body: client.put_object(Bucket="bkt", Key=key, Body=body)
+    client.close()
+
+
+@pytest.fixture(scope="session")
 def write_array():
     """Write an array with TensorStore; returns nothing."""
 

@@ -142,6 +142,8 @@ class Course:
         self.passes: deque[Passage] = deque()
         self.closed: Callable[[], bool] = lambda: False
         self.ahead = True
+        self.paused = False
+        """Whether the present pass goes on where an epoch ended within it; else it may have stopped anywhere."""
 
     @property
     def present(self) -> Passage:
@@ -151,13 +153,23 @@ class Course:
     # -- passes --------------------------------------------------------------------------------------------------------
 
     def begin(self, number: int, cursor: int) -> None:
-        """Go to a place of a pass: on from what is read ahead if that is it, else anew."""
+        """Go to a place of a pass: on from where it is or what is read ahead if that is it, else anew."""
+        paused, self.paused = self.paused, False
         while self.passes:
             first = self.present
-            if first.number == number and cursor == 0 and not first.begun and not first.failed:
+            there = cursor == 0 if not first.begun else paused and self._is_near(first, cursor)
+            if first.number == number and there and not first.failed:
                 return
             self.end_pass()
+            paused = False
         self._append(number, cursor)
+
+    @staticmethod
+    def _is_near(passage: Passage, cursor: int) -> bool:
+        """Whether fewer blocks lie between the present turn and a place than would be read to begin there."""
+        lane = passage.lane
+        turn = int(lane.deal.turn_of(np.array([min(cursor, len(lane) - 1)]))[0])
+        return cursor >= passage.residency.cursor and 0 <= turn - passage.turn <= lane.active
 
     def end_pass(self) -> None:
         """Leave all places of the present pass; the next one is the present then, if it was begun ahead."""

@@ -240,9 +240,11 @@ class WindowSet:
 
     def graph_at(self, starts: np.ndarray) -> Any:
         """Return the graph of windows: the static one itself, or the windows' own edges over their input rows."""
+        graph = self.series.graph
+        if graph is None:  # asked for each batch
+            return None
         from .dynamic_graph import DynamicGraph
 
-        graph = self.series.graph
         if not isinstance(graph, DynamicGraph):
             return graph
         return graph.batch(starts, self.spec.input_rows, self.spec.graph, self.series.num_nodes)

@@ -35,7 +35,7 @@ class RoleFilling:
     ----------
     role : Role
     table, shared : RowTable
-        What is the same for all nodes: written for each, or delivered once.
+        What is the same for all nodes: written for each, or delivered once (None where nothing is).
     values, masks : tuple of Loop
     piece : int
         Windows at a time.
@@ -43,7 +43,7 @@ class RoleFilling:
 
     role: Role
     table: RowTable
-    shared: RowTable
+    shared: RowTable | None
     values: tuple[Loop, ...]
     masks: tuple[Loop, ...]
     piece: int
@@ -81,7 +81,9 @@ def _role(recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int) -> Role
     return RoleFilling(
         role=role,
         table=RowTable(role.row_columns, recipe.clock, role.offsets, recipe.dtype),
-        shared=RowTable(role.shared_columns, recipe.clock, role.offsets, recipe.dtype),
+        shared=RowTable(role.shared_columns, recipe.clock, role.offsets, recipe.dtype)
+        if role.num_shared
+        else None,
         values=values,
         masks=masks,
         piece=max(piece, 1),
@@ -112,26 +114,32 @@ def _fill(
     begin: int, end: int,
 ) -> None:  # fmt: skip
     role = filling.role
-    window = slice(begin, end)
-    if role.num_shared:
-        shared = out[role.shared_name][window]
+    if filling.shared is not None:
+        shared = out[role.shared_name][begin:end]
         if role.shared_columns:
-            shared[..., role.shared_places] = filling.shared(starts, rows, part.entity, window)[0]
+            found = filling.shared.lines(starts, rows, part.entity, begin, end).table(begin, end)
+            shared[..., role.shared_places] = found.view(shared.dtype)
         for place, value in role.shared_statics:
             shared[..., place] = value
     if not role.num_features:
         return
     target = _words(out[role.name])
-    mask = _words(out[role.mask_name]) if role.has_mask else None
-    table, seen = filling.table(starts, rows, part.entity, window)
-    table = table.view(target.dtype)
+    lines = filling.table.lines(starts, rows, part.entity, begin, end)
+    if not filling.masks and end - begin <= filling.piece:
+        for loop in filling.values:
+            loop(part, begin, end, target, lines)
+        return
+    mask, seen = None, lines
+    if role.has_mask:
+        mask = _words(out[role.mask_name])
+        if role.row_columns:
+            seen = filling.table.seen(starts, rows, part.entity, begin, end)
     for first in range(begin, end, filling.piece):
         last = min(first + filling.piece, end)
-        here = slice(first - begin, last - begin)
         for loop in filling.values:
-            loop(part, first, last, target, table[here])
+            loop(part, first, last, target, lines)
         for loop in filling.masks:
-            loop(part, first, last, mask, seen[here])
+            loop(part, first, last, mask, seen)
 
 
 def kind_of(base: np.ndarray) -> Kind:
@@ -162,14 +170,16 @@ def _is_plain(base: np.ndarray) -> bool:
 
 def _flat(base: np.ndarray, kind: Kind) -> np.ndarray:
     """All that rows lie in as one array of words."""
-    if _is_plain(base):
+    if base.flags.c_contiguous and base.dtype.isnative:
+        values = base.reshape(-1)
+    elif _is_plain(base):
         values = np.ascontiguousarray(base, dtype=base.dtype.newbyteorder("=")).reshape(-1)
     else:
         lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
         lowest = base[tuple(slice(-1, None) if length < 0 else slice(0, 1) for length in lengths)]
         extent = sum(abs(length) for length in lengths) // base.itemsize + 1
         values = np.lib.stride_tricks.as_strided(lowest, (extent,), (base.itemsize,))
-    values = values.view(kind.dtype)
+    values = values.view() if values.dtype == kind.dtype else values.view(kind.dtype)
     # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
     values.flags.writeable = False
     return values

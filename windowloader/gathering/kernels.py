@@ -64,9 +64,10 @@ def runs(
     source: Any, half: Any, origin: int, row_step: int, width: int,
     first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
     shift: Floats, factor: Floats, known: int, divide: Any, sentinel: Any, fill: float | None,
-    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int, table: Any, place: int, ahead: int,
+    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int,
+    table: Any, lines: Ints, line_steps: Ints, place: int, ahead: int,
 ) -> None:  # fmt: skip
-    """Scale runs of ``width`` elements; ``table`` and ``place`` go unused.
+    """Scale runs of ``width`` elements; ``table``, ``lines`` and ``place`` go unused.
 
     ``shift`` and ``factor`` have ``known`` numbers for each entity, or once: 1, one for each element of a run, or a
     period, repeated along the run. ``ahead``: how many rows before its turn a row is asked for; 0: that is left to
@@ -112,11 +113,13 @@ def pairs(
     source: Any, half: Any, origin: int, row_step: int, width: int,
     first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
     shift: Floats, factor: Floats, known: int, divide: Any, sentinel: Any, fill: float | None,
-    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int, table: Any, place: int, ahead: int,
+    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int,
+    table: Any, lines: Ints, line_steps: Ints, place: int, ahead: int,
 ) -> None:  # fmt: skip
     """Scale runs, and write one value of the row beside each element: see `runs`.
 
-    ``table`` has shape (end - begin, rows, 1), of the output's dtype; a run's elements go to ``place``, 0 or 1.
+    ``table`` has shape (line, 1), of the output's dtype, and line ``lines[b] + line_steps[i]`` is that of a window's
+    step; a run's elements go to ``place``, 0 or 1.
     """
     sent = sentinel[0]
     head = place == 0
@@ -141,7 +144,7 @@ def pairs(
                         later, next_row = later + 1, 0
                 r = np.uint64(origin + (first[b] + offsets[i]) * row_step + n0)
                 o = np.uint64(at + b * out_batch + i * out_row + 2 * n0)
-                c = table[b - begin, i, 0]
+                c = table[np.uint64(lines[b] + line_steps[i]), 0]
                 if known > 1:
                     for j in range(count):
                         x, m, q = source[r + j], shift[a + j], factor[a + j]
@@ -162,7 +165,8 @@ def triples(
     source: Any, half: Any, origin: int, row_step: int, width: int,
     first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
     shift: Floats, factor: Floats, known: int, divide: Any, sentinel: Any, fill: float | None,
-    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int, table: Any, place: int, ahead: int,
+    out: Any, to_half: Any, to_brain: Any, at: int, out_batch: int, out_row: int,
+    table: Any, lines: Ints, line_steps: Ints, place: int, ahead: int,
 ) -> None:  # fmt: skip
     """Scale runs, and write two values of the row beside each element: see `pairs`."""
     sent = sentinel[0]
@@ -188,7 +192,8 @@ def triples(
                         later, next_row = later + 1, 0
                 r = np.uint64(origin + (first[b] + offsets[i]) * row_step + n0)
                 o = np.uint64(at + b * out_batch + i * out_row + 3 * n0)
-                c, f = table[b - begin, i, 0], table[b - begin, i, 1]
+                t = np.uint64(lines[b] + line_steps[i])
+                c, f = table[t, 0], table[t, 1]
                 if known > 1:
                     for j in range(count):
                         x, m, q = source[r + j], shift[a + j], factor[a + j]
@@ -212,7 +217,7 @@ def tiles(
     first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
     shift: Floats, factor: Floats, known: int, divide: Any, sentinel: Any, fill: float | None,
     out: Any, to_half: Any, to_brain: Any, out_batch: int, out_row: int, out_node: int, places: Ints,
-    table: Any, row_places: Ints, tile: int, ahead: int,
+    table: Any, lines: Ints, line_steps: Ints, row_places: Ints, tile: int, ahead: int,
 ) -> None:  # fmt: skip
     """Scale and cast any columns, any steps, and write values of the row beside them.
 
@@ -265,6 +270,6 @@ def tiles(
                 for j in range(count):
                     out[p + j * apart] = words[x + j * next_node]
             for k in range(row_places.size):
-                p, c = np.uint64(o + row_places[k]), table[b - begin, i, k]
+                p, c = np.uint64(o + row_places[k]), table[np.uint64(lines[b] + line_steps[i]), k]
                 for j in range(count):
                     out[p + j * apart] = c

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .roles import Group, Role
+    from .row_table import Lines
 
 __all__ = ["Kind", "Loop", "Part", "role_loops"]
 
@@ -71,7 +72,7 @@ class Part:
 
 
 Loop = Callable[[Part, int, int, Any, Any], None]
-"""``loop(part, begin, end, out, table)``: ``table`` has what is the same for all nodes, from ``begin`` on."""
+"""``loop(part, begin, end, out, lines)``: ``lines`` has what is the same for all nodes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,10 +223,10 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
     ahead = _ahead(kind, width)
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
-            shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, out_row, table, place,
+            shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, out_row, *lines, place,
             ahead,
         )  # fmt: skip
 
@@ -253,13 +254,13 @@ def _copy(frame: Frame, group: Group) -> Loop:
     picks, places = group.features * kind.steps[2], group.places * out_feature
     origin, width, offsets = _span(frame, group, 0, longest=MOST)
 
-    def run(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def run(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.blocks(
             part.values[rows].view(words), origin, row_step, width, part.first[rows], offsets, begin, end,
             out.view(words), int(places[0]), out_batch, out_row,
         )  # fmt: skip
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.copy(
             part.values[rows].view(words), kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, out.view(words), out_batch, out_row, out_node, places,
@@ -289,11 +290,11 @@ def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
     divide, mark, (half, brain) = True if group.divide.any() else None, _mark(kind, group), frame.words
     ahead = _ahead(kind, nodes * features) if dense else 0
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         kernels.tiles(
             part.values[rows], kind.half, kind.origin, row_step, node_step, nodes, picks, dense,
             part.first[rows], role.offsets, part.entity, begin, end, shift, factor, known, divide, mark, fill,
-            out, half, brain, out_batch, out_row, out_node, places, table, row_places, tile,
+            out, half, brain, out_batch, out_row, out_node, places, *lines, row_places, tile,
             ahead,
         )  # fmt: skip
 
@@ -305,8 +306,8 @@ def _spread(frame: Frame, places: np.ndarray, values: np.ndarray | None = None) 
     steps, at = frame.steps[:3], places * frame.steps[3]
     rows, nodes = len(frame.role.offsets), frame.role.num_nodes
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
-        words = table[:, :, np.newaxis] if values is None else values.view(out.dtype)
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+        words = lines.table(begin, end)[:, :, np.newaxis] if values is None else values.view(out.dtype)
         copies.spread(words, begin, end, rows, nodes, out, *steps, at)
 
     return loop
@@ -325,7 +326,7 @@ def _seen(frame: Frame, group: Group) -> Loop:
     at = 0 if others else place * frame.steps[3]
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.seen(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, begin, end, mark,
             out, at, out_batch, out_row, 1 + others, place,
@@ -357,7 +358,7 @@ def _observed(frame: Frame, group: Group) -> Loop:
     row_step, node_step, feature_step = kind.steps
     picks, places = group.features * feature_step, group.places * frame.steps[3]
 
-    def loop(part: Part, begin: int, end: int, out: Any, table: Any) -> None:
+    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.observed(
             part.values[rows], kind.half, kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, mark, out, *frame.steps[:3], places,

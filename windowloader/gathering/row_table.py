@@ -1,13 +1,14 @@
 """What is the same for all nodes of a row: clocks, and covariates without nodes, as a small table a batch.
 
-In: starts and rows. Out: values as delivered, shape (window, step, column), and which were observed. These are a
-column's worth of numbers where the batch has a node's worth, so plain NumPy makes them.
+In: starts and rows. Out: `Lines`: values as delivered, and where each window finds its own. These are a column's worth
+of numbers where the batch has a node's worth, so plain NumPy makes them; clocks that are kept are looked up where they
+are written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from .roles import RowColumn
 
-__all__ = ["KeptClock", "RowTable"]
+__all__ = ["KeptClock", "Lines", "RowTable"]
 
 KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
 
@@ -72,9 +73,29 @@ class KeptClock:
         return KeptClock, self._of  # made again: a pickle stays small
 
 
+class Lines(NamedTuple):
+    """What is the same for all nodes of a row: window b finds that of its step i in line ``first[b] + steps[i]``.
+
+    Parameters
+    ----------
+    values : ndarray, shape (line, column)
+        Words as delivered: float16 by its bits, bool as bytes.
+    first : ndarray, shape (batch,), int64
+    steps : ndarray, shape (step,), int64
+    """
+
+    values: np.ndarray
+    first: np.ndarray
+    steps: np.ndarray
+
+    def table(self, begin: int, end: int) -> np.ndarray:
+        """Return the lines of some windows, shape (window, step, column)."""
+        return np.asarray(self.values[self.first[begin:end, np.newaxis] + self.steps])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowTable:
-    """Values and masks of columns that do not depend on the node; call it with the windows of a batch.
+    """Values and masks of columns that do not depend on the node; asked with the windows of a batch.
 
     Parameters
     ----------
@@ -93,18 +114,18 @@ class RowTable:
     _kept: np.ndarray | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        kept = None
         clocks = [column.clock for column in self.columns]
-        only = isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks)
-        object.__setattr__(
-            self,
-            "_kept",
-            self.clock.words(clocks, self.dtype) if only else None,  # type: ignore[union-attr]
-        )
+        if isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks):
+            kept = _as_words(self.clock.words(clocks, self.dtype))
+        elif not clocks:
+            kept = np.empty((0, 0), _as_words(np.empty(0, delivered_dtype(self.dtype))).dtype)
+        object.__setattr__(self, "_kept", kept)
 
-    def __call__(
-        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, window: slice
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Values and masks of some windows.
+    def lines(
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
+    ) -> Lines:
+        """Values of windows ``[begin, end)`` of a batch.
 
         Parameters
         ----------
@@ -112,22 +133,35 @@ class RowTable:
         rows : sequence of Rows
             As handed to the gather.
         entity : ndarray, shape (batch,), int64
-        window : slice
-            Which windows of the batch.
-
-        Returns
-        -------
-        values : ndarray, shape (window, step, column), of the delivered dtype
-        observed : ndarray, shape (window, step, column), uint8
+        begin, end : int
         """
-        shape = (window.stop - window.start, len(self.offsets), len(self.columns))
-        observed = np.ones(shape, np.uint8)
-        if not self.columns:
-            return np.empty(shape, delivered_dtype(self.dtype)), observed
-        read = starts[window, np.newaxis] + self.offsets
         if self._kept is not None:
-            return self._kept.take(read, axis=0), observed
-        values = np.empty(shape, np.float64)
+            return Lines(self._kept, starts, self.offsets)
+        values = _as_words(cast(self._made(starts, rows, entity, slice(begin, end))[0], self.dtype))
+        return self._in_turn(values, len(starts), begin)
+
+    def seen(
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
+    ) -> Lines:
+        """Say which of the values were observed, uint8."""
+        if self._kept is not None:
+            shape = (end - begin, len(self.offsets), len(self.columns))
+            return self._in_turn(np.ones(shape, np.uint8), len(starts), begin)
+        return self._in_turn(self._made(starts, rows, entity, slice(begin, end))[1], len(starts), begin)
+
+    def _in_turn(self, table: np.ndarray, batch: int, begin: int) -> Lines:
+        """Lines that lie one after another, those of window ``begin`` first."""
+        steps = len(self.offsets)
+        flat = np.ascontiguousarray(table).reshape(-1, len(self.columns))
+        return Lines(flat, (np.arange(batch) - begin) * steps, np.arange(steps))
+
+    def _made(
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, window: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values, float64, and masks of some windows, shape (window, step, column)."""
+        read = starts[window, np.newaxis] + self.offsets
+        shape = (*read.shape, len(self.columns))
+        values, observed = np.empty(shape, np.float64), np.ones(shape, np.uint8)
         clocks = [column.clock for column in self.columns if column.clock]
         if clocks and self.clock is not None:
             at = [k for k, column in enumerate(self.columns) if column.clock]
@@ -143,7 +177,14 @@ class RowTable:
                     entity[window],
                     window,
                 )
-        return np.ascontiguousarray(cast(values, self.dtype)), observed
+        return values, observed
+
+
+def _as_words(values: np.ndarray) -> np.ndarray:
+    """Return values as the loops write them: float16 as its bits, bool as bytes."""
+    if values.dtype == np.float16:
+        return values.view(np.uint16)
+    return values.view(np.uint8) if values.dtype == np.bool_ else values
 
 
 def _fill_column(

@@ -90,6 +90,10 @@ class Plan:
         Requests handed to storage at a time.
     first : Cost
         What must be there before the first batch.
+    upcoming : Cost
+        What is read of the next pass while this one drains, besides ``own``: its first blocks.
+    rows_held : int
+        Bytes of rows that are resident at most, of what is read step by step; no more than arena and stash.
     mixing, permutation : Mixing or None
         Figures of this order, and of a full permutation; None in time order.
     scan_share : float or None
@@ -133,11 +137,25 @@ class Plan:
     resident: tuple[tuple[float, int], ...] = field(default=(), repr=False)
     at_a_time: int = 0
     first: Cost
+    upcoming: Cost = field(default_factory=lambda: Cost(bytes=0, requests=0, distinct=0))
+    rows_held: int = 0
     mixing: Mixing | None = None
     permutation: Mixing | None = None
     scan_share: float | None = None
     advice: tuple[str, ...] = ()
     trace: Trace | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def private_bytes(self) -> int:
+        """By how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
+
+        Rows resident at most, chunks being read, the store's own, and batches: those made ahead, the loop's, and the
+        one that it gets next. Other than ``memory.total``, which is what the parts may take, it has no places that
+        nothing will be read into.
+        """
+        terms = self.memory
+        reading = 0 if terms is None else terms.in_flight + terms.reserve
+        return self.rows_held + self.held + reading + (self.batches_ahead + 2) * self.batch_bytes
 
     def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:
         """Estimate the seconds until the first batch has its rows.
@@ -166,7 +184,7 @@ class Plan:
         for name in ("mixing", "permutation"):
             figures = getattr(self, name)
             found[name] = None if figures is None else figures._asdict()
-        for name in ("own", "all_ranks", "first"):
+        for name in ("own", "all_ranks", "first", "upcoming"):
             found[name]["amplification"] = getattr(self, name).amplification
         if self.memory is not None:
             found["memory"]["total"] = self.memory.total
@@ -175,6 +193,7 @@ class Plan:
             lanes=list(self.lanes),
             resident=[list(point) for point in self.resident],
             advice=list(self.advice),
+            private_bytes=self.private_bytes,
             first_seconds=self.first_seconds(),
         )
         return found

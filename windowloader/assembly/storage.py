@@ -83,9 +83,19 @@ def stored(variable: Variable) -> Stored:
     edges = variable.edges()
     inner = _innermost(source)
     shards = _shards(inner, edges, variable.num_rows)
+    whole = (
+        edges is not None and variable.num_rows == inner.shape[0]
+    )  # not a part of the rows, nor joined files
     return Stored(
         variable,
-        Chunking(edges, row_bytes=max(1, variable.row_bytes), columns=_columns(inner), shards=shards),
+        Chunking(
+            edges,
+            row_bytes=max(1, variable.row_bytes),
+            columns=math.prod(_counts(inner)),
+            shards=shards,
+            handed_bytes=_handed(inner),
+            beyond=-inner.shape[0] % _chunk_rows(inner) if whole else 0,
+        ),
     )
 
 
@@ -101,23 +111,42 @@ def _innermost(source: Any) -> Any:
             return source
 
 
-def _columns(source: Any) -> int:
-    """Count the chunks across all axes but time, of those that are read."""
+def _counts(source: Any, *, inner: bool = False) -> list[int]:
+    """Count chunks along each axis but time, of those that are read; with ``inner``, of the chunks of shards."""
     info = getattr(source, "info", None)
-    if info is None or not hasattr(info, "shards"):
-        if source.chunks is None:
-            return 1
-        return math.prod(
-            -(-size // chunk) for size, chunk in zip(source.shape[1:], source.chunks[1:], strict=True)
-        )
-    grid = info.shards or info.chunks
-    counts = []
-    for dim in source.order[1:]:
-        chosen = source.selection.get(dim)
-        counts.append(
-            -(-info.shape[dim] // grid[dim]) if chosen is None else len(np.unique(chosen // grid[dim]))
-        )
-    return math.prod(counts)
+    if info is not None and hasattr(info, "shards"):
+        grid = info.chunks if inner else info.shards or info.chunks
+        chosen = [source.selection.get(dim) for dim in source.order[1:]]
+        return [
+            -(-info.shape[dim] // grid[dim]) if picked is None else len(np.unique(picked // grid[dim]))
+            for dim, picked in zip(source.order[1:], chosen, strict=True)
+        ]
+    if source.chunks is None:
+        return []
+    box = getattr(source, "box", None)
+    whole = [slice(0, size) for size in source.shape[1:]]
+    cuts = whole if box is None else [box[dim] for dim in source.order[1:]]  # a box is in the stored order
+    return [
+        -(-cut.stop // chunk) - cut.start // chunk for cut, chunk in zip(cuts, source.chunks[1:], strict=True)
+    ]
+
+
+def _handed(source: Any) -> int | None:
+    """Count the decoded bytes of a row of whole chunks; None where chunks are not known to be stored whole."""
+    info = getattr(source, "info", None)
+    if info is not None and hasattr(info, "shards"):
+        chunks, itemsize = [info.chunks[dim] for dim in source.order[1:]], info.itemsize
+    elif source.chunks is not None and hasattr(source, "box"):
+        chunks, itemsize = list(source.chunks[1:]), source.dtype.itemsize
+    else:
+        return None
+    size: int = math.prod(_counts(source, inner=True)) * math.prod(chunks) * itemsize
+    return max(1, size)
+
+
+def _chunk_rows(source: Any) -> int:
+    """Rows of a chunk that is stored whole even at the end; 1 where that is not known."""
+    return 1 if source.chunks is None or _handed(source) is None else max(1, int(source.chunks[0]))
 
 
 def _shards(source: Any, edges: NDArray[np.int64] | None, rows: int) -> NDArray[np.int64] | None:

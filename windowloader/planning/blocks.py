@@ -5,6 +5,7 @@ In: a `Case`. Out: fields of a `Plan`. Arithmetic on the same lanes and residenc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from windowloader.streaming.residency import Residency
 from .case import advice, held_cost, plus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from windowloader.streaming.forecast import Forecast
 
     from .case import Case
 
 __all__ = ["by_blocks"]
 
-RANKS = 16  # ranks whose reads are all counted; of more, so many stand for the others
+RANKS = 256  # ranks whose reads are all counted; of more, so many stand for the others
 POINTS = 32  # of resident memory over time
 
 
@@ -56,22 +59,22 @@ def by_blocks(case: Case) -> dict[str, Any]:
             cursor=here.cursor,
         )
 
+    def cost(found: Forecast) -> Cost:
+        """Of a rank, with the windows that fill up lanes that have none left."""
+        parts = (_filler(case, lane) for lane in found.lanes)
+        return plus(Cost(bytes=found.bytes + found.side_bytes, requests=found.requests + found.side_requests,
+                         distinct=0), held, *parts)  # fmt: skip
+
     found = foretell(case.rank)
     held = held_cost(case)
-    own = plus(_forecast_cost(case, found), held, *(_filler(case, lane) for lane in found.lanes))
-    ranks = [found] if case.world_size == 1 else [foretell(r) for r in range(min(case.world_size, RANKS))]
-    times = 1 if case.world_size <= RANKS else case.world_size / RANKS
-    everyone = Cost(
-        bytes=round(times * sum(f.bytes + f.side_bytes for f in ranks)) + case.world_size * held.bytes,
-        requests=round(times * sum(f.requests + f.side_requests for f in ranks))
-        + case.world_size * held.requests,
-        distinct=(found.distinct if not here.cursor else own.distinct * case.world_size) + held.distinct,
-    )
+    own = replace(cost(found), distinct=_distinct(case, found) + held.distinct)
+    everyone = own if case.world_size == 1 else _of_all(case.world_size, lambda rank: cost(foretell(rank)))
+    least = (found.distinct if not here.cursor else own.distinct * case.world_size) + held.distinct
     return {
         "mode": choice.mode,
         "lanes": found.lanes,
         "own": own,
-        "all_ranks": own if case.world_size == 1 else everyone,
+        "all_ranks": own if case.world_size == 1 else replace(everyone, distinct=least),
         "blocks": found.blocks,
         "active": choice.active,
         "slots": choice.places(len(lanes.grid)),
@@ -82,12 +85,25 @@ def by_blocks(case: Case) -> dict[str, Any]:
         "resident": _over_time(case, found.lanes),
         "at_a_time": choice.requests,
         "first": _first(case, found.lanes),
+        "upcoming": plus(*(_upcoming(case, lane) for lane in found.lanes)),
+        "rows_held": _rows_held(case, found),
         "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
         "advice": tuple(advice(case, own)),
     }
 
 
-def _forecast_cost(case: Case, found: Forecast) -> Cost:
+def _of_all(world_size: int, cost: Callable[[int], Cost]) -> Cost:
+    """Add ranks up; of very many, some evenly among them stand for all."""
+    ranks = np.unique(
+        np.linspace(0, world_size - 1, min(world_size, RANKS)).round().astype(np.int64)
+    ).tolist()
+    total = plus(*map(cost, ranks))
+    times = world_size / len(ranks)
+    return Cost(bytes=round(total.bytes * times), requests=round(total.requests * times), distinct=0)
+
+
+def _distinct(case: Case, found: Forecast) -> int:
+    """Bytes that a rank must read at least once."""
     lanes = case.reading.lanes
     assert lanes is not None
     ranges = []
@@ -98,12 +114,7 @@ def _forecast_cost(case: Case, found: Forecast) -> Cost:
         placed[sequence.visits[residency.placed]] = True
         ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
-    distinct = sum(chunking.distinct(begin, end) for chunking in case.reading.chunkings) if len(begin) else 0
-    return Cost(
-        bytes=found.bytes + found.side_bytes,
-        requests=found.requests + found.side_requests,
-        distinct=distinct,
-    )
+    return sum(chunking.distinct(begin, end) for chunking in case.reading.chunkings) if len(begin) else 0
 
 
 def _filler(case: Case, lane: int) -> Cost:
@@ -120,16 +131,16 @@ def _filler(case: Case, lane: int) -> Cost:
     return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
-def _residency(case: Case, lane: int) -> Residency:
+def _residency(case: Case, lane: int, *, ahead: int = 0) -> Residency:
     lanes, choice = case.reading.lanes, case.reading.choice
     assert lanes is not None
     assert choice is not None
-    sequence = lanes.sequence(case.here.pass_number, lane)
+    sequence = lanes.sequence(case.here.pass_number + ahead, lane)
     return Residency(
         sequence,
         span=lanes.grid.span,
         slots=choice.places(len(lanes.grid)),
-        cursor=min(case.here.cursor, len(sequence)),
+        cursor=0 if ahead else min(case.here.cursor, len(sequence)),
     )
 
 
@@ -159,3 +170,27 @@ def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
             size = int(cost.bytes.sum())
             parts.append(Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
     return plus(*parts)
+
+
+def _upcoming(case: Case, lane: int) -> Cost:
+    """Count what a lane reads of its next pass while the present one drains."""
+    residency = _residency(case, lane, ahead=1)
+    none = Cost(bytes=0, requests=0, distinct=0)
+    if residency.first_turn >= residency.lane.num_turns or residency.paged:
+        return none
+    blocks = residency.turn(residency.first_turn).submit
+    if not len(blocks):
+        return none
+    cost = total_cost(case.reading.chunkings, residency.lane.begin[blocks], residency.lane.end[blocks])
+    return Cost(
+        bytes=int(cost.bytes.sum()), requests=int(cost.requests.sum()), distinct=int(cost.bytes.sum())
+    )
+
+
+def _rows_held(case: Case, found: Forecast) -> int:
+    """Count the bytes of rows that are resident at most: all places where blocks come and go."""
+    choice = case.reading.choice
+    assert choice is not None
+    room = choice.terms.arena + choice.terms.stash
+    paged = any(_residency(case, lane).paged for lane in found.lanes)
+    return room if paged else min(room, found.rows * case.row_bytes)

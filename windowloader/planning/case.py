@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from windowloader.assembly.storage import stored
 from windowloader.plan import Cost
 from windowloader.streaming.budget import REQUESTS, RESERVE, default_active
 from windowloader.streaming.chunking import Chunking, total_cost
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from windowloader.streaming.reading import Reading
     from windowloader.windows import WindowSet
 
-__all__ = ["Case", "advice", "held_cost", "plus", "used"]
+__all__ = ["LOOK", "Case", "advice", "held_cost", "plus", "seen_by_all", "used"]
+
+LOOK = 1 << 20  # rows of windows that are looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,11 +64,18 @@ def used(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return grid.begin, grid.end
 
 
+def seen_by_all(case: Case, offsets: int) -> bool:
+    """Whether the windows of all ranks are few enough to look at each, of so many rows."""
+    return case.steps.left(case.position) * case.steps.global_batch * offsets <= LOOK
+
+
 def held_cost(case: Case) -> Cost:
     """Read once, with the first batch."""
-    held = case.reading.held.values()
-    size = sum(one.nbytes for one in held)
-    return Cost(bytes=size, requests=len(case.reading.held), distinct=size)
+    size = requests = 0
+    for one in case.reading.held.values():
+        cost = stored(one.variable).chunking.cost([one.begin], [one.end])
+        size, requests = size + int(cost.bytes[0]), requests + int(cost.requests[0])
+    return Cost(bytes=size, requests=requests, distinct=size)
 
 
 def plus(*costs: Cost) -> Cost:

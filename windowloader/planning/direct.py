@@ -14,14 +14,12 @@ from windowloader.streaming.budget import REQUESTS
 from windowloader.streaming.chunking import total_cost
 from windowloader.streaming.direct import Benchwork, window_rows
 
-from .case import advice, held_cost, plus, used
+from .case import LOOK, advice, held_cost, plus, seen_by_all, used
 
 if TYPE_CHECKING:
     from .case import Case
 
 __all__ = ["direct"]
-
-LOOK = 1 << 20  # rows of windows that are looked at
 
 
 def direct(case: Case) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def direct(case: Case) -> dict[str, Any]:
     """
     choice, reading = case.reading.choice, case.reading
     assert choice is not None
-    found, first, estimated = _follow(case)
+    found, first, estimated = _follow(case, case.rank)
     begin, end = used(case)
     distinct = sum(chunking.distinct(begin, end) for chunking in reading.chunkings)
     part = len(case.steps.order.lane_sizes(0)) > 1 or case.world_size == 1
@@ -51,9 +49,15 @@ def direct(case: Case) -> dict[str, Any]:
         )
         + held.distinct,
     )
+    ranks = [own]
+    if seen_by_all(case, len(window_rows(case.recipe))):
+        others = [_follow(case, rank)[0] for rank in range(case.world_size) if rank != case.rank]
+        ranks += [Cost(bytes=some[0], requests=some[1], distinct=0) for some in others]
+        ranks += [held] * len(others)
+    times = 1 if len(ranks) > 1 else case.world_size
     everyone = Cost(
-        bytes=own.bytes * case.world_size,
-        requests=own.requests * case.world_size,
+        bytes=times * sum(cost.bytes for cost in ranks),
+        requests=times * sum(cost.requests for cost in ranks),
         distinct=distinct + held.distinct,
     )
     return {
@@ -65,12 +69,13 @@ def direct(case: Case) -> dict[str, Any]:
         "memory": choice.terms,
         "at_a_time": choice.requests,
         "first": plus(first, held),
+        "rows_held": choice.terms.arena,
         "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
         "advice": tuple(advice(case, own)),
     }
 
 
-def _follow(case: Case) -> tuple[tuple[int, int], Cost, bool]:
+def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
     """Go through the steps as the reading does: bytes and requests, the first batch's, whether a part was seen."""
     reading = case.reading
     assert reading.benches is not None
@@ -81,7 +86,7 @@ def _follow(case: Case) -> tuple[tuple[int, int], Cost, bool]:
     first = Cost(bytes=0, requests=0, distinct=0)
     position = case.position
     while looked < left and rows < LOOK:
-        step = case.steps.rank_at(position, rank=case.rank, world_size=case.world_size)
+        step = case.steps.rank_at(position, rank=rank, world_size=case.world_size)
         assert step is not None
         starts = case.windows.index(step.positions)
         rows += len(starts) * len(offsets)

@@ -84,6 +84,7 @@ def _resident(plan: Plan) -> list[str]:
     return [
         _line("memory", f"{format_bytes(plan.own.distinct)} of rows are touched: {note}"),
         _line("", f"{plan.batches_ahead} batches of {format_bytes(plan.batch_bytes)} are made ahead"),
+        _line("", f"the process will grow by about {format_bytes(plan.private_bytes)}"),
     ]
 
 
@@ -100,6 +101,9 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
         )
     if plan.again:
         lines.append(_line("again", f"{format_bytes(plan.again)} for want of places"))
+    if plan.upcoming.bytes:
+        more = f"{format_bytes(plan.upcoming.bytes)} in {plan.upcoming.requests:,} requests"
+        lines.append(_line("next", f"{more} of the next epoch, while this one drains"))
     lines.append(
         _line(
             "memory",
@@ -117,6 +121,8 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
             lines.append(_line("", f"{name:<24} {format_bytes(value):>8}"))
     ahead = f"{plan.batches_ahead} × {format_bytes(plan.batch_bytes)}"
     lines.append(_line("", f"{'batches ahead, on top':<24} {ahead:>8}"))
+    grown = f"{format_bytes(plan.private_bytes)} in all, by which the process will grow"
+    lines.append(_line("", f"{'expected':<24} {grown}"))
     if plan.resident:
         most = max(value for _, value in plan.resident)
         bars = "".join(BARS[min(7, value * 8 // max(most, 1))] for _, value in plan.resident)

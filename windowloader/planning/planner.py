@@ -12,12 +12,14 @@ from windowloader.errors import RankError
 from windowloader.plan import Cost, Plan
 from windowloader.shuffling.mixing import mixing, mixing_of_permutation
 from windowloader.streaming.chunking import Chunking
+from windowloader.streaming.direct import window_rows
 from windowloader.streaming.grid import block_rows, cut
 from windowloader.streaming.reading import survey
 
 from .blocks import by_blocks
-from .case import Case, used
+from .case import Case, seen_by_all, used
 from .direct import direct
+from .resident import touched
 from .tracing import trace_of
 
 if TYPE_CHECKING:
@@ -161,14 +163,20 @@ def _grid(case: Case) -> Grid | None:
 
 
 def _resident(case: Case) -> dict[str, Any]:
-    begin, end = used(case)
     row_bytes = sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables)
-    touched = int((end - begin).sum()) * row_bytes
-    cost = Cost(bytes=touched, requests=0, distinct=touched)
+    begin, end = used(case)
+    union = int((end - begin).sum())
+    own = touched(case, case.rank, union)
+    if case.world_size == 1:
+        everyone = own
+    elif seen_by_all(case, len(window_rows(case.recipe))):
+        everyone = sum(touched(case, rank, union) for rank in range(case.world_size))
+    else:
+        everyone = own * case.world_size
     return {
         "mode": "resident",
         "lanes": (),
-        "own": cost,
-        "all_ranks": cost,
+        "own": Cost(bytes=own * row_bytes, requests=0, distinct=own * row_bytes),
+        "all_ranks": Cost(bytes=everyone * row_bytes, requests=0, distinct=min(union, everyone) * row_bytes),
         "first": Cost(bytes=0, requests=0, distinct=0),
     }

@@ -45,6 +45,11 @@ class Chunking:
         Chunks across nodes and features that a row lies in, of those that are read.
     shards : ndarray, int64, or None
         Rows where a shard begins, likewise: ranges of chunks in one shard are one request.
+    handed_bytes : int, optional
+        Decoded bytes of a row in whole chunks, which is what storage hands out: more than ``row_bytes`` where some
+        nodes are read of chunks that hold others too, and where chunks reach beyond the array. None: as many.
+    beyond : int
+        Rows by which the last chunk reaches beyond the end; they are stored, and read.
 
     Raises
     ------
@@ -61,6 +66,8 @@ class Chunking:
     row_bytes: int = field(kw_only=True)
     columns: int = field(default=1, kw_only=True)
     shards: NDArray[np.int64] | None = field(default=None, kw_only=True)
+    handed_bytes: int | None = field(default=None, kw_only=True)
+    beyond: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.row_bytes < 1 or self.columns < 1:
@@ -79,7 +86,11 @@ class Chunking:
     @property
     def chunk_bytes(self) -> int:
         """Decoded bytes of the largest chunk, which memory must hold at once; a row where there are none."""
-        return -(-self.largest * self.row_bytes // self.columns)
+        return -(-self.largest * self._handed // self.columns)
+
+    @property
+    def _handed(self) -> int:
+        return self.row_bytes if self.handed_bytes is None else self.handed_bytes
 
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.
@@ -96,12 +107,12 @@ class Chunking:
         """
         begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         if self.edges is None:
-            return Cost((end - begin) * self.row_bytes, np.full(begin.shape, self.columns, np.int64))
+            return Cost((end - begin) * self._handed, np.full(begin.shape, self.columns, np.int64))
         first, last = _touched(self.edges, begin, end)
-        rows = self.edges[last] - self.edges[first]
+        rows = self.edges[last] - self.edges[first] + self.beyond * (last == len(self.edges) - 1)
         if self.shards is not None:
             first, last = _touched(self.shards, begin, end)
-        return Cost(rows * self.row_bytes, (last - first) * self.columns)
+        return Cost(rows * self._handed, (last - first) * self.columns)
 
     def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
         """Count the shards that the rows ``[begin, end)`` lie in: each has an index, read once."""
@@ -124,7 +135,9 @@ class Chunking:
         edges = np.unique(np.concatenate([begin, end])) if self.edges is None else self.edges
         if len(edges) < 2:
             return 0
-        return int(np.diff(edges)[_covered(edges, begin, end)].sum()) * self.row_bytes
+        rows = np.diff(edges)
+        rows[-1] += self.beyond
+        return int(rows[_covered(edges, begin, end)].sum()) * self._handed
 
 
 def total_cost(variables: Sequence[Chunking], begin: ArrayLike, end: ArrayLike) -> Cost:

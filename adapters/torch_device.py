@@ -18,7 +18,7 @@ from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
-from windowloader.gathering.rows import Resident
+from windowloader.gathering.rows import Others, Resident
 from windowloader.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Destination:
         self._range = begin, end
         self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
         engine.access.close()  # nothing is read on the way to a batch
-        return replace(engine, gathers=False, access=Resident([]))
+        return replace(engine, gathers=False, access=Resident(Others(0, {}, {})))
 
     def load(self) -> None:
         """Resolve the device in the calling thread, and send the rows there if they are to live there."""

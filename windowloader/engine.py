@@ -148,13 +148,12 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
         for place, number in enumerate(recipe.variables)
         if (view := windows.series.variables[number].view()) is not None
     }
+    others = Others(len(recipe.variables), views, reading.held)
     if reading.choice is None:
         from .gathering.readahead import ReadAhead
         from .streaming.direct import window_rows
 
-        resident = [views[place] for place in sorted(views)]
-        return ReadAhead(resident, window_rows(recipe), windows.index, steps, ranks)
-    others = Others(len(recipe.variables), views, reading.held)
+        return ReadAhead(others, window_rows(recipe), windows.index, steps, ranks)
     access: RowAccess
     if reading.lanes is not None:
         from .blocks import BlockAccess

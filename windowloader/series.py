@@ -15,7 +15,7 @@ import numpy as np
 
 from .assembly.entities import entity_numbers
 from .assembly.labels import listed
-from .assembly.variable import Variable, is_mapped, stored_tier
+from .assembly.variable import Variable, common_tier
 from .clock import CLOCK_NAMES, Clock
 from .errors import FeatureNameError
 
@@ -203,16 +203,10 @@ class Series:
         Returns
         -------
         str
-            ``"memory"`` or ``"mapped"`` where all that change with time can be indexed where they lie, else
-            ``"cached"`` where what cannot is kept on this node, else ``"streamed"``.
+            ``"memory"``, ``"mapped"``, ``"cached"`` (kept on this node as it comes) or ``"streamed"``: of the variables
+            that change with time, the last of these.
         """
-        timed = [variable for variable in self.variables if variable.has_time]
-        views = [variable.view() for variable in timed]
-        if any(view is None for view in views):
-            return stored_tier(
-                [variable for variable, view in zip(timed, views, strict=True) if view is None]
-            )
-        return "mapped" if any(is_mapped(view) for view in views if view is not None) else "memory"
+        return common_tier(self.variables)
 
     def columns(self, names: Sequence[str] | None = None) -> tuple[Column, ...]:
         """Look up names.

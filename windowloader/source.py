@@ -54,6 +54,9 @@ class Source(Protocol):
         Native byte order; what `read` delivers.
     chunks : tuple of int or None
         Storage grid in the order of `axes`; None where every range of rows costs alike.
+
+    One whose rows lie in memory or in a local file, though `array` cannot show them, says so by an attribute ``tier``,
+    "memory" or "mapped": then a shuffle is a permutation of all windows, as for arrays.
     """
 
     name: str

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.assembly.variable import Variable, feature_names, is_mapped
+from windowloader.assembly.variable import Variable, feature_names
 from windowloader.errors import SeriesError
 from windowloader.sources.mapped import NpySource
 from windowloader.sources.memory import ArraySource
+from windowloader.sources.region import is_mapped
 
 
 def brute(array: np.ndarray, axes: str) -> np.ndarray:

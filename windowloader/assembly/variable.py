@@ -14,15 +14,16 @@ import numpy as np
 
 from windowloader.axes import canonical, sizes
 from windowloader.errors import SeriesError
+from windowloader.sources.tiers import TIERS, tier_of
 
 from .labels import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from windowloader.source import Pending, Source
 
-__all__ = ["Variable", "feature_names", "is_mapped", "stored_tier"]
+__all__ = ["Variable", "common_tier", "feature_names"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,23 +134,10 @@ class Variable:
         return apart.transpose(np.argsort(order))
 
 
-def stored_tier(variables: Sequence[Variable]) -> str:
-    """Tier of variables that must be read: "cached" where a mirror on this node keeps each of them, else "streamed"."""
-    return (
-        "cached" if all(getattr(variable.source, "cached", False) for variable in variables) else "streamed"
-    )
-
-
-def is_mapped(array: np.ndarray) -> bool:
-    """Whether an array's memory is a file's, through however many views."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return type(base).__name__ == "mmap"
+def common_tier(variables: Iterable[Variable]) -> str:
+    """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
+    tiers = [tier_of(variable.source) for variable in variables if variable.has_time]
+    return max(tiers, key=TIERS.index, default="memory")
 
 
 def feature_names(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from windowloader.sources.region import is_mapped
 from windowloader.units import parse_bytes
 
 from .rows import Resident
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from windowloader.ranks import Ranks
     from windowloader.shard import Position, Steps
 
-    from .rows import Piece
+    from .rows import Others, Piece
 
 __all__ = ["ReadAhead", "Stretch", "file_memory", "stretch_of"]
 
@@ -90,8 +91,6 @@ class Stretch:
 
 def stretch_of(view: np.ndarray) -> Stretch | None:
     """Return where mapped rows lie; None for an array in memory, or one whose rows do not lie one after another."""
-    from windowloader.assembly.variable import is_mapped
-
     inner = sum((n - 1) * abs(stride) for n, stride in zip(view.shape[1:], view.strides[1:], strict=True))
     orderly = view.size and view.strides[0] >= inner + view.itemsize and min(view.strides) >= 0
     if not orderly or not is_mapped(view) or not hasattr(mmap, "MADV_WILLNEED"):
@@ -138,8 +137,8 @@ class ReadAhead:
 
     Parameters
     ----------
-    views : sequence of ndarray
-        All variables of the recipe.
+    arrays : Others
+        All variables of the recipe, in memory, mapped or kept whole.
     rows : ndarray, shape (row,), int64
         Which rows a window reads, counted from its start, rising.
     index : Starts
@@ -148,11 +147,9 @@ class ReadAhead:
     ranks : Ranks
     """
 
-    def __init__(
-        self, views: Sequence[np.ndarray], rows: np.ndarray, index: Starts, steps: Steps, ranks: Ranks
-    ) -> None:
-        self._views = tuple(views)
-        self.stretches = tuple(found for view in views if (found := stretch_of(view)) is not None)
+    def __init__(self, arrays: Others, rows: np.ndarray, index: Starts, steps: Steps, ranks: Ranks) -> None:
+        self._arrays = arrays
+        self.stretches = tuple(found for view in arrays.views if (found := stretch_of(view)) is not None)
         borders = np.flatnonzero(np.diff(rows) > 1)
         self.opens = rows[np.append(0, borders + 1)]
         self.closes = rows[np.append(borders, len(rows) - 1)] + 1
@@ -163,24 +160,25 @@ class ReadAhead:
         large = [stretch for stretch in self.stretches if stretch.nbytes > SMALL]
         cold = [stretch for stretch in large if stretch.resident() < RESIDENT]
         if not cold:
-            return Resident(self._views)
+            return Resident(self._arrays)
         exceeds = sum(stretch.nbytes for stretch in large) > file_memory()
         for stretch in cold:
             whole = np.array([0]), np.array([stretch.rows])
             stretch.advise(*whole, mmap.MADV_RANDOM if exceeds else mmap.MADV_NORMAL, most=WHOLE)
-        return ToldAhead(self._views, self, cold, position)
+        return ToldAhead(self._arrays, self, cold, position)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Let go of what is kept whole."""
+        self._arrays.close()
 
 
 class ToldAhead(Resident):
     """Rows where they lie, asked for before their turn: a `RowStream`."""
 
     def __init__(
-        self, views: Sequence[np.ndarray], access: ReadAhead, cold: Sequence[Stretch], position: Position
+        self, arrays: Others, access: ReadAhead, cold: Sequence[Stretch], position: Position
     ) -> None:
-        super().__init__(views)
+        super().__init__(arrays)
         self._access, self._cold = access, tuple(cold)
         ranks = access.ranks
         self._coming = access.steps.rank_rest(position, rank=ranks.rank, world_size=ranks.world_size)

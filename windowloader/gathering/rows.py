@@ -83,10 +83,10 @@ class RowAccess(Protocol):
 
 
 class Resident:
-    """Variables that are addressable where they lie: the rows are the arrays themselves."""
+    """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
 
-    def __init__(self, views: Sequence[np.ndarray]) -> None:
-        self._views = tuple(views)
+    def __init__(self, arrays: Others) -> None:
+        self._arrays = arrays
 
     def stream(self, position: Position) -> Resident:
         """Return itself: nothing is kept between steps."""
@@ -94,7 +94,7 @@ class Resident:
 
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
         """Whole arrays, each window at its start."""
-        return iter((Piece([Rows(view, starts) for view in self._views], 0, len(starts)),))
+        return iter((Piece(self._arrays.beside((), starts), 0, len(starts)),))
 
     def fail(self, index: int) -> None:
         """Nobody waits."""
@@ -160,6 +160,11 @@ class Others:
 
     def __init__(self, count: int, views: Mapping[int, np.ndarray], held: Mapping[int, Held]) -> None:
         self._count, self._views, self._held = count, dict(views), dict(held)
+
+    @property
+    def views(self) -> tuple[np.ndarray, ...]:
+        """Those in memory or mapped, in their order in the recipe."""
+        return tuple(self._views[place] for place in sorted(self._views))
 
     def beside(self, streamed: Sequence[Rows], starts: np.ndarray) -> list[Rows]:
         """Return the rows of all variables: those given, in the places that are left, and its own."""

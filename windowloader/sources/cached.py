@@ -27,6 +27,7 @@ from .mirror_reads import MirrorRead
 from .mirror_state import place_of, state_of
 from .processes import PerProcess
 from .reads import Done
+from .tiers import tier_of
 
 if TYPE_CHECKING:
     from windowloader.source import Pending, Source
@@ -40,7 +41,7 @@ BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 
 
 def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source:
-    """Keep a source's rows on this node, part by part where it is joined along time; one that is addressable stays.
+    """Keep a source's rows on this node, part by part where it is joined along time; one that is here already stays.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
             return JoinedSource(
                 list(pool.map(lambda part: cached(part, folder, options=options), source.parts))
             )
-    if source.axes[:1] != "t" or 0 in source.shape or source.array() is not None:
+    if source.axes[:1] != "t" or 0 in source.shape or tier_of(source) != "streamed":
         return source
     kind = CuttableSource if hasattr(source, "take") else CachedSource
     return kind(source, folder, options=options)
@@ -93,7 +94,7 @@ class CachedSource(LocalSource):
     >>> source.close()
     """
 
-    cached = True  # of the tier of that name
+    tier = "cached"
 
     def __init__(
         self, source: Source, folder: MirrorFolder, *, options: str = "", state: str | None = None

@@ -15,6 +15,8 @@ import numpy as np
 from windowloader.errors import SeriesError, SourceFormatError
 
 from .base import LocalSource, digest
+from .memory import LoadedSource
+from .tiers import AT_HAND, TIERS, tier_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,13 +69,13 @@ class JoinedSource(LocalSource):
         lengths = [part.shape[0] for part in parts]
         self.parts = tuple(parts)
         self.borders = np.append(0, np.cumsum(lengths)).astype(np.int64)
-        grid = [part.chunks or part.shape for part in parts]
+        grid = [part.chunks or part.shape for part in parts] if any(part.chunks for part in parts) else []
         super().__init__(
             f"{parts[0].name} … {parts[-1].name} ({len(parts)} parts)",
             shape=(int(self.borders[-1]), *parts[0].shape[1:]),
             dtype=_common_dtype(parts),
             axes=parts[0].axes,
-            chunks=[max(sizes) for sizes in zip(*grid, strict=True)],
+            chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
         self._recent = _Recent()
 
@@ -132,18 +134,26 @@ class JoinedSource(LocalSource):
             self.parts[old].close()
 
     @property
-    def cached(self) -> bool:
-        """Whether a mirror on this node keeps it."""
-        return all(getattr(part, "cached", False) for part in self.parts)
+    def tier(self) -> str:
+        """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
+        tiers = {tier_of(part) for part in self.parts}
+        if len(self.parts) > OPEN_PARTS and any(isinstance(part, LoadedSource) for part in self.parts):
+            return (
+                "streamed"  # a part that is parsed again for each window would cost more than any block order
+            )
+        if tiers <= {*AT_HAND}:
+            return max(tiers, key=TIERS.index)
+        return "cached" if tiers == {"cached"} else "streamed"
 
-    def edges(self) -> np.ndarray:
-        """Rows where a chunk or a part begins, and the end."""
-        inner = [
-            begin + found
-            for begin, part in zip(self.borders, self.parts, strict=False)
-            if (found := part.edges()) is not None
+    def edges(self) -> np.ndarray | None:
+        """Rows where a chunk or a part begins, and the end; None where no part has chunks."""
+        inner = [part.edges() for part in self.parts]
+        if all(found is None for found in inner):
+            return None
+        moved = [
+            begin + found for begin, found in zip(self.borders, inner, strict=False) if found is not None
         ]
-        return np.unique(np.concatenate([self.borders, *inner]))
+        return np.unique(np.concatenate([self.borders, *moved]))
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis: those of the first part, which all share."""

@@ -61,6 +61,11 @@ class MappedSource(AddressableSource):
             description=description,
         )
 
+    @property
+    def tier(self) -> str:
+        """``"mapped"``, said without mapping it."""
+        return "mapped"
+
     def values(self) -> np.ndarray:
         """Return the map; raises where the file has changed since it was opened."""
         self.region.stamp.check()

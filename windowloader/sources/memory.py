@@ -18,7 +18,7 @@ from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
-from .region import Region, region_of_memmap
+from .region import Region, is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +34,11 @@ class AddressableSource(LocalSource):
     def values(self) -> np.ndarray:
         """Return the array as stored: its own order of axes and bytes."""
         raise NotImplementedError
+
+    @property
+    def tier(self) -> str:
+        """``"memory"``, also where the bytes are stored in foreign order and must be turned."""
+        return "memory"
 
     def _rows_first(self) -> np.ndarray:
         return self.values().transpose(self.order)
@@ -104,6 +109,11 @@ class ArraySource(AddressableSource):
     def values(self) -> np.ndarray:
         """Return the array that was given."""
         return self._values.view()
+
+    @property
+    def tier(self) -> str:
+        """``"memory"``, or ``"mapped"`` where somebody mapped it."""
+        return "mapped" if is_mapped(self._values) else "memory"
 
     def __getstate__(self) -> dict[str, Any]:
         region = region_of_memmap(self._values)

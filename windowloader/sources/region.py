@@ -19,7 +19,7 @@ from .handles import Stamp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Region", "mapping_of", "region_of_memmap"]
+__all__ = ["Region", "is_mapped", "mapping_of", "region_of_memmap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +93,24 @@ class Region:
         return np.ndarray(self.shape, self.dtype, pages, self.offset - begin, self.strides)
 
 
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array's memory is a file's, through however many views."""
+    return isinstance(_owner(array), mmap.mmap)
+
+
 def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
     """Return the map an array lies in, and its offset there in bytes; None for an array in memory."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
+    base = _owner(array)
     if not isinstance(base, mmap.mmap):
         return None
     return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+
+
+def _owner(array: np.ndarray) -> object:
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base.obj if isinstance(base, memoryview) else base
 
 
 def region_of_memmap(array: np.ndarray) -> Region | None:

@@ -13,6 +13,7 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import Done, LocalSource, digest
+from .tiers import tier_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -234,9 +235,9 @@ class SelectedSource(LocalSource):
         return Picked(self, self._inner.submit(first, last, block), block, (start, stop), out)
 
     @property
-    def cached(self) -> bool:
-        """Whether a mirror on this node keeps it."""
-        return bool(getattr(self._inner, "cached", False))
+    def tier(self) -> str:
+        """That of the source."""
+        return tier_of(self._inner)
 
     def edges(self) -> np.ndarray | None:
         """Rows where a chunk of the source begins, counted in the rows that stay."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.assembly.storage import stored
-from windowloader.assembly.variable import is_mapped, stored_tier
+from windowloader.assembly.variable import common_tier
 from windowloader.errors import MemoryBudgetError
 from windowloader.gathering.rows import Held
 from windowloader.order import GlobalOrder, SequentialOrder
 from windowloader.shard import per_lane
 from windowloader.shuffling.inorder import TimeOrder
 from windowloader.shuffling.lanes import BlockOrder
+from windowloader.sources.tiers import AT_HAND
 
 from .budget import choose
 from .direct import Benches
@@ -60,7 +61,8 @@ class Reading:
     stored : tuple of Stored
         Variables that are read step by step; none where all rows are addressable.
     held : mapping of int to Held
-        Small ones that are read once and kept whole, by their place in the recipe.
+        Those that are read once and kept whole, by their place in the recipe: small ones beside a stream, and those at
+        hand that no view shows.
     choice : Choice or None
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
     lanes : LanesOfBlocks or None
@@ -122,6 +124,10 @@ def survey(
     streamed = {place: variable for place, variable in enumerate(used) if variable.view() is None}
     if not streamed:
         return _addressable(windows, used, config, state)
+    if common_tier(streamed.values()) in AT_HAND:
+        found = _at_hand(windows, used, streamed, config, world_size, state)
+        if found is not None:
+            return found
     sizes = {place: variable.num_rows * variable.row_bytes for place, variable in streamed.items()}
     small = min(HELD_BYTES, max(sizes.values()) // HELD_SHARE)
     held = {
@@ -137,7 +143,7 @@ def survey(
     if lanes is None:
         choice, benches = case.benches(choice)
     return Reading(
-        order=order, tier=stored_tier(list(streamed.values())), reason=reason, stored=read, held=held,
+        order=order, tier=common_tier(streamed.values()), reason=reason, stored=read, held=held,
         choice=choice, lanes=lanes, benches=benches,
     )  # fmt: skip
 
@@ -145,9 +151,6 @@ def survey(
 def _addressable(
     windows: WindowSet, used: Sequence[Variable], config: LoaderConfig, state: RunState | None
 ) -> Reading:
-    tier = windows.series.tier if used else "memory"
-    if tier in ("streamed", "cached"):  # variables that these windows do not read
-        tier = "mapped" if any(is_mapped(view) for v in used if (view := v.view()) is not None) else "memory"
     order: Order
     if state is not None and state.order.startswith("block"):
         chunkings = [stored(variable).chunking for variable in used]
@@ -160,7 +163,34 @@ def _addressable(
     else:
         order = SequentialOrder(len(windows), config.lanes or 1)
     reason = "rows are addressable where they lie, so that any window may come next"
-    return Reading(order=order, tier=tier, reason=reason)
+    return Reading(order=order, tier=common_tier(used), reason=reason)
+
+
+def _at_hand(
+    windows: WindowSet,
+    used: Sequence[Variable],
+    apart: Mapping[int, Variable],
+    config: LoaderConfig,
+    world_size: int,
+    state: RunState | None,
+) -> Reading | None:
+    """Read what lies here and yet is no array: foreign bytes, some nodes of many, several arrays joined along time.
+
+    Any row costs alike, so the order is that of arrays. The rows are kept as an array where half of the memory holds
+    them, else each batch brings its own together. None for a run in blocks that goes on, where they are too many.
+    """
+    found = _addressable(windows, used, config, state)
+    held = {place: Held(variable, *windows.row_range) for place, variable in apart.items()}
+    if sum(one.nbytes for one in held.values()) <= config.budget // 2:
+        why = "rows are brought into one array when first used, so that any window may come next"
+        return replace(found, reason=why, held=held)
+    if found.order.name.startswith("block"):
+        return None
+    read = tuple(stored(variable) for variable in apart.values())
+    case = _Case(windows, config, world_size, read, config.budget)
+    choice, benches = case.benches(case.direct())
+    why = "rows are read straight into batches from where they lie: as one array they would take half of the memory"
+    return replace(found, reason=why, stored=read, choice=choice, benches=benches)
 
 
 def _by_name(state: RunState, windows: int) -> Order:

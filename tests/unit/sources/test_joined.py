@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError, SourceFormatError
+from windowloader.sources.base import LocalSource
 from windowloader.sources.hdf5 import HDF5Source
 from windowloader.sources.joined import JoinedSource, join
 from windowloader.sources.memory import ArraySource
@@ -24,6 +25,13 @@ def part(rows: int, dtype: str = "f4", start: str = "2020-01-01", **more) -> Arr
     return ArraySource(np.arange(rows * 2).reshape(rows, 2).astype(dtype), **{"timestamps": times, **more})
 
 
+class Chunked(LocalSource):
+    """Rows in chunks of two."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__("chunked", shape=(rows, 2), dtype="f4", chunks=(2, 2))
+
+
 def test_one_is_itself_and_none_an_error() -> None:
     only = part(3)
     assert open_source([only]) is only
@@ -34,8 +42,10 @@ def test_one_is_itself_and_none_an_error() -> None:
 def test_it_is_no_array_and_its_borders_are_edges() -> None:
     source = join([part(3), part(0), part(4, start="2020-01-02")])
     assert source.array() is None
-    np.testing.assert_array_equal(source.edges(), [0, 3, 7])
-    assert source.chunks == (4, 2)
+    assert source.edges() is source.chunks is None  # every row costs alike
+    chunked = join([Chunked(3), part(0), Chunked(4)])
+    np.testing.assert_array_equal(chunked.edges(), [0, 2, 3, 5, 7])
+    assert chunked.chunks == (2, 2)
 
 
 @pytest.mark.parametrize(

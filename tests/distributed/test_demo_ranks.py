@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -25,3 +26,13 @@ def test_two_ranks_come_to_the_forecasts_of_one(tmp_path):
     assert two["steps"] == one["steps"] == 20
     assert two["curves"]["persistence"] == one["curves"]["persistence"]
     assert two["curves"]["graph network"] == pytest.approx(one["curves"]["graph network"], rel=0.02)
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+def test_two_ranks_train_on_data_without_clock_or_graph(tmp_path):
+    np.save(tmp_path / "bare.npy", np.random.default_rng(0).normal(50, 9, (300, 6)).astype("f4"))
+    asked = ("--data", str(tmp_path / "bare.npy"), "--epochs", "1", "--steps-per-epoch", "4", "--json")
+    result = CliRunner().invoke(app, ["demo", *asked, "--ranks", "2"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["steps"] == 4

@@ -1,11 +1,15 @@
-"""The how-to for S3 runs as it stands, against a real S3 server."""
+"""The how-to for S3 runs as it stands, against a real S3 server, and so does the demo."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +90,37 @@ def test_the_page_runs(buckets, tmp_path, monkeypatch):
     assert ran == len(re.findall(r"^```python$|^\$ windowloader", text, re.MULTILINE)) == 9
     for name in ("series", "public", "sparse"):
         names[name].variables[0].source.close()
+
+
+@pytest.mark.parametrize("form", ["zarr", "npy"])
+def test_the_demo_trains_from_the_bucket_that_the_environment_names(s3, put, form, tmp_path):
+    """A process of its own, with what a user would set and nothing else of AWS."""
+    pytest.importorskip("torch")
+    import zarr
+
+    rng = np.random.default_rng(0)
+    day = np.sin(np.arange(600)[:, None] * 2 * np.pi / 288 + np.arange(5))
+    speeds = (60 + 8 * day + rng.normal(size=day.shape)).astype("f4")
+    if form == "zarr":
+        store = {}
+        zarr.create_array(store, data=speeds, chunks=(48, 5), dimension_names=("time", "sensor"))
+        for key, value in store.items():
+            put(f"demo/speed.zarr/{key}", value.to_bytes())
+    else:
+        np.save(tmp_path / "speed.npy", speeds)
+        put("demo/speed.npy", (tmp_path / "speed.npy").read_bytes())
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    named = {"AWS_ENDPOINT_URL": s3.url, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    asked = f"--data s3://bkt/demo/speed.{form} --start 2020-01-01 --freq 5min --epochs 1 --steps-per-epoch 6 --json"
+    done = subprocess.run(
+        [sys.executable, "-c", "from windowloader.cli import app; app()", "demo", *asked.split()],
+        env=kept | named, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert "streamed" in told["data"]
+    assert told["steps"] == 6
+    assert told["mae"]["test"]["graph network"]["15 min"] < 3
+    asks = [entry for entry in s3.log if entry.method == "GET" and "/demo/speed" in entry.path]
+    assert asks
+    assert all("/bkt/demo/" in entry.path for entry in s3.log if entry.method == "GET")

@@ -70,6 +70,8 @@ class GraphForecaster(nn.Module):
         Sizes of a window.
     walks : tuple of Tensor
         From `diffusion`; empty without a graph.
+    timed : bool
+        Whether windows have a clock; what is never used must not be there, for DDP waits for its gradient.
     hidden, blocks : int
         Width and depth.
     """
@@ -82,6 +84,7 @@ class GraphForecaster(nn.Module):
         lookback: int,
         horizon: int,
         walks: tuple[Tensor, ...] = (),
+        timed: bool = True,
         hidden: int = 48,
         blocks: int = 2,
     ) -> None:
@@ -89,7 +92,7 @@ class GraphForecaster(nn.Module):
         self.walks = walks
         self.shape = (horizon, num_features)
         self.past = nn.Linear(2 * lookback * num_features, hidden)
-        self.clock = nn.Linear(2 * HARMONICS + 7, hidden, bias=False)
+        self.clock = nn.Linear(2 * HARMONICS + 7, hidden, bias=False) if timed else None
         self.node = nn.Parameter(torch.randn(num_nodes, 1, hidden) * 0.2)
         self.blocks = nn.ModuleList(Mixing(hidden, len(walks)) for _ in range(blocks))
         last = nn.Linear(hidden, horizon * num_features)
@@ -104,7 +107,7 @@ class GraphForecaster(nn.Module):
         inputs : Tensor, shape (node, batch, lookback, feature)
             Scaled; 0 where missing.
         observed : Tensor, shape of inputs, bool
-        clock : Tensor, shape (batch, 2), or None
+        clock : Tensor, shape (batch, 2), or None where the model is not timed
             Time of day (0 ≤ x < 1) and day of the week (0 … 6) of the first step to forecast.
 
         Returns
@@ -114,7 +117,7 @@ class GraphForecaster(nn.Module):
         """
         seen = observed.to(inputs.dtype)
         state = self.past(torch.cat([inputs, seen], -1).flatten(2)) + self.node
-        if clock is not None:
+        if self.clock is not None and clock is not None:
             state = state + self.clock(_waves(clock))
         for block in self.blocks:
             state = block(state, self.walks)

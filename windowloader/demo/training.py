@@ -137,6 +137,7 @@ def build(task: Task, settings: Settings) -> GraphForecaster:
         lookback=spec.num_inputs,
         horizon=spec.num_targets,
         walks=walks,
+        timed=task.series.clock is not None,
         hidden=settings.hidden,
         blocks=settings.blocks,
     )

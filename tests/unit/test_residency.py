@@ -116,6 +116,14 @@ def test_a_budget_takes_places_first_then_active_blocks():
         assert choice.amplification == 1.0
 
 
+@pytest.mark.parametrize("requests", [13, 14, 16])
+def test_memory_for_twice_the_requests_ahead_and_under_way_holds_seams_and_the_stores_own_too(requests):
+    """Blocks active and twice as many ahead as requests, each of which may take its chunk twice: what is promised."""
+    choice = choose(STARTS, [ARRAY], span=24, memory=(32 + 4 * requests) * ARRAY.chunk_bytes, active=32)
+    assert choice.requests >= requests
+    assert choice.slots - choice.active >= choice.requests
+
+
 def test_active_blocks_of_a_resumed_run_are_kept_and_paged():
     choice = choose(STARTS, [ARRAY], span=24, memory=128 << 20, active=32, rows=101)
     assert choice.active == 32

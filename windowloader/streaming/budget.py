@@ -4,7 +4,7 @@ In: where windows start, how variables are stored, bytes of memory. Out: a `Choi
 memory it takes. Never reads, never looks at how much memory is free.
 
 What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
-blocks; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
+blocks and to 4; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
 whole blocks, for blocks that read their halo again; active blocks, down to 2. What then still does not fit
 is read directly. Active blocks that were asked for are kept: with too few places blocks are read again,
 and a resumed run for which there are not even two keeps its order and reads rows directly.
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active"]
 
-RESERVE = 32 << 20  # what the store keeps for itself, measured: 0.9 to 2.3 times the bytes in flight
+RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
+_SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
 _FEW = 8  # active blocks under which batches are too much alike
+_AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
 _MOST = 64  # active blocks beyond which mixing gains little
 REQUESTS = 16  # requests at a time a store is assumed to serve well
+DECODERS = 4  # chunks that are decoded at a time: `sources.options` sees to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +143,20 @@ class _Room:
     @property
     def reserve(self) -> int:
         # The 64 MiB that a process may take beyond `memory` cover what a small budget leaves out here.
-        return min(RESERVE, self.memory // 4)
+        return min(RESERVE, self.memory // _SHARE)
 
     def needed(self, terms: MemoryTerms) -> int:
         """Memory that would hold ``terms``, their reserve growing with it."""
         held = terms.total - terms.reserve
-        return min(held + RESERVE, -(-4 * held // 3))
+        return min(held + RESERVE, -(-_SHARE * held // (_SHARE - 1)))
+
+    def in_flight(self, requests: int) -> int:
+        """Bytes of so many chunks under way: each as it comes, and those being decoded decoded besides."""
+        return (requests + min(requests, DECODERS)) * self.chunk_bytes
+
+    def at_a_time(self, wanted: int, memory: int) -> int:
+        """Count the requests that ``memory`` holds at a time, of those wanted; at least 1."""
+        return next((n for n in range(wanted, 1, -1) if self.in_flight(n) <= memory), 1)
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
@@ -153,7 +164,7 @@ class _Room:
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,
-            in_flight=requests * 2 * self.chunk_bytes,
+            in_flight=self.in_flight(requests),
             reserve=self.reserve,
         )
 
@@ -222,8 +233,8 @@ def choose(
         per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
         wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
         for some, places in _places(grid, active, wanted, lanes, least):
-            # Half of what is ahead: the other half has arrived and is being decoded, or waits for its turn.
-            at_a_time = max(1, min(requests, (places - some) * per_block // 2))
+            # Four fifths of what is ahead: the rest has arrived and waits for its turn.
+            at_a_time = max(1, min(requests, -(-4 * (places - some) * per_block // 5)))
             terms = room.terms(grid, some, places, at_a_time)
             if terms.total <= memory:
                 return _blocks(variables, grid, some, places, at_a_time, terms)
@@ -284,8 +295,8 @@ def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) 
         return
     few = min(_FEW, wanted)
     for some in range(wanted, few - 1, -1):
-        yield from ((some, some + more) for more in range(ahead, max(1, min(ahead, some // 4)) - 1, -1))
-    yield from ((few, few + more) for more in range(min(ahead, few // 4), 0, -1))
+        yield from ((some, some + more) for more in range(ahead, min(ahead, max(_AHEAD, some // 4)) - 1, -1))
+    yield from ((few, few + more) for more in range(min(ahead, _AHEAD) - 1, 0, -1))
 
 
 def _blocks(
@@ -309,8 +320,8 @@ def _blocks(
 
 def _direct(room: _Room, requests: int, reason: str) -> Choice:
     free = room.memory - room.reserve
-    at_a_time = max(1, min(requests, free // (2 * room.chunk_bytes)))
-    terms = MemoryTerms(in_flight=at_a_time * 2 * room.chunk_bytes, reserve=room.reserve)
+    at_a_time = room.at_a_time(requests, free)
+    terms = MemoryTerms(in_flight=room.in_flight(at_a_time), reserve=room.reserve)
     return Choice(
         mode="direct", reason=reason, terms=terms, requests=at_a_time, amplification=float(room.span)
     )

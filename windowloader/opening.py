@@ -59,7 +59,7 @@ def open(
     timestamps : array-like of moments, or tuple (start, freq), optional
         Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has.
     covariates : mapping of name to target or (target, axes)
-        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``.
+        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Those without time are never scaled.
     graph : Graph, DynamicGraph, path or square matrix, optional
         Re-ordered to the series' nodes where both have labels.
     segments : array-like of int, shape (segment + 1,), optional

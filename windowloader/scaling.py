@@ -33,6 +33,8 @@ __all__ = ["MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardS
 class StandardScaler(Scaler):
     """Scale to mean 0 and standard deviation 1: ``(x - mean) / (std + epsilon)``.
 
+    Clocks and covariates without time are neither fitted nor scaled.
+
     Parameters
     ----------
     mean, std : float, array_like of shape (node,), or mapping of feature to either

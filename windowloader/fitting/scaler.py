@@ -36,7 +36,8 @@ class Scaler:
     """What all scalers share: a table of statistics, and an affine map for each feature made from it.
 
     Use `StandardScaler`, `MinMaxScaler` or `RobustScaler`; this class is for annotations, and `Scaler.load`
-    reads whichever of them was saved.
+    reads whichever of them was saved. No loader scales clocks, nor covariates without time (elevation, road class):
+    scale those yourself before they become covariates.
 
     Attributes
     ----------

@@ -131,6 +131,26 @@ def test_what_is_in_memory_is_left_alone(path, monkeypatch):
 
 
 @pytest.mark.measure
+def test_a_file_that_has_warmed_up_is_asked_for_no_more(path, told, monkeypatch):
+    warm = []
+    monkeypatch.setattr(Stretch, "resident", lambda self: 1.0 if warm else 0.0)
+    monkeypatch.setattr(readahead, "AGAIN", 8)
+    windows = wl.WindowSet(wl.open(path), SPEC)
+    with wl.WindowLoader(windows, batch_size=4, shuffle=True, threads=0, rank=0, world_size=1) as loader:
+        iterator = iter(loader)
+        for _ in range(20):
+            next(iterator)
+        asked = len(told)
+        assert asked > 20
+        warm.append(True)
+        for _ in range(8):
+            next(iterator)
+        asked = len(told)
+        for _ in range(40):
+            next(iterator)
+        assert len(told) == asked
+
+
 def test_a_cold_file_is_read_once_where_it_is_used(tmp_path):
     """Bytes from the disk over distinct bytes of the windows: at most 1.02, in random order."""
     path = tmp_path / "large.npy"

@@ -44,6 +44,7 @@ MOST = (
 WITHIN = 64 << 20  # bytes advised before their turn, about; one batch at least, 16 at most
 SAMPLE = 512  # pages looked at to tell whether a file is in memory
 RESIDENT = 0.98  # of them
+AGAIN = 64  # batches until a file that was cold is looked at again: to ask for what is there costs as well
 WHOLE = 2**62  # bytes: no matter how many
 VARIABLE = "WINDOWLOADER_FILE_MEMORY"
 
@@ -191,7 +192,9 @@ class ToldAhead(Resident):
 
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
         """Whole arrays, each window at its start, after the batches to come were asked for."""
-        while (step := self._next(index)) is not None:
+        if index % AGAIN == AGAIN - 1 and self._cold:
+            self._cold = tuple(stretch for stretch in self._cold if stretch.resident() < RESIDENT)
+        while self._cold and (step := self._next(index)) is not None:
             self._tell(self._access.index(step))
         return super().pieces(index, position, starts)
 

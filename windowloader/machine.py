@@ -1,4 +1,4 @@
-"""What kernels ask of the machine: the fastest copy there is, memory before it is needed, pages of files.
+"""What kernels ask of the machine: fast copies, stores around the cache, memory before it is needed, pages of files.
 
 In: arrays or addresses and positions in them. Out: bytes moved, cache lines and pages on their way. Never checks a
 position, never holds the GIL.
@@ -18,7 +18,7 @@ from .jit import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LINE", "advise", "count_resident", "fetch", "move"]
+__all__ = ["LINE", "advise", "count_resident", "fetch", "move", "settle", "stream"]
 
 LINE = 64  # bytes of a cache line
 _BUILD: Any = cgutils
@@ -56,7 +56,43 @@ def _fetch(_: Any, source: Any, at: Any) -> Any:
     return types.void(source, at), generate
 
 
+def _stream(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any:
+    """Copy ``count`` cache lines to ``target[to]``, which begins one, around the cache; `settle` after the last."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        lines = ir.VectorType(ir.IntType(32), LINE // 4).as_pointer()
+        there, here = (
+            builder.bitcast(
+                builder.gep(
+                    context.make_array(signature.args[k])(context, builder, values[k]).data, [values[k + 1]]
+                ),
+                lines,
+            )
+            for k in (0, 2)
+        )
+        mark = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with _BUILD.for_range(builder, values[4]) as loop:
+            value = builder.load(builder.gep(here, [loop.index]), align=1)
+            store = builder.store(value, builder.gep(there, [loop.index]), align=LINE)
+            store.set_metadata("nontemporal", mark)
+        return context.get_dummy_value()
+
+    return types.void(target, to, source, at, count), generate
+
+
+def _settle(_: Any) -> Any:
+    """Wait until what was written around the cache is seen by other threads, before anything later is."""
+
+    def generate(context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 move: Any = intrinsic(_move)
+stream: Any = intrinsic(_stream)
+settle: Any = intrinsic(_settle)
 fetch: Any = intrinsic(_fetch)
 
 _call_madvise: Any = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))

@@ -21,6 +21,7 @@ from windowloader.errors import (
 )
 from windowloader.fitting.affine import Affine
 from windowloader.gather import Recipe, Rows
+from windowloader.gathering import loops
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)
 
@@ -257,3 +258,37 @@ def test_bfloat16_comes_as_its_bits(speed):
     assert out["inputs"].dtype == np.uint16
     tensor = torch.from_numpy(out["inputs"]).view(torch.bfloat16)
     assert tensor[0, 0, :, 0].tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("nodes", [1, 7, 207, 600])
+@pytest.mark.parametrize("missing", [None, 0.0])
+@pytest.mark.parametrize("per", ["feature", "node"])
+def test_what_is_written_around_the_cache_is_the_same(nodes, missing, per, monkeypatch):
+    """Any number of values of the row beside each, any dtype, from any place in a buffer on."""
+    rng = np.random.default_rng(nodes)
+    values = (rng.random((60, nodes)) * 60).astype(np.float32)
+    values[rng.random(values.shape) < 0.1] = 0
+    series = wl.Series(values, features=["speed"], timestamps=("2017-01-01", "5min"), missing=missing)
+    clocks = ["time_of_day", "day_of_week"]
+    for names in (["speed"], ["speed", *clocks[:1]], [*clocks[:1], "speed"], [*clocks, "speed"]):
+        windows = wl.WindowSet(series, wl.WindowSpec(lookback=5, horizon=3, inputs=names, targets=["speed"]))
+        scaler = (
+            wl.StandardScaler.fit(windows) if per == "feature" else wl.StandardScaler.fit(windows, per=per)
+        )
+        for dtype in ("float32", "float16"):
+            found = []
+            for least in (1 << 62, 0):
+                monkeypatch.setattr(loops, "STREAMED", least)
+                recipe = Recipe.compile(
+                    series, windows.spec, scaler=scaler, dtype=dtype, fill=None if missing is None else 0.0
+                )
+                starts = np.array([3, 9, 50, 4, 4, 0])
+                out = {}
+                for field in recipe.fields(len(starts)):  # begins and ends between two cache lines
+                    size = field.nbytes // field.dtype.itemsize
+                    out[field.name] = np.zeros(size + 3, field.dtype)[3:].reshape(field.shape)
+                rows = [Rows(series.variables[0].view(), starts)]
+                recipe.gather(out, starts, rows, begin=0, end=2)
+                recipe.gather(out, starts, rows, begin=2)
+                found.append({name: array.tobytes() for name, array in out.items()})
+            assert found[0] == found[1], (names, dtype)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-__all__ = ["TILE", "pairs", "runs", "tiles", "triples"]
+__all__ = ["TILE", "pairs", "runs", "scaled", "tiles", "triples", "word"]
 
 TILE = 1024  # nodes at a time where their words wait in a scratch, or words are copied one by one
 ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
@@ -40,7 +40,7 @@ WIDE = 16384  # nodes at a time whose own statistics stay in the second-level ca
 
 
 @kernel
-def _scaled(raw: Any, half: Any, shift: float, factor: float, divide: Any, sentinel: Any, fill: Any) -> float:
+def scaled(raw: Any, half: Any, shift: float, factor: float, divide: Any, sentinel: Any, fill: Any) -> float:
     """One value; ``half``, ``divide`` and ``fill`` are None where they do not apply, and then cost nothing."""
     x = raw if half is None else decode_float16(raw)
     value = (np.float64(x) - shift) * factor if divide is None else (np.float64(x) - shift) / factor
@@ -50,7 +50,7 @@ def _scaled(raw: Any, half: Any, shift: float, factor: float, divide: Any, senti
 
 
 @kernel
-def _word(value: float, cast: Any, half: Any, brain: Any) -> Any:
+def word(value: float, cast: Any, half: Any, brain: Any) -> Any:
     """Make the word that is stored; ``half``, ``brain`` are None unless words are float16, bfloat16."""
     if half is not None:
         return cast(to_float16(value))
@@ -98,12 +98,12 @@ def runs(
                 if known > 1:
                     for j in range(count):
                         x, m, q = source[r + j], shift[a + j], factor[a + j]
-                        v = _word(_scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
+                        v = word(scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
                         out[o + j] = v
                 else:
                     for j in range(count):
-                        v = _word(
-                            _scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
+                        v = word(
+                            scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
                         )
                         out[o + j] = v
 
@@ -148,13 +148,13 @@ def pairs(
                 if known > 1:
                     for j in range(count):
                         x, m, q = source[r + j], shift[a + j], factor[a + j]
-                        v = _word(_scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
+                        v = word(scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
                         out[o + TWO * j] = v if head else c
                         out[o + TWO * j + ONE] = c if head else v
                 else:
                     for j in range(count):
-                        v = _word(
-                            _scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
+                        v = word(
+                            scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
                         )
                         out[o + TWO * j] = v if head else c
                         out[o + TWO * j + ONE] = c if head else v
@@ -197,14 +197,14 @@ def triples(
                 if known > 1:
                     for j in range(count):
                         x, m, q = source[r + j], shift[a + j], factor[a + j]
-                        v = _word(_scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
+                        v = word(scaled(x, half, m, q, divide, sent, fill), cast, to_half, to_brain)
                         out[o + THREE * j] = v if head else c
                         out[o + THREE * j + ONE] = c if head else f if tail else v
                         out[o + THREE * j + TWO] = v if tail else f
                 else:
                     for j in range(count):
-                        v = _word(
-                            _scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
+                        v = word(
+                            scaled(source[r + j], half, m0, q0, divide, sent, fill), cast, to_half, to_brain
                         )
                         out[o + THREE * j] = v if head else c
                         out[o + THREE * j + ONE] = c if head else f if tail else v
@@ -254,14 +254,12 @@ def tiles(
                 y = np.uint64(e + a * features if dense else e + k * (known // features) + a)
                 if dense or node_step == 1:
                     for j in range(count * np.uint64(features) if dense else count):
-                        v = _scaled(source[p + j], half, shift[y + j], factor[y + j], divide, sent, fill)
-                        words[x + j] = _word(v, cast, to_half, to_brain)
+                        v = scaled(source[p + j], half, shift[y + j], factor[y + j], divide, sent, fill)
+                        words[x + j] = word(v, cast, to_half, to_brain)
                 else:
                     for j in range(count):
-                        v = _scaled(
-                            source[p + j * far], half, shift[y + j], factor[y + j], divide, sent, fill
-                        )
-                        words[x + j] = _word(v, cast, to_half, to_brain)
+                        v = scaled(source[p + j * far], half, shift[y + j], factor[y + j], divide, sent, fill)
+                        words[x + j] = word(v, cast, to_half, to_brain)
             o = b * out_batch + i * out_row + n0 * out_node
             next_node = np.uint64(features if dense else 1)
             for k in range(features):

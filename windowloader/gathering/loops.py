@@ -14,6 +14,7 @@ import numpy as np
 
 from . import copy_kernels as copies
 from . import kernels as kernels
+from . import stream_kernels as streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ PERIOD = 1024  # elements that statistics of columns are repeated to, so that a 
 INSIDE = (
     24 * 1024
 )  # bytes of output that are written in any order before the next: they stay in the first-level cache
+STREAMED = 32 << 20  # bytes of an array from which on it is written around the cache: none holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Frame:
     words : tuple of (bool or None)
         Whether the output's words are float16, bfloat16.
     itemsize : int
+    batch : int
     """
 
     role: Role
@@ -96,6 +99,7 @@ class Frame:
     steps: tuple[int, int, int, int]
     words: tuple[bool | None, bool | None]
     itemsize: int
+    batch: int
 
 
 def role_loops(
@@ -121,7 +125,7 @@ def role_loops(
         Those that write the role's array, and those that write its mask.
     """
     words = (True if dtype == "float16" else None, True if dtype == "bfloat16" else None)
-    frame = Frame(role, kinds, role.steps_between(batch), words, itemsize)
+    frame = Frame(role, kinds, role.steps_between(batch), words, itemsize, batch)
     groups = [part for group in role.groups for part in _by_division(group)]
     together = len(groups) == 1 and not role.statics and _together(frame, groups[0])
     values = [_run(frame, groups[0])] if together else list(_apart(frame, groups))
@@ -223,6 +227,12 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
     ahead = _ahead(kind, width)
 
+    def streamed(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+        streams.flows(
+            part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
+            shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, *lines, place, others,
+        )  # fmt: skip
+
     def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
@@ -230,7 +240,9 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
             ahead,
         )  # fmt: skip
 
-    return loop
+    large = frame.batch * out_batch * frame.itemsize >= STREAMED
+    touching = out_row == width * (1 + others) and out_batch == out_row * len(offsets)
+    return streamed if large and touching else loop
 
 
 def _statistics(

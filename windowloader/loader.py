@@ -54,8 +54,8 @@ class WindowLoader:
     seed : int
         0 ≤ seed < 2^128.
     scaler : Scaler, optional
-        Applied to what it was fitted on, in inputs, future and (``scale_targets``) targets. Clocks and static covariates
-        (those without time) are never scaled.
+        Applied to what it was fitted on, in inputs, future and (``scale_targets``) targets. Clocks and static
+        covariates (those without time) are never scaled.
     scale_targets : bool
         False: targets keep the units of the data.
     fill : float, optional

@@ -1,6 +1,6 @@
-"""What the commands share: options that open a series, progress, printing for people or programs.
+"""What the commands share beside their target: text as numbers, progress, printing for people or programs.
 
-In: options as typed. Out: a `Series`, bars, text. Never a command itself.
+In: options as typed. Out: windows, bars, text. Never a command itself.
 """
 
 from __future__ import annotations
@@ -25,20 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
-    "Axes",
-    "Features",
-    "Freq",
-    "Graph",
-    "Missing",
-    "Options",
-    "Start",
-    "Targets",
-    "Variables",
     "data_folder",
     "duration",
     "emit",
     "fields",
-    "open_series",
     "parts_of",
     "progress_bar",
     "rate",
@@ -46,31 +36,7 @@ __all__ = [
 ]
 
 SOON = 2.0  # seconds of work that need no bar
-SUFFIXES = {".npy", ".npz", ".h5", ".hdf5", ".nc", ".nc4", ".csv", ".tsv", ".txt", ".parquet", ".pq", ".zarr"}
 
-Targets = Annotated[
-    list[str],
-    typer.Argument(help="File, URL or store; several files, a folder or a pattern are joined along time."),
-]
-Variables = Annotated[
-    list[str] | None, typer.Option("--variable", help="Arrays of the store; may be given again.")
-]
-Axes = Annotated[str | None, typer.Option(help="A letter an axis: t time, n space, f feature.")]
-Features = Annotated[
-    list[str] | None, typer.Option("--feature", help="Names of the features; may be given again.")
-]
-Start = Annotated[
-    str | None, typer.Option(help="Time of the first row, where the file has none: 2012-03-01.")
-]
-Freq = Annotated[str | None, typer.Option(help="From row to row, with --start: 5min.")]
-Missing = Annotated[
-    float | None, typer.Option(help="What marks a missing value: nan, 0, …", show_default=False)
-]
-Graph = Annotated[str | None, typer.Option(help="Its graph: pkl, npz, npy or CSV.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", help="For the file system or bucket, KEY=VALUE; may be given again."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
 
@@ -79,71 +45,21 @@ def data_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "windowloader" / name
 
 
-def open_series(
-    targets: list[str],
+def windows_of(
+    series: Series,
+    lookback: int,
+    horizon: int,
     *,
-    variables: list[str] | None = None,
-    axes: str | None = None,
-    features: list[str] | None = None,
-    start: str | None = None,
-    freq: str | None = None,
-    missing: float | None = None,
-    graph: str | None = None,
-    options: list[str] | None = None,
-) -> Series:
-    """Open what the options describe."""
-    from windowloader.opening import open as open_any
-
-    if (start is None) != (freq is None):
-        raise typer.BadParameter("--start and --freq go together: --start 2012-03-01 --freq 5min")
-    pairs = [pair.partition("=") for pair in options or []]
-    if any(not sign for _, sign, _ in pairs):
-        raise typer.BadParameter("--option takes KEY=VALUE: --option anon=true")
-    found = [file for target in targets for file in _expanded(target)]
-    return open_any(
-        found[0] if len(found) == 1 else found,
-        axes=axes,
-        variables=variables or None,
-        features=features or None,
-        timestamps=None if start is None or freq is None else (start, freq),
-        missing=missing,
-        graph=graph,
-        storage_options={key: _value(value) for key, _, value in pairs},
-    )
-
-
-def _expanded(target: str) -> list[str]:
-    """Files of a folder that is no store, in the order of their names."""
-    folder = Path(target)
-    if "://" in target or not folder.is_dir() or _is_store(target):
-        return [target]
-    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    kinds = {Path(file).suffix.lower() for file in files}
-    if len(kinds) > 1:
-        raise typer.BadParameter(
-            f"{target} holds files of several kinds: {', '.join(sorted(kinds))}. Give a pattern."
-        )
-    return files or [target]
-
-
-def _is_store(target: str) -> bool:
-    from windowloader.sources.chunked import is_chunked
-
-    return is_chunked(target)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def windows_of(series: Series, lookback: int, horizon: int, *, stride: int = 1) -> WindowSet:
-    """All windows of a shape."""
+    stride: int = 1,
+    split: str | None = None,
+    by: Any = "targets",
+) -> WindowSet:
+    """All windows of a shape, or those of the first part of a split."""
+    from windowloader.split import split as split_series
     from windowloader.windows import WindowSet, WindowSpec
 
-    return WindowSet(series, WindowSpec(lookback=lookback, horizon=horizon, stride=stride))
+    windows = WindowSet(series, WindowSpec(lookback=lookback, horizon=horizon, stride=stride))
+    return windows if split is None else split_series(windows, None, parts_of(split), by=by).sets[0]
 
 
 def parts_of(text: str) -> list[Any]:

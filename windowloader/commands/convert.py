@@ -9,21 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import (
-    AsJson,
-    Axes,
-    Features,
-    Freq,
-    Missing,
-    Options,
-    Start,
-    Targets,
-    Variables,
-    emit,
-    fields,
-    open_series,
-    progress_bar,
-)
+from windowloader.commands.common import AsJson, emit, fields, progress_bar
+from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from windowloader.conversion.report import ArrayReport, Conversion
@@ -35,11 +22,11 @@ PHASES = {"scan": "looking for the range", "write": "writing", "check": "reading
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(convert)
+    app.command()(on_target(convert))
 
 
 def convert(
-    source: Targets,
+    source: Target,
     destination: Annotated[
         str, typer.Argument(help="What to make: NAME.zarr or NAME.npy.", show_default=False)
     ],
@@ -59,21 +46,12 @@ def convert(
     threads: Annotated[int | None, typer.Option(min=1, show_default="up to 4")] = None,
     verify: Annotated[bool, typer.Option(help="Read all back and compare.")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
-    variable: Variables = None,
-    axes: Axes = None,
-    feature: Features = None,
-    start: Start = None,
-    freq: Freq = None,
-    missing: Missing = None,
-    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Rewrite data in chunks made for windows; goes on where it was killed, and shows nothing before it is whole."""
     from windowloader.convert import convert as convert_series
 
-    series = open_series(
-        source, variables=variable, axes=axes, features=feature, start=start, freq=freq, missing=missing, options=option
-    )  # fmt: skip
+    series = source.open()
     with progress_bar("bytes", quiet=as_json) as advance:
         made = convert_series(
             series,

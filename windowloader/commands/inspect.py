@@ -9,22 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import (
-    AsJson,
-    Axes,
-    Features,
-    Freq,
-    Graph,
-    Missing,
-    Options,
-    Start,
-    Targets,
-    Variables,
-    emit,
-    fields,
-    open_series,
-    progress_bar,
-)
+from windowloader.commands.common import AsJson, emit, fields, progress_bar
+from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,32 +24,22 @@ SHOWN = 12
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(inspect)
+    app.command()(on_target(inspect))
 
 
 def inspect(
-    target: Targets,
+    target: Target,
     lookback: Annotated[int, typer.Option(min=1, help="Of the batch that is described.")] = 12,
     horizon: Annotated[int, typer.Option(min=0)] = 12,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    graph: Annotated[str | None, typer.Option(help="Its graph: pkl, npz, npy or CSV.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Look at all values, not a sample.")] = False,
-    variable: Variables = None,
-    axes: Axes = None,
-    feature: Features = None,
-    start: Start = None,
-    freq: Freq = None,
-    missing: Missing = None,
-    graph: Graph = None,
-    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Show form, storage, time range, gaps, missing values, and what a batch would be."""
     from windowloader.viewing.inspection import inspect as look
 
-    series = open_series(
-        target, variables=variable, axes=axes, features=feature, start=start, freq=freq, missing=missing, graph=graph,
-        options=option,
-    )  # fmt: skip
+    series = target.open(graph=graph)
     with progress_bar("bytes", quiet=as_json) as advance:
         found = look(
             series, lookback=lookback, horizon=horizon, batch_size=batch_size, full=full,

@@ -10,24 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import (
-    AsJson,
-    Axes,
-    Features,
-    Freq,
-    Missing,
-    Options,
-    Start,
-    Targets,
-    Variables,
-    duration,
-    emit,
-    fields,
-    open_series,
-    parts_of,
-    rate,
-    windows_of,
-)
+from windowloader.commands.common import AsJson, duration, emit, fields, rate, windows_of
+from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +24,11 @@ __all__ = ["plan", "register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(plan)
+    app.command()(on_target(plan))
 
 
 def plan(
-    target: Targets,
+    target: Target,
     lookback: Annotated[int, typer.Option(min=1)] = 12,
     horizon: Annotated[int, typer.Option(min=0)] = 12,
     stride: Annotated[int, typer.Option(min=1, help="Rows between starts.")] = 1,
@@ -65,13 +49,6 @@ def plan(
     ] = None,
     latency: Annotated[str, typer.Option(help="Of a request to storage.")] = "20ms",
     bandwidth: Annotated[str, typer.Option(help="That a process gets.")] = "2Gbit",
-    variable: Variables = None,
-    axes: Axes = None,
-    feature: Features = None,
-    start: Start = None,
-    freq: Freq = None,
-    missing: Missing = None,
-    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Foretell an epoch: bytes, requests, memory, mixing, time to the first batch; reads no values."""
@@ -80,21 +57,7 @@ def plan(
 
     waits = duration(latency), rate(bandwidth)
     step = None if step_time is None else duration(step_time)
-    series = open_series(
-        target,
-        variables=variable,
-        axes=axes,
-        features=feature,
-        start=start,
-        freq=freq,
-        missing=missing,
-        options=option,
-    )
-    windows = windows_of(series, lookback, horizon, stride=stride)
-    if split is not None:
-        from windowloader.split import split as split_series
-
-        windows = split_series(windows, None, parts_of(split)).sets[0]
+    windows = windows_of(target.open(), lookback, horizon, stride=stride, split=split)
     with WindowLoader(
         windows,
         batch_size=batch_size,

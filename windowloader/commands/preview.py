@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import (
-    AsJson,
-    Axes,
-    Freq,
-    Missing,
-    Options,
-    Start,
-    Targets,
-    Variables,
-    emit,
-    fields,
-    open_series,
-    parts_of,
-)
+from windowloader.commands.common import AsJson, emit, fields, parts_of
+from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +22,11 @@ __all__ = ["preview", "register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(preview)
+    app.command()(on_target(preview))
 
 
 def preview(
-    target: Targets,
+    target: Target,
     lookback: Annotated[int, typer.Option(min=1)] = 12,
     horizon: Annotated[int, typer.Option(min=0)] = 12,
     delay: Annotated[int, typer.Option(min=0, help="Rows between inputs and targets.")] = 0,
@@ -50,12 +38,6 @@ def preview(
     by: Annotated[str, typer.Option(help="targets, rows, windows, entities.")] = "targets",
     purge: Annotated[int, typer.Option(min=0, help="Rows left out between parts.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the random window.")] = 0,
-    variable: Variables = None,
-    axes: Axes = None,
-    start: Start = None,
-    freq: Freq = None,
-    missing: Missing = None,
-    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which rows are inputs and targets, the parts of a split on a time line, and what they share."""
@@ -63,9 +45,7 @@ def preview(
     from windowloader.viewing.preview import preview as look
     from windowloader.windows import WindowSpec
 
-    series = open_series(
-        target, variables=variable, axes=axes, start=start, freq=freq, missing=missing, options=option
-    )
+    series = target.open()
     spec = WindowSpec(lookback=lookback, horizon=horizon, delay=delay, stride=stride, dilation=dilation)
     if by not in ("targets", "rows", "windows", "entities"):
         raise typer.BadParameter(f"--by {by}: targets, rows, windows or entities.")

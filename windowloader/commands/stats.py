@@ -11,22 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windowloader.commands.common import (
-    AsJson,
-    Axes,
-    Features,
-    Freq,
-    Missing,
-    Options,
-    Start,
-    Targets,
-    Variables,
-    fields,
-    open_series,
-    parts_of,
-    progress_bar,
-    windows_of,
-)
+from windowloader.commands.common import AsJson, fields, progress_bar, windows_of
+from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from windowloader.scaling import Scaler
@@ -38,11 +24,11 @@ KINDS = ("standard", "minmax", "robust")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(stats)
+    app.command()(on_target(stats))
 
 
 def stats(
-    target: Targets,
+    target: Target,
     kind: Annotated[str, typer.Option(help="standard, minmax, robust.")] = "standard",
     per: Annotated[str, typer.Option(help="feature, node, entity.")] = "feature",
     weighting: Annotated[str, typer.Option(help="rows, or windows (DCRNN's numbers).")] = "rows",
@@ -53,13 +39,6 @@ def stats(
     ] = None,
     by: Annotated[str, typer.Option(help="How parts are told apart: targets, rows, windows.")] = "targets",
     out: Annotated[Path | None, typer.Option(help="Write the scaler here, for StandardScaler.load.")] = None,
-    variable: Variables = None,
-    axes: Axes = None,
-    feature: Features = None,
-    start: Start = None,
-    freq: Freq = None,
-    missing: Missing = None,
-    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a scaler in one pass, in bounded memory."""
@@ -70,21 +49,7 @@ def stats(
             raise typer.BadParameter(f"--{name} {value}: {', '.join(known)}.")
     if out is not None and not out.resolve().parent.is_dir():
         raise typer.BadParameter(f"--out {out}: there is no folder {out.resolve().parent}")
-    series = open_series(
-        target,
-        variables=variable,
-        axes=axes,
-        features=feature,
-        start=start,
-        freq=freq,
-        missing=missing,
-        options=option,
-    )
-    windows = windows_of(series, lookback, horizon)
-    if split is not None:
-        from windowloader.split import split as split_series
-
-        windows = split_series(windows, None, parts_of(split), by=by).sets[0]  # type: ignore[arg-type]
+    windows = windows_of(target.open(), lookback, horizon, split=split, by=by)
     with progress_bar("rows", quiet=as_json) as advance:
         scaler = _kind(kind).fit(
             windows,

@@ -1,0 +1,116 @@
+"""The target of a command: what to open, and the options that say how, the same for all commands.
+
+In: a command that takes a `Target` first. Out: the command with an option for each field of it. Opens nothing itself
+before the command asks.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from windowloader.series import Series
+
+__all__ = ["Target", "on_target"]
+
+SUFFIXES = {".npy", ".npz", ".h5", ".hdf5", ".nc", ".nc4", ".csv", ".tsv", ".txt", ".parquet", ".pq", ".zarr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What was typed to describe a series: each field is an option of every command that opens one."""
+
+    target: Annotated[
+        list[str],
+        typer.Argument(
+            help="File, URL or store; several files, a folder or a pattern are joined along time."
+        ),
+    ]
+    variable: Annotated[list[str] | None, typer.Option(help="Arrays of the store; may be given again.")] = (
+        None
+    )
+    axes: Annotated[str | None, typer.Option(help="A letter an axis: t time, n space, f feature.")] = None
+    feature: Annotated[list[str] | None, typer.Option(help="Names of the features; may be given again.")] = (
+        None
+    )
+    start: Annotated[
+        str | None, typer.Option(help="Time of the first row, where the file has none: 2012-03-01.")
+    ] = None
+    freq: Annotated[str | None, typer.Option(help="From row to row, with --start: 5min.")] = None
+    missing: Annotated[
+        float | None, typer.Option(help="What marks a missing value: nan, 0, …", show_default=False)
+    ] = None
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="For the file system or bucket, KEY=VALUE; may be given again."),
+    ] = None
+
+    def open(self, *, graph: str | None = None) -> Series:
+        """Open it."""
+        from windowloader.opening import open as open_any
+
+        if (self.start is None) != (self.freq is None):
+            raise typer.BadParameter("--start and --freq go together: --start 2012-03-01 --freq 5min")
+        pairs = [pair.partition("=") for pair in self.option or []]
+        if any(not sign for _, sign, _ in pairs):
+            raise typer.BadParameter("--option takes KEY=VALUE: --option anon=true")
+        found = [file for target in self.target for file in _expanded(target)]
+        return open_any(
+            found[0] if len(found) == 1 else found,
+            axes=self.axes,
+            variables=self.variable or None,
+            features=self.feature or None,
+            timestamps=None if self.start is None or self.freq is None else (self.start, self.freq),
+            missing=self.missing,
+            graph=graph,
+            storage_options={key: _value(value) for key, _, value in pairs},
+        )
+
+
+def on_target(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose first parameter is a `Target` the options that describe one."""
+    kinds = get_type_hints(Target, include_extras=True)
+
+    @functools.wraps(command)
+    def run(**typed: Any) -> None:
+        command(Target(**{name: typed.pop(name) for name in kinds}), **typed)
+
+    described = [
+        one.replace(annotation=kinds[name]) for name, one in inspect.signature(Target).parameters.items()
+    ]
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    shown = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (described[0], *own, *described[1:])]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    return run
+
+
+def _expanded(target: str) -> list[str]:
+    """Files of a folder that is no store, in the order of their names."""
+    from windowloader.sources.chunked import is_chunked
+
+    folder = Path(target)
+    if "://" in target or not folder.is_dir() or is_chunked(target):
+        return [target]
+    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    kinds = {Path(file).suffix.lower() for file in files}
+    if len(kinds) > 1:
+        raise typer.BadParameter(
+            f"{target} holds files of several kinds: {', '.join(sorted(kinds))}. Give a pattern."
+        )
+    return files or [target]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader.sources.base import LocalSource
 
 ROWS = 2_500  # no multiple of any chunk below: the last one is stored whole all the same
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
@@ -103,3 +104,108 @@ def test_ranks_stream_what_their_plans_say(store, served, chunks, options, mode,
         total, rows = total + got, rows + done[1]
     assert tuple(total) == (plan.all_ranks.bytes, plan.all_ranks.requests)
     assert rows >= len(windows)
+
+
+def test_what_is_read_of_the_next_epoch(values):
+    class Counted(LocalSource):
+        """Notes what is asked of it; TensorStore would read a chunk once that both epochs ask for at a time."""
+
+        def __init__(self):
+            super().__init__("counted", shape=(2_496, 8), dtype="f4", axes="tn", chunks=(48, 8))
+            self.log = []
+
+        def _read(self, start, stop, out):
+            self.log.append(stop - start)
+            out[...] = values[start:stop]
+
+    source = Counted()
+    with wl.WindowLoader(
+        wl.WindowSet(wl.Series(source), SPEC), batch_size=16, shuffle=True, threads=0
+    ) as loader:
+        epoch(loader)
+        epoch(loader)
+        plan = loader.plan()  # of the third
+        epoch(loader)
+        with loader._engine.access.reader.lock:
+            loader._engine.access.reader.drain()  # all that was asked for has been read
+    assert 0 < plan.upcoming.bytes < plan.own.bytes
+    assert sum(source.log) * 32 == 3 * plan.own.bytes + plan.upcoming.bytes
+    assert sum(source.log) // 48 == 3 * plan.own.requests + plan.upcoming.requests
+
+
+@pytest.mark.usefixtures("one_epoch")
+def test_of_chunks_that_hold_other_nodes_too_all_is_counted(store, served):
+    windows = wl.WindowSet(store((48, 4)).series.select(nodes=[5, 6]), SPEC)
+    windows.read([0])
+    with wl.WindowLoader(windows, batch_size=16, shuffle=True, threads=0) as loader:
+        plan = loader.plan()
+        served()
+        epoch(loader)
+    assert served() == (plan.own.bytes, plan.own.requests)
+    assert plan.own.bytes == plan.own.distinct == -(-ROWS // 48) * 48 * 4 * 4  # one of two columns of chunks
+
+
+@pytest.mark.usefixtures("one_epoch")
+def test_a_small_variable_is_read_once_and_whole(tmp_path, served, write_array, values):
+    day = np.arange(ROWS, dtype=np.float32)
+    for name, array, chunks in (("x", values, (48, 8)), ("day", day[:, np.newaxis], (100, 1))):
+        place = {"driver": "file", "path": f"{tmp_path}/{name}.zarr/"}
+        write_array(place, np.tile(array, (1, 4)) if name == "x" else array, chunks=chunks, crc=False)
+    series = wl.open(tmp_path / "x.zarr", covariates={"day": (tmp_path / "day.zarr", "tf")})
+    spec = wl.WindowSpec(lookback=12, horizon=12, inputs=[*series.features, "day"])
+    windows = wl.WindowSet(series, spec)
+    windows.read([0])
+    with wl.WindowLoader(windows, batch_size=16, shuffle=True, threads=0) as loader:
+        plan = loader.plan()
+        served()
+        epoch(loader)
+    assert plan.held == ROWS * 4
+    assert served() == (plan.own.bytes, plan.own.requests)
+
+
+@pytest.mark.usefixtures("one_epoch")
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("shards", [(480, 8), (96, 8)])
+def test_a_web_server_is_asked_for_what_plans_of_shards_say(
+    static, bucket_folder, write_array, values, shards, world
+):
+    for rank in range(world):
+        name = f"shards-{shards[0]}-{world}-{rank}.zarr"  # its own: storage keeps indexes and small shards
+        place = {"driver": "file", "path": f"{bucket_folder}/bkt/{name}/"}
+        write_array(place, values, chunks=(24, 8), shards=shards, crc=False)
+        windows = wl.WindowSet(wl.open(f"http://127.0.0.1:{static.port}/bkt/{name}"), SPEC)
+        with wl.WindowLoader(
+            windows, batch_size=16, shuffle=True, threads=0, rank=rank, world_size=world
+        ) as loader:
+            plan = loader.plan()
+            static.clear()
+            epoch(loader)
+        got = [entry for entry in static.data if entry[0] == "GET" and "/c/" in entry[1]]
+        indexes = [entry for entry in got if (entry[2] or "").startswith("bytes=-")]  # of 16 bytes a chunk
+        assert sum(entry[3] for entry in got if entry not in indexes) == pytest.approx(
+            plan.own.bytes, rel=0.02
+        )
+        assert len(got) == plan.own.requests
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world", [1, 2, 64])
+def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuffle, world, monkeypatch):
+    np.save(tmp_path / "x.npy", values)
+    windows, rows = wl.WindowSet(wl.open(tmp_path / "x.npy"), SPEC), []
+    if world == 64:
+        windows = windows.take(range(800))
+    options = {"batch_size": 2 if world == 64 else 16, "shuffle": shuffle, "world_size": world}
+    for rank in range(world):
+        with wl.WindowLoader(windows, rank=rank, **options) as loader:
+            plan = loader.plan()
+            starts = np.concatenate([batch.starts for batch in loader])
+        rows.append(np.unique(starts[:, np.newaxis] + np.arange(SPEC.span)))
+        assert plan.own.bytes == len(rows[-1]) * 32
+        monkeypatch.setattr("windowloader.planning.resident.LOOK", 1000)  # then it is reckoned
+        with wl.WindowLoader(windows, rank=rank, **options) as loader:
+            assert loader.plan().own.bytes == pytest.approx(len(rows[-1]) * 32, rel=0.1)
+        monkeypatch.undo()
+    assert plan.tier == "mapped"
+    assert plan.all_ranks.bytes == sum(map(len, rows)) * 32
+    assert plan.all_ranks.distinct == len(np.unique(np.concatenate(rows))) * 32

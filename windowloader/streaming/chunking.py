@@ -115,10 +115,18 @@ class Chunking:
         return Cost(rows * self._handed, (last - first) * self.columns)
 
     def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
-        """Count the shards that the rows ``[begin, end)`` lie in: each has an index, read once."""
-        if self.shards is None:
+        """Count the shards that the rows ``[begin, end)`` lie in but in part: each has an index, read once."""
+        if self.shards is None or self.edges is None or not np.size(begin):
             return 0
-        return int(np.count_nonzero(_covered(self.shards, begin, end))) * self.columns
+        first, last = _touched(self.edges, np.asarray(begin, np.int64), np.asarray(end, np.int64))
+        one, other = _touched(self.shards, self.edges[first], self.edges[last])
+        counts = np.diff(np.searchsorted(self.edges, self.shards))
+        broken = np.concatenate([one[self.edges[first] > self.shards[one]],
+                                 other[self.edges[last] < self.shards[other]] - 1])  # fmt: skip
+        short = len(self.shards) - 2  # at the end: fewer chunks than others, which storage takes for a part
+        if counts[short] < counts[0] and np.any(other > short):
+            broken = np.append(broken, short)
+        return len(np.unique(broken)) * self.columns
 
     def distinct(self, begin: ArrayLike, end: ArrayLike) -> int:
         """Count the decoded bytes that must be read at least once to have the rows ``[begin, end)``.

@@ -13,7 +13,8 @@ import numpy as np
 
 from .assembly.labels import as_labels
 from .errors import GraphError
-from .graphs.edges import check_edges, check_nodes, keep_edges, order_of, renumbering
+from .graphs.edges import Edges, check_edges, check_nodes, keep_edges, order_of, renumbering
+from .graphs.files import read_graph
 
 if TYPE_CHECKING:
     import os
@@ -100,21 +101,7 @@ class Graph:
         array([[0],
                [1]])
         """
-        shape = np.shape(matrix) if not hasattr(matrix, "tocoo") else matrix.shape
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.")
-        if hasattr(matrix, "tocoo"):
-            sparse = matrix.tocsr().tocoo()  # rows in order, repeats summed
-            kept = sparse.data != 0
-            index, weight = np.stack([sparse.row[kept], sparse.col[kept]]), sparse.data[kept]
-        else:
-            dense = np.asarray(matrix)
-            index = np.stack(np.nonzero(dense))
-            weight = dense[index[0], index[1]]
-            weight = (
-                weight if hasattr(matrix, "dtype") else weight.tolist()
-            )  # of no precision that was chosen
-        return cls(index, weight, num_nodes=int(shape[0]), nodes=nodes)
+        return cls._of(Edges.of_matrix(matrix, nodes=nodes))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
@@ -141,9 +128,11 @@ class Graph:
         SourceNotFoundError
             Where there is no file.
         """
-        from .graphs.files import read_graph
+        return cls._of(read_graph(path, nodes=nodes))
 
-        return read_graph(path, nodes=nodes)
+    @classmethod
+    def _of(cls, found: Edges) -> Graph:
+        return cls(found.edge_index, found.edge_weight, num_nodes=found.num_nodes, nodes=found.nodes)
 
     def reorder(self, nodes: Any) -> Graph:
         """Return the same graph with its nodes numbered in the order of ``nodes``, the same labels."""

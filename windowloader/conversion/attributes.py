@@ -52,7 +52,7 @@ def _found(source: Any) -> Mapping[str, Any]:
             return {}
     dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
     if isinstance(dataset, str) and stamp is not None:
-        from windowloader.sources.hdf5 import open_file
+        from windowloader.sources.hdf5_dataset import open_file
 
         with open_file(stamp) as file:
             return dict(file[dataset].attrs) if dataset in file else {}

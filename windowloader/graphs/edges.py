@@ -6,14 +6,48 @@ reorders edges.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from windowloader.assembly.labels import as_labels, difference, listed, positions
 from windowloader.errors import GraphError
 
-__all__ = ["check_edges", "check_nodes", "keep_edges", "order_of", "renumbering"]
+__all__ = ["Edges", "check_edges", "check_nodes", "keep_edges", "order_of", "renumbering"]
+
+
+class Edges(NamedTuple):
+    """A graph as it was found, before anything of it is checked: what `Graph` takes."""
+
+    edge_index: Any
+    edge_weight: Any = None
+    num_nodes: int | None = None
+    nodes: Any = None
+
+    @classmethod
+    def of_matrix(cls, matrix: Any, *, nodes: Any = None) -> Edges:
+        """Edges of an adjacency matrix, dense or scipy's, row by row; `GraphError` where it is not square."""
+        shape = np.shape(matrix) if not hasattr(matrix, "tocoo") else matrix.shape
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.")
+        if hasattr(matrix, "tocoo"):
+            sparse = matrix.tocsr().tocoo()  # rows in order, repeats summed
+            kept = sparse.data != 0
+            index, weight = np.stack([sparse.row[kept], sparse.col[kept]]), sparse.data[kept]
+        else:
+            dense = np.asarray(matrix)
+            index = np.stack(np.nonzero(dense))
+            weight = dense[index[0], index[1]]
+            weight = (
+                weight if hasattr(matrix, "dtype") else weight.tolist()
+            )  # of no precision that was chosen
+        return cls(index, weight, int(shape[0]), nodes)
+
+    def check(self) -> Edges:
+        """Return itself, if a `Graph` can be made of it; else `GraphError`."""
+        labels = check_nodes(self.nodes, self.num_nodes)
+        check_edges(self.edge_index, self.edge_weight, self.num_nodes if labels is None else len(labels))
+        return self
 
 
 def check_edges(

@@ -1,6 +1,6 @@
 """Graphs as files have them: npz, npy, CSV and text, and DCRNN's pickle.
 
-In: a path. Out: `Graph`. Never unpickles anything but plain data, and never reads a list of edges as a
+In: a path. Out: `Edges`. Never unpickles anything but plain data, and never reads a list of edges as a
 matrix.
 """
 
@@ -19,8 +19,9 @@ import numpy as np
 
 from windowloader.assembly.labels import as_labels, listed, positions, texts
 from windowloader.errors import GraphError, MissingExtraError, SourceNotFoundError
-from windowloader.graph import Graph
 from windowloader.sources.handles import nearby
+
+from .edges import Edges
 
 __all__ = ["read_graph"]
 
@@ -30,8 +31,8 @@ WEIGHTS = ("weight", "w", "cost", "distance", "value", "edge_weight", "weights")
 ADJACENCIES = ("adj", "adjacency", "adj_mx", "adjacency_matrix", "weights", "W", "A")
 
 
-def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
-    """Read a graph; `Graph.load` says which files."""
+def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Edges:
+    """Read the edges of a graph; `Graph.load` says which files."""
     file = Path(path)
     if not file.is_file():
         raise SourceNotFoundError(
@@ -44,36 +45,36 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
             f"{str(path)!r}: graphs are read from {', '.join(readers)}; others as Graph(edge_index, weight)."
         )
     try:
-        return readers[suffix.lower()](file, nodes)
+        return readers[suffix.lower()](file, nodes).check()
     except GraphError as error:
         raise error if str(path) in str(error) else GraphError(f"{str(path)!r}: {error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise GraphError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def _from_array(array: np.ndarray, nodes: Any) -> Graph:
+def _from_array(array: np.ndarray, nodes: Any) -> Edges:
     """Take a square matrix or an edge index; a 2 × 2 array is a matrix."""
     if array.ndim == 2 and array.shape[0] == 2 != array.shape[1]:
-        return Graph(array, nodes=nodes)
+        return Edges(array, nodes=nodes)
     if array.dtype.kind not in "fiub":
         raise GraphError(f"an adjacency matrix holds numbers, but this array is {array.dtype}.")
-    return Graph.from_dense(array, nodes=nodes)
+    return Edges.of_matrix(array, nodes=nodes)
 
 
-def _npy(file: Path, nodes: Any) -> Graph:
+def _npy(file: Path, nodes: Any) -> Edges:
     return _from_array(np.load(file, allow_pickle=False), nodes)
 
 
-def _npz(file: Path, nodes: Any) -> Graph:
+def _npz(file: Path, nodes: Any) -> Edges:
     with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
         names = archive.files
         if {"format", "shape", "data"} <= set(names):
-            return Graph.from_dense(_sparse(file), nodes=nodes)
+            return Edges.of_matrix(_sparse(file), nodes=nodes)
         labels = archive["nodes"] if "nodes" in names else nodes
         if "edge_index" in names:
             weight = archive["edge_weight"] if "edge_weight" in names else None
             count = int(archive["num_nodes"]) if "num_nodes" in names else None
-            return Graph(archive["edge_index"], weight, num_nodes=count, nodes=labels)
+            return Edges(archive["edge_index"], weight, num_nodes=count, nodes=labels)
         shapes = {name: archive[name].shape for name in names}
         square = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == shape[1]]
         named = [name for name in ADJACENCIES if name in square] or square
@@ -93,7 +94,7 @@ def _sparse(file: Path) -> Any:
     return load_npz(file)
 
 
-def _pickle(file: Path, nodes: Any) -> Graph:
+def _pickle(file: Path, nodes: Any) -> Edges:
     from .unpickle import load_plain
 
     found = load_plain(file)
@@ -115,10 +116,10 @@ def _pickle(file: Path, nodes: Any) -> Graph:
     wrong = [label for place, label in enumerate(ids) if numbers.get(label, place) != place]
     if wrong:
         raise GraphError(f"{str(file)!r}: ids and their numbers disagree, first for {wrong[0]!r}.")
-    return Graph.from_dense(matrix, nodes=labels)
+    return Edges.of_matrix(matrix, nodes=labels)
 
 
-def _text(file: Path, nodes: Any) -> Graph:
+def _text(file: Path, nodes: Any) -> Edges:
     """Read a matrix or a list of edges: a header that names both ends of an edge makes it a list."""
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -139,7 +140,7 @@ def _text(file: Path, nodes: Any) -> Graph:
     return _matrix(table, nodes)
 
 
-def _matrix(table: list[list[str]], nodes: Any) -> Graph:
+def _matrix(table: list[list[str]], nodes: Any) -> Edges:
     """Take a square table of numbers, perhaps with labels above it and to its left."""
     widths = {len(row) for row in table[1:]} or {len(table[0])}
     width = min(widths)
@@ -166,10 +167,10 @@ def _matrix(table: list[list[str]], nodes: Any) -> Graph:
         raise GraphError(f"the matrix holds something that is no number: {error}") from error
     if labels is not None and labels == [str(number) for number in range(len(table))]:
         labels = None  # pandas numbers columns that have no names
-    return Graph.from_dense(matrix, nodes=nodes if labels is None else labels)
+    return Edges.of_matrix(matrix, nodes=nodes if labels is None else labels)
 
 
-def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nodes: Any) -> Graph:
+def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nodes: Any) -> Edges:
     """Edges one a line, written in node numbers or in labels."""
     try:
         ends = [[row[source], row[target]] for row in rows]
@@ -179,7 +180,7 @@ def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nod
     flat = [_whole(cell) for pair in ends for cell in pair]
     numbers = np.array(flat, np.int64) if all(isinstance(cell, int) for cell in flat) else None
     if nodes is None and numbers is not None:
-        return Graph(numbers.reshape(-1, 2).T, weights)
+        return Edges(numbers.reshape(-1, 2).T, weights)
     labels = as_labels(
         sorted(set(texts(flat))) if nodes is None else nodes, size=None, what="nodes", error=GraphError
     )
@@ -196,7 +197,7 @@ def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nod
         raise GraphError(
             f"edges join nodes that are not among the {len(labels)} labels: {listed(set(missing))}."
         )
-    return Graph(found.reshape(-1, 2).T, weights, nodes=labels)
+    return Edges(found.reshape(-1, 2).T, weights, nodes=labels)
 
 
 def _whole(cell: str) -> int | str:

@@ -18,7 +18,7 @@ from windowloader.errors import AxesError, SourceFormatError
 
 from .base import LocalSource, digest, to_nanoseconds
 from .handles import Handle, Stamp
-from .hdf5 import open_dataset, open_file
+from .hdf5_dataset import open_dataset, open_file
 
 if TYPE_CHECKING:
     from windowloader.source import Source

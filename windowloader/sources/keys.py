@@ -169,7 +169,7 @@ class StoreKeys:
         """Return a zarr store that reads through TensorStore, with the same credentials and limits."""
         from .kvzarr import TensorStoreStore
 
-        return TensorStoreStore(self)
+        return TensorStoreStore(self.open(), self.location)
 
 
 def _value(result: Any) -> Value | None:

@@ -1,7 +1,7 @@
 """A read-only store of zarr-python whose bytes come through TensorStore.
 
-In: `StoreKeys`. Out: what ``zarr.open`` takes, for coordinates of types that TensorStore lacks (dates, text).
-Never reads the array itself.
+In: TensorStore's key-value store, and where it is. Out: what ``zarr.open`` takes, for coordinates of types that
+TensorStore lacks (dates, text). Never reads the array itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from .keys import StoreKeys
+    from .options import Location
 
 __all__ = ["TensorStoreStore"]
 
@@ -27,21 +27,22 @@ class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
 
     Parameters
     ----------
-    keys : StoreKeys
-        Where they are.
+    store : tensorstore.KvStore
+        Open.
+    location : Location
+        Where it is.
     """
 
     supports_writes = False
     supports_deletes = False
     supports_listing = True
 
-    def __init__(self, keys: StoreKeys) -> None:
+    def __init__(self, store: Any, location: Location) -> None:
         super().__init__(read_only=True)
-        self._keys = keys
-        self._kv = keys.open()
+        self._kv, self._location = store, location
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TensorStoreStore) and other._keys == self._keys
+        return isinstance(other, TensorStoreStore) and other._location == self._location
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -50,7 +51,7 @@ class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
         try:
             result = await self._kv.read(key, byte_range=_slice(byte_range))
         except ValueError as error:
-            found = explain(error, Asked(self._keys.location.child(key).url))
+            found = explain(error, Asked(self._location.child(key).url))
             if isinstance(found, PermissionError | FileNotFoundError):
                 return None  # as zarr asks for keys of both formats, and some buckets forbid what is absent
             raise found from error

@@ -17,7 +17,7 @@ from windowloader.errors import SourceFormatError
 from .base import SlabSource, digest, optional, unknown_variable
 from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values
 from .handles import Handle, Stamp
-from .hdf5 import open_dataset, open_file
+from .hdf5_dataset import open_dataset, open_file
 from .memory import ArraySource
 
 if TYPE_CHECKING:

@@ -29,9 +29,7 @@ from .reads import Progress, Read
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.source import Pending
-
-    from .remote import RemoteSource
+    from windowloader.source import Pending, Source
 
 __all__ = ["Relayed", "serve"]
 
@@ -44,11 +42,11 @@ class Relayed:
 
     Parameters
     ----------
-    source : RemoteSource
+    source : Source
         Pickled to the helper.
     """
 
-    def __init__(self, source: RemoteSource) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.helper = _HELPER.get(_Helper)
         self.key = self.helper.open(source)
@@ -83,7 +81,7 @@ class _Helper:
         self.sources = 0
         threading.Thread(target=self._receive, name="windowloader-relay", daemon=True).start()
 
-    def open(self, source: RemoteSource) -> int:
+    def open(self, source: Source) -> int:
         self.sources += 1
         key = self.sources
         self.ask(("open", key, source))
@@ -143,7 +141,7 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     jobs: SimpleQueue[Callable[[], tuple[Any, np.ndarray | None]]] = SimpleQueue()
     threading.Thread(target=_answer, args=(connection, jobs), daemon=True).start()
-    sources: dict[int, RemoteSource] = {}
+    sources: dict[int, Source] = {}
     while True:
         try:
             kind, key, *rest = connection.recv()
@@ -153,7 +151,7 @@ def serve(descriptor: int) -> None:
 
 
 def _job(
-    sources: dict[int, RemoteSource], kind: str, key: int, rest: list[Any]
+    sources: dict[int, Source], kind: str, key: int, rest: list[Any]
 ) -> Callable[[], tuple[Any, np.ndarray | None]]:
     """Begin what was asked and return how to end it: reads overlap, answers keep their order."""
     if kind == "open":

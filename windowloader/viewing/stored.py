@@ -29,7 +29,7 @@ def codecs(source: Any) -> list[str]:
         return [_codec(one) for one in _chain(*documents)]
     dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
     if isinstance(dataset, str) and stamp is not None:
-        from windowloader.sources.hdf5 import open_file
+        from windowloader.sources.hdf5_dataset import open_file
 
         with open_file(stamp) as file:
             found = file.get(dataset)
@@ -74,7 +74,7 @@ def stored_bytes(source: Any) -> int | None:
 
 
 def _dataset_bytes(source: Any, stamp: Any) -> int | None:
-    from windowloader.sources.hdf5 import open_file
+    from windowloader.sources.hdf5_dataset import open_file
 
     with open_file(stamp) as file:
         found = file.get(source._dataset)

@@ -15,7 +15,8 @@ from windowloader.errors import (
     SourceFormatError,
     SourceNotFoundError,
 )
-from windowloader.sources.hdf5 import HDF5Source, list_hdf5, open_hdf5
+from windowloader.sources.hdf5 import list_hdf5, open_hdf5
+from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.mapped import MappedSource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.sources.base import LocalSource
-from windowloader.sources.hdf5 import HDF5Source
+from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.joined import JoinedSource, join
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.registry import open_source

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from windowloader.errors import AxesError, CorruptDataError, MissingExtraError, SourceFormatError
-from windowloader.sources.hdf5 import HDF5Source
+from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.mapped import MappedSource
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.netcdf import XarraySource

@@ -61,9 +61,9 @@ class TorchLoader(WindowLoader):
     pin_memory : bool, optional
         Make batches in pinned memory. None: where the device is a CUDA one.
     device_memory : str or int, optional
-        Let the rows that the windows read live on the device, scaled and cast: a number of bytes they may take ("8GiB";
-        where they need more, batches are gathered on the host, with a warning), or "all". Batches are the same to the
-        bit; what moves over the bus is each row once, and starts.
+        Let the rows that the windows read live on the device, scaled and cast: a number of bytes they may take, or
+        "all". Where they need more, as many as fit are kept there for a while, if the order is by blocks or in time
+        order; in any other one batches are gathered on the host, with a warning. Batches are the same to the bit.
     **options
         Those of `WindowLoader`. ``dtype`` may also be "bfloat16" or a ``torch.dtype``; ``transform`` comes last, after
         the copy to the device.

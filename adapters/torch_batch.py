@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["TorchBatch", "TorchGraph", "as_tensor", "graph_of_tensors", "moved_graph"]
 
 
-def as_tensor(array: np.ndarray, *, bfloat16: bool = False) -> torch.Tensor:
+def as_tensor(array: np.ndarray | torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
     """Wrap an array as a tensor over the same memory, which it keeps alive.
 
     Parameters
     ----------
-    array : ndarray
+    array : ndarray or Tensor
+        A tensor is returned as it is.
     bfloat16 : bool
         Whether uint16 stands for bits of bfloat16.
 
@@ -43,6 +44,8 @@ def as_tensor(array: np.ndarray, *, bfloat16: bool = False) -> torch.Tensor:
     >>> as_tensor(np.array([0x3F80, 0x4049], np.uint16), bfloat16=True)
     tensor([1.0000, 3.1406], dtype=torch.bfloat16)
     """
+    if isinstance(array, torch.Tensor):
+        return array
     owner = getattr(array.base, "base", None)
     if isinstance(owner, torch.Tensor):
         first = array.__array_interface__["data"][0] - owner.data_ptr()
@@ -140,14 +143,11 @@ class TorchBatch(Batch):
         *,
         bfloat16: bool = False,
         graph: Any = None,
-        arrays: dict[str, torch.Tensor] | None = None,
     ) -> TorchBatch:
-        """Wrap the arrays of a batch; ``graph`` takes the place of its own, ``arrays`` of all of its arrays."""
-        found: dict[str, Any] = (
-            {name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()}
-            if arrays is None
-            else {**arrays}
-        )
+        """Wrap the arrays of a batch; ``graph`` takes the place of its own."""
+        found: dict[str, Any] = {
+            name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()
+        }
         weights = None if batch.weights is None else torch.from_numpy(batch.weights)
         return cls(
             **found,

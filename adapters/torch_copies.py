@@ -7,6 +7,7 @@ copy from it has ended: pinned memory comes from torch's allocator, which marks 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,6 @@ from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors, move
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from windowloader.adapters.torch_rows import DeviceRows
     from windowloader.batch import Batch
     from windowloader.graph import Graph
 
@@ -106,10 +106,10 @@ class Copies:
 
     Attributes
     ----------
-    rows : DeviceRows or None
-        Where batches are gathered on the device, from their starts.
+    made_there : bool
+        Whether batches are gathered on the device.
     moved_bytes : int
-        Sent to the device so far, rows included.
+        Of batches made on the host and sent to the device so far.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Copies:
         self._graph = graph_of_tensors(graph)
         if device is not None and self._graph is not None:
             self._graph = self._graph.to(device)
-        self.rows: DeviceRows | None = None
+        self.made_there = False
         self.moved_bytes = 0
 
     def start(self, batch: Batch) -> TorchBatch | OnItsWay:
@@ -141,16 +141,17 @@ class Copies:
             return OnItsWay(self._there(batch, graph), self._stream.mark())
 
     def _there(self, batch: Batch, graph: Any) -> TorchBatch:
-        arrays = None if self.rows is None else self.rows.gather(batch.starts)
-        tensors = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph, arrays=arrays)
+        tensors = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
         return tensors if self.device is None or self.device.type == "cpu" else self._copied(tensors)
+
+    def queue(self) -> AbstractContextManager[Any]:
+        """Make the calling thread's work on the device go where the copies go."""
+        return nullcontext() if self._stream is None else self._stream()
 
     def finish(self, made: TorchBatch | OnItsWay) -> TorchBatch:
         """Take over a batch in the loop's thread."""
         batch = made if isinstance(made, TorchBatch) else made.batch
-        if self.rows is not None:
-            self.moved_bytes += 8 * batch.num_windows  # starts
-        elif self.device is not None and self.device.type != "cpu":
+        if not self.made_there and self.device is not None and self.device.type != "cpu":
             self.moved_bytes += batch.nbytes
         if isinstance(made, TorchBatch):
             return made

@@ -14,19 +14,26 @@ import torch
 
 from windowloader.adapters.torch_buffers import TorchBuffers
 from windowloader.adapters.torch_copies import Copies, CudaStream
+from windowloader.adapters.torch_kept import KeptRows
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
 from windowloader.gathering.rows import Others, Resident
+from windowloader.streaming.direct import window_rows
 from windowloader.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
     from windowloader.adapters.torch_batch import TorchBatch
     from windowloader.adapters.torch_copies import OnItsWay, SideStream
     from windowloader.batch import Batch
     from windowloader.engine import Engine
     from windowloader.gather import Recipe
+    from windowloader.gathering.rows import Piece
     from windowloader.windows import WindowSet
 
 __all__ = ["Destination", "DeviceReport", "check_device", "resolve_device"]
@@ -38,10 +45,11 @@ class DeviceReport:
 
     Parameters
     ----------
-    tier : {"device", "host"}
-        Where batches are gathered.
+    tier : {"device", "kept", "host"}
+        Where batches are gathered: on the device from all rows, or from those that are kept there for a while; or on
+        the host.
     row_bytes : int
-        What the rows take on the device, or would take.
+        What the rows take on the device; on the host, what all would take.
     array_bytes : int
         Those rows as they are stored.
     moved_bytes : int
@@ -152,7 +160,10 @@ class Destination:
         self._memory = "all" if device_memory == "all" else budget
         self._windows, self._recipe = windows, recipe
         self._copies: Copies | None = None
-        self._range: tuple[int, int] | None = None  # rows that are to live on the device
+        self._wanted: tuple[int, int, int] | None = None  # begin and end of the rows, and how many at a time
+        self._there: tuple[int, int, int] | None = None
+        self._rows: DeviceRows | KeptRows | None = None
+        self._moved = 0  # for rows that were given up
         self._report = DeviceReport("host", 0, _stored_bytes(windows, recipe, *windows.row_range), 0, NO_ROWS)
 
     @property
@@ -175,38 +186,74 @@ class Destination:
         if self._memory is None:
             return engine
         begin, end = rows_of_rank(self._windows, engine.steps, engine.ranks)
-        needed = RowTables.of(self._recipe).nbytes(end - begin)
         stored = _stored_bytes(self._windows, self._recipe, begin, end)
+        row_bytes = RowTables.of(self._recipe).nbytes(1)
+        needed = row_bytes * (end - begin)
         rows = f"rows {begin} … {end - 1} take {format_bytes(needed)} as {self._recipe.dtype}"
-        if isinstance(self._memory, int) and needed > self._memory:
-            note = f"{rows}, more than device_memory={format_bytes(self._memory)}: batches are gathered on the host."
-            warnings.warn(note, stacklevel=2)
-            self._range, self._report = None, DeviceReport("host", needed, stored, 0, note)
-            return engine
-        self._range = begin, end
-        self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
-        engine.access.close()  # nothing is read on the way to a batch
-        return replace(engine, gathers=False, access=Resident(Others(0, {}, {})))
+        if not isinstance(self._memory, int) or needed <= self._memory:
+            self._wanted = begin, end, end - begin
+            self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
+            engine.access.close()  # nothing is read on the way to a batch
+            return replace(engine, gather=self.gather, access=Resident(Others(0, {}, {})))
+        more = f"{rows}, more than device_memory={format_bytes(self._memory)}"
+        places = self._memory // row_bytes
+        why = self._cannot_keep(engine, places)
+        if not why:
+            note = f"{more}: {places:,} at a time are kept there, each sent when a window first needs it."
+            self._wanted = begin, end, places
+            self._report = DeviceReport("kept", row_bytes * places, stored, 0, note)
+            return replace(engine, gather=self.gather)
+        note = f"{more}, and {why}: batches are gathered on the host."
+        warnings.warn(note, stacklevel=2)
+        self._wanted, self._report = None, DeviceReport("host", needed, stored, 0, note)
+        return engine
+
+    def _cannot_keep(self, engine: Engine, places: int) -> str:
+        """Say why rows cannot stay on the device for a while; nothing where they can."""
+        share = -(-engine.steps.global_batch // engine.ranks.world_size)
+        begin, end = self._windows.row_range
+        most = min(share * len(window_rows(self._recipe)), end - begin)
+        if places < most:
+            return f"that holds {places:,} rows, where one batch may need {most:,}"
+        if engine.reading.lanes is None and not engine.reading.order.name.startswith("sequential"):
+            return "in an order that may go anywhere each would be sent again for most windows that have it"
+        return ""
 
     def load(self) -> None:
         """Resolve the device in the calling thread, and send the rows there if they are to live there."""
-        copies = self.copies
-        if self._range is None:
-            copies.rows = None
+        copies, wanted, there = self.copies, self._wanted, self._there
+        copies.made_there = wanted is not None
+        if wanted is not None and there is not None:
+            whole = wanted[2] == wanted[1] - wanted[0] and there[2] == there[1] - there[0]
+            if there == wanted or (whole and there[0] <= wanted[0] and wanted[1] <= there[1]):
+                return
+        if self._rows is not None:
+            self._moved += self._rows.moved_bytes
+        self._rows = self._there = None  # before others come
+        if wanted is None:
             return
-        begin, end = self._range
+        begin, end, places = wanted
         assert copies.device is not None
-        if copies.rows is None or not copies.rows.begin <= begin <= end <= copies.rows.end:
-            copies.rows = None  # before others come
-            rows = DeviceRows(self._windows, self._recipe, copies.device, begin=begin, end=end)
-            if copies.device.type == "cuda":
-                torch.cuda.synchronize(copies.device)  # other streams will read them
-            copies.rows = rows
-            copies.moved_bytes += rows.nbytes
+        if places == end - begin:
+            self._rows = DeviceRows(self._windows, self._recipe, copies.device, begin=begin, end=end)
+        else:
+            self._rows = KeptRows(self._recipe, copies.device, begin=begin, end=end, places=places)
+        if copies.device.type == "cuda":
+            torch.cuda.synchronize(copies.device)  # the stream of the copies goes on with them
+        self._there = wanted
+
+    def gather(self, starts: np.ndarray, pieces: Iterator[Piece]) -> dict[str, torch.Tensor]:
+        """Make the arrays of a batch on the device; in the thread that makes the batch."""
+        assert self._rows is not None
+        with self.copies.queue():
+            return self._rows.gather(starts, pieces)
 
     def report(self) -> DeviceReport:
         """Return where rows live, and what moved."""
-        return replace(self._report, moved_bytes=0 if self._copies is None else self._copies.moved_bytes)
+        moved = self._moved + (0 if self._copies is None else self._copies.moved_bytes)
+        if self._rows is not None:
+            moved += self._rows.moved_bytes
+        return replace(self._report, moved_bytes=moved)
 
     def buffers(self, nbytes: int) -> TorchBuffers:
         """Pinned memory for batches."""

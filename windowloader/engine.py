@@ -17,13 +17,15 @@ from .shard import Steps, per_lane
 from .streaming.mirrored import mirrored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
 
     from .batch import Batch
     from .buffers import Buffers
     from .config import LoaderConfig
     from .gather import Recipe
-    from .gathering.rows import RowAccess
+    from .gathering.rows import Piece, RowAccess
     from .order import Order
     from .ranks import Ranks
     from .streaming.reading import Reading
@@ -61,8 +63,8 @@ class Engine:
         Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
     weighted : bool
         Whether some row of some batch may have weight 0, so that batches do not unpack as pairs.
-    gathers : bool
-        False: batches are handed to ``finish`` without arrays, which it makes.
+    gather : callable, optional
+        ``gather(starts, pieces)`` makes the arrays of a batch in place of the recipe, somewhere else than in the pool.
     finish : callable, optional
         Called with each batch in the thread that made it: copies it to a device, or wraps it. What it returns has
         the batch's ``num_windows`` and ``nbytes``.
@@ -79,7 +81,7 @@ class Engine:
     ahead: int
     full_shape: int = 0
     weighted: bool = False
-    gathers: bool = True
+    gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
     finish: Callable[[Batch], Any] | None = None
 
 

@@ -79,16 +79,18 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     timeline = Timeline()
     step, windows, recipe = task.step, engine.windows, engine.recipe
     starts = windows.index(step.positions)  # the order knows no others: nothing to check
-    arrays: dict[str, Any] = {}
-    if engine.gathers:
-        try:
+    pieces = stream.pieces(task.index, task.before, starts)
+    try:
+        if engine.gather is not None:
+            arrays = engine.gather(starts, pieces)
+        else:
             arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
-            for piece in stream.pieces(task.index, task.before, starts):
+            for piece in pieces:
                 timeline.read = time.perf_counter()
                 recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
-        except BaseException:
-            stream.fail(task.index)  # or later batches would wait for it
-            raise
+    except BaseException:
+        stream.fail(task.index)  # or later batches would wait for it
+        raise
     batch: Any = Batch(
         **arrays,
         starts=starts,

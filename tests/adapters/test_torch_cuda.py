@@ -80,3 +80,26 @@ def test_rows_are_sent_once(windows):
     report = loader.device_report()
     assert report.tier == "device"
     assert report.moved_bytes == report.row_bytes + 2 * 8 * len(windows)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_of_a_stream_are_kept_for_a_while(tmp_path, threads):
+    zarr = pytest.importorskip("zarr")
+    values = np.random.default_rng(0).normal(50, 10, size=(4000, 207)).astype(np.float32)
+    zarr.create_array(str(tmp_path / "values.zarr"), data=values, chunks=(100, 207))
+    windows = wl.WindowSet(wl.open(tmp_path / "values.zarr"), wl.WindowSpec(lookback=12, horizon=12))
+    options = {"batch_size": 32, "shuffle": True, "memory": "1MB", "threads": threads}
+    with (
+        TorchLoader(windows, **options) as host,
+        TorchLoader(windows, device="cuda", device_memory="1200kB", **options) as there,
+    ):
+        kept = []
+        for one, two in zip(host, there, strict=True):
+            busy()
+            kept.append((one.inputs.clone(), one.targets.clone(), two))
+        for inputs, targets, batch in kept:
+            assert torch.equal(inputs, batch.inputs.cpu())
+            assert torch.equal(targets, batch.targets.cpu())
+        report = there.device_report()
+    assert report.tier == "kept"
+    assert report.moved_per_array < 1.4

@@ -49,13 +49,12 @@ def collate(windows: Sequence[Any]) -> tuple[Any, Any]:
     return torch.stack(x), torch.stack(y)
 
 
-class IndexWindows(Dataset[Any]):
-    """PGT's ``IndexDataset``: windows by number, as tensors.
+class Numbered(Dataset[Any]):
+    """Windows by number: what PGT's ``IndexDataset`` shows beside its items.
 
     Parameters
     ----------
     windows : WindowSet
-    options : PairOptions
 
     Attributes
     ----------
@@ -69,10 +68,9 @@ class IndexWindows(Dataset[Any]):
     gpu = False
     lazy = False
 
-    def __init__(self, windows: WindowSet, options: PairOptions) -> None:
+    def __init__(self, windows: WindowSet) -> None:
         self.windows = windows
         self.horizon = windows.spec.num_targets
-        self._pairs = WindowPairs(windows, options)
 
     @property
     def indices(self) -> np.ndarray:
@@ -86,12 +84,29 @@ class IndexWindows(Dataset[Any]):
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
+        raise NotImplementedError
+
+
+class IndexWindows(Numbered):
+    """Windows of a series, gathered where it lies.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    options : PairOptions
+    """
+
+    def __init__(self, windows: WindowSet, options: PairOptions) -> None:
+        super().__init__(windows)
+        self._pairs = WindowPairs(windows, options)
+
+    def __getitems__(self, indices: Sequence[int]) -> Gathered:
         x, y = self._pairs.read(np.asarray(indices, np.int64))
         assert y is not None  # the spec has a horizon
         return Gathered((torch.from_numpy(x), torch.from_numpy(y)))
 
 
-class DeviceWindows(Dataset[Any]):
+class DeviceWindows(Numbered):
     """Windows of a scaled series that a device holds whole (PGT's ``allGPU``).
 
     Parameters
@@ -104,31 +119,18 @@ class DeviceWindows(Dataset[Any]):
     """
 
     gpu = True
-    lazy = False
 
     def __init__(
         self, windows: WindowSet, values: torch.Tensor, inputs: Sequence[int], targets: Sequence[int]
     ) -> None:
-        self.windows = windows
+        super().__init__(windows)
         self.values = values
-        self.horizon = windows.spec.num_targets
         every = list(range(values.shape[-1]))
         self._columns = [None if list(part) == every else list(part) for part in (inputs, targets)]
         spec = windows.spec
         self._rows = [
             torch.as_tensor(rows, device=values.device) for rows in (spec.input_rows, spec.target_rows)
         ]
-
-    @property
-    def indices(self) -> np.ndarray:
-        """First rows of the windows."""
-        return self.windows.starts()
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
         starts = torch.from_numpy(self.windows.starts(np.asarray(indices, np.int64)))

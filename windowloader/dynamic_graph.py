@@ -13,7 +13,7 @@ import numpy as np
 
 from .assembly.labels import as_labels
 from .errors import GraphError
-from .graphs.edges import check_edges, check_nodes, keep_edges, order_of, renumbering
+from .graphs.edges import Edges, check_edges, keep_edges, order_of, renumbering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -104,17 +104,9 @@ class DynamicGraph:
         num_nodes: int | None = None,
         nodes: Any = None,
     ) -> None:
-        labels = check_nodes(nodes, num_nodes)
-        known = num_nodes if labels is None else len(labels)
-        index, weight, count = check_edges(edge_index, edge_weight, known)
-        for name, value in (
-            ("edge_index", index),
-            ("edge_weight", weight),
-            ("offsets", _check_offsets(offsets, index.shape[1])),
-            ("num_nodes", count),
-            ("nodes", labels),
-            ("sized", known is not None),
-        ):
+        fields = Edges(edge_index, edge_weight, num_nodes, nodes).fields()
+        fields["offsets"] = _check_offsets(offsets, fields["edge_index"].shape[1])
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 
 from .assembly.labels import as_labels
 from .errors import GraphError
-from .graphs.edges import Edges, check_edges, check_nodes, keep_edges, order_of, renumbering
+from .graphs.edges import Edges, keep_edges, order_of, renumbering
 from .graphs.files import read_graph
 
 if TYPE_CHECKING:
@@ -62,16 +62,7 @@ class Graph:
     def __init__(
         self, edge_index: Any, edge_weight: Any = None, *, num_nodes: int | None = None, nodes: Any = None
     ) -> None:
-        labels = check_nodes(nodes, num_nodes)
-        known = num_nodes if labels is None else len(labels)
-        index, weight, count = check_edges(edge_index, edge_weight, known)
-        for name, value in (
-            ("edge_index", index),
-            ("edge_weight", weight),
-            ("num_nodes", count),
-            ("nodes", labels),
-            ("sized", known is not None),
-        ):
+        for name, value in Edges(edge_index, edge_weight, num_nodes, nodes).fields().items():
             object.__setattr__(self, name, value)
 
     @classmethod

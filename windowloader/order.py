@@ -63,11 +63,36 @@ class Order(Protocol):
         ...
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane, shape (num_lanes,), int64. The sizes are those of all epochs."""
+        """Return the windows of every lane.
+
+        Parameters
+        ----------
+        epoch : int
+            Any: the sizes are the same in all.
+
+        Returns
+        -------
+        ndarray, shape (num_lanes,), int64
+        """
         ...
 
     def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the window numbers at [start, stop) of a lane's sequence, shape (stop − start,), int64."""
+        """Return the window numbers at [start, stop) of a lane's sequence.
+
+        Parameters
+        ----------
+        epoch, lane, start, stop : int
+            0 ≤ lane < num_lanes; 0 ≤ start ≤ stop ≤ the lane's size.
+
+        Returns
+        -------
+        ndarray, shape (stop − start,), int64
+
+        Raises
+        ------
+        IndexError
+            Where the stretch is outside the lane.
+        """
         ...
 
 
@@ -148,36 +173,12 @@ class GlobalOrder:
         return 1
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane.
-
-        Parameters
-        ----------
-        epoch : int
-
-        Returns
-        -------
-        ndarray, shape (1,), int64
-        """
+        """Return the windows of its one lane."""
         del epoch
         return np.array([self.num_windows], np.int64)
 
     def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return window numbers of the epoch's order.
-
-        Parameters
-        ----------
-        epoch, lane, start, stop : int
-            ``lane`` is 0; 0 ≤ start ≤ stop ≤ num_windows.
-
-        Returns
-        -------
-        ndarray, shape (stop − start,), int64
-
-        Raises
-        ------
-        IndexError
-            Where the stretch is outside the lane.
-        """
+        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
         _check_stretch(lane, 1, start, stop, self.num_windows)
         permutation = _global_permutation(self.num_windows, self.seed, epoch)
         return permutation(np.arange(start, stop, dtype=np.int64))
@@ -227,36 +228,12 @@ class SequentialOrder:
         return 0
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane, the same in each epoch.
-
-        Parameters
-        ----------
-        epoch : int
-
-        Returns
-        -------
-        ndarray, shape (num_lanes,), int64
-        """
+        """Return the windows of every lane, as `Order.lane_sizes`."""
         del epoch
         return np.diff(lane_borders(self.num_windows, self.num_lanes))
 
     def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return window numbers of a lane.
-
-        Parameters
-        ----------
-        epoch, lane, start, stop : int
-            0 ≤ lane < num_lanes; 0 ≤ start ≤ stop ≤ the lane's size.
-
-        Returns
-        -------
-        ndarray, shape (stop − start,), int64
-
-        Raises
-        ------
-        IndexError
-            Where the stretch is outside the lane.
-        """
+        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
         del epoch
         first = lane * self.num_windows // self.num_lanes
         size = (lane + 1) * self.num_windows // self.num_lanes - first

@@ -77,9 +77,7 @@ class StandardScaler(Scaler):
         missing: float | None = None,
     ) -> None:
         statistics = known({"mean": mean, "std": std}, features)
-        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
-        options = {"epsilon": _epsilon(epsilon)}
-        self._fill(statistics, per=None, rounding=rounding, missing=declared, options=options)
+        self._fill(statistics, rounding=rounding, missing=missing, options={"epsilon": _epsilon(epsilon)})
         if any((table["std"] < 0).any() for table in self._statistics.values()):
             raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
         warn_constant(self, "std")
@@ -188,9 +186,8 @@ class MinMaxScaler(Scaler):
         missing: float | None = None,
     ) -> None:
         statistics = known({"minimum": minimum, "maximum": maximum}, features)
-        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
         options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        self._fill(statistics, per=None, rounding=rounding, missing=declared, options=options)
+        self._fill(statistics, rounding=rounding, missing=missing, options=options)
         if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
             raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
         warn_constant(self, "range")
@@ -264,9 +261,7 @@ class RobustScaler(Scaler):
         rounding: Rounding = "multiply",
         missing: float | None = None,
     ) -> None:
-        statistics = known({"median": median, "spread": spread}, features)
-        declared = {} if missing is None else dict.fromkeys(statistics, float(missing))
-        self._fill(statistics, per=None, rounding=rounding, missing=declared, options={})
+        self._fill(known({"median": median, "spread": spread}, features), rounding=rounding, missing=missing)
         if any((table["spread"] < 0).any() for table in self._statistics.values()):
             raise ScalerError(f"spread={spread!r} has a value below 0.")
         warn_constant(self, "spread")

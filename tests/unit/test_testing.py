@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from windowloader.sources.base import Done, LocalSource
+from windowloader.sources.base import LocalSource
+from windowloader.sources.reads import Done
 from windowloader.testing import check_source
 
 VALUES = np.arange(24, dtype="f4").reshape(8, 3)

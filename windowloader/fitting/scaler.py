@@ -64,24 +64,27 @@ class Scaler:
         *,
         per: Per = "feature",
         rounding: Rounding = "multiply",
-        missing: Mapping[str, float] | None = None,
+        missing: dict[str, float] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
         scaler = object.__new__(cls)
-        scaler._fill(statistics, per=per, rounding=rounding, missing=missing or {}, options=options or {})
+        scaler._fill(statistics, per=per, rounding=rounding, missing=missing, options=options)
         return scaler
 
     def _fill(
         self,
         statistics: Mapping[str, Mapping[str, np.ndarray]],
         *,
-        per: Per | None,
+        per: Per | None = None,
         rounding: Rounding,
-        missing: Mapping[str, float],
-        options: Mapping[str, Any],
+        missing: float | dict[str, float] | None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        """Take statistics by feature; ``per`` None: as their shapes say; a ``missing`` number: for all features."""
         if rounding not in ("multiply", "divide"):
             raise ScalerError(f"rounding={rounding!r} is unknown: 'multiply' (by 1/std) or 'divide'.")
+        if not isinstance(missing, dict):
+            missing = {} if missing is None else dict.fromkeys(statistics, float(missing))
         frozen: dict[str, dict[str, np.ndarray]] = {}
         for feature, table in statistics.items():
             frozen[feature] = {name: _two_axes(table[name], name, feature, per) for name in self.NAMES}
@@ -100,7 +103,7 @@ class Scaler:
             ("rounding", rounding),
             ("_statistics", frozen),
             ("_missing", dict(missing)),
-            ("_options", {**self.OPTIONS, **options}),
+            ("_options", {**self.OPTIONS, **(options or {})}),
         ):
             object.__setattr__(self, name, value)
 

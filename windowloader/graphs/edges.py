@@ -45,9 +45,21 @@ class Edges(NamedTuple):
 
     def check(self) -> Edges:
         """Return itself, if a `Graph` can be made of it; else `GraphError`."""
-        labels = check_nodes(self.nodes, self.num_nodes)
-        check_edges(self.edge_index, self.edge_weight, self.num_nodes if labels is None else len(labels))
+        self.fields()
         return self
+
+    def fields(self) -> dict[str, Any]:
+        """Return what static and dynamic graphs hold of it, checked; ``sized``: whether the nodes were counted."""
+        labels = check_nodes(self.nodes, self.num_nodes)
+        known = self.num_nodes if labels is None else len(labels)
+        index, weight, count = check_edges(self.edge_index, self.edge_weight, known)
+        return {
+            "edge_index": index,
+            "edge_weight": weight,
+            "num_nodes": count,
+            "nodes": labels,
+            "sized": known is not None,
+        }
 
 
 def check_edges(

@@ -169,36 +169,12 @@ class BlockOrder:
         return self.lanes
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane, the same in each epoch.
-
-        Parameters
-        ----------
-        epoch : int
-
-        Returns
-        -------
-        ndarray, shape (num_lanes,), int64
-        """
+        """Return the windows of every lane, as `Order.lane_sizes`."""
         del epoch
         return np.diff(lane_borders(self.num_windows, self.lanes))
 
     def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the window numbers at ``[start, stop)`` of a lane's sequence.
-
-        Parameters
-        ----------
-        epoch, lane, start, stop : int
-            0 ≤ lane < num_lanes; 0 ≤ start ≤ stop ≤ the lane's size.
-
-        Returns
-        -------
-        ndarray, shape (stop − start,), int64
-
-        Raises
-        ------
-        IndexError
-            Where the stretch is outside the lane.
-        """
+        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
         return self.sequence(epoch, lane).windows(start, stop)
 
     def sequence(self, epoch: int, lane: int) -> Lane:

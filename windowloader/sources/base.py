@@ -17,6 +17,8 @@ import numpy as np
 from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 
+from .reads import Done
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Described",
     "Description",
-    "Done",
     "LocalSource",
     "SlabSource",
     "check_dtype",
@@ -69,17 +70,6 @@ class Described:
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, or None."""
         return self.times
-
-
-class Done:
-    """A read that is over: what local sources answer to ``submit``."""
-
-    def result(self, timeout: float | None = None) -> None:
-        """Return at once."""
-
-    def done(self) -> bool:
-        """Return True."""
-        return True
 
 
 class LocalSource:

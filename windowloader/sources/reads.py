@@ -48,7 +48,7 @@ def _succeeded(future: Any) -> bool:
 
 @dataclass(slots=True)
 class Done:
-    """A read that is over: of no rows, or done at once."""
+    """A read that is over: of no rows, or done at once, as local sources answer to ``submit``."""
 
     def result(self, timeout: float | None = None) -> None:
         """Return at once."""

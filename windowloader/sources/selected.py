@@ -12,7 +12,8 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import Done, LocalSource, digest
+from .base import LocalSource, digest
+from .reads import Done
 from .tiers import tier_of
 
 if TYPE_CHECKING:

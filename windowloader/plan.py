@@ -92,8 +92,6 @@ class Plan:
         What must be there before the first batch.
     upcoming : Cost
         What is read of the next pass while this one drains, besides ``own``: its first blocks.
-    rows_held : int
-        Bytes of rows that are resident at most, of what is read step by step; no more than arena and stash.
     mixing, permutation : Mixing or None
         Figures of this order, and of a full permutation; None in time order.
     scan_share : float or None
@@ -138,7 +136,6 @@ class Plan:
     at_a_time: int = 0
     first: Cost
     upcoming: Cost = field(default_factory=lambda: Cost(bytes=0, requests=0, distinct=0))
-    rows_held: int = 0
     mixing: Mixing | None = None
     permutation: Mixing | None = None
     scan_share: float | None = None
@@ -149,13 +146,12 @@ class Plan:
     def private_bytes(self) -> int:
         """By how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
 
-        Rows resident at most, chunks being read, the store's own, and batches: those made ahead, the loop's, and the
-        one that it gets next. Other than ``memory.total``, which is what the parts may take, it has no places that
-        nothing will be read into.
+        Places for rows, batches made ahead and the loop's, and half of what may be in flight: chunks are decoded into
+        their places, a few at a time. It is what to expect; ``memory.total``, without the batches, is what is kept to.
         """
         terms = self.memory
-        reading = 0 if terms is None else terms.in_flight + terms.reserve
-        return self.rows_held + self.held + reading + (self.batches_ahead + 2) * self.batch_bytes
+        rows = 0 if terms is None else terms.arena + terms.stash + terms.in_flight // 2
+        return rows + self.held + (self.batches_ahead + 1) * self.batch_bytes
 
     def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:
         """Estimate the seconds until the first batch has its rows.

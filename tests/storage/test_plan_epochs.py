@@ -6,6 +6,10 @@ made the plan.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -209,3 +213,64 @@ def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuf
     assert plan.tier == "mapped"
     assert plan.all_ranks.bytes == sum(map(len, rows)) * 32
     assert plan.all_ranks.distinct == len(np.unique(np.concatenate(rows))) * 32
+
+
+GROWTH = """
+import gc, json, sys
+import windowloader as wl
+from windowloader.private_memory import Watch
+series = wl.open(sys.argv[1])
+windows = wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=12, stride=int(sys.argv[3])))
+with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernels, and the store's code
+    for batch in loader:
+        pass
+del loader, batch
+gc.collect()
+with Watch() as watch, wl.WindowLoader(windows, shuffle=True, **json.loads(sys.argv[2])) as loader:
+    plan = loader.plan()
+    for epoch in range(2):
+        for batch in loader:
+            pass
+print(json.dumps({"grown": watch.grown, "told": plan.private_bytes, "rows": plan.memory.arena if plan.memory else 0}))
+"""
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.zarr", {"memory": "1GiB", "active_blocks": 80, "batch_size": 32}),
+        ("x.zarr", {"memory": "1GiB", "active_blocks": 60, "batch_size": 32, "rank": 1, "world_size": 2}),
+        ("packed.zarr", {"memory": "1GiB", "active_blocks": 80, "batch_size": 32}),
+        ("x.npy", {"batch_size": 256}),
+        ("x.npy", {"batch_size": 64, "rank": 3, "world_size": 64}),
+    ],
+)
+def test_a_process_grows_as_its_plan_says(tmp_path_factory, name, options):
+    path = tmp_path_factory.getbasetemp() / "large" / name
+    _make_large(path)
+    script = [sys.executable, "-c", GROWTH, str(path), json.dumps(options)]
+    script.append("1" if options.get("world_size") == 64 else "8")
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    print(name, options, {key: f"{value / 2**20:.0f} MiB" for key, value in found.items()})
+    assert name == "x.npy" or found["rows"] > 200 << 20
+    assert found["grown"] == pytest.approx(found["told"], rel=0.1)
+
+
+def _make_large(path):
+    """Write 40,000 steps of 3,000 nodes, 480 MB, once for all tests."""
+    import zarr
+
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    shape, random = (40_000, 3_000), np.random.default_rng(0)
+    if path.suffix == ".npy":
+        np.lib.format.open_memmap(path, "w+", np.float32, shape).flush()  # sparse
+        return
+    compressors = "auto" if path.stem == "packed" else None
+    array = zarr.create_array(path, shape=shape, chunks=(288, 3_000), dtype="f4", compressors=compressors)
+    for start in range(0, shape[0], 2_880):
+        stop = min(start + 2_880, shape[0])
+        array[start:stop] = random.integers(0, 1_000, (stop - start, 3_000)).astype(np.float32)

@@ -86,7 +86,6 @@ def by_blocks(case: Case) -> dict[str, Any]:
         "at_a_time": choice.requests,
         "first": _first(case, found.lanes),
         "upcoming": plus(*(_upcoming(case, lane) for lane in found.lanes)),
-        "rows_held": _rows_held(case, found),
         "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
         "advice": tuple(advice(case, own)),
     }
@@ -185,12 +184,3 @@ def _upcoming(case: Case, lane: int) -> Cost:
     return Cost(
         bytes=int(cost.bytes.sum()), requests=int(cost.requests.sum()), distinct=int(cost.bytes.sum())
     )
-
-
-def _rows_held(case: Case, found: Forecast) -> int:
-    """Count the bytes of rows that are resident at most: all places where blocks come and go."""
-    choice = case.reading.choice
-    assert choice is not None
-    room = choice.terms.arena + choice.terms.stash
-    paged = any(_residency(case, lane).paged for lane in found.lanes)
-    return room if paged else min(room, found.rows * case.row_bytes)

@@ -69,7 +69,6 @@ def direct(case: Case) -> dict[str, Any]:
         "memory": choice.terms,
         "at_a_time": choice.requests,
         "first": plus(first, held),
-        "rows_held": choice.terms.arena,
         "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
         "advice": tuple(advice(case, own)),
     }

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from .assembly.storage import Stored
     from .gathering.rows import Others
+    from .rank_slices import Places
     from .ranks import Ranks
-    from .shard import Places, Position, Steps
+    from .shard import Position, Steps
     from .shuffling.lane import LanesOfBlocks
     from .streaming.budget import Choice
     from .streaming.reader import RowRange

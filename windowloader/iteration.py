@@ -17,7 +17,7 @@ import numpy as np
 from .batch import Batch
 from .errors import ClosedError
 from .prefetch import Ahead
-from .shard import Step
+from .rank_slices import Step
 from .stats import EpochStats, Timeline
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import LoaderError, RankError
+from .errors import LoaderError
+from .rank_slices import Places, RankSlice, Step, check_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from .order import Order
 
-__all__ = ["Places", "Position", "Step", "Steps", "per_lane"]
+__all__ = ["Position", "Steps", "per_lane"]
 
 UNEVEN = ("pad", "drop", "exact")
 AT_ONCE = 4096  # windows numbered together: so few that the first batch does not wait for them
@@ -65,30 +66,6 @@ def per_lane(global_batch: int, num_lanes: int) -> int:
     return global_batch // num_lanes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """A list of windows, of all ranks or of one.
-
-    Parameters
-    ----------
-    positions : ndarray, shape (rows,), int64
-        Window numbers.
-    weights : ndarray, shape (rows,), float32
-        1, or 0 for a row that only fills the shape.
-    advance : int
-        By how much the step moves the cursor.
-
-    Examples
-    --------
-    >>> Step(np.array([4, 2]), np.ones(2, np.float32), advance=2).positions
-    array([4, 2])
-    """
-
-    positions: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    advance: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """Where a run stands.
@@ -114,29 +91,6 @@ class Position:
     step: int
     pass_number: int
     cursor: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Places:
-    """Where the rows of a rank's step come from.
-
-    Parameters
-    ----------
-    pass_number, cursor : int
-        The pass over the data, and how far each of its lanes was at the step's beginning.
-    lanes, places : ndarray, shape (rows,), int64
-        The lane of each row, and its place in the lane's sequence.
-    """
-
-    pass_number: int
-    cursor: int
-    lanes: NDArray[np.int64]
-    places: NDArray[np.int64]
-
-    def filled(self, rows: int) -> Places:
-        """Repeat the last row, so that there are ``rows``."""
-        taken = np.minimum(np.arange(rows), len(self.lanes) - 1)
-        return Places(self.pass_number, self.cursor, self.lanes[taken], self.places[taken])
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +199,13 @@ class Steps:
 
         Raises IndexError where no step is left, RankError where the rank is outside the world.
         """
-        stretches, begin, count = self._slice(epoch, cursor, rank, world_size)
+        mine = self._slice(epoch, cursor, rank, world_size)
         sizes = self.order.lane_sizes(epoch)
-        parts = [self._stretch(epoch, lane, sizes, first, last) for lane, first, last in stretches]
-        positions = np.concatenate([part[0] for part in parts])
-        weights = np.concatenate([part[1] for part in parts])
-        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
-        return self._cut(Step(positions, weights, depth), begin, count)
+        parts = [self._stretch(epoch, lane, sizes, first, last) for lane, first, last in mine.stretches]
+        positions, inside = mine.cut(np.concatenate([part[0] for part in parts]))
+        weights, _ = mine.cut(np.concatenate([part[1] for part in parts]))
+        weights[~inside] = self._filler_weight
+        return Step(positions, weights, mine.depth)
 
     def rank_places(self, position: Position, *, rank: int, world_size: int) -> Places:
         """Return where the rows of `rank_at` come from: pass, lane, and place in the lane's sequence.
@@ -259,29 +213,18 @@ class Steps:
         Places at or beyond a lane's size are its last window's, or, of an empty lane, the longest's.
         """
         here = self.upcoming(position)
-        stretches, begin, count = self._slice(here.pass_number, here.cursor, rank, world_size)
-        lanes = np.concatenate([np.full(last - first, lane) for lane, first, last in stretches])
-        places = np.concatenate([np.arange(first, last) for _, first, last in stretches])
-        inside = np.minimum(np.arange(begin, begin + count), len(lanes) - 1)
-        return Places(here.pass_number, here.cursor, lanes[inside], places[inside])
+        mine = self._slice(here.pass_number, here.cursor, rank, world_size)
+        lanes, _ = mine.cut(
+            np.concatenate([np.full(last - first, lane) for lane, first, last in mine.stretches])
+        )
+        places, _ = mine.cut(np.concatenate([np.arange(first, last) for _, first, last in mine.stretches]))
+        return Places(here.pass_number, here.cursor, lanes, places)
 
-    def _slice(
-        self, epoch: int, cursor: int, rank: int, world_size: int
-    ) -> tuple[list[tuple[int, int, int]], int, int]:
-        """Return (lane, start, stop) of the stretches a rank's slice lies in, and which of their rows it is."""
-        _check_rank(rank, world_size)
+    def _slice(self, epoch: int, cursor: int, rank: int, world_size: int) -> RankSlice:
         if self.count(epoch, cursor) == 0:
             raise IndexError(f"no step is left at cursor {cursor} of pass {epoch}.")
         depth = min(self.batch_per_lane, self.length(epoch) - cursor)
-        rows = depth * self.order.num_lanes
-        share = -(-rows // world_size)
-        # A slice beyond the end of the list consists of fillers, and they repeat the list's last row.
-        begin, end = min(rank * share, rows - 1), min((rank + 1) * share, rows)
-        stretches = [
-            (lane, cursor + max(begin - lane * depth, 0), cursor + min(end - lane * depth, depth))
-            for lane in range(begin // depth, -(-end // depth))
-        ]
-        return stretches, rank * share - begin, share
+        return RankSlice.of(cursor, depth, self.order.num_lanes, rank=rank, world_size=world_size)
 
     def weighted(self, world_size: int) -> bool:
         """Tell whether a row of some step, from whatever cursor, can have weight 0."""
@@ -336,7 +279,7 @@ class Steps:
         They are those of `rank_at`, `advance` and `total_weight`; full steps of a single lane are computed many at
         a time.
         """
-        _check_rank(rank, world_size)
+        check_rank(rank, world_size)
         share = -(-self.batch_per_lane // world_size)
         at_once = max(1, min(AT_ONCE // self.batch_per_lane, 64)) if self.order.num_lanes == 1 else 1
         while left := self.left(position):
@@ -418,17 +361,3 @@ class Steps:
             numbers = np.concatenate([numbers, np.repeat(last, missing)])
             weights[stop - start - missing :] = self._filler_weight
         return numbers, weights
-
-    def _cut(self, rows: Step, begin: int, count: int) -> Step:
-        """Return rows [begin, begin + count) of a list, beyond its end its last row again."""
-        size = len(rows.positions)
-        taken = np.arange(begin, begin + count)
-        inside = np.minimum(taken, size - 1)
-        weights = rows.weights[inside]
-        weights[taken >= size] = self._filler_weight
-        return Step(rows.positions[inside], weights, rows.advance)
-
-
-def _check_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")

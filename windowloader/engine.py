@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "make_steps", "start_engine"]
 
-INLINE_BYTES = 128 * 1024  # smaller batches are made faster than two threads take turns
+INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads take to hand them over
 MOST_AHEAD = 4
 MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
 

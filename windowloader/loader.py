@@ -91,7 +91,7 @@ class WindowLoader:
     prefetch_batches : int, optional
         How many batches are made ahead. None: up to 4, fewer where they would exceed ``memory``, at least 1.
     threads : int, optional
-        That make batches. None: up to 2, or none where batches are tiny. 0: none.
+        That make batches. None: up to 2, or none where batches are small. 0: none.
 
     Raises
     ------

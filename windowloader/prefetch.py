@@ -45,6 +45,9 @@ class _Work(Generic[T, R]):
         self.tasks = tasks
         self.make = make
         self.ahead = ahead
+        self.again = max(
+            1, ahead // 2
+        )  # room for so many wakes the threads: to sleep and wake costs a small batch
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)
         self.room = threading.Condition(self.lock)
@@ -107,7 +110,8 @@ class _Work(Generic[T, R]):
                 self.ready.wait()
             outcome = self.results.pop(self.taken)
             self.taken += 1
-            self.room.notify()
+            if self.issued - self.taken <= self.ahead - self.again:
+                self.room.notify(self.again)
             return outcome
 
 

@@ -33,7 +33,7 @@ PERIOD = 1024  # elements that statistics of columns are repeated to, so that a 
 INSIDE = (
     24 * 1024
 )  # bytes of output that are written in any order before the next: they stay in the first-level cache
-STREAMED = 32 << 20  # bytes of an array from which on it is written around the cache: none holds it
+STREAMED = 8 << 20  # bytes of an array from which on it is written around the cache: a few batches fill any
 
 
 @dataclass(frozen=True, slots=True)

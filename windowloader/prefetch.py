@@ -8,10 +8,11 @@ and the garbage collector all end the threads.
 
 from __future__ import annotations
 
-import atexit
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .ending import Stage, at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +29,15 @@ _WORKS: weakref.WeakSet[_Work[Any, Any]] = weakref.WeakSet()
 _THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
-@atexit.register
-def _end_all() -> None:
-    """Wait for the threads before the interpreter frees what their compiled loops write to."""
+@at_end(Stage.CALL_OFF)
+def _stop_all() -> None:
     for work in list(_WORKS):
         work.stop()
+
+
+@at_end(Stage.BATCHES)
+def _join_all() -> None:
+    """Wait for the threads before the interpreter frees what their compiled loops write to."""
     for thread in list(_THREADS):
         if thread.is_alive():
             thread.join(PATIENCE)

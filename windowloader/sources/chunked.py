@@ -24,7 +24,7 @@ from .failures import Asked, explain
 from .keys import Keys, keys_of
 from .options import locate, scheme_of, supported
 from .processes import tensorstore
-from .reads import Progress, Read, wait
+from .reads import Progress, Read, lend, wait
 from .remote import Opened, RemoteSource
 from .traffic import chunk_requests
 
@@ -280,8 +280,8 @@ class _Store:
         view = self.stored[start:stop][self.ts.d[0].translate_to[0]]
         values = self.source.packing
         into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
-        future = self.ts.array(into).write(view)
-        future.add_done_callback(self.progress.touch)
+        future = self.ts.array(lend(into[...])).write(view)
+        future.add_done_callback(lend(self.progress.touch))
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         return Read([future], finish, asked, self.source.location.timeout, self.progress)

@@ -6,10 +6,13 @@ handle over a fork: its threads do not survive one, and it aborts the process th
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from windowloader.ending import end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +34,13 @@ class _Process:
 
     generation = 0
     inherited = False
+    noted = False
+
+    @classmethod
+    def note_import(cls) -> None:
+        if not cls.noted:  # from here on TensorStore's own handler comes after ours
+            cls.noted = True
+            atexit.register(end_all)
 
     @classmethod
     def forked(cls) -> None:
@@ -53,6 +63,7 @@ def tensorstore() -> Any:
         os.environ.setdefault(name, value)
     import tensorstore as module
 
+    _Process.note_import()
     return module
 
 

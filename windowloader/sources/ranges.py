@@ -23,7 +23,7 @@ from .cf import decode_time, is_time, packing
 from .failures import Asked
 from .hdf5table import Table, decode_chunk, read_table
 from .processes import PerProcess, forked_after_use
-from .reads import Progress, Read
+from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class _Contiguous:
         source, blob = self.source, self.source.blob
         futures = [blob.fetch(*part) for part in source.parts(start, stop)]
         for future in futures:
-            future.add_done_callback(self.progress.touch)
+            future.add_done_callback(lend(self.progress.touch))
 
         def finish(results: list[Any]) -> None:
             data = [blob.bytes_of(result) for result in results]
@@ -280,7 +280,7 @@ class _Chunked:
         ends = [int((offsets + sizes)[group].max()) for group in groups]
         futures = [blob.fetch(first, end) for first, end in zip(firsts, ends, strict=True)]
         for future in futures:
-            future.add_done_callback(self.progress.touch)
+            future.add_done_callback(lend(self.progress.touch))
 
         def finish(results: list[Any]) -> None:
             for cell in absent:  # never written: HDF5 says what that means

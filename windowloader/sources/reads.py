@@ -8,17 +8,50 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import time
+import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from windowloader.ending import Stage, at_end
 
 from .failures import Asked, explain, stalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Done", "Progress", "Read", "wait"]
+__all__ = ["Done", "Progress", "Read", "lend", "wait"]
+
+T = TypeVar("T")
 
 TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
+PATIENCE = (
+    5.0  # seconds that reads may take to end when the interpreter does; then TensorStore is left to itself
+)
+
+_LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def lend(thing: T) -> T:
+    """Note an array or a function that threads of TensorStore hold until a read is over, and return it.
+
+    They need the interpreter to let go of it, so that it must not end before.
+
+    Parameters
+    ----------
+    thing : object
+        Nobody else's: the caller keeps no reference to it.
+    """
+    _LENT[next(_NUMBERS)] = thing
+    return thing
+
+
+@at_end(Stage.LENT)
+def _await_lent() -> None:
+    deadline = time.monotonic() + PATIENCE
+    while len(_LENT) and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 class Progress:
@@ -174,7 +207,7 @@ class Read:
                 call(self)
 
         for future in list(self.futures):
-            future.add_done_callback(ended)
+            future.add_done_callback(lend(partial(ended)))
 
     def overdue(self) -> bool:
         """Whether it has waited so long without any progress of its store that `result` would fail now."""

@@ -7,13 +7,15 @@ back, and never keeps a thread alive that has nothing under way.
 
 from __future__ import annotations
 
-import atexit
 import heapq
 import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from windowloader.ending import Stage, at_end
+from windowloader.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,6 +121,7 @@ class _Desk:
         with self.lock:
             while True:
                 if self.stopped:
+                    self.running = False
                     return None
                 if self.landed:
                     return self.landed.popleft()
@@ -210,6 +213,21 @@ class _Desk:
             job.ended(job)
         self.lock.notify_all()
 
+    def give_up(self) -> None:
+        """Fail all jobs, with the thread ended; under the lock. What is under way writes to memory that it holds."""
+        jobs = [job for *_, job in self.queue] + [flight.job for flight in self.flying]
+        self.queue.clear()
+        self.flying.clear()
+        for job in jobs:
+            job.open = 0
+            self.refuse(job)
+
+    def refuse(self, job: Job) -> None:
+        """Fail a job because the interpreter ends; under the lock."""
+        job.dropped = True
+        job.error = job.error or ClosedError("the interpreter is ending: nothing is read any more.")
+        self.over(job)
+
     def start(self) -> None:
         """See to it that the thread runs; under the lock."""
         self.lock.notify_all()
@@ -222,9 +240,9 @@ class _Desk:
 _DESKS: weakref.WeakSet[_Desk] = weakref.WeakSet()
 
 
-@atexit.register
+@at_end(Stage.READS)
 def _leave() -> None:
-    """End the threads before the interpreter does: it would unwind them within the store's code, which aborts."""
+    """End the threads, and wake up whoever waits for what they will not read any more."""
     desks = list(_DESKS)
     for desk in desks:
         with desk.lock:
@@ -233,6 +251,8 @@ def _leave() -> None:
     for desk in desks:
         if desk.thread is not None:
             desk.thread.join()
+        with desk.lock:
+            desk.give_up()
 
 
 class Reader:
@@ -271,6 +291,9 @@ class Reader:
         desk.count += 1
         if not job.ranges:
             desk.over(job)
+            return
+        if desk.stopped:
+            desk.refuse(job)
             return
         heapq.heappush(desk.queue, (need, desk.count, job))
         desk.start()

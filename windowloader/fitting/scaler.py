@@ -7,7 +7,6 @@ In: a table of statistics by feature. Out: one shift and one factor a feature, f
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -17,6 +16,7 @@ import numpy as np
 from windowloader.errors import ScalerError
 
 from .affine import Affine, back, choose, like, spread, to_float64
+from .text import from_text, not_a_scaler, to_text
 
 if TYPE_CHECKING:
     import os
@@ -233,23 +233,14 @@ class Scaler:
 
     def to_json(self) -> str:
         """Text from which `from_json` makes an equal scaler, to the bit."""
-        table = {
-            feature: {
-                name: [[_plain(x) for x in row] for row in array.tolist()]
-                for name, array in statistics.items()
-            }
-            for feature, statistics in self._statistics.items()
-        }
-        content = {
-            "scaler": type(self).__name__,
-            "version": 1,
-            "per": self.per,
-            "rounding": self.rounding,
-            "options": dict(self._options),
-            "missing": {feature: _plain(value) for feature, value in self._missing.items()},
-            "statistics": table,
-        }
-        return json.dumps(content, allow_nan=False)
+        return to_text(
+            type(self).__name__,
+            self._statistics,
+            per=self.per,
+            rounding=self.rounding,
+            missing=self._missing,
+            options=self._options,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -267,25 +258,13 @@ class Scaler:
         ScalerError
             If the text is not of a scaler of this class.
         """
-        try:
-            content = json.loads(text)
-            kind = {kind.__name__: kind for kind in Scaler.__subclasses__()}[content["scaler"]]
-            statistics = {
-                feature: {
-                    name: np.array([[_number(x) for x in row] for row in rows])
-                    for name, rows in table.items()
-                }
-                for feature, table in content["statistics"].items()
-            }
-            missing = {feature: _number(value) for feature, value in content["missing"].items()}
-            per, rounding, options = content["per"], content["rounding"], content["options"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ScalerError(
-                f"this is no scaler as to_json writes it: {text[:80]!r} … ({error!r})"
-            ) from error
+        name, held = from_text(text)
+        kind = {kind.__name__: kind for kind in Scaler.__subclasses__()}.get(name)
+        if kind is None:
+            raise not_a_scaler(text, f"there is no {name}")
         if not issubclass(kind, cls):
             raise ScalerError(f"the text holds a {kind.__name__}; read it with {kind.__name__}.from_json.")
-        scaler: Self = kind._build(statistics, per=per, rounding=rounding, missing=missing, options=options)
+        scaler: Self = kind._build(**held)
         return scaler
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -384,12 +363,3 @@ def _two_axes(value: Any, name: str, feature: str, per: Per | None) -> np.ndarra
         raise ScalerError(f"{name} of {feature or 'any feature'!r} is infinite: nothing can be scaled by it.")
     array.setflags(write=False)
     return array
-
-
-def _plain(value: float) -> float | str:
-    """Return what JSON can hold; Python writes the shortest text that reads back to the same bits."""
-    return value if np.isfinite(value) else str(value)
-
-
-def _number(value: float | str) -> float:
-    return float(value)

@@ -21,7 +21,8 @@ from windowloader.errors import (
 )
 from windowloader.fitting.affine import Affine
 from windowloader.gather import Recipe, Rows
-from windowloader.gathering import loops
+from windowloader.gathering import loops, row_table
+from windowloader.gathering.row_table import KeptClock
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)
 
@@ -292,3 +293,22 @@ def test_what_is_written_around_the_cache_is_the_same(nodes, missing, per, monke
                 recipe.gather(out, starts, rows, begin=2)
                 found.append({name: array.tobytes() for name, array in out.items()})
             assert found[0] == found[1], (names, dtype)
+
+
+@pytest.mark.parametrize("every", ["1min", "7min", "11h"])
+def test_clocks_of_a_long_series_repeat_after_a_week(every, monkeypatch):
+    names = ["speed", "day_of_week", "time_of_day_sin"]
+    series = wl.Series(
+        np.zeros((40_000, 2), np.float32), features=["speed"], timestamps=("2024-02-27T05:00", every)
+    )
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=["speed"]))
+    numbers = np.array([0, 10_079, 10_080, 39_000, 20_159, len(windows) - 1])
+    kept = windows.read(numbers)
+    monkeypatch.setattr(row_table, "KEPT", 20_160)
+    again = windows.read(numbers)
+    assert isinstance(Recipe.compile(series, windows.spec).clock, KeptClock)
+    monkeypatch.setattr(row_table, "KEPT", 0)
+    made = windows.read(numbers)
+    assert not isinstance(Recipe.compile(series, windows.spec).clock, KeptClock)
+    assert kept.inputs.tobytes() == again.inputs.tobytes() == made.inputs.tobytes()
+    assert len(np.unique(kept.inputs[..., 1])) > 1

@@ -7,6 +7,7 @@ are written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,16 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["KeptClock", "Lines", "RowTable"]
 
 KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
+WEEK = 7 * 86_400 * 10**9  # nanoseconds
+WEEKLY = ("time_of_day", "day_of_week")  # and their sines and cosines: the same every week
 
 
 class KeptClock:
-    """Clocks of all rows of a series, where they are few: a batch then looks them up instead of making them.
+    """Clocks of all rows of a series, or of a week that repeats: a batch looks them up instead of making them.
 
     Parameters
     ----------
     clock : Clock
     names : tuple of str
     num_rows : int
+        Of the series, or after which values repeat.
+    repeats : bool
 
     Examples
     --------
@@ -47,30 +52,43 @@ class KeptClock:
     [[[0.25], [0.5]]]
     """
 
-    __slots__ = ("_of", "_table")
+    __slots__ = ("_of", "_table", "period")
 
-    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int) -> None:
-        self._of = (clock, names, num_rows)
+    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int, repeats: bool = False) -> None:
+        self._of = (clock, names, num_rows, repeats)
         self._table = clock.values(names, np.arange(num_rows))
+        self.period = num_rows if repeats else 0
 
     @classmethod
     def where_small(cls, clock: Clock, names: tuple[str, ...], num_rows: int) -> Clock | KeptClock:
         """Keep the values, or return the clock itself where they would be many."""
-        return cls(clock, names, num_rows) if num_rows * len(names) <= KEPT else clock
+        if num_rows * len(names) <= KEPT:
+            return cls(clock, names, num_rows)
+        period = _period(clock, names)
+        return cls(clock, names, period, repeats=True) if 0 < period * len(names) <= KEPT else clock
 
     def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Look up clocks by name, as ``Clock.values`` makes them."""
         kept = self._of[1]
-        found = self._table.take(rows, axis=0)
+        found = self._table.take(rows % self.period if self.period else rows, axis=0)
         return found if tuple(names) == kept else found[..., [kept.index(name) for name in names]]
 
-    def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
-        """Values of all rows as they are delivered, shape (row, name)."""
+    def words(self, names: Sequence[str], dtype: str, beyond: int) -> np.ndarray:
+        """Values of all rows as they are delivered, shape (row, name); ``beyond`` a period that many again."""
         wanted = [self._of[1].index(name) for name in names]
-        return np.ascontiguousarray(cast(self._table[:, wanted], dtype))
+        rows = np.arange(len(self._table) + (beyond if self.period else 0)) % len(self._table)
+        return np.ascontiguousarray(cast(self._table[np.ix_(rows, wanted)], dtype))
 
-    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
+    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int, bool]]:
         return KeptClock, self._of  # made again: a pickle stays small
+
+
+def _period(clock: Clock, names: Sequence[str]) -> int:
+    """After how many rows the values repeat; 0 where they do not, or not simply."""
+    regular = len(clock.rows) == 1 and len(clock.stamps) == 0
+    if not regular or not all(name.startswith(WEEKLY) for name in names):
+        return 0
+    return WEEK // math.gcd(WEEK, int(clock.steps[0]))
 
 
 class Lines(NamedTuple):
@@ -112,15 +130,18 @@ class RowTable:
     offsets: np.ndarray
     dtype: str
     _kept: np.ndarray | None = field(init=False, repr=False)
+    _period: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        kept = None
+        kept, period = None, 0
         clocks = [column.clock for column in self.columns]
         if isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks):
-            kept = _as_words(self.clock.words(clocks, self.dtype))
+            kept = _as_words(self.clock.words(clocks, self.dtype, int(self.offsets[-1]) + 1))
+            period = self.clock.period
         elif not clocks:
             kept = np.empty((0, 0), _as_words(np.empty(0, delivered_dtype(self.dtype))).dtype)
         object.__setattr__(self, "_kept", kept)
+        object.__setattr__(self, "_period", period)
 
     def lines(
         self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
@@ -136,7 +157,7 @@ class RowTable:
         begin, end : int
         """
         if self._kept is not None:
-            return Lines(self._kept, starts, self.offsets)
+            return Lines(self._kept, starts % self._period if self._period else starts, self.offsets)
         values = _as_words(cast(self._made(starts, rows, entity, slice(begin, end))[0], self.dtype))
         return self._in_turn(values, len(starts), begin)
 

@@ -86,6 +86,38 @@ def test_assembly_keeps_up_with_a_copy_of_the_same_bytes(inputs, least):
     assert ratio >= least, f"assembly runs at {all_ratios} of a copy of the same bytes"
 
 
+@pytest.mark.filterwarnings("ignore")  # of dask and torch, as they are imported
+def test_assembly_is_twice_as_fast_as_the_best_known_peer(tmp_path):
+    """PGT's IndexDataset in a DataLoader without workers, float32: its best tuning, with the array ready."""
+    pytest.importorskip("torch")
+    pytest.importorskip("dask.array")
+    from windowloader.bench.cases import Pgt, Unavailable
+    from windowloader.bench.sizes import Size
+
+    values = np.random.default_rng(0).random((STEPS, NODES), np.float32) * 60
+    np.save(tmp_path / "speed.npy", values)
+    peer = Pgt(Size("pems-bay", STEPS, NODES), tmp_path / "speed.npy", BATCH)
+    try:
+        peer.imports()
+        peer.setup()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    names = ["speed", "time_of_day"]
+    windows = wl.WindowSet(series(NODES), wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=names))
+    scaler = wl.StandardScaler(30.0, 7.0, features=["speed"])
+    options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
+    loader = wl.WindowLoader(windows, batch_size=BATCH, shuffle=True, scaler=scaler, **options)
+    ours, theirs = iter(loader), peer.batches()
+
+    def measure():
+        return float(np.divide(*compare(lambda: next(theirs), lambda: next(ours), rounds=60)))
+
+    measure()
+    ratio, all_ratios = best_of(5, measure, 2.0)
+    loader.close()
+    assert ratio >= 2.0, f"assembly is {all_ratios} times as fast"
+
+
 def test_a_tiny_data_set_costs_little_per_batch():
     """Against 50 µs on a machine where a list of a thousand numbers is summed in 5 µs."""
     loader = loader_of(
@@ -102,6 +134,28 @@ def test_a_tiny_data_set_costs_little_per_batch():
     ratio, all_ratios = best_of(4, measure, 0.1)
     loader.close()
     assert ratio >= 0.1, f"a batch costs {[1 / one for one in all_ratios]} sums of a thousand numbers"
+
+
+def test_a_window_costs_the_same_however_long_the_series():
+    """Ten thousand steps or ten million, in random order, with clocks; few nodes, so that both fit the cache alike."""
+    names = ["speed", "time_of_day"]
+    options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
+    loaders = []
+    for steps in (10**4, 10**7):
+        long = wl.Series(
+            np.zeros((steps, 2), np.float32), features=["speed"], timestamps=("2017-01-01", "1min")
+        )
+        loaders.append(loader_of(long, names, **options))
+    short, long = map(iter, loaders)
+
+    def measure():
+        return float(np.divide(*compare(lambda: next(short), lambda: next(long), rounds=500)))
+
+    measure()
+    ratio, all_ratios = best_of(5, measure, 0.75)
+    for loader in loaders:
+        loader.close()
+    assert ratio >= 0.75, f"windows of a short series cost {all_ratios} of those of a long one"
 
 
 @pytest.mark.measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -41,3 +42,54 @@ def test_an_epoch_of_a_mapped_file_takes_its_batches_and_little_more(nodes, tmp_
     in_flight = 2 + 4 + 2  # the loop holds one and asks for the next; those made ahead; those being made
     assert told["grown"] <= 250e6 + in_flight * told["batch"], told
     print(f"{nodes} nodes: {told['grown'] / 1e6:.0f} MB, a batch has {told['batch'] / 1e6:.0f} MB")
+
+
+LIMIT = 2 << 30  # bytes of private memory, addressed or not; PGT's array alone has 9.4 GB
+STEPS = """
+import sys
+import windowloader as wl
+from windowloader.private_memory import Watch
+import windowloader.loader, windowloader.split, windowloader.gathering.kernels
+series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
+names = ["speed", "time_of_day"]
+spec = wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=names)
+train, _, _ = wl.split(series, spec, (0.7, 0.1, 0.2))
+scaler = wl.StandardScaler(60.0, 9.0, features=["speed"])
+with Watch() as watch:
+    loader = wl.WindowLoader(train, batch_size=64, shuffle=True, scaler=scaler, steps_per_epoch=200)
+    for inputs, targets in loader:
+        pass
+print(watch.grown)
+"""
+PGT = """
+import sys
+from pathlib import Path
+from windowloader.bench.cases import Pgt
+from windowloader.bench.sizes import find
+case = Pgt(find("pems"), Path(sys.argv[1]), 64)
+case.setup()
+"""
+
+
+def under_the_limit(code, path):
+    """Run it in a process whose private memory the system bounds."""
+    bound = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({LIMIT}, {LIMIT}))\n"
+    return subprocess.run(
+        [sys.executable, "-c", bound + code, path], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="no limit of private memory here")
+def test_the_full_size_runs_where_the_array_of_a_peer_cannot_be_made(tmp_path):
+    pytest.importorskip("torch_geometric")
+    path = str(tmp_path / "pems.npy")
+    np.lib.format.open_memmap(path, "w+", np.float32, (105_120, 11_160)).flush()  # sparse
+    ours, theirs = under_the_limit(STEPS, path), under_the_limit(PGT, path)
+    assert ours.returncode == 0, ours.stderr
+    print(
+        f"under {LIMIT / 1e9:.1f} GB: {int(ours.stdout) / 1e6:.0f} MB at most; PGT: {theirs.stderr.splitlines()[-1]}"
+    )
+    assert int(ours.stdout) < LIMIT
+    assert theirs.returncode != 0
+    assert "Unable to allocate 8.74 GiB" in theirs.stderr

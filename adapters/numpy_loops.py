@@ -69,6 +69,14 @@ class LoopLoader:
     ------
     LoaderError
         If batch_size is below 1, tail is unknown, or an epoch would be empty.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> data = load_dataset(wl.Series(np.arange(600.0).reshape(200, 3)), batch_size=50)
+    >>> loader = LoopLoader(data["x_train"].pairs, 50, tail="keep")
+    >>> [len(x) for x, y in loader.get_iterator()]
+    [50, 50, 23]
     """
 
     pairs: Pairs

@@ -175,7 +175,6 @@ class ArrayPairs:
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of one input and of one target."""
-        ...
         return self.x.shape[1:], self.y.shape[1:]
 
     def __len__(self) -> int:

@@ -61,6 +61,15 @@ def to_pyg(batch: Batch, *, node_axis: int = 1) -> Any:
     ------
     GraphError
         Where there is no graph, or one for each of several rows: take `to_pyg_steps`.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.zeros((20, 3), "float32"), graph=wl.Graph([[0, 1], [1, 2]], num_nodes=3))
+    >>> windows = wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=2))
+    >>> loader = wl.WindowLoader(windows, batch_size=8, layout=("bnft", "bnt"), transform=to_pyg)
+    >>> next(iter(loader))
+    DataBatch(x=[24, 1, 4], edge_index=[2, 16], y=[24, 2], batch=[24], ptr=[9])
     """
     graph = batch.graph
     if isinstance(graph, WindowEdges) and np.shape(graph.offsets)[1] > 2:
@@ -85,6 +94,19 @@ def to_pyg_steps(batch: Batch, *, layout: str = "btnf") -> list[Any]:
     -------
     list of torch_geometric.data.Batch
         ``x`` of row i: shape (window · node, feature).
+
+    Raises
+    ------
+    GraphError
+        Where there is no graph, or the nodes' axis of the targets cannot be told.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> edges = wl.DynamicGraph.from_steps([[[0], [1]], [[1, 2], [2, 0]]] * 10)
+    >>> windows = wl.WindowSet(wl.Series(np.zeros((20, 3)), graph=edges), wl.WindowSpec(lookback=2, horizon=1))
+    >>> [row.num_edges for row in to_pyg_steps(windows.read([0, 1, 2]))]
+    [4, 5]
     """
     time, graph = layout.index("t"), batch.graph
     inputs = batch.inputs if isinstance(batch.inputs, torch.Tensor) else torch.from_numpy(batch.inputs)

@@ -126,7 +126,9 @@ def moved_graph(graph: Any, move: Callable[[torch.Tensor], torch.Tensor], device
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TorchBatch(Batch):
-    """A `Batch` whose arrays are tensors. ``starts`` and ``entities`` stay NumPy arrays, on the host.
+    """A `Batch` whose arrays are tensors, with all of its attributes.
+
+    ``starts`` and ``entities`` stay NumPy arrays, on the host; a graph is a `TorchGraph`, or windows' edges as tensors.
 
     Examples
     --------

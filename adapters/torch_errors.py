@@ -234,6 +234,11 @@ def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:
     -------
     float
 
+    Raises
+    ------
+    LoaderError
+        For a batch that comes from no loader's step, such as one of `WindowSet.read`.
+
     Examples
     --------
     >>> import windowloader as wl

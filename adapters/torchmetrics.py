@@ -29,6 +29,11 @@ class ExactMetric(Metric):
     **options
         Those of `torchmetrics.Metric`.
 
+    Raises
+    ------
+    LoaderError
+        For a kind or layout that is none.
+
     Examples
     --------
     >>> metric = ExactMAE()
@@ -61,7 +66,17 @@ class ExactMetric(Metric):
     def update(
         self, prediction: torch.Tensor, target: torch.Tensor, mask: Any = None, weights: Any = None
     ) -> None:
-        """Add a batch, as `ExactError.update` does."""
+        """Add a batch, as `ExactError.update` does.
+
+        Parameters
+        ----------
+        prediction, target : Tensor, axes as ``layout`` says
+            In the units that the error is to have.
+        mask : Tensor of bool, optional
+            ``batch.target_mask``: False where a target is missing.
+        weights : Tensor, shape (batch,), optional
+            ``batch.weights``: windows of weight 0 do not count.
+        """
         error = self._error()
         error.update(prediction, target, mask=mask, weights=weights)
         self.sums = [torch.tensor(error.state(), dtype=torch.float64, device=self.device)]
@@ -81,28 +96,28 @@ class ExactMetric(Metric):
 
 
 class ExactMAE(ExactMetric):
-    """Mean absolute error; parameters as of `ExactMetric`."""
+    """Mean absolute error; ``layout``, ``by_step`` and others as of `ExactMetric`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("mae", **options)
 
 
 class ExactMSE(ExactMetric):
-    """Mean squared error; parameters as of `ExactMetric`."""
+    """Mean squared error; ``layout``, ``by_step`` and others as of `ExactMetric`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("mse", **options)
 
 
 class ExactRMSE(ExactMetric):
-    """Root of the mean squared error; parameters as of `ExactMetric`."""
+    """Root of the mean squared error; ``layout``, ``by_step`` and others as of `ExactMetric`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("rmse", **options)
 
 
 class ExactMAPE(ExactMetric):
-    """Mean absolute error relative to the target (mask targets of 0); parameters as of `ExactMetric`."""
+    """Mean absolute error relative to the target (mask targets of 0); options as of `ExactMetric`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("mape", **options)

@@ -63,6 +63,11 @@ class Batch:
     exact : bool
         Weights matter: taking the batch as a pair, which would lose them, is an error.
 
+    Raises
+    ------
+    WeightsError
+        When an ``exact`` batch is unpacked or indexed: take ``batch.inputs``, ``batch.targets``, ``batch.weights``.
+
     Examples
     --------
     >>> import numpy as np

@@ -125,6 +125,15 @@ class DynamicGraph:
         nodes : array-like, optional
             Labels.
 
+        Returns
+        -------
+        DynamicGraph
+
+        Raises
+        ------
+        GraphError
+            For a step that cannot be (the message has its number), or weights that some steps have and others not.
+
         Examples
         --------
         >>> DynamicGraph.from_steps([([[0], [1]], [0.5]), ([[], []], [])], num_nodes=3)
@@ -154,7 +163,7 @@ class DynamicGraph:
         return len(self.offsets) - 1
 
     def window(self, start: int, rows: Any, mode: Mode = "each") -> WindowEdges:
-        """Edges of one window; `batch` with one start."""
+        """Edges of one window: `batch` with one start, ``rows`` and ``mode`` as there."""
         return self.batch([start], rows, mode)
 
     def batch(self, starts: Any, rows: Any, mode: Mode = "each", num_nodes: int | None = None) -> WindowEdges:
@@ -197,11 +206,11 @@ class DynamicGraph:
         return WindowEdges(self.edge_index[:, chosen] + shift, weight, offsets, size)
 
     def reorder(self, nodes: Any) -> DynamicGraph:
-        """Return the same graph with its nodes numbered in the order of ``nodes``, the same labels."""
+        """Return the same graph with its nodes numbered in the order of ``nodes``; `GraphError` for other labels."""
         return self.select(order_of(self.nodes, as_labels(nodes, size=None, what="nodes", error=GraphError)))
 
     def select(self, index: Any) -> DynamicGraph:
-        """Return the graph of some nodes, in their new order, and the edges among them."""
+        """Return the graph of some nodes and the edges among them; ``index`` as of `Graph.select`."""
         chosen = np.asarray(index)
         new = renumbering(chosen, self.num_nodes)
         edge_index, edge_weight, kept = keep_edges(self.edge_index, self.edge_weight, new)

@@ -118,6 +118,16 @@ class Graph:
             Where the file holds no graph.
         SourceNotFoundError
             Where there is no file.
+        MissingExtraError
+            For a sparse matrix without scipy.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "roads.npz"
+        >>> np.savez(path, edge_index=[[0, 1], [1, 2]], edge_weight=[0.5, 1.0])
+        >>> Graph.load(path, nodes=["a", "b", "c"])
+        Graph(3 nodes, 2 edges, weighted, labelled)
         """
         return cls._of(read_graph(path, nodes=nodes))
 
@@ -126,7 +136,7 @@ class Graph:
         return cls(found.edge_index, found.edge_weight, num_nodes=found.num_nodes, nodes=found.nodes)
 
     def reorder(self, nodes: Any) -> Graph:
-        """Return the same graph with its nodes numbered in the order of ``nodes``, the same labels."""
+        """Return the same graph with its nodes numbered in the order of ``nodes``; `GraphError` for other labels."""
         wanted = as_labels(nodes, size=None, what="nodes", error=GraphError)
         return self.select(order_of(self.nodes, wanted))
 
@@ -137,6 +147,21 @@ class Graph:
         ----------
         index : array-like of int, or bool of shape (node,)
             The nodes that stay, in their new order.
+
+        Returns
+        -------
+        Graph
+
+        Raises
+        ------
+        GraphError
+            For a number that is no node's, or a node chosen twice.
+
+        Examples
+        --------
+        >>> Graph([[0, 1], [1, 2]], nodes=["a", "b", "c"]).select([2, 1]).edge_index
+        array([[1],
+               [0]])
         """
         chosen = np.asarray(index)
         new = renumbering(chosen, self.num_nodes)
@@ -149,7 +174,10 @@ class Graph:
         return Graph(self.edge_index, self.edge_weight, num_nodes=num_nodes, nodes=nodes)
 
     def dense(self) -> np.ndarray:
-        """Adjacency matrix, shape (node, node); an edge without a weight counts 1, repeated edges add up."""
+        """Adjacency matrix, shape (node, node), in the weights' dtype.
+
+        An edge without a weight counts 1 (float32), repeated edges add up.
+        """
         weight = (
             np.ones(self.edge_index.shape[1], np.float32) if self.edge_weight is None else self.edge_weight
         )

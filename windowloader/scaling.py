@@ -126,6 +126,14 @@ class StandardScaler(Scaler):
             At a NaN that is not declared missing.
         ScalerError
             At an infinite value, or where all of a feature or node is missing.
+
+        Examples
+        --------
+        >>> import windowloader as wl
+        >>> series = wl.Series(np.arange(20.0)[:, None], features=["speed"])
+        >>> train, test = wl.split(series, wl.WindowSpec(lookback=2, horizon=1), (0.5, 0.5))
+        >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
+        StandardScaler(speed: mean 4.5, std 2.87228)
         """
         fit = Fit(window_set, features=features, per=per, weighting=weighting)
         found = fit.run(Moments, progress)
@@ -164,6 +172,11 @@ class MinMaxScaler(Scaler):
         As in `StandardScaler`.
     feature_range : tuple of float
         Where minimum and maximum come to lie.
+
+    Raises
+    ------
+    ScalerError
+        If a maximum is below its minimum, or the range does not rise.
 
     Examples
     --------
@@ -204,7 +217,19 @@ class MinMaxScaler(Scaler):
         feature_range: tuple[float, float] = (0.0, 1.0),
         progress: Progress | None = None,
     ) -> Self:
-        """Take the range of the rows a window set holds; arguments and errors as in `StandardScaler.fit`."""
+        """Take the range of the rows a window set holds.
+
+        Parameters
+        ----------
+        window_set, features, per, weighting, rounding, progress
+            As in `StandardScaler.fit`, with its errors.
+        feature_range : tuple of float
+            Where smallest and largest value come to lie.
+
+        Returns
+        -------
+        MinMaxScaler
+        """
         options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
         fit = Fit(window_set, features=features, per=per, weighting=weighting)
         found = fit.checked(fit.run(Extremes, progress))
@@ -242,6 +267,11 @@ class RobustScaler(Scaler):
         Known statistics; `fit` computes them.
     features, rounding, missing
         As in `StandardScaler`.
+
+    Raises
+    ------
+    ScalerError
+        If a spread is below 0.
 
     Examples
     --------
@@ -295,8 +325,14 @@ class RobustScaler(Scaler):
         exact_bytes : str or int
             Limit for exact quantiles, and for all sketches together.
 
+        Returns
+        -------
+        RobustScaler
+
         Raises
         ------
+        MissingDataError, ScalerError
+            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1.
         MissingExtraError
             If a sketch is needed and datasketches is not installed.
         """

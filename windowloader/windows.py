@@ -127,6 +127,11 @@ class WindowSet:
         Returns
         -------
         WindowSet
+
+        Raises
+        ------
+        IndexError
+            For a number outside ``[0, len)``.
         """
         if isinstance(positions, slice):
             positions = range(*positions.indices(len(self)))

@@ -77,7 +77,7 @@ class KeptClock:
         """Values of all rows as they are delivered, shape (row, name); ``beyond`` a period that many again."""
         wanted = [self._of[1].index(name) for name in names]
         rows = np.arange(len(self._table) + (beyond if self.period else 0)) % len(self._table)
-        return np.ascontiguousarray(cast(self._table[np.ix_(rows, wanted)], dtype))
+        return np.ascontiguousarray(cast(self._table[rows][:, wanted], dtype))
 
     def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int, bool]]:
         return KeptClock, self._of  # made again: a pickle stays small

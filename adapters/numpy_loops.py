@@ -76,7 +76,7 @@ class LoopLoader:
     >>> data = load_dataset(wl.Series(np.arange(600.0).reshape(200, 3)), batch_size=50)
     >>> loader = LoopLoader(data["x_train"].pairs, 50, tail="keep")
     >>> [len(x) for x, y in loader.get_iterator()]
-    [50, 50, 23]
+    [50, 50, 24]
     """
 
     pairs: Pairs

@@ -52,7 +52,7 @@ class WindowLoader:
         Another order each epoch, a pure function of (seed, epoch): a permutation of all windows where the data are in
         memory or mapped, block order where they are streamed. False: the order of time.
     seed : int
-        0 ≤ seed < 2^128.
+        What orders are drawn from, the same on all ranks; 0 ≤ seed < 2^128.
     scaler : Scaler, optional
         Applied to what it was fitted on, in inputs, future and (``scale_targets``) targets. Clocks and static
         covariates (those without time) are never scaled.
@@ -96,9 +96,15 @@ class WindowLoader:
     Raises
     ------
     LoaderError
-        Arguments that do not fit, with what to do.
+        Arguments that do not fit, with what to do; no window or no step to load.
     MissingDataError
         A source with NaN and no ``fill``.
+    ScalerError, AxesError
+        A scaler of other features, nodes or entities; a layout that does not fit.
+    MemoryBudgetError
+        Streams: ``memory`` under what one chunk or window needs; the message names how much would do.
+    RankError
+        A rank outside the world; at the first ``len`` or ``iter`` also where a launcher set half of its variables.
 
     Examples
     --------

@@ -50,6 +50,7 @@ def convert(
     threads: int | None = None,
     verify: bool = True,
     restart: bool = False,
+    overwrite: bool = False,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Conversion:
     """Write a series to a Zarr 3 store or a ``.npy`` file.
@@ -81,6 +82,8 @@ def convert(
         Read everything back and compare.
     restart : bool
         Throw away what an earlier conversion to this destination has done.
+    overwrite : bool
+        Replace a file or a Zarr store of that name, at once when the new one is whole; it may be the source.
     progress : callable, optional
         Called with a phase ("scan", "write", "check"), bytes done, bytes in all.
 
@@ -105,7 +108,7 @@ def convert(
     """
     began = time.perf_counter()
     budget = parse_bytes(memory)
-    path, temporary, journal_path = _paths(destination)
+    path, temporary, journal_path = _paths(destination, overwrite=overwrite)
     series = _series(source)
     targets: tuple[Target, ...]
     store: Store
@@ -126,25 +129,30 @@ def convert(
     if restart:
         _throw_away(temporary, journal_path)
     with Journal(journal_path, _identity(series, targets, head)) as journal:
-        done = next((record["done"] for record in journal.records if "done" in record), None)
+        done = next((record for record in journal.records[::-1] if "done" in record), None)
         if path.exists():
-            journal.remove()
-            if done is None or temporary.exists():
-                raise ConversionError(f"{str(path)!r} exists. Remove it, or choose another name.")
-            return told(done, began)  # killed between the rename and the end
+            if (
+                done is not None and path.stat().st_ino == done["inode"]
+            ):  # killed between the rename and the end
+                _throw_away(temporary, None)
+                journal.remove()
+                return told(done["done"], began)
+            if not overwrite:
+                journal.remove()
+                raise _exists(path)
         work = Work(targets, store, journal, sizing, progress)
         work.run(verify=verify)
         store.finish(series.clock)
         made = report(path, series, work, head, began)
-        journal.write({"done": made.to_dict()})
+        journal.write({"done": made.to_dict(), "inode": temporary.stat().st_ino})
         _sync(path.parent)
-        _publish(store, path)
+        _publish(store, path, overwrite=overwrite)
         _sync(path.parent)
         journal.remove()
     return made
 
 
-def _paths(destination: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+def _paths(destination: str | os.PathLike[str], *, overwrite: bool) -> tuple[Path, Path, Path]:
     """Return final name, temporary name, journal."""
     text = os.fspath(destination)
     if "://" in text and not text.startswith("file://"):
@@ -160,9 +168,31 @@ def _paths(destination: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
         raise ConversionError(f"{text!r}: there is no folder {str(path.parent)!r}. Make it first.")
     temporary = path.with_name(f"{path.name}.partial")
     journal = path.with_name(f"{path.name}.partial.journal")
-    if path.exists() and not journal.exists():
-        raise ConversionError(f"{text!r} exists. Remove it, or choose another name.")
+    if path.exists() and not journal.exists() and not overwrite:
+        raise _exists(path)
+    if path.exists() and overwrite:
+        _check_replaceable(path)
     return path, temporary, journal
+
+
+def _exists(path: Path) -> ConversionError:
+    return ConversionError(
+        f"{str(path)!r} exists. Choose another name, or pass overwrite=True (--overwrite), which replaces it once the "
+        "new one is whole."
+    )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace what no conversion would have made."""
+    if path.suffix == ".npy":
+        fits = path.is_file()
+    else:
+        fits = path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
+    if not fits:
+        kind = "a file" if path.suffix == ".npy" else "a Zarr store"
+        raise ConversionError(
+            f"{str(path)!r} exists and is not {kind}, so it is not replaced. Remove it, or choose another name."
+        )
 
 
 def _series(source: Any) -> Series:
@@ -202,8 +232,8 @@ def _identity(series: Series, targets: Sequence[Target], head: str) -> str:
     return digest(series.fingerprint(), head, labels, marks, attributes)
 
 
-def _throw_away(temporary: Path, journal: Path) -> None:
-    if journal.exists():
+def _throw_away(temporary: Path, journal: Path | None) -> None:
+    if journal is not None and journal.exists():
         try:
             Journal(journal, "").close()  # held by a process that is at work?
         except ConversionError as error:
@@ -216,9 +246,9 @@ def _throw_away(temporary: Path, journal: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _publish(store: Store, path: Path) -> None:
+def _publish(store: Store, path: Path, *, overwrite: bool) -> None:
     try:
-        store.publish(path)
+        store.publish(path, overwrite=overwrite)
     except OSError as error:
         raise ConversionError(f"{str(path)!r} cannot be given its name: {error}") from error
 

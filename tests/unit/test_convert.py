@@ -599,3 +599,65 @@ def test_wrong_use_of_the_command_ends_with_two(tmp_path, wrong):
     np.save(tmp_path / "x.npy", SPEED)
     assert command(tmp_path / "x.npy", tmp_path / "a.zarr", *wrong).exit_code == 2
     assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.zarr"])
+def test_what_has_the_name_is_replaced_only_when_asked_and_at_the_end(tmp_path, name, monkeypatch):
+    old, new = np.arange(200.0).reshape(100, 2), np.arange(900.0).reshape(300, 3)
+    place = tmp_path / name
+    convert(wl.Series(old), place)
+    with pytest.raises(ConversionError, match=rf"{name}' exists.*--overwrite"):
+        convert(wl.Series(new), place)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    kind = "NpyStore" if name.endswith("npy") else "ZarrStore"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"windowloader.conversion.stores.{kind}.publish", killed)
+        convert(wl.Series(new), place, overwrite=True)
+    assert wl.open(place).num_steps == 100
+    made = convert(wl.Series(new), place, overwrite=True)
+    assert made.resumed_bytes == new.nbytes
+    values = np.empty((300, 3, 1))
+    wl.open(place).variables[0].read(0, 300, values)
+    np.testing.assert_array_equal(values[..., 0], new)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_a_kill_after_the_names_changed_leaves_the_new_one(tmp_path, monkeypatch):
+    place = tmp_path / "a.zarr"
+    convert(wl.Series(np.zeros((100, 2))), place)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("windowloader.conversion.stores.shutil.rmtree", killed)
+        convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
+    assert wl.open(place).num_steps == 300
+    again = convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
+    assert again.arrays[0].shape == (300, 2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_store_is_rewritten_in_its_own_place_and_nothing_else_is_replaced(tmp_path):
+    place = tmp_path / "a.zarr"
+    convert(wl.Series(np.arange(900.0).reshape(300, 3)), place, chunks=100)
+    assert convert(place, place, chunks=30, overwrite=True).arrays[0].chunks == (30, 3)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "kept.txt").touch()
+    with pytest.raises(ConversionError, match="not a Zarr store"):
+        convert(place, tmp_path / "notes", overwrite=True)
+
+
+def test_names_change_where_the_system_cannot_do_it_at_once(tmp_path, monkeypatch):
+    from windowloader.conversion.stores import exchange
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    monkeypatch.setattr("windowloader.conversion.stores.ctypes.CDLL", lambda *_, **__: object())
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "b" / "a").exists()

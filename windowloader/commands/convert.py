@@ -46,6 +46,9 @@ def convert(
     threads: Annotated[int | None, typer.Option(min=1, show_default="up to 4")] = None,
     verify: Annotated[bool, typer.Option(help="Read all back and compare.")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what has the name, once the new one is whole.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rewrite data in chunks made for windows; goes on where it was killed, and shows nothing before it is whole."""
@@ -65,6 +68,7 @@ def convert(
             threads=threads,
             verify=verify,
             restart=restart,
+            overwrite=overwrite,
             progress=lambda phase, done, total: advance(PHASES[phase], done, total),
         )
     emit(made.to_dict(), as_json=as_json, show=lambda: _show(made, verified=verify))

@@ -6,6 +6,7 @@ returns from is on disk. Never shows a result under its final name before `publi
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import shutil
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .targets import Target
     from .values import Encoding
 
-__all__ = ["NpyStore", "Store", "ZarrStore", "codecs_of"]
+__all__ = ["NpyStore", "Store", "ZarrStore", "codecs_of", "exchange"]
 
 UNITS = (("days", 86400 * 10**9), ("hours", 3600 * 10**9), ("minutes", 60 * 10**9), ("seconds", 10**9),
          ("milliseconds", 10**6), ("microseconds", 10**3), ("nanoseconds", 1))  # fmt: skip
@@ -52,8 +53,8 @@ class Store(Protocol):
     def stored_bytes(self, target: int) -> int:
         """Bytes an array takes on disk."""
 
-    def publish(self, path: Path) -> None:
-        """Give the result its name, at once."""
+    def publish(self, path: Path, *, overwrite: bool = False) -> None:
+        """Give the result its name, at once; with ``overwrite``, in the place of what has it."""
 
 
 class NpyStore:
@@ -116,8 +117,11 @@ class NpyStore:
         del target
         return self.temporary.stat().st_size
 
-    def publish(self, path: Path) -> None:
-        """Rename; an error where the name is taken meanwhile."""
+    def publish(self, path: Path, *, overwrite: bool = False) -> None:
+        """Rename; an error where the name is taken meanwhile, unless that is to be replaced."""
+        if overwrite:
+            os.replace(self.temporary, path)
+            return
         os.link(self.temporary, path)
         self.temporary.unlink()
 
@@ -220,10 +224,27 @@ class ZarrStore:
         folder = self.temporary / self.targets[target].name
         return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
 
-    def publish(self, path: Path) -> None:
-        """Rename; an error where the name is taken meanwhile."""
+    def publish(self, path: Path, *, overwrite: bool = False) -> None:
+        """Rename; an error where the name is taken meanwhile, unless that is to be replaced."""
         self._arrays.clear()
+        if overwrite and path.exists():
+            exchange(self.temporary, path)
+            shutil.rmtree(self.temporary)
+            return
         os.rename(self.temporary, path)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders change names, at once where the system can (Linux), else by way of a third name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call is not None and call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return
+    aside = other.with_name(f"{other.name}.replaced")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
 
 
 def _write_times(group: Any, clock: Clock) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
+import graphlib
 import inspect
 import re
 import subprocess
@@ -35,6 +37,30 @@ def test_adapters_are_reached_through_the_package() -> None:
     link = ROOT / "windowloader" / "adapters"
     assert link.is_symlink()
     assert link.readlink() == Path("../adapters")
+
+
+def test_modules_load_in_one_direction() -> None:
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in ROOT.glob("windowloader/**/*.py")
+    }
+    modules = {
+        name.removesuffix(".__init__"): path for name, path in files.items() if ".adapters" not in name
+    }
+    needs: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found = needs.setdefault(name, set())
+        for node in ast.parse(
+            path.read_text(encoding="utf-8")
+        ).body:  # as it loads: not in functions, nor for types
+            if isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *filter(None, [node.module])])
+                inner = {f"{base}.{alias.name}" for alias in node.names} & set(modules)
+                found |= inner or {base} & set(modules)
+    assert sum(map(len, needs.values())) > 300
+    graphlib.TopologicalSorter(needs).prepare()  # CycleError names a circle
 
 
 def test_versions_agree() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,14 +78,23 @@ class BlockAccess:
     def stream(self, position: Position) -> BlockStream:
         """Rows for an iterator that begins at a position; a second one at a time takes an arena of its own."""
         with self._lock:
-            idle = [hall for hall in self._halls if hall.idle]
-            for hall in idle[1:]:
-                hall.close()
-                self._halls.remove(hall)
+            idle = self._trim(1)
             if not idle:
                 idle = [_Hall(self)]
                 self._halls.append(idle[0])
             return BlockStream(self, idle[0], position)
+
+    def rest(self, arenas: int = 0) -> None:
+        """Let go of the arenas that no iterator uses, but so many."""
+        with self._lock:
+            self._trim(arenas)
+
+    def _trim(self, arenas: int) -> list[_Hall]:
+        idle = [hall for hall in self._halls if hall.idle]
+        for hall in idle[arenas:]:
+            hall.close()
+            self._halls.remove(hall)
+        return idle[:arenas]
 
     def close(self) -> None:
         """End every read and let go of the arena."""
@@ -105,6 +115,10 @@ def _abandon(halls: list[_Hall]) -> None:
                 hall.stop()
             finally:
                 hall.lock.release()
+
+
+def _nothing(begin: int, end: int, row: int) -> list[RowRange]:
+    return []
 
 
 class _Hall:
@@ -171,9 +185,12 @@ class _Hall:
                     course.end_pass()
 
     def close(self) -> None:
-        """Give up all reads that were not handed over."""
+        """Give up all reads that were not handed over; nobody uses it again, and its memory goes with the last read."""
         with self.lock:
             self.stop()
+            # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
+            self.courses = {}
+            self.grounds = replace(self.grounds, regions=(), ranges=_nothing)
 
     def stop(self) -> None:
         """Do so with the lock held."""
@@ -234,6 +251,7 @@ class BlockStream(InTurn):
             hall.lock.notify_all()
             while mine and wait and any(course.busy for course in hall.courses.values()):
                 hall.lock.wait()
+        self._access.rest(1)
 
     def _note_end(self, position: Position) -> None:
         """With the last step of an epoch laid out, note the pass that the next one begins in."""

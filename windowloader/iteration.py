@@ -141,6 +141,7 @@ class Iteration:
         self._engine = engine
         self._begun: float | None = None
         self._closed = False
+        self._over = False
         self._start()
 
     def _start(self) -> None:
@@ -154,6 +155,10 @@ class Iteration:
             threads=engine.threads,
             ahead=engine.ahead,
         )
+
+    def uses(self, engine: Engine) -> bool:
+        """Tell whether it may still ask an engine for batches."""
+        return engine is self._engine and not self._over
 
     def waits(self, progress: Progress | None) -> bool:
         """Tell whether this is the iterator of a progress and was not asked for a batch yet."""
@@ -181,6 +186,7 @@ class Iteration:
             raise
         except BaseException:
             self._stream.close(wait=True)
+            self._over = True
             raise
         got = time.perf_counter()
         batch = made.batch
@@ -194,6 +200,7 @@ class Iteration:
         """Tell the loader that the epoch is over, if it is: an iterator ends early after an error or `close`."""
         position = self._progress.position
         self._stream.close()
+        self._over = True
         if self._engine.steps.left(position) == 0:
             self._stats.seconds = asked - (self._begun or asked)
             self._finished(position)
@@ -208,3 +215,4 @@ class Iteration:
         self._closed = True
         self._stream.close()  # first: it may be what the threads wait for
         self._made.close()
+        self._over = True

@@ -198,6 +198,7 @@ class WindowLoader:
         self._engine: Engine | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._stats: list[EpochStats] = []
+        self._replaced: list[Engine] = []
         self._closed = False
         self._process = os.getpid()  # the engine's threads and locks live in one process
         self._loaded = False  # whether order and seed are a state's
@@ -301,6 +302,7 @@ class WindowLoader:
     def __iter__(self) -> Iteration:
         _refuse_worker()
         engine = self._bind()
+        self._let_go()
         self._began = self._position or engine.steps.start(self._epoch)
         progress = Progress(self._began)
         stats = EpochStats(progress.position.epoch)
@@ -314,6 +316,7 @@ class WindowLoader:
         return batch if self._transform is None else self._transform(batch)
 
     def _finished(self, position: Position) -> None:
+        self._let_go()
         following = self._bind().steps.next_epoch(position)
         self._epoch, self._position, self._newest, self._began = following.epoch, following, None, None
 
@@ -364,8 +367,19 @@ class WindowLoader:
         assert self._ranks is not None
         engine = self._start(self._ranks, loaded)
         position = loaded.position(engine.steps)
+        assert self._engine is not None
+        self._replaced.append(self._engine)
         self._engine, self._loaded, self._pending = engine, True, None
+        self._let_go()
         self._epoch, self._position, self._newest, self._began = position.epoch, position, None, position
+
+    def _let_go(self) -> None:
+        """Let go of what was there before a state was loaded, once no iterator uses it any more."""
+        for engine in list(self._replaced):
+            if not any(iteration.uses(engine) for iteration in list(self._iterations)):
+                self._replaced.remove(engine)
+                engine.access.close()
+                engine.pool.close()
 
     def _at(self, step: int) -> Position:
         """Position after ``step`` steps of the present epoch, from where its newest iterator began."""
@@ -391,7 +405,7 @@ class WindowLoader:
         gone = dict.fromkeys(
             ("_engine", "_ranks", "_newest", "_began", "_position", "_iterations", "_process")
         )
-        return {**self.__dict__, **gone, "_stats": [], "_pending": self._to_carry()}
+        return {**self.__dict__, **gone, "_stats": [], "_replaced": [], "_pending": self._to_carry()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _iterations=weakref.WeakSet(), _process=os.getpid())
@@ -460,6 +474,7 @@ class WindowLoader:
         """End all work ahead and let go of the data; batches in hand stay valid. Closing twice does nothing."""
         for iteration in list(self._iterations):
             iteration.close()
+        self._let_go()
         if self._engine is not None and not self._closed:
             self._engine.access.close()
             self._engine.pool.close()

@@ -83,7 +83,8 @@ class MirrorRead:
 
     def add_done_callback(self, call: Callable[[object], object]) -> None:
         """Call ``call(self)`` once it is over, from any thread."""
-        self._future.add_done_callback(lambda _: call(self))
+        calls = [call]  # a future keeps its callbacks, and this one may know of memory
+        self._future.add_done_callback(lambda _: calls.pop()(self))
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -197,6 +198,8 @@ class MirrorRead:
             self._parts -= 1
             if self._parts:
                 return
+        # The future knows of this read, which must not keep the memory until a garbage collection.
+        self._out = self._out[:0].copy()
         if self._error is None:
             self._future.set_result(None)
         else:

@@ -260,6 +260,11 @@ class DirectAccess:
             if not self._idle:
                 self._idle.append(benches)
 
+    def rest(self) -> None:
+        """Let go of the benches that no iterator uses."""
+        with self._lock:
+            self._idle.clear()
+
     def close(self) -> None:
         """End every read and let go of the benches."""
         for stream in list(self._streams):

@@ -17,26 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from windowloader.assembly.variable import Variable
+    from windowloader.blocks import BlockAccess
     from windowloader.gather import Recipe
     from windowloader.gathering.rows import RowAccess, RowStream
     from windowloader.shard import Position
     from windowloader.sources.cached import CachedSource
     from windowloader.windows import WindowSet
 
+    from .direct import DirectAccess
     from .reading import Reading
 
 __all__ = ["MirroredAccess", "mirrored"]
 
 
 def mirrored(
-    access: RowAccess, windows: WindowSet, recipe: Recipe, reading: Reading, views: Mapping[int, np.ndarray]
+    access: BlockAccess | DirectAccess,
+    windows: WindowSet,
+    recipe: Recipe,
+    reading: Reading,
+    views: Mapping[int, np.ndarray],
 ) -> RowAccess:
     """Let epochs run from mirrors where each variable that is read step by step has one; else ``access`` itself.
 
     Parameters
     ----------
-    access : RowAccess
-        By blocks, or direct.
+    access : BlockAccess or DirectAccess
     windows : WindowSet
     recipe : Recipe
     reading : Reading
@@ -64,7 +69,7 @@ class MirroredAccess:
 
     Parameters
     ----------
-    access : RowAccess
+    access : BlockAccess or DirectAccess
         What is used until then.
     variables : mapping of int to Variable
         Cached ones, by their place in the recipe.
@@ -80,7 +85,7 @@ class MirroredAccess:
 
     def __init__(
         self,
-        access: RowAccess,
+        access: BlockAccess | DirectAccess,
         variables: Mapping[int, Variable],
         views: Mapping[int, np.ndarray],
         reading: Reading,
@@ -104,6 +109,7 @@ class MirroredAccess:
             if view is None:  # axes that cannot be brought together where they lie
                 return self._access.stream(position)
             views[place] = view
+        self._access.rest()
         return _Mirrored(self._sources, Others(len(views) + len(self._held), views, self._held), self._reach)
 
     def close(self) -> None:

@@ -209,8 +209,12 @@ class _Desk:
         if job.open or job.done or not (job.dropped or job.given == len(job.ranges)):
             return
         job.done = True
-        if job.ended is not None:
-            job.ended(job)
+        ended, job.ended = (
+            job.ended,
+            None,
+        )  # which knows where the rows are, so that memory would wait for a collection
+        if ended is not None:
+            ended(job)
         self.lock.notify_all()
 
     def give_up(self) -> None:

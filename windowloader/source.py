@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from .sources.base import LocalSource, digest  # for whoever writes one
+
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Pending", "Request", "Source"]
+__all__ = ["LocalSource", "Pending", "Request", "Source", "digest"]
 
 
 class Pending(Protocol):

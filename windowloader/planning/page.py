@@ -83,7 +83,7 @@ def _resident(plan: Plan) -> list[str]:
     )
     return [
         _line("memory", f"{format_bytes(plan.own.distinct)} of rows are touched: {note}"),
-        _line("", f"{plan.batches_ahead} batches of {format_bytes(plan.batch_bytes)} are made ahead"),
+        _line("", f"{plan.batches_ahead} × {format_bytes(plan.batch_bytes)} of batches are made ahead"),
         _line("", f"the process will grow by about {format_bytes(plan.private_bytes)}"),
     ]
 

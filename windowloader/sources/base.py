@@ -276,6 +276,7 @@ def unknown_variable(name: str, asked: str | None, found: Sequence[str]) -> NoRe
         raise SourceFormatError(f"{name!r} holds no array of numbers.")
     if asked is None:
         raise SourceFormatError(
-            f"{name!r} holds {len(found)} arrays: {listed}. Choose one, e.g. variable={found[0]!r}."
+            f"{name!r} holds {len(found)} arrays: {listed}. Choose in wl.open, e.g. "
+            f"variables=[{found[0]!r}] (variable={found[0]!r} where a source is opened by itself)."
         )
     raise SourceFormatError(f"{name!r} has no variable {asked!r}; it holds {listed}.")

@@ -156,7 +156,8 @@ class Catalog:
             listed = ", ".join(map(repr, found or self.arrays)) or "nothing"
             raise SourceFormatError(
                 f"{self.name!r} holds {len(found) or 'no'} arrays along time: {listed}. "
-                f"Choose one with variable=, or several with variables=[…]."
+                "Choose one or several with variables=[…] in wl.open (one, with variable=, where a source is opened by "
+                "itself)."
             )
         path = variable.strip("/")
         if path in self.arrays:

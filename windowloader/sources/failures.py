@@ -140,7 +140,7 @@ def _missing(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             f"a chunk is missing{asked.chunk(text)}. If absent chunks mean the fill value, pass fill_missing=True; "
             "else the store is incomplete: write it again."
         )
-    return SourceNotFoundError, "nothing is there; check the path and variable=."
+    return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
 
 
 def _credentials(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
@@ -228,7 +228,7 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "need their package (adlfs for abfs://, sshfs for ssh://)."
         )
     if isinstance(error, FileNotFoundError | KeyError):
-        return SourceNotFoundError, "nothing is there; check the path and variable=."
+        return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
     if isinstance(error, PermissionError):
         return CredentialsError, "reading is not allowed; check the credentials or the file's permissions."
     if isinstance(error, TimeoutError):

@@ -55,7 +55,9 @@ def nearby(path: str | os.PathLike[str]) -> str:
     near += [other for other in difflib.get_close_matches(name, names, n=3) if other not in near]
     if near:
         return f"Its folder has {', '.join(map(repr, near[:3]))}; was that meant?"
-    return f"Its folder has no name like it, of {len(names)}; check the path."
+    if not names:
+        return "Its folder is empty; check the path."
+    return f"Its folder has {len(names)} other name{'s' * (len(names) > 1)}, none like it; check the path."
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ LOADING = [
          "layer.weight", "state_dict()"),
     case("budget under a chunk", lambda: next(iter(wl.WindowLoader(
         wl.WindowSet(wl.open("pems.zarr"), SPEC), memory=1000))), MemoryError,
-        "12800", "memory=1000", "memory=34134", "windowloader convert"),
+        "12800", "memory=1000", "memory=26426", "windowloader convert"),
     case("pair of weighted rows", lambda: [x for x, _ in loader(uneven="exact")], TypeError,
          "batch.weights", "uneven='pad'"),
 ]  # fmt: skip

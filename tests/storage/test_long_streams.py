@@ -189,7 +189,7 @@ def test_large_chunks_are_not_kept_by_the_allocator(tmp_path):
 
 @pytest.mark.campaign
 def test_rows_of_100_megabytes(tmp_path, static, bucket_folder):
-    """Thirty steps of 25 million nodes, a chunk each that packs to nearly nothing; windows of 2 + 4 steps, one a batch."""
+    """Thirty steps of 25 million nodes, a chunk each that packs to little; windows of 2 + 4 steps, one a batch."""
     import zarr
 
     rows, nodes = 30, 25_000_000

@@ -312,3 +312,17 @@ def test_clocks_of_a_long_series_repeat_after_a_week(every, monkeypatch):
     assert not isinstance(Recipe.compile(series, windows.spec).clock, KeptClock)
     assert kept.inputs.tobytes() == again.inputs.tobytes() == made.inputs.tobytes()
     assert len(np.unique(kept.inputs[..., 1])) > 1
+
+
+@pytest.mark.parametrize("features", [2, 3, 4])
+@pytest.mark.parametrize("per", ["feature", "node"])
+def test_values_of_a_node_and_a_clock_are_the_same_in_any_order(features, per):
+    names = list("abcd"[:features])
+    values = np.random.default_rng(0).random((40, 1500, features)).astype(np.float32)
+    series = wl.Series(values, axes="tnf", features=names, timestamps=("2024-02-27", "5min"))
+    found = {}
+    for inputs in ([*names, "time_of_day"], ["time_of_day", *names]):
+        windows = wl.WindowSet(series, wl.WindowSpec(lookback=5, horizon=3, inputs=inputs, targets=["a"]))
+        batch = windows.read(np.array([7, 0, 30]), scaler=wl.StandardScaler.fit(windows, per=per))
+        found[inputs[0]] = {name: batch.inputs[..., k].tobytes() for k, name in enumerate(inputs)}
+    assert found["a"] == found["time_of_day"]

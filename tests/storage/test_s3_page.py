@@ -124,3 +124,48 @@ def test_the_demo_trains_from_the_bucket_that_the_environment_names(s3, put, for
     asks = [entry for entry in s3.log if entry.method == "GET" and "/demo/speed" in entry.path]
     assert asks
     assert all("/bkt/demo/" in entry.path for entry in s3.log if entry.method == "GET")
+
+
+FILES = """[default]
+aws_access_key_id = {default}
+aws_secret_access_key = s
+[lab]
+aws_access_key_id = {lab}
+aws_secret_access_key = s
+"""
+PLACES = {
+    "keys": (
+        {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"},
+        "not",
+        "not",
+    ),
+    "profile": (
+        {"AWS_PROFILE": "lab", "AWS_SHARED_CREDENTIALS_FILE": "{home}/.aws/credentials"},
+        "not",
+        "mine",
+    ),
+    "profile at home": ({"AWS_PROFILE": "lab"}, "not", "mine"),
+    "default profile": ({}, "mine", "not"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_variables_that_the_page_names_lead_to_the_bucket(place, static, bucket_folder, tmp_path):
+    """Against a server that answers one access key only."""
+    named, default, lab = PLACES[place]
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in ("AWS_ENDPOINT_URL", "AWS_REGION", *named))
+    np.save(bucket_folder / "bkt" / "private.npy", np.ones((5, 2), "f4"))
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(FILES.format(default=default, lab=lab))
+    static.key = "mine"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    named = {name: value.format(home=tmp_path) for name, value in named.items()}
+    code = "import windowloader as wl; print(wl.open('s3://bkt/private.npy').num_steps)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": static.url, "AWS_REGION": "us-east-1"} | named,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "5\n"

@@ -6,6 +6,7 @@ In: a path or URL, and options (``endpoint_url``, ``key``, ``secret``, ``token``
 
 from __future__ import annotations
 
+import configparser
 import difflib
 import os
 from dataclasses import dataclass, field, replace
@@ -291,12 +292,34 @@ def _aws(options: dict[str, Any]) -> tuple[dict[str, str], str]:
         lines = ["[windowloader]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}"]
         return {}, "\n".join(lines + ([f"aws_session_token = {token}"] if token else [])) + "\n"
     if profile := options.get("profile"):
-        return {"type": "profile", "profile": profile}, ""
+        return _profile(profile), ""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return {"type": "environment"}, ""
     if profile := os.environ.get("AWS_PROFILE"):
-        return {"type": "profile", "profile": profile}, ""
+        return _profile(profile), ""
+    own = _profile("default")
+    if not os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") and _has_key(own["credentials_file"]):
+        return own, ""
     return {"type": "default"}, ""
+
+
+def _profile(name: str) -> dict[str, str]:
+    """Say where profiles are: TensorStore finds neither file by itself, and takes none unless both can be opened."""
+    found = {"type": "profile", "profile": name}
+    for kind, variable in (("credentials", "AWS_SHARED_CREDENTIALS_FILE"), ("config", "AWS_CONFIG_FILE")):
+        path = Path(os.environ.get(variable) or f"~/.aws/{kind}").expanduser()
+        found[f"{kind}_file"] = str(path) if path.is_file() else os.devnull
+    return found
+
+
+def _has_key(path: str) -> bool:
+    """Whether a file of credentials has a default key."""
+    profiles = configparser.ConfigParser(default_section="", interpolation=None, strict=False)
+    try:
+        profiles.read(path, encoding="utf-8")
+    except (OSError, ValueError, configparser.Error):
+        return False
+    return profiles.has_option("default", "aws_access_key_id")
 
 
 def _gcs(text: str, options: dict[str, Any]) -> Location:

@@ -1,5 +1,6 @@
 """storage_options in fsspec's words, as TensorStore's specification."""
 
+import os
 import pickle
 
 import pytest
@@ -13,6 +14,7 @@ def no_environment(monkeypatch):
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE",
                  "AWS_ACCESS_KEY_ID", "STORAGE_EMULATOR_HOST"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,28 @@ def test_the_environment(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3:1")
     assert locate("s3://bkt/a").kvstore["endpoint"] == "http://s3:1"
     assert locate("s3://bkt/a", {"endpoint_url": "http://mine:1"}).kvstore["endpoint"] == "http://mine:1"
+
+
+def test_profiles_say_where_their_files_are(monkeypatch, tmp_path):
+    def credentials():
+        return locate("s3://bkt/a").context["aws_credentials"]
+
+    keys = tmp_path / "keys"
+    keys.write_text("[lab]\naws_access_key_id = k\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "absent"))
+    assert credentials() == {"type": "default"}
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    files = {"credentials_file": str(keys), "config_file": os.devnull}
+    assert credentials() == {"type": "profile", "profile": "lab", **files}
+    monkeypatch.delenv("AWS_PROFILE")
+    keys.write_text("[default]\naws_access_key_id = k\n")
+    assert credentials() == {"type": "profile", "profile": "default", **files}
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "token")  # asked before the files
+    assert credentials() == {"type": "default"}
+    keys.write_bytes(b"\xff no such file")
+    monkeypatch.delenv("AWS_WEB_IDENTITY_TOKEN_FILE")
+    assert credentials() == {"type": "default"}
 
 
 def test_google_and_the_web(monkeypatch):

@@ -91,7 +91,7 @@ def epoch(loader):
     ],
 )
 def test_ranks_stream_what_their_plans_say(store, served, chunks, options, mode, world):
-    windows, total, rows = store(chunks), np.zeros(2, int), 0
+    windows, total, everyone, rows = store(chunks), np.zeros(2, int), np.zeros(2, int), 0
     if world == 64 and mode != "blocks":
         windows = windows.take(range(0, len(windows), 4))
     batch = 2 if world == 64 else 16
@@ -104,9 +104,13 @@ def test_ranks_stream_what_their_plans_say(store, served, chunks, options, mode,
         got = served()
         assert plan.mode == mode
         assert done == (plan.steps, plan.windows)
-        assert got == (plan.own.bytes, plan.own.requests)
+        exact = mode != "halo"  # blocks whose halos share a chunk get it once where they ask at the same time
+        planned = np.array([plan.own.bytes, plan.own.requests])
+        assert (got == planned).all() if exact else (0.75 * planned <= got).all() and (got <= planned).all()
         total, rows = total + got, rows + done[1]
-    assert tuple(total) == (plan.all_ranks.bytes, plan.all_ranks.requests)
+        everyone += planned
+    assert tuple(everyone) == (plan.all_ranks.bytes, plan.all_ranks.requests)
+    assert (total == everyone).all() if exact else (total <= everyone).all()
     assert rows >= len(windows)
 
 

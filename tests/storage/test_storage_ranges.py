@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
 from windowloader.sources.ranges import open_remote
 
@@ -47,6 +48,57 @@ def test_npy_and_hdf5_by_counted_ranges(place, static):
     np.testing.assert_array_equal(out, VALUES[4:13])
     assert sorted(entry[3] for entry in static.data) == sorted(source.requests(4, 13).tolist())
     source.close()
+
+
+SERIES = np.random.default_rng(2).integers(0, 90, (3000, 24)).astype("f4")
+
+
+def npy(path):
+    np.save(path, SERIES)
+
+
+def contiguous(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("speed", data=SERIES)
+
+
+def in_order(path):
+    """Chunks one after another: many to a request."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("speed", data=SERIES, chunks=(40, 24), compression="gzip")
+
+
+def in_columns(path):
+    """Chunks of a third of the nodes, those of each third together: near ones lie far apart."""
+    with h5py.File(path, "w") as file:
+        speed = file.create_dataset("speed", SERIES.shape, "f4", chunks=(40, 8), compression="gzip")
+        for begin in (0, 8, 16):
+            speed[:, begin : begin + 8] = SERIES[:, begin : begin + 8]
+
+
+@pytest.mark.parametrize(
+    "more", [{"active_blocks": 5}, {"active_blocks": 3, "memory": "200kB"}, {"shuffle": False}]
+)
+@pytest.mark.parametrize("write", [npy, contiguous, in_order, in_columns])
+def test_a_plan_counts_requests_as_ranges_are_joined(write, more, static, bucket_folder, monkeypatch):
+    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    for name, value in (("PART", 10_000), ("GAP", 500)):
+        monkeypatch.setattr(f"windowloader.sources.ranges.{name}", value)
+    monkeypatch.setattr("windowloader.sources.ranges.join.__kwdefaults__", {"gap": 500, "part": 10_000})
+    name = f"{write.__name__}.{'npy' if write is npy else 'h5'}"
+    write(bucket_folder / "bkt" / name)
+    series = wl.open(f"http://127.0.0.1:{static.port}/bkt/{name}")
+    windows = wl.WindowSet(series.select(time=slice(100, 2900)), wl.WindowSpec(lookback=6, horizon=4))
+    with wl.WindowLoader(windows, **{"batch_size": 64, "shuffle": True, "seed": 3, **more}) as loader:
+        plan = loader.plan()
+        static.clear()
+        for batch in loader:
+            rows = 100 + batch.starts[:, None] + np.arange(6)
+            np.testing.assert_array_equal(batch.inputs[..., 0], SERIES[rows])
+        assert len(static.data) == plan.own.requests
+        assert plan.own.requests > 20
+    series.variables[0].source.close()
 
 
 def test_an_object_that_changes_or_goes(place, static):

@@ -15,7 +15,7 @@ from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.reader import RowRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -51,20 +51,12 @@ class Stored:
         -------
         list of RowRange
         """
-        cuts = self._cuts(begin, end, limit)
+        cuts = self.chunking.pieces(begin, end, limit)
         requests = self.chunking.cost(cuts[:-1], cuts[1:]).requests
         return [
             RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count)
             for low, high, count in zip(cuts[:-1].tolist(), cuts[1:].tolist(), requests.tolist(), strict=True)
         ]
-
-    def _cuts(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
-        edges = self.chunking.shards if self.chunking.shards is not None else self.chunking.edges
-        if edges is None:
-            return np.array([begin, end], np.int64)
-        inside = edges[np.searchsorted(edges, begin, side="right") : np.searchsorted(edges, end, side="left")]
-        every = max(1, limit // self.chunking.columns)
-        return np.concatenate([[begin], inside[every - 1 :: every], [end]]).astype(np.int64)
 
 
 def stored(variable: Variable) -> Stored:
@@ -83,6 +75,7 @@ def stored(variable: Variable) -> Stored:
     edges = variable.edges()
     inner = _innermost(source)
     shards = _shards(inner, edges, variable.num_rows)
+    counted = _counted(source)
     whole = (
         edges is not None and variable.num_rows == inner.shape[0]
     )  # not a part of the rows, nor joined files
@@ -95,8 +88,26 @@ def stored(variable: Variable) -> Stored:
             shards=shards,
             handed_bytes=_handed(inner),
             beyond=-inner.shape[0] % _chunk_rows(inner) if whole else 0,
+            piece=getattr(inner, "piece_rows", None) if counted else None,
+            counted=counted,
         ),
     )
+
+
+def _counted(source: Any) -> Callable[[int, int], int] | None:
+    """Return what counts the requests of rows in objects that are read by byte ranges; None for other sources."""
+    parts = getattr(source, "parts", None)
+    if isinstance(parts, tuple):
+        own = [_counted(part) for part in parts]
+        if any(count is None for count in own):
+            return None
+        return lambda begin, end: sum(
+            own[number](low, high) for number, low, high, _ in source._overlaps(begin, end)
+        )
+    if hasattr(source, "_block"):
+        inner = _counted(source._inner)
+        return None if inner is None else lambda begin, end: inner(*source._block(begin, end))
+    return (lambda begin, end: len(source.requests(begin, end))) if hasattr(source, "piece_rows") else None
 
 
 def _innermost(source: Any) -> Any:

@@ -100,17 +100,22 @@ def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = 
     >>> join(np.array([100, 0, 300]), np.array([50, 50, 50]), gap=60)
     [array([1, 0]), array([2])]
     """
-    groups: list[list[int]] = []
-    first = end = 0
-    for position in np.argsort(offsets, kind="stable").tolist():
-        start, stop = int(offsets[position]), int(offsets[position] + sizes[position])
-        if groups and start - end <= gap and max(stop, end) - first <= part:
-            groups[-1].append(position)
-            end = max(end, stop)
-        else:
-            groups.append([position])
-            first, end = start, stop
-    return [np.array(group) for group in groups]
+    order = np.argsort(offsets, kind="stable")
+    first, ends = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
+    apart = np.flatnonzero(first[1:] - ends[:-1] > gap) + 1
+    groups, at = [], 0
+    while at < len(order):
+        # Up to the next wide gap, and to the part's size; a range that is larger goes alone.
+        wide = (
+            int(apart[place])
+            if (place := np.searchsorted(apart, at, side="right")) < len(apart)
+            else len(order)
+        )
+        full = int(np.searchsorted(ends, first[at] + part, side="right"))
+        end = max(at + 1, min(wide, full))
+        groups.append(order[at:end])
+        at = end
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,7 @@ class RangeSource(RemoteSource):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row as stored, of a contiguous array."""
+        """Bytes of a row as stored, before it is compressed."""
         return math.prod(self.shape[1:]) * self.place.dtype.itemsize
 
     def table(self) -> Table:
@@ -204,6 +209,11 @@ class RangeSource(RemoteSource):
         offsets, sizes = table.offsets[cells], table.sizes[cells]
         joined = join(offsets, sizes)
         return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in joined], np.int64)
+
+    @property
+    def piece_rows(self) -> int:
+        """Rows that are best asked for together at most: one request, where they lie together."""
+        return max(1, PART // max(self.row_bytes, 1))
 
     exact_bytes = True  # `requests` knows bytes as stored
 

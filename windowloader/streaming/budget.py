@@ -139,6 +139,7 @@ class _Room:
     row_bytes: int
     chunk_bytes: int
     lanes: int  # lanes held by this process at a time
+    variables: Sequence[Chunking]
 
     @property
     def reserve(self) -> int:
@@ -150,13 +151,14 @@ class _Room:
         held = terms.total - terms.reserve
         return min(held + RESERVE, -(-_SHARE * held // (_SHARE - 1)))
 
-    def in_flight(self, requests: int) -> int:
-        """Bytes of so many chunks under way: each as it comes, and those being decoded decoded besides."""
-        return (requests + min(requests, DECODERS)) * self.chunk_bytes
+    def in_flight(self, requests: int, rows: int) -> int:
+        """Bytes of so many requests under way, of so many rows: as they come, and chunks being decoded besides."""
+        each = max(variable.request_bytes(rows) for variable in self.variables)
+        return requests * each + min(requests, DECODERS) * self.chunk_bytes
 
     def at_a_time(self, wanted: int, memory: int) -> int:
-        """Count the requests that ``memory`` holds at a time, of those wanted; at least 1."""
-        return next((n for n in range(wanted, 1, -1) if self.in_flight(n) <= memory), 1)
+        """Count the requests of a window's rows that ``memory`` holds at a time, of those wanted; at least 1."""
+        return next((n for n in range(wanted, 1, -1) if self.in_flight(n, self.span) <= memory), 1)
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
@@ -164,7 +166,7 @@ class _Room:
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,
-            in_flight=self.in_flight(requests),
+            in_flight=self.in_flight(requests, grid.largest),
             reserve=self.reserve,
         )
 
@@ -221,6 +223,7 @@ def choose(
         sum(variable.row_bytes for variable in variables),
         max(variable.chunk_bytes for variable in variables),
         lanes_held,
+        variables,
     )
     _check_chunks(variables, room)
     asked = direct is False or active is not None or rows is not None
@@ -321,7 +324,7 @@ def _blocks(
 def _direct(room: _Room, requests: int, reason: str) -> Choice:
     free = room.memory - room.reserve
     at_a_time = room.at_a_time(requests, free)
-    terms = MemoryTerms(in_flight=room.in_flight(at_a_time), reserve=room.reserve)
+    terms = MemoryTerms(in_flight=room.in_flight(at_a_time, room.span), reserve=room.reserve)
     return Choice(
         mode="direct", reason=reason, terms=terms, requests=at_a_time, amplification=float(room.span)
     )

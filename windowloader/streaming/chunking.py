@@ -7,6 +7,7 @@ is read. Never reads; knows neither windows nor blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from windowloader.errors import LoaderError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -50,6 +51,10 @@ class Chunking:
         nodes are read of chunks that hold others too, and where chunks reach beyond the array. None: as many.
     beyond : int
         Rows by which the last chunk reaches beyond the end; they are stored, and read.
+    piece : int, optional
+        Of an object that is read by byte ranges: rows that are asked for together at most, where chunks are no longer.
+    counted : callable, optional
+        Of such an object: ``counted(begin, end)`` is how many requests it makes of rows that are asked for together.
 
     Raises
     ------
@@ -68,6 +73,9 @@ class Chunking:
     shards: NDArray[np.int64] | None = field(default=None, kw_only=True)
     handed_bytes: int | None = field(default=None, kw_only=True)
     beyond: int = field(default=0, kw_only=True)
+    piece: int | None = field(default=None, kw_only=True)
+    counted: Callable[[int, int], int] | None = field(default=None, kw_only=True, repr=False)
+    _counts: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.row_bytes < 1 or self.columns < 1:
@@ -107,12 +115,71 @@ class Chunking:
         """
         begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         if self.edges is None:
-            return Cost((end - begin) * self._handed, np.full(begin.shape, self.columns, np.int64))
+            requests = (
+                self._count(begin, end) if self.counted else np.full(begin.shape, self.columns, np.int64)
+            )
+            return Cost((end - begin) * self._handed, requests)
         first, last = _touched(self.edges, begin, end)
         rows = self.edges[last] - self.edges[first] + self.beyond * (last == len(self.edges) - 1)
+        if self.counted:
+            return Cost(rows * self._handed, self._count(self.edges[first], self.edges[last]))
         if self.shards is not None:
             first, last = _touched(self.shards, begin, end)
         return Cost(rows * self._handed, (last - first) * self.columns)
+
+    def _count(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ask the source, for each piece once."""
+        assert self.counted is not None
+        found = np.zeros(begin.shape, np.int64)
+        for place, rows in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
+            if rows not in self._counts:
+                cuts = self.pieces(*rows, 1).tolist()
+                number = sum(self.counted(*piece) for piece in pairwise(cuts))
+                if self.edges is None:  # any range may come, and few come again
+                    found[place] = number
+                    continue
+                self._counts[rows] = number
+            found[place] = self._counts[rows]
+        return found
+
+    def pieces(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
+        """Cut the rows ``[begin, end)`` into reads of at most ``limit`` requests, if one has no more already.
+
+        Of an object read by byte ranges into reads of at most `piece` rows, or one chunk's, whatever the limit.
+
+        Parameters
+        ----------
+        begin, end, limit : int
+
+        Returns
+        -------
+        ndarray, int64
+            Where reads begin, and the end.
+        """
+        edges = self.edges if self.shards is None else self.shards
+        if edges is None:
+            return np.append(np.arange(begin, end, self.piece or end - begin, dtype=np.int64), end)
+        inside = edges[np.searchsorted(edges, begin, side="right") : np.searchsorted(edges, end, side="left")]
+        if self.piece is None:
+            every = max(1, limit // self.columns)
+            return np.concatenate([[begin], inside[every - 1 :: every], [end]]).astype(np.int64)
+        cuts, at = [begin], int(np.searchsorted(edges, begin, side="right")) - 1
+        while True:
+            at = max(at + 1, int(np.searchsorted(edges, edges[at] + self.piece, side="right")) - 1)
+            if at >= len(edges) or edges[at] >= end:
+                return np.array([*cuts, end], np.int64)
+            cuts.append(int(edges[at]))
+
+    def request_bytes(self, rows: int) -> int:
+        """Return the decoded bytes that a request brings at most, where at most so many rows are read together."""
+        if self.piece is not None:
+            return (
+                min(rows + (self.largest if self.edges is not None else 0), max(self.piece, self.largest))
+                * self._handed
+            )
+        if self.shards is None:
+            return self.chunk_bytes
+        return -(-min(rows + self.largest, int(np.diff(self.shards).max())) * self._handed // self.columns)
 
     def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
         """Count the shards that the rows ``[begin, end)`` lie in but in part: each has an index, read once."""

@@ -230,7 +230,11 @@ class _Case:
         """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
         row_bytes = sum(one.chunking.row_bytes for one in self.read)
-        span, chunk = self.windows.spec.span, 2 * max(one.chunking.chunk_bytes for one in self.read)
+        span = self.windows.spec.span
+        chunk = max(
+            one.chunking.request_bytes(span) for one in self.read
+        )  # as it comes, and a part of it decoded
+        chunk += max(one.chunking.chunk_bytes for one in self.read)
         free = self.budget - choice.terms.reserve
         requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
         in_flight = requests * chunk

@@ -157,7 +157,8 @@ def _paths(destination: str | os.PathLike[str], *, overwrite: bool) -> tuple[Pat
     text = os.fspath(destination)
     if "://" in text and not text.startswith("file://"):
         raise ConversionError(
-            f"{text!r} is not on this machine. Convert to a local path and copy the store; objects never change."
+            f"{text!r} is not on this machine, and objects of a bucket cannot be given their names all at once. "
+            "Convert to a local path, then copy the store, its zarr.json files last (e.g. by 'aws s3 sync')."
         )
     path = Path(text.removeprefix("file://")).expanduser().absolute()
     if path.suffix not in (".npy", ".zarr", ".zarr3", ""):

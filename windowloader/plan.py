@@ -89,7 +89,7 @@ class Plan:
     at_a_time : int
         Requests handed to storage at a time.
     first : Cost
-        What must be there before the first batch.
+        What the first batch waits for: of blocks, those of all turns up to that of its last window.
     upcoming : Cost
         What is read of the next pass while this one drains, besides ``own``: its first blocks.
     mixing, permutation : Mixing or None

@@ -243,6 +243,26 @@ def test_a_plan_is_a_page_and_a_dict_and_reads_nothing(hidden):
     assert max(value for _, value in plan.resident) <= plan.memory.arena + plan.memory.stash
 
 
+@pytest.mark.parametrize("done", [0, 7])
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+def test_a_plan_names_what_the_first_batch_waits_for(hidden, batch_size, done):
+    """With one request at a time, in the order of need: the blocks of all turns until that of its last window."""
+    with loader(hidden, batch_size=8, active_blocks=8, lanes=1) as made:
+        state = {**made.state_dict(step=done)}
+    with loader(hidden, batch_size=batch_size, active_blocks=8, threads=0, lanes=1) as made:
+        made.load_state_dict(state)
+        plan = made.plan(state)
+        batches = iter(made)
+        next(batches)
+        (course,) = made._engine.access._halls[0].courses.values()
+        entered = course.present.lane.visits[: course.present.turn + 1]
+        waited = sum(course.present.residency.placed[: len(entered)])
+        batches.close()
+    assert plan.first.requests >= 2 * waited  # a block is two chunks here
+    assert plan.first.requests - 2 * waited <= plan.sides
+    assert waited > 1 or batch_size == 1
+
+
 def test_a_plan_for_other_ranks_and_worlds(hidden):
     with loader(hidden) as made:
         plans = [made.plan(rank=rank, world_size=2) for rank in range(2)]

@@ -157,18 +157,37 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
 
 
 def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
-    """Count what the first turn of every lane needs."""
+    """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of seams."""
     parts = [held_cost(case)]
+    if not case.steps.left(case.position):
+        return parts[0]
+    rows = case.steps.rank_places(case.position, rank=case.rank, world_size=case.world_size)
     for lane in lanes:
-        residency = _residency(case, lane)
-        entered = np.arange(min(residency.first_turn + 1, len(residency.lane.visits)))
+        residency, places = _residency(case, lane), rows.places[rows.lanes == lane]
+        if not len(places) or places[0] >= len(residency.lane):
+            continue
+        last = min(int(places.max()), len(residency.lane) - 1)
+        turn = int(residency.lane.deal.turn_of(np.array([last]))[0])
+        entered = np.arange(min(turn + 1, len(residency.lane.visits)))
         blocks = residency.lane.visits[entered[residency.placed[entered]]]
+        parts.append(_first_sides(case, residency, int(places[0]), last + 1))
         if len(blocks):
             begin, end = residency.lane.begin[blocks], residency.lane.end[blocks]
             cost = total_cost(case.reading.chunkings, begin, end)
             size = int(cost.bytes.sum())
             parts.append(Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
     return plus(*parts)
+
+
+def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost:
+    """Count the sides of seams that windows ``[begin, end)`` of a resumed lane ask for."""
+    assert case.reading.lanes is not None
+    block, crosses = residency.locate(case.reading.lanes.starts(residency.lane.windows(begin, end)))
+    asked = residency.seams[residency.missing & np.isin(residency.seams, block[crosses])]
+    sides = np.array([residency.side_rows(int(seam)) for seam in asked], np.int64).reshape(-1, 2)
+    cost = total_cost(case.reading.chunkings, *sides.T)
+    size = int(cost.bytes.sum())
+    return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
 
 
 def _upcoming(case: Case, lane: int) -> Cost:

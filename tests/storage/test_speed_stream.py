@@ -2,7 +2,8 @@
 
 Not part of CI: ``pytest -m measure -s`` prints what it measured. Sides take turns within a round, and what is
 compared is their ratio in that round; the median of the rounds is held against the bound. Epochs are those of one
-loader, one after another: the first one, which has to begin from nothing, is printed beside them.
+loader, one after another. The first one begins from nothing, as the scans do: its time counts from the opening of the
+array on, with memory that was never touched; only kernels were compiled, and connections made, before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import windowloader as wl
 
 ROWS, NODES, SPAN = 52_105, 2_600, 24
 LATENCY, RATE = 0.02, 20e6
-ROUNDS = 3
+ROUNDS = 5
+FIRST = 0.8  # of a scan, for a first epoch: it touches its memory, and windows of half the active blocks come last
 FORMS = ("chunked", "sharded", "compressed")
 
 pytestmark = [pytest.mark.measure, pytest.mark.timeout(900)]
@@ -89,10 +91,10 @@ def loader_of(slow, form, *, memory="256MB", stride=6, active=32, **options):
 
 def scan(slow, form, requests):
     """Seconds to read the array from its first chunk to its last, so many requests at a time, into memory in use."""
+    begun = time.perf_counter()
     source = open_array(slow, form).variables[0].source
     edges = source.edges() if form != "sharded" else np.append(np.arange(0, ROWS, 288), ROWS)
     gate, free, reads = threading.Semaphore(requests), [], []
-    begun = time.perf_counter()
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         gate.acquire()
         rows = free.pop() if free else np.empty((288, NODES), "f4")
@@ -118,6 +120,14 @@ def epochs(loader, count):
     return seconds
 
 
+def cold_epoch(slow, form, **options):
+    """Seconds from the opening of the array to the end of a first epoch, and the loader, to go on with."""
+    begun = time.perf_counter()
+    loader = loader_of(slow, form, **options)
+    epochs(loader, 1)
+    return time.perf_counter() - begun, loader
+
+
 def close(loader):
     loader.close()
     loader.windows.series.variables[0].source.close()
@@ -141,8 +151,8 @@ def test_block_order_keeps_up_with_a_plain_scan(slow, form, memory):
         before = scan(slow, form, plan.at_a_time)
         unique = slow.seen()[1]
         slow.pace(LATENCY, RATE)
-        loader = loader_of(slow, form, memory=memory)
-        first, *later = epochs(loader, 4)
+        first, loader = cold_epoch(slow, form, memory=memory)
+        later = epochs(loader, 3)
         close(loader)
         sent = slow.seen()[1]
         after = scan(slow, form, plan.at_a_time)
@@ -150,10 +160,11 @@ def test_block_order_keeps_up_with_a_plain_scan(slow, form, memory):
         firsts.append((before + after) / 2 / first)
     # The last epoch has begun to read one more: at most the places of the arena.
     ahead = plan.slots / plan.blocks
-    figures = {"share_of_scan": np.round(ratios, 3).tolist(), "first_epoch": np.round(firsts, 3).tolist()}
+    figures = {"later_epochs": np.round(ratios, 3).tolist(), "first_epoch": np.round(firsts, 3).tolist()}
     figures |= {"bytes": round(sent / unique / 4, 3), "requests": plan.at_a_time, "plan": plan.scan_share}
     tell(f"{form} {memory}", **figures)
     assert statistics.median(ratios) >= 0.95
+    assert statistics.median(firsts) >= FIRST
     assert sent <= 1.02 * unique * (4 + ahead)
 
 

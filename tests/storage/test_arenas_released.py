@@ -40,7 +40,7 @@ def alive(monkeypatch):
 
 
 def becomes(alive, count):
-    """Reads that were given up hold the arena until they have ended."""
+    """Reads that were given up hold the arena until they have ended, and batches that were begun."""
     deadline = time.monotonic() + 10
     while alive() != count and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -57,13 +57,13 @@ def test_a_loaded_state_leaves_no_arena_behind(url, alive):
         for number, _ in enumerate(loader):
             if number == 9:
                 break
-        assert alive() == 1
+        assert becomes(alive, 1)
         state = loader.state_dict()
         loader.load_state_dict(state)
-        assert alive() == 0
+        assert becomes(alive, 0)
         assert sum(batch.num_windows for batch in loader) == ROWS - 9 - 16 * 10
-        assert alive() == 1
-    assert alive() == 0
+        assert becomes(alive, 1)
+    assert becomes(alive, 0)
 
 
 def test_an_iterator_of_before_a_state_goes_on_and_then_its_arena_goes(url, alive):
@@ -71,12 +71,12 @@ def test_an_iterator_of_before_a_state_goes_on_and_then_its_arena_goes(url, aliv
         batches = iter(loader)
         next(batches)
         loader.load_state_dict(loader.state_dict())
-        assert alive() == 1
+        assert becomes(alive, 1)
         assert sum(batch.num_windows for batch in batches) == ROWS - 9 - 16
-        assert alive() == 0
+        assert becomes(alive, 0)
         for _ in loader:
-            assert alive() == 1
-    assert alive() == 0
+            assert becomes(alive, 1)
+    assert becomes(alive, 0)
 
 
 def test_of_two_iterators_at_once_one_arena_stays(url, alive):
@@ -88,14 +88,14 @@ def test_of_two_iterators_at_once_one_arena_stays(url, alive):
         assert next(second, None) is None
         assert becomes(alive, 1)
         assert sum(batch.num_windows for batch in loader) == ROWS - 9
-        assert alive() == 1
-    assert alive() == 0
+        assert becomes(alive, 1)
+    assert becomes(alive, 0)
 
 
 def test_an_epoch_from_a_whole_mirror_has_no_arena(url, tmp_path, alive):
     with loader_of(url, cache_dir=tmp_path / "mirror") as loader:
         for _ in loader:
-            assert alive() == 1
+            assert becomes(alive, 1)
         batches = iter(loader)
         next(batches)
         assert becomes(alive, 0)

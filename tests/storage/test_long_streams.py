@@ -172,7 +172,7 @@ def test_twenty_epochs_of_ten_times_the_memory(where, tmp_path, static, bucket_f
 
 
 @pytest.mark.campaign
-def test_large_chunks_are_not_kept_by_the_allocator(tmp_path):
+def test_what_the_allocator_keeps_of_large_chunks_is_within_the_bound(tmp_path):
     """5.3 GB in chunks of 24 MB, which the allocator takes from its arenas once it has seen some freed."""
     import zarr
 
@@ -181,7 +181,7 @@ def test_large_chunks_are_not_kept_by_the_allocator(tmp_path):
     for begin in range(0, rows, 10):
         array[begin : begin + 10] = np.full((10, nodes), begin + 1, "f4")
     spec = {"lookback": 1, "horizon": 1, "stride": 5}
-    told = measured(tmp_path / "large.zarr", spec=spec, batch_size=8, memory="512MiB", epochs=4)
+    told = measured(tmp_path / "large.zarr", spec=spec, batch_size=8, memory="512MiB", epochs=14)
     assert told["plan"]["mode"] == "blocks"
     assert told["plan"]["own"]["bytes"] > 9.8 * told["plan"]["budget"]
     assert max(told["peaks"]) <= told["allowed"]

@@ -91,7 +91,8 @@ def test_assembly_is_twice_as_fast_as_the_best_known_peer(tmp_path):
     """PGT's IndexDataset in a DataLoader without workers, float32: its best tuning, with the array ready."""
     pytest.importorskip("torch")
     pytest.importorskip("dask.array")
-    from windowloader.bench.cases import Pgt, Unavailable
+    from windowloader.bench.case import Unavailable
+    from windowloader.bench.peers import Pgt
     from windowloader.bench.sizes import Size
 
     values = np.random.default_rng(0).random((STEPS, NODES), np.float32) * 60

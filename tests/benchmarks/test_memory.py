@@ -64,7 +64,7 @@ print(watch.grown)
 PGT = """
 import sys
 from pathlib import Path
-from windowloader.bench.cases import Pgt
+from windowloader.bench.peers import Pgt
 from windowloader.bench.sizes import find
 case = Pgt(find("pems"), Path(sys.argv[1]), 64)
 case.setup()

@@ -12,7 +12,7 @@ import numpy as np
 
 from windowloader.assembly.storage import stored
 from windowloader.plan import Cost
-from windowloader.streaming.budget import REQUESTS, RESERVE, default_active
+from windowloader.streaming.budget import REQUESTS, default_active, memory_for
 from windowloader.streaming.chunking import Chunking, total_cost
 from windowloader.streaming.grid import SPANS, cut
 from windowloader.units import format_bytes
@@ -122,9 +122,9 @@ def advice(case: Case, own: Cost) -> list[str]:
     best = default_active(len(choice.grid), case.steps.order.num_lanes)
     active = choice.active if case.reading.order.name.startswith("sequential") else max(choice.active, best)
     slots = min(active + -(-2 * REQUESTS // per_block), len(choice.grid))
-    chunk = max(chunking.chunk_bytes for chunking in case.reading.chunkings)
-    seams = min(3 * active + 1, len(choice.grid) - 1) * 2 * (span - 1) * case.row_bytes
-    memory = RESERVE + lanes * (slots * choice.grid.largest * case.row_bytes + seams) + REQUESTS * 2 * chunk
+    memory = memory_for(
+        choice.grid, case.reading.chunkings, span=span, lanes_held=lanes, active=active, slots=slots
+    )
     if memory > case.config.budget and (choice.requests < REQUESTS or choice.active < active):
         gain = "the speed of a plain scan" if choice.requests < REQUESTS else "better mixing"
         found.append(f"memory={format_bytes(memory)!r} would give {gain}, with {active} blocks active.")

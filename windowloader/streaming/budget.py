@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .chunking import Chunking
     from .grid import Grid, SortedStarts
 
-__all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active"]
+__all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active", "memory_for"]
 
 RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
@@ -252,6 +252,23 @@ def choose(
             + (f" with active_blocks={active}; fewer active blocks need less." if active is not None else ".")
         )
     return _direct(room, requests, f"rows are read straight into batches: blocks need {smallest} bytes")
+
+
+def memory_for(
+    grid: Grid,
+    variables: Sequence[Chunking],
+    *,
+    span: int,
+    lanes_held: int,
+    active: int,
+    slots: int,
+    requests: int = REQUESTS,
+) -> int:
+    """Say what memory holds so many blocks and requests; see `choose` for the parameters."""
+    row_bytes = sum(variable.row_bytes for variable in variables)
+    chunk_bytes = max(variable.chunk_bytes for variable in variables)
+    room = _Room(0, span, row_bytes, chunk_bytes, lanes_held, variables)
+    return room.needed(room.terms(grid, active, slots, requests))
 
 
 def _check_chunks(variables: Sequence[Chunking], room: _Room) -> None:

@@ -91,7 +91,8 @@ class Plan:
     first : Cost
         What the first batch waits for: of blocks, those of all turns up to that of its last window.
     upcoming : Cost
-        What is read of the next pass while this one drains, besides ``own``: its first blocks.
+        What is read ahead of the epoch's end, besides ``own``: the first blocks of the next pass while this one
+        drains; with ``steps_per_epoch``, the next ones of the same pass.
     mixing, permutation : Mixing or None
         Figures of this order, and of a full permutation; None in time order.
     scan_share : float or None

@@ -13,7 +13,7 @@ import numpy as np
 from windowloader.plan import Cost
 from windowloader.streaming.budget import REQUESTS
 from windowloader.streaming.chunking import total_cost
-from windowloader.streaming.forecast import forecast
+from windowloader.streaming.forecast import forecast, turns_before
 from windowloader.streaming.residency import Residency
 
 from .case import advice, held_cost, plus
@@ -43,20 +43,46 @@ def by_blocks(case: Case) -> dict[str, Any]:
     dict
         Fields of `Plan`.
     """
+    held = held_cost(case)
+    nothing = Cost(bytes=0, requests=0, distinct=0)
+    parts = [_stretch(one, nothing if number else held) for number, one in enumerate(case.stretches())]
+    found, choice = parts[0], case.reading.choice
+    assert choice is not None
+    for name in ("own", "all_ranks"):
+        found[name] = plus(*(part[name] for part in parts))
+    for name in ("blocks", "again", "sides", "side_bytes"):
+        found[name] = sum(part[name] for part in parts)
+    return {
+        **found,
+        "mode": choice.mode,
+        "active": choice.active,
+        "memory": choice.terms,
+        "at_a_time": choice.requests,
+        "first": _first(case, found["lanes"]),
+        "upcoming": parts[-1]["upcoming"],
+        "scan_share": min(1.0, choice.requests / REQUESTS) / max(found["own"].amplification, 1.0),
+        "advice": tuple(advice(case, found["own"])),
+    }
+
+
+def _stretch(case: Case, held: Cost) -> dict[str, Any]:
+    """Foretell what is read for a part of a pass, or for all of it."""
     lanes, choice, here = case.reading.lanes, case.reading.choice, case.here
     assert lanes is not None
     assert choice is not None
+    slots = choice.places(len(lanes.grid))
 
     def foretell(rank: int) -> Forecast:
         return forecast(
             lanes,
             case.reading.chunkings,
             epoch=here.pass_number,
-            slots=choice.places(len(lanes.grid)),
+            slots=slots,
             batch_per_lane=case.steps.batch_per_lane,
             rank=rank,
             world_size=case.world_size,
             cursor=here.cursor,
+            end=case.end,
         )
 
     def cost(found: Forecast) -> Cost:
@@ -66,28 +92,21 @@ def by_blocks(case: Case) -> dict[str, Any]:
                          distinct=0), held, *parts)  # fmt: skip
 
     found = foretell(case.rank)
-    held = held_cost(case)
     own = replace(cost(found), distinct=_distinct(case, found) + held.distinct)
     everyone = own if case.world_size == 1 else _of_all(case.world_size, lambda rank: cost(foretell(rank)))
-    least = (found.distinct if not here.cursor else own.distinct * case.world_size) + held.distinct
+    whole = not here.cursor and case.end is None
+    least = found.distinct if whole else min(found.distinct, (own.distinct - held.distinct) * case.world_size)
     return {
-        "mode": choice.mode,
         "lanes": found.lanes,
         "own": own,
-        "all_ranks": own if case.world_size == 1 else replace(everyone, distinct=least),
+        "all_ranks": own if case.world_size == 1 else replace(everyone, distinct=least + held.distinct),
         "blocks": found.blocks,
-        "active": choice.active,
-        "slots": choice.places(len(lanes.grid)),
+        "slots": slots,
         "again": found.again,
         "sides": found.sides,
         "side_bytes": found.side_bytes,
-        "memory": choice.terms,
         "resident": _over_time(case, found.lanes),
-        "at_a_time": choice.requests,
-        "first": _first(case, found.lanes),
         "upcoming": plus(*(_upcoming(case, lane) for lane in found.lanes)),
-        "scan_share": min(1.0, choice.requests / REQUESTS) / max(own.amplification, 1.0),
-        "advice": tuple(advice(case, own)),
     }
 
 
@@ -109,8 +128,9 @@ def _distinct(case: Case, found: Forecast) -> int:
     for lane in found.lanes:
         sequence = lanes.sequence(case.here.pass_number, lane)
         residency = _residency(case, lane)
+        turns = turns_before(residency, case.end)
         placed = np.zeros(len(sequence.blocks), np.bool_)
-        placed[sequence.visits[residency.placed]] = True
+        placed[sequence.visits[:turns][residency.placed[:turns]]] = True
         ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     return sum(chunking.distinct(begin, end) for chunking in case.reading.chunkings) if len(begin) else 0
@@ -149,9 +169,9 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
     total = np.zeros(POINTS, np.int64)
     for lane in lanes:
         residency = _residency(case, lane)
-        size = len(residency.lane)
+        size = min(len(residency.lane), case.end or len(residency.lane))
         if residency.first_turn < residency.lane.num_turns:
-            at = residency.cursor + ((size - residency.cursor) * shares).astype(np.int64)
+            at = residency.cursor + (max(size - residency.cursor, 0) * shares).astype(np.int64)
             total += residency.resident_rows()[residency.lane.deal.turn_of(at)]
     return tuple(zip(shares.tolist(), (total * case.row_bytes).tolist(), strict=True))
 
@@ -191,15 +211,19 @@ def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost
 
 
 def _upcoming(case: Case, lane: int) -> Cost:
-    """Count what a lane reads of its next pass while the present one drains."""
-    residency = _residency(case, lane, ahead=1)
-    none = Cost(bytes=0, requests=0, distinct=0)
-    if residency.first_turn >= residency.lane.num_turns or residency.paged:
-        return none
-    blocks = residency.turn(residency.first_turn).submit
-    if not len(blocks):
-        return none
-    cost = total_cost(case.reading.chunkings, residency.lane.begin[blocks], residency.lane.end[blocks])
-    return Cost(
-        bytes=int(cost.bytes.sum()), requests=int(cost.requests.sum()), distinct=int(cost.bytes.sum())
-    )
+    """Count what a lane reads ahead of the epoch's end: of its pass, and of the next one while this one drains."""
+    here, coming = _residency(case, lane), _residency(case, lane, ahead=1)
+    turns, blocks = turns_before(here, case.end), len(here.lane.blocks)
+    read = np.zeros((2, 0), np.int64)
+    if turns and not here.paged:
+        own, free = np.arange(turns, here.submitted(turns - 1)), here.slots
+        if turns < here.lane.num_turns:  # what is there yet
+            free -= int(np.count_nonzero(here.placed[max(0, turns - here.lane.active) :]))
+        found = here.lane.visits[own[here.placed[own]]] if turns < blocks else own[:0]
+        read = np.stack([here.lane.begin[found], here.lane.end[found]])
+        if here.submitted(turns - 1) >= blocks and coming.first_turn < coming.lane.num_turns:
+            found = coming.turn(coming.first_turn).submit[: max(free, 0)]
+            read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)
+    cost = total_cost(case.reading.chunkings, *read)
+    size = int(cost.bytes.sum())
+    return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)

@@ -5,7 +5,7 @@ In: the parts of an engine, a rank, a position. Out: a `Case`, and costs that do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,11 +42,25 @@ class Case:
     world_size: int
     position: Position
     ahead: int
+    end: int | None = None
+    """Where a stretch of the epoch ends that is a part of a pass, in windows of each lane."""
 
     @property
     def here(self) -> Position:
         """Where the next step comes from."""
         return self.steps.upcoming(self.position)
+
+    def stretches(self) -> list[Case]:
+        """Part the rest of the epoch by passes: ``steps_per_epoch`` may end within one, and begin in another."""
+        steps, left, here, found = self.steps, self.steps.left(self.position), self.position, []
+        while left:
+            here = steps.upcoming(here)
+            count = steps.count(here.pass_number, here.cursor)
+            taken = min(left, count)
+            cursor = steps.after(here.pass_number, here.cursor, taken)
+            found.append(replace(self, position=here, end=None if taken == count else cursor))
+            here, left = replace(here, step=here.step + taken, cursor=cursor), left - taken
+        return found or [self]
 
     @property
     def row_bytes(self) -> int:

@@ -70,13 +70,15 @@ def pages(residency: Residency, starts: SortedStarts, *, turns: range | None = N
         now = then
 
 
-def reads(residency: Residency, starts: SortedStarts) -> NDArray[np.float64]:
-    """Tell how often each block is read in the epoch.
+def reads(residency: Residency, starts: SortedStarts, *, turns: int | None = None) -> NDArray[np.float64]:
+    """Tell how often each block is read in the epoch, for the windows of its turns before ``turns``.
 
     Parameters
     ----------
     residency : Residency
     starts : SortedStarts
+    turns : int, optional
+        None: all.
 
     Returns
     -------
@@ -85,17 +87,18 @@ def reads(residency: Residency, starts: SortedStarts) -> NDArray[np.float64]:
         for each block, from turns in the middle of the epoch.
     """
     lane, blocks = residency.lane, len(residency.lane.blocks)
+    last = lane.num_turns if turns is None else turns
     if not residency.paged:
         placed = np.zeros(blocks)
-        placed[lane.visits[residency.placed]] = 1
+        placed[lane.visits[:last][residency.placed[:last]]] = 1
         return placed
     if len(lane) <= _EXACT:
-        found = [page.read for page in pages(residency, starts)]
+        found = [page.read for page in pages(residency, starts, turns=range(residency.first_turn, last))]
         return np.bincount(np.concatenate([np.empty(0, np.int64), *found]), minlength=blocks).astype(float)
     first = max(residency.first_turn, (lane.num_turns - _SAMPLE) // 2)
-    turns = range(first, min(first + _SAMPLE, lane.num_turns))
-    seen = [len(page.read) for page in pages(residency, starts, turns=turns)][2:]  # filling the places
-    left = max(0, lane.num_turns - residency.first_turn)
+    sample = range(first, min(first + _SAMPLE, lane.num_turns))
+    seen = [len(page.read) for page in pages(residency, starts, turns=sample)][2:]  # filling the places
+    left = max(0, last - residency.first_turn)
     return np.full(blocks, max(1.0, float(np.mean(seen or [0]))) * left / max(blocks, 1))
 
 

@@ -181,6 +181,10 @@ class Residency:
             submit=lane.visits[submitted[self.placed[submitted]]],
         )
 
+    def submitted(self, turn: int) -> int:
+        """Return how many entries have been asked for once a turn has begun, those that are not read among them."""
+        return int(self._submitted[turn]) + 1
+
     def rows(self, block: int) -> tuple[int, int]:
         """Return the rows ``[begin, end)`` of a block that this lane uses.
 

@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.ending import end_all
+from windowloader.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ class _Process:
     generation = 0
     inherited = False
     noted = False
+    module: Any = None
 
     @classmethod
     def note_import(cls) -> None:
@@ -59,12 +61,47 @@ def tensorstore() -> Any:
     >>> tensorstore().__name__
     'tensorstore'
     """
+    if _Process.module is None:
+        if threading.current_thread() is threading.main_thread():
+            _load()
+        else:
+            _load_before_the_end()
+    return _Process.module
+
+
+def _load() -> None:
     for name, value in STALLS.items():
         os.environ.setdefault(name, value)
-    import tensorstore as module
+    import tensorstore
 
     _Process.note_import()
-    return module
+    _Process.module = tensorstore
+
+
+def _load_before_the_end() -> None:
+    """Load it on a thread that the interpreter waits for when it ends.
+
+    TensorStore registers what makes its threads safe at the end; loaded while the handlers of the end run, it would
+    register too late, and abort the process.
+    """
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        if not threading.main_thread().is_alive():  # else the main thread has yet to wait for this one
+            errors.append(
+                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
+            )
+            return
+        try:
+            _load()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=load, name="windowloader-load", daemon=False)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def forked_after_use() -> bool:

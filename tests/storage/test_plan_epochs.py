@@ -78,7 +78,7 @@ def epoch(loader):
 
 
 @pytest.mark.usefixtures("one_epoch")
-@pytest.mark.parametrize("world", [1, 2, 64])
+@pytest.mark.parametrize("world", [1, 2, pytest.param(64, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize(
     ("chunks", "options", "mode"),
     [
@@ -219,7 +219,7 @@ def test_a_web_server_is_asked_for_what_plans_of_shards_say(
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("world", [1, 2, 64])
+@pytest.mark.parametrize("world", [1, 2, pytest.param(64, marks=pytest.mark.campaign)])
 def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuffle, world, monkeypatch):
     np.save(tmp_path / "x.npy", values)
     windows, rows = wl.WindowSet(wl.open(tmp_path / "x.npy"), SPEC), []

@@ -122,8 +122,11 @@ def test_an_epoch_is_that_of_memory_and_its_requests_are_the_plans(s3, stored, v
 @pytest.mark.parametrize("threads", [0, 2])
 def test_short_epochs_go_on_through_a_pass_without_reading_again(s3, stored, values, form, threads):
     ranks = {"rank": 1, "world_size": 2, "batch_size": 18, "steps_per_epoch": 7}
+    whole = {name: value for name, value in ranks.items() if name != "steps_per_epoch"}
+    with loader_of(opened(stored, s3, form), threads=threads, **whole) as loader:
+        plan = loader.plan()  # of the pass
     with loader_of(opened(stored, s3, form), threads=threads, **ranks) as loader:
-        plan = loader.plan()
+        assert loader.plan().own.requests < plan.own.requests
         with in_memory(values, loader.state_dict(), **ranks) as expected:
             s3.clear()
             for epoch in range(4):  # 28 steps of 2 × 18 windows are a pass over 991

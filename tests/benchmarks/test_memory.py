@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 import subprocess
@@ -83,6 +84,9 @@ def under_the_limit(code, path):
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="no limit of private memory here")
 def test_the_full_size_runs_where_the_array_of_a_peer_cannot_be_made(tmp_path):
     pytest.importorskip("torch_geometric")
+    pytest.importorskip("dask.array")  # PGT's module imports it
+    if importlib.util.find_spec("torch_geometric_temporal") is None:
+        pytest.skip("PyTorch Geometric Temporal is not installed")
     path = str(tmp_path / "pems.npy")
     np.lib.format.open_memmap(path, "w+", np.float32, (105_120, 11_160)).flush()  # sparse
     ours, theirs = under_the_limit(STEPS, path), under_the_limit(PGT, path)

@@ -69,6 +69,13 @@ def _shared_memory() -> set[str]:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def looks_at_old_objects_no_more():
+    """Let collections look at a module's own objects: all those of libraries and tests took seconds each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(request: pytest.FixtureRequest):
     """Fail a test that leaves threads, file descriptors or shared memory behind (marker: ``leaks``)."""

@@ -172,7 +172,7 @@ class KeptRows:
             ]
             places = self._tables.to_device(self._room.where(rows[absent]))
             try:
-                self._put(places, rows[absent], sources)
+                self._tables.put(places, rows[absent], sources)
             except BaseException:
                 self._room.leave(rows[absent])
                 raise
@@ -180,6 +180,3 @@ class KeptRows:
         wanted = self._tables.to_device(self._room.where(own[:, None] + self._window))
         self.moved_bytes += wanted.nbytes
         return self._tables.pick([wanted[:, steps] for steps in self._steps])
-
-    def _put(self, places: torch.Tensor, rows: NDArray[np.int64], sources: list[Rows]) -> None:
-        self._tables.put(places, rows, sources)

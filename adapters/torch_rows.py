@@ -6,6 +6,7 @@ sends its starts. Never decides which windows a batch has.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,6 +86,7 @@ class DeviceRows:
         self._tables = DeviceTables(recipe, device, end - begin)
         self._offsets = [torch.from_numpy(role.offsets).to(device) for role in recipe.roles]
         self._load(windows, recipe)
+        self._lock = threading.Lock()
         self.moved_bytes = self._tables.nbytes
 
     def _load(self, windows: WindowSet, recipe: Recipe) -> None:
@@ -118,6 +120,7 @@ class DeviceRows:
         """
         del pieces
         own = self._tables.to_device(starts - self.begin)
-        self.moved_bytes += own.nbytes
+        with self._lock:  # batches are made by several threads
+            self.moved_bytes += own.nbytes
         places = [own[:, None] + offsets for offsets in self._offsets]
         return self._tables.deliver([self._tables.pick(places)])

@@ -60,11 +60,16 @@ class DeviceTables:
         self._bfloat16 = recipe.dtype == "bfloat16"
         self.tables = RowTables.of(recipe)
         self.nbytes = self.tables.nbytes(rows)
+        both = (("nodes", self.tables.by_node), ("rows", self.tables.by_row))
+        self._parts = [(name, part) for name, part in both if part is not None]
         self._kept: dict[str, torch.Tensor] = {}
-        for name, part in (("nodes", self.tables.by_node), ("rows", self.tables.by_row)):
-            for field in () if part is None else part.fields(1):
+        for name, part in self._parts:
+            for field in part.fields(1):
                 which = name if field.name == "inputs" else f"{name}_seen"
                 self._kept[which] = self._empty((rows, *field.shape[2:]), field.dtype)
+        one = np.empty(0, recipe.fields(1)[0].dtype)
+        self.delivered_dtype = as_tensor(one, bfloat16=self._bfloat16).dtype
+        self.kept_dtype = self.tensor(one).dtype  # as what torch can index
         self._roles = [_Role(self, number, role) for number, role in enumerate(recipe.roles)]
 
     def _empty(self, shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
@@ -89,9 +94,7 @@ class DeviceTables:
         rows : sequence of Rows
             Where they lie, one a variable.
         """
-        for name, part in (("nodes", self.tables.by_node), ("rows", self.tables.by_row)):
-            if part is None:
-                continue
+        for name, part in self._parts:
             made = {field.name: self._host(field.shape, field.dtype) for field in part.fields(len(starts))}
             part.gather({kind: tensor.numpy() for kind, tensor in made.items()}, starts, rows)
             for kind, tensor in made.items():
@@ -169,7 +172,7 @@ class _Role:
             for static in role.statics
         ]
         self._still = [(place, self._on_device(value)) for place, value in role.shared_statics]
-        self._dtype = as_tensor(np.empty(0, rows._recipe.fields(1)[0].dtype), bfloat16=rows._bfloat16).dtype
+        self._dtype, self._kept_as = rows.delivered_dtype, rows.kept_dtype
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return self._rows.tensor(np.array(array)).to(self._rows.device)
@@ -202,7 +205,7 @@ class _Role:
         nodes = _picked(self._rows.table(f"nodes{which}"), index, self._nodes)
         if nodes is not None and len(self._nodes.places) == role.num_features:
             return nodes.reshape(shape)
-        kind = torch.bool if which else self._rows.tensor(np.empty(0, self._words())).dtype
+        kind = torch.bool if which else self._kept_as
         out = torch.ones(
             shape, dtype=kind, device=index.device
         )  # nothing is missing where a table has no mask
@@ -215,15 +218,10 @@ class _Role:
             out[..., places] = values
         return out
 
-    def _words(self) -> np.dtype:
-        return self._rows._recipe.fields(1)[0].dtype
-
     def _once_a_row(self, index: torch.Tensor, batch: int) -> torch.Tensor:
         role = self._role
         shape = (batch, len(role.offsets), role.num_shared)
-        out = torch.empty(
-            shape, dtype=self._rows.tensor(np.empty(0, self._words())).dtype, device=index.device
-        )
+        out = torch.empty(shape, dtype=self._kept_as, device=index.device)
         rows = _picked(self._rows.table("rows"), index, self._shared)
         if rows is not None:
             out[..., list(self._shared.places)] = rows.reshape(*shape[:2], -1)

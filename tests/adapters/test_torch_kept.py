@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
 from windowloader.adapters.torch_kept import KeptRows, Room
+from windowloader.adapters.torch_tables import DeviceTables
 
 ROWS, NODES = 2000, 40
 
@@ -173,7 +174,7 @@ def test_two_iterators_at_once(store):
 
 def test_rows_that_did_not_come_are_sent_again(values, monkeypatch):
     windows = windows_of(values)
-    put, calls = KeptRows._put, []
+    put, calls = DeviceTables.put, []
 
     def failing(self, *given):
         calls.append(given)
@@ -181,7 +182,7 @@ def test_rows_that_did_not_come_are_sent_again(values, monkeypatch):
             raise RuntimeError("the device is gone")
         put(self, *given)
 
-    monkeypatch.setattr(KeptRows, "_put", failing)
+    monkeypatch.setattr(DeviceTables, "put", failing)
     with TorchLoader(windows, device="cpu", device_memory="100kB", batch_size=32, threads=1) as loader:
         with pytest.raises(RuntimeError, match="the device is gone"):
             list(loader)

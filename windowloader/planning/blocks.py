@@ -212,7 +212,7 @@ def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost
 
 def _upcoming(case: Case, lane: int) -> Cost:
     """Count what a lane reads ahead of the epoch's end: of its pass, and of the next one while this one drains."""
-    here, coming = _residency(case, lane), _residency(case, lane, ahead=1)
+    here = _residency(case, lane)
     turns, blocks = turns_before(here, case.end), len(here.lane.blocks)
     read = np.zeros((2, 0), np.int64)
     if turns and not here.paged:
@@ -221,9 +221,11 @@ def _upcoming(case: Case, lane: int) -> Cost:
             free -= int(np.count_nonzero(here.placed[max(0, turns - here.lane.active) :]))
         found = here.lane.visits[own[here.placed[own]]] if turns < blocks else own[:0]
         read = np.stack([here.lane.begin[found], here.lane.end[found]])
-        if here.submitted(turns - 1) >= blocks and coming.first_turn < coming.lane.num_turns:
-            found = coming.turn(coming.first_turn).submit[: max(free, 0)]
-            read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)
+        if here.submitted(turns - 1) >= blocks:
+            coming = _residency(case, lane, ahead=1)
+            if coming.first_turn < coming.lane.num_turns:
+                found = coming.turn(coming.first_turn).submit[: max(free, 0)]
+                read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)
     cost = total_cost(case.reading.chunkings, *read)
     size = int(cost.bytes.sum())
     return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)

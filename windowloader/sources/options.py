@@ -21,7 +21,7 @@ from .processes import PerProcess, tensorstore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Location", "locate", "scheme_of", "supported"]
+__all__ = ["DECODERS", "Location", "locate", "scheme_of", "supported"]
 
 SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
            "http": "http", "https": "http"}  # fmt: skip

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from windowloader.errors import MemoryBudgetError
+from windowloader.sources.options import DECODERS
 
 from .chunking import total_cost
 from .grid import SPANS, block_rows, cut
@@ -34,7 +35,6 @@ _FEW = 8  # active blocks under which batches are too much alike
 _AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
 _MOST = 64  # active blocks beyond which mixing gains little
 REQUESTS = 16  # requests at a time a store is assumed to serve well
-DECODERS = 4  # chunks that are decoded at a time: `sources.options` sees to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ def test_the_page_runs(buckets, tmp_path, monkeypatch):
                 assert result.exit_code == 0, result.output
                 ran += 1
             assert "removed 1 array" in result.output
-    assert ran == len(re.findall(r"^```python$|^\$ windowloader", text, re.MULTILINE)) == 9
+    assert ran == len(re.findall(r"^```python$|^\$ windowloader", text, re.MULTILINE)) == 10
     for name in ("series", "public", "sparse"):
         names[name].variables[0].source.close()
 

@@ -166,6 +166,14 @@ def test_a_google_bucket(tmp_path):
             out = np.empty_like(values)
             source.read(0, 50, out)
             assert (out == values).all()
+            import windowloader as wl
+            from windowloader.convert import convert
+            for number in (0, 1):
+                convert(wl.Series(values + number), "gs://bkt/c.zarr", chunks=10, overwrite=bool(number))
+                wl.open("gs://bkt/c.zarr").variables[0].source.read(0, 50, out)
+                assert (out == values + number).all()
+            left = ts.KvStore.open({"driver": "gcs", "bucket": "bkt"}).result().list().result()
+            assert not [key for key in left if b".partial" in key]
             from windowloader.errors import SourceNotFoundError
             for url in ("gs://bkt/b.zarr", "gs://nobucket/b.zarr"):
                 try:

@@ -254,7 +254,11 @@ def test_what_is_there_is_left_alone(tmp_path):
     [
         ("a.csv", {}, "neither"),
         ("nowhere/a.zarr", {}, "no folder"),
-        ("s3://bucket/a.zarr", {}, "not on this machine"),
+        ("abfs://bucket/a.zarr", {}, "Convert to a local path"),
+        ("https://server/a.zarr", {}, "Convert to a local path"),
+        ("s3://bucket/a.npy", {}, "takes only whole"),
+        ("s3://bucket", {}, "Name a store in it"),
+        ("s3://bucket/a.csv", {}, "neither"),
         ("a.npy", {"dtype": "int16"}, "no place for the scale"),
         ("a.npy", {"chunks": 3}, "neither chunks"),
         ("a.zarr", {"compression": "lzma"}, "unknown"),

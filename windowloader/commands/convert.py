@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windowloader.commands.common import AsJson, emit, fields, progress_bar
-from windowloader.commands.target import Target, on_target
+from windowloader.commands.target import Target, on_target, options_of
 
 if TYPE_CHECKING:
     from windowloader.conversion.report import ArrayReport, Conversion
@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 def convert(
     source: Target,
     destination: Annotated[
-        str, typer.Argument(help="What to make: NAME.zarr or NAME.npy.", show_default=False)
+        str,
+        typer.Argument(
+            help="What to make: NAME.zarr (here, s3:// or gs://) or NAME.npy.", show_default=False
+        ),
     ],
     chunks: Annotated[
         str | None,
@@ -49,6 +52,13 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what has the name, once the new one is whole.")
     ] = False,
+    to_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For the bucket of the destination, KEY=VALUE, where --option is for another.",
+            show_default="--option",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rewrite data in chunks made for windows; goes on where it was killed, and shows nothing before it is whole."""
@@ -69,6 +79,7 @@ def convert(
             verify=verify,
             restart=restart,
             overwrite=overwrite,
+            storage_options=options_of("--to-option", to_option) or source.storage_options(),
             progress=lambda phase, done, total: advance(PHASES[phase], done, total),
         )
     emit(made.to_dict(), as_json=as_json, show=lambda: _show(made, verified=verify))

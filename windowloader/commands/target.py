@@ -19,7 +19,7 @@ import typer
 if TYPE_CHECKING:
     from windowloader.series import Series
 
-__all__ = ["Target", "on_target"]
+__all__ = ["Target", "on_target", "options_of"]
 
 SUFFIXES = {".npy", ".npz", ".h5", ".hdf5", ".nc", ".nc4", ".csv", ".tsv", ".txt", ".parquet", ".pq", ".zarr"}
 
@@ -59,9 +59,6 @@ class Target:
 
         if (self.start is None) != (self.freq is None):
             raise typer.BadParameter("--start and --freq go together: --start 2012-03-01 --freq 5min")
-        pairs = [pair.partition("=") for pair in self.option or []]
-        if any(not sign for _, sign, _ in pairs):
-            raise typer.BadParameter("--option takes KEY=VALUE: --option anon=true")
         found = [file for target in self.target for file in _expanded(target)]
         return open_any(
             found[0] if len(found) == 1 else found,
@@ -71,8 +68,20 @@ class Target:
             timestamps=None if self.start is None or self.freq is None else (self.start, self.freq),
             missing=self.missing,
             graph=graph,
-            storage_options={key: _value(value) for key, _, value in pairs},
+            storage_options=self.storage_options(),
         )
+
+    def storage_options(self) -> dict[str, Any]:
+        """Return what was typed for the file system or bucket."""
+        return options_of("--option", self.option)
+
+
+def options_of(name: str, typed: list[str] | None) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` pairs, values as JSON has them where they are."""
+    pairs = [pair.partition("=") for pair in typed or []]
+    if any(not sign for _, sign, _ in pairs):
+        raise typer.BadParameter(f"{name} takes KEY=VALUE: {name} anon=true")
+    return {key: _value(value) for key, _, value in pairs}
 
 
 def on_target(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from windowloader.errors import ConversionError
 
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "Records", "other_conversion"]
+
+
+class Records(Protocol):
+    """What of a conversion was written down before, and where more is."""
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What was written before."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add a record, kept when this returns. What it tells of must be kept already."""
+
+    def remove(self) -> None:
+        """Delete all: the conversion is over."""
+
+    def close(self) -> None:
+        """Let go; another process may take it up."""
 
 
 class Journal:
@@ -60,10 +77,7 @@ class Journal:
         if head is None:
             self.write({"identity": identity})
         elif head.get("identity") != identity:
-            raise ConversionError(
-                f"{self.path.name!r} is of a conversion with other data or other settings. Give the same again to go "
-                "on with it, or restart=True (--restart) to begin anew."
-            )
+            raise other_conversion(self.path.name)
 
     def _hold(self) -> None:
         try:
@@ -110,6 +124,14 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def other_conversion(name: str) -> ConversionError:
+    """Error for a journal of something else."""
+    return ConversionError(
+        f"{name!r} is of a conversion with other data or other settings. Give the same again to go on with it, or "
+        "restart=True (--restart) to begin anew."
+    )
 
 
 def _check(text: bytes) -> bytes:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from windowloader.series import Series
 
     from .targets import Target
@@ -95,17 +93,17 @@ class Conversion:
         return asdict(self)
 
 
-def report(path: Path, series: Series, work: Work, head: str, began: float) -> Conversion:
+def report(name: str, series: Series, work: Work, head: str, began: float) -> Conversion:
     """Say what a conversion made and what it cost."""
     arrays = tuple(_array_report(work, number) for number in range(len(work.targets)))
     return Conversion(
-        path=str(path),
+        path=name,
         checksum=work.checksum(head),
         arrays=arrays,
         seconds=time.perf_counter() - began,
         resumed_bytes=work.resumed,
         read_amplification=work.sizing.amplification,
-        notes=tuple(_notes(path, series, work)),
+        notes=tuple(_notes(name, series, work)),
     )
 
 
@@ -121,7 +119,7 @@ def _array_report(work: Work, number: int) -> ArrayReport:
         shards=target.layout.shards,
         access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
         raw_bytes=target.shape[0] * target.row_bytes,
-        stored_bytes=work.store.stored_bytes(number),
+        stored_bytes=work.stored_bytes(number),
         missing=loss.missing,
         largest_error=loss.largest,
         rms_error=loss.rms,
@@ -130,10 +128,10 @@ def _array_report(work: Work, number: int) -> ArrayReport:
     )
 
 
-def _notes(path: Path, series: Series, work: Work) -> list[str]:
+def _notes(name: str, series: Series, work: Work) -> list[str]:
     """Say what the result does not by itself."""
     notes = []
-    if path.suffix == ".npy":
+    if name.endswith(".npy"):
         if series.clock is not None:
             notes.append(f"a .npy file has no timestamps; open it with timestamps={_stamps(series)}")
         if (letters := _letters(work.targets[0])) not in ("t", "tn", "tnf"):

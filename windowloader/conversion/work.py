@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import ConversionError, MemoryBudgetError
-from windowloader.streaming.chunking import Chunking, total_cost
-from windowloader.units import format_bytes
+from windowloader.errors import ConversionError, CorruptDataError
 
 from .values import Loss, Range, encoding_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .journal import Journal
+    from .journal import Records
+    from .sizing import Sizing
     from .stores import Store
     from .targets import Target
     from .values import Encoding
@@ -31,90 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], object]
     Piece = tuple[int, int, int]
 
-__all__ = ["Sizing", "Work", "size_pieces"]
-
-BASE = 256 << 20  # the process itself: interpreter, libraries, compiled code
-PIECE = 32 << 20  # bytes of a piece, where neither memory nor chunks ask for another size
-
-
-@dataclass(frozen=True, slots=True)
-class Sizing:
-    """How much is in hand at once.
-
-    Parameters
-    ----------
-    threads : int
-    units : tuple of int
-        Units of a piece, by target.
-    amplification : float
-        Bytes read over bytes there are: chunks of the source that lie across pieces are read again.
-    """
-
-    threads: int
-    units: tuple[int, ...]
-    amplification: float
-
-
-def size_pieces(targets: Sequence[Target], *, memory: int, threads: int) -> Sizing:
-    """Say how large pieces are and how many are worked on at once, so that all fit in memory.
-
-    Raises
-    ------
-    MemoryBudgetError
-        Where not even one does; the message names what would do.
-    """
-    room = memory - BASE if memory >= 2 * BASE else memory // 2
-    least = max(_bytes(target, 1) for target in targets)
-    if least > room:
-        needed = least + BASE if least > BASE else 2 * least
-        raise MemoryBudgetError(
-            f"memory={format_bytes(memory)} leaves {format_bytes(room)} for data, and rows are written at least "
-            f"{max(target.layout.unit_rows for target in targets)} at a time, which takes {format_bytes(least)} with "
-            f"what reading and encoding add. Give memory='{-(-needed // 2**20)}MiB', or smaller chunks= (or shards=)."
-        )
-    # A chunk of the source is best read once, even by fewer threads.
-    wanted = [max(_bytes(target, units), least) for target in targets for units in [_wanted(target)]]
-    threads = max(1, min(threads, room // max(least, min(max(wanted), room))))
-    units = tuple(_fitting(target, room // threads) for target in targets)
-    return Sizing(threads, units, _amplification(targets, units))
-
-
-def _bytes(target: Target, units: int) -> int:
-    """Memory that a piece takes: as read, as stored, as encoded, and the source's chunk while it is decoded."""
-    rows = min(units * target.layout.unit_rows, target.shape[0])
-    read = 0 if target.encoding.plain else target.source_row_bytes
-    chunk = sum(
-        min((variable.source.chunks or (0,))[0], variable.num_rows) * variable.row_bytes
-        for variable in target.variables
-    )
-    return rows * (read + 3 * target.row_bytes) + chunk
-
-
-def _wanted(target: Target) -> int:
-    """Units that make a good piece: a chunk of the source, or some megabytes."""
-    rows = max((variable.source.chunks or (1,))[0] for variable in target.variables)
-    rows = max(rows, PIECE // max(target.row_bytes, target.source_row_bytes, 1))
-    return min(max(1, -(-rows // target.layout.unit_rows)), target.num_units)
-
-
-def _fitting(target: Target, room: int) -> int:
-    units = _wanted(target)
-    while units > 1 and _bytes(target, units) > room:
-        units = -(-units // 2)
-    return units
-
-
-def _amplification(targets: Sequence[Target], units: Sequence[int]) -> float:
-    read = there = 0
-    for target, count in zip(targets, units, strict=True):
-        rows = count * target.layout.unit_rows
-        begin = np.arange(0, target.shape[0], rows)
-        end = np.minimum(begin + rows, target.shape[0])
-        for variable in target.variables:
-            chunking = Chunking(variable.edges(), row_bytes=max(1, variable.row_bytes))
-            read += int(total_cost([chunking], begin, end).bytes.sum())
-            there += variable.num_rows * variable.row_bytes
-    return read / max(there, 1)
+__all__ = ["Work"]
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +41,7 @@ class Work:
     ----------
     targets : sequence of Target
     store : Store
-    journal : Journal
+    journal : Records
     sizing : Sizing
     progress : callable or None
         Called with a phase ("scan", "write", "check"), bytes done and bytes in all, as stored before compression.
@@ -133,12 +49,13 @@ class Work:
 
     targets: Sequence[Target]
     store: Store
-    journal: Journal
+    journal: Records
     sizing: Sizing
     progress: Progress | None = None
     encodings: list[Encoding] = field(default_factory=list)
     sums: list[list[str | None]] = field(default_factory=list)
     losses: dict[tuple[int, int], tuple[int, Loss]] = field(default_factory=dict)
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     resumed: int = 0
     """Bytes that an earlier process wrote."""
     _done: int = 0
@@ -155,7 +72,7 @@ class Work:
         self._recall()
         self._write_missing(resumed=True)
         if verify:
-            self._check()
+            self.check()
 
     def checksum(self, head: str) -> str:
         """Digest of what the store is and of all its values in order, however it was pieced together."""
@@ -172,6 +89,10 @@ class Work:
             if number == target:
                 total += loss
         return total
+
+    def stored_bytes(self, target: int) -> int:
+        """Bytes of an array's values where they are stored."""
+        return sum(size for (number, _), size in self.sizes.items() if number == target)
 
     # -- phases --------------------------------------------------------------------------------------------------------
 
@@ -213,6 +134,7 @@ class Work:
                 number, first, last = record["piece"]
                 self.sums[number][first:last] = record["sums"]
                 self.losses[number, first] = (last, Loss(*record["loss"]))
+                self.sizes[number, first] = record["bytes"]
 
     def _write_missing(self, *, resumed: bool) -> None:
         pieces = self._pieces(range(len(self.targets)), lambda number, unit: self.sums[number][unit] is None)
@@ -230,19 +152,21 @@ class Work:
         loss = encoding.encode(values, stored)
         del values
         sums = self._sums(target, first, last, stored)
-        self.store.write(number, start, stored)
+        size = self.store.write(number, start, stored)
         self.journal.write(
             {
                 "piece": [number, first, last],
                 "sums": sums,
                 "loss": [loss.values, loss.missing, loss.largest, loss.square],
+                "bytes": size,
             }
         )
         with self._lock:
             self.sums[number][first:last] = sums
             self.losses[number, first] = (last, loss)
+            self.sizes[number, first] = size
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Read everything back; what is not what was written is written again, once."""
         for attempt in range(2):
             wrong: list[Piece] = []
@@ -253,7 +177,7 @@ class Work:
                 start, stop = target.rows(first, last)
                 try:
                     found = self._sums(target, first, last, self.store.read(number, start, stop))
-                except ValueError:  # a chunk that is gone, or does not decode
+                except (ValueError, CorruptDataError):  # a chunk that is gone, or does not decode
                     found = []
                 if found != self.sums[number][first:last]:
                     wrong.append(piece)
@@ -267,7 +191,7 @@ class Work:
                 start, stop = self.targets[number].rows(first, last)
                 raise ConversionError(
                     f"rows {start} … {stop - 1} of {self.targets[number].name!r} read back other than they were "
-                    f"written, twice. Is the disk under {str(self.store.temporary)!r} in order?"
+                    f"written, twice. Is the storage under {self.store.name!r} in order?"
                 )
             for number, first, last in wrong:
                 self.sums[number][first:last] = [None] * (last - first)

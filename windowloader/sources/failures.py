@@ -60,11 +60,14 @@ class Asked:
         First row and the end of the range.
     locate : callable, optional
         Rows that a chunk's indices (in storage order) hold, as text.
+    doing : {"read", "written"}
+        What was asked.
     """
 
     name: str
     rows: tuple[int, int] | None = None
     locate: Callable[[tuple[int, ...]], str] | None = None
+    doing: str = "read"
 
     def __str__(self) -> str:
         return f"{self.name!r}" + (f", rows {self.rows[0]}–{self.rows[1] - 1}" if self.rows else "")
@@ -107,7 +110,7 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
         if found := kind(error, status, text, asked):
             cls, message = found
             return cls(f"{asked}: {message} Storage said: {_short(text)}")
-    return SourceError(f"{asked}: cannot be read. Storage said: {_short(text)}")
+    return SourceError(f"{asked}: cannot be {asked.doing}. Storage said: {_short(text)}")
 
 
 def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:

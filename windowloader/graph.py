@@ -95,7 +95,7 @@ class Graph:
         return cls._of(Edges.of_matrix(matrix, nodes=nodes))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, nodes: Any = None) -> Graph:
+    def load(cls, path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None) -> Graph:
         """Read a graph from a file.
 
         Parameters
@@ -107,6 +107,9 @@ class Graph:
             a matrix).
         nodes : array-like, shape (node,), optional
             Labels of a file that has none; a list of edges may be written in them.
+        ends : {"labels", "numbers"}, optional
+            What a list of edges is written in. None: whichever fits; an error where both do, or where numbers go far
+            beyond the nodes.
 
         Returns
         -------
@@ -115,7 +118,7 @@ class Graph:
         Raises
         ------
         GraphError
-            Where the file holds no graph.
+            Where the file holds no graph, or does not say which node is which.
         SourceNotFoundError
             Where there is no file.
         MissingExtraError
@@ -129,7 +132,7 @@ class Graph:
         >>> Graph.load(path, nodes=["a", "b", "c"])
         Graph(3 nodes, 2 edges, weighted, labelled)
         """
-        return cls._of(read_graph(path, nodes=nodes))
+        return cls._of(read_graph(path, nodes=nodes, ends=ends))
 
     @classmethod
     def _of(cls, found: Edges) -> Graph:

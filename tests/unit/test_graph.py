@@ -15,6 +15,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import windowloader as wl
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SourceNotFoundError
 from windowloader.graph import Graph
@@ -141,11 +142,78 @@ def test_a_list_of_edges_may_be_written_in_labels_or_numbers(tmp_path: Path) -> 
     graph = Graph.load(path, nodes=[10, 20, 30, 40])
     assert graph.num_nodes == 4
     assert graph.edge_index.tolist() == [[2, 0], [0, 1]]
-    assert Graph.load(path).num_nodes == 31  # numbers, where no labels are known
+    assert Graph.load(path, ends="numbers").num_nodes == 31
+    assert Graph.load(path, ends="labels").nodes.tolist() == ["10", "20", "30"]  # type: ignore[union-attr]
     numbers = write_csv(tmp_path / "numbers.csv", ["from,to", "0,1"])
     assert Graph.load(numbers, nodes=[10, 20, 30]).edge_index.tolist() == [[0], [1]]
     with pytest.raises(GraphError, match="not among the 2 labels: '30'"):
         Graph.load(path, nodes=[10, 20])
+
+
+ROADS = ["from,to", "1,2", "2,3", "3,4"]  # as labels 1 … 5, or as numbers 0 … 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"nodes": [1, 2, 3, 4, 5]},
+            r"could be written in labels or in numbers.*'1', '2', '3'.*ends='labels'",
+        ),
+        ({"nodes": [3, 2, 1, 0, 4]}, "could be written in labels or in numbers"),
+        ({"nodes": ["a", "b", "c"]}, "not among the 3 labels: '4', '1', '2', '3'|not among the 3 labels"),
+        ({"ends": "ids"}, "ends='ids': a list of edges is written in 'labels' or in 'numbers'"),
+    ],
+)
+def test_a_list_that_reads_both_ways_is_an_error_that_names_both(
+    tmp_path: Path, options: dict, message: str
+) -> None:
+    with pytest.raises(GraphError, match=message):
+        Graph.load(write_csv(tmp_path / "edges.csv", ROADS), **options)
+
+
+def test_a_list_that_reads_one_way_is_read_so(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "edges.csv", ROADS)
+    assert Graph.load(path).edge_index.tolist() == [[1, 2, 3], [2, 3, 4]]
+    for nodes, index in (
+        (range(5), [[1, 2, 3], [2, 3, 4]]),  # labels and numbers alike
+        (range(1, 5), [[0, 1, 2], [1, 2, 3]]),  # 4 is no number of four nodes
+        (list("abcde"), [[1, 2, 3], [2, 3, 4]]),
+    ):
+        graph = Graph.load(path, nodes=list(nodes))
+        assert graph.edge_index.tolist() == index
+    five = [1, 2, 3, 4, 5]
+    assert Graph.load(path, nodes=five, ends="labels").edge_index.tolist() == [[0, 1, 2], [1, 2, 3]]
+    assert Graph.load(path, nodes=five, ends="numbers").edge_index.tolist() == [[1, 2, 3], [2, 3, 4]]
+
+
+def test_sensor_ids_are_never_taken_for_numbers(tmp_path: Path, data: Path) -> None:
+    """METR-LA's matrix as a list of edges between sensors, and PeMSD7's between numbers."""
+    folder = data / "metr_la_week"
+    ids = (folder / "graph_sensor_ids.txt").read_text().strip().split(",")
+    matrix = np.loadtxt(folder / "los_adj.csv", delimiter=",", dtype="f4")
+    ends = np.argwhere(matrix)
+    lines = ["from,to,cost", *(f"{ids[i]},{ids[j]},{matrix[i, j]}" for i, j in ends.tolist())]
+    path = write_csv(tmp_path / "distances.csv", lines)
+    speeds = np.loadtxt(folder / "los_speed.csv", delimiter=",", skiprows=1, max_rows=30)
+    series = wl.Series(speeds, nodes=ids, graph=str(path))
+    np.testing.assert_array_equal(series.graph.dense(), matrix)  # type: ignore[union-attr]
+    with pytest.raises(GraphError, match=r"join 207 nodes.*up to 774204.*nodes=.*ends='numbers'"):
+        Graph.load(path)
+    with pytest.raises(GraphError, match=r"up to node 774204.*nodes 0 … 206.*pass nodes="):
+        wl.Series(speeds, graph=str(path))
+    letters = write_csv(tmp_path / "letters.csv", ["from,to", "a,b"])
+    with pytest.raises(GraphError, match=r"written in labels \('a', 'b'\).*pass nodes="):
+        wl.Series(speeds[:, :2], graph=str(letters))
+
+    matrix = np.loadtxt(data / "pemsd7_week/PEMS7_Adjacency.csv", delimiter=",", skiprows=1, dtype="f4")
+    ends = np.argwhere(matrix)
+    path = write_csv(tmp_path / "pems.csv", ["from,to", *(f"{i},{j}" for i, j in ends.tolist())])
+    speeds = np.zeros((30, len(matrix)))
+    series = wl.Series(speeds, graph=str(path))
+    np.testing.assert_array_equal(series.graph.dense() > 0, matrix > 0)  # type: ignore[union-attr]
+    named = wl.Series(speeds, nodes=[f"s{number}" for number in range(len(matrix))], graph=str(path))
+    np.testing.assert_array_equal(named.graph.dense() > 0, matrix > 0)  # type: ignore[union-attr]
 
 
 def test_arrays_in_files(tmp_path: Path) -> None:

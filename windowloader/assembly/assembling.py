@@ -16,6 +16,7 @@ from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SeriesError
 from windowloader.graph import Graph
 from windowloader.graphs.edges import order_of
+from windowloader.graphs.files import lists_edges
 
 from .covariates import open_covariates
 from .entities import check_borders, unite
@@ -213,7 +214,12 @@ def align_graph(
         if found.num_nodes == num_nodes and texts(found.nodes.tolist()) == texts(nodes.tolist()):
             return found
         return found.select(order_of(found.nodes, nodes)).resized(num_nodes, nodes)
-    if found.num_nodes != num_nodes and (found.sized or found.num_nodes > num_nodes):
+    if found.num_nodes > num_nodes and not found.sized:
+        raise GraphError(
+            f"the graph's edges go up to node {found.num_nodes - 1}, and the series has the nodes 0 … {num_nodes - 1}. "
+            "Where these are labels (sensor ids), pass nodes=, the labels in the order of the array's columns."
+        )
+    if found.num_nodes != num_nodes and found.sized:
         raise GraphError(
             f"the graph has {found.num_nodes} nodes and the series {num_nodes}, and without labels on both "
             "there is no telling which are which. Cut one: graph.select(index), series.select(nodes=index)."
@@ -229,9 +235,9 @@ def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:
     if isinstance(given, (Graph, DynamicGraph)):
         return given
     if isinstance(given, (str, os.PathLike)):
-        graph = Graph.load(given)
-        unlabelled = graph.sized and graph.nodes is None
-        return graph if nodes is None or unlabelled else Graph.load(given, nodes=nodes)
+        if not lists_edges(given):
+            return Graph.load(given)
+        return Graph.load(given, ends="numbers") if nodes is None else Graph.load(given, nodes=nodes)
     if not hasattr(given, "shape"):
         raise GraphError(
             f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. "

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +24,50 @@ from windowloader.sources.handles import nearby
 
 from .edges import Edges
 
-__all__ = ["read_graph"]
+__all__ = ["lists_edges", "read_graph"]
 
 SOURCES = ("from", "source", "src", "start", "i", "from_node", "sender", "u")
 TARGETS = ("to", "target", "dst", "end", "j", "to_node", "receiver", "v")
 WEIGHTS = ("weight", "w", "cost", "distance", "value", "edge_weight", "weights")
+TEXTS = (".csv", ".txt")
+SCATTERED = 10  # times as many numbers as nodes that have an edge: then they are labels
 ADJACENCIES = ("adj", "adjacency", "adj_mx", "adjacency_matrix", "weights", "W", "A")
 
 
-def read_graph(path: str | os.PathLike[str], *, nodes: Any = None) -> Edges:
+def read_graph(path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None) -> Edges:
     """Read the edges of a graph; `Graph.load` says which files."""
+    if ends not in (None, "labels", "numbers"):
+        raise GraphError(f"ends={ends!r}: a list of edges is written in 'labels' or in 'numbers'.")
     file = Path(path)
     if not file.is_file():
         raise SourceNotFoundError(
             f"no graph at {str(path)!r}: there is no such file (looked for {os.path.abspath(path)}). {nearby(path)}"
         )
-    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
-    readers = {".npz": _npz, ".npy": _npy, ".csv": _text, ".txt": _text, ".pkl": _pickle, ".pickle": _pickle}
-    if suffix.lower() not in readers:
+    suffix = _suffix(file)
+    readers: dict[str, Callable[[Path, Any], Edges]] = {
+        ".npz": _npz, ".npy": _npy, ".pkl": _pickle, ".pickle": _pickle,
+        **dict.fromkeys(TEXTS, lambda file, nodes: _text(file, nodes, ends)),
+    }  # fmt: skip
+    if suffix not in readers:
         raise GraphError(
             f"{str(path)!r}: graphs are read from {', '.join(readers)}; others as Graph(edge_index, weight)."
         )
     try:
-        return readers[suffix.lower()](file, nodes).check()
+        return readers[suffix](file, nodes).check()
     except GraphError as error:
         raise error if str(path) in str(error) else GraphError(f"{str(path)!r}: {error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise GraphError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def lists_edges(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a list of edges, which may be written in labels; by its first line."""
+    file = Path(path)
+    return file.is_file() and _suffix(file) in TEXTS and min(_ends(_table(file, rows=1)[:1])) >= 0
+
+
+def _suffix(file: Path) -> str:
+    return (file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix).lower()
 
 
 def _from_array(array: np.ndarray, nodes: Any) -> Edges:
@@ -119,25 +137,43 @@ def _pickle(file: Path, nodes: Any) -> Edges:
     return Edges.of_matrix(matrix, nodes=labels)
 
 
-def _text(file: Path, nodes: Any) -> Edges:
+def _text(file: Path, nodes: Any, ends: str | None) -> Edges:
     """Read a matrix or a list of edges: a header that names both ends of an edge makes it a list."""
+    table = _table(file)
+    if not table:
+        raise GraphError(f"{str(file)!r} is empty.")
+    source, target = _ends(table)
+    if min(source, target) < 0:
+        return _matrix(table, nodes)
+    header = [cell.lower() for cell in table[0]]
+    weight = next((header.index(name) for name in WEIGHTS if name in header), -1)
+    try:
+        pairs = [(row[source], row[target]) for row in table[1:]]
+        weights = [float(row[weight]) for row in table[1:]] if weight >= 0 else None
+    except (IndexError, ValueError) as error:
+        raise GraphError(f"an edge is short of a cell or its weight is no number: {error}") from error
+    index, labels = _numbered([_whole(cell) for pair in pairs for cell in pair], nodes, ends)
+    return Edges(index.reshape(-1, 2).T, weights, nodes=labels)
+
+
+def _table(file: Path, rows: int | None = None) -> list[list[str]]:
+    """Return cells by row, of the first rows or of all, without empty ones."""
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
         delimiter = next((mark for mark in ",;\t" if mark in first), " ")
         lines.seek(0)
-        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-        table = [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
-    if not table:
-        raise GraphError(f"{str(file)!r} is empty.")
-    header = [cell.lower() for cell in table[0]]
-    ends = [
+        reader = csv.reader(itertools.islice(lines, rows), delimiter=delimiter, skipinitialspace=True)
+        return [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
+
+
+def _ends(table: list[list[str]]) -> tuple[int, int]:
+    """Columns that a header names as the ends of an edge; -1 where it does not."""
+    header = [cell.lower() for cell in table[0]] if table else []
+    found = [
         next((header.index(name) for name in names if name in header), -1) for names in (SOURCES, TARGETS)
     ]
-    if min(ends) >= 0:
-        weight = next((header.index(name) for name in WEIGHTS if name in header), -1)
-        return _edge_list(table[1:], ends[0], ends[1], weight, nodes)
-    return _matrix(table, nodes)
+    return found[0], found[1]
 
 
 def _matrix(table: list[list[str]], nodes: Any) -> Edges:
@@ -170,34 +206,55 @@ def _matrix(table: list[list[str]], nodes: Any) -> Edges:
     return Edges.of_matrix(matrix, nodes=nodes if labels is None else labels)
 
 
-def _edge_list(rows: list[list[str]], source: int, target: int, weight: int, nodes: Any) -> Edges:
-    """Edges one a line, written in node numbers or in labels."""
-    try:
-        ends = [[row[source], row[target]] for row in rows]
-        weights = [float(row[weight]) for row in rows] if weight >= 0 else None
-    except (IndexError, ValueError) as error:
-        raise GraphError(f"an edge is short of a cell or its weight is no number: {error}") from error
-    flat = [_whole(cell) for pair in ends for cell in pair]
-    numbers = np.array(flat, np.int64) if all(isinstance(cell, int) for cell in flat) else None
-    if nodes is None and numbers is not None:
-        return Edges(numbers.reshape(-1, 2).T, weights)
-    labels = as_labels(
-        sorted(set(texts(flat))) if nodes is None else nodes, size=None, what="nodes", error=GraphError
-    )
+def _numbered(flat: list[int | str], nodes: Any, ends: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Numbers of the ends of edges, and labels of the nodes: written in labels or in numbers, if that can be told."""
+    numbers = np.array(flat, np.int64) if all(isinstance(end, int) for end in flat) else None
+    if ends == "numbers":
+        if numbers is None:
+            names = sorted({str(end) for end in flat if not isinstance(end, int)})
+            raise GraphError(
+                f"edges are written in labels ({listed(names)}), so the order of the nodes has to be said: pass "
+                "nodes=, a label for each column of the array."
+            )
+        return numbers, None if nodes is None else as_labels(nodes, size=None, what="nodes", error=GraphError)
+    if nodes is None:
+        if ends is None and numbers is not None:
+            _check_dense(numbers)
+            return numbers, None
+        nodes = sorted(set(texts(flat)))
+    labels = as_labels(nodes, size=None, what="nodes", error=GraphError)
     found, missing = positions(labels, flat)
     if (
-        missing
+        ends is None
         and numbers is not None
         and numbers.size
         and numbers.min() >= 0
         and numbers.max() < len(labels)
     ):
-        found, missing = numbers, []  # no labels after all: every end is a number in range
+        if missing:  # no labels after all: every end is a number in range
+            return numbers, labels
+        if (found != numbers).any():
+            raise GraphError(
+                f"edges could be written in labels or in numbers: all ends are among the {len(labels)} labels "
+                f"({listed(labels.tolist(), 3)}) and among the numbers 0 … {len(labels) - 1} too. Say which: "
+                "graph=windowloader.Graph.load(path, nodes=labels, ends='labels'), or ends='numbers'."
+            )
     if missing:
         raise GraphError(
             f"edges join nodes that are not among the {len(labels)} labels: {listed(set(missing))}."
         )
-    return Edges(found.reshape(-1, 2).T, weights, nodes=labels)
+    return found, labels
+
+
+def _check_dense(numbers: np.ndarray) -> None:
+    """Refuse numbers that few nodes have: those are labels, such as sensor ids."""
+    joined = len(np.unique(numbers))
+    if joined and int(numbers.max()) >= SCATTERED * joined:
+        raise GraphError(
+            f"edges join {joined} nodes, whose numbers go up to {int(numbers.max())}: these look like labels (sensor "
+            "ids). Pass nodes=, the labels in the order of the array's columns; or, if they are numbers and the other "
+            "nodes have no edges, windowloader.Graph.load(path, ends='numbers')."
+        )
 
 
 def _whole(cell: str) -> int | str:

@@ -138,6 +138,7 @@ class _Hall:
         self.lock = access.reader.lock
         self.reader = access.reader
         arena = Arena([one.variable for one in access.stored], rows)
+        arena.touch()
         stored, limit = access.stored, choice.requests
 
         def ranges(begin: int, end: int, row: int) -> list[RowRange]:

@@ -246,6 +246,7 @@ class DirectAccess:
             else:
                 variables = [one.variable for one in self.stored]
                 arena = Arena(variables, self.shape.rows * self.shape.count)
+                arena.touch()
                 cuts = [
                     slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)
                 ]

@@ -106,6 +106,9 @@ class LoaderConfig:
                 f"seed={self.seed!r} is no whole number in [0, 2**128). The order is a function of it, so that a run "
                 "can be repeated; for another one each time draw it yourself, and write it down."
             )
+        for name in ("shuffle", "drop_last"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise LoaderError(f"{name}={value!r} is neither True nor False.")
         if self.uneven not in ("pad", "drop", "exact"):
             raise LoaderError(f"uneven={self.uneven!r} is not known. Pass 'pad', 'drop' or 'exact'.")
         if self.uneven == "exact" and self.drop_last:

@@ -25,6 +25,7 @@ Each class also inherits the built-in that a caller would catch, so ``except Val
     │   └── MemoryBudgetError (MemoryError) a budget under what the data needs
     ├── RankError (ValueError)
     ├── StateError (ValueError)             a state of another run, data set or version
+    ├── NotSamplesError (TypeError)         windows indexed or iterated over like samples
     ├── WeightsError (TypeError)            a weighted batch unpacked as a pair
     └── ClosedError (RuntimeError)          a loader used after close()
 """
@@ -43,6 +44,7 @@ __all__ = [
     "MemoryBudgetError",
     "MissingDataError",
     "MissingExtraError",
+    "NotSamplesError",
     "RankError",
     "ScalerError",
     "SeriesError",
@@ -145,6 +147,10 @@ class RankError(WindowLoaderError, ValueError):
 
 class StateError(WindowLoaderError, ValueError):
     """A state that belongs to another run, data set or version."""
+
+
+class NotSamplesError(WindowLoaderError, TypeError):
+    """A set of windows was indexed or iterated over, like a data set of samples."""
 
 
 class WeightsError(WindowLoaderError, TypeError):

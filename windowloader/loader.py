@@ -261,10 +261,10 @@ class WindowLoader:
         Raises
         ------
         LoaderError
-            If it is negative.
+            If it is none, or negative.
         """
-        if epoch < 0:
-            raise LoaderError(f"epoch {epoch} is before the first. Epochs count from 0.")
+        if not hasattr(epoch, "__index__") or epoch < 0:
+            raise LoaderError(f"epoch {epoch!r} is no number of an epoch. They count from 0.")
         if epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
 
@@ -313,7 +313,12 @@ class WindowLoader:
         return iteration
 
     def _deliver(self, batch: Batch) -> Any:
-        return batch if self._transform is None else self._transform(batch)
+        if self._transform is None:
+            return batch
+        made = self._transform(batch)
+        if made is None:
+            raise LoaderError("transform returned None for a batch. Return what the loop is to receive.")
+        return made
 
     def _finished(self, position: Position) -> None:
         self._let_go()

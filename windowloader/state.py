@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from .order import ORDERS, PARAMETERS
 from .shard import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .shard import Steps
 
 __all__ = ["FORMAT", "RunState"]
@@ -166,6 +165,11 @@ class RunState:
         StateError
             For another format, absent or unknown keys, values of another type or outside their range.
         """
+        if not isinstance(state, Mapping):
+            raise StateError(
+                f"a {type(state).__name__} is no state. Pass the mapping that state_dict() returned; from a file, "
+                "json.load(file) or torch.load(path)['loader']."
+            )
         if state.get("format") != FORMAT or set(state) != {"format", *cls.__slots__}:
             cls._refuse_keys(state)
         values: dict[str, Any] = {}

@@ -7,10 +7,11 @@ Never reads values, except to scan for what is missing where the spec asks for i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
+from .errors import NotSamplesError
 from .index import Explicit, digest
 from .indexing.placing import place_windows
 from .spec import WindowSpec as WindowSpec
@@ -146,6 +147,20 @@ class WindowSet:
         if even is not None:
             return self.chosen(self.index.slice(even.start, even.stop, even.step))
         return self.chosen(Explicit(self.index(np.asarray(positions, np.int64))))
+
+    def __getitem__(self, position: object) -> NoReturn:
+        """Refuse: windows are no samples, and a loader takes them whole."""
+        raise NotSamplesError(
+            f"windows[{position!r}]: a WindowSet is no data set of samples, as DataLoader wants one. Pass it to "
+            "WindowLoader or windowloader.adapters.pytorch.TorchLoader; one window is windows.read([0])."
+        )
+
+    def __iter__(self) -> NoReturn:
+        """Refuse: a loader iterates."""
+        raise NotSamplesError(
+            "a WindowSet is not iterated over. Make a loader of it: for inputs, targets in WindowLoader(windows, "
+            "batch_size=64)."
+        )
 
     def chosen(self, index: Starts, *, part: str | None = None) -> WindowSet:
         """Return the set of the windows with these starts, which are valid ones."""

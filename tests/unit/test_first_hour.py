@@ -39,6 +39,12 @@ def loader(**arguments: Any) -> wl.WindowLoader:
     return wl.WindowLoader(train(), **arguments)
 
 
+def two_variables() -> Any:
+    import xarray
+
+    return xarray.Dataset(dict.fromkeys("tu", (("time", "y"), VALUES)))
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the files that people have, some of them broken."""
@@ -56,6 +62,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bytes.bin").write_bytes(bytes(1000))
     (tmp_path / "folder").mkdir()
     zarr.save_array(tmp_path / "pems.zarr", VALUES)
+    (tmp_path / "frame.pkl").write_bytes(b"\x80\x05\x95rest")
+    (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04rest")
+    (tmp_path / "months").mkdir()
+    for month in "123":
+        (tmp_path / "months" / f"{month}.csv").write_text("time,a\n2012-03-01,1.5\n2012-03-02,2.5\n")
+    (tmp_path / "text.csv").write_text("time,city,v\n2012-03-01,Aachen,1.5\n2012-03-02,Bonn,2.5\n")
+    (tmp_path / "commas.csv").write_text("time;a\n2012-03-01;1,5\n2012-03-02;2,5\n")
     return tmp_path
 
 
@@ -81,6 +94,17 @@ OPENING = [
     case("objects", lambda: wl.open("objects.npy"), ValueError, "object", "float32"),
     case("two arrays", lambda: wl.open("two.npz"), ValueError, "'speed', 'flow'", "variables=['"),
     case("bare bytes", lambda: wl.open("bytes.bin"), ValueError, "shape= and dtype="),
+    case("pickled frame", lambda: wl.open("frame.pkl"), ValueError, "never opened",
+         "pandas.read_pickle", "pass the frame"),
+    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "pandas.read_excel"),
+    case("folder of tables", lambda: wl.open("months"), ValueError, "months", "'months/*.csv'"),
+    case("column of text", lambda: wl.open("text.csv"), ValueError, "['city']", "'Aachen'", "columns=[", "entity="),
+    case("decimal commas", lambda: wl.open("commas.csv"), ValueError, "['a']", "'1,5'", "decimal=','"),
+    case("numbers in lists", lambda: wl.open([[1, 2], [3, 4]]), ValueError, "list", "numpy.asarray("),
+    case("dataset of two", lambda: wl.open(two_variables()), ValueError, "this Dataset holds 2 variables: 't', 'u'",
+         "variables=['t']"),
+    case("dataset without time", lambda: wl.open(two_variables()[["t"]].rename(time="x")), ValueError,
+         "('x', 'y')", "axes='tn'"),
     case("nothing", lambda: wl.open(None), ValueError, "None", "Zarr"),
     case("unknown scheme", lambda: wl.open("s4://bucket/a.zarr"), ValueError, "s4", "s3://"),
     case("misspelt option",
@@ -103,6 +127,10 @@ SHAPES = [
     case("time falls", lambda: wl.Series(VALUES, timestamps=SERIES.clock.timestamps(range(400))[::-1]), ValueError,
          "row 0", "Sort the rows"),
     case("other graph", lambda: wl.Series(VALUES, graph=np.eye(5)), ValueError, "5 nodes", "8", "select(nodes="),
+    case("graph in lists", lambda: wl.Series(VALUES, graph=[[0, 1], [1, 0]]), ValueError, "list", "numpy.array("),
+    case("graph of edges", lambda: wl.Series(VALUES, graph=np.array([[0, 1, 2], [1, 2, 3]])), ValueError,
+         "(2, 3)", "Graph(edge_index"),
+    case("graph in a folder", lambda: wl.Series(VALUES, graph="folder"), ValueError, "'folder' is a folder", ".npz"),
     case("no graph there", lambda: wl.Series(VALUES, graph="pems.csv"), FileNotFoundError, "pems.csv", "'pems.zarr'"),
     case("other shape beside", lambda: wl.open({"a": VALUES, "b": VALUES[:300]}), ValueError, "300", "400", "Cut"),
 ]  # fmt: skip
@@ -135,6 +163,14 @@ LOADING = [
     case("series for windows", lambda: wl.WindowLoader(SERIES), ValueError, "Series", "wl.split("),
     case("split for windows", lambda: wl.WindowLoader(wl.split(SERIES, SPEC, RATIOS)), ValueError,
          "train, val, test", "Unpack"),
+    case("windows for a DataLoader", lambda: train()[0], TypeError, "windows[0]", "TorchLoader", "windows.read([0])"),
+    case("loop over windows", lambda: list(train()), TypeError, "WindowLoader("),
+    case("shuffle of words", lambda: loader(shuffle="no"), ValueError, "shuffle='no'", "True nor False"),
+    case("transform without return", lambda: next(iter(loader(transform=lambda batch: None))), ValueError,
+         "transform returned None", "Return"),
+    case("epoch of text", lambda: loader().set_epoch("1"), ValueError, "'1'", "from 0"),
+    case("state of a path", lambda: loader().load_state_dict("run.json"), ValueError,
+         "str", "state_dict()", "json.load"),
     case("no batch", lambda: loader(batch_size=0), ValueError, "batch_size=0", "at least 1"),
     case("no seed", lambda: loader(seed=None), ValueError, "seed=None", "whole number"),
     case("words for memory", lambda: loader(memory="lots"), ValueError, "'lots'", "512MiB"),
@@ -251,6 +287,36 @@ def test_the_command_line_prints_the_message_alone(monkeypatch, capsys) -> None:
     assert "SourceNotFoundError" in said
     assert "'pems.zarr'" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("plan pems.zarr --step-time 80", ("80", "80ms")),
+        ("convert speeds.npy s3:/bucket/a.zarr", ("s3://", "two slashes")),
+        ("convert speeds.npy out.csv", (".zarr or .npy",)),
+        ("convert speeds.npy nowhere/a.zarr", ("no folder", "Make it first")),
+        ("inspct pems.zarr", ("inspect",)),
+        ("demo --data pens.zarr", ("'pems.zarr'",)),
+    ],
+)
+def test_the_command_line_says_what_to_type(typed, words, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["windowloader", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said
+
+
+def test_half_precision_in_an_npz_trains_in_float32() -> None:
+    np.savez("half.npz", VALUES.astype("f2"))
+    windows = wl.WindowSet(wl.open("half.npz"), SPEC)
+    batch = next(iter(wl.WindowLoader(windows, scaler=wl.StandardScaler.fit(windows))))
+    assert batch.inputs.dtype == np.float32
+    assert abs(float(batch.inputs.mean())) < 1
 
 
 def test_a_constant_feature_is_warned_of_by_name() -> None:

@@ -94,13 +94,13 @@ def test_wrong_use_of_stats_ends_with_two(store, wrong) -> None:
     assert run("stats", store, *wrong).exit_code == 2
 
 
-@pytest.mark.parametrize("wrong", [("--step-time", "soon"), ("--step-time", "3 h"), ("--ranks", "0")])
+@pytest.mark.parametrize("wrong", [("--step-time", "soon"), ("--step-time", "80"), ("--step-time", "3 h"), ("--ranks", "0")])
 def test_wrong_use_of_plan_ends_with_two(store, wrong) -> None:
     assert run("plan", store, *wrong).exit_code == 2
 
 
 def test_amounts_of_time_and_of_network() -> None:
-    assert [duration(text) for text in ("80ms", "2 min", "3", "5us")] == pytest.approx([0.08, 120, 3, 5e-6])
+    assert [duration(text) for text in ("80ms", "2 min", "3s", "5us")] == pytest.approx([0.08, 120, 3, 5e-6])
     assert [rate(text) for text in ("100Mbit", "10Gbit/s", "20 MB", "8bit")] == [12.5e6, 1.25e9, 20e6, 1]
 
 

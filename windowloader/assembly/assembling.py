@@ -241,6 +241,6 @@ def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:
     if not hasattr(given, "shape"):
         raise GraphError(
             f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. "
-            "Edges are given as Graph(edge_index, edge_weight)."
+            "Edges are given as Graph(edge_index, edge_weight), a matrix in lists as numpy.array(matrix)."
         )
     return Graph.from_dense(given)

@@ -176,7 +176,7 @@ def _choose(
     if names is None:
         if len(stored) > 1:
             raise SeriesError(
-                f"{str(target)!r} holds {len(stored)} variables: {listed(stored, 20)}. Say which, e.g. "
+                f"{_called(target)} holds {len(stored)} variables: {listed(stored, 20)}. Say which, e.g. "
                 f"variables=[{stored[0]!r}]."
             )
         own = stored[0] if stored else getattr(target, "name", None)
@@ -298,3 +298,8 @@ def _check_same_space(first: Variable, other: Variable) -> None:
                 f"variables {first.name!r} and {other.name!r} disagree on nodes: number {place} is "
                 f"{one[place]!r} in the one and {two[place]!r} in the other. Put their columns in one order."
             )
+
+
+def _called(target: Any) -> str:
+    """Name something that was opened, in a message."""
+    return repr(str(target)) if isinstance(target, (str, os.PathLike)) else f"this {type(target).__name__}"

@@ -81,13 +81,13 @@ def duration(text: str) -> float:
 
     Examples
     --------
-    >>> duration("80ms"), duration("1.5 s"), duration("0.2")
-    (0.08, 1.5, 0.2)
+    >>> duration("80ms"), duration("1.5 s")
+    (0.08, 1.5)
     """
-    sizes = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0}
+    sizes = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
     found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", text)
     if found is None or found[2] not in sizes or not _is_number(found[1]):
-        raise typer.BadParameter(f"{text!r} is no duration. Write 80ms, 1.5s or 2min.")
+        raise typer.BadParameter(f"{text!r} is no duration with its unit. Write 80ms, 1.5s or 2min.")
     return float(found[1]) * sizes[found[2]]
 
 

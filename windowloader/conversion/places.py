@@ -6,6 +6,7 @@ In: a destination as typed. Out: a `Place`, on this machine or in a bucket. Neve
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalPlace", "Place", "exists", "place_of"]
 
+ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
 SUFFIXES = (".npy", ".zarr", ".zarr3", "")
 
 
@@ -84,6 +86,8 @@ def place_of(destination: str | os.PathLike[str], storage_options: Mapping[str, 
         For a name that says nothing that can be made, or a store that takes no writes.
     """
     text = os.fspath(destination)
+    if (typed := ONE_SLASH.match(text)) is not None:
+        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
     if "://" in text and not text.startswith("file://"):
         from .bucket_place import bucket_place
 

@@ -29,7 +29,8 @@ class Edges(NamedTuple):
         """Edges of an adjacency matrix, dense or scipy's, row by row; `GraphError` where it is not square."""
         shape = np.shape(matrix) if not hasattr(matrix, "tocoo") else matrix.shape
         if len(shape) != 2 or shape[0] != shape[1]:
-            raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.")
+            edges = " An edge index is given as Graph(edge_index, edge_weight)." if shape[:1] == (2,) else ""
+            raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.{edges}")
         if hasattr(matrix, "tocoo"):
             sparse = matrix.tocsr().tocoo()  # rows in order, repeats summed
             kept = sparse.data != 0

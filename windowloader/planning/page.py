@@ -5,6 +5,7 @@ In: a `Plan`. Out: text. Computes nothing that the plan does not have.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from windowloader.units import format_bytes
@@ -53,13 +54,17 @@ def page(plan: Plan, requests: int) -> str:
             plan.permutation,
             strict=True,
         ):
-            lines.append(_line("", f"{name:<24} {ours:>8.4f} · {theirs:.4f}"))
+            lines.append(_line("", f"{name:<24} {_share(ours):>8} · {_share(theirs)}"))
     lines += [_line("better" if i == 0 else "", f"· {advice}") for i, advice in enumerate(plan.advice)]
     return "\n".join(lines)
 
 
 def _line(name: str, text: str) -> str:
     return f"{name:<10} {text}".rstrip()
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def _where(plan: Plan) -> str:

@@ -73,11 +73,17 @@ SUFFIXES = {
 }
 FETCH_ERRORS = {FileNotFoundError: SourceNotFoundError, PermissionError: CredentialsError}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+PICKLED = (
+    "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
+    "and pass the frame or array."
+)
 ADVICE = {
     ".grib": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
     ".grb": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
-    ".pkl": "Pickles can run code and are never opened; save the array by numpy.save.",
-    ".pickle": "Pickles can run code and are never opened; save the array by numpy.save.",
+    ".pkl": PICKLED,
+    ".pickle": PICKLED,
+    ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
+    ".xls": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
     ".mat": "Open it by scipy.io.loadmat and pass the array, or save it as HDF5 (-v7.3) under the name .h5.",
     ".json": "Build the array from it and pass that.",
@@ -162,6 +168,14 @@ def _by_bytes(path: str) -> str | None:
     return "netcdf" if found == "hdf5" else found
 
 
+def _commonest(folder: str) -> str:
+    """Return the suffix that most files of a folder have, of those that can be opened; else that of netCDF."""
+    known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+    found = [os.path.splitext(name)[1] for name in sorted(os.listdir(folder))]
+    found = [suffix for suffix in found if suffix.lower() in known]
+    return max(found, key=found.count, default=".nc")
+
+
 def _format(path: str) -> str:
     """Format of a local file or folder, else `SourceFormatError`."""
     from .chunked import is_chunked
@@ -172,7 +186,7 @@ def _format(path: str) -> str:
     if os.path.isdir(path):
         raise SourceFormatError(
             f"{path!r} is a folder without a Zarr or N5 store. For one file a month, list the files or give a pattern, "
-            f"e.g. {os.path.join(path, '*.nc')!r}."
+            f"e.g. {os.path.join(path, '*' + _commonest(path))!r}."
         )
     found = _by_bytes(path) or _by_name(path)
     if found is None:

@@ -106,7 +106,12 @@ def _family(target: Any) -> Family:
     known = "; ".join(family.what for family in FAMILIES)
     home = type(target).__module__
     name = type(target).__qualname__ if home == "builtins" else f"{home}.{type(target).__qualname__}"
-    raise SourceFormatError(f"{reprlib.repr(target)} is a {name}, which cannot be opened. What can: {known}.")
+    advice = (
+        " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, (list, tuple, int, float)) else ""
+    )
+    raise SourceFormatError(
+        f"{reprlib.repr(target)} is a {name}, which cannot be opened. What can: {known}.{advice}"
+    )
 
 
 def _from(package: str, *names: str) -> Callable[[Any], bool]:

@@ -26,6 +26,7 @@ PARQUET = (".parquet", ".pq")
 UNITS = ("s", "ms", "us", "ns")
 TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}:\d\d|\d{8}T\d")
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 EITHER_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 
 
@@ -163,9 +164,15 @@ def numbers(frame: Any, name: str) -> np.ndarray:
     """Values of a frame, shape (row, column), in one dtype of numbers."""
     text = [column for column, dtype in frame.dtypes.items() if dtype.kind not in "fiub"]
     if text or not len(frame.columns):
+        sample = str(frame[text[0]].iloc[0]) if text and len(frame) else ""
+        if DECIMAL_COMMA.fullmatch(sample):
+            raise SourceFormatError(
+                f"columns {text[:8]} of {name!r} hold {sample!r}, which has a comma for the decimal point. Read it by "
+                "pandas.read_csv(path, decimal=',', sep=…) and pass the frame."
+            )
         raise SourceFormatError(
-            f"columns {text[:8]} of {name!r} hold no numbers. Choose columns=[…], name the time column by "
-            "time=, or, for a table of one row a reading, give entity= and time=."
+            f"columns {text[:8]} of {name!r} hold no numbers{f' ({sample!r})' if sample else ''}. Choose columns=[…], "
+            "name the time column by time=, or, for a table of one row a reading, give entity= and time=."
         )
     values: np.ndarray = frame.to_numpy()
     if values.dtype.kind == "O":  # columns of pandas' own types that may lack values

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from windowloader.bench import cases, rounds, sizes, tables
+from windowloader.bench import cases, pictures, rounds, sizes, tables
 from windowloader.cli import app
 from windowloader.errors import LoaderError
 
@@ -90,3 +91,25 @@ def test_the_command_writes_a_table_json_and_pictures(tmp_path):
 def test_what_is_left_out_says_why():
     skipped = rounds.Result("pems", "keras", "keras", skipped="no room")
     assert "left out: no room" in tables.markdown([skipped])
+
+
+def test_the_pictures_of_the_page_show_its_tables():
+    """Else: python -m windowloader.bench.pictures docs/explanation/performance.md docs/assets/bench."""
+    docs = Path(__file__).parents[2] / "docs"
+    bars = pictures.read_page((docs / "explanation" / "performance.md").read_text(encoding="utf-8"))
+    assert {bar.size for bar in bars} == {"metr-la", "pems-bay", "pems-all-la", "pems"}
+    assert any(bar.ours for bar in bars)
+    for name in ("throughput", "memory"):
+        assert pictures.shown(docs / "assets" / "bench" / f"bench-{name}.png") == bars
+
+
+def test_pictures_carry_what_they_show(tmp_path):
+    row = {"windows": 640.0, "seconds": 1.0, "bytes": 1e9, "cpu": 1.0, "peak": 2e6}
+    results = [
+        rounds.Result("metr-la", "memcpy-1", "memcpy", 0.5, [row], [row]),
+        rounds.Result("metr-la", "grain", "grain", 0.0, [], [], skipped="no room"),
+    ]
+    bars = pictures.bars_of(results)
+    assert pictures.read_page(tables.markdown(results)) == bars
+    for file in pictures.draw(bars, tmp_path):
+        assert pictures.shown(file) == bars

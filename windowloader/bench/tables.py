@@ -1,4 +1,4 @@
-"""What came out, for people: JSON, a Markdown table, two pictures.
+"""What came out, for people: JSON and a Markdown table.
 
 In: results. Out: text and files. Never measures.
 """
@@ -10,7 +10,6 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import MissingExtraError
 from windowloader.units import format_bytes
 
 if TYPE_CHECKING:
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
     from .rounds import Result
 
-__all__ = ["draw", "machine", "markdown", "write_json"]
-
-OURS = "windowloader"
+__all__ = ["machine", "markdown", "write_json"]
 
 
 def machine() -> dict[str, Any]:
@@ -77,66 +74,3 @@ def markdown(results: Sequence[Result]) -> str:
             )
         lines.append("")
     return "\n".join(lines).rstrip()
-
-
-def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Draw throughput against the limit, and memory on a logarithmic scale; return the files.
-
-    Raises
-    ------
-    MissingExtraError
-        Without matplotlib.
-    """
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtraError(
-            "the pictures are drawn by matplotlib, which is not installed. Run: pip install 'windowloader[plot]'"
-        ) from error
-    sizes = list(dict.fromkeys(result.size for result in results))
-    titles = list(dict.fromkeys(result.title for result in results))[::-1]
-    written = []
-    for name, label, scale in (
-        ("throughput", "windows a second over one thread's memcpy of the same bytes", "linear"),
-        ("memory", "peak private memory above imports, bytes", "log"),
-    ):
-        figure, axes = plt.subplots(
-            1,
-            len(sizes),
-            figsize=(3.2 * len(sizes) + 2.2, 0.36 * len(titles) + 1.4),
-            sharey=True,
-            squeeze=False,
-        )
-        for axis, size in zip(axes[0], sizes, strict=True):
-            _panel(axis, [one for one in results if one.size == size], titles, name)
-            axis.set_title(size, loc="left", fontsize=10, fontweight="bold")
-            axis.set_xscale(scale)
-        figure.supxlabel(label, fontsize=9)
-        figure.tight_layout()
-        path = folder / f"bench-{name}.png"
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
-        written.append(path)
-    return written
-
-
-def _panel(axis: Any, results: Sequence[Result], titles: Sequence[str], name: str) -> None:
-    for result in results:
-        place = titles.index(result.title)
-        value = result.over_limit if name == "throughput" else max(result.peak, 1.0)
-        color = "#d9480f" if result.name.startswith(OURS) else "#adb5bd"
-        if result.skipped:
-            axis.text(0.02, place, "left out", transform=axis.get_yaxis_transform(), va="center", fontsize=7)
-            continue
-        axis.barh(place, value, color=color, height=0.7)
-        text = f" {value:.2f}" if name == "throughput" else f" {format_bytes(value)}"
-        axis.text(value, place, text, va="center", fontsize=7)
-    if name == "throughput":
-        axis.axvline(1.0, color="#495057", linewidth=1, linestyle=":")
-    axis.margins(x=0.25)
-    axis.set_yticks(range(len(titles)), titles, fontsize=8)
-    axis.tick_params(axis="x", labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)

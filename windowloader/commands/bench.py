@@ -72,10 +72,11 @@ def bench(
 
 
 def _save(results: list[Result], out: Path, console: object) -> None:
-    from windowloader.bench.tables import draw, markdown, write_json
+    from windowloader.bench.pictures import bars_of, draw
+    from windowloader.bench.tables import markdown, write_json
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(results, out / "bench.json")
     (out / "bench.md").write_text(markdown(results) + "\n", encoding="utf-8")
-    draw(results, out)
+    draw(bars_of(results), out)
     console.print(f"wrote {out}")  # type: ignore[attr-defined]

@@ -61,9 +61,9 @@ def test_gaps_are_found_and_the_longest_named() -> None:
 
 
 def test_a_sample_is_bounded_and_full_is_all(monkeypatch) -> None:
-    from windowloader.viewing import inspection
+    from windowloader.viewing import looking
 
-    monkeypatch.setattr(inspection, "SAMPLE_BYTES", 8 * 4 * 160)
+    monkeypatch.setattr(looking, "SAMPLE_BYTES", 8 * 4 * 160)
     values = np.ones((10_000, 4))
     values[5::10] = 0
     series = wl.Series(values, missing=0.0)

@@ -174,7 +174,7 @@ class _Hall:
         with self.lock:
             self._user = weakref.ref(stream)
             for course in self.courses.values():
-                course.closed, course.ahead = self._unused, True
+                course.closed, course.ahead, course.reads = self._unused, True, stream.reads
                 course.begin(number, cursor)
 
     def leave(self, goes_on: int) -> None:
@@ -226,7 +226,7 @@ class BlockStream(InTurn):
                     self._note_end(position)
                     self.pass_on(index)
                 streamed = [Rows(region, first) for region in regions]
-                yield Piece(self._access.others.beside(streamed, starts), begin, end)
+                yield Piece(self._access.others.beside(streamed, starts, self.reads), begin, end)
                 self._release(holds)
                 begin = end
         except BaseException:
@@ -314,8 +314,15 @@ class BlockStream(InTurn):
                 end = stop
         finally:
             # Whatever happens: a place must not be given back while a side is being read into it.
-            self._hall.reader.await_all(sides)
+            self._await(sides)
         return end, self._hall.grounds.regions
+
+    def _await(self, jobs: list[Job]) -> None:
+        try:
+            self._hall.reader.await_all(jobs)
+        finally:
+            with self._hall.lock:
+                self.reads.add(jobs)
 
     def _stretch(self, course: Course | None, places: Places, begin: int) -> tuple[int, int, int]:
         """Return turn and place of a window, and how far windows of that turn go on; turn −1: no turn has it."""
@@ -346,6 +353,6 @@ class BlockStream(InTurn):
         reader = self._hall.reader
         with reader.lock:
             reader.submit(job, (-1, 0))
-        reader.await_all([job])
+        self._await([job])
         first[begin:end] = 0
         return end, scratch

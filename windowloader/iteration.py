@@ -148,6 +148,10 @@ class Iteration:
         engine = self._engine
         stream = engine.access.stream(self._progress.position)
         self._stream = stream
+        if (
+            reads := getattr(stream, "reads", None)
+        ) is not None:  # where rows are addressable, nothing is read
+            self._stats.follow(reads)
         weakref.finalize(self, stream.abandon)
         self._made: Ahead[Task, Made] = Ahead(
             tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position),

@@ -21,7 +21,7 @@ from .ranks import confirm, resolve
 from .sampler import EpochSampler
 from .split import Split
 from .state import RunState
-from .stats import EpochStats, LoaderStats
+from .stats import History
 from .streaming.reading import survey
 from .windows import WindowSet
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .ranks import Ranks
     from .scaling import Scaler
     from .shard import Position
+    from .stats import LoaderStats
 
 __all__ = ["WindowLoader"]
 
@@ -197,7 +198,7 @@ class WindowLoader:
         self._ranks: Ranks | None = None
         self._engine: Engine | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
-        self._stats: list[EpochStats] = []
+        self._history = History()
         self._replaced: list[Engine] = []
         self._closed = False
         self._process = os.getpid()  # the engine's threads and locks live in one process
@@ -305,9 +306,8 @@ class WindowLoader:
         self._let_go()
         self._began = self._position or engine.steps.start(self._epoch)
         progress = Progress(self._began)
-        stats = EpochStats(progress.position.epoch)
+        stats = self._history.begin(progress.position.epoch)
         self._newest = progress
-        self._stats.append(stats)
         iteration = Iteration(engine, progress, deliver=self._deliver, finished=self._finished, stats=stats)
         self._iterations.add(iteration)
         return iteration
@@ -410,7 +410,7 @@ class WindowLoader:
         gone = dict.fromkeys(
             ("_engine", "_ranks", "_newest", "_began", "_position", "_iterations", "_process")
         )
-        return {**self.__dict__, **gone, "_stats": [], "_replaced": [], "_pending": self._to_carry()}
+        return {**self.__dict__, **gone, "_history": History(), "_replaced": [], "_pending": self._to_carry()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _iterations=weakref.WeakSet(), _process=os.getpid())
@@ -470,8 +470,8 @@ class WindowLoader:
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def stats(self) -> LoaderStats:
-        """Return how the epochs of this process went: windows a second, and what the loop waited for."""
-        return LoaderStats(tuple(self._stats))
+        """Return how the epochs of this process went: windows a second, what the loop waited for, what was read."""
+        return self._history.stats()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

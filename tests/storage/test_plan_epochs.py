@@ -15,6 +15,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.sources.base import LocalSource
+from windowloader.units import format_bytes
 
 ROWS = 2_500  # no multiple of any chunk below: the last one is stored whole all the same
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
@@ -77,6 +78,12 @@ def epoch(loader):
     return len(rows), sum(rows)
 
 
+def counted(loader):
+    """Bytes and requests of the last epoch, as the loader itself counts them."""
+    last = loader.stats().epochs[-1]
+    return last.read_bytes, last.read_requests
+
+
 @pytest.mark.usefixtures("one_epoch")
 @pytest.mark.parametrize("world", [1, 2, pytest.param(64, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize(
@@ -101,7 +108,9 @@ def test_ranks_stream_what_their_plans_say(store, served, chunks, options, mode,
             plan = loader.plan()
             served()
             done = epoch(loader)
+            own = counted(loader)
         got = served()
+        assert own == (plan.own.bytes, plan.own.requests)
         assert plan.mode == mode
         assert done == (plan.steps, plan.windows)
         exact = mode != "halo"  # blocks whose halos share a chunk get it once where they ask at the same time
@@ -136,6 +145,7 @@ def test_epochs_that_are_parts_of_passes(values, steps, options):
     with wl.WindowLoader(wl.WindowSet(wl.Series(source), SPEC), **given) as loader:
         plan = loader.plan()
         assert epoch(loader) == (steps, plan.windows) == (plan.steps, plan.windows)
+        own, blocks = counted(loader), loader.stats().epochs[0].read_blocks
         with loader._engine.access.reader.lock:
             loader._engine.access.reader.drain()
     got, told = sum(source.log) * 32, plan.own.bytes + plan.upcoming.bytes
@@ -144,6 +154,8 @@ def test_epochs_that_are_parts_of_passes(values, steps, options):
         assert 0.9 * told < got <= told
     else:
         assert got == told
+        assert own == (plan.own.bytes, plan.own.requests)
+        assert blocks == plan.blocks
     assert plan.own.distinct <= plan.own.bytes
 
 
@@ -156,11 +168,80 @@ def test_what_is_read_of_the_next_epoch(values):
         epoch(loader)
         plan = loader.plan()  # of the third
         epoch(loader)
+        each = [(one.read_bytes, one.read_requests, one.read_blocks) for one in loader.stats().epochs]
+        assert each == 3 * [(plan.own.bytes, plan.own.requests, plan.blocks)]
+        last = str(loader.stats()).splitlines()[-1]
+        assert last.split()[-3:] == [*format_bytes(plan.own.bytes).split(), str(plan.own.requests)]
+        assert f">{plan.own.requests}<" in loader.stats()._repr_html_()
+        assert loader.stats().to_dicts()[0]["read_bytes"] == plan.own.bytes
         with loader._engine.access.reader.lock:
             loader._engine.access.reader.drain()  # all that was asked for has been read
     assert 0 < plan.upcoming.bytes < plan.own.bytes
     assert sum(source.log) * 32 == 3 * plan.own.bytes + plan.upcoming.bytes
     assert sum(source.log) // 48 == 3 * plan.own.requests + plan.upcoming.requests
+
+
+def test_what_was_read_ahead_in_vain_counts_where_it_was_given_up(values):
+    source = Counted(values)
+    windows = wl.WindowSet(wl.Series(source), SPEC)
+    with wl.WindowLoader(windows, batch_size=16, shuffle=True, threads=0) as loader:
+        for _ in range(2):
+            for number, _ in enumerate(loader):
+                if number == 3:
+                    break
+            with loader._engine.access.reader.lock:
+                loader._engine.access.reader.drain()
+        loader.set_epoch(0)
+        epoch(loader)
+        first, second, third = loader.stats().epochs
+        plan = loader.plan()  # of the next
+        epoch(loader)
+        with loader._engine.access.reader.lock:
+            loader._engine.access.reader.drain()
+        total = sum(one.read_bytes for one in loader.stats().epochs)
+        assert total + plan.upcoming.bytes == sum(source.log) * 32
+    assert first.read_blocks > 0
+    total = sum(one.read_bytes for one in loader.stats().epochs)
+    assert total == sum(source.log) * 32  # closed, with the first blocks of an epoch that never came
+    assert (second.epoch, third.epoch) == (0, 0)
+
+
+def test_a_resumed_epoch_reads_what_the_plan_of_its_state_says(values):
+    windows = wl.WindowSet(wl.Series(Counted(values)), SPEC)
+    given = {"batch_size": 16, "shuffle": True, "active_blocks": 6}
+    with wl.WindowLoader(windows, **given) as loader:
+        plan = loader.plan()
+        for number, _ in enumerate(loader):
+            if number == 80:
+                state = loader.state_dict()
+                break
+    with wl.WindowLoader(windows, **given) as loader:
+        loader.load_state_dict(state)
+        left = loader.plan(state=state)
+        epoch(loader)
+        assert counted(loader) == (left.own.bytes, left.own.requests)
+        assert loader.stats().epochs[0].read_blocks == left.blocks < plan.blocks
+        assert left.sides > 0
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mirror_counts_what_it_fetched(tmp_path, write_array, values, joined):
+    paths = [tmp_path / f"{name}.zarr" for name in ("a", "b")[: 1 + joined]]
+    for path in paths:
+        write_array({"driver": "file", "path": f"{path}/"}, values, chunks=(48, 8), crc=False)
+    uris = [path.as_uri() for path in paths]
+    options = {"cache_dir": tmp_path / "cache"}
+    windows = wl.WindowSet(wl.open(uris if joined else uris[0], **options), SPEC)
+    with wl.WindowLoader(windows, batch_size=16, shuffle=True) as loader:
+        plan = loader.plan()
+        for _ in range(3):
+            epoch(loader)
+        each = [(one.read_bytes, one.read_requests) for one in loader.stats().epochs]
+    assert each == [(plan.own.bytes, plan.own.requests), (0, 0), (0, 0)]
+    again = wl.WindowSet(wl.open(uris if joined else uris[0], **options), SPEC)
+    with wl.WindowLoader(again, batch_size=16, shuffle=True) as loader:
+        epoch(loader)
+        assert counted(loader) == (0, 0)
 
 
 @pytest.mark.usefixtures("one_epoch")
@@ -189,6 +270,7 @@ def test_a_small_variable_is_read_once_and_whole(tmp_path, served, write_array, 
         plan = loader.plan()
         served()
         epoch(loader)
+        assert counted(loader) == (plan.own.bytes, plan.own.requests)
     assert plan.held == ROWS * 4
     assert served() == (plan.own.bytes, plan.own.requests)
 
@@ -210,6 +292,7 @@ def test_a_web_server_is_asked_for_what_plans_of_shards_say(
             plan = loader.plan()
             static.clear()
             epoch(loader)
+            assert counted(loader) == (plan.own.bytes, plan.own.requests)
         got = [entry for entry in static.data if entry[0] == "GET" and "/c/" in entry[1]]
         indexes = [entry for entry in got if (entry[2] or "").startswith("bytes=-")]  # of 16 bytes a chunk
         assert sum(entry[3] for entry in got if entry not in indexes) == pytest.approx(

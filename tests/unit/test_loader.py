@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader import stats
 from windowloader.errors import (
     ClosedError,
     LoaderError,
@@ -279,7 +280,31 @@ def test_stats_count_what_the_loop_received(windows):
     assert (epoch.batches, epoch.windows, epoch.delivered_bytes) == (6, 294, delivered)
     parts = epoch.waited_read + epoch.waited_assemble + epoch.waited_hand_over
     assert epoch.waited == pytest.approx(parts)
-    assert 0 <= epoch.waited <= epoch.seconds
+    assert 0 <= epoch.longest_wait <= epoch.waited <= epoch.seconds
+    assert (epoch.read_bytes, epoch.read_requests, epoch.read_blocks) == (0, 0, 0)  # the rows are in memory
+    assert "from storage" not in str(loader.stats())
+
+
+def test_stats_keep_the_waits_of_the_last_epochs_and_the_sums_of_many(windows):
+    loader = wl.WindowLoader(windows, batch_size=294, threads=0)
+    for _ in range(stats.LAST_EPOCHS + 5):
+        list(loader)
+    found = loader.stats().epochs
+    assert [len(epoch.waits) for epoch in found] == [0] * 5 + [1] * stats.LAST_EPOCHS
+    assert all(epoch.batches == 1 and 0 < epoch.longest_wait == epoch.waited for epoch in found)
+    assert len(loader.stats().to_dicts()) == len(found)
+
+
+def test_the_memory_of_stats_has_an_end(monkeypatch):
+    monkeypatch.setattr(stats, "MOST_EPOCHS", 100)
+    history = stats.History()
+    for number in range(1000):
+        epoch = history.begin(number)
+        for _ in range(3):
+            epoch.record(0.0, 1.0, stats.Timeline(0.0, 0.5, 1.0), 1, 1)
+    found = history.stats().epochs
+    assert [epoch.epoch for epoch in found] == list(range(900, 1000))
+    assert sum(len(epoch.waits) for epoch in found) == 3 * stats.LAST_EPOCHS
 
 
 @pytest.mark.parametrize(

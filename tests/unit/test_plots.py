@@ -106,6 +106,19 @@ def test_waits_are_drawn_step_by_step() -> None:
         assert is_png(figure._repr_png_())
 
 
+def test_waits_of_epochs_long_past_are_not_drawn(monkeypatch) -> None:
+    monkeypatch.setattr("windowloader.stats.LAST_EPOCHS", 2)
+    with loader_of(wl.Series(np.zeros((3000, 4)))) as loader:
+        for _ in range(5):
+            for _ in loader:
+                pass
+        steps, epochs = loader.stats().plot().axes
+        drawn = [line.get_xdata() for line in steps.lines if len(line.get_xdata())]
+        assert [int(at[0]) for at in drawn] == [3 * len(loader), 4 * len(loader)]
+        assert steps.get_xlim()[0] > 2 * len(loader)
+        assert len(epochs.patches) == 5 * 3
+
+
 def test_pictures_leave_pyplot_alone() -> None:
     code = """
 import sys, numpy as np, windowloader as wl

@@ -52,11 +52,13 @@ class Stored:
         list of RowRange
         """
         cuts = self.chunking.pieces(begin, end, limit)
-        requests = self.chunking.cost(cuts[:-1], cuts[1:]).requests
+        cost = self.chunking.cost(cuts[:-1], cuts[1:])
+        columns = (column.tolist() for column in (cuts[:-1], cuts[1:], *cost))
         return [
-            RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count)
-            for low, high, count in zip(cuts[:-1].tolist(), cuts[1:].tolist(), requests.tolist(), strict=True)
-        ]
+            RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count, handed=size,
+                     chunking=self.chunking)
+            for low, high, size, count in zip(*columns, strict=True)
+        ]  # fmt: skip
 
 
 def stored(variable: Variable) -> Stored:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from windowloader.assembly.storage import stored
 from windowloader.errors import ClosedError
 from windowloader.gather import Rows
+from windowloader.streaming.counting import Reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,8 +130,8 @@ class Held:
         """Bytes that are kept."""
         return (self.end - self.begin) * self.variable.row_bytes
 
-    def rows(self, starts: np.ndarray) -> Rows:
-        """Return its rows, read when first asked for."""
+    def rows(self, starts: np.ndarray, reads: Reads | None = None) -> Rows:
+        """Return its rows, read when first asked for, which ``reads`` counts."""
         with self._lock:
             if self._rows is None:
                 variable = self.variable
@@ -137,6 +139,8 @@ class Held:
                 rows = np.empty(shape, variable.dtype)
                 variable.read(self.begin, self.end, rows)
                 self._rows = rows
+                if reads is not None:
+                    reads.note(stored(variable).chunking.cost([self.begin], [self.end]))
         return Rows(self._rows, starts - self.begin)
 
     def close(self) -> None:
@@ -166,7 +170,7 @@ class Others:
         """Those in memory or mapped, in their order in the recipe."""
         return tuple(self._views[place] for place in sorted(self._views))
 
-    def beside(self, streamed: Sequence[Rows], starts: np.ndarray) -> list[Rows]:
+    def beside(self, streamed: Sequence[Rows], starts: np.ndarray, reads: Reads | None = None) -> list[Rows]:
         """Return the rows of all variables: those given, in the places that are left, and its own."""
         given = iter(streamed)
         found = []
@@ -174,7 +178,7 @@ class Others:
             if place in self._views:
                 found.append(Rows(self._views[place], starts))
             elif place in self._held:
-                found.append(self._held[place].rows(starts))
+                found.append(self._held[place].rows(starts, reads))
             else:
                 found.append(next(given))
         return found
@@ -192,6 +196,12 @@ class InTurn:
     ----------
     lock : Condition
         Notified when the turn passes on, or never comes.
+
+    Attributes
+    ----------
+    closed : bool
+    reads : Reads
+        What the iterator's batches took from storage.
     """
 
     def __init__(self, lock: threading.Condition) -> None:
@@ -199,6 +209,7 @@ class InTurn:
         self._next = 0
         self._broken: int | None = None
         self.closed = False
+        self.reads = Reads()
 
     def await_turn(self, index: int) -> None:
         """Wait until all batches before this one are laid out; `ClosedError` where that will never be."""

@@ -121,13 +121,15 @@ class JoinedSource(LocalSource):
         """Begin to read every part at once; those of another dtype are read before this returns."""
         self.check_range(start, stop, out)
         reads: list[Pending] = []
+        begins: list[int] = []
         for number, first, last, place in self._overlaps(start, stop):
             if self.parts[number].dtype == out.dtype:
                 reads.append(self.parts[number].submit(first, last, out[place]))
+                begins.append(place.start)
                 self._touch(number)
             else:
                 self._read(start + place.start, start + place.stop, out[place])
-        return All(reads)
+        return All(reads, begins)
 
     def _touch(self, number: int) -> None:
         for old in self._recent.touch(number):
@@ -194,10 +196,21 @@ class All:
     ----------
     reads : sequence of Pending
         Under way.
+    begins : sequence of int
+        Where the rows of each begin.
     """
 
-    def __init__(self, reads: Sequence[Pending]) -> None:
-        self._reads = reads
+    def __init__(self, reads: Sequence[Pending], begins: Sequence[int]) -> None:
+        self._reads, self._begins = reads, begins
+
+    @property
+    def fetched(self) -> list[tuple[int, int]] | None:
+        """Rows that mirrors had to fetch; None where not all parts have one."""
+        found = [getattr(read, "fetched", None) for read in self._reads]
+        if any(rows is None for rows in found):
+            return None
+        pairs = zip(self._begins, found, strict=True)
+        return [(place + begin, place + end) for place, rows in pairs for begin, end in rows or ()]
 
     def result(self, timeout: float | None = None) -> None:
         """Wait for every read, then raise what the first one that failed raised."""

@@ -57,6 +57,8 @@ class MirrorRead:
         self._start, self._stop, self._out = *rows, out
         self._future: Future[None] = Future()
         self._lock = threading.Lock()
+        self.fetched: list[Range] = []
+        """Rows that storage was asked for, from the first of this read on; others were here, or another process's."""
         self._parts = 1  # under way: this look, each job, and being watched
         self._waiting: list[Range] = []  # blocks that another process fetches
         self._watched = False
@@ -229,6 +231,7 @@ class MirrorRead:
         """Read blocks without keeping them."""
         begin, end = self._clip(low, high)
         pending = self._source.submit(begin, end, self._into(begin, end))
+        self.fetched.append((begin - self._start, end - self._start))
 
         def part() -> None:
             pending.result()
@@ -256,6 +259,7 @@ class MirrorRead:
         into = self._into(begin, end)
         rows = into if whole else np.empty((last - first, *into.shape[1:]), into.dtype)
         pending = self._source.submit(first, last, rows)
+        self.fetched.append((first - self._start, last - self._start))
 
         def part() -> Range | None:
             try:

@@ -316,6 +316,13 @@ class Picked:
         else:
             call(self)
 
+    @property
+    def fetched(self) -> list[tuple[int, int]] | None:
+        """Rows that a mirror had to fetch for it; None where there is none."""
+        found: list[tuple[int, int]] | None = getattr(self._pending, "fetched", None)
+        step = self._source.rows.step
+        return None if found is None else [(begin // step, -(-end // step)) for begin, end in found]
+
     def overdue(self) -> bool:
         """Whether the read is."""
         return bool(getattr(self._pending, "overdue", bool)())

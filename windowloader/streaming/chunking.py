@@ -182,9 +182,13 @@ class Chunking:
         return -(-min(rows + self.largest, int(np.diff(self.shards).max())) * self._handed // self.columns)
 
     def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
-        """Count the shards that the rows ``[begin, end)`` lie in but in part: each has an index, read once."""
+        """Count the indexes that are read, once, of the shards that the rows ``[begin, end)`` lie in but in part."""
+        return len(self.broken(begin, end)) * self.columns
+
+    def broken(self, begin: ArrayLike, end: ArrayLike) -> NDArray[np.int64]:
+        """List the shards, along time, of which a range lies in a part; such a one's index is read first."""
         if self.shards is None or self.edges is None or not np.size(begin):
-            return 0
+            return np.empty(0, np.int64)
         first, last = _touched(self.edges, np.asarray(begin, np.int64), np.asarray(end, np.int64))
         one, other = _touched(self.shards, self.edges[first], self.edges[last])
         counts = np.diff(np.searchsorted(self.edges, self.shards))
@@ -193,7 +197,7 @@ class Chunking:
         short = len(self.shards) - 2  # at the end: fewer chunks than others, which storage takes for a part
         if counts[short] < counts[0] and np.any(other > short):
             broken = np.append(broken, short)
-        return len(np.unique(broken)) * self.columns
+        return np.unique(broken)
 
     def distinct(self, begin: ArrayLike, end: ArrayLike) -> int:
         """Count the decoded bytes that must be read at least once to have the rows ``[begin, end)``.

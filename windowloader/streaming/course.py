@@ -17,6 +17,7 @@ import numpy as np
 
 from windowloader.errors import ClosedError
 
+from .counting import Reads
 from .reader import Job
 from .residency import Residency
 
@@ -141,6 +142,8 @@ class Course:
         self.left: deque[tuple[int, list[int], int]] = deque()
         self.passes: deque[Passage] = deque()
         self.closed: Callable[[], bool] = lambda: False
+        self.reads = Reads()
+        """Where what is read counts: those of the iterator that goes through the lane."""
         self.ahead = True
         self.paused = False
         """Whether the present pass goes on where an epoch ended within it; else it may have stopped anywhere."""
@@ -177,6 +180,7 @@ class Course:
         self.tick += 1
         there = [place for block, place in passage.places.items() if passage.jobs[block].done]
         self.left.extend((self.tick, self.free, place) for place in there)
+        self.reads.add(job for job in passage.jobs.values() if job.done)
         # The places of the others are freed when their reads have ended, see `_ended`.
         self.grounds.reader.drop([job for job in passage.jobs.values() if not job.done])
         for place in passage.seam_places.values():
@@ -239,7 +243,7 @@ class Course:
         begin, end = passage.residency.rows(block)
         row = grounds.place(self.index, place)
         passage.block_at[block] = row - begin
-        job = Job(grounds.ranges(begin, end, row), lambda job: self._ended(passage, place, job))
+        job = Job(grounds.ranges(begin, end, row), lambda job: self._ended(passage, place, job), blocks=1)
         passage.places[block], passage.jobs[block] = place, job
         need = (passage.number, int(passage.lane.deal.borders[passage.lane.entry[block]]))
         grounds.reader.submit(job, need)
@@ -247,6 +251,7 @@ class Course:
 
     def _ended(self, passage: Passage, place: int, job: Job) -> None:
         if passage not in self.passes:  # given up while it was under way
+            self.reads.add([job])
             del job
             self.free.append(place)
             self.settle()
@@ -412,6 +417,7 @@ class Course:
         """Wait for a read, and raise what it raised."""
         while not job.done:
             self._wait()
+        self.reads.add([job])
         if job.error is not None:
             raise job.error
 

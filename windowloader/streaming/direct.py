@@ -300,7 +300,7 @@ class DirectStream(InTurn):
                     self.pass_on(index)
                 self._fill(bench, laid, job)
                 rows = [Rows(region, first) for region in bench.regions]
-                yield Piece(self._access.others.beside(rows, starts), begin, end)
+                yield Piece(self._access.others.beside(rows, starts, self.reads), begin, end)
                 self._let_go([bench])
                 bench, begin = None, end
         except BaseException:
@@ -362,6 +362,7 @@ class DirectStream(InTurn):
                     while not job.done:
                         self._lock.wait()
                 bench.ready, bench.failed = not failed, failed
+                self.reads.add([job])
                 for number, _, _ in laid.shared:
                     self._benches[number].holds -= 1
                 self._lock.notify_all()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from windowloader.assembly.variable import Variable
     from windowloader.source import Pending
 
+    from .chunking import Chunking
+
 __all__ = ["Job", "Reader", "RowRange"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
@@ -44,6 +46,10 @@ class RowRange:
         Stays untouched by others until the job is done.
     requests : int
         How many requests to storage this is.
+    handed : int
+        Decoded bytes that storage hands out for it, whole chunks.
+    chunking : Chunking, optional
+        How the variable is stored.
     """
 
     variable: Variable
@@ -51,6 +57,8 @@ class RowRange:
     end: int
     out: np.ndarray
     requests: int = 1
+    handed: int = 0
+    chunking: Chunking | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,19 +70,27 @@ class Job:
     ranges : sequence of RowRange
     ended : callable, optional
         ``ended(job)``, on the reader's thread, once no range is under way any more.
+    blocks : int
+        How many blocks of an order it is: 1, or 0 for other rows.
 
     Attributes
     ----------
     done : bool
     error : BaseException or None
         What the first range that failed raised.
+    counted : bool
+        Whether some epoch's `Reads` have it.
     """
 
     ranges: Sequence[RowRange]
     ended: Callable[[Job], None] | None = None
+    blocks: int = 0
     done: bool = False
     error: BaseException | None = None
     dropped: bool = False
+    counted: bool = False
+    fetched: dict[RowRange, list[tuple[int, int]]] = field(default_factory=dict, repr=False)
+    """Of ranges that a mirror answered: the rows that it had to fetch."""
     given: int = field(default=0, repr=False)
     """Ranges handed to storage."""
     open: int = field(default=0, repr=False)
@@ -194,7 +210,11 @@ class _Desk:
 
     def settle(self, flight: _Flight, error: BaseException | None) -> None:
         job = flight.job
+        fetched = getattr(flight.pending, "fetched", None)
         with self.lock:
+            if fetched is not None:
+                first, end = flight.range.begin, flight.range.variable.num_rows
+                job.fetched[flight.range] = [(max(first + a, 0), min(first + b, end)) for a, b in fetched]
             self.under_way -= flight.range.requests
             job.open -= 1
             self.failed = self.failed or error is not None

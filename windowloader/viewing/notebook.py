@@ -145,7 +145,8 @@ def stats_html(stats: LoaderStats) -> str:
 
 
 def _epochs(stats: LoaderStats) -> str:
-    columns = [
+    shown = stats.epochs[-SHOWN:]
+    columns: list[tuple[str, ...]] = [
         ("epoch", "batches", "windows", "windows/s", "delivered", "waited", "for storage", "for assembly")
     ]
     columns += [
@@ -154,8 +155,14 @@ def _epochs(stats: LoaderStats) -> str:
             format_bytes(one.delivered_bytes), f"{one.waited:.2f} s", f"{one.waited_read:.2f} s",
             f"{one.waited_assemble:.2f} s",
         )
-        for one in stats.epochs[-SHOWN:]
+        for one in shown
     ]  # fmt: skip
+    if any(one.read_requests for one in shown):
+        read = [
+            ("read", "requests"),
+            *((format_bytes(one.read_bytes), f"{one.read_requests:,}") for one in shown),
+        ]
+        columns = [(*row, *more) for row, more in zip(columns, read, strict=True)]
     return _table(columns)
 
 

@@ -307,12 +307,14 @@ def plot_stats(stats: LoaderStats) -> Picture:
 def _waits(ax: Any, stats: LoaderStats) -> None:
     _tidy(ax, title="wait for each step", x="step, epoch after epoch", y="ms")
     begin, most = 0, 0.0
+    left = None  # of epochs long past the waits are gone
     for number, epoch in enumerate(stats.epochs):
         waits = 1000 * np.array(epoch.waits)
         end = begin + epoch.batches
         at = np.arange(end - len(waits), end)  # of long epochs the last waits are kept
         ax.plot(at, waits, ".", markersize=3, color=(BLUE, ORANGE)[number % 2], alpha=0.7)
         if len(waits):
+            left = at[0] if left is None else left
             most = max(most, float(waits.max()))
             ax.hlines(float(np.median(waits)), at[0], at[-1] + 1, color="black", linewidth=1)
         begin = end
@@ -321,7 +323,8 @@ def _waits(ax: Any, stats: LoaderStats) -> None:
         return
     ax.set_yscale("symlog", linthresh=0.1, linscale=0.4)
     ax.set_ylim(0, max(most * 2, 1.0))
-    ax.set_xlim(-0.015 * begin, begin)
+    left = left or 0
+    ax.set_xlim(left - 0.015 * (begin - left), begin)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_title("wait for each step (line: median of the epoch)", fontsize=10, loc="left")
 

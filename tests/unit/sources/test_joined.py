@@ -152,5 +152,5 @@ def test_one_failed_read_waits_for_the_others() -> None:
 
     reads = [Read(), Read(OSError("first")), Read(OSError("second")), Read()]
     with pytest.raises(OSError, match="first"):
-        All(reads).result()
-    assert All(reads).done()
+        All(reads, [0] * 4).result()
+    assert All(reads, [0] * 4).done()

@@ -236,9 +236,9 @@ def test_at_no_moment_is_half_of_it_found(bucket, monkeypatch):
 
 
 def test_what_is_replaced_stays_until_the_new_one_is_whole(bucket, monkeypatch):
-    """Every change is once the last: the old store, none, or the new one, and never a mixture."""
+    """Every other change is once the last: the old store, none, or the new one, and never a mixture."""
     old, states = np.zeros((300, 2)), []
-    for count in range(1, 100):
+    for count in range(1, 100, 2):
         name = f"r{count}.zarr"
         convert(series_of(old), bucket.url(name), chunks=50, storage_options=bucket.options)
         with monkeypatch.context() as patched:
@@ -262,7 +262,7 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(bucket, monkeypatch):
     order = sorted(states, key=["old", "gone", "new"].index)
     assert states == order
     assert set(states) == {"old", "gone", "new"}
-    assert states.count("old") > 10
+    assert states.count("old") > 5
 
 
 def test_names_that_are_taken_are_left_alone(bucket):

@@ -5,6 +5,7 @@ In: a `Location`. Out: `Objects`. Never writes outside its prefix; retries are t
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ __all__ = ["Objects"]
 SLOWEST = 128 << 10  # bytes a second, under which a write is taken to stall
 AT_ONCE = 16 << 20  # bytes of objects that are copied at a time, about
 MOST = 32
+DELETED = 256  # objects that are deleted at a time
+LISTED = 600 * SLOWEST  # as if so many bytes were asked for
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +57,8 @@ class Objects:
 
     def list(self) -> list[str]:
         """Return all keys, in order."""
-        return sorted(key.decode() for key in self._wait(self._open().list()))
+        # As many requests as there are thousands of keys, of whose progress nothing is told.
+        return sorted(key.decode() for key in self._wait(self._open().list(), size=LISTED))
 
     def put(self, values: Mapping[str, bytes]) -> None:
         """Write objects, at once; all are kept when this returns."""
@@ -67,23 +71,24 @@ class Objects:
     def put_new(self, key: str, value: bytes) -> bool:
         """Write an object unless there is one; whether it was written, or was there just so."""
         store = self._open()
-        found = self._wait(store.read(key), key)
-        if found.state == "missing":
-            stamp = self._wait(store.write(key, value, if_equal=found.stamp.generation), key, len(value))
-            if stamp.generation:
-                return True
-            found = self._wait(store.read(key), key)
-        return bool(found.value == value)  # where an answer was lost, and the write tried again
+        stamp = self._wait(store.write(key, value, if_equal=_absent()), key, len(value))
+        if stamp.generation:
+            return True
+        return bool(
+            self._wait(store.read(key), key).value == value
+        )  # an answer was lost, and it was tried again
 
     def delete(self, *keys: str) -> None:
         """Delete objects."""
         store = self._open()
-        for key, future in [(key, store.write(key, None)) for key in keys]:
-            self._wait(future, key)
+        for start in range(0, len(keys), DELETED):
+            some = keys[start : start + DELETED]
+            for key, future in [(key, store.write(key, None)) for key in some]:
+                self._wait(future, key)
 
     def clear(self) -> None:
         """Delete all."""
-        self._wait(self._open().delete_range(tensorstore().KvStore.KeyRange()))
+        self.delete(*self.list())
 
     def copy(self, keys: Sequence[str], other: Objects) -> None:
         """Copy objects to another prefix by way of this machine, as many at a time as are small."""
@@ -104,6 +109,14 @@ class Objects:
         return StoreKeys(self.location).open()
 
     def _wait(self, future: Any, key: str = "", size: int = 0) -> Any:
-        asked = Asked(self.location.child(key).url, doing="written" if size else "read")
+        asked = Asked(self.location.child(key).url, doing="written" if key and size else "read")
         limit = self.location.timeout + size / SLOWEST
         return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
+
+
+@functools.cache
+def _absent() -> bytes:
+    """Return what TensorStore calls the generation of an object that is not there."""
+    ts = tensorstore()
+    nothing = ts.KvStore.open({"driver": "memory"}, context=ts.Context()).result()
+    return bytes(nothing.read("nothing").result().stamp.generation)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .planning.tracing import Trace
     from .shuffling.mixing import Mixing
     from .streaming.budget import MemoryTerms
-    from .viewing.plots import Picture
+    from .viewing.pictures import Picture
 
 __all__ = ["Cost", "Plan"]
 
@@ -209,8 +209,8 @@ class Plan:
     def plot(self) -> Picture:
         """Draw what is read when, memory over the epoch, and mixing (extra ``plot``).
 
-        See `windowloader.viewing.plots`.
+        See `windowloader.viewing.plan_picture`.
         """
-        from .viewing.plots import plot_plan
+        from .viewing.plan_picture import plot_plan
 
         return plot_plan(self)

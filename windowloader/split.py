@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .series import Series
     from .splitting.audit import Audit
-    from .viewing.plots import Picture
+    from .viewing.pictures import Picture
 
     By = Literal["targets", "rows", "windows", "entities"]
 
@@ -100,8 +100,8 @@ class Split:
         return split_html(self)
 
     def plot(self) -> Picture:
-        """Draw the parts on a time line (extra ``plot``); see `windowloader.viewing.plots`."""
-        from .viewing.plots import plot_split
+        """Draw the parts on a time line (extra ``plot``); see `windowloader.viewing.split_picture`."""
+        from .viewing.split_picture import plot_split
 
         return plot_split(self)
 

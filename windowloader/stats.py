@@ -15,7 +15,7 @@ from .streaming.counting import Reads
 from .units import format_bytes
 
 if TYPE_CHECKING:
-    from .viewing.plots import Picture
+    from .viewing.pictures import Picture
 
 __all__ = ["EpochStats", "History", "LoaderStats", "Timeline"]
 
@@ -171,8 +171,8 @@ class LoaderStats:
         return stats_html(self)
 
     def plot(self) -> Picture:
-        """Draw the wait for each step and what epochs waited for (extra ``plot``); see `windowloader.viewing.plots`."""
-        from .viewing.plots import plot_stats
+        """Draw the wait for each step and what epochs waited for; see `windowloader.viewing.stats_picture`."""
+        from .viewing.stats_picture import plot_stats
 
         return plot_stats(self)
 

@@ -134,8 +134,9 @@ assert "matplotlib.pyplot" not in sys.modules
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "windowloader.viewing.plots", raising=False)
-    monkeypatch.delattr("windowloader.viewing.plots", raising=False)
+    for name in ("pictures", "split_picture"):
+        monkeypatch.delitem(sys.modules, f"windowloader.viewing.{name}", raising=False)
+        monkeypatch.delattr(f"windowloader.viewing.{name}", raising=False)
     split = wl.split(wl.Series(np.zeros((300, 2))), wl.WindowSpec(lookback=3, horizon=3), (0.5, 0.5))
     with pytest.raises(wl.errors.MissingExtraError, match=r"windowloader\[plot\]"):
         split.plot()

@@ -18,7 +18,7 @@ from .jit import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LINE", "advise", "count_resident", "fetch", "move", "settle", "stream"]
+__all__ = ["LINE", "advise", "claim", "count_resident", "fetch", "move", "settle", "stream"]
 
 LINE = 64  # bytes of a cache line
 _BUILD: Any = cgutils
@@ -41,19 +41,33 @@ def _move(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any
     return types.void(target, to, source, at, count), generate
 
 
+def _ask(context: Any, builder: Any, kind: Any, array: Any, at: Any, *, write: bool) -> Any:
+    """Ask for the cache line of ``array[at]``, to keep it near."""
+    data = context.make_array(kind)(context, builder, array).data
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    called = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    function = _BUILD.get_or_insert_function(builder.module, called, "llvm.prefetch.p0")
+    address = builder.bitcast(builder.gep(data, [at]), byte)
+    builder.call(function, [address, word(int(write)), word(3), word(1)])
+    return context.get_dummy_value()
+
+
 def _fetch(_: Any, source: Any, at: Any) -> Any:
-    """Ask for the cache line of ``source[at]`` before it is needed; asking for what is not there does no harm."""
+    """Ask for the cache line of ``source[at]`` before it is read; asking for what is not there does no harm."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = _BUILD.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        address = builder.bitcast(builder.gep(data, [values[1]]), byte)
-        builder.call(function, [address, word(0), word(3), word(1)])  # to read, and to keep
-        return context.get_dummy_value()
+        return _ask(context, builder, signature.args[0], *values, write=False)
 
     return types.void(source, at), generate
+
+
+def _claim(_: Any, target: Any, at: Any) -> Any:
+    """Ask for the cache line of ``target[at]`` before it is written."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _ask(context, builder, signature.args[0], *values, write=True)
+
+    return types.void(target, at), generate
 
 
 def _stream(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any:
@@ -94,6 +108,7 @@ move: Any = intrinsic(_move)
 stream: Any = intrinsic(_stream)
 settle: Any = intrinsic(_settle)
 fetch: Any = intrinsic(_fetch)
+claim: Any = intrinsic(_claim)
 
 _call_madvise: Any = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))
 _call_mincore: Any = types.ExternalFunction("mincore", types.int32(types.uintp, types.uintp, types.voidptr))

@@ -326,3 +326,35 @@ def test_values_of_a_node_and_a_clock_are_the_same_in_any_order(features, per):
         batch = windows.read(np.array([7, 0, 30]), scaler=wl.StandardScaler.fit(windows, per=per))
         found[inputs[0]] = {name: batch.inputs[..., k].tobytes() for k, name in enumerate(inputs)}
     assert found["a"] == found["time_of_day"]
+
+
+@pytest.mark.parametrize("nodes", [5, 16, 41, 300])
+@pytest.mark.parametrize(("features", "inputs"), [
+    (1, ["a", "time_of_day", "day_of_week", "day_of_year"]),
+    (3, ["b"]),
+    (3, ["time_of_day", "c", "a"]),
+    (4, ["d", "day_of_week", "b", "a", "time_of_day"]),
+    (8, list("abcdefgh")),
+    (9, ["time_of_day", "i"]),
+])  # fmt: skip
+def test_words_find_their_places_in_any_layout(nodes, features, inputs):
+    names = list("abcdefghi"[:features])
+    values = np.random.default_rng(nodes).random((60, nodes, features)).astype(np.float32)
+    series = wl.Series(values, axes="tnf", features=names, timestamps=("2024-02-27", "5min"))
+    spec = wl.WindowSpec(lookback=7, horizon=2, inputs=inputs, targets=[names[-1]])
+    windows = wl.WindowSet(series, spec)
+    scaler = wl.StandardScaler({name: k for k, name in enumerate(names)}, dict.fromkeys(names, 4.0))
+    numbers = np.array([7, 0, 30, 30, 51])
+    starts = windows.starts(numbers)
+    for name, places in (("inputs", starts[:, None] + np.arange(7)), ("targets", starts[:, None] + [7, 8])):
+        for k, column in enumerate(getattr(spec, name)):
+            if column in names:
+                own = names.index(column)
+                wanted = ((values[places][..., own].astype(np.float64) - own) * 0.25).astype(np.float32)
+            else:
+                clock = series.clock.values([column], places)[..., 0].astype(np.float32)
+                wanted = np.broadcast_to(clock[..., None], (*places.shape, nodes))
+            for layout in ("btnf", "bntf", "bnft", "bfnt", "tbnf"):
+                array = getattr(windows.read(numbers, scaler=scaler, layout=layout), name)
+                array = array.transpose([layout.index(letter) for letter in "btnf"])
+                np.testing.assert_array_equal(array[..., k], wanted, err_msg=f"{column} {layout}")

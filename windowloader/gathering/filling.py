@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .loops import Kind, Part, role_loops
+from .frame import Kind, Part
+from .loops import role_loops
 from .row_table import RowTable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from windowloader.gather import Recipe, Rows
 
-    from .loops import Loop
+    from .frame import Loop
     from .roles import Role
 
 __all__ = ["Filling", "fill_arrays", "kind_of"]

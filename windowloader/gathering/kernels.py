@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TILE", "pairs", "runs", "scaled", "tiles", "triples", "word"]
 
 TILE = 1024  # nodes at a time where their words wait in a scratch, or words are copied one by one
-ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 WIDE = 16384  # nodes at a time whose own statistics stay in the second-level cache from row to row
 
 
@@ -231,11 +231,6 @@ def tiles(
     far, apart = np.uint64(node_step), np.uint64(out_node)
     windows, pieces = end - begin, (nodes + tile - 1) // tile
     by_node = out_batch < out_node  # neighbouring words belong to neighbouring windows: stay with these nodes
-    beside = (  # two or three values of a node, in their order, and then one of the row
-        dense and 2 <= features <= 3 and row_places.size == 1
-        and out_node == features + 1 == row_places[0] + 1 and places[0] == 0 and places[1] == 1
-        and places[features - 1] == features - 1
-    )  # fmt: skip
     line, whole = np.uint64(LINE // source.itemsize), np.uint64(nodes * features)
     later, next_row = begin + ahead // offsets.size, ahead % offsets.size
     for turn in range(windows * pieces):
@@ -266,20 +261,6 @@ def tiles(
                         v = scaled(source[p + j * far], half, shift[y + j], factor[y + j], divide, sent, fill)
                         words[x + j] = word(v, cast, to_half, to_brain)
             o = b * out_batch + i * out_row + n0 * out_node
-            if beside:  # steps that are known when compiled, so that words leave many at a time
-                p, c = np.uint64(o), table[np.uint64(lines[b] + line_steps[i]), 0]
-                if features == 2:
-                    for j in range(count):
-                        out[p + THREE * j] = words[TWO * j]
-                        out[p + THREE * j + ONE] = words[TWO * j + ONE]
-                        out[p + THREE * j + TWO] = c
-                else:
-                    for j in range(count):
-                        out[p + FOUR * j] = words[THREE * j]
-                        out[p + FOUR * j + ONE] = words[THREE * j + ONE]
-                        out[p + FOUR * j + TWO] = words[THREE * j + TWO]
-                        out[p + FOUR * j + THREE] = c
-                continue
             next_node = np.uint64(features if dense else 1)
             for k in range(features):
                 p = np.uint64(o + places[k])

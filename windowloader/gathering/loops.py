@@ -6,8 +6,7 @@ batch to batch: rows, starts, arrays. Imported with the first batch, as it needs
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,91 +14,23 @@ import numpy as np
 from . import copy_kernels as copies
 from . import kernels as kernels
 from . import stream_kernels as streams
+from .frame import Frame, rows_ahead, sentinel_of, statistics
+from .node_words import turned, woven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .frame import Kind, Loop, Part
     from .roles import Group, Role
     from .row_table import Lines
 
-__all__ = ["Kind", "Loop", "Part", "role_loops"]
+__all__ = ["role_loops"]
 
 RUN = 64  # elements of a row up to which a window is scaled as one run: longer rows are asked for one by one
-FETCH = (
-    8192  # bytes that are asked for before their turn, where rows are so short that the processor does not
-)
-MOST = 2**62
+ANY = 2**62
 PERIOD = 1024  # elements that statistics of columns are repeated to, so that a run needs no other index
-INSIDE = (
-    24 * 1024
-)  # bytes of output that are written in any order before the next: they stay in the first-level cache
+INSIDE = 24 * 1024  # bytes of output that are written in any order: they stay in the first-level cache
 STREAMED = 8 << 20  # bytes of an array from which on it is written around the cache: a few batches fill any
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How rows lie in a flat array: element (row, node, feature) at ``origin + row·r + node·n + feature·f``.
-
-    Parameters
-    ----------
-    dtype : numpy.dtype
-        Of the words that are read: uint16 for float16, uint8 for bool.
-    half : bool or None
-        Whether the words are float16; None where not, as the kernels take it.
-    origin : int
-    steps : tuple of int
-        r, n and f.
-    """
-
-    dtype: np.dtype
-    half: bool | None
-    origin: int
-    steps: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """What all loops of one batch share.
-
-    Parameters
-    ----------
-    values, first : sequence of ndarray
-        Flat rows of each variable, and in which row each window begins.
-    entity : ndarray, shape (batch,), int64
-    """
-
-    values: Sequence[np.ndarray]
-    first: Sequence[np.ndarray]
-    entity: np.ndarray
-
-
-Loop = Callable[[Part, int, int, Any, Any], None]
-"""``loop(part, begin, end, out, lines)``: ``lines`` has what is the same for all nodes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """A role's output, and what it is written from.
-
-    Parameters
-    ----------
-    role : Role
-    kinds : sequence of Kind
-        Of all variables.
-    steps : tuple of int
-        Elements between neighbours along batch, step, node and feature.
-    words : tuple of (bool or None)
-        Whether the output's words are float16, bfloat16.
-    itemsize : int
-    batch : int
-    """
-
-    role: Role
-    kinds: Sequence[Kind]
-    steps: tuple[int, int, int, int]
-    words: tuple[bool | None, bool | None]
-    itemsize: int
-    batch: int
 
 
 def role_loops(
@@ -128,7 +59,13 @@ def role_loops(
     frame = Frame(role, kinds, role.steps_between(batch), words, itemsize, batch)
     groups = [part for group in role.groups for part in _by_division(group)]
     together = len(groups) == 1 and not role.statics and _together(frame, groups[0])
-    values = [_run(frame, groups[0])] if together else list(_apart(frame, groups))
+    if together:
+        values = [_run(frame, groups[0])]
+    elif len(groups) == 1 and not role.statics and not groups[0].copies:
+        found = woven(frame, groups[0]) or turned(frame, groups[0])
+        values = list(_apart(frame, groups)) if found is None else [found]
+    else:
+        values = list(_apart(frame, groups))
     if not role.has_mask:
         return tuple(values), ()
     simple = together and all(column.sentinel is None for column in role.row_columns)
@@ -186,12 +123,6 @@ def _span(frame: Frame, group: Group, others: int, *, longest: int = RUN) -> tup
     return origin, width, offsets
 
 
-def _ahead(kind: Kind, elements: int) -> int:
-    """How many rows before its turn a row is asked for: `FETCH` bytes."""
-    row = elements * kind.dtype.itemsize
-    return min(-(-FETCH // row), 64) if row <= FETCH // 2 else 0
-
-
 def _apart(frame: Frame, groups: Sequence[Group]) -> Iterator[Loop]:
     """Each group, each static and the values of the row by a loop of its own, where none can take them along."""
     others = bool(frame.role.row_columns)
@@ -219,13 +150,13 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
         nodes, repeats = frame.role.num_nodes, steps // len(offsets)
     else:
         nodes, repeats = 1 if columns == 1 else min(width // columns, max(1, PERIOD // columns)), 1
-    shift, factor, known = _statistics(group, nodes, repeats=repeats)
+    shift, factor, known = statistics(group, nodes, repeats=repeats)
     place = int(group.places[0])
     at = 0 if others else place * frame.steps[3]
     function = (kernels.runs, kernels.pairs, kernels.triples)[others]
-    divide, mark, (half, brain) = True if group.divide.any() else None, _mark(kind, group), frame.words
+    divide, mark, (half, brain) = True if group.divide.any() else None, sentinel_of(kind, group), frame.words
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
-    ahead = _ahead(kind, width)
+    ahead = rows_ahead(kind, width)
 
     def streamed(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         streams.flows(
@@ -245,26 +176,13 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     return streamed if large and touching else loop
 
 
-def _statistics(
-    group: Group, nodes: int, *, repeats: int = 1, dense: bool = True
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Shifts and factors of nodes as flat arrays, node by node or column by column, and how many an entity."""
-    flat = []
-    for values in (group.shift, group.factor):
-        wide = np.broadcast_to(values, (*values.shape[:2], nodes)).transpose(
-            1, *((2, 0) if dense else (0, 2))
-        )
-        flat.append(np.tile(wide.reshape(values.shape[1], -1), (1, repeats)).reshape(-1))
-    return flat[0], flat[1], nodes * len(group.places) * repeats
-
-
 def _copy(frame: Frame, group: Group) -> Loop:
     """Copy bits: whole runs where there are any."""
     kind, rows, role = frame.kinds[group.rows], group.rows, frame.role
     words = np.dtype(f"u{frame.itemsize}")
     row_step, node_step, (out_batch, out_row, out_node, out_feature) = *kind.steps[:2], frame.steps
     picks, places = group.features * kind.steps[2], group.places * out_feature
-    origin, width, offsets = _span(frame, group, 0, longest=MOST)
+    origin, width, offsets = _span(frame, group, 0, longest=ANY)
 
     def run(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.blocks(
@@ -296,11 +214,11 @@ def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
     if out_node > role.num_features:
         tile = min(tile, INSIDE // (out_node * frame.itemsize))
     tile = min(nodes, max(16, tile))
-    shift, factor, known = _statistics(group, nodes if group.shift.shape[2] > 1 else tile, dense=dense)
+    shift, factor, known = statistics(group, nodes if group.shift.shape[2] > 1 else tile, dense=dense)
     picks, places = group.features * feature_step, group.places * out_feature
     row_places = role.row_places * out_feature if others else role.row_places[:0]
-    divide, mark, (half, brain) = True if group.divide.any() else None, _mark(kind, group), frame.words
-    ahead = _ahead(kind, nodes * features) if dense else 0
+    divide, mark, (half, brain) = True if group.divide.any() else None, sentinel_of(kind, group), frame.words
+    ahead = rows_ahead(kind, nodes * features) if dense else 0
 
     def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         kernels.tiles(
@@ -332,7 +250,7 @@ def _seen(frame: Frame, group: Group) -> Loop:
         frame.kinds[group.rows],
         group.rows,
         int(group.places[0]),
-        _mark(frame.kinds[group.rows], group),
+        sentinel_of(frame.kinds[group.rows], group),
     )
     origin, width, offsets = _span(frame, group, others)
     at = 0 if others else place * frame.steps[3]
@@ -365,7 +283,7 @@ def _observed(frame: Frame, group: Group) -> Loop:
         frame.kinds[group.rows],
         group.rows,
         frame.role,
-        _mark(frame.kinds[group.rows], group),
+        sentinel_of(frame.kinds[group.rows], group),
     )
     row_step, node_step, feature_step = kind.steps
     picks, places = group.features * feature_step, group.places * frame.steps[3]
@@ -377,10 +295,3 @@ def _observed(frame: Frame, group: Group) -> Loop:
         )  # fmt: skip
 
     return loop
-
-
-def _mark(kind: Kind, group: Group) -> np.ndarray:
-    """Return the sentinel as the loops compare it: in the words of the source, but float16 by value."""
-    if kind.half is not None:
-        return group.sentinel.astype(np.float64)
-    return group.sentinel.view(kind.dtype)

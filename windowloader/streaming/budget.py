@@ -33,6 +33,7 @@ RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in 
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
 _FEW = 8  # active blocks under which batches are too much alike
 _AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
+_SHORTER = 3  # quarters of a block that read its halo, and did not fit, that are tried next
 _MOST = 64  # active blocks beyond which mixing gains little
 REQUESTS = 16  # requests at a time a store is assumed to serve well
 
@@ -293,11 +294,12 @@ def _grids(
     if plain > SPANS * room.span:
         grids.append(cut(starts, variables, span=room.span, rows=SPANS * room.span))
     yield from ((grid, _FEW) for grid in grids)
-    # B for 8 active blocks and one that comes; useless where a chunk is longer, since chunks are read whole.
-    free = room.memory - room.reserve - 2 * room.chunk_bytes
-    few = free // ((_FEW + 1) * room.lanes * room.row_bytes) - (room.span - 1)
-    if max(variable.largest for variable in variables) <= few < SPANS * room.span:
+    # Useless where a chunk is longer, since chunks are read whole. The same lengths are tried whatever the memory is,
+    # so that more of it never refuses what less of it did.
+    few, longest = SPANS * room.span - 1, max(variable.largest for variable in variables)
+    while few >= longest:
         yield cut(starts, variables, span=room.span, rows=few), _FEW
+        few = few * _SHORTER // 4
     yield grids[-1], 2
 
 

@@ -226,6 +226,15 @@ class _Case:
         """Read rows straight into batches."""
         return self._choose(direct=True)
 
+    @property
+    def holds_a_window(self) -> bool:
+        """Whether memory is enough to read rows directly."""
+        try:
+            self.benches(self.direct())
+        except MemoryBudgetError:
+            return False
+        return True
+
     def benches(self, choice: Choice) -> tuple[Choice, Benches]:
         """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
@@ -298,8 +307,14 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, Choice, Lanes
 
 def _in_time(case: _Case, lanes: int) -> Choice:
     """One block at a time where that fits, whatever the chunks: each row is then read once."""
+    direct = "rows are read straight into batches: the memory does not hold two blocks"
     try:
-        return case.choose(lanes, active=1)
+        choice = case.choose(lanes, active=1)
     except MemoryBudgetError:
-        why = "rows are read straight into batches: the memory does not hold two blocks"
-        return replace(case.direct(), reason=why)  # or an error, where one chunk is too large
+        return replace(case.direct(), reason=direct)  # or an error, where one chunk is too large
+    single = all(one.chunking.largest == 1 for one in case.read)
+    if choice.mode == "halo" and single and case.holds_a_window:
+        return replace(
+            case.direct(), reason=direct
+        )  # which has the rows of the batch before, and reads none twice
+    return choice

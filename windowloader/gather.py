@@ -7,6 +7,7 @@ their layout, written into arrays that are handed in. Never allocates anything o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .clock import Clock
     from .gathering.filling import Filling
+    from .gathering.flat import Flat
     from .series import Series
     from .spec import WindowSpec
 
@@ -39,10 +41,13 @@ class Rows:
         Any strides, the variable's dtype.
     first : ndarray, shape (batch,), int64
         Row of ``base`` where each window's row 0 lies; its further rows follow.
+    flat : Flat, optional
+        ``base`` as the loops take it, where it stays the same for many batches.
     """
 
     base: np.ndarray
     first: np.ndarray
+    flat: Flat | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +182,8 @@ class Recipe:
 
     def filling(self, batch: int, rows: Sequence[Rows]) -> Filling:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
-        known = (batch, *((part.base.dtype, part.base.shape, part.base.strides) for part in rows))
+        lie = (row.flat or (row.base.dtype, row.base.shape, row.base.strides) for row in rows)
+        known = (batch, *lie)
         found = self._fillings.get(known)
         if found is None:
             from .gathering.filling import Filling
@@ -190,7 +196,7 @@ class Recipe:
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
         """Whose each window is, int64; zeros where no statistic differs by entity."""
         if self.borders is None:
-            return np.zeros(len(starts), np.int64)
+            return _none_of(len(starts))
         return np.searchsorted(self.borders, starts, side="right") - 1
 
     def gather(
@@ -219,3 +225,9 @@ class Recipe:
         from .gathering.filling import fill_arrays
 
         fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end)
+
+
+@lru_cache(maxsize=FILLINGS)
+def _none_of(count: int) -> np.ndarray:
+    """Entity 0 for each window; shared by all batches of a size, so nobody may write to it."""
+    return np.zeros(count, np.int64)

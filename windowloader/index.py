@@ -110,7 +110,8 @@ class Runs:
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Return the starts of windows, int64, in the shape of ``positions``."""
         if len(self.firsts) == 1:
-            return np.asarray(positions * self.stride + self.firsts[0])
+            first = int(self.firsts[0])  # plain numbers: a batch asks for its starts
+            return np.asarray(positions + first if self.stride == 1 else positions * self.stride + first)
         run = np.searchsorted(self.cumulative, positions, side="right") - 1
         return np.asarray(self.firsts[run] + (positions - self.cumulative[run]) * self.stride)
 

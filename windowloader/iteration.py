@@ -10,7 +10,7 @@ import time
 import weakref
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,19 +38,17 @@ class Progress:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One step of this rank."""
 
-    index: int
+    number: int  # of this iterator
     before: Position
     after: Position
     step: Step
     weight: float  # of the step, over all ranks
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A batch made ahead, and when."""
 
     batch: Any  # a Batch, or what `Engine.finish` made of it
@@ -79,7 +77,7 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
     timeline = Timeline()
     step, windows, recipe = task.step, engine.windows, engine.recipe
     starts = windows.index(step.positions)  # the order knows no others: nothing to check
-    pieces = stream.pieces(task.index, task.before, starts)
+    pieces = stream.pieces(task.number, task.before, starts)
     try:
         if engine.gather is not None:
             arrays = engine.gather(starts, pieces)
@@ -89,7 +87,7 @@ def make(engine: Engine, stream: RowStream, task: Task) -> Made:
                 timeline.read = time.perf_counter()
                 recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
     except BaseException:
-        stream.fail(task.index)  # or later batches would wait for it
+        stream.fail(task.number)  # or later batches would wait for it
         raise
     batch: Any = Batch(
         **arrays,
@@ -139,6 +137,7 @@ class Iteration:
         self._finished = finished
         self._stats = stats
         self._engine = engine
+        self._sizes: dict[int, int] = {}  # bytes of a batch of so many windows
         self._begun: float | None = None
         self._closed = False
         self._over = False
@@ -194,7 +193,11 @@ class Iteration:
             raise
         got = time.perf_counter()
         batch = made.batch
-        self._stats.record(asked, got, made.timeline, batch.num_windows, batch.nbytes)
+        windows = batch.num_windows
+        size = self._sizes.get(windows)
+        if size is None:
+            size = self._sizes[windows] = batch.nbytes
+        self._stats.record(asked, got, made.timeline, windows, size)
         self._stats.seconds = got - self._begun
         received = self._deliver(batch)
         self._progress.position = made.after

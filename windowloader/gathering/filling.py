@@ -1,7 +1,7 @@
 """Fills a part of a batch: runs the loops that were chosen for it, in pieces that stay in the cache.
 
 In: a recipe, arrays to fill, starts and rows. Out: the arrays, filled. Imported with the first batch, as it needs
-numba. Never allocates anything of a batch's size, but where rows are addressable only by bytes (see `kind_of`).
+numba. Never allocates anything of a batch's size, but where rows are addressable only by bytes (see `flat`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .frame import Kind, Part
+from .flat import Flat
+from .frame import Part
 from .loops import role_loops
 from .row_table import RowTable
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
     from windowloader.gather import Recipe, Rows
 
+    from .flat import Kind
     from .frame import Loop
     from .roles import Role
 
-__all__ = ["Filling", "fill_arrays", "kind_of"]
+__all__ = ["Filling", "fill_arrays"]
 
 PIECE = 512 * 1024  # bytes written before the next loop comes to the same windows: half a second-level cache
 
@@ -56,19 +58,16 @@ class Filling:
 
     Parameters
     ----------
-    kinds : tuple of Kind
-        Of each variable.
     roles : tuple of RoleFilling
     """
 
-    kinds: tuple[Kind, ...]
     roles: tuple[RoleFilling, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, batch: int, rows: Sequence[Rows]) -> Filling:
         """Choose all loops."""
-        kinds = tuple(kind_of(part.base) for part in rows)
-        return cls(kinds, tuple(_role(recipe, role, kinds, batch) for role in recipe.roles))
+        kinds = tuple((row.flat or Flat.of(row.base)).kind for row in rows)
+        return cls(tuple(_role(recipe, role, kinds, batch) for role in recipe.roles))
 
 
 def _role(recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int) -> RoleFilling:
@@ -102,8 +101,8 @@ def fill_arrays(
     """Fill batch positions ``[begin, end)`` of every array."""
     filling = recipe.filling(len(starts), rows)
     part = Part(
-        [_flat(one.base, kind) for one, kind in zip(rows, filling.kinds, strict=True)],
-        [one.first for one in rows],
+        [(row.flat or Flat.of(row.base)).values for row in rows],
+        [row.first for row in rows],
         recipe.entity_of(starts),
     )
     for role in filling.roles:
@@ -141,49 +140,6 @@ def _fill(
             loop(part, first, last, target, lines)
         for loop in filling.masks:
             loop(part, first, last, mask, seen)
-
-
-def kind_of(base: np.ndarray) -> Kind:
-    """Address rows by elements of one flat array, whatever their strides.
-
-    Float16 is read as its bits, bool as bytes. Rows whose strides are no whole number of elements (a field of a
-    structured array) or whose bytes are swapped are copied: the only case that costs memory.
-    """
-    size = base.itemsize
-    half = base.dtype == np.float16
-    dtype = np.dtype(
-        np.uint16 if half else np.uint8 if base.dtype == np.bool_ else base.dtype.newbyteorder("=")
-    )
-    if _is_plain(base):
-        origin, steps = 0, (base.shape[1] * base.shape[2], base.shape[2], 1)
-    else:
-        lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
-        origin = -sum(min(length, 0) for length in lengths) // size
-        steps = (base.strides[0] // size, base.strides[1] // size, base.strides[2] // size)
-    return Kind(dtype, True if half else None, int(origin), steps)
-
-
-def _is_plain(base: np.ndarray) -> bool:
-    """Whether rows lie one after another, or are copied so."""
-    odd = not base.dtype.isnative or any(stride % base.itemsize for stride in base.strides)
-    return odd or base.flags.c_contiguous
-
-
-def _flat(base: np.ndarray, kind: Kind) -> np.ndarray:
-    """All that rows lie in as one array of words."""
-    if base.flags.c_contiguous and base.dtype.isnative:
-        values = base.reshape(-1)
-    elif _is_plain(base):
-        values = np.ascontiguousarray(base, dtype=base.dtype.newbyteorder("=")).reshape(-1)
-    else:
-        lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
-        lowest = base[tuple(slice(-1, None) if length < 0 else slice(0, 1) for length in lengths)]
-        extent = sum(abs(length) for length in lengths) // base.itemsize + 1
-        values = np.lib.stride_tricks.as_strided(lowest, (extent,), (base.itemsize,))
-    values = values.view() if values.dtype == kind.dtype else values.view(kind.dtype)
-    # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
-    values.flags.writeable = False
-    return values
 
 
 def _words(array: np.ndarray) -> Any:

@@ -14,34 +14,14 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .flat import Kind
     from .roles import Group, Role
 
-__all__ = ["Frame", "Kind", "Loop", "Part", "rows_ahead", "sentinel_of", "statistics"]
+__all__ = ["Frame", "Loop", "Part", "rows_ahead", "sentinel_of", "statistics"]
 
 FETCH = (
-    8192  # bytes that are asked for before their turn, where rows are so short that the processor does not
+    8192  # bytes that are asked for before their turn, where rows are too short for the processor to do it
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How rows lie in a flat array: element (row, node, feature) at ``origin + row·r + node·n + feature·f``.
-
-    Parameters
-    ----------
-    dtype : numpy.dtype
-        Of the words that are read: uint16 for float16, uint8 for bool.
-    half : bool or None
-        Whether the words are float16; None where not, as the kernels take it.
-    origin : int
-    steps : tuple of int
-        r, n and f.
-    """
-
-    dtype: np.dtype
-    half: bool | None
-    origin: int
-    steps: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

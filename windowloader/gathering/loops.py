@@ -20,7 +20,8 @@ from .node_words import turned, woven
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .frame import Kind, Loop, Part
+    from .flat import Kind
+    from .frame import Loop, Part
     from .roles import Group, Role
     from .row_table import Lines
 

@@ -17,6 +17,8 @@ from windowloader.errors import ClosedError
 from windowloader.gather import Rows
 from windowloader.streaming.counting import Reads
 
+from .flat import Flat
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -164,6 +166,7 @@ class Others:
 
     def __init__(self, count: int, views: Mapping[int, np.ndarray], held: Mapping[int, Held]) -> None:
         self._count, self._views, self._held = count, dict(views), dict(held)
+        self._flats = {place: Flat.kept(view) for place, view in views.items()}
 
     @property
     def views(self) -> tuple[np.ndarray, ...]:
@@ -176,7 +179,7 @@ class Others:
         found = []
         for place in range(self._count):
             if place in self._views:
-                found.append(Rows(self._views[place], starts))
+                found.append(Rows(self._views[place], starts, self._flats[place]))
             elif place in self._held:
                 found.append(self._held[place].rows(starts, reads))
             else:

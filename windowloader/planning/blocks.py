@@ -13,7 +13,8 @@ import numpy as np
 from windowloader.plan import Cost
 from windowloader.streaming.budget import REQUESTS
 from windowloader.streaming.chunking import total_cost
-from windowloader.streaming.forecast import forecast, turns_before
+from windowloader.streaming.forecast import forecast
+from windowloader.streaming.paging import turns_before
 from windowloader.streaming.residency import Residency
 
 from .case import advice, held_cost, plus

@@ -81,9 +81,11 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
     offsets = window_rows(case.recipe)
     work = Benchwork(reading.benches, offsets, case.windows.spec.span)
     left, looked, rows = case.steps.left(case.position), 0, 0
-    size = requests = 0
+    size = requests = indexes = 0
     first = Cost(bytes=0, requests=0, distinct=0)
     position = case.position
+    sharded = [chunking for chunking in reading.chunkings if chunking.shards is not None]
+    shards: list[set[int]] = [set() for _ in sharded]  # whose index was read: once, it is kept
     while looked < left and rows < LOOK:
         step = case.steps.rank_at(position, rank=rank, world_size=case.world_size)
         assert step is not None
@@ -97,10 +99,14 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
                 cost = total_cost(reading.chunkings, *np.array(runs).T[:2])
                 size += int(cost.bytes.sum())
                 requests += int(cost.requests.sum())
+                for chunking, met in zip(sharded, shards, strict=True):
+                    broken = set(chunking.broken(*np.array(runs).T[:2]).tolist()) - met
+                    met |= broken
+                    indexes += len(broken) * chunking.columns
             begin = end
         looked += 1
         if looked == 1:
-            first = Cost(bytes=size, requests=requests, distinct=size)
+            first = Cost(bytes=size, requests=requests + indexes, distinct=size)
         position = case.steps.advance(position)
     times = left / max(looked, 1)
-    return (round(size * times), round(requests * times)), first, looked < left
+    return (round(size * times), round(requests * times) + indexes), first, looked < left

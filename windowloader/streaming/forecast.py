@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .chunking import Chunking
     from .grid import SortedStarts
 
-__all__ = ["Forecast", "forecast", "lanes_read", "sides_asked", "turns_before"]
+__all__ = ["Forecast", "forecast", "lanes_read", "sides_asked"]
 
 _LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
 
@@ -112,7 +112,7 @@ def forecast(
     for lane in lanes:
         sequence = order.sequence(epoch, lane)
         residency = Residency(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
-        times = reads(residency, order.starts, turns=turns_before(residency, end))
+        times = reads(residency, order.starts, end=end)
         cost = total_cost(variables, sequence.begin, sequence.end)
         sides = [residency.side_rows(int(seam)) for seam in sides_asked(residency, order.starts)]
         side = total_cost(variables, *np.array(sides, np.int64).reshape(-1, 2).T)
@@ -133,14 +133,6 @@ def forecast(
     sum_of["requests"] += sum(variable.indexes(begin, end) for variable in variables)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
     return Forecast(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
-
-
-def turns_before(residency: Residency, end: int | None) -> int:
-    """Return how many turns of a lane begin before a place of it; all where ``end`` is None or beyond."""
-    lane = residency.lane
-    if end is None or end >= len(lane):
-        return lane.num_turns
-    return int(lane.deal.turn_of(np.array([end - 1]))[0]) + 1 if end else 0
 
 
 def sides_asked(residency: Residency, starts: SortedStarts) -> NDArray[np.int64]:

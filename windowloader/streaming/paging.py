@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .grid import SortedStarts
     from .residency import Residency
 
-__all__ = ["Page", "pages", "reads"]
+__all__ = ["Page", "pages", "reads", "turns_before"]
 
 _EXACT = 1 << 20  # windows up to which reads are counted by going through all of them
 _SAMPLE = 32  # turns looked at otherwise
@@ -70,15 +70,15 @@ def pages(residency: Residency, starts: SortedStarts, *, turns: range | None = N
         now = then
 
 
-def reads(residency: Residency, starts: SortedStarts, *, turns: int | None = None) -> NDArray[np.float64]:
-    """Tell how often each block is read in the epoch, for the windows of its turns before ``turns``.
+def reads(residency: Residency, starts: SortedStarts, *, end: int | None = None) -> NDArray[np.float64]:
+    """Tell how often each block is read for the windows of the lane before ``end``.
 
     Parameters
     ----------
     residency : Residency
     starts : SortedStarts
-    turns : int, optional
-        None: all.
+    end : int, optional
+        Position in the lane's sequence; None: all.
 
     Returns
     -------
@@ -87,19 +87,37 @@ def reads(residency: Residency, starts: SortedStarts, *, turns: int | None = Non
         for each block, from turns in the middle of the epoch.
     """
     lane, blocks = residency.lane, len(residency.lane.blocks)
-    last = lane.num_turns if turns is None else turns
+    last = turns_before(residency, end)
     if not residency.paged:
         placed = np.zeros(blocks)
         placed[lane.visits[:last][residency.placed[:last]]] = 1
         return placed
     if len(lane) <= _EXACT:
-        found = [page.read for page in pages(residency, starts, turns=range(residency.first_turn, last))]
+        found = [
+            page.read[page.before < _left(residency, page.turn, end)]
+            for page in pages(residency, starts, turns=range(residency.first_turn, last))
+        ]
         return np.bincount(np.concatenate([np.empty(0, np.int64), *found]), minlength=blocks).astype(float)
     first = max(residency.first_turn, (lane.num_turns - _SAMPLE) // 2)
     sample = range(first, min(first + _SAMPLE, lane.num_turns))
     seen = [len(page.read) for page in pages(residency, starts, turns=sample)][2:]  # filling the places
     left = max(0, last - residency.first_turn)
     return np.full(blocks, max(1.0, float(np.mean(seen or [0]))) * left / max(blocks, 1))
+
+
+def turns_before(residency: Residency, end: int | None) -> int:
+    """Return how many turns of a lane begin before a place of it; all where ``end`` is None or beyond."""
+    lane = residency.lane
+    if end is None or end >= len(lane):
+        return lane.num_turns
+    return int(lane.deal.turn_of(np.array([end - 1]))[0]) + 1 if end else 0
+
+
+def _left(residency: Residency, turn: int, end: int | None) -> int:
+    """Count the windows of a turn that come before a place; the turn itself begins even where none does."""
+    if end is None:
+        return np.iinfo(np.int64).max
+    return max(1, end - max(int(residency.lane.deal.borders[turn]), residency.cursor))
 
 
 def _uses(residency: Residency, starts: SortedStarts, turn: int) -> NDArray[np.int64]:

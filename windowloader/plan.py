@@ -67,8 +67,9 @@ class Plan:
         Steps left, and the rank's rows in them.
     own, all_ranks : Cost
         What this rank and all of them read; of an epoch that begins within a pass (``steps_per_epoch``) as if it began
-        there: one that goes on from the epoch before it finds the active blocks in place. In memory or mapped: what they touch; mapped rows go through the page
-        cache, which all processes of a machine share and which is no memory of theirs.
+        there: one that goes on from the epoch before it finds the active blocks in place. In memory or mapped: what
+        they touch; mapped rows go through the page cache, which all processes of a machine share and which is no
+        memory of theirs.
     blocks, active, slots : int
         Blocks that the rank reads; blocks of a lane that are active, and its places for blocks.
     again : int

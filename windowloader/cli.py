@@ -1,13 +1,15 @@
 """The command line: ``windowloader COMMAND``. Each module of `windowloader.commands` brings its own.
 
-In: arguments. Out: an exit code; an error of the package is printed as its message, without a traceback. Never holds
-a command itself.
+In: arguments. Out: an exit code; errors of the package and warnings are printed as their messages, without a traceback.
+Never holds a command itself.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
+from typing import TextIO
 
 import typer
 
@@ -44,7 +46,22 @@ for _name in COMMANDS:
 def main() -> None:
     """Run the command line; 2 is returned for wrong use, and where the package refuses what was asked."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _say
+            app()
     except WindowLoaderError as error:
         typer.secho(f"{type(error).__name__}: {error}", err=True, fg="red")
         sys.exit(2)
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as its message, without the line of code it came from."""
+    del filename, lineno, file, line
+    typer.secho(f"{category.__name__}: {message}", err=True, fg="yellow")

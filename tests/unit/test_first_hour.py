@@ -311,6 +311,20 @@ def test_the_command_line_says_what_to_type(typed, words, monkeypatch, capsys) -
     assert "Traceback" not in said
 
 
+def test_the_command_line_prints_a_warning_alone(folder, monkeypatch, capsys) -> None:
+    (folder / "mangled.csv").write_text("61.5,61.5.1\n" + "60.5,60.25\n" * 35)
+    monkeypatch.setattr(sys, "argv", ["windowloader", "inspect", "mangled.csv"])
+    monkeypatch.setattr("warnings.filters", [])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("UserWarning: the first line of ")
+    assert "mangled.csv'" in said.err
+    assert said.err.count("\n") == 1
+    assert "35 steps" in said.out
+
+
 def test_half_precision_in_an_npz_trains_in_float32() -> None:
     np.savez("half.npz", VALUES.astype("f2"))
     windows = wl.WindowSet(wl.open("half.npz"), SPEC)

@@ -168,7 +168,7 @@ def _told(task: Task, settings: Settings) -> Iterator[tuple[str, str]]:
     if task.series.clock is None:
         yield "clock", "none; with --start and --freq the model would know the time of day and week"
     steps = settings.steps_per_epoch
-    passes = f"{settings.epochs} epochs of {f'{steps} steps' if steps else 'all windows'}"
+    passes = f"{settings.epochs} epoch{'s' * (settings.epochs != 1)} of {f'{steps} steps' if steps else 'all windows'}"
     yield "train", f"a graph network; {passes}, {settings.batch_size} windows a step, seed {settings.seed}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
@@ -82,7 +83,8 @@ def read_table(path: str, *, header: bool | None = None, sep: str | None = None)
         if not lines:
             raise SourceFormatError(f"{path!r} is empty.")
         sep = sep or separator(lines[0])
-        header = has_header(lines, sep, path) if header is None else header
+        if header is None and (header := has_header(lines, sep, path)):
+            _warn_of_numbers(lines[0], sep, path)
         frame = pandas.read_csv(path, sep=sep, header=0 if header else None, low_memory=False)
     except (ValueError, OSError, EOFError) as error:
         if isinstance(error, SourceFormatError):
@@ -150,6 +152,20 @@ def has_header(lines: Sequence[str], sep: str, name: str) -> bool:
         f"the first line of {name!r} holds whole numbers ({', '.join(named[:3])}, …), which could name the "
         "columns or be readings. Say header=True or header=False."
     )
+
+
+def _warn_of_numbers(line: str, sep: str, name: str) -> None:
+    """Warn of a header that pandas made of a line of data, with .1 and .2 after what is there again."""
+    fields = [field.strip() for field in re.split(sep, line)]
+    marked = [field for field in fields if not _is_number(field)]
+    if any("." in field for field in fields) and all(
+        _is_number(field.rpartition(".")[0]) for field in marked
+    ):
+        warnings.warn(
+            f"the first line of {name!r} is taken for names, but holds numbers, some marked as pandas marks repeated "
+            f"names ({marked[0]!r}): a line of data may have become the header. header=True says that it is meant.",
+            stacklevel=2,
+        )
 
 
 def _is_number(field: str) -> bool:

@@ -94,7 +94,9 @@ def test_wrong_use_of_stats_ends_with_two(store, wrong) -> None:
     assert run("stats", store, *wrong).exit_code == 2
 
 
-@pytest.mark.parametrize("wrong", [("--step-time", "soon"), ("--step-time", "80"), ("--step-time", "3 h"), ("--ranks", "0")])
+@pytest.mark.parametrize(
+    "wrong", [("--step-time", "soon"), ("--step-time", "80"), ("--step-time", "3 h"), ("--ranks", "0")]
+)
 def test_wrong_use_of_plan_ends_with_two(store, wrong) -> None:
     assert run("plan", store, *wrong).exit_code == 2
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Warmed", "cache_folder", "warm_up"]
 
-STEPS, NODES = 6000, 3  # more windows than are shuffled by a table
+STEPS = 6000  # more windows than are shuffled by a table
+NODES = (3, 20)  # too few for whole registers of nodes, and enough
 SOURCES = ("bool", *FLOATS[:3], *(f"{kind}{8 << k}" for kind in ("int", "uint") for k in range(4)))
 
 
@@ -96,21 +97,22 @@ def cache_folder() -> str | None:
 
 
 def _warm(source: str, dtype: str, masked: bool) -> None:
-    """Take a batch of each common shape: one value a node, clocks beside it, several values."""
+    """Take a batch of each common shape: one value a node, clocks beside it, several values; few nodes and many."""
     import windowloader as wl
 
-    values = (np.arange(STEPS * NODES * 2) % 7 + 1).reshape(STEPS, NODES, 2).astype(source)
     day, week = CLOCK_NAMES[0], CLOCK_NAMES[3]
     fills: tuple[float | None, ...] = (None, 0.0) if masked else (None,)
-    for names, clocks in (
+    shapes = (
         (["a"], []),
         (["a"], [day]),
         (["a"], [day, week]),
         (["a", "b"], []),
         (["a", "b"], [day]),
-    ):
+    )
+    for nodes, (names, clocks) in itertools.product(NODES, shapes):
+        values = np.arange(STEPS * nodes * len(names)) % 7 + 1
         series = wl.Series(
-            np.ascontiguousarray(values[..., : len(names)]),
+            values.reshape(STEPS, nodes, len(names)).astype(source),
             axes="tnf",
             features=names,
             timestamps=("2024-01-01", "5min"),

@@ -22,11 +22,19 @@ windows = wl.WindowSet(series, spec)
 scaler = wl.StandardScaler.fit(windows)
 loader = wl.WindowLoader(windows, shuffle=True, scaler=scaler, fill={fill}, rank=0, world_size=1)
 inputs, targets = next(iter(loader))
-from windowloader.gathering.loops import kernels, copies
-functions = [f for module in (kernels, copies) for f in vars(module).values() if hasattr(f, "stats")]
-print(inputs.shape[0], sum(sum(f.stats.cache_misses.values()) for f in functions), time.perf_counter() - begun)
+took = time.perf_counter() - begun
+import gc, numba
+functions = [f for f in gc.get_objects() if isinstance(f, numba.core.registry.CPUDispatcher)]
+print(inputs.shape[0], sum(sum(f.stats.cache_misses.values()) for f in functions), took)
 loader.close()
 """
+SEVERAL = {  # two features and a clock, of many nodes
+    "values = np.arange(30_000, dtype=\"float32\").reshape(6000, 5)":
+        "values = np.arange(480_000, dtype=\"float32\").reshape(6000, 40, 2)",
+    "features=[\"speed\"]": "axes=\"tnf\", features=[\"speed\", \"flow\"]",
+    "inputs=[\"speed\", \"time_of_day\"], targets=[\"speed\"]":
+        "inputs=[\"speed\", \"flow\", \"time_of_day\"], targets=[\"speed\", \"flow\"]",
+}  # fmt: skip
 
 
 def run(code, folder, **more):
@@ -44,8 +52,12 @@ def run(code, folder, **more):
     return done.stdout.split()
 
 
-def first_batch(missing=None, fill=None):
-    return FIRST.format(missing=missing, fill=fill)
+def first_batch(missing=None, fill=None, *, several=False):
+    code = FIRST.format(missing=missing, fill=fill)
+    for one, other in SEVERAL.items() if several else ():
+        assert one in code
+        code = code.replace(one, other)
+    return code
 
 
 def test_it_says_what_it_compiled():
@@ -64,7 +76,7 @@ def test_a_dtype_that_is_none_is_refused(wrong):
 @pytest.mark.campaign
 def test_first_batches_compile_nothing_after_it(tmp_path):
     run("from windowloader.warmup import warm_up; list(warm_up())", tmp_path)
-    for code in (first_batch(), first_batch(0.0, 0.0), first_batch(0.0)):
+    for code in (first_batch(), first_batch(0.0, 0.0), first_batch(0.0), first_batch(several=True)):
         windows, compiled, _ = run(code, tmp_path)
         assert (windows, compiled) == ("64", "0")
     tmp_path.chmod(0o555)  # root writes all the same, but nothing is left to write

@@ -30,7 +30,9 @@ def woven(frame: Frame, group: Group) -> Loop | None:
     row_step, columns, feature_step = kind.steps
     nodes, count = role.num_nodes, role.num_features
     beside = frame.steps[2:] == (count, 1) and (feature_step == 1 or columns == 1)
-    if not beside or not 1 <= columns <= MOST or count > MOST or nodes * count < LANES:
+    if (
+        not beside or not 1 <= columns <= MOST or count > MOST or nodes < LANES
+    ):  # fewer are as fast one by one
         return None
     picks = group.features.tolist()
     if columns > max(4, 2 * len(picks)) or max(picks) >= columns:

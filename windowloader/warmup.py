@@ -102,7 +102,7 @@ def _warm(source: str, dtype: str, masked: bool) -> None:
 
     day, week = CLOCK_NAMES[0], CLOCK_NAMES[3]
     fills: tuple[float | None, ...] = (None, 0.0) if masked else (None,)
-    shapes = (
+    shapes: tuple[tuple[list[str], list[str]], ...] = (
         (["a"], []),
         (["a"], [day]),
         (["a"], [day, week]),

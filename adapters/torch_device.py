@@ -20,7 +20,7 @@ from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
 from windowloader.gathering.rows import Others, Resident
-from windowloader.streaming.direct import window_rows
+from windowloader.streaming.benches import window_rows
 from windowloader.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
 from windowloader.gather import Rows
-from windowloader.streaming.direct import window_rows
+from windowloader.streaming.benches import window_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

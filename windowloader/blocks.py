@@ -20,9 +20,10 @@ import numpy as np
 from .gather import Rows
 from .gathering.rows import InTurn, Piece
 from .streaming.arena import Arena
-from .streaming.course import Course, Cut, Grounds
+from .streaming.course import Course, Cut
 from .streaming.forecast import lanes_read
 from .streaming.paged import PagedCourse
+from .streaming.passage import Grounds
 from .streaming.reader import Job, Reader
 
 if TYPE_CHECKING:

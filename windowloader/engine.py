@@ -153,7 +153,7 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
     others = Others(len(recipe.variables), views, reading.held)
     if reading.choice is None:
         from .gathering.readahead import ReadAhead
-        from .streaming.direct import window_rows
+        from .streaming.benches import window_rows
 
         return ReadAhead(others, window_rows(recipe), windows.index, steps, ranks)
     access: RowAccess
@@ -164,7 +164,8 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
         return mirrored(access, windows, recipe, reading, views)
-    from .streaming.direct import DirectAccess, window_rows
+    from .streaming.benches import window_rows
+    from .streaming.direct import DirectAccess
 
     assert reading.benches is not None
     access = DirectAccess(

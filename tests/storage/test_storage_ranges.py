@@ -11,7 +11,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
-from windowloader.sources.ranges import open_remote
+from windowloader.sources.remote_files import open_remote
 
 VALUES = np.random.default_rng(9).normal(size=(50, 8)).astype("f4")
 

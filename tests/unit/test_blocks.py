@@ -14,7 +14,7 @@ from windowloader.errors import ClosedError, MemoryBudgetError, RankError
 from windowloader.gathering.rows import InTurn
 from windowloader.sources.base import LocalSource
 from windowloader.streaming.arena import Arena
-from windowloader.streaming.direct import Benches, Benchwork
+from windowloader.streaming.benches import Benches, Benchwork
 from windowloader.streaming.reader import Job, Reader, RowRange
 
 

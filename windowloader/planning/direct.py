@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.plan import Cost
+from windowloader.streaming.benches import Benchwork, window_rows
 from windowloader.streaming.budget import REQUESTS
 from windowloader.streaming.chunking import total_cost
-from windowloader.streaming.direct import Benchwork, window_rows
 
 from .case import LOOK, advice, held_cost, plus, seen_by_all, used
 

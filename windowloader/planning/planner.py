@@ -11,8 +11,8 @@ from windowloader.engine import make_steps
 from windowloader.errors import RankError
 from windowloader.plan import Cost, Plan
 from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.streaming.benches import window_rows
 from windowloader.streaming.chunking import Chunking
-from windowloader.streaming.direct import window_rows
 from windowloader.streaming.grid import block_rows, cut
 from windowloader.streaming.reading import survey
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.streaming.direct import window_rows
+from windowloader.streaming.benches import window_rows
 
 from .case import LOOK
 

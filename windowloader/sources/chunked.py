@@ -7,25 +7,24 @@ into the caller's array. Never keeps chunks; what is kept how long is the plan's
 from __future__ import annotations
 
 import copy
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import LocalSource, digest, to_nanoseconds
-from .catalog import ArrayInfo, Catalog, read_catalog
-from .cf import Packing, decode_time, is_time, packing
+from .base import LocalSource, digest
+from .catalog import ArrayInfo, read_catalog
+from .cf import Packing, packing
 from .failures import Asked, explain
-from .keys import Keys, keys_of
+from .keys import keys_of
 from .options import locate, scheme_of, supported
 from .processes import tensorstore
 from .reads import Progress, Read, lend, wait
 from .remote import Opened, RemoteSource
+from .stored_axes import Coordinates, describe
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
@@ -40,61 +39,6 @@ __all__ = ["ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3", ".n5")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
-
-
-@dataclass(frozen=True, slots=True)
-class Coordinates:
-    """Labels and timestamps of a stored array's dimensions, read when asked for.
-
-    Parameters
-    ----------
-    keys : Keys
-        Of the store.
-    paths : tuple of (str or None)
-        Array that labels each stored dimension.
-    time : int or None
-        The stored dimension that is time.
-    selection : tuple of (int, ndarray)
-        Positions kept along stored dimensions.
-    """
-
-    keys: Keys
-    paths: tuple[str | None, ...]
-    time: int | None
-    selection: tuple[tuple[int, np.ndarray], ...] = ()
-
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Labels along a dimension of the array as stored."""
-        if (found := self._read(dim)) is None:
-            return None
-        labels = _times(*found, self.paths[dim] or "") if dim == self.time or is_time(found[1]) else found[0]
-        index = dict(self.selection).get(dim)
-        return labels if labels is None or index is None else labels[index]
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows."""
-        if self.time is None or (found := self._read(self.time)) is None:
-            return None
-        return _times(*found, self.paths[self.time] or "time")
-
-    def _read(self, dim: int) -> tuple[np.ndarray, Mapping[str, Any]] | None:
-        if (path := self.paths[dim]) is None:
-            return None
-        import zarr
-
-        if not any(self.keys.get([f"{path}/zarr.json", f"{path}/.zarray"])):
-            return None  # a dimension named without an array of its own
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
-            array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
-            return np.asarray(array[...]), dict(array.attrs)
-
-
-def _times(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """Return the times of a coordinate, or None for one that only counts."""
-    if values.dtype.kind == "M":
-        return to_nanoseconds(values, name)
-    return decode_time(values, attributes, name=name) if is_time(attributes) else None
 
 
 class ChunkedSource(RemoteSource):
@@ -350,33 +294,6 @@ def open_chunked(
         values=packing(_known(array), array.attributes, array.fill_value) if mask_and_scale else None,
         fill_missing=fill_missing,
     )
-
-
-def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -> tuple[str, Coordinates]:
-    """Return the letters of an array and what labels its dimensions.
-
-    Parameters
-    ----------
-    keys : Keys
-        Of the store.
-    catalog : Catalog
-        Its arrays.
-    array : ArrayInfo
-        One of them.
-    axes : str or None
-        Letters, if given.
-
-    Returns
-    -------
-    tuple of (str, Coordinates)
-    """
-    name = f"{keys.name}/{array.path}".rstrip("/")
-    letters = axes or default_axes(len(array.shape), catalog.dims(array), name)
-    check_axes(letters, len(array.shape), name=name, need_time=False)
-    found = [catalog.coordinate(array, dim) for dim in array.dims or ()]
-    paths = tuple(None if coordinate is None else coordinate.path for coordinate in found)
-    time = letters.find("t")
-    return letters, Coordinates(keys, paths or (None,) * len(letters), time if time >= 0 else None)
 
 
 def _known(array: ArrayInfo) -> np.dtype:

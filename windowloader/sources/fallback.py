@@ -17,11 +17,11 @@ from .base import digest
 from .blobs import pool
 from .catalog import DOCUMENTS, read_catalog
 from .cf import packing
-from .chunked import describe
 from .failures import Asked, explain
 from .keys import ZarrKeys
 from .reads import Progress, Read
 from .remote import RemoteSource
+from .stored_axes import describe
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .base import LocalSource
     from .catalog import ArrayInfo
     from .cf import Packing
-    from .chunked import Coordinates
     from .remote import Opened
+    from .stored_axes import Coordinates
 
 __all__ = ["ZarrSource", "is_zarr", "list_zarr", "open_zarr"]
 

@@ -276,7 +276,7 @@ def _open_url(request: Request) -> Source:
         return _open_zarr(request)
     if found in ("table", "npz"):
         return _fetched(request)
-    from .ranges import open_remote
+    from .remote_files import open_remote
 
     request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
     return open_remote(

@@ -6,7 +6,6 @@ In: a path or URL, and options (``endpoint_url``, ``key``, ``secret``, ``token``
 
 from __future__ import annotations
 
-import configparser
 import difflib
 import os
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from windowloader.errors import SourceFormatError
 
+from .aws import aws_credentials
 from .processes import PerProcess, tensorstore
 
 if TYPE_CHECKING:
@@ -274,52 +274,9 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
         kvstore["aws_region"] = region
     if options.get("requester_pays"):
         kvstore["requester_pays"] = True
-    credentials, secret = _aws(options)
+    credentials, secret = aws_credentials(options)
     context = {"aws_credentials": credentials} if credentials else {}
     return Location(f"s3://{bucket}/{path}", "s3", kvstore, path, context, secret)
-
-
-def _aws(options: dict[str, Any]) -> tuple[dict[str, str], str]:
-    key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
-    if bool(key) != bool(secret):
-        raise SourceFormatError(
-            f"storage_options has {'key' if key else 'secret'!r} without {'secret' if key else 'key'!r}; "
-            "give both, or anon=True for a public bucket."
-        )
-    if options.get("anon"):
-        return {"type": "anonymous"}, ""
-    if key:
-        lines = ["[windowloader]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}"]
-        return {}, "\n".join(lines + ([f"aws_session_token = {token}"] if token else [])) + "\n"
-    if profile := options.get("profile"):
-        return _profile(profile), ""
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        return {"type": "environment"}, ""
-    if profile := os.environ.get("AWS_PROFILE"):
-        return _profile(profile), ""
-    own = _profile("default")
-    if not os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") and _has_key(own["credentials_file"]):
-        return own, ""
-    return {"type": "default"}, ""
-
-
-def _profile(name: str) -> dict[str, str]:
-    """Say where profiles are: TensorStore finds neither file by itself, and takes none unless both can be opened."""
-    found = {"type": "profile", "profile": name}
-    for kind, variable in (("credentials", "AWS_SHARED_CREDENTIALS_FILE"), ("config", "AWS_CONFIG_FILE")):
-        path = Path(os.environ.get(variable) or f"~/.aws/{kind}").expanduser()
-        found[f"{kind}_file"] = str(path) if path.is_file() else os.devnull
-    return found
-
-
-def _has_key(path: str) -> bool:
-    """Whether a file of credentials has a default key."""
-    profiles = configparser.ConfigParser(default_section="", interpolation=None, strict=False)
-    try:
-        profiles.read(path, encoding="utf-8")
-    except (OSError, ValueError, configparser.Error):
-        return False
-    return profiles.has_option("default", "aws_access_key_id")
 
 
 def _gcs(text: str, options: dict[str, Any]) -> Location:

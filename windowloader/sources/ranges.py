@@ -6,20 +6,15 @@ file whole, never through a file object.
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
-from windowloader.errors import SourceFormatError
-
 from .base import digest
-from .blobs import StoreBlob, blob_of, get
-from .cf import decode_time, is_time, packing
+from .blobs import StoreBlob
+from .cf import decode_time, is_time
 from .failures import Asked
 from .hdf5table import Table, decode_chunk, read_table
 from .processes import PerProcess, forked_after_use
@@ -27,17 +22,13 @@ from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-
     from windowloader.source import Pending
 
-    from .base import LocalSource
     from .blobs import Blob
     from .cf import Packing
     from .remote import Opened
 
-__all__ = ["RangeSource", "open_remote"]
+__all__ = ["Chunks", "Place", "RangeSource", "join"]
 
 PART = 8 << 20  # a longer range goes as several requests, which run side by side
 GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
@@ -335,126 +326,3 @@ def _put(values: Packing | None, stored: np.ndarray, out: np.ndarray) -> None:
         out[...] = stored
     else:
         values.unpack(stored, out)
-
-
-def open_remote(
-    url: str | os.PathLike[str],
-    *,
-    kind: str,
-    variable: str | None = None,
-    axes: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    shape: tuple[int, ...] | None = None,
-    dtype: Any = None,
-    offset: int = 0,
-    mask_and_scale: bool = True,
-) -> LocalSource:
-    """Open an array that lies in one remote object.
-
-    Parameters
-    ----------
-    url : str
-        ``s3://``, ``gs://``, ``http(s)://``, or what fsspec reads.
-    kind : str
-        ``npy``, ``raw`` or ``hdf5`` (netCDF4 too).
-    variable : str, optional
-        Path in an HDF5 file.
-    axes : str, optional
-        Letters of the stored shape.
-    storage_options : mapping, optional
-        See `windowloader.sources.options.locate`.
-    shape, dtype, offset : optional
-        Of a raw file.
-    mask_and_scale : bool
-        Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
-
-    Returns
-    -------
-    LocalSource
-
-    Raises
-    ------
-    SourceFormatError
-        For another kind, or an order of axes whose rows are scattered over the object.
-    SourceNotFoundError, CredentialsError, CorruptDataError
-        By what the storage says.
-
-    Examples
-    --------
-    >>> import fsspec
-    >>> with fsspec.open("memory://speed.npy", "wb") as file:
-    ...     np.save(file, np.arange(6.0).reshape(3, 2))
-    >>> source = open_remote("memory://speed.npy", kind="npy")
-    >>> rows = np.empty((1, 2))
-    >>> source.read(2, 3, rows)
-    >>> rows
-    array([[4., 5.]])
-    """
-    blob = blob_of(url, storage_options)
-    if kind in ("hdf5", "netcdf"):
-        return _open_hdf5(blob, variable, axes, mask_and_scale)
-    if kind == "npy":
-        offset, found, dtype = _npy_header(blob)
-    elif kind == "raw":
-        if shape is None or dtype is None:
-            raise SourceFormatError(
-                f"{blob.name!r} is raw: give shape= and dtype=, e.g. shape=(105120, 325), dtype='<f4'."
-            )
-        found = tuple(shape)
-    else:
-        raise SourceFormatError(
-            f"kind={kind!r} of {blob.name!r}; remote objects are read as 'npy', 'raw' or 'hdf5'."
-        )
-    stored = np.dtype(dtype)
-    letters = check_axes(
-        axes or default_axes(len(found), None, blob.name), len(found), name=blob.name, need_time=False
-    )
-    _check_order(letters, found, blob.name)
-    end = offset + math.prod(found) * stored.itemsize
-    if end > offset:
-        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
-    return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
-
-
-def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource:
-    table = read_table(blob, variable)
-    name = f"{blob.name}{table.path}"
-    letters = axes or default_axes(len(table.shape), table.dims, name)
-    check_axes(letters, len(table.shape), name=name, need_time=False)
-    if table.chunks is None:
-        _check_order(letters, table.shape, name)
-    values = packing(table.dtype.newbyteorder("="), table.attributes) if mask_and_scale else None
-    place = Place("hdf5", table.path, table.offset, table.dtype)
-    return RangeSource(
-        blob, place, shape=table.shape, axes=letters, chunks=table.chunks, values=values, table=table
-    )
-
-
-def _check_order(axes: str, shape: tuple[int, ...], name: str) -> None:
-    if "t" in axes and math.prod(shape[: axes.index("t")]) != 1:
-        raise SourceFormatError(
-            f"{name!r} has axes={axes!r}: rows of time do not lie together, and each would take "
-            f"{math.prod(shape[: axes.index('t')])} requests. Convert it: `windowloader convert` writes time first."
-        )
-
-
-def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
-    from numpy.lib import format as npy
-
-    head = get(blob, 0, 12)
-    if not head.startswith(npy.MAGIC_PREFIX):
-        raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
-    long = head[6] > 1
-    length = struct.unpack("<I", head[8:12])[0] + 12 if long else struct.unpack("<H", head[8:10])[0] + 10
-    file = io.BytesIO(get(blob, 0, length))
-    npy.read_magic(file)
-    shape, fortran, dtype = (npy.read_array_header_2_0 if long else npy.read_array_header_1_0)(file)
-    if dtype.hasobject:
-        raise SourceFormatError(
-            f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32."
-        )
-    if fortran and len(shape) > 1:
-        raise SourceFormatError(
-            f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
-        )
-    return length, tuple(shape), dtype

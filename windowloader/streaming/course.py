@@ -10,7 +10,6 @@ was left at tick ``k`` is used again when nobody holds an earlier one. So turns 
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,103 +17,23 @@ import numpy as np
 from windowloader.errors import ClosedError
 
 from .counting import Reads
+from .passage import Passage
 from .reader import Job
 from .residency import Residency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from windowloader.shuffling.lane import Lane, LanesOfBlocks
-
-    from .reader import Reader, RowRange
+    from .passage import Grounds
     from .residency import Turn
 
-__all__ = ["Course", "Cut", "Grounds"]
+__all__ = ["Course", "Cut"]
 
 
 class Cut(Exception):  # noqa: N818 - not an error: the batch goes on once what it has so far is gathered
     """A batch holds itself what it would need next to be free."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grounds:
-    """What the courses of a stream share.
-
-    Parameters
-    ----------
-    order : LanesOfBlocks
-    slots, seams : int
-        Places of a lane for blocks and for seams.
-    regions : sequence of ndarray
-        The arena, rows of each variable.
-    reader : Reader
-        Its lock guards all courses.
-    ranges : callable
-        ``ranges(begin, end, row)``: how rows are read into the arena from ``row`` on.
-    """
-
-    order: LanesOfBlocks
-    slots: int
-    seams: int
-    regions: Sequence[np.ndarray]
-    reader: Reader
-    ranges: Callable[[int, int, int], Sequence[RowRange]]
-
-    def place(self, course: int, place: int) -> int:
-        """First row of a place for a block."""
-        return (course * self.slots + place) * self.order.grid.largest
-
-    def seam(self, courses: int, course: int, place: int) -> int:
-        """First row of a place for a seam: they lie behind the blocks of all courses."""
-        seam_rows = 2 * (self.order.grid.span - 1)
-        return self.place(courses, 0) + (course * self.seams + place) * seam_rows
-
-    def copy(self, source: int, target: int, rows: int) -> None:
-        """Copy rows of every variable within the arena."""
-        for region in self.regions:
-            region[target : target + rows] = region[source : source + rows]
-
-
-@dataclass(slots=True, eq=False)
-class Passage:
-    """One pass of a course over its lane: what is where."""
-
-    number: int
-    lane: Lane
-    residency: Residency
-    turn: int
-    """The turn that was begun last."""
-    wanted: deque[int] = field(default_factory=deque)
-    """Blocks for which there was no place yet."""
-    unlisted: int = 0
-    """Blocks that no turn has asked for yet."""
-    jobs: dict[int, Job] = field(default_factory=dict)
-    places: dict[int, int] = field(default_factory=dict)
-    seam_places: dict[int, int] = field(default_factory=dict)
-    sides: set[tuple[int, int]] = field(default_factory=set)
-    """(seam, block) whose rows stand in the stash."""
-    absent: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Rows of seams that are read when a window asks for them."""
-    block_at: NDArray[np.int64] = field(init=False)
-    seam_at: NDArray[np.int64] = field(init=False)
-    """What, added to a row of the series, gives its row in the arena."""
-
-    def __post_init__(self) -> None:
-        self.block_at = np.zeros(len(self.lane.blocks), np.int64)
-        self.seam_at = np.zeros(len(self.lane.blocks), np.int64)
-        self.unlisted = int(np.count_nonzero(self.residency.placed))
-
-    @property
-    def begun(self) -> bool:
-        """Whether a turn has begun."""
-        return self.turn >= self.residency.first_turn
-
-    @property
-    def failed(self) -> bool:
-        """Whether a read failed."""
-        return any(job.error is not None for job in self.jobs.values())
 
 
 class Course:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .course import Course, Cut, Passage
+from .course import Course, Cut
 from .paging import pages
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .paging import Page
+    from .passage import Passage
 
 __all__ = ["PagedCourse"]
 

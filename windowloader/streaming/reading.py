@@ -19,8 +19,8 @@ from windowloader.shuffling.inorder import TimeOrder
 from windowloader.shuffling.lanes import BlockOrder
 from windowloader.sources.tiers import AT_HAND
 
+from .benches import Benches
 from .budget import choose
-from .direct import Benches
 from .forecast import lanes_read
 from .grid import cut
 

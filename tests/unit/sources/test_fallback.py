@@ -1,6 +1,8 @@
 """Stores that only zarr-python opens: memory, fsspec's schemes, Icechunk, kerchunk."""
 
 import pickle
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -97,3 +99,9 @@ def test_kerchunk_references(tmp_path):
     system = fsspec.filesystem("reference", fo=references, remote_protocol="file", asynchronous=True,
                                remote_options={"asynchronous": True})  # fmt: skip
     check(open_zarr(zarr.storage.FsspecStore(system, read_only=True, path=""), variable="speed"))
+
+
+def test_the_fallback_knows_nothing_of_what_falls_back_to_it():
+    code = "import sys, windowloader.sources.fallback; print('windowloader.sources.chunked' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.hdf5table import fletcher32
-from windowloader.sources.ranges import join, open_remote
+from windowloader.sources.ranges import join
+from windowloader.sources.remote_files import open_remote
 
 VALUES = np.random.default_rng(3).normal(size=(60, 11)).astype("f4")
 

@@ -6,6 +6,7 @@ Never holds a command itself.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -19,6 +20,21 @@ __all__ = ["app", "main"]
 
 # Modules of windowloader.commands, each with register(app).
 COMMANDS = ("bench", "cache", "convert", "demo", "inspect", "plan", "preview", "stats", "warmup")
+
+# What messages call an argument, and how it is typed.
+TYPED = {
+    "axes": "--axes",
+    "variables": "--variable",
+    "features": "--feature",
+    "timestamps": "--start 2012-03-01 --freq 5min",
+    "missing": "--missing",
+    "time": "--time",
+    "entity": "--entity",
+    "by": "--by",
+    "fill_missing": "--fill-missing",
+    "storage_options": "--option KEY=VALUE",
+    "memory": "--memory",
+}
 
 app = typer.Typer(
     name="windowloader",
@@ -50,8 +66,21 @@ def main() -> None:
             warnings.showwarning = _say
             app()
     except WindowLoaderError as error:
-        typer.secho(f"{type(error).__name__}: {error}", err=True, fg="red")
+        typer.secho(f"{type(error).__name__}: {error}{_as_typed(str(error))}", err=True, fg="red")
         sys.exit(2)
+
+
+def _as_typed(message: str) -> str:
+    """Say how to type what a message advises, as far as the command takes it."""
+    from typer.main import get_command
+
+    commands = getattr(get_command(app), "commands", {})
+    command = next((commands[word] for word in sys.argv[1:] if word in commands), None)
+    known = {name for one in getattr(command, "params", ()) for name in one.opts}
+    words = re.findall(r"(?<![\w.])([a-z_]+)=", message)
+    typed = [TYPED[word] for word in dict.fromkeys(words) if word in TYPED]
+    typed = [option for option in typed if option.partition(" ")[0] in known]
+    return f"\nHere: {', '.join(typed)}" if typed else ""
 
 
 def _say(

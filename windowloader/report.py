@@ -84,7 +84,7 @@ def outlook(plan: Plan, *, step_seconds: float, latency: float = 0.02, bandwidth
     first = max(_seconds(plan, plan.first.bytes, plan.first.requests, latency, bandwidth))
     if plan.first.requests:
         first = max(first, latency)
-    reading, training = max(by_bytes, by_requests), plan.steps * step_seconds
+    reading, training = max(by_bytes, by_requests, first), plan.steps * step_seconds
     whole = max(reading, first + training)
     limit = (
         "training" if reading <= first + training else "bandwidth" if by_bytes >= by_requests else "latency"

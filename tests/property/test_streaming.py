@@ -197,6 +197,60 @@ def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
     compare(case, model, kill)
 
 
+def received(loader):
+    """What a loop gets until an error ends it, and that error."""
+    found = []
+    try:
+        for batch in loader:
+            found.append((batch.starts.tolist(), batch.weights.tolist(), batch.inputs.tobytes()))  # noqa: PERF401 # it may end early
+    except OSError as error:
+        return found, error
+    return found, None
+
+
+def through_faults(case, script, rank):
+    """An epoch whose reads fail by number: made again after each failure, it goes on as if nothing had been."""
+    rank %= case[4]["world_size"]
+    _, loader = start(case, rank=rank)
+    with loader:
+        expected, error = received(loader)
+    assert error is None
+    numbers, found, state = itertools.count(), [], None
+    for _ in range(len(script) + 1):
+        source, loader = start(case, rank=rank)
+        source.fail = lambda start, stop: next(numbers) in script
+        with loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            more, error = received(loader)
+            found += more
+            if error is None:
+                break
+            assert "out of reach" in str(error)
+            state = loader.state_dict()
+            event("went on after a fault")
+    assert found == expected
+
+
+@settings(max_examples=12, **CASES)
+@given(case=cases(), script=st.sets(st.integers(0, 9), min_size=1, max_size=4), rank=st.integers(0, 2))
+def test_faults_cost_time_and_no_window(case, script, rank):
+    try:
+        through_faults(case, script, rank)
+    except MemoryBudgetError:
+        assume(False)
+
+
+@pytest.mark.campaign
+@settings(max_examples=250, **CASES)
+@given(case=cases(), script=st.sets(st.integers(0, 40), min_size=1, max_size=8), rank=st.integers(0, 2))
+def test_faults_cost_time_and_no_window_at_length(case, script, rank):
+    try:
+        through_faults(case, script, rank)
+    except MemoryBudgetError:
+        assume(False)
+
+
 @pytest.fixture
 def one_epoch(monkeypatch):
     """No reads for the epoch after: what is counted belongs to one."""

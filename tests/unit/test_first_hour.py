@@ -68,6 +68,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for month in "123":
         (tmp_path / "months" / f"{month}.csv").write_text("time,a\n2012-03-01,1.5\n2012-03-02,2.5\n")
     (tmp_path / "text.csv").write_text("time,city,v\n2012-03-01,Aachen,1.5\n2012-03-02,Bonn,2.5\n")
+    sparse = zarr.create_array(tmp_path / "sparse.zarr", shape=VALUES.shape, chunks=(50, 8), dtype="f4")
+    sparse[:350] = np.maximum(VALUES[:350], 1)  # the last chunk is absent
+    readings = [f"{meter},2012-03-{day:02},{day}.5" for meter in "abc" for day in range(1, 31)]
+    (tmp_path / "meters.csv").write_text("\n".join(["meter,utc,kwh", *readings]) + "\n")
     (tmp_path / "commas.csv").write_text("time;a\n2012-03-01;1,5\n2012-03-02;2,5\n")
     return tmp_path
 
@@ -298,6 +302,9 @@ def test_the_command_line_prints_the_message_alone(monkeypatch, capsys) -> None:
         ("convert speeds.npy nowhere/a.zarr", ("no folder", "Make it first")),
         ("inspct pems.zarr", ("inspect",)),
         ("demo --data pens.zarr", ("'pems.zarr'",)),
+        ("inspect sparse.zarr", ("a chunk is missing", "\nHere: --fill-missing\n")),
+        ("inspect meters.csv", ("entity=", "\nHere: --time, --entity\n")),
+        ("preview meters.csv --entity meter --time utc", ("by='entities'", "\nHere: --by\n")),
     ],
 )
 def test_the_command_line_says_what_to_type(typed, words, monkeypatch, capsys) -> None:
@@ -309,6 +316,24 @@ def test_the_command_line_says_what_to_type(typed, words, monkeypatch, capsys) -
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "inspect sparse.zarr --fill-missing",
+        "inspect meters.csv --entity meter --time utc",
+        "stats meters.csv --entity meter --time utc --per entity",
+        "preview meters.csv --entity meter --time utc --by entities --split 0.4,0.3,0.3",
+        "demo --data sparse.zarr --fill-missing --epochs 1 --steps-per-epoch 1 --json",
+    ],
+)
+def test_what_the_command_line_says_to_type_works(typed, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["windowloader", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), capsys.readouterr().err
 
 
 def test_the_command_line_prints_a_warning_alone(folder, monkeypatch, capsys) -> None:

@@ -51,6 +51,9 @@ def demo(
     ] = None,
     freq: Annotated[str | None, typer.Option(help="From row to row, with --start: 5min.")] = None,
     missing: Annotated[float, typer.Option(help="What marks a missing reading in your data.")] = float("nan"),
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="Chunks that a store lacks hold its fill value.")
+    ] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: 2, more where the data are short.", show_default=False)
     ] = None,
@@ -101,6 +104,7 @@ def demo(
         variables=variable,
         timestamps=None if start is None or freq is None else (start, freq),
         missing=missing,
+        fill_missing=fill_missing,
         cache_dir=cache_dir or data_folder("demo"),
         size=size,
         seed=seed,

@@ -71,33 +71,34 @@ def plan(
         active_blocks=active_blocks,
     ) as loader:
         found = loader.plan()
-    told = None if step is None else outlook(found, step_seconds=step, latency=waits[0], bandwidth=waits[1])
+    told = outlook(found, step_seconds=step or 0.0, latency=waits[0], bandwidth=waits[1])
     data = found.to_dict()
     data["first_seconds"] = found.first_seconds(latency=waits[0], rate=waits[1] / max(found.at_a_time, 1))
-    data["outlook"] = None if told is None else told.to_dict()
+    data["outlook"] = None if step is None else told.to_dict()
     emit(data, as_json=as_json, show=lambda: _show(found, told))
 
 
-def _show(found: Plan, told: Outlook | None) -> None:
+def _show(found: Plan, told: Outlook) -> None:
     typer.echo(str(found))
-    if told is not None:
-        typer.echo()
-        fields(list(_rows(found, told)))
+    typer.echo()
+    fields(list(_rows(found, told)))
 
 
 def _rows(found: Plan, told: Outlook) -> Iterator[tuple[str, str]]:
     from windowloader.units import format_bytes
 
     network = f"{told.latency * 1000:g} ms and {format_bytes(told.bandwidth)}/s a process"
-    yield (
-        "training",
-        f"{found.steps:,} steps of {told.step_seconds * 1000:g} ms: {_time(told.training_seconds)}",
-    )
+    steps = f"{found.steps:,} steps of {told.step_seconds * 1000:g} ms"
+    if told.step_seconds:
+        yield "training", f"{steps}: {_time(told.training_seconds)}"
     if found.at_a_time:
-        yield "reading", f"{_time(told.reading_seconds)} at {network}, while the steps train"
+        while_training = ", while the steps train" if told.step_seconds else ""
+        yield "reading", f"{_time(told.reading_seconds)} at {network}{while_training}"
         yield "first", f"after {_time(told.first_seconds)}"
     else:
         yield "reading", "rows are indexed where they lie: no requests"
+    if not told.step_seconds:
+        return
     waits = {
         "training": "the training step is the limit",
         "bandwidth": "bandwidth is the limit",

@@ -48,6 +48,14 @@ class Target:
     missing: Annotated[
         float | None, typer.Option(help="What marks a missing value: nan, 0, …", show_default=False)
     ] = None
+    time: Annotated[str | None, typer.Option(help="Column of a table that holds the timestamps.")] = None
+    entity: Annotated[
+        str | None,
+        typer.Option(help="Column that says whose a reading is, of a table of one row a reading."),
+    ] = None
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="Chunks that a store lacks hold its fill value.")
+    ] = False
     option: Annotated[
         list[str] | None,
         typer.Option(help="For the file system or bucket, KEY=VALUE; may be given again."),
@@ -60,6 +68,7 @@ class Target:
         if (self.start is None) != (self.freq is None):
             raise typer.BadParameter("--start and --freq go together: --start 2012-03-01 --freq 5min")
         found = [file for target in self.target for file in _expanded(target)]
+        options: dict[str, Any] = {"fill_missing": True} if self.fill_missing else {}  # files refuse the word
         return open_any(
             found[0] if len(found) == 1 else found,
             axes=self.axes,
@@ -69,6 +78,9 @@ class Target:
             missing=self.missing,
             graph=graph,
             storage_options=self.storage_options(),
+            entity=self.entity,
+            time=self.time,
+            **options,
         )
 
     def storage_options(self) -> dict[str, Any]:

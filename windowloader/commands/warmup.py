@@ -5,9 +5,12 @@ In: dtypes. Out: a line for each kind that was compiled, and where the compiled 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
+
+from windowloader.commands.common import AsJson, emit
 
 __all__ = ["register", "warmup"]
 
@@ -25,14 +28,22 @@ def warmup(
         list[str] | None, typer.Option(help="Dtype of the batches; may be repeated. Default float32.")
     ] = None,
     missing: Annotated[bool, typer.Option(help="Also what masks and fills need.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Compile the kernels now, so that no first batch waits for it. NUMBA_CACHE_DIR says where they are kept."""
     from windowloader.warmup import cache_folder, warm_up
 
+    done = []
     for kind in warm_up(source or ["float32"], dtype or ["float32"], missing=missing):
-        masks = ", missing values" if kind.missing else ""
-        typer.echo(f"{kind.source} -> {kind.dtype}{masks}: {kind.seconds:.1f} s")
+        done.append(asdict(kind))
+        if not as_json:
+            masks = ", missing values" if kind.missing else ""
+            typer.echo(f"{kind.source} -> {kind.dtype}{masks}: {kind.seconds:.1f} s")
     folder = cache_folder()
+    emit({"compiled": done, "folder": folder}, as_json=as_json, show=lambda: _show(folder))
+
+
+def _show(folder: str | None) -> None:
     typer.echo(
         f"kept in {folder}"
         if folder

@@ -85,6 +85,7 @@ def open_task(
     variables: list[str] | None = None,
     timestamps: tuple[str, str] | None = None,
     missing: float = float("nan"),
+    fill_missing: bool = False,
     cache_dir: str | os.PathLike[str],
     size: tuple[int, int] = (34_272, 207),
     seed: int = 0,
@@ -103,6 +104,8 @@ def open_task(
         Where the file has none.
     missing : float
         What marks a missing reading.
+    fill_missing : bool
+        Whether chunks that a store lacks hold its fill value.
     cache_dir : path-like
         Where the generated data set is kept.
     size : (steps, nodes)
@@ -124,15 +127,12 @@ def open_task(
             graph=made.graph,
         )
     else:
-        series = wl.open(data, variables=variables, timestamps=timestamps, missing=missing, graph=adjacency)
+        how: dict[str, Any] = {"variables": variables, "timestamps": timestamps, "missing": missing}
+        if fill_missing:
+            how["fill_missing"] = True
+        series = wl.open(data, graph=adjacency, **how)
         if series.graph is None and len(series.space_shape) == 2:
-            series = wl.open(
-                data,
-                variables=variables,
-                timestamps=timestamps,
-                missing=missing,
-                graph=grid_graph(*series.space_shape),
-            )
+            series = wl.open(data, graph=grid_graph(*series.space_shape), **how)
     spec = wl.WindowSpec(lookback=LOOKBACK, horizon=HORIZON, future=CLOCK if series.clock is not None else ())
     train, val, test = wl.split(series, spec, SPLIT)
     return Task(train, val, test, wl.StandardScaler.fit(train), data is None)

@@ -1,12 +1,15 @@
 """What goes wrong in storage: passing faults cost time and no data, lasting ones are clear errors, nothing hangs."""
 
+import http.server
 import shutil
 import socket
+import threading
 import time
 
 import numpy as np
 import pytest
 
+import windowloader as wl
 from windowloader.errors import (
     CorruptDataError,
     CredentialsError,
@@ -147,6 +150,53 @@ def test_credentials_from_the_environment(static, put, monkeypatch):
     source = open_chunked("s3://bkt/private.zarr")
     np.testing.assert_array_equal(read(source), VALUES)
     source.close()
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers everything as a service of objects does that will not: the server's ``refusal`` is (status, code)."""
+
+    def do_GET(self):
+        status, code = self.server.refusal
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def log_message(self, format, *arguments):
+        pass
+
+
+@pytest.fixture
+def refusing():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.npy", "a.h5"])
+@pytest.mark.parametrize(
+    ("status", "code", "advice"),
+    [
+        (301, "PermanentRedirect", r"another region; pass storage_options=\{'region'"),
+        (400, "AuthorizationHeaderMalformed", r"another region; pass storage_options=\{'region'"),
+        (400, "ExpiredToken", "credentials have expired"),
+        (403, "InvalidAccessKeyId", "credentials are wrong"),
+    ],
+)
+@pytest.mark.leaks  # TensorStore keeps its connections
+def test_a_wrong_region_and_expired_credentials(refusing, name, status, code, advice):
+    refusing.refusal = status, code
+    options = {"endpoint_url": f"http://127.0.0.1:{refusing.server_port}", "key": "k", "secret": "s"}
+    with pytest.raises(CredentialsError, match=rf"{name}.*{advice}"):
+        wl.open(f"s3://bkt/{name}", storage_options=options)
 
 
 def test_secrets_are_not_shown(static, put):

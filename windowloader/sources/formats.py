@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import (
@@ -24,6 +25,8 @@ from .handles import Stamp
 
 if TYPE_CHECKING:
     from windowloader.source import Source
+
+    from .mapped import MappedSource
 
 __all__ = ["Request", "is_url", "list_path", "open_path"]
 
@@ -207,14 +210,33 @@ def _open_raw(request: Request) -> Source:
         raise SourceFormatError(
             f"{request.target!r} was given shape= and no dtype=, e.g. dtype='float32' or '>i2'."
         )
-    return RawSource(request.target, axes=request.axes, **request.options)
+    source = RawSource(request.target, axes=request.axes, **request.options)
+    return source if source.region.mappable else _in_ranges(request, source, "raw")
 
 
 def _open_npy(request: Request) -> Source:
     from .mapped import NpySource
 
     request.takes("an .npy file")
-    return NpySource(request.target, axes=request.axes)
+    source = NpySource(request.target, axes=request.axes)
+    return source if source.region.mappable else _in_ranges(request, source, "npy")
+
+
+def _in_ranges(request: Request, mapped: MappedSource, kind: str) -> Source:
+    """Read a file that cannot be mapped by ranges, as an object in a bucket is."""
+    from .remote_files import open_remote
+
+    order = request.options.get("order", "C")
+    if order != "C":
+        raise SourceFormatError(
+            f"{request.target!r} cannot be mapped here, and with order={order!r} its rows do not lie together. "
+            "Copy it to a disk that maps files, or convert it: `windowloader convert` writes time first."
+        )
+    options = {name: value for name, value in request.options.items() if name in ("dtype", "offset")}
+    if kind == "raw":
+        options["shape"] = mapped.region.shape
+    url = Path(request.target).resolve().as_uri()
+    return open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
 
 
 def _open_npz(request: Request) -> Source:

@@ -140,7 +140,7 @@ def open_dataset(
 ) -> Source:
     """Open a dataset the fastest way its storage allows: mapped, else by h5py."""
     region = map_dataset(stamp, dataset)
-    if region is None:
+    if region is None or not region.mappable:
         return HDF5Source(stamp, dataset, axes=axes, dims=dims, description=description)
     name = f"{os.path.basename(stamp.path)}:{dataset.name.lstrip('/')}"
     return MappedSource(region, axes=axes, dims=dims, name=name, description=description)

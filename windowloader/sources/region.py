@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError
+from windowloader.errors import CorruptDataError, SourceError
 
 from .base import check_dtype
 from .handles import Stamp
@@ -79,6 +79,17 @@ class Region:
             return 0
         steps = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         return steps + self.dtype.itemsize
+
+    @property
+    def mappable(self) -> bool:
+        """Whether it can be mapped: some file systems map nothing, and addresses may be limited (``ulimit -v``)."""
+        try:
+            self.map()
+        except SourceError:
+            raise
+        except OSError:
+            return False
+        return True
 
     def map(self) -> np.ndarray:
         """Map the region read-only."""

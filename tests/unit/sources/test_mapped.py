@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 
+import windowloader as wl
 from windowloader.errors import (
     CorruptDataError,
     SourceChangedError,
@@ -136,3 +140,45 @@ def test_large_region_costs_no_memory(tmp_path: Path) -> None:
     out = np.empty((2, 2000), "f4")
     source.read(99_998, 100_000, out)
     assert not out.any()
+
+
+@pytest.fixture
+def unmappable(monkeypatch):
+    """A file system that maps nothing, as some in user space, or a limit of addresses."""
+
+    class Refused(mmap.mmap):
+        def __new__(cls, *arguments, **options):
+            raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", Refused)
+
+
+@pytest.mark.parametrize("form", ["npy", "raw", "hdf5"])
+@pytest.mark.usefixtures("unmappable")
+def test_what_cannot_be_mapped_is_read_by_ranges(tmp_path: Path, form: str) -> None:
+    values = np.random.default_rng(0).random((300, 5), np.float32)
+    if form == "npy":
+        np.save(tmp_path / "x.npy", values)
+        series = wl.open(tmp_path / "x.npy")
+    elif form == "hdf5":
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["speed"] = values
+        series = wl.open(tmp_path / "x.h5")
+    else:
+        (tmp_path / "x.bin").write_bytes(bytes(8) + values.tobytes())
+        series = wl.open(tmp_path / "x.bin", shape=(-1, 5), dtype="f4", offset=8)
+    assert series.tier == "streamed"
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=4, horizon=2))
+    seen = []
+    with wl.WindowLoader(windows, batch_size=16, shuffle=True) as loader:
+        for batch in loader:
+            np.testing.assert_array_equal(batch.inputs[..., 0], values[batch.starts[:, None] + np.arange(4)])
+            seen += batch.starts.tolist()
+    assert sorted(seen) == list(range(295))
+
+
+@pytest.mark.usefixtures("unmappable")
+def test_what_can_neither_be_mapped_nor_read_by_ranges_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(bytes(4 * 60))
+    with pytest.raises(SourceFormatError, match="cannot be mapped here"):
+        wl.open(tmp_path / "x.bin", shape=(12, 5), dtype="f4", order="F")

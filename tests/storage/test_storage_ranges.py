@@ -12,6 +12,7 @@ import pytest
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
 from windowloader.sources.remote_files import open_remote
+from windowloader.testing import check_source
 
 VALUES = np.random.default_rng(9).normal(size=(50, 8)).astype("f4")
 
@@ -48,6 +49,23 @@ def test_npy_and_hdf5_by_counted_ranges(place, static):
     np.testing.assert_array_equal(out, VALUES[4:13])
     assert sorted(entry[3] for entry in static.data) == sorted(source.requests(4, 13).tolist())
     source.close()
+
+
+@pytest.mark.parametrize("form", ["npy", "raw", "contiguous", "chunked"])
+def test_ranges_pass_the_suite(place, form):
+    path, url, options = place(f"suite-{form}")
+    how = {"kind": "hdf5"}
+    if form == "npy":
+        path, url, how = path.with_suffix(".npy"), f"{url}.npy", {"kind": "npy"}
+        np.save(path, VALUES)
+    elif form == "raw":
+        path.write_bytes(bytes(12) + VALUES.tobytes())
+        how = {"kind": "raw", "shape": VALUES.shape, "dtype": "<f4", "offset": 12}
+    else:
+        filters = {"chunks": (7, 3), "compression": "gzip"} if form == "chunked" else {}
+        with h5py.File(path, "w") as file:
+            file.create_dataset("speed", data=VALUES, **filters)
+    check_source(open_remote(url, storage_options=options, **how), VALUES, fork=form == "chunked")
 
 
 SERIES = np.random.default_rng(2).integers(0, 90, (3000, 24)).astype("f4")
@@ -166,6 +184,14 @@ def test_a_google_bucket(tmp_path):
             out = np.empty_like(values)
             source.read(0, 50, out)
             assert (out == values).all()
+            from windowloader.testing import check_source
+            check_source(source, values, fork=False)
+            import io
+            packed = io.BytesIO()
+            np.save(packed, values)
+            ts.KvStore.open({"driver": "gcs", "bucket": "bkt"}).result().write(b"a.npy", packed.getvalue()).result()
+            from windowloader.sources.remote_files import open_remote
+            check_source(open_remote("gs://bkt/a.npy", kind="npy"), values, fork=False)
             import windowloader as wl
             from windowloader.convert import convert
             for number in (0, 1):

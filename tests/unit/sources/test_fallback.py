@@ -12,6 +12,7 @@ import zarr
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.chunked import list_arrays, open_chunked
 from windowloader.sources.fallback import is_zarr, open_zarr
+from windowloader.testing import check_source
 
 VALUES = np.random.default_rng(5).normal(size=(40, 6)).astype("f4")
 
@@ -57,6 +58,7 @@ def test_a_scheme_that_tensorstore_lacks():
     root.create_array("speed", data=VALUES, chunks=(7, 6))
     source = open_chunked("memory://fallback/a.zarr")
     check(source)
+    check_source(open_chunked("memory://fallback/a.zarr"), VALUES)
     assert list_arrays("memory://fallback/a.zarr") == ("speed",)
     check(pickle.loads(pickle.dumps(source)))
     with pytest.raises(SourceNotFoundError, match=r"no Zarr or N5 metadata"):

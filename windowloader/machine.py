@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LINE", "advise", "claim", "count_resident", "fetch", "move", "settle", "stream"]
 
 LINE = 64  # bytes of a cache line
+NEAR = 2  # of 3: a first-level cache has room for few requests, which then wait for each other
 _BUILD: Any = cgutils
 
 
@@ -42,13 +43,13 @@ def _move(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any
 
 
 def _ask(context: Any, builder: Any, kind: Any, array: Any, at: Any, *, write: bool) -> Any:
-    """Ask for the cache line of ``array[at]``, to keep it near."""
+    """Ask for the cache line of ``array[at]``, to keep it in the second-level cache."""
     data = context.make_array(kind)(context, builder, array).data
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     called = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
     function = _BUILD.get_or_insert_function(builder.module, called, "llvm.prefetch.p0")
     address = builder.bitcast(builder.gep(data, [at]), byte)
-    builder.call(function, [address, word(int(write)), word(3), word(1)])
+    builder.call(function, [address, word(int(write)), word(NEAR), word(1)])
     return context.get_dummy_value()
 
 

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "Loop", "Part", "rows_ahead", "sentinel_of", "statistics"]
 
-FETCH = (
-    8192  # bytes that are asked for before their turn, where rows are too short for the processor to do it
-)
+FETCH = 8192  # bytes that are asked for before their turn
+SHORT = 3072  # bytes of a row up to which they are: along longer ones the processor does it by itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +84,7 @@ def statistics(
 def rows_ahead(kind: Kind, elements: int) -> int:
     """How many rows before its turn a row is asked for: `FETCH` bytes."""
     row = elements * kind.dtype.itemsize
-    return min(-(-FETCH // row), 64) if row <= FETCH // 2 else 0
+    return min(-(-FETCH // row), 64) if row <= SHORT else 0
 
 
 def sentinel_of(kind: Kind, group: Group) -> np.ndarray:

@@ -34,6 +34,7 @@ def seconds(code, *arguments):
     return time.perf_counter() - begun
 
 
+@pytest.mark.campaign
 def test_the_first_batch_comes_soon_after_numba_has_started(tmp_path):
     """Under 1.5 s where a process that compiles one line with numba takes 1.1."""
     path = str(tmp_path / "speed.npy")

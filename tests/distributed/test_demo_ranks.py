@@ -30,6 +30,7 @@ def test_two_ranks_come_to_the_forecasts_of_one(tmp_path):
 
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
+@pytest.mark.campaign
 def test_two_ranks_train_on_data_without_clock_or_graph(tmp_path):
     np.save(tmp_path / "bare.npy", np.random.default_rng(0).normal(50, 9, (300, 6)).astype("f4"))
     asked = ("--data", str(tmp_path / "bare.npy"), "--epochs", "1", "--steps-per-epoch", "4", "--json")

@@ -13,6 +13,7 @@ from windowloader.assembly.variable import Variable
 from windowloader.errors import ClosedError, MemoryBudgetError, RankError
 from windowloader.gathering.rows import InTurn
 from windowloader.sources.base import LocalSource
+from windowloader.streaming import reader as reader_module
 from windowloader.streaming.arena import Arena
 from windowloader.streaming.benches import Benches, Benchwork
 from windowloader.streaming.reader import Job, Reader, RowRange
@@ -134,6 +135,22 @@ def test_after_an_error_nothing_more_is_asked_for_until_somebody_had_time_to_giv
     with pytest.raises(OSError, match="gone"):
         reader.await_all(jobs)
     assert len(source.gates) == 2
+
+
+def test_what_failed_halfway_is_not_waited_for(monkeypatch):
+    """A job of several ranges whose first one failed still stands in the queue, and nobody wants it."""
+    monkeypatch.setattr(reader_module, "HEAR", threading.TIMEOUT_MAX)
+    source, reader = Gated(), Reader(1)
+    halves = [job(source, 10 * i).ranges[0] for i in range(2)]
+    broken = Job(halves)
+    submit(reader, broken)
+    source.asked.acquire()
+    source.gates[0].open(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        reader.await_all([broken])
+    with reader.lock:
+        reader.drain()
+    assert len(source.gates) == 1
 
 
 def test_a_range_of_more_requests_than_the_limit_goes_alone():

@@ -143,7 +143,7 @@ class _Desk:
                     return self.landed.popleft()
                 if self.failed and not self.flying:
                     self.failed = False
-                    self.lock.wait_for(lambda: self.stopped or not self.queue, HEAR)
+                    self.lock.wait_for(lambda: self.stopped or not self.wanted(), HEAR)
                     continue
                 # What is asked for after a failure is waited for in vain by whoever ends because of it.
                 if not self.failed and (range_ := self.claim()) is not None:
@@ -157,6 +157,10 @@ class _Desk:
                     return silent
                 if not self.lock.wait(LOOK):
                     self.landed.extend(f for f in self.flying if getattr(f.pending, "overdue", bool)())
+
+    def wanted(self) -> bool:
+        """Tell whether a job waits for its turn that nobody gave up; one that failed stays in the queue until then."""
+        return any(not job.dropped for *_, job in self.queue)
 
     def claim(self) -> _Flight | None:
         while self.queue and self.queue[0][2].dropped:

@@ -8,6 +8,7 @@ import time
 from statistics import median
 
 import numpy as np
+import pytest
 
 FIRST = """
 import sys

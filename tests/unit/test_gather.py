@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -358,3 +360,34 @@ def test_words_find_their_places_in_any_layout(nodes, features, inputs):
                 array = getattr(windows.read(numbers, scaler=scaler, layout=layout), name)
                 array = array.transpose([layout.index(letter) for letter in "btnf"])
                 np.testing.assert_array_equal(array[..., k], wanted, err_msg=f"{column} {layout}")
+
+
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+import windowloader as wl
+
+size = 4 * 40 * 32 * 3
+room = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE)
+address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+libc, end = ctypes.CDLL(None, use_errno=True), len(room) - mmap.PAGESIZE
+assert libc.mprotect(ctypes.c_void_p(address + end), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+values = np.frombuffer(room, np.float32, size // 4, end - size).reshape(40, 32, 3)
+values[:] = np.arange(values.size).reshape(values.shape)
+series = wl.Series(values[..., 1:], axes="tnf", features=["b", "c"], timestamps=("2024-02-27", "5min"))
+windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, inputs=["time_of_day", "c"], targets=["b"]))
+scaler = wl.StandardScaler({"b": 0.0, "c": 0.0}, {"b": 1.0, "c": 1.0})
+for layout in ("btnf", "bfnt", "bntf"):
+    batch = windows.read(np.array([36, 0]), scaler=scaler, layout=layout)
+    inputs = batch.inputs.transpose([layout.index(letter) for letter in "btnf"])
+    assert (inputs[0, ..., 1] == values[36:39, :, 2]).all()
+print("read")
+"""
+
+
+def test_no_word_behind_an_array_is_read():
+    """Some features of an array that ends where the process may not read."""
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED], capture_output=True, text=True, check=False, timeout=280
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["read"]), done.stderr

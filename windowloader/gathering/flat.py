@@ -25,12 +25,15 @@ class Kind:
     origin : int
     steps : tuple of int
         r, n and f.
+    features : int
+        That each node has: what lies behind them may be no memory of the array's.
     """
 
     dtype: np.dtype
     half: bool | None
     origin: int
     steps: tuple[int, int, int]
+    features: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ def _kind_of(base: np.ndarray) -> Kind:
         lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
         origin = -sum(min(length, 0) for length in lengths) // size
         steps = (base.strides[0] // size, base.strides[1] // size, base.strides[2] // size)
-    return Kind(dtype, True if half else None, int(origin), steps)
+    return Kind(dtype, True if half else None, int(origin), steps, base.shape[2])
 
 
 def _is_odd(base: np.ndarray) -> bool:

@@ -17,6 +17,7 @@ from .shuffles import BESIDE, LANES, MOST, pattern_of
 from .weave_kernels import turning, weaving
 
 if TYPE_CHECKING:
+    from .flat import Kind
     from .frame import Frame, Loop, Part
     from .roles import Group
     from .row_table import Lines
@@ -27,12 +28,10 @@ __all__ = ["turned", "woven"]
 def woven(frame: Frame, group: Group) -> Loop | None:
     """Write all words of a node in one row beside each other; None where they do not lie so."""
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
-    row_step, columns, feature_step = kind.steps
+    row_step, columns, _ = kind.steps
     nodes, count = role.num_nodes, role.num_features
-    beside = frame.steps[2:] == (count, 1) and (feature_step == 1 or columns == 1)
-    if (
-        not beside or not 1 <= columns <= MOST or count > MOST or nodes < LANES
-    ):  # fewer are as fast one by one
+    beside = frame.steps[2:] == (count, 1) and count <= MOST
+    if not beside or not _side_by_side(kind) or nodes < LANES:  # fewer are as fast one by one
         return None
     picks = group.features.tolist()
     if columns > max(4, 2 * len(picks)) or max(picks) >= columns:
@@ -70,21 +69,23 @@ def _all_columns(group: Group, columns: int) -> Group:
     )
 
 
+def _side_by_side(kind: Kind) -> bool:
+    """Whether nodes lie beside each other with all their features, so that none reads what is not the array's."""
+    _, columns, feature_step = kind.steps
+    return columns == 1 or (1 < columns <= MOST and feature_step == 1 and kind.features == columns)
+
+
 def turned(frame: Frame, group: Group) -> Loop | None:
     """Write all rows of a node beside each other; None where they do not lie so."""
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
-    row_step, columns, feature_step = kind.steps
+    row_step, columns, _ = kind.steps
     out_batch, out_row, out_node, out_feature = frame.steps
     nodes, steps, count = role.num_nodes, len(role.offsets), role.num_features
     inside = out_feature < out_node or count == 1  # a node's features, too, lie beside each other
     depth = steps * count if inside else steps
     if out_node != depth or out_row >= depth or out_batch < nodes * depth or nodes < LANES:
         return None
-    if (
-        not 1 <= columns <= MOST
-        or (feature_step != 1 and columns > 1)
-        or int(group.features.max()) >= columns
-    ):
+    if not _side_by_side(kind) or int(group.features.max()) >= columns:
         return None
     function = turning(columns)
     apart = np.arange(steps)[:, np.newaxis] * out_row

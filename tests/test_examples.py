@@ -84,6 +84,7 @@ def test_graph_wavenet_on_an_hdf5_table(run):
     assert last < first
 
 
+@pytest.mark.campaign  # as .ci/run does: tens of seconds
 def test_weather_under_lightning_ends_alike_when_it_was_stopped(run):
     pytest.importorskip("lightning")
     printed = run("-c", RESUMED, EXAMPLES)
@@ -92,6 +93,7 @@ def test_weather_under_lightning_ends_alike_when_it_was_stopped(run):
     assert told == [*stages, stages[0], "stopped", *stages, "equal True"], printed
 
 
+@pytest.mark.campaign
 def test_meters_with_weather_ahead(run):
     pytest.importorskip("pyarrow")
     printed = run(EXAMPLES / "meters.py")
@@ -105,6 +107,7 @@ def test_daily_mobility_graphs(run):
     assert found[-1] < found[0]
 
 
+@pytest.mark.campaign
 def test_a_stream_from_s3_stopped_and_gone_on(run, moto_bucket, tmp_path):
     state = tmp_path / "state.json"
     printed = run(EXAMPLES / "s3_stream.py", "s3://traffic/speeds.zarr", state, **moto_bucket)

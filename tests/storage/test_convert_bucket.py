@@ -204,6 +204,7 @@ def stopped_at(count: int, monkeypatch) -> None:
 FORM = {"chunks": 200, "memory": "120kB", "threads": 1}  # three pieces
 
 
+@pytest.mark.campaign  # every change of the bucket, once the last
 def test_at_no_moment_is_half_of_it_found(bucket, monkeypatch):
     """Every change of the bucket is once the last one; what is found then is nothing or all of it."""
     whole = convert(series_of(), bucket.url("whole.zarr"), storage_options=bucket.options, **FORM)
@@ -235,6 +236,7 @@ def test_at_no_moment_is_half_of_it_found(bucket, monkeypatch):
     assert stops >= 12
 
 
+@pytest.mark.campaign
 def test_what_is_replaced_stays_until_the_new_one_is_whole(bucket, monkeypatch):
     """Every other change is once the last: the old store, none, or the new one, and never a mixture."""
     old, states = np.zeros((300, 2)), []

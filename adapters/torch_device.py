@@ -182,7 +182,8 @@ class Destination:
 
     def place(self, engine: Engine) -> Engine:
         """Decide where batches are gathered; nothing is read or moved before `load`."""
-        engine = replace(engine, finish=self.start)
+        alone = self.pinned or self._memory is not None  # a copy, or a gather there, is of one batch
+        engine = replace(engine, finish=self.start, together=1 if alone else engine.together)
         if self._memory is None:
             return engine
         begin, end = rows_of_rank(self._windows, engine.steps, engine.ranks)

@@ -14,7 +14,7 @@ from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
 from windowloader.config import LoaderConfig
 from windowloader.engine import make_steps
 from windowloader.gather import Recipe
-from windowloader.iteration import tasks
+from windowloader.making import tasks
 from windowloader.ranks import resolve
 from windowloader.state import RunState
 from windowloader.streaming.reading import survey

@@ -14,6 +14,7 @@ from .errors import LoaderError
 from .gathering.delivery import as_bfloat16
 from .gathering.rows import Others
 from .shard import Steps, per_lane
+from .sources.tiers import AT_HAND
 from .streaming.mirrored import mirrored
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "make_steps", "start_engine"]
 
 INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads take to hand them over
+TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
+MOST_TOGETHER = 16
 MOST_AHEAD = 4
 MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
 
@@ -59,6 +62,8 @@ class Engine:
         Which slice of a step is this process's.
     threads, ahead : int
         Threads that make batches, and how many batches may be made that the loop did not take.
+    together : int
+        Steps whose batches are made as one: what a batch costs beside its bytes is paid once for them.
     full_shape : int
         Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
     weighted : bool
@@ -79,6 +84,7 @@ class Engine:
     ranks: Ranks
     threads: int
     ahead: int
+    together: int = 1
     full_shape: int = 0
     weighted: bool = False
     gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
@@ -101,7 +107,12 @@ def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
 
 
 def start_engine(
-    windows: WindowSet, recipe: Recipe, config: LoaderConfig, ranks: Ranks, reading: Reading, pool: Buffers
+    windows: WindowSet,
+    recipe: Recipe,
+    config: LoaderConfig,
+    ranks: Ranks,
+    reading: Reading,
+    buffers: Callable[[int], Buffers],
 ) -> Engine:
     """Bind the rooms together for one process.
 
@@ -113,7 +124,8 @@ def start_engine(
     ranks : Ranks
     reading : Reading
         From `reading.survey`, which looks at a loaded state too.
-    pool : Buffers
+    buffers : callable
+        ``buffers(nbytes)`` makes the pool, of memory for so many bytes at a time.
 
     Returns
     -------
@@ -127,16 +139,18 @@ def start_engine(
     steps = make_steps(reading.order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
     threads, ahead = work_ahead(recipe.nbytes(share), reading.tier, config)
+    together = made_together(recipe, share, reading, config)
     return Engine(
         windows=windows,
         recipe=recipe,
         reading=reading,
         access=_access(windows, recipe, reading, steps, ranks),
-        pool=pool,
+        pool=buffers(recipe.nbytes(share * together)),
         steps=steps,
         ranks=ranks,
         threads=threads,
         ahead=ahead,
+        together=together,
         full_shape=share if config.uneven == "exact" else 0,
         weighted=steps.weighted(ranks.world_size),
         finish=as_bfloat16 if recipe.dtype == "bfloat16" else None,
@@ -179,6 +193,30 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
     return mirrored(access, windows, recipe, reading, views)
 
 
+def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderConfig) -> int:
+    """Decide how many steps' batches are made as one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    rows : int
+        Windows of one rank's full batch.
+    reading : Reading
+    config : LoaderConfig
+
+    Returns
+    -------
+    int
+        1 where batches are large, read from storage, or cannot be cut apart.
+    """
+    most = min(TOGETHER_BYTES // max(1, recipe.nbytes(rows)), MOST_TOGETHER)
+    if config.prefetch_batches is not None:
+        most = min(most, config.prefetch_batches)
+    if most < 2 or reading.choice is not None or not recipe.parts(rows):
+        return 1
+    return most
+
+
 def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, int]:
     """Decide how many threads make batches, and how many batches are made ahead.
 
@@ -197,6 +235,6 @@ def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, 
     ahead = config.prefetch_batches or max(1, min(MOST_AHEAD, config.budget // max(1, batch_bytes)))
     if config.threads is not None:
         return min(config.threads, ahead), ahead
-    if batch_bytes < INLINE_BYTES and tier not in ("streamed", "cached") and config.prefetch_batches is None:
+    if batch_bytes < INLINE_BYTES and tier in AT_HAND and config.prefetch_batches is None:
         return 0, 1
     return min(MOST_THREADS, ahead, len(os.sched_getaffinity(0))), ahead

@@ -180,6 +180,11 @@ class Recipe:
         last = self.fields(batch)[-1]
         return last.offset + -(-last.nbytes // ALIGNMENT) * ALIGNMENT
 
+    def parts(self, batch: int) -> bool:
+        """Whether several batches of ``batch`` windows made as one are cut apart by windows, each array aligned."""
+        outermost = all(role.layout.letters[0] == "b" for role in self.roles)
+        return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
+
     def filling(self, batch: int, rows: Sequence[Rows]) -> Filling:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
         lie = (row.flat or (row.base.dtype, row.base.shape, row.base.strides) for row in rows)

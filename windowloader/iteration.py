@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .batch import Batch
 from .errors import ClosedError
+from .making import grouped, make, tasks
 from .prefetch import Ahead
-from .rank_slices import Step
-from .stats import EpochStats, Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from .batch import Batch
     from .engine import Engine
-    from .gathering.rows import RowStream
-    from .ranks import Ranks
-    from .shard import Position, Steps
+    from .making import Made, Task
+    from .shard import Position
+    from .stats import EpochStats
 
 __all__ = ["Iteration", "Progress"]
 
@@ -36,75 +34,6 @@ class Progress:
     """How far the newest iterator's loop is; outlives the iterator, so that a state can be taken after a break."""
 
     position: Position
-
-
-class Task(NamedTuple):
-    """One step of this rank."""
-
-    number: int  # of this iterator
-    before: Position
-    after: Position
-    step: Step
-    weight: float  # of the step, over all ranks
-
-
-class Made(NamedTuple):
-    """A batch made ahead, and when."""
-
-    batch: Any  # a Batch, or what `Engine.finish` made of it
-    after: Position
-    timeline: Timeline
-
-
-def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[Task]:
-    """Yield the steps of this rank from ``position`` to the end of its epoch."""
-    rest = steps.rank_rest(position, rank=ranks.rank, world_size=ranks.world_size)
-    for index, (before, step, after, weight) in enumerate(rest):
-        yield Task(index, before, after, _filled(step, full_shape), weight)
-
-
-def _filled(step: Step, rows: int) -> Step:
-    short = rows - len(step.positions)
-    if short <= 0:
-        return step
-    positions = np.concatenate((step.positions, np.full(short, step.positions[-1])))
-    weights = np.concatenate((step.weights, np.zeros(short, np.float32)))
-    return Step(positions, weights, step.advance)
-
-
-def make(engine: Engine, stream: RowStream, task: Task) -> Made:
-    """Make the batch of a task: on any thread, into a buffer of the pool."""
-    timeline = Timeline()
-    step, windows, recipe = task.step, engine.windows, engine.recipe
-    starts = windows.index(step.positions)  # the order knows no others: nothing to check
-    pieces = stream.pieces(task.number, task.before, starts)
-    try:
-        if engine.gather is not None:
-            arrays = engine.gather(starts, pieces)
-        else:
-            arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
-            for piece in pieces:
-                timeline.read = time.perf_counter()
-                recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
-    except BaseException:
-        stream.fail(task.number)  # or later batches would wait for it
-        raise
-    batch: Any = Batch(
-        **arrays,
-        starts=starts,
-        entities=windows.series.entity_of(starts),
-        weights=step.weights,
-        exact=engine.weighted,
-        graph=windows.graph_at(starts),
-        epoch=task.before.epoch,
-        step=task.before.step,
-        step_weight=task.weight,
-    )
-    if engine.finish is not None:
-        timeline.read = timeline.read or time.perf_counter()
-        batch = engine.finish(batch)
-    timeline.done = time.perf_counter()
-    return Made(batch, task.after, timeline)
 
 
 class Iteration:
@@ -147,16 +76,16 @@ class Iteration:
         engine = self._engine
         stream = engine.access.stream(self._progress.position)
         self._stream = stream
-        if (
-            reads := getattr(stream, "reads", None)
-        ) is not None:  # where rows are addressable, nothing is read
-            self._stats.follow(reads)
+        if stream.reads is not None:
+            self._stats.follow(stream.reads)
         weakref.finalize(self, stream.abandon)
-        self._made: Ahead[Task, Made] = Ahead(
-            tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position),
+        work = tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position)
+        self._here: deque[Made] = deque()  # made together with what the loop has
+        self._made: Ahead[list[Task], list[Made]] = Ahead(
+            grouped(work, engine.together),
             partial(make, engine, stream),
             threads=engine.threads,
-            ahead=engine.ahead,
+            ahead=max(1, engine.ahead // engine.together),
         )
 
     def uses(self, engine: Engine) -> bool:
@@ -183,14 +112,18 @@ class Iteration:
         if self._begun is None:
             self._begun = asked
         try:
-            made = next(self._made)
+            if not self._here:
+                self._here.extend(next(self._made))
         except StopIteration:
             self._end(asked)
             raise
-        except BaseException:
-            self._stream.close(wait=True)
-            self._over = True
+        except BaseException:  # an interrupt while it waits
+            self._break_off()
             raise
+        made = self._here.popleft()
+        if made.error is not None:
+            self._break_off()
+            raise made.error
         got = time.perf_counter()
         batch = made.batch
         windows = batch.num_windows
@@ -202,6 +135,11 @@ class Iteration:
         received = self._deliver(batch)
         self._progress.position = made.after
         return received
+
+    def _break_off(self) -> None:
+        self._stream.close(wait=True)  # first: it may be what the threads wait for
+        self._made.close()
+        self._over = True
 
     def _end(self, asked: float) -> None:
         """Tell the loader that the epoch is over, if it is: an iterator ends early after an error or `close`."""
@@ -222,4 +160,5 @@ class Iteration:
         self._closed = True
         self._stream.close()  # first: it may be what the threads wait for
         self._made.close()
+        self._here.clear()
         self._over = True

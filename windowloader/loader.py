@@ -228,11 +228,10 @@ class WindowLoader:
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
         reading = survey(self._windows, self._recipe, self._config, ranks.world_size, state)
-        return start_engine(self._windows, self._recipe, self._config, ranks, reading, self._make_pool(ranks))
+        return start_engine(self._windows, self._recipe, self._config, ranks, reading, self._buffers)
 
-    def _make_pool(self, ranks: Ranks) -> Buffers:
-        share = -(-self._config.global_batch(ranks.world_size) // ranks.world_size)
-        return BufferPool(self._recipe.nbytes(share))
+    def _buffers(self, nbytes: int) -> Buffers:
+        return BufferPool(nbytes)
 
     # -- iteration -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What kernels ask of the machine: fast copies, stores around the cache, memory before it is needed, pages of files.
 
-In: arrays or addresses and positions in them. Out: bytes moved, cache lines and pages on their way. Never checks a
-position, never holds the GIL.
+In: arrays or addresses and positions in them. Out: bytes moved, cache lines and pages on their way; float16 where the
+processor has it. Never checks a position, never holds the GIL.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .jit import kernel
@@ -18,10 +19,14 @@ from .jit import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LINE", "advise", "claim", "count_resident", "fetch", "move", "settle", "stream"]
+__all__ = [
+    "HALVES", "LINE", "advise", "claim", "count_resident", "fetch", "move", "narrow", "settle", "stream", "widen"
+]  # fmt: skip
 
 LINE = 64  # bytes of a cache line
 NEAR = 2  # of 3: a first-level cache has room for few requests, which then wait for each other
+HALVES: bool = "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2]
+"""Whether `narrow` and `widen` may be compiled: of the features that numba compiles for, which its cache goes by."""
 _BUILD: Any = cgutils
 
 
@@ -105,11 +110,31 @@ def _settle(_: Any) -> Any:
     return types.void(), generate
 
 
+def _narrow(_: Any, single: Any) -> Any:
+    """Bits of the float16 nearest to a float32, as the processor rounds it: to nearest, ties to even."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+def _widen(_: Any, word: Any) -> Any:
+    """Float32 that a float16, given by its bits, is."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
 move: Any = intrinsic(_move)
 stream: Any = intrinsic(_stream)
 settle: Any = intrinsic(_settle)
 fetch: Any = intrinsic(_fetch)
 claim: Any = intrinsic(_claim)
+narrow: Any = intrinsic(_narrow)
+widen: Any = intrinsic(_widen)
 
 _call_madvise: Any = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))
 _call_mincore: Any = types.ExternalFunction("mincore", types.int32(types.uintp, types.uintp, types.voidptr))

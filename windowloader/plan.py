@@ -147,13 +147,12 @@ class Plan:
 
     @property
     def private_bytes(self) -> int:
-        """By how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
+        """Up to how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
 
-        Places for rows, batches made ahead and the loop's, and half of what may be in flight: chunks are decoded into
-        their places, a few at a time. It is what to expect; ``memory.total``, without the batches, is what is kept to.
+        All terms of ``memory``, what is kept whole, batches made ahead and the loop's. All requests may have their
+        chunks at once, most of all where the processors have other work, and the allocator keeps some that were freed.
         """
-        terms = self.memory
-        rows = 0 if terms is None else terms.arena + terms.stash + terms.in_flight // 2
+        rows = 0 if self.memory is None else self.memory.total
         return rows + self.held + (self.batches_ahead + 1) * self.batch_bytes
 
     def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader import stats
+from windowloader import engine, stats
 from windowloader.errors import (
     ClosedError,
     LoaderError,
@@ -251,9 +251,9 @@ def test_an_error_in_a_thread_surfaces_at_its_batch(windows, monkeypatch):
     gather = Recipe.gather
 
     def breaks(self, out, starts, rows, **part):
-        if starts[0] == 96:
+        if 96 in starts:
             raise OSError("the disk is gone")
-        gather(self, out, starts, rows)
+        gather(self, out, starts, rows, **part)
 
     monkeypatch.setattr(Recipe, "gather", breaks)
     loader = wl.WindowLoader(windows, batch_size=32, threads=2, prefetch_batches=4)
@@ -370,3 +370,50 @@ def test_nan_without_fill_is_an_error_at_construction(values):
 def test_a_loader_takes_windows(values):
     with pytest.raises(LoaderError, match="WindowSet"):
         wl.WindowLoader(wl.Series(values))
+
+
+def test_small_batches_made_together_are_those_made_alone(windows, monkeypatch):
+    for layout in ("btnf", "bntf", "tbnf", ("btnf", "bnft")):
+        options = {"batch_size": 32, "shuffle": True, "uneven": "exact", "layout": layout, "seed": 3}
+        monkeypatch.setattr(engine, "MOST_TOGETHER", 1)
+        alone = list(wl.WindowLoader(windows, **options))
+        monkeypatch.setattr(engine, "MOST_TOGETHER", 4)
+        loader = wl.WindowLoader(windows, **options)
+        together = list(loader)
+        assert loader._bind().together == (1 if layout == "tbnf" else 4)
+        assert len(alone) == len(together) == 10
+        for one, other in zip(alone, together, strict=True):
+            assert (one.epoch, one.step, one.step_weight) == (other.epoch, other.step, other.step_weight)
+            for name in ("inputs", "targets", "starts", "entities", "weights"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+                assert getattr(other, name).flags.c_contiguous
+            assert other.inputs.ctypes.data % 64 == other.targets.ctypes.data % 64 == 0
+
+
+def test_batches_whose_arrays_would_not_be_aligned_are_made_alone(windows):
+    assert wl.WindowLoader(windows, batch_size=5)._bind().together == 1
+    assert wl.WindowLoader(windows, batch_size=16)._bind().together > 1
+    assert wl.WindowLoader(windows, batch_size=16, prefetch_batches=3)._bind().together == 3
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_among_batches_made_together_is_that_of_its_own(windows, monkeypatch, threads):
+    def graph_at(self, starts):
+        if 96 in starts:
+            next(iter(()))  # a StopIteration must not look like the end
+
+    monkeypatch.setattr(wl.WindowSet, "graph_at", graph_at)
+    iterator = iter(wl.WindowLoader(windows, batch_size=32, threads=threads))
+    assert [next(iterator).starts[0] for _ in range(3)] == [0, 32, 64]
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(iterator)
+
+
+def test_what_was_made_together_is_not_delivered_after_close(windows, values):
+    loader = wl.WindowLoader(windows, batch_size=32)
+    iterator = iter(loader)
+    kept = next(iterator)
+    loader.close()
+    with pytest.raises(ClosedError, match="after step 1 of epoch 0"):
+        next(iterator)
+    np.testing.assert_array_equal(kept.inputs[0, :, :, 0], values[:4])

@@ -1,7 +1,8 @@
 """Float16 and bfloat16 as bits: numba has no arithmetic for either, so their bits are made and read here.
 
 In: 16-bit words, or float64 values. Out: the other. Rounding is to nearest, ties to even, as IEEE 754 and torch have
-it; NaN stays NaN (its payload does not). Never calls a library routine, so that every loop vectorises.
+it; NaN stays NaN (its payload does not). By the processor where it has float16, by arithmetic where not: the same bits.
+Never calls a library routine, so that every loop vectorises.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from windowloader.jit import kernel
+from windowloader.machine import HALVES, narrow, widen
 
 __all__ = ["decode_float16", "to_bfloat16", "to_float16"]
 
+LOW = np.int64((1 << 29) - 1)  # bits of a float64 that a float32 has no room for
+
 
 @kernel
-def decode_float16(word: int) -> float:
-    """Value of a float16 given by its 16 bits, exactly."""
+def _decode_by_arithmetic(word: int) -> float:
     bits = np.int64(word)
     exponent = (bits >> 10) & 31
     mantissa = bits & 1023
@@ -29,8 +32,12 @@ def decode_float16(word: int) -> float:
 
 
 @kernel
-def to_float16(value: float) -> Any:
-    """Bits of the float16 nearest to a float64: rounded once."""
+def _decode_by_processor(word: int) -> float:
+    return np.float64(widen(np.uint16(word)))
+
+
+@kernel
+def _round_by_arithmetic(value: float) -> Any:
     bits = np.float64(value).view(np.int64)
     sign = (bits >> 48) & 0x8000
     size = abs(value)
@@ -43,6 +50,23 @@ def to_float16(value: float) -> Any:
     word = np.int64(0x7C00) if size >= 65520.0 else word
     word = np.int64(0x7E00) if value != value else word  # NaN
     return sign | word
+
+
+@kernel
+def _round_by_processor(value: float) -> Any:
+    bits = np.float64(value).view(np.int64)
+    # Rounding twice is rounding once if the first goes to odd: what a float32 has no room for is cut off, and its last
+    # bit set where that was anything (the sum carries into it), so that no tie comes about that was none.
+    odd = (bits | ((bits & LOW) + LOW)) & ~LOW
+    single = np.float32(np.int64(odd).view(np.float64))
+    word = narrow(single)
+    return np.uint16((word | 0x7E00) & 0xFE00) if single != single else word  # NaN
+
+
+decode_float16 = _decode_by_processor if HALVES else _decode_by_arithmetic
+"""Value of a float16 given by its 16 bits, exactly."""
+to_float16 = _round_by_processor if HALVES else _round_by_arithmetic
+"""Bits of the float16 nearest to a float64: rounded once."""
 
 
 @kernel

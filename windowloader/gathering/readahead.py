@@ -187,12 +187,13 @@ class ToldAhead(Resident):
         rows = int((access.closes - access.opens).sum())
         batch = share * rows * sum(stretch.row_bytes for stretch in cold)
         self.ahead = max(1, min(16, WITHIN // max(1, batch)))
-        self._told = 0
+        self._told, self._looked = 0, 0
         self._lock = threading.Lock()
 
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
         """Whole arrays, each window at its start, after the batches to come were asked for."""
-        if index % AGAIN == AGAIN - 1 and self._cold:
+        if index - self._looked >= AGAIN and self._cold:
+            self._looked = index
             self._cold = tuple(stretch for stretch in self._cold if stretch.resident() < RESIDENT)
         while self._cold and (step := self._next(index)) is not None:
             self._tell(self._access.index(step))

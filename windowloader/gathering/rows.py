@@ -58,11 +58,22 @@ class Piece:
 
 
 class RowStream(Protocol):
-    """Rows for the steps of one iterator, asked for from any thread."""
+    """Rows for the steps of one iterator, asked for from any thread.
+
+    Attributes
+    ----------
+    reads : Reads or None
+        What it read; None where rows are addressable and nothing is.
+    """
+
+    @property
+    def reads(self) -> Reads | None:
+        """What it read."""
 
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
         """Yield the rows of batch number ``index`` of this iterator, whose step begins at ``position``.
 
+        Where rows are at hand it may be several batches, the last of them number ``index``.
         A piece is valid until the next one is asked for, the last until the generator is closed.
         """
 
@@ -88,6 +99,8 @@ class RowAccess(Protocol):
 
 class Resident:
     """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
+
+    reads: Reads | None = None
 
     def __init__(self, arrays: Others) -> None:
         self._arrays = arrays

@@ -126,8 +126,8 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
             lines.append(_line("", f"{name:<24} {format_bytes(value):>8}"))
     ahead = f"{plan.batches_ahead} × {format_bytes(plan.batch_bytes)}"
     lines.append(_line("", f"{'batches ahead, on top':<24} {ahead:>8}"))
-    grown = f"{format_bytes(plan.private_bytes)} in all, by which the process will grow"
-    lines.append(_line("", f"{'expected':<24} {grown}"))
+    grown = f"{format_bytes(plan.private_bytes):>8}, up to which the process will grow"
+    lines.append(_line("", f"{'in all':<24} {grown}"))
     if plan.resident:
         most = max(value for _, value in plan.resident)
         bars = "".join(BARS[min(7, value * 8 // max(most, 1))] for _, value in plan.resident)

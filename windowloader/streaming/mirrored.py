@@ -120,6 +120,8 @@ class MirroredAccess:
 class _Mirrored:
     """Whole arrays in mirrors, each window at its start; blocks are compared with their checksums when first used."""
 
+    reads = None
+
     def __init__(self, sources: list[CachedSource], others: Others, reach: tuple[int, int]) -> None:
         self._sources, self._others, self._reach = sources, others, reach
 

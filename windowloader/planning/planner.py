@@ -78,7 +78,7 @@ def plan_of(
             rank=rank,
             world_size=world_size,
             position=position,
-            ahead=engine.ahead,
+            ahead=max(engine.ahead, 2 * engine.together - 1),  # one lot in the loop, one made
         )
     )
 

@@ -38,6 +38,7 @@ INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads tak
 TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
 MOST_TOGETHER = 16
 MOST_AHEAD = 4
+AHEAD_AT_HAND = 2  # where nothing is waited for: more only take memory
 MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
 
 
@@ -232,9 +233,10 @@ def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, 
     -------
     threads, ahead : int
     """
-    ahead = config.prefetch_batches or max(1, min(MOST_AHEAD, config.budget // max(1, batch_bytes)))
+    most = AHEAD_AT_HAND if tier in AT_HAND else MOST_AHEAD
+    ahead = config.prefetch_batches or max(1, min(most, config.budget // max(1, batch_bytes)))
     if config.threads is not None:
-        return min(config.threads, ahead), ahead
+        return config.threads, ahead
     if batch_bytes < INLINE_BYTES and tier in AT_HAND and config.prefetch_batches is None:
         return 0, 1
-    return min(MOST_THREADS, ahead, len(os.sched_getaffinity(0))), ahead
+    return min(MOST_THREADS, len(os.sched_getaffinity(0))), ahead

@@ -185,17 +185,17 @@ class Recipe:
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
-    def filling(self, batch: int, rows: Sequence[Rows]) -> Filling:
+    def filling(self, batch: int, rows: Sequence[Rows], nodes: tuple[int, int] | None = None) -> Filling:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
         lie = (row.flat or (row.base.dtype, row.base.shape, row.base.strides) for row in rows)
-        known = (batch, *lie)
+        known = (batch, nodes, *lie)
         found = self._fillings.get(known)
         if found is None:
             from .gathering.filling import Filling
 
             if len(self._fillings) >= FILLINGS:
                 self._fillings.clear()
-            found = self._fillings.setdefault(known, Filling.of(self, batch, rows))
+            found = self._fillings.setdefault(known, Filling.of(self, batch, rows, nodes))
         return found
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
@@ -212,6 +212,7 @@ class Recipe:
         *,
         begin: int = 0,
         end: int | None = None,
+        nodes: tuple[int, int] | None = None,
     ) -> None:
         """Fill the arrays of a batch.
 
@@ -226,10 +227,12 @@ class Recipe:
             One for each of `variables`; must hold every row that the windows read, as nothing checks it here.
         begin, end : int
             Batch positions to fill; None: to the last.
+        nodes : (int, int), optional
+            First and end of those to fill; None: all. What is delivered once for all goes with node 0.
         """
         from .gathering.filling import fill_arrays
 
-        fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end)
+        fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end, nodes)
 
 
 @lru_cache(maxsize=FILLINGS)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ClosedError
 from .making import grouped, make, tasks
 from .prefetch import Ahead
+from .sharing import Crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,12 +80,13 @@ class Iteration:
         if stream.reads is not None:
             self._stats.follow(stream.reads)
         weakref.finalize(self, stream.abandon)
+        crew = Crew(engine.threads)
         work = tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position)
         self._here: deque[Made] = deque()  # made together with what the loop has
         self._made: Ahead[list[Task], list[Made]] = Ahead(
             grouped(work, engine.together),
-            partial(make, engine, stream),
-            threads=engine.threads,
+            partial(make, engine, stream, crew),
+            crew=crew,
             ahead=max(1, engine.ahead // engine.together),
         )
 

@@ -7,6 +7,8 @@ received.
 from __future__ import annotations
 
 import time
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .engine import Engine
-    from .gathering.rows import RowStream
+    from .gathering.rows import Piece, RowStream
     from .ranks import Ranks
     from .shard import Position, Steps
+    from .sharing import Crew
 
 __all__ = ["Made", "Task", "grouped", "make", "tasks"]
+
+SHARE_BYTES = 2 << 20  # what a thread takes of another's batch is worth its waking
 
 
 class Task(NamedTuple):
@@ -80,19 +85,19 @@ def grouped(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
         yield group
 
 
-def make(engine: Engine, stream: RowStream, group: Sequence[Task]) -> list[Made]:
+def make(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[Task]) -> list[Made]:
     """Make the batches of a group of tasks, on any thread.
 
     An error is that of its own task: those before it are made, the `Made` with the error is the last.
     """
     try:
-        return _make_as_one(engine, stream, group)
+        return _make_as_one(engine, stream, crew, group)
     except BaseException as error:
         if len(group) == 1 or not isinstance(error, Exception):
             return [_failed(group[0], error)]
     made: list[Made] = []
     for task in group:
-        made += make(engine, stream, [task])
+        made += make(engine, stream, crew, [task])
         if made[-1].error is not None:
             break
     return made
@@ -105,7 +110,7 @@ def _failed(task: Task, error: BaseException) -> Made:
     return Made(None, task.after, Timeline(), error)
 
 
-def _make_as_one(engine: Engine, stream: RowStream, group: Sequence[Task]) -> list[Made]:
+def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[Task]) -> list[Made]:
     """Make all batches of a group in one buffer of the pool."""
     timeline = Timeline()
     windows, recipe = engine.windows, engine.recipe
@@ -120,7 +125,11 @@ def _make_as_one(engine: Engine, stream: RowStream, group: Sequence[Task]) -> li
             arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
             for piece in pieces:
                 timeline.read = time.perf_counter()
-                recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
+                parts = _parts(
+                    piece, crew.hands, recipe.nbytes(len(starts)) // len(starts), windows.series.num_nodes
+                )
+                fill = partial(recipe.gather, arrays, starts, piece.rows)
+                crew.run([partial(fill, begin=begin, end=end, nodes=nodes) for begin, end, nodes in parts])
     except BaseException:
         stream.fail(group[-1].number)  # or later batches would wait for it
         raise
@@ -142,6 +151,25 @@ def _make_as_one(engine: Engine, stream: RowStream, group: Sequence[Task]) -> li
         made.append(Made(batch, task.after, timeline))
     timeline.done = time.perf_counter()
     return made
+
+
+def _parts(
+    piece: Piece, hands: int, window_bytes: int, num_nodes: int
+) -> list[tuple[int, int, tuple[int, int] | None]]:
+    """Cut a piece for several hands, by windows, and by nodes where those are few: begin, end, nodes or None."""
+    count = piece.end - piece.begin
+    wanted = min(2 * hands, count * window_bytes // SHARE_BYTES)  # two for each: none waits long for another
+    if hands == 1 or wanted < 2:
+        return [(piece.begin, piece.end, None)]
+    windows = [(piece.begin + first, piece.begin + last) for first, last in _cuts(count, min(wanted, count))]
+    if count >= wanted:
+        return [(*window, None) for window in windows]
+    nodes = _cuts(num_nodes, min(-(-wanted // count), num_nodes))
+    return [(*window, part) for window in windows for part in nodes]
+
+
+def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+    return list(pairwise(length * part // parts for part in range(parts + 1)))
 
 
 def _parted(arrays: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,8 @@ from .ending import Stage, at_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .sharing import Crew
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -46,16 +48,16 @@ def _join_all() -> None:
 class _Work(Generic[T, R]):
     """What the threads share. They hold this and not the `Ahead`, so that dropping the latter ends them."""
 
-    def __init__(self, tasks: Iterator[T], make: Callable[[T], R], ahead: int) -> None:
+    def __init__(self, tasks: Iterator[T], make: Callable[[T], R], ahead: int, crew: Crew) -> None:
         self.tasks = tasks
         self.make = make
         self.ahead = ahead
         self.again = max(
             1, ahead // 2
         )  # room for so many wakes the threads: to sleep and wake costs a small batch
-        self.lock = threading.Lock()
+        self.crew = crew
+        self.lock, self.room = crew.lock, crew.idle
         self.ready = threading.Condition(self.lock)
-        self.room = threading.Condition(self.lock)
         self.results: dict[int, tuple[R | None, BaseException | None]] = {}
         self.issued = 0
         self.taken = 0
@@ -70,26 +72,31 @@ class _Work(Generic[T, R]):
             self.ready.notify_all()
 
     def claim(self) -> tuple[int, T] | None:
-        """Wait for room and take the next task; None when there is nothing more to do."""
+        """Wait for room, helping others, and take the next task; None when there is nothing more to do."""
         with self.lock:
-            while not self.stopped and not self.exhausted and self.issued - self.taken >= self.ahead:
-                self.room.wait()
-            if self.stopped or self.exhausted:
-                return None
-            try:
-                task = next(self.tasks)
-            except StopIteration:
-                self.exhausted = True
-            except BaseException as error:
-                self.exhausted = True
-                self.results[self.issued] = (None, error)
-                self.issued += 1
-            else:
-                self.issued += 1
-                return self.issued - 1, task
-            self.ready.notify_all()
-            self.room.notify_all()
+            while not self.stopped:
+                if self.exhausted:
+                    return None
+                if self.issued - self.taken < self.ahead:
+                    return self._issue()
+                self.crew.help_or_wait()
             return None
+
+    def _issue(self) -> tuple[int, T] | None:
+        try:
+            task = next(self.tasks)
+        except StopIteration:
+            self.exhausted = True
+        except BaseException as error:
+            self.exhausted = True
+            self.results[self.issued] = (None, error)
+            self.issued += 1
+        else:
+            self.issued += 1
+            return self.issued - 1, task
+        self.ready.notify_all()
+        self.room.notify_all()
+        return None
 
     def run(self) -> None:
         while (claimed := self.claim()) is not None:
@@ -129,8 +136,9 @@ class Ahead(Generic[T, R]):
         Advanced by one thread at a time, under a lock.
     make : callable
         Called with one task, on any of the threads.
-    threads : int
-        0: nothing is made ahead, ``make`` runs in the thread that asks.
+    crew : Crew
+        Its ``threads`` are started. 0: nothing is made ahead, ``make`` runs in the thread that asks. ``make`` may
+        `Crew.run` parts of a result, which threads take that have no room for another.
     ahead : int
         How many results may exist or be under way that were not taken, at least 1.
     name : str
@@ -138,7 +146,8 @@ class Ahead(Generic[T, R]):
 
     Examples
     --------
-    >>> list(Ahead(iter(range(4)), lambda n: n * n, threads=2, ahead=3))
+    >>> from windowloader.sharing import Crew
+    >>> list(Ahead(iter(range(4)), lambda n: n * n, crew=Crew(2), ahead=3))
     [0, 1, 4, 9]
     """
 
@@ -147,14 +156,14 @@ class Ahead(Generic[T, R]):
         tasks: Iterator[T],
         make: Callable[[T], R],
         *,
-        threads: int,
+        crew: Crew,
         ahead: int,
         name: str = "windowloader",
     ) -> None:
-        self._work: _Work[T, R] = _Work(tasks, make, max(1, ahead))
+        self._work: _Work[T, R] = _Work(tasks, make, max(1, ahead), crew)
         self._threads = [
             threading.Thread(target=self._work.run, name=f"{name}-{i}", daemon=True)
-            for i in range(min(threads, max(1, ahead)))
+            for i in range(crew.threads)
         ]
         weakref.finalize(self, self._work.stop)
         _WORKS.add(self._work)

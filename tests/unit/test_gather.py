@@ -280,7 +280,8 @@ def test_what_is_written_around_the_cache_is_the_same(nodes, missing, per, monke
         )
         for dtype in ("float32", "float16"):
             found = []
-            for least in (1 << 62, 0):
+            monkeypatch.setattr(loops, "LONG", 0)
+            for least, cut in ((1 << 62, False), (0, False), (0, True)):
                 monkeypatch.setattr(loops, "STREAMED", least)
                 recipe = Recipe.compile(
                     series, windows.spec, scaler=scaler, dtype=dtype, fill=None if missing is None else 0.0
@@ -291,10 +292,11 @@ def test_what_is_written_around_the_cache_is_the_same(nodes, missing, per, monke
                     size = field.nbytes // field.dtype.itemsize
                     out[field.name] = np.zeros(size + 3, field.dtype)[3:].reshape(field.shape)
                 rows = [Rows(series.variables[0].view(), starts)]
-                recipe.gather(out, starts, rows, begin=0, end=2)
-                recipe.gather(out, starts, rows, begin=2)
+                for part in [(0, nodes // 3), (nodes // 3, nodes)] if cut and nodes > 2 else [None]:
+                    recipe.gather(out, starts, rows, begin=0, end=2, nodes=part)
+                    recipe.gather(out, starts, rows, begin=2, nodes=part)
                 found.append({name: array.tobytes() for name, array in out.items()})
-            assert found[0] == found[1], (names, dtype)
+            assert found[0] == found[1] == found[2], (names, dtype)
 
 
 @pytest.mark.parametrize("every", ["1min", "7min", "11h"])

@@ -6,7 +6,7 @@ numba. Never allocates anything of a batch's size, but where rows are addressabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class RoleFilling:
     values, masks : tuple of Loop
     piece : int
         Windows at a time.
+    at : int
+        Words before those of the first node.
     """
 
     role: Role
@@ -50,11 +52,12 @@ class RoleFilling:
     values: tuple[Loop, ...]
     masks: tuple[Loop, ...]
     piece: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filling:
-    """A recipe made out for a batch size and for rows of some shape and strides.
+    """A recipe made out for a batch size, for rows of some shape and strides, and for all nodes or some.
 
     Parameters
     ----------
@@ -64,16 +67,24 @@ class Filling:
     roles: tuple[RoleFilling, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, batch: int, rows: Sequence[Rows]) -> Filling:
-        """Choose all loops."""
-        kinds = tuple((row.flat or Flat.of(row.base)).kind for row in rows)
-        return cls(tuple(_role(recipe, role, kinds, batch) for role in recipe.roles))
+    def of(cls, recipe: Recipe, batch: int, rows: Sequence[Rows], nodes: tuple[int, int] | None) -> Filling:
+        """Choose all loops. What is delivered once for all nodes goes with the first of them."""
+        kinds = [(row.flat or Flat.of(row.base)).kind for row in rows]
+        if nodes is not None:
+            kinds = [replace(kind, origin=kind.origin + nodes[0] * kind.steps[1]) for kind in kinds]
+        return cls(tuple(_role(recipe, role, kinds, batch, nodes) for role in recipe.roles))
 
 
-def _role(recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int) -> RoleFilling:
+def _role(
+    recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int, nodes: tuple[int, int] | None
+) -> RoleFilling:
     itemsize = 2 if recipe.dtype == "bfloat16" else np.dtype(recipe.dtype).itemsize
-    values, masks = role_loops(role, kinds, batch, recipe.dtype, itemsize) if role.num_features else ((), ())
-    between = role.steps_between(batch)
+    between, at = role.steps_between(batch), 0
+    if nodes is not None:
+        role, at = role.of_nodes(*nodes), nodes[0] * between[2]
+    values, masks = (
+        role_loops(role, kinds, between, batch, recipe.dtype, itemsize) if role.num_features else ((), ())
+    )
     piece = batch
     if len(values) + len(masks) > 1 and between[0] >= between[1]:
         # with another axis outermost a few windows are not compact
@@ -87,6 +98,7 @@ def _role(recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int) -> Role
         values=values,
         masks=masks,
         piece=max(piece, 1),
+        at=at,
     )
 
 
@@ -97,9 +109,10 @@ def fill_arrays(
     rows: Sequence[Rows],
     begin: int,
     end: int,
+    nodes: tuple[int, int] | None,
 ) -> None:
-    """Fill batch positions ``[begin, end)`` of every array."""
-    filling = recipe.filling(len(starts), rows)
+    """Fill batch positions ``[begin, end)`` of every array, for all nodes or some."""
+    filling = recipe.filling(len(starts), rows, nodes)
     part = Part(
         [(row.flat or Flat.of(row.base)).values for row in rows],
         [row.first for row in rows],
@@ -123,7 +136,7 @@ def _fill(
             shared[..., place] = value
     if not role.num_features:
         return
-    target = _words(out[role.name])
+    target = _words(out[role.name])[filling.at :]
     lines = filling.table.lines(starts, rows, part.entity, begin, end)
     if not filling.masks and end - begin <= filling.piece:
         for loop in filling.values:
@@ -131,7 +144,7 @@ def _fill(
         return
     mask, seen = None, lines
     if role.has_mask:
-        mask = _words(out[role.mask_name])
+        mask = _words(out[role.mask_name])[filling.at :]
         if role.row_columns:
             seen = filling.table.seen(starts, rows, part.entity, begin, end)
     for first in range(begin, end, filling.piece):

@@ -31,11 +31,17 @@ RUN = 64  # elements of a row up to which a window is scaled as one run: longer 
 ANY = 2**62
 PERIOD = 1024  # elements that statistics of columns are repeated to, so that a run needs no other index
 INSIDE = 24 * 1024  # bytes of output that are written in any order: they stay in the first-level cache
+LONG = 512 << 10  # bytes of a row of the output that are worth a call of their own
 STREAMED = 8 << 20  # bytes of an array from which on it is written around the cache: a few batches fill any
 
 
 def role_loops(
-    role: Role, kinds: Sequence[Kind], batch: int, dtype: str, itemsize: int
+    role: Role,
+    kinds: Sequence[Kind],
+    steps: tuple[int, int, int, int],
+    batch: int,
+    dtype: str,
+    itemsize: int,
 ) -> tuple[tuple[Loop, ...], tuple[Loop, ...]]:
     """Choose the loops of a role.
 
@@ -44,6 +50,8 @@ def role_loops(
     role : Role
     kinds : sequence of Kind
         How the rows of each variable lie.
+    steps : tuple of int
+        Elements between neighbours along batch, step, node and feature of the output.
     batch : int
         Windows.
     dtype : str
@@ -57,7 +65,7 @@ def role_loops(
         Those that write the role's array, and those that write its mask.
     """
     words = (True if dtype == "float16" else None, True if dtype == "bfloat16" else None)
-    frame = Frame(role, kinds, role.steps_between(batch), words, itemsize, batch)
+    frame = Frame(role, kinds, steps, words, itemsize, batch)
     groups = [part for group in role.groups for part in _by_division(group)]
     together = len(groups) == 1 and not role.statics and _together(frame, groups[0])
     if together:
@@ -165,6 +173,15 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
             shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, *lines, place, others,
         )  # fmt: skip
 
+    def streamed_by_row(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+        for b in range(begin, end):
+            for i in range(len(offsets)):
+                streams.flows(
+                    part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets[i : i + 1],
+                    part.entity, b, b + 1, shift, factor, known, divide, mark, fill, out, half, brain,
+                    at + i * out_row, out_batch, lines.values, lines.first, lines.steps[i : i + 1], place, others,
+                )  # fmt: skip
+
     def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
@@ -174,7 +191,10 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
 
     large = frame.batch * out_batch * frame.itemsize >= STREAMED
     touching = out_row == width * (1 + others) and out_batch == out_row * len(offsets)
-    return streamed if large and touching else loop
+    if large and touching:
+        return streamed
+    long = width * (1 + others) * frame.itemsize >= LONG
+    return streamed_by_row if large and long else loop
 
 
 def _copy(frame: Frame, group: Group) -> Loop:

@@ -7,7 +7,7 @@ Never touches rows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +90,12 @@ class Group:
     copies: bool
     whole: bool
 
+    def of_nodes(self, first: int, last: int) -> Group:
+        """Return the statistics of nodes ``[first, last)``."""
+        if self.shift.shape[2] == 1:
+            return self
+        return replace(self, shift=self.shift[..., first:last], factor=self.factor[..., first:last])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowColumn:
@@ -125,6 +131,12 @@ class Static:
     values: np.ndarray
     observed: np.ndarray
     places: np.ndarray
+
+    def of_nodes(self, first: int, last: int) -> Static:
+        """Return the values of nodes ``[first, last)``."""
+        if self.values.shape[2] == 1:
+            return self
+        return Static(self.values[:, :, first:last], self.observed[:, :, first:last], self.places)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +223,17 @@ class Role:
     def shared_name(self) -> str:
         """``shared_inputs`` or ``shared_future``."""
         return f"shared_{self.name}"
+
+    def of_nodes(self, first: int, last: int) -> Role:
+        """Return what is written for nodes ``[first, last)``; what is delivered once for all goes with node 0."""
+        return replace(
+            self,
+            num_nodes=last - first,
+            groups=tuple(group.of_nodes(first, last) for group in self.groups),
+            statics=tuple(static.of_nodes(first, last) for static in self.statics),
+            shared_columns=() if first else self.shared_columns,
+            shared_statics=() if first else self.shared_statics,
+        )
 
     def steps_between(self, batch: int) -> tuple[int, int, int, int]:
         """Elements between neighbours along batch, step, node and feature in the flat array."""

@@ -21,7 +21,7 @@ class _Shares:
 
     __slots__ = ("ended", "error", "parts", "running")
 
-    def __init__(self, parts: Sequence[Callable[[], None]], lock: threading.Lock) -> None:
+    def __init__(self, parts: Sequence[Callable[[], None]], lock: threading.RLock) -> None:
         self.parts = deque(parts)
         self.running = 0
         self.error: BaseException | None = None
@@ -38,7 +38,7 @@ class Crew:
 
     Attributes
     ----------
-    lock : threading.Lock
+    lock : threading.RLock
     idle : threading.Condition
         Of that lock. To be notified when there is other work for threads in `help_or_wait`.
 
@@ -52,7 +52,8 @@ class Crew:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.lock = threading.Lock()
+        # the garbage collector may end the work in a thread that has the lock
+        self.lock = threading.RLock()
         self.idle = threading.Condition(self.lock)
         self._open: deque[_Shares] = deque()
         self._waiting = 0

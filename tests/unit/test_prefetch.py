@@ -120,3 +120,29 @@ def test_two_at_once_do_not_disturb_each_other():
     first = Ahead(iter(range(100)), lambda n: n, crew=Crew(2), ahead=3)
     second = Ahead(iter(range(100)), lambda n: -n, crew=Crew(2), ahead=3)
     assert list(zip(first, second, strict=True)) == [(n, -n) for n in range(100)]
+
+
+def test_work_that_is_collected_by_a_thread_that_has_its_lock_ends():
+    box = []
+    collected = threading.Event()
+
+    def tasks():
+        yield 0
+        source = box.pop()
+        source.itself = source  # only the collector ends it, and it runs here, under the lock
+        del source
+        gc.collect()
+        collected.set()
+        yield from range(1, 10**9)
+
+    gate = threading.Event()
+
+    def make(task):
+        gate.wait(60)
+        return task
+
+    box.append(Ahead(tasks(), make, crew=Crew(1), ahead=10, name="ahead-test"))
+    gate.set()
+    assert collected.wait(60)
+    while running():
+        threading.Event().wait(0.001)

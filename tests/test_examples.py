@@ -101,6 +101,7 @@ def test_meters_with_weather_ahead(run):
     assert float(re.search(r"([\d.]+)% off", printed)[1]) < 20
 
 
+@pytest.mark.campaign
 def test_daily_mobility_graphs(run):
     england = DATA / "pgt" / "england_covid.json"
     found = errors(run(EXAMPLES / "mobility.py", *[england] * england.exists()))
@@ -119,6 +120,7 @@ def test_a_stream_from_s3_stopped_and_gone_on(run, moto_bucket, tmp_path):
     assert "epoch      0 from step 20: 8 steps" in printed
 
 
+@pytest.mark.campaign
 def test_a_pgt_signal_cut_again(run):
     pytest.importorskip("torch_geometric")
     printed = run(EXAMPLES / "pgt_signal.py")

@@ -241,7 +241,7 @@ def test_the_dataset_is_a_dataset(week):
     assert [len(x) for x, _ in train][-1] == 1395 % 50
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.campaign)])
 def test_workers_give_the_same(week, context):
     series = wl.Series(week[:200, :5])
     plain, *_ = get_index_dataset(series, statistics="series", batch_size=32)

@@ -15,6 +15,7 @@ SMALL = ("--size", "500", "8", "--epochs", "2", "--steps-per-epoch", "10", "--ba
 
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
+@pytest.mark.campaign
 def test_two_ranks_come_to_the_forecasts_of_one(tmp_path):
     found = []
     for ranks in ("2", "1"):

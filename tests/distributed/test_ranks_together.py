@@ -51,7 +51,7 @@ def error_of_slices(windows, batch_size, ranks):
     return [value.hex() for value in whole.value().tolist()]
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.campaign)])
 def test_ranks_share_every_epoch_step_and_state(world, folder, parts, size):
     ranks = world("rank_epochs.py", size, folder)
     train = parts["train"]

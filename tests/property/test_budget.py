@@ -98,7 +98,7 @@ def test_more_memory_never_refuses_what_less_does(case, factors):
 
 
 @pytest.mark.campaign
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(case=cases(), factors=FACTORS)
 def test_more_memory_never_refuses_what_less_does_at_length(case, factors):
     check(case, factors)

@@ -184,14 +184,14 @@ def compare(case, model, kill):
         assert case[4]["memory"] < 1 << 30
 
 
-@settings(max_examples=60, **CASES)
+@settings(max_examples=25, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_streamed_epochs_are_those_of_plain_lists(case, kill, model):
     compare(case, model, kill)
 
 
 @pytest.mark.campaign
-@settings(max_examples=400, **CASES)
+@settings(max_examples=250, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_streamed_epochs_are_those_of_plain_lists_at_length(case, kill, model):
     compare(case, model, kill)
@@ -242,7 +242,7 @@ def test_faults_cost_time_and_no_window(case, script, rank):
 
 
 @pytest.mark.campaign
-@settings(max_examples=250, **CASES)
+@settings(max_examples=150, **CASES)
 @given(case=cases(), script=st.sets(st.integers(0, 40), min_size=1, max_size=8), rank=st.integers(0, 2))
 def test_faults_cost_time_and_no_window_at_length(case, script, rank):
     try:
@@ -292,7 +292,7 @@ def count(case, kill):
             state = states[kill % (len(states) - 1)]
 
 
-@settings(max_examples=60, **CASES)
+@settings(max_examples=25, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_reads_are_those_of_the_plan(case, kill, one_epoch):
     try:
@@ -320,7 +320,7 @@ def count_a_part(case, steps):
         assert ahead >= found[0]
 
 
-@settings(max_examples=60, **CASES)
+@settings(max_examples=20, **CASES)
 @given(case=cases(), steps=st.integers(1, 80))
 def test_parts_of_passes_read_what_their_plans_say(case, steps):
     try:
@@ -330,7 +330,7 @@ def test_parts_of_passes_read_what_their_plans_say(case, steps):
 
 
 @pytest.mark.campaign
-@settings(max_examples=300, **CASES)
+@settings(max_examples=150, **CASES)
 @given(case=cases(), steps=st.integers(1, 150))
 def test_parts_of_passes_read_what_their_plans_say_at_length(case, steps):
     try:
@@ -340,7 +340,7 @@ def test_parts_of_passes_read_what_their_plans_say_at_length(case, steps):
 
 
 @pytest.mark.campaign
-@settings(max_examples=300, **CASES)
+@settings(max_examples=200, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_reads_are_those_of_the_plan_at_length(case, kill, one_epoch):
     try:

@@ -176,8 +176,17 @@ def test_axes_that_no_view_brings_together_are_read_from_the_mirror_block_by_blo
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["streamed", "cached"])
-@pytest.mark.parametrize("fault", ["503", "reset", "truncate:100"])
+@pytest.mark.parametrize(
+    ("fault", "kept"),
+    [
+        pytest.param("503", False, marks=pytest.mark.campaign),
+        pytest.param("503", True, marks=pytest.mark.campaign),
+        ("reset", False),
+        ("reset", True),
+        pytest.param("truncate:100", False, marks=pytest.mark.campaign),
+        ("truncate:100", True),
+    ],
+)
 def test_one_request_in_three_fails_for_a_whole_epoch_and_the_batches_are_the_same(
     bucket, proxy, tmp_path, fault, kept
 ):

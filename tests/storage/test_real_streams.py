@@ -73,7 +73,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+LONG = ("era5, longer windows", "iris")  # thousands of requests
+FORMS = [
+    pytest.param(case, id=name, marks=[pytest.mark.campaign] * (name in LONG)) for name, case in CASES.items()
+]
+
+
+@pytest.mark.parametrize("case", FORMS)
 def test_a_fifth_of_the_size_is_enough(case, data, static, bucket_folder, tmp_path):
     import zarr
 

@@ -92,7 +92,8 @@ def test_the_page_runs(buckets, tmp_path, monkeypatch):
         names[name].variables[0].source.close()
 
 
-@pytest.mark.parametrize("form", ["zarr", pytest.param("npy", marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("form", ["zarr", "npy"])
 def test_the_demo_trains_from_the_bucket_that_the_environment_names(s3, put, form, tmp_path):
     """A process of its own, with what a user would set and nothing else of AWS."""
     pytest.importorskip("torch")

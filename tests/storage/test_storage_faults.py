@@ -42,7 +42,9 @@ def read(source):
     return out
 
 
-@pytest.mark.parametrize("fault", ["503", "500", "429", "reset", "close", "truncate:100"])
+@pytest.mark.parametrize(
+    "fault", ["503", pytest.param("500", marks=pytest.mark.campaign), "429", "reset", "close", "truncate:100"]
+)
 def test_one_request_in_three_may_fail(proxy, put, fault):
     put("third.zarr", chunks=(4, 12))
     proxy.clear(lambda number, *_: fault if number % 3 == 0 else None)

@@ -167,7 +167,10 @@ def test_spawned_processes_open_from_the_pickle(static, bucket_folder, write_arr
     assert run(code, static.url, context).strip() == "done"
 
 
-@pytest.mark.parametrize("how", ["plain", "reads under way", "stalled", "exit in a thread"])
+@pytest.mark.parametrize(
+    "how",
+    ["plain", "reads under way", pytest.param("stalled", marks=pytest.mark.campaign), "exit in a thread"],
+)
 def test_the_interpreter_ends(proxy, bucket_folder, write_array, how):
     write_array({"driver": "file", "path": f"{bucket_folder}/bkt/exit.zarr/"}, VALUES, chunks=(1, 3))
     if how == "stalled":

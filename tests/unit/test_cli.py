@@ -31,6 +31,13 @@ def test_version() -> None:
     assert run("--version").output.strip() == __version__
 
 
+def test_the_module_is_the_command() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "windowloader", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == __version__
+
+
 def test_nothing_asked_prints_the_help() -> None:
     assert "Commands" in run().output
 

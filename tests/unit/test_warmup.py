@@ -1,4 +1,4 @@
-"""Compiling ahead: what it leaves in the cache, from many processes, and where nothing can be written."""
+"""Compiling ahead: what it leaves in the cache, from two processes at once, and where nothing can be written."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def test_first_batches_compile_nothing_after_it(tmp_path):
 
 
 @pytest.mark.campaign
-def test_many_processes_warm_one_cache_up_at_once(tmp_path):
+def test_two_processes_warm_one_cache_up_at_once(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     code = "from windowloader.warmup import warm_up; list(warm_up(['float32'], ['float32'], missing=False))"
-    ranks = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(4)]
-    assert [rank.wait(timeout=280) for rank in ranks] == [0] * 4
+    ranks = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [rank.wait(timeout=280) for rank in ranks] == [0, 0]
     assert run(first_batch(), tmp_path)[0] == "64"
 
 

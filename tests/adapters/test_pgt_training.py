@@ -13,18 +13,16 @@ torch = pytest.importorskip("torch")
 import windowloader as wl  # noqa: E402
 from windowloader.adapters.pgt import get_index_dataset  # noqa: E402
 
-TILES = 2
-
 
 @pytest.fixture(scope="module")
 def their_loader(pgt_package, data, tmp_path_factory):
-    """PGT's METR-LA loader over the week, tiled for size."""
+    """PGT's METR-LA loader over the week."""
     speed = pd.read_csv(data / "metr_la_week" / "los_speed.csv").to_numpy(np.float64)
     day = np.arange(2016) % 288 / 288
     week = np.stack([speed, np.repeat(day[:, None], 207, axis=1)], axis=-1)
     folder = tmp_path_factory.mktemp("pgt")
     (folder / "METR-LA.zip").touch()
-    np.save(folder / "node_values.npy", np.tile(week, (TILES, 1, 1)))
+    np.save(folder / "node_values.npy", week)
     with (data / "metr_la_week" / "adj_mx.pkl").open("rb") as file:
         np.save(folder / "adj_mat.npy", pickle.load(file, encoding="latin1")[2])
     return pgt_package.dataset.METRLADatasetLoader(raw_data_dir=str(folder), index=True)

@@ -61,7 +61,9 @@ def assert_equal_bits(windows, device_memory="all", **options):
 
 
 @pytest.mark.parametrize("roles", ROLES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float16", pytest.param("float64", marks=pytest.mark.campaign)]
+)
 def test_every_role_and_dtype(roles, dtype):
     spec = wl.WindowSpec(**{"lookback": 4, "horizon": 3, **ROLES[roles]})
     windows = wl.WindowSet(make_series(), spec)
@@ -88,7 +90,9 @@ def test_a_grid_with_its_axes_apart():
     assert next(iter(loader)).inputs.shape == (32, 3, 2, 4, 5)
 
 
-@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.float16, ">f4"])
+@pytest.mark.parametrize(
+    "kind", [np.int16, pytest.param(np.uint8, marks=pytest.mark.campaign), np.float16, ">f4"]
+)
 def test_sources_of_other_dtypes(kind):
     windows = wl.WindowSet(make_series(kind), wl.WindowSpec(lookback=4, horizon=3))
     assert_equal_bits(windows, scaler=wl.MinMaxScaler.fit(windows), fill=0.0)

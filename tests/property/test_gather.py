@@ -303,7 +303,9 @@ def run(case, parts, node_parts=1):
     rows = [Rows(case.variables[index].base, case.starts) for index in recipe.variables]
     cuts = np.linspace(0, len(case.starts), parts + 1).astype(int)
     for begin, end in itertools.pairwise(cuts):
-        for first, last in itertools.pairwise(np.linspace(0, case.nodes, node_parts + 1).astype(int).tolist()):
+        for first, last in itertools.pairwise(
+            np.linspace(0, case.nodes, node_parts + 1).astype(int).tolist()
+        ):
             if first == last:  # fewer nodes than parts
                 continue
             nodes = None if node_parts == 1 else (first, last)
@@ -326,7 +328,7 @@ def check(case, parts, node_parts=1):
         np.testing.assert_array_equal(array, want, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(FEW), st.integers(1, 3), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_every_array_is_that_of_the_model(case, parts, node_parts):

@@ -66,7 +66,7 @@ ARGUMENTS = st.tuples(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(ARGUMENTS)
 def test_the_loader_yields_what_the_model_yields(arguments):
     compare(*arguments)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .engine import Engine
+    from .gather import Recipe
     from .gathering.rows import Piece, RowStream
     from .ranks import Ranks
     from .shard import Position, Steps
@@ -125,11 +126,7 @@ def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[
             arrays = engine.pool.lease().carve(recipe.fields(len(starts)))
             for piece in pieces:
                 timeline.read = time.perf_counter()
-                parts = _parts(
-                    piece, crew.hands, recipe.nbytes(len(starts)) // len(starts), windows.series.num_nodes
-                )
-                fill = partial(recipe.gather, arrays, starts, piece.rows)
-                crew.run([partial(fill, begin=begin, end=end, nodes=nodes) for begin, end, nodes in parts])
+                _fill(recipe, arrays, starts, piece, crew)
     except BaseException:
         stream.fail(group[-1].number)  # or later batches would wait for it
         raise
@@ -153,13 +150,24 @@ def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[
     return made
 
 
+def _fill(recipe: Recipe, arrays: dict[str, Any], starts: np.ndarray, piece: Piece, crew: Crew) -> None:
+    """Write the windows of a piece, with all hands that are free."""
+    hands = crew.hands
+    if hands == 1:
+        recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
+        return
+    parts = _parts(piece, hands, recipe.nbytes(len(starts)) // len(starts), recipe.roles[0].num_nodes)
+    fill = partial(recipe.gather, arrays, starts, piece.rows)
+    crew.run([partial(fill, begin=begin, end=end, nodes=nodes) for begin, end, nodes in parts])
+
+
 def _parts(
     piece: Piece, hands: int, window_bytes: int, num_nodes: int
 ) -> list[tuple[int, int, tuple[int, int] | None]]:
     """Cut a piece for several hands, by windows, and by nodes where those are few: begin, end, nodes or None."""
     count = piece.end - piece.begin
     wanted = min(2 * hands, count * window_bytes // SHARE_BYTES)  # two for each: none waits long for another
-    if hands == 1 or wanted < 2:
+    if wanted < 2:
         return [(piece.begin, piece.end, None)]
     windows = [(piece.begin + first, piece.begin + last) for first, last in _cuts(count, min(wanted, count))]
     if count >= wanted:

@@ -128,7 +128,6 @@ def test_a_piece_is_cut_by_windows_and_by_nodes_where_those_are_few():
     from windowloader.gathering.rows import Piece
 
     size = making.SHARE_BYTES
-    assert making._parts(Piece((), 0, 64), 1, size, 100) == [(0, 64, None)]
     assert making._parts(Piece((), 0, 64), 2, size // 64, 100) == [(0, 64, None)]  # small
     assert making._parts(Piece((), 8, 64), 2, size, 100) == [
         (8, 22, None),

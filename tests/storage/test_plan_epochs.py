@@ -366,7 +366,7 @@ print(json.dumps({"grown": watch.grown, "told": plan.private_bytes, "rows": plan
         ("x.zarr", {"memory": "1GiB", "active_blocks": 60, "batch_size": 32, "rank": 1, "world_size": 2}),
         ("packed.zarr", {"memory": "1GiB", "active_blocks": 80, "batch_size": 32}),
         ("x.npy", {"batch_size": 256}),
-        ("x.npy", {"batch_size": 64, "rank": 3, "world_size": 64}),
+        ("x.npy", {"batch_size": 192, "rank": 3, "world_size": 64}),
     ],
 )
 def test_a_process_grows_as_its_plan_says(tmp_path_factory, name, options):

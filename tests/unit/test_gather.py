@@ -332,7 +332,7 @@ def test_values_of_a_node_and_a_clock_are_the_same_in_any_order(features, per):
     assert found["a"] == found["time_of_day"]
 
 
-@pytest.mark.parametrize("nodes", [5, 16, 41, 300])
+@pytest.mark.parametrize("nodes", [5, 16, 41, 345])
 @pytest.mark.parametrize(("features", "inputs"), [  # each compiles loops of its own
     (3, ["time_of_day", "c", "a"]),
     (9, ["time_of_day", "i"]),

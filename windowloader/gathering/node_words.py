@@ -27,6 +27,7 @@ __all__ = ["turned", "woven"]
 
 def woven(frame: Frame, group: Group) -> Loop | None:
     """Write all words of a node in one row beside each other; None where they do not lie so."""
+    group = _in_order(group)
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
     row_step, columns, _ = kind.steps
     nodes, count = role.num_nodes, role.num_features
@@ -37,35 +38,36 @@ def woven(frame: Frame, group: Group) -> Loop | None:
     if columns > max(4, 2 * len(picks)) or max(picks) >= columns:
         return None
     own, patterns = np.zeros(count, np.int64), [BESIDE] * count
-    for place, feature in zip(group.places.tolist(), picks, strict=True):
-        own[place] = patterns[place] = feature
+    for value, place in enumerate(group.places.tolist()):
+        own[place] = patterns[place] = value
     own[role.row_places] = -1 - np.arange(len(role.row_places))
-    function = weaving(pattern_of(columns, patterns))
+    some = picks != list(range(columns))
+    function = weaving(pattern_of(len(picks), patterns), pattern_of(columns, picks) if some else 0)
     tile = min(nodes, max(LANES, kernels.TILE // max(columns, count)))
-    shift, factor, known = statistics(
-        _all_columns(group, columns), nodes if group.shift.shape[2] > 1 else tile
-    )
+    shift, factor, known = statistics(group, nodes if group.shift.shape[2] > 1 else tile)
     divide, mark, (half, brain) = True if group.divide.any() else None, sentinel_of(kind, group), frame.words
     out_batch, out_row = frame.steps[:2]
     ahead = rows_ahead(kind, nodes * columns)
 
     def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
-            part.values[rows], kind.half, kind.origin, row_step, columns, nodes, part.first[rows], role.offsets,
-            part.entity, begin, end, shift, factor, known, divide, mark, fill, out, half, brain, out_batch, out_row,
-            own, *lines, tile, ahead,
+            part.values[rows], kind.half, kind.origin, row_step, columns, nodes, group.features, part.first[rows],
+            role.offsets, part.entity, begin, end, shift, factor, known, divide, mark, fill, out, half, brain,
+            out_batch, out_row, own, *lines, tile, ahead,
         )  # fmt: skip
 
     return loop
 
 
-def _all_columns(group: Group, columns: int) -> Group:
-    """Statistics of all columns of the source: those that are not wanted are left as they are."""
-    wide = [np.full((columns, *group.shift.shape[1:]), value) for value in (0.0, 1.0)]
-    for all_of, own in zip(wide, (group.shift, group.factor), strict=True):
-        all_of[group.features] = own
+def _in_order(group: Group) -> Group:
+    """Name the columns in the order of the source: all of them are then as they lie there."""
+    order = np.argsort(group.features, kind="stable")
     return replace(
-        group, features=np.arange(columns), places=np.arange(columns), shift=wide[0], factor=wide[1]
+        group,
+        features=group.features[order],
+        places=group.places[order],
+        shift=group.shift[order],
+        factor=group.factor[order],
     )
 
 

@@ -28,27 +28,34 @@ __all__ = ["turning", "weaving"]
 
 
 @cache
-def weaving(pattern: int) -> Any:
-    """Return the loop that writes, node by node, the words that a `shuffles.pattern_of` says."""
+def weaving(pattern: int, choice: int) -> Any:
+    """Return the loop that writes, node by node, the words that a `shuffles.pattern_of` says.
+
+    ``choice``: the pattern of the columns that are wanted, where those are not all; 0 where they are.
+    """
 
     @kernel
     def weaves(
-        source: Any, half: Any, origin: int, row_step: int, columns: int, nodes: int,
+        source: Any, half: Any, origin: int, row_step: int, columns: int, nodes: int, picks: Ints,
         first: Ints, offsets: Ints, entity: Ints, begin: int, end: int,
         shift: Floats, factor: Floats, known: int, divide: Any, sentinel: Any, fill: float | None,
         out: Any, to_half: Any, to_brain: Any, out_batch: int, out_row: int, words: Ints,
         table: Any, lines: Ints, line_steps: Ints, tile: int, ahead: int,
     ) -> None:  # fmt: skip
-        """Scale all ``columns`` of each node; word k of a node is value ``words[k]``, or −1 − the row's ``words[k]``.
+        """Scale the ``picks`` of each node's ``columns``; its word k is that of pick ``words[k]``, or −1 − the row's.
 
-        ``shift``, ``factor``: by entity or once, then by node and column, for all nodes or those of one ``tile``:
+        ``shift``, ``factor``: by entity or once, then by node and pick, for all nodes or those of one ``tile``:
         ``known`` numbers.
         """
         sent = sentinel[0]
         cast = out.dtype.type
-        given, group, lanes = np.uint64(columns), np.uint64(words.size), np.uint64(LANES)
-        values = np.empty(tile * columns, out.dtype)
-        wide = tile * max(1, WIDE // (tile * columns))  # nodes whose own statistics stay near from row to row
+        far, given, group, lanes = (
+            np.uint64(columns), np.uint64(picks.size), np.uint64(words.size), np.uint64(LANES)
+        )  # fmt: skip
+        values = np.empty(tile * picks.size, out.dtype)
+        raw = np.empty(tile * picks.size if choice else 0, source.dtype)
+        # nodes whose own statistics stay near from row to row
+        wide = tile * max(1, WIDE // (tile * picks.size))
         beside = np.zeros(LANES, out.dtype)
         line, whole = np.uint64(LINE // source.itemsize), np.uint64(nodes * columns)
         later, next_row = begin + ahead // offsets.size, ahead % offsets.size
@@ -68,13 +75,30 @@ def weaving(pattern: int) -> Any:
                             beside[k] = table[np.uint64(lines[b] + line_steps[i]), -1 - words[k]]
                     row = origin + (first[b] + offsets[i]) * row_step
                     for n0 in range(w0, min(w0 + wide, nodes), tile):
-                        a = np.uint64(e + (n0 * columns if known == nodes * columns else 0))
+                        a = np.uint64(e + (n0 * picks.size if known == nodes * picks.size else 0))
                         count = np.uint64(min(tile, nodes - n0))
                         r = np.uint64(row + n0 * columns)
                         o = np.uint64(b * out_batch + i * out_row) + np.uint64(n0) * group
-                        for j in range(count * given):
-                            v = scaled(source[r + j], half, shift[a + j], factor[a + j], divide, sent, fill)
-                            values[j] = word(v, cast, to_half, to_brain)
+                        if choice:
+                            if count < lanes:
+                                for n in range(count):
+                                    for k in range(picks.size):
+                                        raw[n * given + np.uint64(k)] = source[
+                                            r + n * far + np.uint64(picks[k])
+                                        ]
+                            else:
+                                for block in range((count + lanes - np.uint64(1)) // lanes):
+                                    at = min(block * lanes, count - lanes)
+                                    weave(raw, at * given, source, r + at * far, beside, choice)
+                            for j in range(count * given):
+                                v = scaled(raw[j], half, shift[a + j], factor[a + j], divide, sent, fill)
+                                values[j] = word(v, cast, to_half, to_brain)
+                        else:
+                            for j in range(count * given):
+                                v = scaled(
+                                    source[r + j], half, shift[a + j], factor[a + j], divide, sent, fill
+                                )
+                                values[j] = word(v, cast, to_half, to_brain)
                         if count < lanes:
                             for n in range(count):
                                 for k in range(words.size):

@@ -78,6 +78,7 @@ def test_examples_are_short():
     assert set(long) <= {"stand_ins.py"}, long
 
 
+@pytest.mark.campaign
 def test_graph_wavenet_on_an_hdf5_table(run):
     pytest.importorskip("h5py")
     first, last = errors(run(EXAMPLES / "metr_la.py"))

@@ -50,7 +50,8 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize(
-    "context", [None, "fork", "spawn", pytest.param("forkserver", marks=pytest.mark.campaign)]
+    "context",
+    [None, "fork", *(pytest.param(name, marks=pytest.mark.campaign) for name in ("spawn", "forkserver"))],
 )
 def test_workers_deliver_what_a_torch_loader_does(windows, context):
     dataset = WindowDataset(windows, **OPTIONS)

@@ -58,6 +58,7 @@ def windows(folder):
     return wl.WindowSet(wl.Series(np.load(folder / "speeds.npy")), SPEC)  # 144
 
 
+@pytest.mark.campaign
 def test_the_surviving_history_is_each_window_once(world, folder, windows):
     history = History(folder)
     history.add(world("rank_training.py", 3, folder, 2, "1:17", dies=1))  # 12 steps an epoch: in the second

@@ -29,12 +29,13 @@ def found(folder):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.campaign
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize(
     "programs",
     [
         pytest.param([["0:ddp_fork", "1:ddp_fork"]], id="forked"),
-        pytest.param([["0:ddp"], ["1:ddp_spawn"]], id="subprocess, spawned", marks=pytest.mark.campaign),
+        pytest.param([["0:ddp"], ["1:ddp_spawn"]], id="subprocess, spawned"),
     ],
 )
 def test_each_window_once_and_a_resumed_run_is_the_rest(tmp_path, programs):

@@ -366,6 +366,7 @@ def kill_and_resume(bucket: Bucket, folder, dtype: str, *, kills: int, seed: int
     assert bucket.tree("killed.zarr.partial/") == {}
 
 
+@pytest.mark.campaign
 def test_killed_twice_and_resumed_it_is_the_same(bucket, tmp_path):
     kill_and_resume(bucket, tmp_path, "float16", kills=2, seed=0)
 

@@ -167,9 +167,8 @@ WORKERS = """
 """
 
 
-@pytest.mark.parametrize(
-    "form", [form if form == "zarr3" else pytest.param(form, marks=pytest.mark.campaign) for form in FORMS]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("form", FORMS)
 def test_workers_forked_after_use(s3, stored, values, form, tmp_path):
     pytest.importorskip("torch")
     np.save(tmp_path / "values.npy", values)

@@ -38,7 +38,7 @@ INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads tak
 TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
 MOST_TOGETHER = 16
 MOST_AHEAD = 4
-AHEAD_AT_HAND = 2  # where nothing is waited for: more only take memory
+AHEAD_AT_HAND = 3  # two are being made, one waits: more only take memory
 MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
 
 

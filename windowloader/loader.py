@@ -90,7 +90,7 @@ class WindowLoader:
     reads_ahead : int, optional
         Streams: how many blocks are read ahead.
     prefetch_batches : int, optional
-        How many batches are made ahead. None: 2 of rows at hand, up to 4 of streams, fewer where they would exceed
+        How many batches are made ahead. None: 3 of rows at hand, up to 4 of streams, fewer where they would exceed
         ``memory``, at least 1. Small batches of rows at hand are made several at a time, up to so many.
     threads : int, optional
         That make batches, large ones together. None: up to 2, or none where batches are small. 0: none.

@@ -167,20 +167,19 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
     ahead = rows_ahead(kind, width)
 
-    def streamed(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def streamed(
+        part: Part, begin: int, end: int, out: Any, lines: Lines, some: slice = slice(None), at: int = at
+    ) -> None:
         streams.flows(
-            part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
-            shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, *lines, place, others,
+            part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets[some], part.entity,
+            begin, end, shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch,
+            lines.values, lines.first, lines.steps[some], place, others,
         )  # fmt: skip
 
     def streamed_by_row(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         for b in range(begin, end):
             for i in range(len(offsets)):
-                streams.flows(
-                    part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets[i : i + 1],
-                    part.entity, b, b + 1, shift, factor, known, divide, mark, fill, out, half, brain,
-                    at + i * out_row, out_batch, lines.values, lines.first, lines.steps[i : i + 1], place, others,
-                )  # fmt: skip
+                streamed(part, b, b + 1, out, lines, slice(i, i + 1), at + i * out_row)
 
     def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(

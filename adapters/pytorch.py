@@ -114,6 +114,10 @@ class TorchLoader(WindowLoader):
     def _buffers(self, nbytes: int) -> Buffers:
         return self._to().buffers(nbytes) if self._to().pinned else super()._buffers(nbytes)
 
+    @property
+    def _one_by_one(self) -> bool:
+        return self._to().one_by_one
+
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
         return self._to().place(super()._start(ranks, state))
 

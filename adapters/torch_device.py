@@ -180,10 +180,14 @@ class Destination:
             )
         return self._copies
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether batches are made singly: a copy, or a gather there, is of one."""
+        return self.pinned or self._memory is not None
+
     def place(self, engine: Engine) -> Engine:
         """Decide where batches are gathered; nothing is read or moved before `load`."""
-        alone = self.pinned or self._memory is not None  # a copy, or a gather there, is of one batch
-        engine = replace(engine, finish=self.start, together=1 if alone else engine.together)
+        engine = replace(engine, finish=self.start)
         if self._memory is None:
             return engine
         begin, end = rows_of_rank(self._windows, engine.steps, engine.ranks)

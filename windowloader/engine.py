@@ -114,6 +114,8 @@ def start_engine(
     ranks: Ranks,
     reading: Reading,
     buffers: Callable[[int], Buffers],
+    *,
+    one_by_one: bool = False,
 ) -> Engine:
     """Bind the rooms together for one process.
 
@@ -127,6 +129,8 @@ def start_engine(
         From `reading.survey`, which looks at a loaded state too.
     buffers : callable
         ``buffers(nbytes)`` makes the pool, of memory for so many bytes at a time.
+    one_by_one : bool
+        Never make several batches as one.
 
     Returns
     -------
@@ -140,7 +144,7 @@ def start_engine(
     steps = make_steps(reading.order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
     threads, ahead = work_ahead(recipe.nbytes(share), reading.tier, config)
-    together = made_together(recipe, share, reading, config)
+    together = 1 if one_by_one else made_together(recipe, share, reading, config)
     return Engine(
         windows=windows,
         recipe=recipe,
@@ -213,7 +217,7 @@ def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderCon
     most = min(TOGETHER_BYTES // max(1, recipe.nbytes(rows)), MOST_TOGETHER)
     if config.prefetch_batches is not None:
         most = min(most, config.prefetch_batches)
-    if most < 2 or reading.choice is not None or not recipe.parts(rows):
+    if most < 2 or reading.choice is not None or not recipe.separable(rows):
         return 1
     return most
 

@@ -180,7 +180,7 @@ class Recipe:
         last = self.fields(batch)[-1]
         return last.offset + -(-last.nbytes // ALIGNMENT) * ALIGNMENT
 
-    def parts(self, batch: int) -> bool:
+    def separable(self, batch: int) -> bool:
         """Whether several batches of ``batch`` windows made as one are cut apart by windows, each array aligned."""
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))

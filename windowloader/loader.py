@@ -229,7 +229,19 @@ class WindowLoader:
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
         reading = survey(self._windows, self._recipe, self._config, ranks.world_size, state)
-        return start_engine(self._windows, self._recipe, self._config, ranks, reading, self._buffers)
+        return start_engine(
+            self._windows,
+            self._recipe,
+            self._config,
+            ranks,
+            reading,
+            self._buffers,
+            one_by_one=self._one_by_one,
+        )
+
+    @property
+    def _one_by_one(self) -> bool:
+        return False
 
     def _buffers(self, nbytes: int) -> Buffers:
         return BufferPool(nbytes)

@@ -278,6 +278,21 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
         same(batch.target_mask, other.target_mask)
 
 
+def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch_device, "_built", lambda: True)
+    monkeypatch.setattr(
+        torch_device.Destination,
+        "_pinned_bytes",
+        lambda self, nbytes: asked.append(nbytes) or torch.empty(nbytes, dtype=torch.uint8),
+    )
+    loader = TorchLoader(windows, pin_memory=True, batch_size=64, threads=0)
+    plain = TorchLoader(windows, batch_size=64, threads=0)
+    assert plain._bind().together > 1  # where nothing is copied, small batches are made several at a time
+    assert len(list(loader)) == len(asked) == len(loader)
+    assert set(asked) == {loader._recipe.nbytes(64)}
+
+
 def test_tensors_find_the_tensor_that_owns_their_memory():
     whole = torch.zeros(256, dtype=torch.uint8)
     buffers = TorchBuffers(256, lambda nbytes: whole[:nbytes])

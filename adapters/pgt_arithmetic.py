@@ -68,11 +68,21 @@ class Published:
         dtype : {"float32", "float64"}
             Of every step. In float32 the deviation is that of the centred values, in float64 of the values
             themselves, as PGT's loaders have it.
+
+        Notes
+        -----
+        NumPy adds in the order of memory. PGT's float64 sets of one statistic a feature are frames from
+        ``pandas.read_hdf``, whose columns lie one after the other: nodes come first there, and here.
         """
         columns = tuple(column.name for column in series.columns(names))
-        with Picker(all_rows(series, columns), dtype=dtype, layout="btnf") as picker:
+        nodes_first = per == "feature" and dtype == "float64"
+        letters = "nbtf" if nodes_first else "btnf"
+        with Picker(all_rows(series, columns), dtype=dtype, layout=letters) as picker:
             values = picker.read(np.arange(series.num_steps), graph=False).inputs
-        values = values.reshape(series.num_steps, series.num_nodes, len(columns))
+        if nodes_first:
+            values = values.reshape(series.num_nodes, series.num_steps, len(columns)).transpose(1, 0, 2)
+        else:
+            values = values.reshape(series.num_steps, series.num_nodes, len(columns))
         axes: Any = (0, 1) if per == "feature" else 0
         mean = np.mean(values, axis=axes)
         if dtype == "float32":

@@ -238,9 +238,11 @@ def test_the_large_families_of_frames(pgt, pgt_package, week, adjacency, tmp_pat
         pickle.dump((list(map(str, range(40))), {}, adjacency), file)
     loader = object.__new__(getattr(pgt, FAMILIES[name].loader))
     loader.raw_data_dir = str(tmp_path)
-    frame = pd.DataFrame(values, index=pd.DatetimeIndex(times), copy=False)
-    loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)  # PyTables is not needed here
+    # as read_hdf returns it (PyTables is not needed here): each column in one piece, so that sums go by columns
+    frame = pd.DataFrame(np.asfortranarray(values), index=pd.DatetimeIndex(times), copy=False)
+    loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)
     loader.IndexDataset = pgt_package.IndexDataset
+    assert values.mean() != values.T.copy().mean()  # the order of a sum shows in its last digits
     same_loaders(get_index_dataset(loader, statistics="series"), loader.get_index_dataset())
 
 

@@ -66,7 +66,7 @@ class Family:
     signal_options : mapping
         Of `to_signal`: layout and PGT's scaling.
     index_options : mapping
-        Of `get_index_dataset`.
+        Of `get_index_dataset`: what is not its default; ``statistics`` and ``batch_size`` among them.
     left_out : int
         Windows at the end that PGT's loader does not deliver.
     """
@@ -196,7 +196,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "windmill-small": _windmill("WindmillOutputSmallDatasetLoader"),
         "chickenpox": Family(
             loader="ChickenpoxDatasetLoader", read=files.chickenpox, lags=4,
-            index_options={"statistics": None, "dtype": "float64"},
+            index_options={"statistics": None, "dtype": "float64", "batch_size": 4},
         ),
         "pedalme": Family(
             loader="PedalMeDatasetLoader", read=files.pedalme, lags=4,
@@ -216,6 +216,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             loader="EnglandCovidDatasetLoader", read=files.england_covid, lags=8,
             spec=_next_steps(graph="first"),
             signal_options=_scaled(per="node", epsilon=1e-10),
+            index_options={"per": "node", "epsilon": 1e-10, "dtype": "float64"},
         ),
         "twitter-tennis": Family(
             loader="TwitterTennisDatasetLoader", read=files.twitter_tennis, spec=_one_row, lags=1,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PGTWarning", "get_index_dataset"]
 
-Statistics = Literal["train", "series"] | None
+Statistics = Literal["default", "train", "series"] | None
 
 
 class PGTWarning(UserWarning):
@@ -82,15 +82,15 @@ class _Sampling:
 
 def get_index_dataset(
     series: Any,
-    lags: int = 12,
-    batch_size: int = 64,
+    lags: int | None = None,
+    batch_size: int | None = None,
     shuffle: bool = False,
     allGPU: int | str | torch.device = -1,  # noqa: N803 - PGT's name
     ratio: tuple[float, float, float] = (0.7, 0.1, 0.2),
     world_size: int = -1,
     ddp_rank: int = -1,
     dask_batching: bool = False,
-    statistics: Statistics = "train",
+    statistics: Statistics = "default",
     means: Any = None,
     stds: Any = None,
     *,
@@ -113,17 +113,21 @@ def get_index_dataset(
     Parameters
     ----------
     series : Series, array, path or PGT dataset loader
-        An array or path is opened as ``windowloader.open`` does; of a PGT loader its files are, with the features,
-        precision and scaling of its family (`FAMILIES`) where these arguments do not say otherwise.
-    lags, batch_size, shuffle, ratio, world_size, ddp_rank
+        An array or path is opened as ``windowloader.open`` does. Of a PGT loader its files are, and all that these
+        arguments leave open is as in that loader's own ``get_index_dataset``: the batches are equal to the bit. A
+        loader that has none takes the lags and the scaling of its ``get_dataset`` (`FAMILIES`).
+    lags, batch_size : int, optional
+        Default: 12 and 64; of a PGT loader its own (Chickenpox: 4 and 4; windmills: 8 and 64).
+    shuffle, ratio, world_size, ddp_rank
         As in PGT: the three loaders draw by the same torch samplers, so an equal torch seed gives an equal order.
     allGPU : int or device
         Hold the scaled series on this CUDA device, and gather there; -1: read windows where the series lies.
     dask_batching : bool
         Accepted and without effect: windows are always read where they lie.
-    statistics : {"train", "series"}, optional
+    statistics : {"default", "train", "series"}, optional
         Scale by statistics of the rows that train windows hold (clocks keep their range), or of the whole series in
-        PGT's own arithmetic, to the bit. None: not at all (PGT's Chickenpox).
+        PGT's own arithmetic, to the bit. None: not at all. "default": "train"; for a PGT loader what it does, which
+        is "series", or None for those whose files are scaled already (Chickenpox).
     means, stds : array_like or Tensor, optional
         Known statistics, used in PGT's arithmetic: one a feature, one a node, or shape (node, feature).
     horizon : int, optional
@@ -135,7 +139,8 @@ def get_index_dataset(
     epsilon : float, optional
         Added to the standard deviation; default 0; PGT's windmills: 1e-10.
     dtype : {"float32", "float64"}, optional
-        Of batches and of PGT's arithmetic; default float32; PGT's PeMS sets and windmills: float64.
+        Of batches and of PGT's arithmetic; default float32; PGT's PeMS sets, windmills and Chickenpox, where no
+        device holds them: float64.
     fill : float, optional
         What missing cells hold after scaling, where the series declares missing values.
     layout : str or pair of str
@@ -153,7 +158,8 @@ def get_index_dataset(
     tuple
         ``train_dataloader, val_dataloader, test_dataloader, edges, edge_weights, means, stds``. Batches are tuples
         of tensors, shape (batch, step, node, feature), the last one short. Edges: shape (2, edge), int64; weights,
-        means and stds: float32, shape (feature,) or (node,). Edges are None where there is no graph.
+        means and stds: float32, shape (feature,) or (node,). Edges are None where there is no graph. Five values,
+        without means and stds, for a PGT loader whose values are not scaled (Chickenpox).
 
     Raises
     ------
@@ -163,7 +169,7 @@ def get_index_dataset(
     Warns
     -----
     PGTWarning
-        With ``statistics="train"``, of what differs from PGT.
+        Where train statistics are taken, of what differs from PGT.
 
     Examples
     --------
@@ -175,15 +181,19 @@ def get_index_dataset(
     >>> x.shape, y.shape, len(train.dataset), edges.tolist(), weights.tolist()
     (torch.Size([16, 4, 3, 1]), torch.Size([16, 4, 3, 1]), 135, [[0, 1], [1, 2]], [1.0, 1.0])
     """
-    sampling = _Sampling(
-        batch_size=batch_size, shuffle=shuffle, world_size=world_size, ddp_rank=ddp_rank,
-        num_workers=num_workers, pin_memory=pin_memory,
-    )  # fmt: skip
     found, own = _as_series(series)
-    kind: Literal["feature", "node"] = per or own.get("per", "feature")
-    added: float = own.get("epsilon", 0.0) if epsilon is None else epsilon
-    dtype, features = dtype or own.get("dtype", "float32"), features or own.get("features")
-    statistics = own.get("statistics", statistics)
+    lags = own["lags"] if lags is None else lags
+    sampling = _Sampling(
+        batch_size=own["batch_size"] if batch_size is None else batch_size, shuffle=shuffle,
+        world_size=world_size, ddp_rank=ddp_rank, num_workers=num_workers, pin_memory=pin_memory,
+    )  # fmt: skip
+    device = _device(allGPU)
+    kind: Literal["feature", "node"] = per or own["per"]
+    added: float = own["epsilon"] if epsilon is None else epsilon
+    dtype = dtype or ("float32" if device is not None else own["dtype"])
+    features = features or own["features"]
+    if statistics == "default":
+        statistics = own["statistics"]
     if dtype not in ("float32", "float64"):
         raise LoaderError(f"dtype={dtype!r}: 'float32' or 'float64' is asked for, as PGT's sets are.")
     names = [column.name for column in found.columns(features)]
@@ -197,7 +207,6 @@ def get_index_dataset(
         raise LoaderError("PGT's batches are pairs: say horizon=1 or more, and targets that are not empty.")
     parts = list(split(found, spec, tuple(ratio), by=by))
     pair = (layout, layout) if isinstance(layout, str) else layout
-    device = _device(allGPU)
     scaling = _scaling(
         parts[0], names, statistics, means, stds, per=kind, epsilon=added, dtype=dtype, device=device
     )
@@ -209,22 +218,31 @@ def get_index_dataset(
     if statistics == "train" and means is None:
         _say_what_differs(parts[0], names, by)
     loaders = [sampling.loader(dataset) for dataset in datasets]
+    graph = _edges(found, edges, edge_weights)
+    if scaling is None and own["statistics"] is None:
+        return (*loaders, *graph)
     known = [torch.from_numpy(table) for table in numbers(scaling, names)]
     if device is not None:
         known = [table.to(device) for table in known]
-    return (*loaders, *_edges(found, edges, edge_weights), *known)
+    return (*loaders, *graph, *known)
 
 
 def _as_series(given: Any) -> tuple[Series, Mapping[str, Any]]:
-    """Open what was given; of a PGT loader its files, with the options that its own numbers take."""
+    """Open what was given, and say what its options are where the caller gave none."""
+    own: dict[str, Any] = {
+        "lags": 12, "batch_size": 64, "statistics": "train", "per": "feature", "epsilon": 0.0,
+        "dtype": "float32", "features": None,
+    }  # fmt: skip
     if isinstance(given, Series):
-        return given, {}
+        return given, own
     if hasattr(given, "get_index_dataset") or hasattr(given, "get_dataset"):
         family = family_of(given)
-        return family.open(given), family.index_options
+        return family.open(given), {
+            **own, "lags": family.lags, "statistics": "series", **family.index_options
+        }  # fmt: skip
     if hasattr(given, "detach"):
         given = given.detach().cpu().numpy()
-    return open_series(given), {}
+    return open_series(given), own
 
 
 def _device(given: int | str | torch.device) -> torch.device | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import types
@@ -14,7 +15,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torch_geometric")
 
 import windowloader as wl  # noqa: E402
-from windowloader.adapters.pgt import FAMILIES, from_signal, get_index_dataset, to_signal  # noqa: E402
+from windowloader.adapters.pgt import (  # noqa: E402
+    FAMILIES,
+    PGTWarning,
+    from_signal,
+    get_index_dataset,
+    to_signal,
+)
 from windowloader.errors import SeriesError, SourceNotFoundError  # noqa: E402
 
 JSON_FILES = {
@@ -174,28 +181,20 @@ def test_families_of_arrays(pgt, week, adjacency, tmp_path, name, files, lags, h
     series = FAMILIES[name].open(tmp_path)
     assert series.tier == "mapped"
     same_snapshots(FAMILIES[name].signal(series, lags=lags, horizon=horizon), theirs)
-    indexed = getattr(pgt, FAMILIES[name].loader)(raw_data_dir=str(tmp_path), index=True)
-    same_loaders(get_index_dataset(indexed, statistics="series"), indexed.get_index_dataset())
 
 
 def same_loaders(ours, theirs):
     for place in range(3):
+        assert len(ours[place].dataset) == len(theirs[place].dataset)
+        assert ours[place].batch_size == theirs[place].batch_size
+        assert type(ours[place].sampler) is type(theirs[place].sampler)
         for (x, y), (their_x, their_y) in zip(ours[place], theirs[place], strict=True):
             assert x.dtype == their_x.dtype
             assert torch.equal(x, their_x)
             assert torch.equal(y, their_y)
-    for mine, other in zip(ours[3:], theirs[3:], strict=False):  # chickenpox has no statistics
+    for mine, other in zip(ours[3:], theirs[3:], strict=True):
+        assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
-
-
-@pytest.mark.parametrize("name", ["windmill-large", "chickenpox"])
-def test_index_datasets_of_a_loader_object(pgt, pgt_package, data, rng, edges, name):
-    loader = loader_of(pgt, name, file_of(name, data, rng, edges), index=True)
-    loader.IndexDataset = pgt_package.IndexDataset
-    same_loaders(
-        get_index_dataset(loader, lags=4, statistics="series"),
-        loader.get_index_dataset(lags=4, batch_size=64),
-    )
 
 
 def write_frame(path, values, times):
@@ -222,28 +221,93 @@ def write_frame(path, values, times):
         group["block0_values"].attrs["transposed"] = 1
 
 
-@pytest.mark.parametrize(
-    ("name", "files"),
-    [
-        ("pems-all-la", ("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl")),
-        ("pems", ("pems_cali_speed.h5", "pems_cali_adj_mat.pkl")),
-    ],
-)
-def test_the_large_families_of_frames(pgt, pgt_package, week, adjacency, tmp_path, name, files):
+INDEXED = {  # PGT's loaders that have index datasets, and the files that they read
+    "metr-la": ("node_values.npy", "adj_mat.npy"),
+    "pems-bay": ("pems_node_values.npy", "pems_adj_mat.npy"),
+    "pems-all-la": ("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl"),
+    "pems": ("pems_cali_speed.h5", "pems_cali_adj_mat.pkl"),
+    "windmill-large": (),
+    "chickenpox": (),
+}
+
+
+@pytest.fixture
+def indexed_loader(pgt, pgt_package, data, rng, edges, week, adjacency, tmp_path):
+    """PGT's own loader of a family, made for index datasets."""
+
+    def make(name):
+        if not INDEXED[name]:
+            loader = loader_of(pgt, name, file_of(name, data, rng, edges))
+        else:
+            loader = loader_of(pgt, name, None, raw_data_dir=str(tmp_path))
+            values, graph = (tmp_path / file for file in INDEXED[name])
+            if values.suffix == ".npy":
+                np.save(values, week)
+                np.save(graph, adjacency)
+            else:
+                loader.pd = frames(values, graph, week[..., 0], adjacency)
+        loader.index, loader.IndexDataset = True, pgt_package.IndexDataset
+        return loader
+
+    return make
+
+
+def frames(values, graph, speeds, adjacency):
+    """Write the files of PGT's large sets, and stand in for ``read_hdf``, which needs PyTables.
+
+    It returns each column in one piece, so that PGT's sums go down the columns.
+    """
     pytest.importorskip("h5py")
-    times = np.datetime64("2012-03-01", "ns") + np.arange(400) * np.timedelta64(300, "s")
-    values = np.ascontiguousarray(week[..., 0])
-    write_frame(tmp_path / files[0], values, times)
-    with (tmp_path / files[1]).open("wb") as file:
-        pickle.dump((list(map(str, range(40))), {}, adjacency), file)
-    loader = object.__new__(getattr(pgt, FAMILIES[name].loader))
-    loader.raw_data_dir = str(tmp_path)
-    # as read_hdf returns it (PyTables is not needed here): each column in one piece, so that sums go by columns
-    frame = pd.DataFrame(np.asfortranarray(values), index=pd.DatetimeIndex(times), copy=False)
-    loader.pd = types.SimpleNamespace(read_hdf=lambda path, key: frame)
-    loader.IndexDataset = pgt_package.IndexDataset
-    assert values.mean() != values.T.copy().mean()  # the order of a sum shows in its last digits
-    same_loaders(get_index_dataset(loader, statistics="series"), loader.get_index_dataset())
+    times = np.datetime64("2012-03-01", "ns") + np.arange(len(speeds)) * np.timedelta64(300, "s")
+    write_frame(values, np.ascontiguousarray(speeds), times)
+    with graph.open("wb") as file:
+        pickle.dump((list(map(str, range(speeds.shape[1]))), {}, adjacency), file)
+    frame = pd.DataFrame(np.asfortranarray(speeds), index=pd.DatetimeIndex(times), copy=False)
+    return types.SimpleNamespace(read_hdf=lambda path, key: frame)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_an_index_dataset_is_the_loaders_own_by_default(indexed_loader, name):
+    """Lags, batches, parts, scaling, and how many values come back: all as PGT's call without arguments has it."""
+    loader = indexed_loader(name)
+    theirs = loader.get_index_dataset()
+    ours = get_index_dataset(loader)
+    assert len(ours) == len(theirs) == (5 if name == "chickenpox" else 7)
+    same_loaders(ours, theirs)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_arguments_of_an_index_dataset_mean_what_they_mean_to_the_loader(indexed_loader, name):
+    loader = indexed_loader(name)
+    arguments = (6, 32, True, -1, (0.6, 0.2, 0.2))
+    ours, theirs = get_index_dataset(loader, *arguments), loader.get_index_dataset(*arguments)
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        torch.manual_seed(5)
+        expected = list(other)
+        torch.manual_seed(5)
+        assert all(torch.equal(x, y) for x, y in zip(next(iter(mine)), expected[0], strict=True))
+    same_loaders(get_index_dataset(loader, 6, 32), loader.get_index_dataset(6, 32))
+
+
+def test_every_loader_of_pgt_is_a_family_with_its_lags(pgt):
+    found = {family.loader: name for name, family in FAMILIES.items()}
+    kinds = {name: kind for name, kind in vars(pgt).items() if name.endswith("DatasetLoader")}
+    assert {found[name] for name, kind in kinds.items() if hasattr(kind, "get_index_dataset")} == set(INDEXED)
+    for name, kind in kinds.items():
+        method = getattr(kind, "get_index_dataset" if found[name] in INDEXED else "get_dataset")
+        known = [p.default for p in inspect.signature(method).parameters.values() if "lags" in p.name]
+        assert known in ([], [FAMILIES[found[name]].lags]), name
+
+
+def test_what_is_asked_for_goes_before_the_loaders_own(indexed_loader):
+    loader = indexed_loader("chickenpox")
+    with pytest.warns(PGTWarning):
+        train, _, _, _, _, means, stds = get_index_dataset(loader, statistics="train")
+    assert means.abs() > 0
+    assert stds != 1
+    assert len(get_index_dataset(indexed_loader("metr-la"), statistics=None)) == 7
+    x, _ = get_index_dataset(loader, allGPU="cpu")[0].dataset[0]
+    assert x.dtype == torch.float32  # as PGT's on a GPU
 
 
 @pytest.mark.parametrize("name", ["advection-diffusion", "si-diffusion", "wave-equation"])

@@ -59,7 +59,8 @@ class TorchLoader(WindowLoader):
         Where batches are delivered; "cuda" is resolved to an index in the thread that iterates first. None: host
         memory. ``starts`` and ``entities`` stay on the host.
     pin_memory : bool, optional
-        Make batches in pinned memory. None: where the device is a CUDA one.
+        Make batches in pinned memory. None: where the device is a CUDA one. True where there is no CUDA device warns
+        and makes them in plain memory, as ``DataLoader`` does.
     device_memory : str or int, optional
         Let the rows that the windows read live on the device, scaled and cast: a number of bytes they may take, or
         "all". Where they need more, as many as fit are kept there for a while, if the order is by blocks or in time

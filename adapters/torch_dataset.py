@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors
 from windowloader.adapters.torch_buffers import TorchBuffers, shared_memory
@@ -25,7 +25,7 @@ from windowloader.gathering.rows import row_access
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Unpack
 
     from windowloader.scaling import Scaler
@@ -95,6 +95,9 @@ class WindowDataset(Dataset[Sample]):
     Parameters
     ----------
     windows : WindowSet
+    transform : callable, optional
+        Called with every `Sample`; what it returns is the item, as in torchvision's data sets. For a transform of whole
+        batches take `TorchLoader`.
     **options
         ``scaler``, ``scale_targets``, ``fill``, ``dtype``, ``layout``, ``broadcast``, as in `TorchLoader`.
 
@@ -115,13 +118,19 @@ class WindowDataset(Dataset[Sample]):
     (8, 3, 2, 1) (8, 2, 2, 1)
     """
 
-    def __init__(self, windows: WindowSet, **options: Unpack[RecipeOptions]) -> None:
+    def __init__(
+        self,
+        windows: WindowSet,
+        *,
+        transform: Callable[[Sample], Any] | None = None,
+        **options: Unpack[RecipeOptions],
+    ) -> None:
         if not isinstance(windows, WindowSet):
             raise LoaderError(
                 f"a WindowDataset takes a WindowSet, not {type(windows).__name__}. Make one with "
                 "wl.split(series, spec, (0.7, 0.1, 0.2)) or wl.WindowSet(series, spec)."
             )
-        self._state = (windows, options)
+        self._state = (windows, options, transform)
         self._reader: _Reader | None = _Reader(windows, options)  # refuses what cannot be, now
 
     @property
@@ -137,17 +146,18 @@ class WindowDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> Any:
         return self.__getitems__([position])[0]
 
-    def __getitems__(self, positions: Sequence[int]) -> Samples:
+    def __getitems__(self, positions: Sequence[int]) -> list[Any]:
         """Read some windows: the pairs of one gather. `DataLoader` calls this with the windows of a batch."""
         batch = self._here().read(positions)
         samples = Samples(Sample.of(batch, row, self._here().axes) for row in range(batch.num_windows))
         samples.batch = batch
-        return samples
+        transform = self._state[2]
+        return samples if transform is None else [transform(sample) for sample in samples]
 
-    def collate(self, samples: Any) -> TorchBatch:
+    def collate(self, samples: Any) -> Any:
         """Make a batch of samples: the gather that they came from, if they are all of one and in order.
 
         Parameters
@@ -158,11 +168,14 @@ class WindowDataset(Dataset[Sample]):
         Returns
         -------
         TorchBatch
+            Of what a transform made in place of samples: what torch's own collation makes.
         """
         if isinstance(samples, Samples):
             return samples.batch
         if isinstance(samples, Sample):
             samples = [samples]
+        if not all(isinstance(sample, Sample) for sample in samples):
+            return default_collate(samples)
         whole = samples[0].batch
         if [(id(sample.batch), sample.row) for sample in samples] == [
             (id(whole), row) for row in range(whole.num_windows)
@@ -174,13 +187,13 @@ class WindowDataset(Dataset[Sample]):
     def _here(self) -> _Reader:
         """Return what reads in this process: after a fork or a spawn it is made again."""
         if self._reader is None or self._reader.process != os.getpid():
-            self._reader = _Reader(*self._state)
+            self._reader = _Reader(*self._state[:2])
         return self._reader
 
-    def __getstate__(self) -> tuple[WindowSet, RecipeOptions]:
+    def __getstate__(self) -> tuple[WindowSet, RecipeOptions, Callable[[Sample], Any] | None]:
         return self._state
 
-    def __setstate__(self, state: tuple[WindowSet, RecipeOptions]) -> None:
+    def __setstate__(self, state: tuple[WindowSet, RecipeOptions, Callable[[Sample], Any] | None]) -> None:
         self._state, self._reader = state, None
 
     def __repr__(self) -> str:

@@ -100,6 +100,11 @@ def _built() -> bool:
     return bool(torch.backends.cuda.is_built())  # type: ignore[no-untyped-call]
 
 
+def _has_gpu() -> bool:
+    """Say whether a CUDA device is there, without touching it: a process may still fork."""
+    return _built() and torch.cuda.device_count() > 0
+
+
 def resolve_device(device: torch.device | None) -> torch.device | None:
     """Give a device the index that is current in the calling thread: other threads have another one."""
     index: int | None = None if device is None else device.index  # torch's annotation leaves out None
@@ -131,7 +136,12 @@ class Destination:
     Raises
     ------
     LoaderError
-        For a device that cannot be, or pinned memory without CUDA.
+        For a device that cannot be.
+
+    Warns
+    -----
+    UserWarning
+        For pinned memory where there is no CUDA device.
     """
 
     def __init__(
@@ -146,11 +156,14 @@ class Destination:
         self.asked = check_device(device)
         cuda = self.asked is not None and self.asked.type == "cuda"
         self.pinned = cuda if pin_memory is None else bool(pin_memory)
-        if self.pinned and not _built():
-            raise LoaderError(
-                "pin_memory=True, but this torch was built without CUDA, so nothing can be pinned. "
-                "Leave pin_memory= out."
+        if pin_memory and not _has_gpu():
+            warnings.warn(
+                "pin_memory=True, and torch finds no CUDA device: batches are made in plain memory, as torch's "
+                "DataLoader makes them then. Leave pin_memory= out to have it follow device=.",
+                UserWarning,
+                stacklevel=4,
             )
+            self.pinned = False
         if device_memory is not None and self.asked is None:
             raise LoaderError(
                 f"device_memory={device_memory!r} says how much of a device rows may take, and device= names none. "

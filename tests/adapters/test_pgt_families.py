@@ -302,7 +302,7 @@ def test_every_loader_of_pgt_is_a_family_with_its_lags(pgt):
 def test_what_is_asked_for_goes_before_the_loaders_own(indexed_loader):
     loader = indexed_loader("chickenpox")
     with pytest.warns(PGTWarning):
-        train, _, _, _, _, means, stds = get_index_dataset(loader, statistics="train")
+        *_, means, stds = get_index_dataset(loader, statistics="train")
     assert means.abs() > 0
     assert stds != 1
     assert len(get_index_dataset(indexed_loader("metr-la"), statistics=None)) == 7

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler, Subset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import windowloader as wl
@@ -123,6 +123,53 @@ def test_torchs_own_collation_and_samplers(windows):
     alone = next(iter(DataLoader(dataset, batch_size=None)))
     assert torch.equal(alone[0], expected[0].inputs[0])
     assert sum(1 for _ in dataset) == len(dataset)
+
+
+def doubled(sample):
+    inputs, targets = sample
+    return {"x": inputs * 2, "y": targets, "start": int(sample.batch.starts[sample.row])}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_transform_makes_the_items_as_in_torchs_data_sets(windows, workers, own):
+    plain, dataset = WindowDataset(windows, fill=0.0), WindowDataset(windows, fill=0.0, transform=doubled)
+
+    class Torchs(Dataset):  # the same, item by item
+        def __len__(self):
+            return len(plain)
+
+        def __getitem__(self, index):
+            return doubled(plain[index])
+
+    item, other = dataset[5], Torchs()[5]
+    assert torch.equal(item["x"], other["x"])
+    assert item["start"] == other["start"] == 5
+    assert [sample["start"] for sample in dataset.__getitems__([7, 2])] == [7, 2]
+    loader = DataLoader(
+        dataset,
+        batch_size=50,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+        **({"collate_fn": dataset.collate} if own else {}),
+    )
+    for batch, expected in zip(loader, DataLoader(Torchs(), batch_size=50), strict=True):
+        assert list(batch) == ["x", "y", "start"]
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy[9]["start"] == 9
+
+
+def test_a_transform_in_place_keeps_the_gather(windows):
+    def halve(sample):
+        sample[0].mul_(0.5)
+        return sample
+
+    plain = WindowDataset(windows, fill=0.0)
+    dataset = WindowDataset(windows, fill=0.0, transform=halve)
+    batch = next(iter(DataLoader(dataset, batch_size=50, collate_fn=dataset.collate)))
+    assert isinstance(batch, TorchBatch)
+    assert torch.equal(batch.inputs, plain.collate(plain.__getitems__(range(50))).inputs * 0.5)
 
 
 def test_a_distributed_sampler_cuts_the_windows(windows):

@@ -266,7 +266,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
         slabs.append(torch.empty(nbytes, dtype=torch.uint8))
         return slabs[-1]
 
-    monkeypatch.setattr(torch_device, "_built", lambda: True)
+    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
     monkeypatch.setattr(torch_device.Destination, "_pinned_bytes", pinned)
     batches = list(TorchLoader(windows, pin_memory=True, batch_size=100))
     assert len(slabs) == 3  # one a batch: torch's allocator of pinned memory is the pool
@@ -280,7 +280,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
 
 def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch_device, "_built", lambda: True)
+    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
     monkeypatch.setattr(
         torch_device.Destination,
         "_pinned_bytes",
@@ -309,16 +309,21 @@ def test_tensors_find_the_tensor_that_owns_their_memory():
 
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has CUDA")
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"device": "cuda"}, "built without CUDA"),
-        ({"pin_memory": True}, "nothing can be pinned"),
-    ],
-)
-def test_cuda_without_cuda_is_an_error_at_construction(windows, options, said):
-    with pytest.raises(LoaderError, match=said):
-        TorchLoader(windows, **options)
+def test_cuda_without_cuda_is_an_error_at_construction(windows):
+    with pytest.raises(LoaderError, match="built without CUDA"):
+        TorchLoader(windows, device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("built", [False, True])
+def test_pinned_memory_without_a_gpu_is_plain_memory_with_a_warning(windows, monkeypatch, built):
+    """As `DataLoader` has it, also where torch was built with CUDA and the machine has no GPU."""
+    monkeypatch.setattr(torch_device, "_built", lambda: built)
+    with pytest.warns(UserWarning, match="no CUDA device"):
+        loader = TorchLoader(windows, pin_memory=True, batch_size=64, shuffle=True, seed=2)
+    for batch, other in zip(loader, TorchLoader(windows, batch_size=64, shuffle=True, seed=2), strict=True):
+        assert torch.equal(batch.inputs, other.inputs)
+        assert not batch.inputs.is_pinned()
 
 
 def test_a_device_that_is_none(windows):

@@ -1,14 +1,14 @@
-"""The loaders of DCRNN, Graph WaveNet, MTGNN, AGCRN and LargeST, over windows that are never materialised.
+"""The loaders of DCRNN, Graph WaveNet, MTGNN, LargeST and AGCRN, over windows that are never materialised.
 
-In: a series, three window sets, or a folder of ``train.npz``, ``val.npz``, ``test.npz``. Out: the
-literature's dict of loaders, arrays and a scaler, as their ``util.load_dataset`` returns it. Computes
-nothing of its own: windows, splits and statistics are the core's.
+In: a series, three window sets, or a folder of ``train.npz``, ``val.npz``, ``test.npz``; the name of a script. Out: the
+literature's dict of loaders, arrays and a scaler, as their ``util.load_dataset`` returns it. Computes nothing of its
+own: windows, splits and statistics are the core's, and what each script does is in `CLIENTS`.
 
 How their sources define a loader (``lib/utils.py`` of DCRNN, ``util.py`` of Graph WaveNet and MTGNN,
-``src/utils/dataloader.py`` of LargeST, ``lib/dataloader.py`` of AGCRN): samples stand in order of time; an
-epoch ends by repeating the last sample up to a full batch (*pad*), with a short batch (*keep*: AGCRN's test
-part), or before it (*drop*: LargeST, AGCRN's train part); ``shuffle()`` permutes, by NumPy's global
-generator, the order of the last epoch, repeated samples among it.
+``src/utils/dataloader.py`` of LargeST, ``lib/dataloader.py`` of AGCRN): samples stand in order of time; an epoch
+ends by repeating the last sample up to a full batch (*pad*), with a short batch (*keep*: AGCRN's test part), or
+before it (*drop*: LargeST, AGCRN's other parts); ``shuffle()`` permutes, by NumPy's global generator, the order of
+the last epoch, repeated samples among it. AGCRN's loaders are torch's own ``DataLoader``.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.adapters.numpy_clients import CLIENTS, PARTS, Client, Ratio, Tail
 from windowloader.adapters.numpy_samples import ArrayPairs, FeatureScaler, Pairs, Samples, WindowPairs
 from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
-from windowloader.scaling import StandardScaler
 from windowloader.series import Series
-from windowloader.spec import WindowSpec
-from windowloader.split import split
+from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from windowloader.windows import WindowSet
+    from windowloader.scaling import StandardScaler
+    from windowloader.spec import WindowSpec
 
-__all__ = ["FeatureScaler", "LoopLoader", "Pairs", "Samples", "load_dataset"]
-
-Tail = Literal["pad", "keep", "drop"]
-PARTS = ("train", "val", "test")
+__all__ = ["CLIENTS", "Client", "FeatureScaler", "LoopLoader", "Pairs", "Samples", "load_dataset"]
 
 
 @dataclass(slots=True, eq=False)
@@ -88,16 +86,8 @@ class LoopLoader:
     _order: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
-            raise LoaderError(f"batch_size={self.batch_size!r}: a whole number of 1 or more is asked for.")
-        if self.tail not in ("pad", "keep", "drop"):
-            raise LoaderError(f"tail={self.tail!r} is unknown: 'pad', 'keep' or 'drop'.")
         count = len(self.pairs)
-        if not count or (self.tail == "drop" and count < self.batch_size):
-            raise LoaderError(
-                f"{count} windows give no batch of {self.batch_size} with tail={self.tail!r}. Take a "
-                f"smaller batch_size, or tail='pad' or 'keep'."
-            )
+        _check_epoch(count, self.batch_size, self.tail)
         padding = -count % self.batch_size if self.tail == "pad" else 0
         self._order = np.concatenate([np.arange(count), np.full(padding, count - 1)]).astype(np.int64)
         if self.shuffle_now:
@@ -146,20 +136,34 @@ class LoopLoader:
         self.current_ind = self.num_batch
 
 
+def _check_epoch(count: int, batch_size: int, tail: Tail) -> None:
+    """Refuse what gives no batch."""
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise LoaderError(f"batch_size={batch_size!r}: a whole number of 1 or more is asked for.")
+    if tail not in ("pad", "keep", "drop"):
+        raise LoaderError(f"tail={tail!r} is unknown: 'pad', 'keep' or 'drop'.")
+    if not count or (tail == "drop" and count < batch_size):
+        raise LoaderError(
+            f"{count} windows give no batch of {batch_size} with tail={tail!r}. Take a smaller batch_size, or "
+            "tail='pad' or 'keep'."
+        )
+
+
 def load_dataset(
     series: Series | Sequence[WindowSet] | str | os.PathLike[str],
     batch_size: int,
     valid_batch_size: int | None = None,
     test_batch_size: int | None = None,
-    tail: Tail | Mapping[str, Tail] = "pad",
+    tail: Tail | Mapping[str, Tail] | None = None,
     *,
+    client: str = "graph-wavenet",
     spec: WindowSpec | None = None,
-    ratio: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    ratio: Ratio | None = None,
     scaler: StandardScaler | None = None,
-    scale_targets: bool = False,
+    scale_targets: bool | None = None,
     fill: float | None = None,
     dtype: str = "float32",
-    shuffle_train: bool = False,
+    shuffle_train: bool | None = None,
     rng: Any = None,
 ) -> dict[str, Any]:
     """Loaders, samples and scaler in the literature's dict.
@@ -167,47 +171,55 @@ def load_dataset(
     Parameters
     ----------
     series : Series, three WindowSets, or path
-        A series is split by ``ratio`` as DCRNN's ``generate_training_data.py`` does (`split` with
-        ``by="windows"``). Three window sets are taken as train, val and test. A path is a folder of
-        ``train.npz``, ``val.npz`` and ``test.npz`` with ``x``, ``y`` and perhaps ``x_offsets``,
+        A series is cut into parts as the client does. Three window sets are taken as train, val and test. A path
+        is a folder of ``train.npz``, ``val.npz`` and ``test.npz`` with ``x``, ``y`` and perhaps ``x_offsets``,
         ``y_offsets``; these are held in memory as they are.
     batch_size, valid_batch_size, test_batch_size : int
         None: ``batch_size``.
-    tail : {"pad", "keep", "drop"} or mapping of part to these
-        How an epoch ends. DCRNN, Graph WaveNet, MTGNN: "pad". LargeST: "drop". AGCRN:
+    tail : {"pad", "keep", "drop"} or mapping of part to these, optional
+        How an epoch ends; None: as the client's. DCRNN, Graph WaveNet, MTGNN: "pad". LargeST: "drop". AGCRN:
         ``{"train": "drop", "val": "drop", "test": "keep"}``.
+    client : {"graph-wavenet", "mtgnn", "dcrnn", "largest", "agcrn"}
+        The script whose arithmetic is taken (`CLIENTS`):
+
+        - graph-wavenet, mtgnn: the files of DCRNN's script. ``round(n · 0.7)`` windows to train on,
+          ``round(n · 0.2)`` to test, statistics over the train windows' inputs, y raw.
+        - dcrnn: the same, with y scaled, and train windows shuffled once.
+        - largest: ``round(n · 0.6)`` windows to train on, ``round(n · 0.2)`` for val, statistics over the rows
+          before val, y the first feature alone, scaled; the day of the week in sevenths is a third feature.
+        - agcrn: parts of rows that share nothing, the last 20 and 40 percent rounded down; statistics over all
+          rows; the first feature alone, scaled in x and y. Loaders are torch's ``DataLoader`` of float32 tensors,
+          on the CUDA device where there is one, shuffled each epoch.
     spec : WindowSpec, optional
-        None: 12 steps to 12 steps, inputs and targets the series' own features and, if it has timestamps,
-        ``time_of_day``.
-    ratio : tuple of float
-        Train, val and test.
+        None: 12 steps to 12 steps of the client's features.
+    ratio : tuple of float, optional
+        Train, val and test; None: the client's.
     scaler : StandardScaler, optional
-        Known statistics. None: of the first feature, over the train part's input windows, a row counted as
-        often as windows hold it. Values declared missing are left out; the literature declares none and
-        counts zeros too.
-    scale_targets : bool
-        Whether the first feature of y is scaled as well (DCRNN, AGCRN, LargeST), or raw (Graph WaveNet,
-        MTGNN).
+        Known statistics. None: of the first feature, as the client has them. Values declared missing are left out;
+        the literature declares none and counts zeros too.
+    scale_targets : bool, optional
+        Whether the first feature of y is scaled as well; None: as the client has it.
     fill : float, optional
         What missing cells hold; see `WindowLoader`.
     dtype : str
-        Of the batches.
-    shuffle_train : bool
-        Shuffle the train loader once, here, as DCRNN does. The others call ``train_loader.shuffle()`` each
-        epoch.
-    rng : numpy.random.Generator or RandomState, optional
-        What loaders shuffle by. None: NumPy's global generator.
+        Of the batches. "float32" is what all these scripts feed to their models; the arrays of DCRNN, Graph WaveNet
+        and MTGNN are "float64".
+    shuffle_train : bool, optional
+        Shuffle the train loader: once, here, as DCRNN does (AGCRN: each epoch). None: as the client does. Graph
+        WaveNet, MTGNN and LargeST call ``train_loader.shuffle()`` each epoch.
+    rng : numpy.random.Generator, RandomState or torch.Generator, optional
+        What loaders shuffle by. None: NumPy's global generator; of AGCRN torch's.
 
     Returns
     -------
     dict
-        ``train_loader``, ``val_loader``, ``test_loader`` (`LoopLoader`); ``x_train``, ``y_train``, …
-        ``y_test`` (`Samples`, without repeated ones); ``scaler``; ``x_offsets``, ``y_offsets``.
+        ``train_loader``, ``val_loader``, ``test_loader`` (`LoopLoader`, of AGCRN ``DataLoader``); ``x_train``,
+        ``y_train``, … ``y_test`` (`Samples`, without repeated ones); ``scaler``; ``x_offsets``, ``y_offsets``.
 
     Raises
     ------
     LoaderError
-        If batch sizes, tails or the number of window sets do not fit.
+        If the client is unknown, or batch sizes, tails or the number of window sets do not fit.
     SourceNotFoundError, SourceFormatError
         If the folder has not the three files, or a file not its arrays.
 
@@ -221,20 +233,32 @@ def load_dataset(
     >>> x.shape, y.shape
     ((64, 12, 3, 1), (64, 12, 3, 1))
     """
-    tails = _tails(tail)
-    sizes = dict(
-        zip(PARTS, (batch_size, valid_batch_size or batch_size, test_batch_size or batch_size), strict=True)
-    )
+    if client not in CLIENTS:
+        raise LoaderError(f"client={client!r} is unknown. Known are {', '.join(map(repr, CLIENTS))}.")
+    known = CLIENTS[client]
+    tails = _tails(known.tail if tail is None else tail)
+    sizes = (batch_size, valid_batch_size or batch_size, test_batch_size or batch_size)
+    scaled = known.scale_targets if scale_targets is None else scale_targets
+    shuffled = known.shuffle_train if shuffle_train is None else shuffle_train
     if isinstance(series, str | os.PathLike):
-        data = _from_folder(Path(series), scaler, scale_targets, np.dtype(dtype))
+        if not known.reads_npz:
+            raise LoaderError(
+                f"client={client!r} reads no train.npz, val.npz and test.npz. Pass the series that its files were "
+                "made from, or the client whose script wrote the folder."
+            )
+        data = _from_folder(Path(series), scaler, scaled, np.dtype(dtype))
     else:
-        options = {"fill": fill, "dtype": dtype, "scale_targets": scale_targets}
-        data = _from_windows(_three(series, spec, ratio), scaler, options)
-    for part in PARTS:
+        options = {"fill": fill, "dtype": dtype, "scale_targets": scaled}
+        data = _from_windows(_three(series, spec, ratio, known), scaler, options, known)
+    for part, size in zip(PARTS, sizes, strict=True):
         pairs: Pairs = data[f"x_{part}"].pairs
-        data[f"{part}_loader"] = LoopLoader(
-            pairs, sizes[part], tail=tails[part], shuffle_now=shuffle_train and part == "train", rng=rng
-        )
+        shuffle = shuffled and part == "train"
+        if known.tensors:
+            assert isinstance(pairs, WindowPairs)
+            loader: Any = _tensor_loader(pairs, size, tails[part], shuffle, rng)
+        else:
+            loader = LoopLoader(pairs, size, tail=tails[part], shuffle_now=shuffle, rng=rng)
+        data[f"{part}_loader"] = loader
     return data
 
 
@@ -247,7 +271,7 @@ def _tails(tail: Tail | Mapping[str, Tail]) -> dict[str, Tail]:
 
 
 def _three(
-    series: Series | Sequence[WindowSet], spec: WindowSpec | None, ratio: tuple[float, float, float]
+    series: Series | Sequence[WindowSet], spec: WindowSpec | None, ratio: Ratio | None, client: Client
 ) -> dict[str, WindowSet]:
     if not isinstance(series, Series):
         sets = tuple(series)
@@ -257,27 +281,56 @@ def _three(
                 f"asked for, train, val and test, which bring their own spec."
             )
         return dict(zip(PARTS, sets, strict=True))
-    if spec is None:
-        names = [*series.features, *(["time_of_day"] if series.clock is not None else [])]
-        spec = WindowSpec(lookback=12, horizon=12, inputs=names, targets=names)
-    return dict(zip(PARTS, split(series, spec, ratio, by="windows"), strict=True))
+    windows = WindowSet(series, spec or client.spec(series))
+    return dict(zip(PARTS, client.cut(windows, ratio or client.ratio), strict=True))
 
 
 def _from_windows(
-    parts: Mapping[str, WindowSet], scaler: StandardScaler | None, options: Mapping[str, Any]
+    parts: Mapping[str, WindowSet],
+    scaler: StandardScaler | None,
+    options: Mapping[str, Any],
+    client: Client,
 ) -> dict[str, Any]:
     train = parts["train"]
     first = train.series.columns(train.spec.inputs)[0].name
     if scaler is None:
-        scaler = StandardScaler.fit(train, features=first, weighting="windows", rounding="divide")
+        scaler = client.fit(parts, first)
     data: dict[str, Any] = {"scaler": _numbers(scaler, first)}
     for part, windows in parts.items():
-        data |= _samples(part, WindowPairs.of(windows, {**options, "scaler": scaler[first]}))
+        data |= _samples(part, WindowPairs.of(windows, {**options, "scaler": scaler[first]}, client.week))
     spec = train.spec
     data["x_offsets"], data["y_offsets"] = (
         (rows - spec.anchor)[:, np.newaxis] for rows in (spec.input_rows, spec.target_rows)
     )
     return data
+
+
+def _tensor_loader(pairs: WindowPairs, batch_size: int, tail: Tail, shuffle: bool, generator: Any) -> Any:
+    """Make torch's own loader over the same windows: pairs of tensors, one gather a batch."""
+    from windowloader.adapters.pytorch import WindowDataset  # says what to install where torch is not
+
+    from torch.utils.data import DataLoader  # isort: skip
+
+    _check_epoch(len(pairs), batch_size, tail)
+    if tail == "pad":
+        raise LoaderError("tail='pad': torch's DataLoader repeats no sample. Pass 'keep' or 'drop'.")
+    dataset = WindowDataset(pairs.windows, **pairs.options)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=tail == "drop",
+        collate_fn=partial(_on_the_gpu, dataset),
+        generator=generator,
+    )
+
+
+def _on_the_gpu(dataset: Any, samples: Any) -> Any:
+    """Collate, on the CUDA device where there is one: AGCRN's loop moves nothing."""
+    import torch
+
+    batch = dataset.collate(samples)
+    return batch.to("cuda") if torch.cuda.is_available() else batch
 
 
 def _from_folder(

@@ -140,18 +140,39 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowPairs:
-    """Samples that are windows of a series."""
+    """Samples that are windows of a series.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    options : mapping
+        Of ``WindowSet.read``.
+    shapes, dtype
+        As of `Pairs`.
+    week : tuple of list of int
+        Columns of inputs and of targets that are days of the week, to be divided by 7.
+    """
 
     windows: WindowSet
     options: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     dtype: np.dtype
+    week: tuple[list[int], list[int]]
 
     @classmethod
-    def of(cls, windows: WindowSet, options: Mapping[str, Any]) -> WindowPairs:
-        """Pair up the windows of a set, read with options of ``WindowSet.read``."""
+    def of(cls, windows: WindowSet, options: Mapping[str, Any], week: bool = False) -> WindowPairs:
+        """Pair up the windows of a set, read with options of ``WindowSet.read``; days of the week in sevenths."""
         batch = windows.read(np.zeros(1, dtype=np.int64), **options)  # refuses what cannot be read, now
-        return cls(windows, options, (batch.inputs.shape[1:], batch.targets.shape[1:]), batch.inputs.dtype)
+        columns = [
+            [
+                place
+                for place, column in enumerate(windows.series.columns(names))
+                if week and column.name == "day_of_week"
+            ]
+            for names in (windows.spec.inputs, windows.spec.targets)
+        ]
+        shapes = (batch.inputs.shape[1:], batch.targets.shape[1:])
+        return cls(windows, options, shapes, batch.inputs.dtype, (columns[0], columns[1]))
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -159,7 +180,11 @@ class WindowPairs:
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gather some windows."""
         batch = self.windows.read(positions, **self.options)
-        return batch.inputs, batch.targets
+        pair = batch.inputs, batch.targets
+        for array, columns in zip(pair, self.week, strict=True):
+            if columns:
+                array[..., columns] /= 7
+        return pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)

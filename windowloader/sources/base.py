@@ -93,7 +93,14 @@ class LocalSource:
         Storage grid, in the stored order.
     description : Description, optional
         Labels and timestamps.
+
+    Attributes
+    ----------
+    moved : bool
+        Whether its parts stand in another order of time than they were given in.
     """
+
+    moved = False
 
     def __init__(
         self,

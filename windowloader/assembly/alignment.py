@@ -174,7 +174,7 @@ class Alignment:
 
     def settle(self, labels: np.ndarray | None, times: np.ndarray | None, *, over: bool) -> None:
         """Take labels and times that were given, in place of those of files (``over``) or where there are none."""
-        if labels is not None and len(self.labels or ()) == 1 and (over or self.labels == [None]):
+        if labels is not None and self.labels and len(self.labels) == 1 and (over or self.labels[0] is None):
             self.labels = [labels]
         if times is not None and (over or self.times is None):
             self.times = times

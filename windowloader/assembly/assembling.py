@@ -77,9 +77,9 @@ def assemble(
     alignment = Alignment()
     own = align_variables(opened, alignment, labels, times)
     stored = alignment.labels[0] if alignment.labels and len(alignment.labels) == 1 else None
+    alignment.settle(labels, times, over=True)
     if labels is None and tells(stored):
         labels = as_labels(stored, size=num_nodes, what="nodes")
-    alignment.settle(labels, times, over=True)
     plain = Opener(opener.storage_options, mirrors=opener.mirrors)  # options are about the series' own file
     others = open_covariates(covariates, missing=missing, opener=plain, alignment=alignment)
     _check_names(own, others, missing)

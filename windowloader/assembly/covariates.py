@@ -15,6 +15,7 @@ import numpy as np
 
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.sources.base import LocalSource
 from windowloader.sources.tables import open_by_node
 
 from .joining import Opener, missing_of
@@ -106,7 +107,13 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source
     known, shape = alignment.known(source)
-    return _named(name, target, infer_axes(name, shape, *alignment.size, known), opener)
+    letters = infer_axes(name, shape, *alignment.size, known)
+    if letters == source.axes:
+        return source
+    order = source.order if isinstance(source, LocalSource) else range(len(letters))
+    return _named(
+        name, target, "".join(letter for _, letter in sorted(zip(order, letters, strict=True))), opener
+    )
 
 
 def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:

@@ -109,7 +109,9 @@ def open_by_node(target: Any, nodes: np.ndarray) -> ArraySource | None:
         return None
     if target.index.dtype.kind == "M" or find_time(target) is not None:
         return None
-    exact = [column for column, values in target.items() if values.dtype.kind in "iuOUT" and values.is_unique]
+    exact = [
+        column for column, values in target.items() if values.dtype.kind in "iufOUT" and values.is_unique
+    ]
     by = next((column for column in exact if 2 * len(find(target[column], nodes)[1]) < len(nodes)), None)
     return None if by is None else open_frame(target.set_index(by), axes="nf")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,10 +72,11 @@ def open_covariates(
         advice = f"If its columns are features, say so: covariates={{{name!r}: (table, 'tf')}}."
         source = alignment(source, f"covariate {name!r}", advice=advice)
         _check_sizes(name, source, *alignment.size)
-        if "t" not in source.axes and source.array() is None:
-            source = StaticSource(source)
         features = feature_names(name, source, named=True)
-        opened.append(Variable(name, source, features, missing_of(marks, name, source.dtype)))
+        variable = Variable(name, source, features, missing_of(marks, name, source.dtype))
+        if not variable.has_time and variable.view() is None:
+            variable = replace(variable, source=StaticSource(source))
+        opened.append(variable)
     return tuple(opened)
 
 

@@ -243,9 +243,7 @@ def _nearest(have: list[Any], want: list[Any]) -> str:
 
 def _described(times: np.ndarray) -> str:
     """Rows, step and ends of timestamps, for a message."""
+    if len(times) < 2:
+        return f"{len(times)} rows"
     step = datetime.timedelta(microseconds=float(np.median(np.diff(times).astype(np.int64))) / 1e3)
-    return (
-        f"{len(times)} rows of {step} from {times[0]} to {times[-1]}"
-        if len(times) > 1
-        else f"{len(times)} rows"
-    )
+    return f"{len(times)} rows of {step} from {times[0]} to {times[-1]}"

@@ -155,6 +155,11 @@ class Alignment:
 
     The first labels and times that it meets are those of the series; what has none is taken by position.
 
+    Parameters
+    ----------
+    alone : bool
+        Whether there is but one thing to bring: then labels of a grid need not be read.
+
     Attributes
     ----------
     labels : list of (ndarray or None)
@@ -166,7 +171,8 @@ class Alignment:
         What was joined along time in another order than it was given in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = False) -> None:
+        self.alone = alone
         self.labels: list[np.ndarray | None] | None = None
         self.times: np.ndarray | None = None
         self.size: tuple[int, tuple[int, ...]] = (0, ())
@@ -198,7 +204,8 @@ class Alignment:
             Where it lacks a label or timestamp of the series.
         """
         places = [axis for axis, letter in enumerate(source.axes) if letter == "n"]
-        found = [source.labels(axis) for axis in places]
+        unread = self.alone and len(places) > 1
+        found = [None if unread else source.labels(axis) for axis in places]
         if self.labels is None:
             self.labels = list(found)
         along = {}

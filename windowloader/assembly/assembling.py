@@ -74,7 +74,7 @@ def assemble(
     clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
     times = clock.timestamps(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
     labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
-    alignment = Alignment()
+    alignment = Alignment(alone=not covariates and len(opened) == 1)
     own = align_variables(opened, alignment, labels, times)
     stored = alignment.labels[0] if alignment.labels and len(alignment.labels) == 1 else None
     alignment.settle(labels, times, over=True)

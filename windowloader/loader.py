@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -220,6 +221,7 @@ class WindowLoader:
         if self._engine is None:
             config = self._config
             self._ranks = resolve(config.rank, config.world_size)
+            _warn_of_repeats(config, self._ranks.world_size)
             self._engine = self._start(self._ranks)
             if self._pending is not None:
                 asked = self._epoch
@@ -278,8 +280,15 @@ class WindowLoader:
         """
         if not hasattr(epoch, "__index__") or epoch < 0:
             raise LoaderError(f"epoch {epoch!r} is no number of an epoch. They count from 0.")
-        if epoch != self._epoch:
+        if self._config.steps_per_epoch and epoch == self._epoch + 1 and not self._closed and self.steps_left == 0:
+            self._finished(self._here())  # with another batch size, the steps before do not say where it begins
+        elif epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
+
+    def _rewind(self, *, loaded: bool = False) -> None:
+        """Go back to the epoch's beginning from where a loop has been or, with ``loaded``, where a state was loaded."""
+        if loaded or self._newest is not None:
+            self._position, self._newest, self._began = None, None, None
 
     @property
     def sampler(self) -> EpochSampler:
@@ -511,6 +520,22 @@ class WindowLoader:
         from .viewing.notebook import loader_html
 
         return loader_html(self)
+
+
+def _warn_of_repeats(config: LoaderConfig, world_size: int) -> None:
+    """Warn where filling each step up to a multiple of the ranks repeats windows that count again."""
+    asked = config.global_batch(world_size)
+    repeats = -asked % world_size
+    if config.uneven == "pad" and repeats:
+        below = asked // world_size * world_size
+        nearest = f"{below} or {below + world_size}" if below else str(world_size)
+        warnings.warn(
+            f"global_batch_size={asked} is not a multiple of {world_size} ranks, and uneven='pad' fills every step: it "
+            f"delivers {asked + repeats} windows, {repeats} of them a second time with the weight of the others. Pass "
+            f"global_batch_size={nearest}, or uneven='exact' and use batch.weights.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _no_windows(given: object) -> LoaderError:

@@ -144,6 +144,26 @@ def test_a_state_goes_on_with_another_world_size_at_the_same_global_batch(window
     assert [sum(step, []) for step in zip(*ranks, strict=True)] == rest
 
 
+def test_steps_that_repeat_windows_on_some_rank_are_told_once(windows):
+    def loader(**options):
+        return wl.WindowLoader(windows, shuffle=True, rank=0, **options)
+
+    with pytest.warns(UserWarning, match="=10 is not a multiple of 3 .* 12 windows, 2 of them a .*=9 or 12, ") as told:
+        uneven = loader(global_batch_size=10, world_size=3)
+        assert {len(batch) for batch in starts(uneven)[:-1]} == {4}
+        uneven.load_state_dict(uneven.state_dict())
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match="delivers 3 windows, 1 .*Pass global_batch_size=3, or"):
+        loader(global_batch_size=2, world_size=3)
+    for options in (
+        {"global_batch_size": 12, "world_size": 3},
+        {"global_batch_size": 10, "world_size": 3, "uneven": "exact"},
+        {"global_batch_size": 10, "world_size": 3, "uneven": "drop"},
+        {"batch_size": 10, "world_size": 3},
+    ):
+        list(loader(**options))
+
+
 def test_the_seed_of_a_state_wins(windows):
     state = wl.WindowLoader(windows, shuffle=True, seed=11).state_dict()
     other = wl.WindowLoader(windows, shuffle=True, seed=12)

@@ -122,7 +122,7 @@ class Iteration:
         except BaseException:  # an interrupt while it waits
             self._break_off()
             raise
-        made = self._here.popleft()
+        made = self._here[0]
         if made.error is not None:
             self._break_off()
             raise made.error
@@ -132,9 +132,10 @@ class Iteration:
         size = self._sizes.get(windows)
         if size is None:
             size = self._sizes[windows] = batch.nbytes
+        received = self._deliver(batch)  # where it fails the batch is not received, and is the next one again
+        self._here.popleft()
         self._stats.record(asked, got, made.timeline, windows, size)
         self._stats.seconds = got - self._begun
-        received = self._deliver(batch)
         self._progress.position = made.after
         return received
 

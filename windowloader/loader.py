@@ -384,16 +384,22 @@ class WindowLoader:
         Raises
         ------
         StateError
-            If it belongs to other data, other windows or another kind of order.
+            If it belongs to other data, other windows or another kind of order, or if reading in its order takes more
+            than 4 times the bytes of this loader's own: a full permutation, on a stream.
         LoaderError
             If its lanes do not divide this loader's global batch.
         """
         loaded = RunState.from_dict(state)
         loaded.check(self._describe(self._bind().steps.start(0)))
         assert self._ranks is not None
+        assert self._engine is not None
+        present = self._engine.reading
+        if present.choice is not None and present.order.name != loaded.order:
+            from .planning.planner import refuse_costly
+
+            refuse_costly(self._engine, self._config, loaded)
         engine = self._start(self._ranks, loaded)
         position = loaded.position(engine.steps)
-        assert self._engine is not None
         self._replaced.append(self._engine)
         self._engine, self._loaded, self._pending = engine, True, None
         self._let_go()

@@ -129,7 +129,9 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
     def __init__(self, loaders: list[WindowLoader]) -> None:
         self._loaders = loaders
         self.bound: list[_BoundLoader] = []  # the loaders as this fit's loop has them
-        self._placed: list[WindowLoader] = []  # which stand where the loop goes on, whatever epoch it says first
+        self._placed: list[
+            WindowLoader
+        ] = []  # which stand where the loop goes on, whatever epoch it says first
 
     def of(self, loaders: list[WindowLoader]) -> bool:
         """Tell whether it is of these loaders."""
@@ -164,10 +166,16 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
                 f"the checkpoint has states of {len(states)} training loaders, and there are {len(self._loaders)} "
                 "here. Give the module the loaders that the checkpoint was written with."
             )
-        longest = min(states, key=lambda state: int(state["epoch"]))  # shorter ones may be in their next round
+        longest = min(
+            states, key=lambda state: int(state["epoch"])
+        )  # shorter ones may be in their next round
         epoch, step = int(longest["epoch"]), int(longest["step"])
         batches = loops["epoch_loop.batch_progress"]
-        if step and batches["is_last_batch"] and batches["current"]["processed"] == batches["current"]["ready"]:
+        if (
+            step
+            and batches["is_last_batch"]
+            and batches["current"]["processed"] == batches["current"]["ready"]
+        ):
             epoch, step = epoch + 1, 0
         _count(loops, epoch, within=step > 0)
         for loader, state in zip(self._loaders, states, strict=True):
@@ -193,7 +201,9 @@ def _count(loops: dict[str, Any], epoch: int, *, within: bool) -> None:
         total.update({name: before + count for name, count in current.items()})
         return
     if current["completed"] < current["processed"]:
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1  # saved before the last batch was counted
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += (
+            1  # saved before the last batch was counted
+        )
     total.update(dict.fromkeys(total, total["processed"]))
     current.update(dict.fromkeys(current, 0))
     batches["is_last_batch"] = False
@@ -223,7 +233,9 @@ class _BoundLoader:
         self._trainer = trainer
         self._resume = resume
         self._loader = loader
-        self._begun: tuple[int, int] | None = None  # the loader's epoch, and its step less what Lightning had done
+        self._begun: tuple[int, int] | None = (
+            None  # the loader's epoch, and its step less what Lightning had done
+        )
         if resume is not None:
             resume.bound.append(self)
 
@@ -238,7 +250,11 @@ class _BoundLoader:
         precision = self._trainer.precision_plugin
         plain = type(precision).convert_input is Precision.convert_input
         for batch in self._loader:
-            yield batch if plain or not isinstance(batch, Batch) else _Opaque(batch.map(precision.convert_input))
+            yield (
+                batch
+                if plain or not isinstance(batch, Batch)
+                else _Opaque(batch.map(precision.convert_input))
+            )
 
     def _done(self) -> int:
         done: int = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed

@@ -280,8 +280,15 @@ class WindowLoader:
         """
         if not hasattr(epoch, "__index__") or epoch < 0:
             raise LoaderError(f"epoch {epoch!r} is no number of an epoch. They count from 0.")
-        if self._config.steps_per_epoch and epoch == self._epoch + 1 and not self._closed and self.steps_left == 0:
-            self._finished(self._here())  # with another batch size, the steps before do not say where it begins
+        if (
+            self._config.steps_per_epoch
+            and epoch == self._epoch + 1
+            and not self._closed
+            and self.steps_left == 0
+        ):
+            self._finished(
+                self._here()
+            )  # with another batch size, the steps before do not say where it begins
         elif epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
 

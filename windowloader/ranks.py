@@ -1,8 +1,8 @@
 """Which rank this process is, of how many.
 
-In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and where they came
-from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses from
-half of a pair of variables.
+In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and
+where they came from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses
+from half of a pair of variables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ __all__ = ["Ranks", "confirm", "resolve"]
 
 OVERRIDE = "Pass rank= and world_size= to override."
 
-TORCHRUN = ("RANK", "WORLD_SIZE")  # also Accelerate, DeepSpeed, SageMaker, Kubeflow; may run within all others
+TORCHRUN = (
+    "RANK",
+    "WORLD_SIZE",
+)  # also Accelerate, DeepSpeed, SageMaker, Kubeflow; may run within all others
 # Asked before SLURM: its steps start the daemons of an mpirun, whose ranks inherit the variables of the daemon.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
@@ -160,7 +163,9 @@ def _from_process_group() -> Ranks | None:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
     jax = sys.modules.get("jax")
-    is_initialized = getattr(getattr(jax, "distributed", None), "is_initialized", None)  # older releases lack it
+    is_initialized = getattr(
+        getattr(jax, "distributed", None), "is_initialized", None
+    )  # older releases lack it
     if jax is None or is_initialized is None or not is_initialized():
         return None
     return Ranks(jax.process_index(), jax.process_count(), "jax.distributed")

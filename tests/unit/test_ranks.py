@@ -107,7 +107,9 @@ def test_jax_says_where_it_is_initialised(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", jax(True))
     assert found(SRUN) == (1, 3)
     assert resolve(environ={}).origin == "jax.distributed"
-    with pytest.raises(RankError, match="rank 2 of 4 .*; jax.distributed, initialised since, says rank 1 of 3"):
+    with pytest.raises(
+        RankError, match="rank 2 of 4 .*; jax.distributed, initialised since, says rank 1 of 3"
+    ):
         confirm(early)
     monkeypatch.setitem(sys.modules, "torch", group(5, 6))
     assert found(SRUN) == (5, 6)
@@ -164,7 +166,9 @@ def test_a_launcher_that_says_no_size_is_an_error(environ, name, launcher):
 def test_launchers_that_disagree_are_an_error():
     with pytest.raises(RankError, match="PMIX_RANK='3' .set by PMIx.*say rank 2 of 4"):
         resolve(environ=SRUN | {"PMIX_RANK": "3"})
-    with pytest.raises(RankError, match="PMI_RANK and PMI_SIZE say rank 0 of 1, .*rank 2 of 4: one of them is left"):
+    with pytest.raises(
+        RankError, match="PMI_RANK and PMI_SIZE say rank 0 of 1, .*rank 2 of 4: one of them is left"
+    ):
         resolve(environ=SRUN | {"PMI_RANK": "0", "PMI_SIZE": "1"})
 
 
@@ -206,5 +210,10 @@ def test_the_process_environment_is_the_default(monkeypatch):
 
 
 def test_torch_is_never_imported():
-    code = "import sys; from windowloader.ranks import resolve; resolve(); sys.exit(bool({'torch', 'jax'} & {*sys.modules}))"
+    code = """
+import sys
+from windowloader.ranks import resolve
+resolve()
+sys.exit(bool({"torch", "jax"} & {*sys.modules}))
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

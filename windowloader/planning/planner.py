@@ -105,13 +105,16 @@ def refuse_costly(engine: Engine, config: LoaderConfig, state: RunState) -> None
     ranks = engine.ranks
     start = replace(state, step=0, cursor=0)
     asked, own = (
-        plan_of(engine, config, rank=ranks.rank, world_size=ranks.world_size, epoch=state.epoch, state=one).own.bytes
+        plan_of(
+            engine, config, rank=ranks.rank, world_size=ranks.world_size, epoch=state.epoch, state=one
+        ).own.bytes
         for one in (start, None)
     )
     if asked > MOST_TIMES * own:
         raise StateError(
             f"the state's order is {state.order!r}, a run of another tier or budget: here each epoch of it would read "
-            f"{format_bytes(asked)}, where this loader's own order {engine.reading.order.name!r} reads {format_bytes(own)}. "
+            f"{format_bytes(asked)}, where this loader's own order {engine.reading.order.name!r} reads "
+            f"{format_bytes(own)}. "
             "Load it where the data are in memory or a local .npy file, or start anew without it."
         )
 

@@ -80,7 +80,7 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
 
     def setup(self, stage: str) -> None:
         """Say who deals windows to ranks, and see to it that a run which goes on does so at the right batch."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         if trainer is None:
             return
         if trainer.world_size > 1:
@@ -92,12 +92,16 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
         _each(self._given["train"] or [], train.append)
         if stage != "fit" or not train:
             return
-        earlier = next((one for one in trainer.callbacks if isinstance(one, _Resume) and one.of(train)), None)
-        if earlier is not None:
+        earlier = next((one for one in trainer.callbacks if isinstance(one, _Resume)), None)
+        if earlier is not None and earlier.of(train):
+            self._resume = earlier
             earlier.go_on(trainer)
             return
-        for loader in train:
-            loader._rewind()  # another trainer may have left it within the epoch
+        if earlier is not None:
+            trainer.callbacks.remove(earlier)
+        if self._resume is not None:
+            for loader in train:
+                loader._rewind()  # another trainer may have left it within the epoch
         self._resume = _Resume(train)
         trainer.callbacks.append(self._resume)
 
@@ -120,7 +124,7 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
 
 
 class _Resume(Callback):  # type: ignore[misc,unused-ignore]
-    """Has a run go on at the batch that its training loaders' states name, in Lightning's counters too.
+    """Makes a run go on at the batch that its training loaders' states name, in Lightning's counters, too.
 
     Lightning counts an epoch as done when its loop ends, also where `max_steps`, `max_time` or `should_stop` ended it,
     and then loads no loader's state; its counters cannot say that the next epoch was begun and has no batch yet.
@@ -131,7 +135,7 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
         self.bound: list[_BoundLoader] = []  # the loaders as this fit's loop has them
         self._placed: list[
             WindowLoader
-        ] = []  # which stand where the loop goes on, whatever epoch it says first
+        ] = []  # these stand where the loop goes on, whatever epoch it says first
 
     def of(self, loaders: list[WindowLoader]) -> bool:
         """Tell whether it is of these loaders."""
@@ -166,16 +170,11 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
                 f"the checkpoint has states of {len(states)} training loaders, and there are {len(self._loaders)} "
                 "here. Give the module the loaders that the checkpoint was written with."
             )
-        longest = min(
-            states, key=lambda state: int(state["epoch"])
-        )  # shorter ones may be in their next round
+        longest = min(states, key=lambda state: int(state["epoch"]))  # a shorter one may be in its next round
         epoch, step = int(longest["epoch"]), int(longest["step"])
         batches = loops["epoch_loop.batch_progress"]
-        if (
-            step
-            and batches["is_last_batch"]
-            and batches["current"]["processed"] == batches["current"]["ready"]
-        ):
+        all_done = batches["current"]["processed"] == batches["current"]["ready"]
+        if step and batches["is_last_batch"] and all_done:
             epoch, step = epoch + 1, 0
         _count(loops, epoch, within=step > 0)
         for loader, state in zip(self._loaders, states, strict=True):
@@ -200,10 +199,8 @@ def _count(loops: dict[str, Any], epoch: int, *, within: bool) -> None:
         before = total["completed"] - current["completed"]
         total.update({name: before + count for name, count in current.items()})
         return
-    if current["completed"] < current["processed"]:
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += (
-            1  # saved before the last batch was counted
-        )
+    if current["completed"] < current["processed"]:  # saved before the last batch was counted
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     total.update(dict.fromkeys(total, total["processed"]))
     current.update(dict.fromkeys(current, 0))
     batches["is_last_batch"] = False
@@ -267,12 +264,13 @@ class _BoundLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch, or stay where the run goes on."""
-        self._begun = None
+        begun, self._begun = self._begun, None
         if self._resume is not None and self._resume.stays(self._loader):
             return
         if not self._trainer.overfit_batches:
             self._loader.set_epoch(epoch)
-        self._loader._rewind()
+        if begun is not None:
+            self._loader._rewind()
 
     def state_dict(self) -> dict[str, Any]:
         """State of the last step that was done: one fetched when an exception came is asked for again."""

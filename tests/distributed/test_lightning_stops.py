@@ -374,6 +374,20 @@ def test_a_second_fit_goes_on_and_another_trainer_begins(name, tmp_path):
 
 
 @pytest.mark.usefixtures("clean_environment")
+def test_a_state_that_was_loaded_by_hand_stays(tmp_path):
+    data, whole, model = module(), uninterrupted(), Model()
+    loader = data._given["train"]
+    for _ in zip(range(4), loader, strict=False):
+        state = loader.state_dict()
+    data = module()
+    loader = data._given["train"]
+    loader.load_state_dict(state)
+    next(iter(loader))  # a look shifts nothing
+    trainer(tmp_path).fit(model, datamodule=data)
+    assert model.seen == whole[4:]
+
+
+@pytest.mark.usefixtures("clean_environment")
 def test_a_model_that_asks_how_many_steps_there_are(tmp_path):
     _, model, _ = run_to_stop("max_steps", tmp_path, model=Planner)
     assert model.seen == uninterrupted()[:STOP]

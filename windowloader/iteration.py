@@ -122,7 +122,7 @@ class Iteration:
         except BaseException:  # an interrupt while it waits
             self._break_off()
             raise
-        made = self._here[0]
+        made = self._here.popleft()
         if made.error is not None:
             self._break_off()
             raise made.error
@@ -132,8 +132,11 @@ class Iteration:
         size = self._sizes.get(windows)
         if size is None:
             size = self._sizes[windows] = batch.nbytes
-        received = self._deliver(batch)  # where it fails the batch is not received, and is the next one again
-        self._here.popleft()
+        try:
+            received = self._deliver(batch)
+        except BaseException:  # the loop did not receive it: it is the next one again
+            self._here.appendleft(made)
+            raise
         self._stats.record(asked, got, made.timeline, windows, size)
         self._stats.seconds = got - self._begun
         self._progress.position = made.after

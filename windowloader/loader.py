@@ -280,15 +280,10 @@ class WindowLoader:
         """
         if not hasattr(epoch, "__index__") or epoch < 0:
             raise LoaderError(f"epoch {epoch!r} is no number of an epoch. They count from 0.")
-        if (
-            self._config.steps_per_epoch
-            and epoch == self._epoch + 1
-            and not self._closed
-            and self.steps_left == 0
-        ):
-            self._finished(
-                self._here()
-            )  # with another batch size, the steps before do not say where it begins
+        follows = self._config.steps_per_epoch and epoch == self._epoch + 1
+        if follows and self._engine is not None and not self._closed and self.steps_left == 0:
+            # From the cursor: with another batch size the number of steps before does not say where it begins.
+            self._finished(self._here())
         elif epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
 
@@ -314,7 +309,7 @@ class WindowLoader:
             self.set_epoch(epoch)
             return
         self.set_epoch(epoch)
-        self._began = self._bind().steps.start(self._epoch)
+        self._began = self._position or self._bind().steps.start(self._epoch)
         self._newest = progress
         waiting.begin_at(self._began)
 

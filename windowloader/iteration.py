@@ -132,9 +132,13 @@ class Iteration:
         size = self._sizes.get(windows)
         if size is None:
             size = self._sizes[windows] = batch.nbytes
+        try:
+            received = self._deliver(batch)
+        except BaseException:  # the loop did not receive it: it is the next one again
+            self._here.appendleft(made)
+            raise
         self._stats.record(asked, got, made.timeline, windows, size)
         self._stats.seconds = got - self._begun
-        received = self._deliver(batch)
         self._progress.position = made.after
         return received
 

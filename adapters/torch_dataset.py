@@ -123,6 +123,7 @@ class WindowDataset(Dataset[Sample]):
             )
         self._state = (windows, options)
         self._reader: _Reader | None = _Reader(windows, options)  # refuses what cannot be, now
+        self._reader.recipe.check(windows)
 
     @property
     def windows(self) -> WindowSet:

@@ -118,6 +118,10 @@ def fill_arrays(
         [row.first for row in rows],
         recipe.entity_of(starts),
     )
+    if recipe.guard is not None and (
+        nodes is None or nodes[0] == 0
+    ):  # whoever fills the first node looks at all
+        recipe.guard.check_batch(starts, rows, part.entity, begin, end)
     for role in filling.roles:
         _fill(role, out, starts, rows, part, begin, end)
 

@@ -15,6 +15,7 @@ import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
 from windowloader.gather import Rows
+from windowloader.gathering.flat import Flat
 from windowloader.streaming.benches import window_rows
 
 if TYPE_CHECKING:
@@ -164,8 +165,9 @@ class KeptRows:
 
     def _pick(self, starts: NDArray[np.int64], piece: Piece) -> list[dict[str, torch.Tensor]]:
         if self._recipe.guard is not None:
+            flats = [one.flat or Flat.of(one.base) for one in piece.rows]
             entity = self._recipe.entity_of(starts)
-            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end)
+            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end, flats)
         own = starts[piece.begin : piece.end]
         rows, at = np.unique(own[:, None] + self._window, return_index=True)
         absent = self._room.enter(rows)

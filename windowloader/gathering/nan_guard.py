@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from windowloader.series import Column, Series
     from windowloader.windows import WindowSet
 
+    from .flat import Kind
 
 __all__ = ["NanGuard", "Watched", "unusable", "watch"]
 
@@ -48,7 +49,9 @@ class Watched:
     offsets : ndarray, shape (step,), int64
         Rows from a window's start at which any role reads them.
     done : bool
-        Whether all rows of the loader's windows are known to hold no NaN.
+        Whether all rows of a loader's windows are known to hold no NaN.
+    reach : (int, int), optional
+        Those rows: first, and one past the last.
     """
 
     rows: int
@@ -56,10 +59,13 @@ class Watched:
     columns: Sequence[Column]
     offsets: np.ndarray
     done: bool = False
-    _known: np.ndarray | None = field(default=None, repr=False)  # by row of the series
+    reach: tuple[int, int] | None = None
+    _known: np.ndarray | None = field(default=None, repr=False)  # by row of the series, 1: holds no NaN
+    _left: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)  # rows not known
+    _runs: tuple[Kind, np.ndarray, int, int] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Watched, (self.rows, self.variable, self.columns, self.offsets, self.done)
+        return Watched, (self.rows, self.variable, self.columns, self.offsets, self.done, self.reach)
 
     @property
     def features(self) -> np.ndarray:
@@ -67,27 +73,39 @@ class Watched:
         return np.array([column.feature for column in self.columns], np.int64)
 
     def find(
-        self, series: Series, rows: Rows, first: np.ndarray, starts: np.ndarray, offsets: np.ndarray,
+        self, series: Series, flat: Flat, first: np.ndarray, starts: np.ndarray, offsets: np.ndarray,
         begin: int, end: int,
     ) -> tuple[int, int] | None:  # fmt: skip
         """Return window and step of the first row with NaN among windows ``[begin, end)``."""
         from .nan_kernels import first_nan
 
         if self._known is None:
-            self._known = np.zeros(series.num_steps, np.bool_)
-        flat = rows.flat or Flat.of(rows.base)
-        kind, nodes = flat.kind, series.variables[self.variable].num_nodes
-        row_step, step, feature_step = kind.steps
-        runs, width = self.features * feature_step, nodes
+            self._known = np.zeros(series.num_steps, np.uint8)
+            first_row, end_row = self.reach or (0, series.num_steps)
+            self._left[0] = end_row - first_row
+        if self._runs is None or self._runs[0] != flat.kind:
+            self._runs = flat.kind, *self._runs_of(flat.kind, series.variables[self.variable].num_nodes)
+        kind, runs, width, step = self._runs
+        found = first_nan(
+            flat.values, kind.half, kind.origin, kind.steps[0], runs, width, step, first, starts, offsets,
+            begin, end, self._known, self._left,
+        )  # fmt: skip
+        if found >= 0:
+            return divmod(found, len(offsets))
+        if self._left[0] <= 0 and self.reach is not None:
+            self._left[0] = np.count_nonzero(self._known[slice(*self.reach)] == 0)
+            self.done = not self._left[0]
+        return None
+
+    def _runs_of(self, kind: Kind, nodes: int) -> tuple[np.ndarray, int, int]:
+        """Say where the columns lie in a row: elements before each run, elements of a run, and between two of them."""
+        _, step, feature_step = kind.steps
+        runs = self.features * feature_step
         if (
             feature_step == 1 and step == len(runs) and (np.diff(runs) == 1).all()
         ):  # all features of each node
-            runs, width, step = runs[:1], nodes * step, 1
-        found = first_nan(
-            flat.values, kind.half, kind.origin, row_step, runs, width, step, first, starts, offsets, begin,
-            end, self._known,
-        )  # fmt: skip
-        return None if found < 0 else divmod(found, len(offsets))
+            return runs[:1], nodes * step, 1
+        return runs, nodes, step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,19 +137,21 @@ class NanGuard:
 
         first, last = windows.row_range
         for one in self.watched:
+            one.reach = first, last
             view = self.series.variables[one.variable].view()
             if view is None or mapping_of(view) is not None or view[first:last].nbytes > AT_ONCE:
                 continue  # stored rows are looked at when they come into use
             rows = max(1, LOOK // view[:1].nbytes)
             for begin in range(first, last, rows):
                 part = view[begin : min(begin + rows, last)]
-                if np.isnan(part).any():
+                if np.isnan(np.max(part)):  # the fastest pass that NaN survives
                     self._check_rows(one, windows, begin, Rows(part, np.arange(len(part))))
             one.done = True
 
     def check_batch(
-        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
-    ) -> None:
+        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int,
+        flats: Sequence[Flat],
+    ) -> None:  # fmt: skip
         """Look at the rows of windows ``[begin, end)`` of a batch.
 
         Parameters
@@ -142,6 +162,8 @@ class NanGuard:
             As handed to the gather.
         entity : ndarray, shape (batch,), int64
         begin, end : int
+        flats : sequence of Flat
+            Of the rows.
 
         Raises
         ------
@@ -154,7 +176,7 @@ class NanGuard:
             if one.done:
                 continue
             own = rows[one.rows]
-            at = one.find(self.series, own, own.first, starts, one.offsets, begin, end)
+            at = one.find(self.series, flats[one.rows], own.first, starts, one.offsets, begin, end)
             if at is not None:
                 offset = int(one.offsets[at[1]])
                 raise self._error(one, int(starts[at[0]]) + offset, own.base[own.first[at[0]] + offset])
@@ -175,7 +197,9 @@ class NanGuard:
 
         read = np.flatnonzero(rows_held(windows.index, one.offsets, begin, begin + len(rows.first)))
         first = rows.first[read]
-        at = one.find(self.series, rows, first, begin + read, np.zeros(1, np.int64), 0, len(read))
+        at = one.find(
+            self.series, Flat.of(rows.base), first, begin + read, np.zeros(1, np.int64), 0, len(read)
+        )
         if at is not None:
             raise self._error(one, begin + int(read[at[0]]), rows.base[first[at[0]]])
 

@@ -30,23 +30,24 @@ def first_nan(
     offsets: NDArray[np.int64],
     begin: int,
     end: int,
-    known: NDArray[np.bool_],
+    known: NDArray[np.uint8],
+    left: NDArray[np.int64],
 ) -> int:
-    """Return ``window * len(offsets) + step`` of the first row with NaN, or -1; rows without go into ``known``.
+    """Return ``window * len(offsets) + step`` of the first row with NaN, or -1; rows without become known.
 
-    A row is what lies at ``runs[k] + i * step``, i < width, from its first element. Two threads may look at the same
-    row: both write the same.
+    A row is what lies at ``runs[k] + i * step``, i < width, from its first element. ``left[0]`` is how
+    many rows are not known yet. Two threads may look at the same row: both write the same, and ``left`` is too low.
     """
     low, high = offsets[0], offsets[-1] + 1
     touching = high - low == len(offsets)
     for b in range(begin, end):
-        clean = touching
         if touching:
             span = known[starts[b] + low : starts[b] + high]
+            unknown = False
             for i in range(len(span)):
-                clean &= span[i]
-        if clean:
-            continue
+                unknown |= span[i] == 0
+            if not unknown:
+                continue
         for i in range(len(offsets)):
             row = starts[b] + offsets[i]
             if known[row]:
@@ -55,7 +56,8 @@ def first_nan(
             for k in range(len(runs)):
                 if _any_nan(values, half, at + runs[k], width, step):
                     return int(b * len(offsets) + i)
-            known[row] = True
+            known[row] = 1
+            left[0] -= 1
     return -1
 
 

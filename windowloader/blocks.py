@@ -27,7 +27,7 @@ from .streaming.passage import Grounds
 from .streaming.reader import Job, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -213,7 +213,7 @@ class BlockStream(InTurn):
         self._goes_on = -1
         hall.begin(self, here.pass_number, here.cursor)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
         holds: dict[Course, int] = {}
         try:

@@ -101,9 +101,12 @@ class WindowLoader:
     LoaderError
         Arguments that do not fit, with what to do; no window or no step to load.
     MissingDataError
-        A source with NaN and no ``fill``.
+        NaN marks missing values and there is no ``fill``; or an array in memory holds NaN that is not declared
+        missing. Rows that are stored are looked at when they come into use, and a batch that would deliver NaN raises
+        this in its place.
     ScalerError, AxesError
-        A scaler of other features, nodes or entities; a layout that does not fit.
+        A scaler of other features, nodes or entities; windows of entities that it has no statistics for; a layout
+        that does not fit.
     MemoryBudgetError
         Streams: ``memory`` under what one chunk or window needs; the message names how much would do.
     RankError
@@ -190,6 +193,7 @@ class WindowLoader:
             layout=layout,
             broadcast=broadcast,
         )
+        self._recipe.check(windows)
         self._transform = transform
         self._epoch = 0
         self._position: Position | None = (

@@ -24,7 +24,7 @@ from .benches import Benchwork
 from .reader import Job, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -130,7 +130,7 @@ class DirectStream(InTurn):
         self._access, self._benches = access, benches
         self._work = Benchwork(access.shape, access.offsets, access.span)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, as many windows at a time as a bench holds."""
         bench: _Bench | None = None
         first = np.zeros(len(starts), np.int64)

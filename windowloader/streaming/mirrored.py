@@ -14,7 +14,7 @@ from windowloader.axes import canonical
 from windowloader.gathering.rows import Others, Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from windowloader.assembly.variable import Variable
     from windowloader.blocks import BlockAccess
@@ -125,7 +125,7 @@ class _Mirrored:
     def __init__(self, sources: list[CachedSource], others: Others, reach: tuple[int, int]) -> None:
         self._sources, self._others, self._reach = sources, others, reach
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
         """Yield all windows of a batch at once."""
         first, last = self._reach
         for source in self._sources:

@@ -20,7 +20,7 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError
 
-from .base import LocalSource, digest
+from .base import LocalSource, complete, digest
 from .joined import JoinedSource
 from .mirror_form import Form
 from .mirror_reads import MirrorRead
@@ -63,7 +63,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
             )
     if source.axes[:1] != "t" or 0 in source.shape or tier_of(source) != "streamed":
         return source
-    kind = CuttableSource if hasattr(source, "take") else CachedSource
+    kind = CuttableSource if complete(source).can_take else CachedSource
     return kind(source, folder, options=options)
 
 
@@ -99,7 +99,7 @@ class CachedSource(LocalSource):
     def __init__(
         self, source: Source, folder: MirrorFolder, *, options: str = "", state: str | None = None
     ) -> None:
-        self.source, self.folder, self.options = source, folder, options
+        self.source, self.folder, self.options = complete(source), folder, options
         self.state = state_of(source) if state is None else state
         row_bytes = int(np.prod(source.shape[1:], dtype=np.int64)) * source.dtype.itemsize
         # Without chunks the blocks of the mirror are rows, so that no read ends within one; where rows are so small
@@ -110,8 +110,8 @@ class CachedSource(LocalSource):
         self._process: PerProcess[tuple[Lease | None]] = PerProcess()
 
     @property
-    def _inner(self) -> Source:
-        """What fetches: plans count its chunks."""
+    def inner(self) -> LocalSource:
+        """The source, whose chunks are fetched."""
         return self.source
 
     # -- what it is ----------------------------------------------------------------------------------------------------
@@ -165,9 +165,7 @@ class CachedSource(LocalSource):
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
         state = digest(self.source.fingerprint(), self.state)
-        chosen = [
-            (dim, index.tobytes()) for dim, index in sorted(getattr(self.source, "selection", {}).items())
-        ]
+        chosen = [(dim, index.tobytes()) for dim, index in sorted(self.source.selection.items())]
         which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, place_of(self.source))
         key = digest(*which, chosen)
         salt = int.from_bytes(hashlib.blake2b(f"{key} {state}".encode(), digest_size=8).digest(), "little")
@@ -241,6 +239,8 @@ class CachedSource(LocalSource):
 
 class CuttableSource(CachedSource):
     """A cached source of which some nodes can be had alone: they get a mirror of their own, and no more is fetched."""
+
+    can_take = True
 
     def take(self, axis: int, index: np.ndarray) -> CuttableSource:
         """Return a source of some positions along an axis, as `windowloader.sources.chunked.ChunkedSource` does.

@@ -91,6 +91,11 @@ class Engine:
     gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
     finish: Callable[[Batch], Any] | None = None
 
+    def check_files(self) -> None:
+        """Raise `SourceChangedError` where a mapped file is another than when it was opened."""
+        for number in self.recipe.variables:
+            self.windows.series.variables[number].view()
+
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
     """Cut an order into steps; LoaderError where its lanes do not divide the global batch, or no step comes out."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedSource", "cached"]
 
+TRIES = 4  # to bring rows to a mirror that somebody else changes
 BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 
 
@@ -157,8 +158,15 @@ class CachedSource(LocalSource):
 
     def mirror(self) -> Mirror | None:
         """Return the mirror as this process has it open; None where the folder is read-only and has none."""
-        (lease,) = self._process.get(self._open)
-        return None if lease is None else lease.mirror
+        opened = self._process.get(self._open)
+        if opened[0] is not None and not opened[0].mirror.intact():
+            warnings.warn(
+                f"the files in {opened[0].mirror.folder} were changed by somebody else; what this cache has of "
+                f"{self.name!r} is dropped and fetched again.",
+                stacklevel=2,
+            )
+            opened = self._process.replace(opened, self._open)
+        return None if opened[0] is None else opened[0].mirror
 
     def _open(self) -> tuple[Lease | None]:
         edges = self.edges()
@@ -202,32 +210,42 @@ class CachedSource(LocalSource):
         last = np.searchsorted(edges, end, "left")
         return bool((missing[last] == missing[first]).all())
 
-    def mapped(self) -> np.ndarray | None:
-        """Return all rows as the mirror has them, read-only: only what `require` was asked for may be looked at."""
-        mirror = self.mirror()
-        return None if mirror is None else mirror.rows
-
-    def require(self, begin: np.ndarray, end: np.ndarray) -> None:
-        """See that rows ``[begin, end)`` can be taken from `mapped`: compared once a process, fetched where absent.
+    def require(self, begin: np.ndarray, end: np.ndarray) -> tuple[Mirror, int]:
+        """Return a mirror that has rows ``[begin, end)``: compared once a process, fetched where absent.
 
         Parameters
         ----------
         begin, end : ndarray, shape (n,), int64
             Ranges of rows, none of them empty.
+
+        Returns
+        -------
+        mirror : Mirror
+            Of its ``rows`` only these may be looked at, and used if it says afterwards that it still has them.
+        seen : int
+            For `Mirror.unwritten`.
+
+        Raises
+        ------
+        CorruptDataError
+            Where the mirror does not keep them.
         """
-        mirror = self.mirror()
-        assert mirror is not None
-        edges = mirror.form.edges
-        first = np.searchsorted(edges, begin, "right") - 1
-        last = np.searchsorted(edges, end, "left")
-        for low, high in set(zip(first.tolist(), last.tolist(), strict=True)):
-            if not mirror.checked(low, high):
-                rows = np.empty((int(edges[high] - edges[low]), *self.shape[1:]), self.dtype)
-                self.read(int(edges[low]), int(edges[high]), rows)
-                if not mirror.checked(low, high):
-                    raise CorruptDataError(
-                        f"rows {edges[low]}–{edges[high] - 1} of {self.name!r} cannot be kept in {mirror.folder}."
-                    )
+        for _ in range(TRIES):
+            mirror = self.mirror()
+            if mirror is None:
+                break
+            seen = mirror.seen
+            if mirror.has(begin, end):
+                return mirror, seen
+            for low, high in mirror.spans(begin, end):
+                if not mirror.check(low, high):
+                    edges = mirror.form.edges
+                    rows = np.empty((int(edges[high] - edges[low]), *self.shape[1:]), self.dtype)
+                    self.read(int(edges[low]), int(edges[high]), rows)
+        raise CorruptDataError(
+            f"rows of {self.name!r} cannot be kept in {self.folder.path}, which somebody else changes or has made "
+            "read-only. Leave cache_dir= out, or choose another folder."
+        )
 
     def close(self) -> None:
         """Let go of the source and of the mirror; a later read opens them again."""

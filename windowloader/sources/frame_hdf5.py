@@ -137,6 +137,7 @@ class FrameSource(LocalSource):
         with self._handle.held(self._open) as opened:
             for piece in opened.pieces:
                 out[:, piece.columns] = piece.read(start, stop)
+        self._stamp.check()
 
     def fingerprint(self) -> str:
         """Key, shape, dtype, and size and time of change of the file."""

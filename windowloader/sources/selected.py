@@ -13,6 +13,7 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import LocalSource, complete, digest
+from .mapping import unchanged
 from .reads import Done
 from .tiers import tier_of
 
@@ -228,7 +229,8 @@ class SelectedSource(LocalSource):
         first, last = self._block(start, stop)
         whole = self.source.array()
         if whole is not None:
-            self._take(whole[first:last], self.picks, start, stop, out)
+            with unchanged(whole):
+                self._take(whole[first:last], self.picks, start, stop, out)
             return Done()
         if not self.picks and self.rows.step == 1 and "t" in self.axes:
             return self._inner.submit(first, last, out)

@@ -183,6 +183,9 @@ class LocalSource:
         """Rows where a storage chunk begins, with 0 and the end, int64."""
         return None if self.chunks is None else chunk_edges(self.shape[0], self.chunks[0])
 
+    def check(self) -> None:
+        """Raise `SourceChangedError` where a local file is no longer what was opened; called before each pass."""
+
     @property
     def can_cut(self) -> bool:
         """Whether ``cut(box)`` returns a source of a part."""

@@ -67,8 +67,12 @@ class HDF5Source(SlabSource):
         row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self._cache = min(max(1 << 20, (self.chunks or (1,))[0] * row), CACHE_BYTES)
 
-    def _open(self) -> _Opened:
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
         self._stamp.check()
+
+    def _open(self) -> _Opened:
+        self.check()
         return _Opened(open_file(self._stamp, cache=self._cache), self._dataset)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
@@ -78,7 +82,7 @@ class HDF5Source(SlabSource):
                 opened.dataset.read_direct(target, index)
             else:
                 target[...] = opened.dataset[index]
-            self._stamp.check()
+            self.check()
 
     def fingerprint(self) -> str:
         """Name, shape, dtype, and size and time of change of the file."""

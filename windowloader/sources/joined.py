@@ -93,6 +93,11 @@ class JoinedSource(LocalSource):
         """Whether every part can be cut."""
         return all(part.can_cut for part in self.parts)
 
+    def check(self) -> None:
+        """Check every part."""
+        for part in self.parts:
+            part.check()
+
     @property
     def inner(self) -> LocalSource:
         """The first part, whose chunks stand for those of all."""

@@ -112,10 +112,14 @@ class ArraySource(AddressableSource):
             description=Described({dim: np.asarray(found) for dim, found in (labels or {}).items()}, times),
         )
 
-    def values(self) -> np.ndarray:
-        """Return the array that was given; raises where somebody mapped it, and its file has changed since."""
+    def check(self) -> None:
+        """Raise `SourceChangedError` where somebody mapped the array, and its file has changed since."""
         if self._region is not None:
             self._region.stamp.check()
+
+    def values(self) -> np.ndarray:
+        """Return the array that was given, where it is mapped as it was when it was given."""
+        self.check()
         return self._values.view()
 
     @property

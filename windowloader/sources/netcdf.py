@@ -147,8 +147,12 @@ class XarraySource(SlabSource):
                 self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
         except SourceChangedError:
             self._handle.close()  # its map has zeros in place of pages
-            self._where.check()
+            self.check()
             raise
+        self.check()
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is known and no longer what was opened."""
         self._where.check()
 
     def fingerprint(self) -> str:

@@ -242,6 +242,10 @@ class SelectedSource(LocalSource):
         """That of the source."""
         return tier_of(self._inner)
 
+    def check(self) -> None:
+        """Check the source."""
+        self.source.check()
+
     @property
     def inner(self) -> LocalSource:
         """The source, with less around what is picked where it can be cut."""

@@ -148,6 +148,7 @@ def test_what_somebody_did_to_the_cache_changes_no_batch(run):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_of_the_cache_at_every_moment(run, fault):
     run([(name, fault, moment) for name, moment in itertools.product(FILES, MOMENTS)])

@@ -126,7 +126,7 @@ class XarraySource(SlabSource):
     """
 
     def __init__(self, where: InFile | InHand, *, axes: str | None = None) -> None:
-        self._where = where
+        self._where, self._cut = where, False
         self._handle: Handle[_Opened] = Handle()
         with self._handle.held(where.open) as opened:
             values = opened.values
@@ -142,18 +142,22 @@ class XarraySource(SlabSource):
         self._handle.close()
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        try:
-            with self._handle.held(self._where.open) as opened, unchanged():  # scipy maps netCDF 3
-                self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
-        except SourceChangedError:
-            self._handle.close()  # its map has zeros in place of pages
+        with self._handle.held(self._where.open) as opened:
             self.check()
-            raise
+            try:
+                with unchanged():  # scipy maps netCDF 3
+                    self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
+            except SourceChangedError:
+                self._cut = True  # its map has zeros in place of pages: nobody may read them
         self.check()
 
     def check(self) -> None:
-        """Raise `SourceChangedError` where the file is known and no longer what was opened."""
+        """Raise `SourceChangedError` where the file is known and no longer what was opened, or was cut in a read."""
         self._where.check()
+        if self._cut:
+            raise SourceChangedError(
+                f"the file of {self.name!r} was truncated while it was read; open it again."
+            )
 
     def fingerprint(self) -> str:
         """Shape, dtype and what the file shows of itself."""

@@ -16,6 +16,7 @@ from .gathering.delivery import Options, delivered_dtype
 from .gathering.recipe import compile_roles
 from .gathering.roles import ALIGNMENT, Field, Role
 from .gathering.row_table import KeptClock
+from .sources.mapping import files_of, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -266,7 +267,13 @@ class Recipe:
         """
         from .gathering.filling import fill_arrays
 
-        fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end, nodes)
+        end = len(starts) if end is None else end
+        files = files_of(row.base for row in rows)
+        if not files:
+            fill_arrays(self, out, starts, rows, begin, end, nodes)
+            return
+        with unchanged(files=files):
+            fill_arrays(self, out, starts, rows, begin, end, nodes)
 
 
 @lru_cache(maxsize=FILLINGS)

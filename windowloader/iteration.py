@@ -75,6 +75,7 @@ class Iteration:
 
     def _start(self) -> None:
         engine = self._engine
+        engine.check_files()
         stream = engine.access.stream(self._progress.position)
         self._stream = stream
         if stream.reads is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from windowloader.errors import FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
 from windowloader.fitting.statistics import node_name, undeclared_nan
 from windowloader.indexing.marks import is_missing, sentinel
+from windowloader.sources.mapping import unchanged
 
 from .delivery import FLOATS, delivered_dtype
 from .nan_guard import NanGuard, Watched, unusable, watch
@@ -360,7 +361,8 @@ def _stack(affines: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _rows_of(variable: Variable) -> np.ndarray:
     view = variable.view()
     if view is not None:
-        return view
+        with unchanged(view):
+            return np.array(view)
     out = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
     variable.read(0, 1, out)
     return out

@@ -73,6 +73,9 @@ class ChunkedSource(RemoteSource):
     array([4., 5., 6., 7.], dtype=float32)
     """
 
+    info: ArrayInfo
+    can_take = True
+
     def __init__(
         self,
         location: Location,
@@ -98,7 +101,6 @@ class ChunkedSource(RemoteSource):
         self.coordinates = coordinates
         self.packing = values
         self.fill_missing = fill_missing
-        self.selection: dict[int, np.ndarray] = {}
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
 

@@ -77,6 +77,7 @@ class ZarrSource(RemoteSource):
         Whether absent chunks mean the fill value; else they are an error.
     """
 
+    info: ArrayInfo
     tensorstore = False
 
     def __init__(

@@ -129,14 +129,19 @@ class FrameSource(LocalSource):
                 f"axes={axes!r} of {self.name!r}: the rows of a frame are its time, e.g. axes='tn'."
             )
 
-    def _open(self) -> _OpenFrame:
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
         self._stamp.check()
+
+    def _open(self) -> _OpenFrame:
+        self.check()
         return _OpenFrame(self._stamp, self._key)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with self._handle.held(self._open) as opened:
             for piece in opened.pieces:
                 out[:, piece.columns] = piece.read(start, stop)
+        self.check()
 
     def fingerprint(self) -> str:
         """Key, shape, dtype, and size and time of change of the file."""

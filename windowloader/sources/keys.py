@@ -193,6 +193,7 @@ class ZarrKeys:
         from zarr.core.sync import sync
 
         async def values() -> list[Any]:
+            await self.store._ensure_open()  # a zip archive opens its file only when it is told to
             prototype = default_buffer_prototype()
             # zarr-python opens no N5, and strict stores refuse keys that are not Zarr's.
             return [

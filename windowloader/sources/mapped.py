@@ -66,9 +66,13 @@ class MappedSource(AddressableSource):
         """``"mapped"``, said without mapping it."""
         return "mapped"
 
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
+        self.region.stamp.check()
+
     def values(self) -> np.ndarray:
         """Return the map; raises where the file has changed since it was opened."""
-        self.region.stamp.check()
+        self.check()
         return self._handle.get(self.region.map)
 
     def fingerprint(self) -> str:

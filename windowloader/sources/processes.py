@@ -146,6 +146,14 @@ class PerProcess(Generic[T]):
                     self._values[generation] = make()
         return self._values[generation]
 
+    def replace(self, old: T, make: Callable[[], T]) -> T:
+        """Return this process's value, made anew if it is still ``old``."""
+        generation = _Process.generation
+        with self._locks.setdefault(generation, threading.Lock()):
+            if self._values.get(generation) is old:
+                self._values[generation] = make()
+        return self.get(make)
+
     def drop(self) -> T | None:
         """Forget this process's value and return it, or None."""
         return self._values.pop(_Process.generation, None)

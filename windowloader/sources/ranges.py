@@ -22,6 +22,8 @@ from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from windowloader.source import Pending
 
     from .blobs import Blob
@@ -205,6 +207,10 @@ class RangeSource(RemoteSource):
     def piece_rows(self) -> int:
         """Rows that are best asked for together at most: one request, where they lie together."""
         return max(1, PART // max(self.row_bytes, 1))
+
+    def request_counter(self) -> Callable[[int, int], int] | None:
+        """Return what counts the requests of rows."""
+        return lambda start, stop: len(self.requests(start, stop))
 
     exact_bytes = True  # `requests` knows bytes as stored
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import AxesError, SourceFormatError
 from windowloader.source import Source
 
+from .base import complete
 from .formats import Request, is_url, list_path, open_path
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _open_ready(request: Request) -> Source:
         raise AxesError(
             f"axes={request.axes!r} were given for {source.name!r}, which is open with {source.axes!r}."
         )
-    return source
+    return complete(source)
 
 
 def _open_array(request: Request) -> Source:

@@ -61,8 +61,8 @@ class Gated(LocalSource):
 
 def job(source, row, requests=1, **more):
     variable = Variable("x", source, ("x",))
-    out = np.empty((10, 2, 1), np.float32)
-    return Job([RowRange(variable, row, row + 10, out, requests=requests)], **more)
+    arena = Arena([variable], 10)
+    return Job([RowRange(variable, row, row + 10, arena.regions[0], requests=requests)], arena, **more)
 
 
 def submit(reader, *jobs):
@@ -142,7 +142,7 @@ def test_what_failed_halfway_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(reader_module, "HEAR", threading.TIMEOUT_MAX)
     source, reader = Gated(), Reader(1)
     halves = [job(source, 10 * i).ranges[0] for i in range(2)]
-    broken = Job(halves)
+    broken = Job(halves, Arena((), 0))
     submit(reader, broken)
     source.asked.acquire()
     source.gates[0].open(OSError("gone"))

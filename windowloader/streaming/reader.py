@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from windowloader.assembly.variable import Variable
     from windowloader.source import Pending
 
+    from .arena import Arena
     from .chunking import Chunking
 
 __all__ = ["Job", "Reader", "RowRange"]
@@ -68,6 +69,8 @@ class Job:
     Parameters
     ----------
     ranges : sequence of RowRange
+    arena : Arena
+        What they are read into; it is lost if one fails.
     ended : callable, optional
         ``ended(job)``, on the reader's thread, once no range is under way any more.
     blocks : int
@@ -83,6 +86,7 @@ class Job:
     """
 
     ranges: Sequence[RowRange]
+    arena: Arena
     ended: Callable[[Job], None] | None = None
     blocks: int = 0
     done: bool = False
@@ -222,6 +226,7 @@ class _Desk:
             self.under_way -= flight.range.requests
             job.open -= 1
             self.failed = self.failed or error is not None
+            job.arena.lost = job.arena.lost or error
             if error is not None and job.error is None:
                 job.error = error
                 job.dropped = True  # what it still wants in vain

@@ -92,7 +92,7 @@ class BlockAccess:
 
     def _trim(self, arenas: int) -> list[_Hall]:
         idle = [hall for hall in self._halls if hall.idle]
-        kept = [hall for hall in idle if hall.grounds.arena.lost is None][:arenas]
+        kept = [hall for hall in idle if not hall.grounds.arena.lost][:arenas]
         for hall in idle:
             if hall not in kept:
                 hall.close()

@@ -10,9 +10,10 @@ import pytest
 import windowloader as wl
 from windowloader.errors import SourceTimeoutError
 
-ROWS, NODES, SPAN = 6000, 20, 10
+ROWS, NODES, SPAN = 6000, 200, 10
 VALUES = np.random.default_rng(3).normal(size=(ROWS, NODES)).astype("f4")
 SPEC = wl.WindowSpec(lookback=6, horizon=4)
+DIRECT = {"shuffle": False}
 BLOCKS = {"shuffle": True, "active_blocks": 5, "reads_ahead": 4}
 
 
@@ -60,18 +61,18 @@ def iterate_until_all_have_come(loader, proxy):
             quiet = False
         else:
             assert windows == len(loader.windows)
-    assert len([entry for entry in proxy.log if entry.fault]) > 5
+    assert len([entry for entry in proxy.log if entry.fault]) >= 4
     return failed
 
 
 @pytest.mark.parametrize(
     ("limit", "first", "last"),
-    [(0.4, 0.6, 1.2), pytest.param(2, 3, 5, marks=pytest.mark.campaign)],
+    [(1, 1.5, 2.5), pytest.param(2, 3, 5, marks=pytest.mark.campaign)],
 )
 @pytest.mark.parametrize("cached", [False, True], ids=["stream", "cache"])
 @pytest.mark.parametrize(
     "way",
-    [BLOCKS, {"shuffle": True}, {"shuffle": False}, {"shuffle": True, "memory": "64KiB"}],
+    [BLOCKS, {"shuffle": True}, {"shuffle": False}, DIRECT],
     ids=["blocks", "default", "in-time", "direct"],
 )
 def test_the_same_loader_again_has_every_value_right(
@@ -80,10 +81,12 @@ def test_the_same_loader_again_has_every_value_right(
     if way is BLOCKS:
         monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
     series = wl.open(url, storage_options={"timeout": limit}, cache_dir=tmp_path / "cache" if cached else None)
+    windows = wl.WindowSet(series, SPEC)
+    if way is DIRECT:  # windows that are not in time order are read one batch at a time
+        windows = windows.take(np.random.default_rng(4).permutation(len(windows))[:500])
     try:
-        with wl.WindowLoader(wl.WindowSet(series, SPEC), batch_size=32, **way) as loader:
-            print(loader.plan())
-            proxy.clear(late(6, first, last))
+        with wl.WindowLoader(windows, batch_size=64, **way) as loader:
+            proxy.clear(late(30, first, last))
             assert iterate_until_all_have_come(loader, proxy) >= 1
     finally:
         for variable in series.variables:

@@ -36,9 +36,9 @@ class Arena:
     ----------
     regions : tuple of ndarray, each shape (rows, node | 1, feature)
         One a variable, in its dtype; C-contiguous, aligned to 64 bytes.
-    lost : BaseException or None
-        Error of a read into it that failed. Storage may still write the rows of such a read, a time-out does not
-        stop the request, so nothing else may be read into this arena: the next iterator takes another.
+    lost : bool
+        Whether a read into it failed. Storage may still write the rows of such a read, as a time-out does not stop the
+        request. So nothing else is read into its place, and the next iterator takes another arena.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Arena:
             offset += size
         self.regions = tuple(regions)
         self.nbytes = sum(sizes)
-        self.lost: BaseException | None = None
+        self.lost = False
         self._slab = slab
 
     def touch(self) -> None:

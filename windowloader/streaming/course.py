@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import ClosedError
+from windowloader.errors import ClosedError, SourceTimeoutError
 
 from .counting import Reads
 from .passage import Passage
@@ -235,9 +235,15 @@ class Course:
             self._wait()
 
     def _check_places(self) -> None:
-        """Raise where no place will ever be free: the error of the read that took one away."""
-        if not self._under_way():
-            raise self.grounds.arena.lost or AssertionError(f"lane {self.number}: the plan has too few places")
+        """Raise where no place will be free any more."""
+        if self._under_way():
+            return
+        if self.slots < self.grounds.slots:
+            raise SourceTimeoutError(
+                "a read that the iterator before had begun failed, and its answer may still come, to memory that is "
+                "needed now. Iterate again: that takes other memory."
+            )
+        raise AssertionError(f"lane {self.number}: the plan has too few places")
 
     @property
     def busy(self) -> bool:

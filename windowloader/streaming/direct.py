@@ -104,7 +104,7 @@ class DirectAccess:
     def give_back(self, benches: list[_Bench]) -> None:
         """Take the benches of an iterator that is over for the next one."""
         with self._lock:
-            if not self._idle and benches[0].arena.lost is None:
+            if not self._idle and not benches[0].arena.lost:
                 self._idle.append(benches)
 
     def rest(self) -> None:
@@ -164,8 +164,8 @@ class DirectStream(InTurn):
                 self._lock.wait()
                 self.check()
             laid = self._work.lay(starts)
-            if bench.arena.lost is not None:
-                raise bench.arena.lost
+            if bench.arena.lost:  # at its own batch, which comes first, the error itself is raised
+                raise SourceError("rows of an earlier batch could not be read.")
             for other, _, _ in laid.shared:
                 self._benches[other].holds += 1
             bench.holds, bench.ready, bench.failed = 1, False, False
@@ -195,7 +195,7 @@ class DirectStream(InTurn):
                 with self._lock:
                     while not (other.ready or other.failed):
                         self._lock.wait()
-                if other.failed:  # at its own batch, which comes first, the error itself is raised
+                if other.failed:
                     raise SourceError("rows that are shared with an earlier batch could not be read.")
                 for ours, theirs in zip(bench.regions, other.regions, strict=True):
                     ours[target] = theirs[source]

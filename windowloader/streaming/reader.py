@@ -226,7 +226,7 @@ class _Desk:
             self.under_way -= flight.range.requests
             job.open -= 1
             self.failed = self.failed or error is not None
-            job.arena.lost = job.arena.lost or error
+            job.arena.lost = job.arena.lost or error is not None
             if error is not None and job.error is None:
                 job.error = error
                 job.dropped = True  # what it still wants in vain

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,10 +119,6 @@ def _abandon(halls: list[_Hall]) -> None:
                 hall.lock.release()
 
 
-def _nothing(begin: int, end: int, row: int) -> list[RowRange]:
-    return []
-
-
 class _Hall:
     """An arena and the courses of all lanes in it; one iterator at a time."""
 
@@ -194,7 +189,7 @@ class _Hall:
             self.stop()
             # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
             self.courses = {}
-            self.grounds = replace(self.grounds, arena=Arena((), 0), ranges=_nothing)
+            self.grounds.arena.release()
 
     def stop(self) -> None:
         """Do so with the lock held."""

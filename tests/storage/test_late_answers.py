@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -46,23 +50,32 @@ def right(batch):
     return batch.num_windows
 
 
-def iterate_until_all_have_come(loader, proxy):
+def iterate_until_all_have_come(loader, proxy, *, leaving=False):
     """Go through epochs, every value held to the truth, until no late answer is on its way; count the time-outs."""
     failed, epoch, quiet = 0, 0, False
     while not quiet:
         asked = [entry for entry in proxy.log if entry.fault]
-        quiet = failed > 0 and all(entry.sent for entry in asked)
+        quiet = len(asked) >= 4 and all(entry.sent for entry in asked)
         loader.set_epoch(epoch)
+        leave_at = 3 if leaving and epoch % 2 else -1
         epoch += 1
         try:
-            windows = sum(right(batch) for batch in loader)
+            windows = 0
+            for number, batch in enumerate(loader):
+                windows += right(batch)
+                if number == leave_at:
+                    break
+            else:
+                assert windows == len(loader.windows)
         except SourceTimeoutError:
             failed += 1
             quiet = False
-        else:
-            assert windows == len(loader.windows)
-    assert len([entry for entry in proxy.log if entry.fault]) >= 4
     return failed
+
+
+def close(series):
+    for variable in series.variables:
+        variable.source.close()
 
 
 @pytest.mark.parametrize(
@@ -89,5 +102,117 @@ def test_the_same_loader_again_has_every_value_right(
             proxy.clear(late(30, first, last))
             assert iterate_until_all_have_come(loader, proxy) >= 1
     finally:
-        for variable in series.variables:
-            variable.source.close()
+        close(series)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("cached", [False, True], ids=["stream", "cache"])
+def test_epochs_that_are_left_midway_have_every_value_right(proxy, url, tmp_path, monkeypatch, cached):
+    """Reads of an iterator that was left are under way when the next one begins, in the same memory."""
+    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    series = wl.open(url, storage_options={"timeout": 1}, cache_dir=tmp_path / "cache" if cached else None)
+    try:
+        with wl.WindowLoader(wl.WindowSet(series, SPEC), batch_size=16, **BLOCKS) as loader:
+            proxy.clear(late(10, 1.5, 3))
+            iterate_until_all_have_come(loader, proxy, leaving=True)
+    finally:
+        close(series)
+
+
+def test_windows_that_are_read_by_number_have_memory_of_their_own(proxy, url):
+    """The answer to a read that timed out comes while other windows are read, after the first of their chunks."""
+
+    def script(number, method, path, headers):
+        if "/c/11/" in path:
+            proxy.release()
+            return "late:0.5"
+        return "hold" if "/c/0/" in path else None
+
+    series = wl.open(url, storage_options={"timeout": 1})
+    windows = wl.WindowSet(series, SPEC)
+    proxy.clear(script)
+    with pytest.raises(SourceTimeoutError, match=r"rows 0–9: for 1 s .* less than 64 KiB arrived"):
+        windows.read([0])
+    right(windows.read([435]))  # rows of chunks 10 and 11
+    close(series)
+
+
+def test_a_trickle_is_an_error_and_a_new_loader_does_not_join_it(proxy, url):
+    windows = wl.WindowSet(wl.open(url, storage_options={"timeout": 2}), SPEC)
+    proxy.clear(lambda number, method, path, headers: "trickle:2" if "/c/40/" in path else None)
+    with wl.WindowLoader(windows, batch_size=64, shuffle=True) as loader:
+        with pytest.raises(SourceTimeoutError, match=r"for 2 s .* less than 64 KiB arrived"):
+            list(loader)
+        proxy.clear()
+        assert sum(right(batch) for batch in loader) == len(windows)
+    again = wl.open(url, storage_options={"timeout": 2})
+    with wl.WindowLoader(wl.WindowSet(again, SPEC), batch_size=64, shuffle=True) as loader:
+        assert sum(right(batch) for batch in loader) == len(windows)
+    close(windows.series)
+    close(again)
+
+
+@pytest.mark.campaign
+def test_a_trickle_is_cut_and_tried_again_by_default(proxy, url):
+    windows = wl.WindowSet(wl.open(url), SPEC)
+    proxy.clear({5: "trickle:2"})
+    with wl.WindowLoader(windows, batch_size=64, shuffle=True) as loader:
+        assert sum(right(batch) for batch in loader) == len(windows)
+    close(windows.series)
+
+
+@pytest.mark.parametrize(
+    ("options", "chunk", "line"),
+    [
+        ({"timeout": 2}, 1 << 20, 2e6),
+        pytest.param({}, 8 << 20, 1e6, marks=pytest.mark.campaign),
+    ],
+    ids=["quick", "default"],
+)
+def test_requests_that_share_a_slow_line_are_waited_for(
+    bucket_folder, write_array, proxy, options, chunk, line
+):
+    """Eight chunks at once over a line on which none of them is complete within the time-out."""
+    rows = chunk // 4000
+    values = np.random.default_rng(3).normal(size=(8 * rows, 1000)).astype("f4")
+    write_array({"driver": "file", "path": f"{bucket_folder}/bkt/line.zarr/"}, values, chunks=(rows, 1000))
+    source = wl.open(f"{proxy.url}/bkt/line.zarr", storage_options=options).variables[0].source
+    proxy.clear(line=line)
+    read = np.empty_like(values)
+    source.read(0, len(values), read)
+    np.testing.assert_array_equal(read, values)
+    source.close()
+
+
+STOPPED = """
+import sys, numpy as np, windowloader as wl
+windows = wl.WindowSet(wl.open(sys.argv[1], storage_options={"timeout": 2}), wl.WindowSpec(lookback=6, horizon=4))
+with wl.WindowLoader(windows, batch_size=64, shuffle=True) as loader:
+    print("ready", flush=True)
+    print(sum(float(batch.inputs.sum(dtype="f8")) for batch in loader))
+"""
+
+
+def test_a_process_that_was_stopped_looks_again_before_it_fails(proxy, url):
+    asked = threading.Event()
+
+    def script(number, method, path, headers):
+        if "/c/" not in path:
+            return None
+        asked.set()
+        return "hold"
+
+    starts = np.arange(ROWS - SPAN + 1)
+    truth = VALUES[starts[:, None] + np.arange(6)].sum(dtype="f8")
+    proxy.clear(script)
+    with subprocess.Popen([sys.executable, "-c", STOPPED, url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert asked.wait(60)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)  # more than the time-out, of which the process sees nothing
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)  # no answer yet when it looks
+        proxy.release()
+        told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert float(told) == pytest.approx(truth)

@@ -86,11 +86,11 @@ class FaultProxy:
     def _end_stalls(self) -> None:
         """Drop connections that are stalled: those of clients that are gone would count as in flight for ever."""
         self.stalled.set()
-        self.stalled = asyncio.Event()
+        self.stalled, self.held = asyncio.Event(), asyncio.Event()
 
     def release(self) -> None:
         """Answer all requests that are held, and those that come later."""
-        self.loop.call_soon_threadsafe(self.held.set)
+        self.loop.call_soon_threadsafe(lambda: self.held.set())
 
     def settle(self) -> None:
         """Wait until all that clients had sent before has been looked at: a request of our own comes after it."""

@@ -2,8 +2,9 @@
 
 In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
 requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
-then closed), ``corrupt:N`` (byte N of the body is flipped), ``late:N`` (answered after N seconds), ``trickle:N`` (N bytes
-of the body a second), ``hold`` (answered after `FaultProxy.release`). Requests are counted from 0 since `FaultProxy.clear`.
+then closed), ``corrupt:N`` (byte N of the body is flipped), ``late:N`` (answered after N seconds), ``trickle:N`` (N
+bytes of the body a second), ``hold`` (answered after `FaultProxy.release`). Requests are counted from 0 since
+`FaultProxy.clear`.
 """
 
 from __future__ import annotations

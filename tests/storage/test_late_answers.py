@@ -100,7 +100,9 @@ def test_the_same_loader_again_has_every_value_right(
 ):
     if way is BLOCKS:
         monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
-    series = wl.open(url, storage_options={"timeout": limit}, cache_dir=tmp_path / "cache" if cached else None)
+    series = wl.open(
+        url, storage_options={"timeout": limit}, cache_dir=tmp_path / "cache" if cached else None
+    )
     windows = wl.WindowSet(series, SPEC)
     if way is DIRECT:  # windows that are not in time order are read one batch at a time
         windows = windows.take(np.random.default_rng(4).permutation(len(windows))[:500])
@@ -192,6 +194,25 @@ def test_requests_that_share_a_slow_line_are_waited_for(
     source.read(0, len(values), read)
     np.testing.assert_array_equal(read, values)
     source.close()
+
+
+@pytest.mark.campaign
+def test_fewer_requests_share_a_slow_line(bucket_folder, write_array, proxy, monkeypatch):
+    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.streaming.reader.LONG", 1.0)
+    values = np.random.default_rng(3).normal(size=(4000, 700)).astype("f4")
+    write_array({"driver": "file", "path": f"{bucket_folder}/bkt/share.zarr/"}, values, chunks=(100, 700))
+    series = wl.open(f"{proxy.url}/bkt/share.zarr")
+    under_way = []
+    proxy.clear(lambda *_: under_way.append(proxy.in_flight), line=1e6)
+    loader = wl.WindowLoader(
+        wl.WindowSet(series, SPEC), batch_size=64, shuffle=True, active_blocks=4, reads_ahead=12
+    )
+    with loader:
+        assert sum(batch.num_windows for batch in loader) == len(loader.windows)
+    assert max(under_way) >= 8  # what the plan allows
+    assert np.mean(under_way[24:]) <= 4  # 280 kB each: a second, if three or four share the line
+    close(series)
 
 
 STOPPED = """

@@ -177,8 +177,8 @@ class FsspecBlob:
         return value
 
     def renew(self) -> None:
-        """Use fresh threads: those of requests that were given up are busy until the library ends them."""
-        _POOL.drop()
+        """Use fresh threads."""
+        renew_pool()
 
     def identity(self) -> str:
         """Version of the object."""
@@ -201,6 +201,11 @@ _POOL: PerProcess[ThreadPoolExecutor] = PerProcess()
 def pool() -> ThreadPoolExecutor:
     """Threads of this process for libraries that only wait: their number bounds requests in flight."""
     return _POOL.get(lambda: ThreadPoolExecutor(REQUESTS, thread_name_prefix="fsspec-windowloader"))
+
+
+def renew_pool() -> None:
+    """Use fresh threads: those of requests that were given up are busy until their library ends them."""
+    _POOL.drop()
 
 
 def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Blob:

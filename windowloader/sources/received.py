@@ -16,7 +16,9 @@ from .processes import PerProcess
 
 __all__ = ["LEAST", "received"]
 
-LEAST = 64 << 10  # bytes that must arrive within a store's time-out, or its reads fail: a trickle is no progress
+LEAST = (
+    64 << 10
+)  # bytes that must arrive within a store's time-out, or its reads fail: a trickle is no progress
 HANDSHAKE = 16 << 10  # first bytes of a connection, which do not count: TLS takes them before any answer
 TCP_INFO = 11
 INFO_BYTES = 136  # of Linux' struct tcp_info, up to the counter and with it

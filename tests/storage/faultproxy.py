@@ -3,8 +3,8 @@
 In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
 requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
 then closed), ``corrupt:N`` (byte N of the body is flipped), ``late:N`` (answered after N seconds), ``trickle:N`` (N
-bytes of the body a second), ``hold`` (answered after `FaultProxy.release`). Requests are counted from 0 since
-`FaultProxy.clear`.
+bytes of the body a second), ``hold`` (answered after `FaultProxy.release`; ``hold+503``: with
+a fault). Requests are counted from 0 since `FaultProxy.clear`.
 """
 
 from __future__ import annotations
@@ -147,6 +147,9 @@ class FaultProxy:
     ) -> bool:
         if self.latency:
             await asyncio.sleep(self.latency)
+        if fault and fault.startswith("hold"):
+            await self.held.wait()
+            fault = fault.removeprefix("hold").removeprefix("+")
         if fault == "stall":
             await self.stalled.wait()
             writer.transport.abort()
@@ -167,8 +170,6 @@ class FaultProxy:
         kind, _, where = (fault or "").partition(":")
         if kind == "late":
             await asyncio.sleep(float(where))
-        if kind == "hold":
-            await self.held.wait()
         answer_head, answer = await self._upstream(head, body, entry.method)
         if kind == "corrupt" and answer:
             flipped = bytearray(answer)

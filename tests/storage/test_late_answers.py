@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.errors import SourceTimeoutError
+from windowloader.errors import SourceError, SourceTimeoutError
 from windowloader.gathering.picker import Picker
 
 ROWS, NODES, SPAN = 6000, 200, 10
@@ -162,6 +162,35 @@ def test_a_trickle_is_an_error_and_a_new_loader_does_not_join_it(proxy, url):
         assert sum(right(batch) for batch in loader) == len(windows)
     close(windows.series)
     close(again)
+
+
+def test_a_read_does_not_join_a_request_that_another_one_left_failing(proxy, url):
+    """One chunk fails at once; the last try of the other is not over when the store is well again."""
+    options = {"retries": 1, "timeout": 20}
+    source = wl.open(url, storage_options=options).variables[0].source
+
+    tries, held = [], threading.Event()
+
+    def script(number, method, path, headers):
+        tries.append(path)
+        if "/c/1/" in path and tries.count(path) == 2:
+            held.set()
+            return "hold+503"
+        return "503" if "/c/" in path else None
+
+    proxy.clear(script)
+    rows = np.empty((80, NODES), "f4")
+    with pytest.raises(SourceError, match="Retries are used up"):
+        source.read(0, 80, rows)
+    assert held.wait(60)
+    proxy.script = {}
+    again = np.empty((80, NODES), "f4")
+    pending = source.submit(0, 80, again)
+    proxy.settle()
+    proxy.release()
+    pending.result()
+    np.testing.assert_array_equal(again, VALUES[:80])
+    source.close()
 
 
 @pytest.mark.campaign

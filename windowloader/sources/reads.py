@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.ending import Stage, at_end
+from windowloader.errors import SourceError, SourceTimeoutError
 
 from .failures import Asked, explain, late, stalled
 from .received import LEAST, received
@@ -31,6 +32,7 @@ PATIENCE = (
     5.0  # seconds that reads may take to end when the interpreter does; then TensorStore is left to itself
 )
 LOOK = 1.0  # seconds between two looks at what has arrived, while somebody waits
+AGAIN = 0.05  # seconds between two looks at least, however many reads ask
 STOPPED = 2.0  # seconds without a look after which this process is taken to have been stopped
 
 _LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -68,7 +70,8 @@ class Progress:
     Parameters
     ----------
     renew : callable, optional
-        Called when a read is given up: the next one must not join its request, which nobody can stop.
+        Called when a read is given up, or fails by a fault that may pass: the next one must not join its requests,
+        which nobody can stop.
     """
 
     __slots__ = ("_arrived", "_last", "_looked", "_renew")
@@ -93,16 +96,21 @@ class Progress:
         limit : float
             Seconds that it may wait without progress.
         """
-        now, arrived = time.monotonic(), received()
+        now = time.monotonic()
+        if now - self._looked >= AGAIN:
+            self._look(now)
+        return max(since, self._last) + limit - now
+
+    def _look(self, now: float) -> None:
+        arrived = received()
         if self._arrived is None:
             self._arrived = arrived
         if now - self._looked > STOPPED or arrived - self._arrived >= LEAST:
             self._last, self._arrived = now, arrived
         self._looked = now
-        return max(since, self._last) + limit - now
 
     def give_up(self) -> None:
-        """Note that a read was given up."""
+        """Keep later reads apart from the requests of one that failed."""
         if self._renew is not None:
             self._renew()
 
@@ -154,7 +162,7 @@ def wait(
         For what the read raised.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    left = progress.left(since, limit)
+    left = 0.0  # most are over when their result is asked for
     while not _is_over(future, min(left, LOOK, limit / 4, deadline - time.monotonic())):
         if time.monotonic() >= deadline:
             raise late(asked, timeout or 0.0)
@@ -165,7 +173,13 @@ def wait(
     try:
         return future.result(timeout=0)
     except Exception as error:
-        raise explain(error, asked) from error
+        explained = explain(error, asked)
+        if type(explained) in (
+            SourceError,
+            SourceTimeoutError,
+        ):  # may pass: others of its requests still fail
+            progress.give_up()
+        raise explained from error
 
 
 def _is_over(future: Any, seconds: float) -> bool:

@@ -2,7 +2,9 @@
 
 In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
 requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
-then closed), ``corrupt:N`` (byte N of the body is flipped). Requests are counted from 0 since `Proxy.clear`.
+then closed), ``corrupt:N`` (byte N of the body is flipped), ``late:N`` (answered after N seconds), ``trickle:N`` (N
+bytes of the body a second), ``hold`` (answered after `FaultProxy.release`; ``hold+503``: with
+a fault). Requests are counted from 0 since `FaultProxy.clear`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
+
+PIECE = 64 << 10  # bytes that an answer sends at a time over the shared line
 
 
 @dataclass
@@ -29,6 +33,7 @@ class FaultProxy:
     script: object = field(default_factory=dict)
     latency: float = 0.0  # seconds before each answer
     rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
+    line: float = 0.0  # bytes a second of all answers together, sent as they come; 0: as fast as it goes
     log: list[Entry] = field(default_factory=list)
     in_flight: int = 0  # since the last clear: what an earlier test left stalled does not count
     age: int = 0
@@ -41,7 +46,8 @@ class FaultProxy:
 
         def run() -> None:
             asyncio.set_event_loop(self.loop)
-            self.stalled = asyncio.Event()
+            self.stalled, self.held = asyncio.Event(), asyncio.Event()
+            self.sending = asyncio.Lock()
             self.server = self.loop.run_until_complete(asyncio.start_server(self._client, "127.0.0.1", 0))
             self.port = self.server.sockets[0].getsockname()[1]
             ready.set()
@@ -69,8 +75,11 @@ class FaultProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def clear(self, script: object = None, *, latency: float = 0.0, rate: float = 0.0) -> None:
+    def clear(
+        self, script: object = None, *, latency: float = 0.0, rate: float = 0.0, line: float = 0.0
+    ) -> None:
         self.script, self.latency, self.rate = ({} if script is None else script), latency, rate
+        self.line = line
         self.log, self.most_in_flight, self.in_flight = [], 0, 0
         self.age += 1
         self.loop.call_soon_threadsafe(self._end_stalls)
@@ -78,7 +87,11 @@ class FaultProxy:
     def _end_stalls(self) -> None:
         """Drop connections that are stalled: those of clients that are gone would count as in flight for ever."""
         self.stalled.set()
-        self.stalled = asyncio.Event()
+        self.stalled, self.held = asyncio.Event(), asyncio.Event()
+
+    def release(self) -> None:
+        """Answer all requests that are held, and those that come later."""
+        self.loop.call_soon_threadsafe(lambda: self.held.set())
 
     def settle(self) -> None:
         """Wait until all that clients had sent before has been looked at: a request of our own comes after it."""
@@ -134,6 +147,9 @@ class FaultProxy:
     ) -> bool:
         if self.latency:
             await asyncio.sleep(self.latency)
+        if fault and fault.startswith("hold"):
+            await self.held.wait()
+            fault = fault.removeprefix("hold").removeprefix("+")
         if fault == "stall":
             await self.stalled.wait()
             writer.transport.abort()
@@ -151,8 +167,10 @@ class FaultProxy:
             )
             await writer.drain()
             return True
-        answer_head, answer = await self._upstream(head, body, entry.method)
         kind, _, where = (fault or "").partition(":")
+        if kind == "late":
+            await asyncio.sleep(float(where))
+        answer_head, answer = await self._upstream(head, body, entry.method)
         if kind == "corrupt" and answer:
             flipped = bytearray(answer)
             flipped[int(where)] ^= 0x55
@@ -160,10 +178,30 @@ class FaultProxy:
         whole, answer = answer, (answer[: int(where)] if kind == "truncate" else answer)
         if self.rate:
             await asyncio.sleep(len(answer) / self.rate)
+        if kind == "trickle" or self.line:
+            await self._send_slowly(entry, answer_head, answer, writer, int(where) if where else 0)
+            return True
         entry.sent += len(answer)
         writer.write(answer_head + answer)
         await writer.drain()
         return len(whole) == len(answer)
+
+    async def _send_slowly(
+        self, entry: Entry, head: bytes, answer: bytes, writer: asyncio.StreamWriter, trickle: int
+    ) -> None:
+        """Send the body in pieces: at a rate of its own, or in turn with others over the shared line."""
+        writer.write(head)
+        size = trickle or PIECE
+        for at in range(0, len(answer), size):
+            piece = answer[at : at + size]
+            if trickle:
+                await asyncio.sleep(1)
+            else:
+                async with self.sending:  # waiters take turns
+                    await asyncio.sleep(len(piece) / self.line)
+            entry.sent += len(piece)
+            writer.write(piece)
+            await writer.drain()
 
     async def _upstream(self, head: bytes, body: bytes, method: str) -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection(*self.upstream)

@@ -301,6 +301,7 @@ class AtOnce:
             found.append(Rows(scratch, first))
         errors = [error for read in pending if (error := _outcome(read)) is not None]
         if errors:
+            self.close()  # storage may still write the rows of a read that timed out
             raise errors[0]
         yield Piece(found, 0, len(starts))
 

@@ -42,6 +42,9 @@ class Blob(Protocol):
     def bytes_of(self, result: Any) -> bytes:
         """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
 
+    def renew(self) -> None:
+        """Keep later requests apart from those that were given up."""
+
     def identity(self) -> str:
         """Text that changes when the object does; asks for one byte if nothing was read yet."""
 
@@ -51,7 +54,7 @@ def get(blob: Blob, start: int, stop: int) -> bytes:
     now, asked = time.monotonic(), Asked(blob.name)
     future = blob.fetch(start, stop)
     return blob.bytes_of(
-        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(), timeout=None)
+        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(blob.renew), timeout=None)
     )
 
 
@@ -77,7 +80,12 @@ class StoreBlob:
         future = tensorstore().KvStore.open(spec, context=self.location.resources())
         limit = self.location.timeout
         return wait(
-            future, Asked(self.name), since=time.monotonic(), limit=limit, progress=Progress(), timeout=None
+            future,
+            Asked(self.name),
+            since=time.monotonic(),
+            limit=limit,
+            progress=Progress(self.renew),
+            timeout=None,
         ), key
 
     def fetch(self, start: int, stop: int) -> Any:
@@ -97,6 +105,11 @@ class StoreBlob:
         self.seen = version
         value: bytes = result.value
         return value
+
+    def renew(self) -> None:
+        """Use a fresh context, in which requests that were given up do not count against the limit."""
+        self._store.drop()
+        self.location.renew()
 
     def identity(self) -> str:
         """Version of the object."""
@@ -163,6 +176,10 @@ class FsspecBlob:
         value: bytes = result
         return value
 
+    def renew(self) -> None:
+        """Use fresh threads."""
+        renew_pool()
+
     def identity(self) -> str:
         """Version of the object."""
         self._process.get(self._open)
@@ -184,6 +201,11 @@ _POOL: PerProcess[ThreadPoolExecutor] = PerProcess()
 def pool() -> ThreadPoolExecutor:
     """Threads of this process for libraries that only wait: their number bounds requests in flight."""
     return _POOL.get(lambda: ThreadPoolExecutor(REQUESTS, thread_name_prefix="fsspec-windowloader"))
+
+
+def renew_pool() -> None:
+    """Use fresh threads: those of requests that were given up are busy until their library ends them."""
+    _POOL.drop()
 
 
 def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Blob:

@@ -7,6 +7,7 @@ into the caller's array. Never keeps chunks; what is kept how long is the plan's
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,7 @@ class _Store:
     def __init__(self, source: ChunkedSource) -> None:
         self.source = source
         self.ts = tensorstore()
-        self.progress = Progress()
+        self.progress = Progress(self.renew)
         info, location = source.info, source.location
         spec = {
             "driver": info.driver,
@@ -194,7 +195,7 @@ class _Store:
         store = wait(
             future,
             asked,
-            since=self.progress.last,
+            since=time.monotonic(),
             limit=location.timeout,
             progress=self.progress,
             timeout=None,
@@ -231,6 +232,11 @@ class _Store:
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         return Read([future], finish, asked, self.source.location.timeout, self.progress)
+
+    def renew(self) -> None:
+        """Have the source opened anew for its next read; what is under way stays with this store."""
+        self.source._process.drop(self)
+        self.source.location.renew(cache_bytes=self.source.cache_bytes)
 
     def close(self) -> None:
         """Let go of the store; reads under way keep what they need."""

@@ -21,10 +21,12 @@ from windowloader.errors import (
     WindowLoaderError,
 )
 
+from .received import LEAST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Asked", "explain", "stalled"]
+__all__ = ["Asked", "explain", "late", "stalled"]
 
 STATUS = re.compile(
     r"\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|DATA_LOSS|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|UNAVAILABLE|"
@@ -114,17 +116,29 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
 
 
 def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that nobody answered.
+    """Return the error for a read that made no progress.
 
     Examples
     --------
     >>> print(stalled(Asked("a.zarr"), 25))
-    'a.zarr': no read of this store finished for 25 s. The connection may be stalled; ...
+    'a.zarr': for 25 s no read of this store finished, and less than 64 KiB arrived. The connection may be stalled; ...
     """
     return SourceTimeoutError(
-        f"{asked}: no read of this store finished for {seconds:g} s. The connection may be stalled; try again, or "
-        f"where single requests do take that long, pass storage_options={{'timeout': {2 * seconds:g}}}."
+        f"{asked}: for {seconds:g} s no read of this store finished, and less than {LEAST >> 10} KiB arrived. The "
+        "connection may be stalled; try again, or where answers do take that long, pass "
+        f"storage_options={{'timeout': {2 * seconds:g}}}."
     )
+
+
+def late(asked: Asked, seconds: float) -> SourceTimeoutError:
+    """Return the error for a read that the caller did not wait for any longer.
+
+    Examples
+    --------
+    >>> print(late(Asked("a.zarr", (0, 9)), 2))
+    'a.zarr', rows 0–8: not read within 2 s; wait for the result again.
+    """
+    return SourceTimeoutError(f"{asked}: not read within {seconds:g} s; wait for the result again.")
 
 
 _Found = tuple[type[WindowLoaderError], str] | None

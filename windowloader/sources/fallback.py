@@ -14,7 +14,7 @@ import numpy as np
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import digest
-from .blobs import pool
+from .blobs import pool, renew_pool
 from .catalog import DOCUMENTS, read_catalog
 from .cf import packing
 from .failures import Asked, explain
@@ -123,7 +123,7 @@ class _ZarrArray:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
-        self.source, self.progress = source, Progress()
+        self.source, self.progress = source, Progress(renew_pool)
         path = f"{source.keys.prefix}{source.info.path}".rstrip("/")
         try:
             self.array = zarr.open_array(_store(source), path=path, mode="r")

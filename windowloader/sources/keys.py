@@ -125,7 +125,8 @@ class StoreKeys:
     def _wait(self, future: Any, key: str = "") -> Any:
         asked = Asked(self.location.child(key).url)
         limit = self.location.timeout
-        return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
+        progress = Progress(self.location.renew)
+        return wait(future, asked, since=time.monotonic(), limit=limit, progress=progress, timeout=None)
 
     def get(self, keys: Sequence[str]) -> list[Value | None]:
         """Values of some keys, in one round trip.

@@ -69,7 +69,7 @@ def _versions(location: Any, info: ArrayInfo) -> list[bytes]:
         return [_local(location.local / key) for key in keys]
     store = StoreKeys(location).open()
     futures = [store.read(key, byte_range=slice(0, 0)) for key in keys]
-    progress = Progress()
+    progress = Progress(location.renew)
     return [_version(key, future, location, progress) for key, future in zip(keys, futures, strict=True)]
 
 

@@ -63,7 +63,7 @@ class Location:
     request_limit : int
         Requests in flight at most, over all sources with these options in this process.
     timeout : float
-        Seconds without any finished read after which a read fails.
+        Seconds after which a read fails in which none finished and hardly anything arrived.
     cache_bytes : int or None
         Size of TensorStore's own cache; None: 0, or 16 MiB for sharded arrays, whose index is then read once.
     """
@@ -112,8 +112,19 @@ class Location:
 
     def resources(self, *, cache_bytes: int = 0) -> Any:
         """Return this process's TensorStore context: one for all sources with the same options and cache."""
-        cell = _CONTEXTS.setdefault(repr((self.context, self.secret, cache_bytes)), PerProcess())
+        cell = _CONTEXTS.setdefault(self._key(cache_bytes), PerProcess())
         return cell.get(lambda: self._context(cache_bytes))
+
+    def renew(self, *, cache_bytes: int = 0) -> None:
+        """Have a new context from the next call of `resources` on.
+
+        In the old one a read of the same chunk joins a request that nobody answers, and requests that were given up
+        count against the limit.
+        """
+        _CONTEXTS.pop(self._key(cache_bytes), None)
+
+    def _key(self, cache_bytes: int) -> str:
+        return repr((self.context, self.secret, cache_bytes))
 
     def _context(self, cache_bytes: int) -> Any:
         spec = {**self.context, "cache_pool": {"total_bytes_limit": cache_bytes}}

@@ -22,10 +22,11 @@ __all__ = ["PerProcess", "forked_after_use", "tensorstore"]
 
 T = TypeVar("T")
 
-# Without these a server that accepts and never answers is waited for without end; read at TensorStore's first request.
+# Without these a server that accepts and never answers, or answers at a trickle, is waited for without end; read at
+# TensorStore's first request. 32 requests that share a slow line stay above 1 KiB a second each.
 STALLS = {
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "5",
-    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "5",
 }
 
@@ -140,22 +141,18 @@ class PerProcess(Generic[T]):
     def get(self, make: Callable[[], T]) -> T:
         """Return this process's value, made by ``make`` at the first call."""
         generation = _Process.generation
-        if generation not in self._values:
+        found = self._values.get(generation)
+        if found is None:
             with self._locks.setdefault(generation, threading.Lock()):
-                if generation not in self._values:
-                    self._values[generation] = make()
-        return self._values[generation]
+                found = self._values.get(generation)
+                if found is None:
+                    found = self._values[generation] = make()
+        return found
 
-    def replace(self, old: T, make: Callable[[], T]) -> T:
-        """Return this process's value, made anew if it is still ``old``."""
-        generation = _Process.generation
-        with self._locks.setdefault(generation, threading.Lock()):
-            if self._values.get(generation) is old:
-                self._values[generation] = make()
-        return self.get(make)
-
-    def drop(self) -> T | None:
-        """Forget this process's value and return it, or None."""
+    def drop(self, only: T | None = None) -> T | None:
+        """Forget this process's value and return it, or None; with ``only``, where it is that one."""
+        if only is not None and self._values.get(_Process.generation) is not only:
+            return None
         return self._values.pop(_Process.generation, None)
 
     def __reduce__(self) -> tuple[type[PerProcess[T]], tuple[()]]:

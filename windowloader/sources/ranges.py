@@ -248,7 +248,7 @@ class _Contiguous:
     """Rows one after the other."""
 
     def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress = source, Progress()
+        self.source, self.progress = source, Progress(source.blob.renew)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read rows."""
@@ -272,7 +272,8 @@ class _Chunked:
     """Chunks by their table."""
 
     def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress, self.table = source, Progress(), source.table()
+        self.source, self.progress = source, Progress(source.blob.renew)
+        self.table = source.table()
         self.grid = Chunks(self.table, source.order)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:

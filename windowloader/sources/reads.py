@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.ending import Stage, at_end
 
-from .failures import Asked, explain, stalled
+from .failures import Asked, explain, explained, stalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +135,9 @@ def wait(
                 future.cancel()
                 raise stalled(asked, limit) from None
         except Exception as error:
-            raise explain(error, asked) from error
+            failed = explain(error, asked)
+            break
+    raise failed  # alone: the library's own text has URLs with their queries
 
 
 @dataclass(slots=True)
@@ -183,10 +185,7 @@ class Read:
                 )
             )
         if self.finish is not None:
-            try:
-                self.finish(results)
-            except Exception as error:
-                raise explain(error, self.asked) from error
+            explained(self.asked, partial(self.finish, results))
         self.over = True
         self.futures = []
 

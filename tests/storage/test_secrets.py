@@ -1,0 +1,180 @@
+"""Passwords, signed queries and headers are in no text: not in errors, warnings, reprs, plans, states or caches."""
+
+import io
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import traceback
+import warnings
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+import windowloader as wl
+
+VALUES = np.random.default_rng(5).normal(size=(60, 4)).astype("f4")
+SECRETS = ("dXNlcjpodXNoUEFTUw==", "hushPASS", "hushSIGN", "hushTOKEN", "hushHEADER", "hushKEY")
+QUERY = "X-Amz-Signature=hushSIGN&token=hushTOKEN"
+OPTIONS = {
+    "headers": {"X-Api-Key": "hushHEADER", "Cookie": "id=hushHEADER"},
+    "retries": 1,
+    "timeout": 0.5,
+}
+WIDE = pd.DataFrame(VALUES, columns=list("abcd"))
+LONG = pd.DataFrame(
+    {
+        "meter": np.repeat(["a", "b"], 60),
+        "utc": np.tile(pd.date_range("2020", periods=60, freq="h"), 2),
+        "kwh": np.arange(120.0),
+    }
+)
+
+
+def write_all(folder):
+    folder.mkdir(parents=True)
+    np.save(folder / "a.npy", VALUES)
+    np.save(folder / "b.npy", VALUES)
+    np.savez(folder / "a.npz", speed=VALUES)
+    WIDE.to_csv(folder / "a.csv", index=False)
+    WIDE.to_parquet(folder / "a.parquet")
+    LONG.to_csv(folder / "long.csv", index=False)
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(10, 4), compression="gzip")
+    set_ = xr.Dataset({"speed": (("time", "node"), VALUES)}, {"node": list("abcd")})
+    set_.to_netcdf(folder / "a.nc", engine="h5netcdf")
+    set_.to_zarr(folder / "two.zarr", zarr_format=2, encoding={"speed": {"chunks": (10, 4)}})
+    zarr.save_array(f"{folder}/three.zarr", VALUES, zarr_format=3)
+
+
+# What is opened and how; a list's names are joined along time.
+FAMILIES = {
+    "npy": ("a.npy", {}),
+    "npz": ("a.npz", {}),
+    "csv": ("a.csv", {}),
+    "parquet": ("a.parquet", {}),
+    "long": ("long.csv", {"entity": "meter", "time": "utc"}),
+    "hdf5": ("a.h5", {}),
+    "netcdf": ("a.nc", {}),
+    "zarr2": ("two.zarr", {"variables": ["speed"]}),
+    "zarr3": ("three.zarr", {}),
+    "list": (("a.npy", "b.npy"), {}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(bucket_folder):
+    folder = bucket_folder / "bkt" / "hidden"
+    write_all(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def url(port, name, query=QUERY):
+    return f"http://user:hushPASS@127.0.0.1:{port}/bkt/hidden/{name}?{query}"
+
+
+def target_of(port, names):
+    return [url(port, name) for name in names] if isinstance(names, tuple) else url(port, names)
+
+
+def chain(error):
+    """Every error behind one, whether a traceback shows it or not."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return seen
+
+
+def texts_of(thing):
+    yield repr(thing)
+    yield str(thing)
+    for name in ("_repr_html_", "to_json"):
+        if hasattr(thing, name):
+            yield str(getattr(thing, name)())
+    if hasattr(thing, "to_dict"):
+        yield json.dumps(thing.to_dict(), default=str)
+
+
+class Seen:
+    """Everything that was said, and whether a secret is in it."""
+
+    def __init__(self, caplog, capfd):
+        self.texts, self.caplog, self.capfd = [], caplog, capfd
+        caplog.set_level(logging.DEBUG)
+
+    def add(self, *things):
+        for thing in things:
+            self.texts.extend(texts_of(thing))
+
+    def run(self, action):
+        """Run it and return its error, if any."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                self.add(action())
+                failed = None
+            except Exception as error:
+                failed = error
+                self.texts.append("".join(traceback.format_exception(error)))
+                for one in chain(error):
+                    self.texts += [str(one), repr(one), repr(pickle.loads(pickle.dumps(error)))]
+        self.texts += [str(warning.message) for warning in caught]
+        return failed
+
+    def check(self):
+        said = self.capfd.readouterr()
+        records = [record.getMessage() for record in self.caplog.records]
+        for text in (*self.texts, *records, said.out, said.err):
+            for secret in SECRETS:
+                assert secret not in text, text
+
+
+@pytest.fixture
+def seen(caplog, capfd):
+    return Seen(caplog, capfd)
+
+
+def use(target, cache_dir=None, **how):
+    """Open, plan, iterate; everything that has a text is returned."""
+    series = wl.open(target, storage_options=OPTIONS, cache_dir=cache_dir, **how)
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=2))
+    with wl.WindowLoader(windows, batch_size=8) as loader:
+        found = [series, windows, loader, loader.plan(), *(variable.source for variable in series.variables)]
+        for batch in loader:
+            found.append(batch)
+            break
+        found += [loader.stats(), loader.state_dict(), series.fingerprint(), pickle.loads(pickle.dumps(series))]
+        found += [loader.dataset if hasattr(loader, "dataset") else None]
+    [variable.source.close() for variable in series.variables]
+    return [text for thing in found for text in texts_of(thing)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_opened_shows_no_secret(family, proxy, seen, tmp_path):
+    names, how = FAMILIES[family]
+    assert seen.run(lambda: use(target_of(proxy.port, names), **how)) is None
+    assert seen.run(lambda: use(target_of(proxy.port, names), tmp_path / "cache", **how)) is None
+    for path in tmp_path.rglob("*"):
+        seen.texts += [str(path), path.read_text() if path.suffix == ".json" else ""]
+    seen.check()
+
+
+@pytest.mark.parametrize("fault", ["404", "403", "500", "302", "stall", "close", "corrupt:3", "truncate:20"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_fails_shows_no_secret(family, fault, proxy, seen):
+    names, how = FAMILIES[family]
+    proxy.clear(lambda *_: fault)
+    assert seen.run(lambda: use(target_of(proxy.port, names), **how)) is not None or fault == "corrupt:3"
+    proxy.clear(lambda _, method, path, headers: fault if "/c/" in path or "/0.0" in path else None)
+    seen.run(lambda: use(target_of(proxy.port, names), **how))
+    proxy.clear()
+    seen.check()

@@ -13,10 +13,14 @@ SCHEME = r"\b(?!(?:file|local):)[a-z][a-z0-9+.-]+:/{1,3}"
 INSIDE = r"(?:[^\s'\"<>]|'(?=[\w%&=/+~-]))"  # a quote that ends a name is no part of its URL
 # User and password, up to the last @ before the path; a password with an unescaped / ? or # goes up to the last @ of
 # all, and is told by a port that is no number. A single word before @ is kept outside the web: abfs://container@account.
-USER = re.compile(rf"({SCHEME})(?:[^\s/?#]*:[^\s/?#]*@|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s'\"]|$))\S*@)", re.IGNORECASE)
+USER = re.compile(
+    rf"({SCHEME})(?:[^\s/?#]*:[^\s/?#]*@|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s'\"]|$))\S*@)", re.IGNORECASE
+)
 WEB_USER = re.compile(r"\b(https?:/{1,3})[^\s/?#]*@", re.IGNORECASE)
 QUERY = re.compile(rf"({SCHEME}[^\s?'\"<>]*)\?{INSIDE}+", re.IGNORECASE)
-PARAMETER = re.compile(rf"(?:[?&#]|%3f|%26)[\w.~+-]+(?:=|%3d){INSIDE}*", re.IGNORECASE)  # also without its URL
+PARAMETER = re.compile(
+    rf"(?:[?&#]|%3f|%26)[\w.~+-]+(?:=|%3d){INSIDE}*", re.IGNORECASE
+)  # also without its URL
 
 
 def hide_secrets(text: str) -> str:

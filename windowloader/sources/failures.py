@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from windowloader.errors import (
     CorruptDataError,
     CredentialsError,
+    MissingExtraError,
     SourceChangedError,
     SourceError,
     SourceFormatError,
@@ -275,6 +276,8 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which "
             "need their package (adlfs for abfs://, sshfs for ssh://)."
         )
+    if isinstance(error, ImportError):
+        return MissingExtraError, "its file system needs a package that is not installed; install it."
     if isinstance(error, FileNotFoundError | KeyError):
         return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
     if isinstance(error, PermissionError):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from windowloader.errors import MissingExtraError, SourceError, WindowLoaderError
+from windowloader.errors import SourceError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
 from .blobs import blob_of, get
@@ -73,11 +73,11 @@ def _whole(url: str, options: dict[str, Any]) -> bytes:
         except SourceError as error:
             if not REDIRECT.search(str(error)):
                 raise
-        except ImportError as error:
-            raise MissingExtraError(f"{asked} needs {error.name}: pip install {error.name}") from error
         target = explained(asked, lambda url=url, options=options: _redirected(url, options))  # type: ignore[misc]
         if urlsplit(target)[:2] != urlsplit(url)[:2]:
-            options = {name: value for name, value in options.items() if name not in ("headers", "client_kwargs")}
+            options = {
+                name: value for name, value in options.items() if name not in ("headers", "client_kwargs")
+            }
         url = target
     raise SourceError(f"{asked}: redirects from one URL to the next, more than {HOPS}. Pass the last one.")
 
@@ -98,7 +98,9 @@ def _redirected(url: str, options: Mapping[str, Any]) -> str:
             target = urljoin(url, answer.headers.get("Location", ""))
         if answer.code // 100 == 3 and urlsplit(target).scheme in WEB:
             return target
-    raise SourceError(f"{hide_secrets(url)!r}: the server redirects, and does not say to which URL. Pass that URL.")
+    raise SourceError(
+        f"{hide_secrets(url)!r}: the server redirects, and does not say to which URL. Pass that URL."
+    )
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

@@ -154,10 +154,8 @@ def test_urls_are_opened_in_processes_that_were_not_forked(static, bucket_folder
     script = tmp_path / "script.py"
     code = textwrap.dedent(OPENED_ANEW).partition("class Opening")[0].replace(", torch", "")
     code += "def child" + textwrap.dedent(OPENED_ANEW).partition("def child")[2].partition("if __name__")[0]
-    script.write_text(
-        code
-        + 'if __name__ == "__main__":\n    use(sys.argv[1])\n    run(sys.argv[2], True, sys.argv[1:2])\n    print("done")\n'
-    )
+    main = "use(sys.argv[1]); run(sys.argv[2], True, sys.argv[1:2]); print('done')"
+    script.write_text(f'{code}if __name__ == "__main__":\n    {main}\n')
     done = subprocess.run(
         [sys.executable, script, f"{static.url}/bkt/fresh.npy", context],
         capture_output=True, text=True, timeout=120, check=False,

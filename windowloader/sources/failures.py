@@ -218,7 +218,7 @@ def _ways_in(name: str) -> str:
 
 
 def _refused(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    """What a web server does instead of sending the bytes that were asked for."""
+    """Tell a web server that sends something else than the bytes that were asked for."""
     if REDIRECT.search(text):
         return SourceError, (
             "the server redirects to another URL, which is not followed for what is read in parts: that URL may be "

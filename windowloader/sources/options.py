@@ -341,8 +341,8 @@ def headers_of(options: Mapping[str, Any]) -> dict[str, str]:
     for name, value in dict(given).items():
         if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", str(name), re.ASCII) or not str(value).isprintable():
             raise SourceFormatError(
-                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line breaks "
-                "(those at the end of a file that holds a token are taken off by .strip())."
+                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
+                "breaks; .strip() takes off the one at the end of a file that holds a token."
             )
     return {str(name): str(value) for name, value in dict(given).items()}
 

@@ -240,7 +240,7 @@ def _url(store: Mapping[str, Any]) -> str | None:
         return f"{schemes[store['driver']]}://{store['bucket']}/{path}"
     if store.get("driver") != "http":
         return None
-    base = urlsplit(store["base_url"])
+    base = urlsplit(str(store["base_url"]))
     return base._replace(path=f"{base.path}{path}").geturl()
 
 

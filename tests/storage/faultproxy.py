@@ -20,6 +20,7 @@ class Entry:
     path: str
     range: str | None
     fault: str | None
+    headers: dict[str, str] = field(default_factory=dict)
     sent: int = 0
 
 
@@ -95,7 +96,7 @@ class FaultProxy:
         fault = (
             self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
         )
-        entry = Entry(method, path, headers.get("range"), fault)
+        entry = Entry(method, path, headers.get("range"), fault, headers)
         self.log.append(entry)
         return entry, fault
 
@@ -125,18 +126,12 @@ class FaultProxy:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return await self._answer(entry, fault, headers, head, body, writer)
+            return await self._answer(entry, fault, head, body, writer)
         finally:
             self.in_flight -= age == self.age
 
     async def _answer(
-        self,
-        entry: Entry,
-        fault: str | None,
-        headers: dict[str, str],
-        head: bytes,
-        body: bytes,
-        writer: asyncio.StreamWriter,
+        self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter
     ) -> bool:
         if self.latency:
             await asyncio.sleep(self.latency)
@@ -151,7 +146,7 @@ class FaultProxy:
             writer.transport.abort() if fault == "reset" else writer.close()
             return False
         if fault and fault.isdigit():
-            said = "".join(f"<Header>{name}: {value}</Header>" for name, value in headers.items())
+            said = "".join(f"<Header>{name}: {value}</Header>" for name, value in entry.headers.items())
             text = f"<Error><Code>Injected</Code><Resource>{entry.path}</Resource>{said}</Error>".encode()
             writer.write(
                 b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text)

@@ -1,5 +1,6 @@
 """Tables and archives by URL: retries, limits and errors of streams; redirects and servers without ranges."""
 
+import functools
 import http.server
 import threading
 
@@ -116,7 +117,8 @@ class Web:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, name="ThreadPoolExecutor-web", daemon=True).start()
+        serve = functools.partial(self.server.serve_forever, poll_interval=0.01)
+        threading.Thread(target=serve, name="ThreadPoolExecutor-web", daemon=True).start()
 
     @property
     def url(self):
@@ -160,17 +162,23 @@ def test_a_redirect_is_followed_for_what_is_fetched_whole(web, folder, code):
 
 def test_own_headers_stay_with_a_redirect_within_the_host(web, folder):
     def answer(path):
-        return (
-            (200, {}, (folder / "a.csv").read_bytes())
-            if path == "/b.csv"
-            else (302, {"Location": "/b.csv"}, b"")
-        )
+        if path == "/last.csv":
+            return 200, {}, (folder / "a.csv").read_bytes()
+        return 302, {"Location": "/b.csv" if path == "/a.csv" else f"{server.url}/last.csv"}, b""
 
     server = web(answer)
-    np.testing.assert_allclose(values("a.csv", f"{server.url}/a.csv", {"headers": SENT}), VALUES, rtol=1e-6)
-    assert [(path, headers["x-api-key"]) for path, headers in server.seen] == [
-        ("/a.csv", "own"), ("/a.csv", "own"), ("/b.csv", "own"),
-    ]  # fmt: skip
+    url = f"http://user:password@{server.url[7:]}/a.csv"
+    np.testing.assert_allclose(values("a.csv", url, {"headers": {"X-Api-Key": "own"}}), VALUES, rtol=1e-6)
+    assert [path for path, _ in server.seen] == ["/a.csv", "/a.csv", "/b.csv", "/b.csv", "/last.csv"]
+    for _, headers in server.seen:
+        assert headers["x-api-key"] == "own"
+        assert headers["authorization"] == "Basic dXNlcjpwYXNzd29yZA=="
+
+
+def test_a_redirect_of_a_bucket_is_named(proxy):
+    proxy.clear(lambda *_: "307")
+    with pytest.raises(SourceError, match=r"a.csv.*redirects to another URL"):
+        wl.open("s3://bkt/a.csv", storage_options={"endpoint_url": proxy.url, "anon": True, "retries": 1})
 
 
 @pytest.mark.parametrize("location", ["/a.csv", "", "ftp://127.0.0.1/a.csv", "file:///etc/passwd"])

@@ -182,6 +182,9 @@ def test_what_fails_shows_no_secret(family, fault, proxy, seen):
     proxy.clear(lambda *_: fault)
     failed = seen.run(lambda: use(target_of(proxy.port, names), **how))
     assert isinstance(failed, wl.WindowLoaderError) or fault == "corrupt:3", failed
+    if fault == "stall":  # of coordinates takes the library's own limits
+        proxy.clear()
+        return seen.check()
     documents = ("json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
     proxy.clear(
         lambda _, method, path, headers: None if path.partition("?")[0].endswith(documents) else fault

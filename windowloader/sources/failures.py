@@ -47,9 +47,11 @@ CORRUPT = re.compile(
     r"uncompressed|expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|"
     r"buffer (?:size|is)|corrupt", re.IGNORECASE,
 )  # fmt: skip
-REDIRECT = re.compile(r"\[HTTP code 30[12378]\]")
+REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
 # What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
-QUOTED = re.compile(r"\s*\[(?:tensorstore_spec|http_response_body)='((?:[^'\\]|\\.)*)(?:'\]|$)", re.DOTALL)
+QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
+SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
+BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
 REFUSED = (
     "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."
@@ -112,10 +114,12 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     """
     if isinstance(error, WindowLoaderError):
         return error
-    text = f"{error}" if str(error) else type(error).__name__
+    whole = SPEC.sub("", f"{error}" or type(error).__name__)
+    text = BODY.sub(_code_of, whole)
     status = match.group(1) if (match := STATUS.search(text)) else ""
     for kind in (_missing, _credentials, _refused, _timeout, _corrupt, _unreachable, _builtin):
-        if found := kind(error, status, text, asked):
+        said = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
+        if found := kind(error, status, said, asked):
             cls, message = found
             return cls(f"{asked}: {message} Storage said: {_short(text)}")
     return SourceError(f"{asked}: cannot be {asked.doing}. Storage said: {_short(text)}")
@@ -221,9 +225,8 @@ def _refused(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
     """Tell a web server that sends something else than the bytes that were asked for."""
     if REDIRECT.search(text):
         return SourceError, (
-            "the server redirects to another URL, which is not followed for what is read in parts: that URL may be "
-            "valid for a short time only, and own headers would follow. Pass the URL that it leads to, or copy the "
-            "data; a page to log in asks for credentials in storage_options={'headers': …}."
+            "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass "
+            "the URL that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."
         )
     if "was ignored by server" in text:
         return SourceError, (
@@ -293,5 +296,5 @@ def _code_of(quoted: re.Match[str]) -> str:
 
 
 def _short(text: str, limit: int = 600) -> str:
-    text = hide_secrets(" ".join(QUOTED.sub(_code_of, text).split()))
+    text = hide_secrets(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["fetched"]
 
 HOPS = 5  # redirects that are followed, one after the other
-WEB = ("http", "https")
+WEB = ("http://", "https://")
+OWN = ("headers", "client_kwargs")  # options that are meant for one host
 
 
 @contextmanager
@@ -71,15 +72,19 @@ def _whole(url: str, options: dict[str, Any]) -> bytes:
         try:
             return get(blob_of(url, options), 0, None)
         except SourceError as error:
-            if not REDIRECT.search(str(error)):
+            if not (url.lower().startswith(WEB) and REDIRECT.search(str(error))):
                 raise
-        target = explained(asked, lambda url=url, options=options: _redirected(url, options))  # type: ignore[misc]
-        if urlsplit(target)[:2] != urlsplit(url)[:2]:
-            options = {
-                name: value for name, value in options.items() if name not in ("headers", "client_kwargs")
-            }
-        url = target
+        url, options = _followed(url, options, asked)
     raise SourceError(f"{asked}: redirects from one URL to the next, more than {HOPS}. Pass the last one.")
+
+
+def _followed(url: str, options: dict[str, Any], asked: Asked) -> tuple[str, dict[str, Any]]:
+    """Return where a redirect leads, and options: of another host without what was meant for this one."""
+    old = urlsplit(url)
+    new = urlsplit(explained(asked, lambda: _redirected(url, options)))
+    if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
+        return new._replace(netloc=old.netloc).geturl(), options
+    return new.geturl(), {name: value for name, value in options.items() if name not in OWN}
 
 
 def _redirected(url: str, options: Mapping[str, Any]) -> str:
@@ -96,7 +101,7 @@ def _redirected(url: str, options: Mapping[str, Any]) -> str:
     except urllib.error.HTTPError as answer:
         with answer:
             target = urljoin(url, answer.headers.get("Location", ""))
-        if answer.code // 100 == 3 and urlsplit(target).scheme in WEB:
+        if answer.code // 100 == 3 and target.lower().startswith(WEB):
             return target
     raise SourceError(
         f"{hide_secrets(url)!r}: the server redirects, and does not say to which URL. Pass that URL."

@@ -104,7 +104,10 @@ class Web:
                 pass
 
             def do_GET(self):
-                web.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                if self.command == "GET":
+                    web.seen.append(
+                        (self.path, {name.lower(): value for name, value in self.headers.items()})
+                    )
                 status, headers, body = answer(self.path)
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": len(body)}.items():
@@ -204,6 +207,28 @@ def test_a_server_that_ignores_ranges(web, folder):
             wl.open(f"{server.url}/{name}")
     for name in WHOLE:
         np.testing.assert_allclose(values(name, f"{server.url}/{name}", {}), VALUES, rtol=1e-6)
+
+
+def test_a_query_tells_one_array_from_another_in_the_cache(web, tmp_path):
+    """The server has no ETags, and the arrays have the same form."""
+    for place, name in enumerate("ab"):
+        zarr.save_array(f"{tmp_path}/{name}.zarr", VALUES + place, zarr_format=3)
+
+    def answer(path):
+        path, _, query = path.partition("?")
+        found = tmp_path / f"{query[4]}.zarr" / path.partition(".zarr/")[2]
+        return (200, {}, found.read_bytes()) if found.is_file() else (404, {}, b"")
+
+    server = web(answer)
+    for query in ("set=a", "set=b", "set=a&X-Amz-Signature=x", "set=b&sv=2&sig=y", "set=a&Expires=9&token=z"):
+        server.seen.clear()
+        (variable,) = wl.open(f"{server.url}/x.zarr?{query}", cache_dir=tmp_path / "cache").variables
+        rows = np.empty((60, 4), "f4")
+        variable.source.read(0, 60, rows)
+        variable.source.close()
+        np.testing.assert_array_equal(rows, VALUES + "ab".index(query[4]))
+        fetched = [path for path, _ in server.seen if "/c/" in path]
+        assert bool(fetched) == (len(query) == 5), query  # another signature is no other array
 
 
 def test_fsspec_is_given_no_headers_that_it_would_send_on(proxy):

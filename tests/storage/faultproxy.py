@@ -24,6 +24,7 @@ class Entry:
     path: str
     range: str | None
     fault: str | None
+    headers: dict[str, str] = field(default_factory=dict)
     sent: int = 0
 
 
@@ -108,7 +109,7 @@ class FaultProxy:
         fault = (
             self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
         )
-        entry = Entry(method, path, headers.get("range"), fault)
+        entry = Entry(method, path, headers.get("range"), fault, headers)
         self.log.append(entry)
         return entry, fault
 
@@ -161,7 +162,8 @@ class FaultProxy:
             writer.transport.abort() if fault == "reset" else writer.close()
             return False
         if fault and fault.isdigit():
-            text = b"<Error><Code>Injected</Code></Error>"
+            said = "".join(f"<Header>{name}: {value}</Header>" for name, value in entry.headers.items())
+            text = f"<Error><Code>Injected</Code><Resource>{entry.path}</Resource>{said}</Error>".encode()
             writer.write(
                 b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text)
             )

@@ -45,7 +45,7 @@ class Opener:
         Where rows of what is opened by path or URL are kept on this node.
     """
 
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     mirrors: MirrorFolder | None = None
 

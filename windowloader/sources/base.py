@@ -17,6 +17,7 @@ import numpy as np
 
 from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
+from windowloader.hiding import hide_secrets
 
 from .reads import Done
 
@@ -136,7 +137,7 @@ class LocalSource:
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
         )
-        self.name = name
+        self.name = hide_secrets(name)
         self.axes = "".join(axes[dim] for dim in self.order)
         self.dims = (
             tuple(str(dims[dim]) for dim in self.order) if dims else None

@@ -19,7 +19,7 @@ from windowloader.errors import SourceChangedError, SourceFormatError
 from .base import LocalSource, digest
 from .catalog import ArrayInfo, read_catalog
 from .cf import Packing, packing
-from .failures import Asked, explain
+from .failures import Asked, explained
 from .keys import keys_of
 from .options import locate, scheme_of, supported
 from .processes import tensorstore
@@ -188,12 +188,8 @@ class _Store:
         }
         context = location.resources(cache_bytes=source.cache_bytes)
         asked = Asked(source.name)
-        try:
-            future = self.ts.open(spec, read=True, context=context)
-        except ValueError as error:
-            raise explain(error, asked) from error
         store = wait(
-            future,
+            explained(asked, lambda: self.ts.open(spec, read=True, context=context)),
             asked,
             since=time.monotonic(),
             limit=location.timeout,

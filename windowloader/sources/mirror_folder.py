@@ -278,7 +278,9 @@ def _release(mirror: Mirror, *, wait: bool) -> None:
 
 
 def check_folder(path: str | os.PathLike[str]) -> str:
-    """Return a folder's absolute path; `SourceError` where a file of that name is in the way."""
+    """Return a folder's absolute path; `SourceError` for a URL, and where a file of that name is in the way."""
+    if "://" in os.fspath(path):
+        raise SourceError(f"cache_dir={os.fspath(path)!r} is a URL; a folder on this machine is needed.")
     found = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if os.path.exists(found) and not os.path.isdir(found):
         raise SourceError(f"cache_dir={os.fspath(path)!r} is a file; a folder is needed.")

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.ending import end_all
-from windowloader.errors import ClosedError
+from windowloader.errors import ClosedError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,11 +57,22 @@ os.register_at_fork(after_in_child=_Process.forked)
 def tensorstore() -> Any:
     """Return the tensorstore module, with its stall limits set.
 
+    Raises
+    ------
+    SourceError
+        In a process that was forked after TensorStore was loaded: TensorStore would abort it.
+
     Examples
     --------
     >>> tensorstore().__name__
     'tensorstore'
     """
+    if _Process.inherited:
+        raise SourceError(
+            "this process was forked from one that had used TensorStore, which cannot be used in both. Open URLs and "
+            "chunked stores before the fork and use what was opened, or start processes by 'spawn' or 'forkserver': "
+            "multiprocessing.get_context('forkserver'), DataLoader(..., multiprocessing_context='forkserver')."
+        )
     if _Process.module is None:
         if threading.current_thread() is threading.main_thread():
             _load()

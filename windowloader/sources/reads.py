@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.ending import Stage, at_end
-from windowloader.errors import SourceError, SourceTimeoutError
+from windowloader.errors import CredentialsError, WindowLoaderError
 
-from .failures import Asked, explain, late, stalled
+from .failures import Asked, explained, late, stalled
 from .received import LEAST, received
 
 if TYPE_CHECKING:
@@ -171,15 +171,11 @@ def wait(
             progress.give_up()
             raise stalled(asked, limit)
     try:
-        return future.result(timeout=0)
-    except Exception as error:
-        explained = explain(error, asked)
-        if type(explained) in (
-            SourceError,
-            SourceTimeoutError,
-        ):  # may pass: others of its requests still fail
+        return explained(asked, lambda: future.result(timeout=0))
+    except WindowLoaderError as error:
+        if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
             progress.give_up()
-        raise explained from error
+        raise
 
 
 def _is_over(future: Any, seconds: float) -> bool:
@@ -238,10 +234,7 @@ class Read:
                 )
             )
         if self.finish is not None:
-            try:
-                self.finish(results)
-            except Exception as error:
-                raise explain(error, self.asked) from error
+            explained(self.asked, partial(self.finish, results))
         self.over = True
         self.futures = []
 

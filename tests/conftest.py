@@ -25,6 +25,7 @@ LIBRARY_THREADS = (
     "pymp",
     "QueueFeederThread",
     "tqdm",
+    "tensorstore-loader",
 )
 DATA = Path(os.environ.get("WINDOWLOADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

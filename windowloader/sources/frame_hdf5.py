@@ -6,7 +6,6 @@ needs pandas or PyTables, and never unpickles anything but lists of names and nu
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
@@ -19,7 +19,7 @@ from .npz import open_npz_archive
 from .region import Region, is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .base import Description
 

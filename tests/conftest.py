@@ -84,7 +84,9 @@ def leaves_nothing_behind(request: pytest.FixtureRequest):
     yield
     if request.node.get_closest_marker("leaks"):
         return
-    deadline = time.monotonic() + 5  # threads that were told to stop may need a moment
+    deadline = (
+        time.monotonic() + 60
+    )  # threads that were told to stop may need a moment, on a busy machine more
     while True:
         left = (
             _threads() - threads,

@@ -105,6 +105,7 @@ class NumpyWay:
 
 @pytest.mark.parametrize("inputs", [["speed", "time_of_day"], ["speed"]])
 def test_assembly_is_faster_than_numpy_alone(inputs):
+    """Half as fast again at the least; two to three times on the machine where this was written."""
     data = series(NODES)
     loader = loader_of(data, inputs, threads=0, steps_per_epoch=10**9, rank=0, world_size=1)
     ours, theirs, count = iter(loader), NumpyWay(data, inputs), loader._bind().together
@@ -113,10 +114,10 @@ def test_assembly_is_faster_than_numpy_alone(inputs):
         return float(np.divide(*compare(lambda: take(theirs, count), lambda: take(ours, count), rounds=40)))
 
     measure()
-    ratio, all_ratios = best_of(5, measure, 1.0)
+    ratio, all_ratios = best_of(5, measure, 1.5)
     loader.close()
     print(f"{inputs}: {all_ratios} times as fast as NumPy")
-    assert ratio >= 1.0, f"assembly is {all_ratios} times as fast as NumPy"
+    assert ratio >= 1.5, f"assembly is {all_ratios} times as fast as NumPy"
 
 
 @pytest.mark.filterwarnings("ignore")  # of dask and torch, as they are imported
@@ -154,23 +155,21 @@ def test_assembly_is_twice_as_fast_as_the_best_known_peer(tmp_path):
 
 
 def test_a_tiny_data_set_costs_little_per_batch():
-    """At most ten times what Python takes, in the same run, to sum a list of a thousand numbers."""
-    loader = loader_of(
-        series(1), ["speed", "time_of_day"], threads=0, steps_per_epoch=10**9, rank=0, world_size=1
-    )
-    iterator = iter(loader)
-    next(iterator)
-    numbers = list(range(1000))
+    """A batch of one node costs an eighth of one of 325 at most, of which it has a three-hundredth of the bytes."""
+    options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
+    loaders = [loader_of(series(nodes), ["speed", "time_of_day"], **options) for nodes in (1, NODES)]
+    tiny, large = map(iter, loaders)
 
     def measure():
-        batch, unit = compare(
-            lambda: take(iterator, MANY), lambda: [sum(numbers) for _ in range(MANY)], rounds=40
-        )
-        return unit / batch
+        one, other = compare(lambda: take(tiny, MANY), lambda: take(large, MANY // 4), rounds=12)
+        return 4 * other / one
 
-    ratio, all_ratios = best_of(4, measure, 0.1)
-    loader.close()
-    assert ratio >= 0.1, f"a batch costs {[1 / one for one in all_ratios]} sums of a thousand numbers"
+    measure()
+    ratio, all_ratios = best_of(5, measure, 8.0)
+    for loader in loaders:
+        loader.close()
+    print(f"a large batch costs {all_ratios} tiny ones")
+    assert ratio >= 8.0, f"a large batch costs {all_ratios} tiny ones"
 
 
 def test_small_batches_made_together_cost_less_than_alone(monkeypatch):

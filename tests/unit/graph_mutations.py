@@ -1,8 +1,9 @@
-"""Loads damaged and hostile graph files in a process of its own, whose memory is bounded: `test_graph_mutations` runs it.
+"""Loads damaged and hostile graph files in a process whose memory is bounded: `test_graph_mutations` runs it.
 
 Arguments: a folder to write to, and the first and last number of the cases. Prints what came of them as JSON.
 """
 
+# ruff: noqa: E501 - bytes are written as they lie in the file
 from __future__ import annotations
 
 import collections

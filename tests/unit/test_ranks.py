@@ -151,4 +151,4 @@ def test_the_process_environment_is_the_default(monkeypatch):
 
 def test_torch_is_never_imported():
     code = "import sys; from windowloader.ranks import resolve; resolve(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=280).returncode == 0

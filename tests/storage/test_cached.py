@@ -260,7 +260,7 @@ def told_to_go(processes):
 
 
 def end(process):
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=280)
     assert (process.returncode, out) == (0, "done\n")
 
 

@@ -10,7 +10,7 @@ import pytest
 VALUES = np.arange(40 * 3, dtype="f4").reshape(40, 3)
 
 
-def run(code, *arguments, timeout=120):
+def run(code, *arguments, timeout=280):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, check=False,
@@ -270,4 +270,4 @@ def test_the_interpreter_ends(proxy, bucket_folder, write_array, how):
             thread.start()
         print("done")
     """
-    assert run(code, proxy.url, how, timeout=60).strip() == "done"
+    assert run(code, proxy.url, how, timeout=280).strip() == "done"

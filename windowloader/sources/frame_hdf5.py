@@ -6,9 +6,7 @@ needs pandas or PyTables, and never unpickles anything but lists of names and nu
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from windowloader.errors import AxesError, SourceFormatError
 from .base import LocalSource, digest, to_nanoseconds
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
+from .unpickle import load_plain
 
 if TYPE_CHECKING:
     from windowloader.source import Source
@@ -280,18 +279,11 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-class _Literals(pickle.Unpickler):
-    """Admits lists, tuples, text and numbers: whatever names a class or function is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-
-
 def _literal(value: Any) -> Any:
     """Turn a list that PyTables stored in an attribute back into one; None for anything else."""
     if not isinstance(value, bytes):
         return None
     try:
-        return _Literals(io.BytesIO(value), encoding="utf-8").load()
-    except Exception:
+        return load_plain(value, encoding="utf-8")
+    except SourceFormatError:
         return None

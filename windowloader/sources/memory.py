@@ -7,22 +7,20 @@ of an ``.npz``. Out: `ArraySource`, `LoadedSource`. Never copies, casts or write
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
 from .mapping import unchanged
+from .npz import open_npz_archive
 from .region import is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .base import Description
 
@@ -242,26 +240,14 @@ class LoadMember:
         self.member = member
 
     def __call__(self, path: str) -> tuple[np.ndarray, Description]:
-        with _archive(path) as archive:
+        with open_npz_archive(path) as archive:
             return archive[self.member], Described()
-
-
-@contextmanager
-def _archive(path: str) -> Iterator[Any]:
-    """Open an ``.npz``; objects in it are refused, never unpickled."""
-    try:
-        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise CorruptDataError(f"{path!r} is no whole .npz archive: {error}") from error
-    except ValueError as error:
-        raise SourceFormatError(f"an array of {path!r} cannot be opened: {error}") from error
 
 
 def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of the members of an ``.npz``."""
-    with _archive(Stamp.of(path).path) as archive:
-        return tuple(archive.files)
+    with open_npz_archive(Stamp.of(path).path) as archive:
+        return tuple(archive.names)
 
 
 def open_npz(

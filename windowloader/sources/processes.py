@@ -91,27 +91,35 @@ def _load() -> None:
 
 
 def _load_before_the_end() -> None:
-    """Load it on a thread that the interpreter waits for when it ends.
+    """Load it on a thread that lives as long as the process, while another one keeps the interpreter from ending.
 
-    TensorStore registers what makes its threads safe at the end; loaded while the handlers of the end run, it would
-    register too late, and abort the process.
+    TensorStore takes the thread that loads it for the main thread, which may ask for the interpreter even at its end.
+    Once that thread had ended, one of TensorStore's own could get its id, ask too late, and abort the process. And what
+    makes its other threads safe is registered as it is loaded, which must be over before the interpreter ends.
     """
     errors: list[BaseException] = []
+    loaded = threading.Event()
 
     def load() -> None:
-        if not threading.main_thread().is_alive():  # else the main thread has yet to wait for this one
-            errors.append(
-                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
-            )
-            return
         try:
             _load()
         except BaseException as error:
             errors.append(error)
+        loaded.set()
+        threading.Event().wait()
 
-    thread = threading.Thread(target=load, name="windowloader-load", daemon=False)
-    thread.start()
-    thread.join()
+    def hold() -> None:
+        if threading.main_thread().is_alive():  # and so has yet to wait for this thread
+            threading.Thread(target=load, name="tensorstore-loader", daemon=True).start()
+            loaded.wait()
+        else:
+            errors.append(
+                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
+            )
+
+    holder = threading.Thread(target=hold, name="windowloader-load", daemon=False)
+    holder.start()
+    holder.join()
     if errors:
         raise errors[0]
 

@@ -101,7 +101,7 @@ def test_spawned_process_opens_it_again_from_anywhere(path: Path, monkeypatch) -
     data = pickle.dumps(NpySource("speed.npy"))  # a relative path must not stay one
     code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).array().sum())"
     found = subprocess.run(
-        [sys.executable, "-c", code, data.hex()], cwd="/", capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", code, data.hex()], cwd="/", capture_output=True, check=True, timeout=280
     )
     assert float(found.stdout) == 60 * 59 / 2
 

@@ -1,17 +1,28 @@
 """A proxy in front of an HTTP server that delays, throttles and breaks answers by request number.
 
 In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
-requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
-then closed), ``corrupt:N`` (byte N of the body is flipped). Requests are counted from 0 since `Proxy.clear`.
+requests and bytes. Requests are counted from 0 since `FaultProxy.clear`. Faults:
+
+``503`` (any status), ``reset``, ``close``; ``stall`` (no answer); ``late:S`` (S seconds late), ``hold`` (late, until
+`FaultProxy.release`); ``trickle:R`` (R bytes of the body a second); ``truncate:N`` (N bytes of the body, then closed);
+``corrupt:N`` (byte N of the body is flipped); ``redirect:URL`` (307 to the same path below URL); ``whole`` (``Range``
+ignored); ``down:S`` (the server dies, and is back after S seconds).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+PIECE = 1024  # bytes that a slow line carries at a time
 
 
 @dataclass
@@ -20,6 +31,7 @@ class Entry:
     path: str
     range: str | None
     fault: str | None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
     sent: int = 0
 
 
@@ -29,21 +41,25 @@ class FaultProxy:
     script: object = field(default_factory=dict)
     latency: float = 0.0  # seconds before each answer
     rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
+    line: float = (
+        0.0  # bytes a second of all answers together, which come piece by piece; 0: as fast as it goes
+    )
     log: list[Entry] = field(default_factory=list)
     in_flight: int = 0  # since the last clear: what an earlier test left stalled does not count
     age: int = 0
     most_in_flight: int = 0
+    owed: int = 0  # answers that are held, or late
 
     def start(self) -> FaultProxy:
         ready = threading.Event()
         self.loop = asyncio.new_event_loop()
         self.connections: set[asyncio.StreamWriter] = set()
+        self.port = 0
 
         def run() -> None:
             asyncio.set_event_loop(self.loop)
-            self.stalled = asyncio.Event()
-            self.server = self.loop.run_until_complete(asyncio.start_server(self._client, "127.0.0.1", 0))
-            self.port = self.server.sockets[0].getsockname()[1]
+            self.stalled, self.held, self.line_free = asyncio.Event(), asyncio.Event(), 0.0
+            self.loop.run_until_complete(self._listen())
             ready.set()
             self.loop.run_forever()
             self.loop.close()
@@ -65,12 +81,38 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(end(), self.loop)
         self.thread.join(timeout=10)
 
+    async def _listen(self) -> None:
+        self.server = await asyncio.start_server(self._client, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def _die(self) -> None:
+        self.server.close()
+        for writer in list(self.connections):
+            writer.transport.abort()
+
+    def die(self) -> None:
+        """Drop all connections, and refuse new ones until `revive`."""
+        asyncio.run_coroutine_threadsafe(self._die(), self.loop).result()
+
+    def revive(self) -> None:
+        """Listen again, at the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result()
+
+    def release(self) -> None:
+        """Give the answers that are held, and hold no more."""
+        self.loop.call_soon_threadsafe(self.held.set)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def clear(self, script: object = None, *, latency: float = 0.0, rate: float = 0.0) -> None:
-        self.script, self.latency, self.rate = ({} if script is None else script), latency, rate
+        self.script, self.latency, self.rate, self.line = (
+            ({} if script is None else script),
+            latency,
+            rate,
+            0.0,
+        )
         self.log, self.most_in_flight, self.in_flight = [], 0, 0
         self.age += 1
         self.loop.call_soon_threadsafe(self._end_stalls)
@@ -95,17 +137,19 @@ class FaultProxy:
         fault = (
             self.script(number, method, path, headers) if callable(self.script) else self.script.get(number)
         )
-        entry = Entry(method, path, headers.get("range"), fault)
+        entry = Entry(method, path, headers.get("range"), fault, headers)
         self.log.append(entry)
         return entry, fault
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.add(writer)
         try:
             while await self._request(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self.connections.discard(writer)
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -121,6 +165,7 @@ class FaultProxy:
             return False
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         entry, fault = self._fault(method, path, headers)
+        head = head.replace(b" /moved/", b" /", 1)  # where a redirect to this server leads
         age = self.age
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -151,8 +196,21 @@ class FaultProxy:
             )
             await writer.drain()
             return True
-        answer_head, answer = await self._upstream(head, body, entry.method)
         kind, _, where = (fault or "").partition(":")
+        if kind == "down":
+            self.loop.call_later(float(where), lambda: self.loop.create_task(self._listen()))
+            await self._die()
+            return False
+        if kind == "redirect":
+            to = f"{where}{entry.path}".encode()
+            writer.write(b"HTTP/1.1 307 Elsewhere\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % to)
+            await writer.drain()
+            return True
+        if kind in ("late", "hold"):
+            await self._later(self.held.wait() if kind == "hold" else asyncio.sleep(float(where)))
+        if kind == "whole":
+            head = re.sub(rb"\r\n[Rr]ange:[^\r]*", b"", head)
+        answer_head, answer = await self._upstream(head, body, entry.method)
         if kind == "corrupt" and answer:
             flipped = bytearray(answer)
             flipped[int(where)] ^= 0x55
@@ -161,9 +219,39 @@ class FaultProxy:
         if self.rate:
             await asyncio.sleep(len(answer) / self.rate)
         entry.sent += len(answer)
-        writer.write(answer_head + answer)
+        if kind == "trickle" or self.line:
+            writer.write(answer_head)
+            await (
+                self._trickle(writer, answer, float(where))
+                if kind == "trickle"
+                else self._line(writer, answer)
+            )
+        else:
+            writer.write(answer_head + answer)
         await writer.drain()
         return len(whole) == len(answer)
+
+    async def _later(self, wait: Coroutine[Any, Any, object]) -> None:
+        self.owed += 1
+        try:
+            await wait
+        finally:
+            self.owed -= 1
+
+    async def _trickle(self, writer: asyncio.StreamWriter, answer: bytes, rate: float) -> None:
+        for at in range(len(answer)):
+            writer.write(answer[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(1 / rate)
+
+    async def _line(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        """Send in pieces that take turns with those of other answers."""
+        for at in range(0, len(answer), PIECE):
+            piece = answer[at : at + PIECE]
+            self.line_free = max(self.loop.time(), self.line_free) + len(piece) / self.line
+            await asyncio.sleep(self.line_free - self.loop.time())
+            writer.write(piece)
+            await writer.drain()
 
     async def _upstream(self, head: bytes, body: bytes, method: str) -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection(*self.upstream)

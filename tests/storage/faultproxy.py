@@ -1,12 +1,11 @@
 """A proxy in front of an HTTP server that delays, throttles and breaks answers by request number.
 
 In: a script, ``{number: fault}`` or a function of (number, method, path, headers). Out: broken answers, and a log of
-requests and bytes. Requests are counted from 0 since `FaultProxy.clear`. Faults:
-
-``503`` (any status), ``reset``, ``close``; ``stall`` (no answer); ``late:S`` (S seconds late), ``hold`` (late, until
-`FaultProxy.release`); ``trickle:R`` (R bytes of the body a second); ``truncate:N`` (N bytes of the body, then closed);
-``corrupt:N`` (byte N of the body is flipped); ``redirect:URL`` (307 to the same path below URL); ``whole`` (``Range``
-ignored); ``down:S`` (the server dies, and is back after S seconds).
+requests and bytes. Faults: ``503`` (any status), ``reset``, ``close``, ``stall``, ``truncate:N`` (N bytes of the body,
+then closed), ``corrupt:N`` (byte N of the body is flipped), ``late:N`` (answered after N seconds), ``trickle:N`` (N
+bytes of the body a second), ``hold`` (answered after `FaultProxy.release`), ``redirect:URL`` (307 to the same path
+below URL; a path below ``/moved`` is answered as the one without), ``whole`` (``Range`` is ignored), ``down:N`` (the
+server dies, and is back after N seconds). Requests are counted from 0 since `FaultProxy.clear`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,6 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-PIECE = 1024  # bytes that a slow line carries at a time
 
 
 @dataclass
@@ -41,14 +34,13 @@ class FaultProxy:
     script: object = field(default_factory=dict)
     latency: float = 0.0  # seconds before each answer
     rate: float = 0.0  # bytes a second of each answer; 0: as fast as it goes
-    line: float = (
-        0.0  # bytes a second of all answers together, which come piece by piece; 0: as fast as it goes
-    )
+    line: float = 0.0  # bytes a second of all answers together, sent as they come; 0: as fast as it goes
+    piece: int = 64 << 10  # bytes that an answer sends at a time over the shared line
     log: list[Entry] = field(default_factory=list)
     in_flight: int = 0  # since the last clear: what an earlier test left stalled does not count
     age: int = 0
     most_in_flight: int = 0
-    owed: int = 0  # answers that are held, or late
+    owed: int = 0  # answers that are late or held
 
     def start(self) -> FaultProxy:
         ready = threading.Event()
@@ -58,7 +50,8 @@ class FaultProxy:
 
         def run() -> None:
             asyncio.set_event_loop(self.loop)
-            self.stalled, self.held, self.line_free = asyncio.Event(), asyncio.Event(), 0.0
+            self.stalled, self.held = asyncio.Event(), asyncio.Event()
+            self.sending = asyncio.Lock()
             self.loop.run_until_complete(self._listen())
             ready.set()
             self.loop.run_forever()
@@ -85,34 +78,28 @@ class FaultProxy:
         self.server = await asyncio.start_server(self._client, "127.0.0.1", self.port)
         self.port = self.server.sockets[0].getsockname()[1]
 
-    async def _die(self) -> None:
+    def _die(self, seconds: float) -> None:
+        """Drop all connections and refuse new ones, for a while."""
         self.server.close()
         for writer in list(self.connections):
             writer.transport.abort()
-
-    def die(self) -> None:
-        """Drop all connections, and refuse new ones until `revive`."""
-        asyncio.run_coroutine_threadsafe(self._die(), self.loop).result()
+        self.loop.call_later(
+            seconds, lambda: self.server.is_serving() or self.loop.create_task(self._listen())
+        )
 
     def revive(self) -> None:
-        """Listen again, at the same port."""
+        """Listen again at the same port, after ``down``."""
         asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result()
-
-    def release(self) -> None:
-        """Give the answers that are held, and hold no more."""
-        self.loop.call_soon_threadsafe(self.held.set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def clear(self, script: object = None, *, latency: float = 0.0, rate: float = 0.0) -> None:
-        self.script, self.latency, self.rate, self.line = (
-            ({} if script is None else script),
-            latency,
-            rate,
-            0.0,
-        )
+    def clear(
+        self, script: object = None, *, latency: float = 0.0, rate: float = 0.0, line: float = 0.0
+    ) -> None:
+        self.script, self.latency, self.rate = ({} if script is None else script), latency, rate
+        self.line = line
         self.log, self.most_in_flight, self.in_flight = [], 0, 0
         self.age += 1
         self.loop.call_soon_threadsafe(self._end_stalls)
@@ -121,6 +108,10 @@ class FaultProxy:
         """Drop connections that are stalled: those of clients that are gone would count as in flight for ever."""
         self.stalled.set()
         self.stalled = asyncio.Event()
+
+    def release(self) -> None:
+        """Answer all requests that are held, and those that come later."""
+        self.loop.call_soon_threadsafe(self.held.set)
 
     def settle(self) -> None:
         """Wait until all that clients had sent before has been looked at: a request of our own comes after it."""
@@ -165,14 +156,16 @@ class FaultProxy:
             return False
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         entry, fault = self._fault(method, path, headers)
-        head = head.replace(b" /moved/", b" /", 1)  # where a redirect to this server leads
+        head = head.replace(b" /moved/", b" /", 1)
         age = self.age
         self.in_flight += 1
+        self.owed += (owed := (fault or "").startswith(("late", "hold")))
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             return await self._answer(entry, fault, head, body, writer)
         finally:
             self.in_flight -= age == self.age
+            self.owed -= owed
 
     async def _answer(
         self, entry: Entry, fault: str | None, head: bytes, body: bytes, writer: asyncio.StreamWriter
@@ -198,18 +191,19 @@ class FaultProxy:
             return True
         kind, _, where = (fault or "").partition(":")
         if kind == "down":
-            self.loop.call_later(float(where), lambda: self.loop.create_task(self._listen()))
-            await self._die()
+            self._die(float(where))
             return False
         if kind == "redirect":
             to = f"{where}{entry.path}".encode()
             writer.write(b"HTTP/1.1 307 Elsewhere\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % to)
             await writer.drain()
             return True
-        if kind in ("late", "hold"):
-            await self._later(self.held.wait() if kind == "hold" else asyncio.sleep(float(where)))
         if kind == "whole":
-            head = re.sub(rb"\r\n[Rr]ange:[^\r]*", b"", head)
+            head = re.sub(rb"\r\nrange:[^\r]*", b"", head, flags=re.IGNORECASE)
+        if kind == "late":
+            await asyncio.sleep(float(where))
+        if kind == "hold":
+            await self.held.wait()
         answer_head, answer = await self._upstream(head, body, entry.method)
         if kind == "corrupt" and answer:
             flipped = bytearray(answer)
@@ -218,38 +212,28 @@ class FaultProxy:
         whole, answer = answer, (answer[: int(where)] if kind == "truncate" else answer)
         if self.rate:
             await asyncio.sleep(len(answer) / self.rate)
-        entry.sent += len(answer)
         if kind == "trickle" or self.line:
-            writer.write(answer_head)
-            await (
-                self._trickle(writer, answer, float(where))
-                if kind == "trickle"
-                else self._line(writer, answer)
-            )
-        else:
-            writer.write(answer_head + answer)
+            await self._send_slowly(entry, answer_head, answer, writer, int(where) if where else 0)
+            return True
+        entry.sent += len(answer)
+        writer.write(answer_head + answer)
         await writer.drain()
         return len(whole) == len(answer)
 
-    async def _later(self, wait: Coroutine[Any, Any, object]) -> None:
-        self.owed += 1
-        try:
-            await wait
-        finally:
-            self.owed -= 1
-
-    async def _trickle(self, writer: asyncio.StreamWriter, answer: bytes, rate: float) -> None:
-        for at in range(len(answer)):
-            writer.write(answer[at : at + 1])
-            await writer.drain()
-            await asyncio.sleep(1 / rate)
-
-    async def _line(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
-        """Send in pieces that take turns with those of other answers."""
-        for at in range(0, len(answer), PIECE):
-            piece = answer[at : at + PIECE]
-            self.line_free = max(self.loop.time(), self.line_free) + len(piece) / self.line
-            await asyncio.sleep(self.line_free - self.loop.time())
+    async def _send_slowly(
+        self, entry: Entry, head: bytes, answer: bytes, writer: asyncio.StreamWriter, trickle: int
+    ) -> None:
+        """Send the body in pieces: at a rate of its own, or in turn with others over the shared line."""
+        writer.write(head)
+        size = trickle or self.piece
+        for at in range(0, len(answer), size):
+            piece = answer[at : at + size]
+            if trickle:
+                await asyncio.sleep(1)
+            else:
+                async with self.sending:  # waiters take turns
+                    await asyncio.sleep(len(piece) / self.line)
+            entry.sent += len(piece)
             writer.write(piece)
             await writer.drain()
 

@@ -9,7 +9,6 @@ state, must deliver the true batches. ``FAULTS="zarr3-s3-stall|npz"`` in the env
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import os
 import re
@@ -18,20 +17,14 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.errors import (
-    CorruptDataError,
-    CredentialsError,
-    SourceError,
-    SourceNotFoundError,
-    SourceTimeoutError,
-    WindowLoaderError,
-)
+from windowloader import errors
 
 ROWS, CHUNK, SHARD, MISSING = 400, 20, 40, -1.0
 WIDTHS = {"narrow": 6, "wide": 256}  # nodes; a slow line needs chunks that take it long
@@ -57,7 +50,7 @@ class Fault:
 
     does: str
     times: tuple[str, ...]
-    errors: tuple[type, ...] = (SourceError,)
+    raises: tuple[type, ...] = (errors.SourceError,)
     same: bool = False  # whether a lasting one may give the same batches
     fails: bool = False  # whether one that passes may be an error
     says: str = ""  # what the message must name
@@ -65,14 +58,14 @@ class Fault:
 
 
 ALL, BOTH, LASTING, ONCE = ("once", "several", "lasting"), ("once", "lasting"), ("lasting",), ("once",)
-LATE = {"errors": (SourceTimeoutError,), "limit": LIMIT}
-MOVED = {"same": True, "errors": (SourceError, CredentialsError), "says": "(?i)redirect"}
+LATE = {"raises": (errors.SourceTimeoutError,), "limit": LIMIT}
+MOVED = {"same": True, "raises": (errors.SourceError, errors.CredentialsError), "says": "(?i)redirect"}
 FAULTS = {
     **{name: Fault(name, ALL) for name in ("500", "503", "429", "reset", "close")},
-    "403": Fault("403", BOTH, (CredentialsError,), fails=True),
-    "404": Fault("404", BOTH, (CorruptDataError, SourceNotFoundError), fails=True),
-    "truncate": Fault("truncate:9", ALL, (SourceError, CorruptDataError)),
-    "corrupt": Fault("corrupt:{byte}", BOTH, (CorruptDataError,), fails=True),
+    "403": Fault("403", BOTH, (errors.CredentialsError,), fails=True),
+    "404": Fault("404", BOTH, (errors.CorruptDataError, errors.SourceNotFoundError), fails=True),
+    "truncate": Fault("truncate:9", ALL, (errors.SourceError, errors.CorruptDataError)),
+    "corrupt": Fault("corrupt:{byte}", BOTH, (errors.CorruptDataError,), fails=True),
     "stall": Fault("stall", LASTING, **LATE),
     "stalled": Fault("stall", ONCE),
     "trickle": Fault("trickle:2", LASTING, **LATE),
@@ -135,33 +128,6 @@ def cases() -> list[Case]:
     return list(dict.fromkeys(chosen))
 
 
-@dataclass
-class Script:
-    """Which requests of a case are broken; asked by the proxy."""
-
-    case: Case
-    does: str
-    armed: bool = False
-    hits: int = 0
-    served: set[tuple] = field(default_factory=set)
-    tries: dict[tuple, int] = field(default_factory=dict)
-
-    def __call__(self, number, method, path, headers):
-        key = (path, headers.get("range"))
-        first_time = key not in self.served
-        self.served.add(key)
-        data = method == "GET" and not re.search(r"\.z\w+$|\.json$|list-type", path)
-        if not self.armed or not (data or self.case.moment == "open" or self.case.store in WHOLE):
-            return None
-        if (self.case.moment == "next" and first_time) or (self.does == "whole" and key[1] is None):
-            return None
-        self.tries[key] = tries = self.tries.get(key, 0) + 1
-        place = list(self.tries).index(key)
-        some = {"once": place == 0 and tries == 1, "several": place % 2 == 0 and tries <= 2, "lasting": True}
-        self.hits += some[self.case.times]
-        return self.does if self.does and some[self.case.times] else None
-
-
 class Trial:
     """One case: what it opens, receives and compares."""
 
@@ -170,7 +136,9 @@ class Trial:
         self.folder, (self.proxy, self.other) = folder, proxies
         there = self.other.url.replace("127.0.0.1", "localhost")  # another host
         byte = -2000 if case.store == "npz" else 7
-        self.script = Script(case, self.fault.does.format(here=self.proxy.url, there=there, byte=byte))
+        self.does = self.fault.does.format(here=self.proxy.url, there=there, byte=byte)
+        self.made, self.kept, self.loader, self.stage = [], [], None, ""
+        self.armed, self.hits, self.served, self.tries = False, 0, set(), {}
         retries = 2 if case.times == "lasting" else 6
         # A limit of its own keeps a case's requests from those of others.
         self.options = {"timeout": self.fault.limit, "retries": retries, "request_limit": 8 + number}
@@ -178,15 +146,27 @@ class Trial:
             self.options["cache_bytes"] = 1000  # else the whole array stays there
         mine = {"endpoint_url": self.proxy.url, "key": "k", "secret": SECRET}
         self.options |= mine if case.scheme == "s3" else {"headers": {"X-Token": SECRET}}
-        self.made, self.kept, self.loader = [], [], None
+
+    def script(self, number, method, path, headers):
+        """Say what is done to a request; called by the proxy."""
+        key, moment = (path, headers.get("range", "")), self.case.moment
+        read_again = key in self.served and not key[1].startswith("bytes=-")  # not the index of a shard
+        self.served.add(key)
+        data = method == "GET" and not re.search(r"\.z\w+$|\.json$|list-type", path)
+        if not self.armed or not (data or moment == "open" or self.case.store in WHOLE):
+            return None
+        if (moment == "next" and not read_again) or (self.does == "whole" and not key[1]):
+            return None
+        self.tries[key] = tries = self.tries.get(key, 0) + 1
+        place = list(self.tries).index(key)
+        some = {"once": place == 0 and tries == 1, "several": place % 2 == 0 and tries <= 2, "lasting": True}
+        self.hits += some[self.case.times]
+        return self.does if self.does and some[self.case.times] else None
 
     def open(self):
         root = "s3://bkt" if self.case.scheme == "s3" else f"{self.proxy.url}/bkt"
-        url, cache = (
-            f"{root}/{self.case.width}/{STORES[self.case.store]}",
-            self.folder if self.case.cache else None,
-        )
-        self.made.append(loader_of(url, self.case.store, storage_options=self.options, cache_dir=cache))
+        options = {"storage_options": self.options, "cache_dir": self.folder if self.case.cache else None}
+        self.made.append(loader_of(f"{root}/{self.case.width}", self.case.store, **options))
         return self.made[-1]
 
     def epoch_of(self, loader, begin=0, *, after=None, call=None) -> None:
@@ -203,7 +183,7 @@ class Trial:
         assert self.received == len(expected), f"{self.received} of {len(expected)} windows"
 
     def arm(self) -> None:
-        self.script.armed = True
+        self.armed = True
         if self.case.fault == "slow":
             self.proxy.line, self.proxy.piece = 96 << 10, 1 << 10
 
@@ -235,17 +215,16 @@ class Trial:
         self.proxy.clear(self.script)
         try:
             self.under_fault()
-        except WindowLoaderError as raised:
+        except errors.WindowLoaderError as raised:
             error = raised
-        assert self.script.hits, "the harness: this fault was never met"
-        assert SECRET not in f"{[entry.headers for entry in self.other.log]}", (
-            "own headers sent to another host"
-        )
+        assert self.hits, "the harness: this fault was never met"
+        sent = f"{[entry.headers for entry in self.other.log]}"
+        assert SECRET not in sent, "own headers sent to another host"
         if error is None:
             assert self.case.times != "lasting" or self.fault.same, "a lasting fault was not noticed"
         else:
             self.judge(error)
-            self.script.armed, self.proxy.line = False, 0.0
+            self.armed, self.proxy.line = False, 0.0
             if self.case.fault == "refused":
                 self.proxy.revive()
             self.afterwards()
@@ -253,36 +232,36 @@ class Trial:
             check(batch, self.values)
         return "right error" if error else "same"
 
-    def judge(self, error: WindowLoaderError) -> None:
+    def judge(self, error: errors.WindowLoaderError) -> None:
         text = f"{error}"
         assert self.case.times == "lasting" or self.fault.fails, f"a passing fault failed: {error!r}"
-        assert type(error) in self.fault.errors, f"wrong class: {error!r}"
+        assert type(error) in self.fault.raises, f"wrong class: {error!r}"
         assert STORES[self.case.store] in text, f"the store is not named: {text}"
         assert ADVICE.search(text), f"no advice: {text}"
         assert re.search(self.fault.says, text), f"{self.fault.says} is not named: {text}"
         assert SECRET not in text, f"a secret is shown: {text}"
-        assert self.case.moment != "next" or self.epoch == 1, (
-            f"a fault of the next epoch broke this one: {text}"
-        )
+        in_time = self.case.moment != "next" or self.epoch == 1
+        assert in_time, f"a fault of the next epoch broke this one: {text}"
 
     def afterwards(self) -> None:
         """With the server well: the same loader, then a new one from where the first broke off."""
-        state = None
+        state = received = None
         if self.loader is not None:
             state, received = self.loader.state_dict(), self.received
-            with told("the same loader"):
-                self.epoch_of(self.loader, self.begin, after=2, call=self.proxy.release)
-        with told("a new loader"):
-            new = self.open()
-            if state is not None:
-                new.load_state_dict(state)
-            self.epoch_of(new, received if state else 0)
+            self.stage = "after it, the same loader: "
+            self.epoch_of(self.loader, self.begin, after=2, call=self.proxy.release)
+        self.stage, new = "after it, a new loader: ", self.open()
+        if state is not None:
+            new.load_state_dict(state)
+        self.epoch_of(new, received or 0)
         self.proxy.release()
-        while self.proxy.owed:  # late answers come while others' batches are made
+        while True:  # late answers come while others' batches are made; what a cache keeps is read again
+            self.stage, owed = "at last: ", self.proxy.owed
             for loader in filter(None, (self.loader, new)):
-                with told("while late answers come"):
-                    loader.set_epoch(1 - loader.epoch)
-                    self.epoch_of(loader)
+                loader.set_epoch(1 - min(loader.epoch, 1))
+                self.epoch_of(loader)
+            if not owed:
+                break
 
     def close(self) -> None:
         for loader in self.made:
@@ -292,17 +271,9 @@ class Trial:
         self.made.clear()
 
 
-@contextlib.contextmanager
-def told(when: str):
-    try:
-        yield
-    except Exception as error:
-        raise AssertionError(f"after it, {when}: {error!r}") from error
-
-
-def loader_of(url, store, **options):
+def loader_of(root, store, **options):
     header = {"header": True} if store == "csv" else {}
-    series = wl.open(url, missing=MISSING, **options, **header)
+    series = wl.open(f"{root}/{STORES[store]}", missing=MISSING, **options, **header)
     return wl.WindowLoader(wl.WindowSet(series, SPEC), **LOADER, **({} if store in WHOLE else STREAM))
 
 
@@ -347,11 +318,10 @@ def orders(url, arrays, folder) -> dict[tuple, list[np.ndarray]]:
     found = {}
     for store, width, cache in itertools.product(STORES, arrays, (False, True)):
         options = {"cache_dir": folder / f"{width}-{store}" if cache else None}
-        with loader_of(f"{url}/bkt/{width}/{STORES[store]}", store, **options) as loader:
-            epochs = found[store, width, cache] = []
-            for _ in range(2):
-                epochs.append(np.concatenate([batch.starts for batch in loader]))
-                assert np.array_equal(np.sort(epochs[-1]), np.arange(ROWS - SPEC.span + 1))
+        with loader_of(f"{url}/bkt/{width}", store, **options) as loader:
+            epochs = [np.concatenate([batch.starts for batch in loader]) for _ in range(2)]
+        assert all(np.array_equal(np.sort(starts), np.arange(ROWS - SPEC.span + 1)) for starts in epochs)
+        found[store, width, cache] = epochs
     return found
 
 
@@ -362,10 +332,9 @@ def outcome(trial: Trial) -> tuple[str, str, float]:
     def run() -> None:
         try:
             found.append((trial.run(), ""))
-        except AssertionError as error:
-            found.append(("neither", re.sub(r"\\n|\nassert[\s\S]*", "", f"{error}")))
-        except BaseException:
-            found.append(("neither", traceback.format_exc(limit=-2)))
+        except BaseException as error:
+            text = f"{error}".partition("\nassert")[0]  # without what pytest adds
+            found.append(("neither", f"{trial.stage}{type(error).__name__}: {text}"))
 
     thread = threading.Thread(target=run, name=f"fault-{trial.case}", daemon=True)
     thread.start()
@@ -386,12 +355,11 @@ def table(results: dict[Case, tuple[str, str, float]]) -> str:
     counts.update(("all", kind) for kind, *_ in results.values())
     slowest = max(results, key=lambda case: results[case][2])
     lines = [f"{len(results)} cases; the longest, {slowest}, took {results[slowest][2]:.0f} s"]
-    lines += [f"{'fault':12}" + "".join(f"{kind:>13}" for kind in kinds)]
-    lines += [
-        f"{fault:12}" + "".join(f"{counts[fault, kind]:13}" for kind in kinds) for fault in [*FAULTS, "all"]
-    ]
+    lines += ["".join(f"{word:>13}" for word in ("fault", *kinds))]
+    lines += ["".join(f"{word:>13}" for word in (fault, *(counts[fault, kind] for kind in kinds)))
+              for fault in [*FAULTS, "all"]]  # fmt: skip
     return "\n".join(
-        [*lines, *(f"{case}: {why}" for case, (kind, why, _) in results.items() if kind == "neither")]
+        lines + [f"{case}: {why}" for case, (kind, why, _) in results.items() if kind == "neither"]
     )
 
 
@@ -400,12 +368,12 @@ def table(results: dict[Case, tuple[str, str, float]]) -> str:
 def test_same_batches_or_the_right_error(static, moto, fault_proxy, arrays, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)  # else one block would hold everything
     order, chosen = orders(static.url, arrays, tmp_path), cases()
-    host, _, port = moto.removeprefix("http://").partition(":")
-    upstreams = {"http": ("127.0.0.1", static.port), "s3": (host, int(port))}
+    servers = {"http": urlsplit(static.url), "s3": urlsplit(moto)}
 
     def one(number: int) -> tuple[str, str, float]:
         case = chosen[number]
-        proxies = [fault_proxy(upstreams[case.scheme]).start() for _ in range(2)]
+        server = servers[case.scheme]
+        proxies = [fault_proxy((server.hostname, server.port)).start() for _ in range(2)]
         starts = order[case.store, case.width, case.cache]
         try:
             return outcome(Trial(case, number, proxies, arrays[case.width], starts, tmp_path / str(number)))

@@ -183,7 +183,8 @@ class FaultProxy:
             writer.transport.abort() if fault == "reset" else writer.close()
             return False
         if fault and fault.isdigit():
-            text = b"<Error><Code>Injected</Code></Error>"
+            said = "".join(f"<Header>{name}: {value}</Header>" for name, value in entry.headers.items())
+            text = f"<Error><Code>Injected</Code><Resource>{entry.path}</Resource>{said}</Error>".encode()
             writer.write(
                 b"HTTP/1.1 %s Injected\r\nContent-Length: %d\r\n\r\n%s" % (fault.encode(), len(text), text)
             )

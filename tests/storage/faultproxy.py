@@ -24,7 +24,7 @@ class Entry:
     path: str
     range: str | None
     fault: str | None
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    headers: dict[str, str] = field(default_factory=dict)
     sent: int = 0
 
 

@@ -65,10 +65,11 @@ class FaultProxy:
     def stop(self) -> None:
         async def end() -> None:
             self.server.close()
-            for task in asyncio.all_tasks():
-                if task is not asyncio.current_task():
-                    task.cancel()
-            await asyncio.sleep(0)
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # in which their connections end
             self.loop.call_soon(self.loop.stop)
 
         asyncio.run_coroutine_threadsafe(end(), self.loop)

@@ -79,8 +79,11 @@ class FaultProxy:
         self.server = await asyncio.start_server(self._client, "127.0.0.1", self.port)
         self.port = self.server.sockets[0].getsockname()[1]
 
-    def _die(self, seconds: float) -> None:
+    async def _die(self, seconds: float) -> None:
         """Drop all connections and refuse new ones, for a while."""
+        for listening in self.server.sockets:
+            self.loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)  # asyncio loses connections whose server is closed while it accepts them
         self.server.close()
         for writer in list(self.connections):
             writer.transport.abort()
@@ -193,7 +196,7 @@ class FaultProxy:
             return True
         kind, _, where = (fault or "").partition(":")
         if kind == "down":
-            self._die(float(where))
+            await self._die(float(where))
             return False
         if kind == "redirect":
             to = f"{where}{entry.path}".encode()

@@ -165,7 +165,8 @@ class CachedSource(LocalSource):
                 f"{self.name!r} is dropped and fetched again.",
                 stacklevel=2,
             )
-            opened = self._process.replace(opened, self._open)
+            self._process.drop(opened)
+            opened = self._process.get(self._open)
         return None if opened[0] is None else opened[0].mirror
 
     def _open(self) -> tuple[Lease | None]:

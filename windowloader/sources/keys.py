@@ -175,8 +175,8 @@ def open_store(location: Location, spec: Mapping[str, Any]) -> Any:
     """Return TensorStore's key-value store of a specification, with the credentials and limits of a location."""
     asked, kvstore = Asked(location.url), tensorstore().KvStore
     future = explained(asked, lambda: kvstore.open(dict(spec), context=location.resources()))
-    since, limit = time.monotonic(), location.timeout
-    return wait(future, asked, since=since, limit=limit, progress=Progress(), timeout=None)
+    since, limit, progress = time.monotonic(), location.timeout, Progress(location.renew)
+    return wait(future, asked, since=since, limit=limit, progress=progress, timeout=None)
 
 
 def _value(result: Any) -> Value | None:

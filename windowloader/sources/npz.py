@@ -102,4 +102,6 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
     except (ValueError, NotImplementedError) as error:
         raise SourceFormatError(f"an array of {os.fspath(path)!r} cannot be opened: {error}") from error
     except DAMAGED as error:
-        raise CorruptDataError(f"{os.fspath(path)!r} is no whole .npz archive: {error}") from error
+        raise CorruptDataError(
+            f"{os.fspath(path)!r} is no whole .npz archive: {error}. Restore it from its origin, or save it again."
+        ) from error

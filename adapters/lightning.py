@@ -7,6 +7,7 @@ a loader anything before Lightning's process group exists.
 
 from __future__ import annotations
 
+import operator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,7 +17,7 @@ from windowloader.errors import LoaderError, MissingExtraError, StateError
 from windowloader.loader import WindowLoader
 
 try:
-    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch import Callback, LightningDataModule
     from lightning.pytorch.plugins.precision import Precision
     from lightning.pytorch.utilities import rank_zero_info
 except ModuleNotFoundError as error:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import torch
-
-    from windowloader.sampler import EpochSampler
 
 __all__ = ["WindowDataModule"]
 
@@ -71,6 +70,7 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, *, train: Any = None, val: Any = None, test: Any = None, predict: Any = None) -> None:
         super().__init__()
+        self._resume: _Resume | None = None
         self._given = dict(zip(STAGES, (train, val, test, predict), strict=True))
         for stage, loaders in self._given.items():
             if loaders is not None:
@@ -79,19 +79,38 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
                 setattr(self, f"{stage}_dataloader", partial(self._bound, stage))
 
     def setup(self, stage: str) -> None:
-        """Say who deals windows to ranks; Lightning calls this on each of them."""
-        if self.trainer is not None and self.trainer.world_size > 1:
+        """Say who deals windows to ranks, and see to it that a run which goes on does so at the right batch."""
+        trainer: Any = self.trainer
+        if trainer is None:
+            return
+        if trainer.world_size > 1:
             rank_zero_info(
-                f"windowloader deals windows to the {self.trainer.world_size} ranks; "
+                f"windowloader deals windows to the {trainer.world_size} ranks; "
                 "use_distributed_sampler does not apply, no sampler is replaced."
             )
+        train: list[WindowLoader] = []
+        _each(self._given["train"] or [], train.append)
+        if stage != "fit" or not train:
+            return
+        earlier = next((one for one in trainer.callbacks if isinstance(one, _Resume)), None)
+        if earlier is not None and earlier.of(train):
+            self._resume = earlier
+            earlier.go_on(trainer)
+            return
+        if earlier is not None:
+            trainer.callbacks.remove(earlier)
+        if self._resume is not None:
+            for loader in train:
+                loader._rewind()  # another trainer may have left it within the epoch
+        self._resume = _Resume(train)
+        trainer.callbacks.append(self._resume)
 
     def _bound(self, stage: str) -> Any:
         assert self.trainer is not None  # only trainers call this
-        return _each(
-            self._given[cast("Literal['train', 'val', 'test', 'predict']", stage)],
-            partial(_BoundLoader, self.trainer, stage),
-        )
+        given = self._given[cast("Literal['train', 'val', 'test', 'predict']", stage)]
+        if stage == "train" and self._resume is not None:
+            self._resume.bound.clear()
+        return _each(given, partial(_BoundLoader, self.trainer, self._resume if stage == "train" else None))
 
     def __repr__(self) -> str:
         given = [
@@ -104,62 +123,166 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
     __str__ = __repr__
 
 
+class _Resume(Callback):  # type: ignore[misc,unused-ignore]
+    """Makes a run go on at the batch that its training loaders' states name, in Lightning's counters, too.
+
+    Lightning counts an epoch as done when its loop ends, also where `max_steps`, `max_time` or `should_stop` ended it,
+    and then loads no loader's state; its counters cannot say that the next epoch was begun and has no batch yet.
+    """
+
+    def __init__(self, loaders: list[WindowLoader]) -> None:
+        self._loaders = loaders
+        self.bound: list[_BoundLoader] = []  # the loaders as this fit's loop has them
+        self._placed: list[
+            WindowLoader
+        ] = []  # these stand where the loop goes on, whatever epoch it says first
+
+    def of(self, loaders: list[WindowLoader]) -> bool:
+        """Tell whether it is of these loaders."""
+        return len(self._loaders) == len(loaders) and all(map(operator.is_, self._loaders, loaders))
+
+    def stays(self, loader: WindowLoader) -> bool:
+        """Tell, once, whether a loader was placed where the run goes on."""
+        if loader not in self._placed:
+            return False
+        self._placed.remove(loader)
+        return True
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Load the loaders' states, and correct the counters that Lightning loads next."""
+        if trainer.state.fn == "fit" and not trainer.overfit_batches:
+            loops = checkpoint["loops"]["fit_loop"]
+            self._place(loops, loops["state_dict"].pop("combined_loader", []))
+
+    def go_on(self, trainer: Any) -> None:
+        """Prepare another ``fit`` of the same trainer, which goes on where the last one ended."""
+        loop = trainer.fit_loop
+        if self.bound and loop.epoch_progress.current.started and not trainer.overfit_batches:
+            loops = loop.state_dict()
+            self._place(loops, [loader.state_dict() for loader in self.bound])
+            loop.load_state_dict(loops)
+
+    def _place(self, loops: dict[str, Any], states: list[Mapping[str, Any]]) -> None:
+        if not states:
+            return
+        if len(states) != len(self._loaders):
+            raise StateError(
+                f"the checkpoint has states of {len(states)} training loaders, and there are {len(self._loaders)} "
+                "here. Give the module the loaders that the checkpoint was written with."
+            )
+        longest = min(states, key=lambda state: int(state["epoch"]))  # a shorter one may be in its next round
+        epoch, step = int(longest["epoch"]), int(longest["step"])
+        batches = loops["epoch_loop.batch_progress"]
+        all_done = batches["current"]["processed"] == batches["current"]["ready"]
+        if step and batches["is_last_batch"] and all_done:
+            epoch, step = epoch + 1, 0
+        _count(loops, epoch, within=step > 0)
+        for loader, state in zip(self._loaders, states, strict=True):
+            loader.load_state_dict(state)
+            if step:
+                _check_length(loader, state)
+            elif loader.epoch == epoch and state["step"]:  # a shorter loader, in its next round
+                loader._rewind(loaded=True)
+            else:
+                loader.set_epoch(epoch)
+        self._placed = list(self._loaders)
+
+
+def _count(loops: dict[str, Any], epoch: int, *, within: bool) -> None:
+    """Correct the counters of a fit loop: so many epochs are done, and the next is begun or not."""
+    begun = epoch + within
+    for counted in ("total", "current"):
+        loops["epoch_progress"][counted].update(ready=begun, started=begun, processed=epoch, completed=epoch)
+    batches = loops["epoch_loop.batch_progress"]
+    total, current = batches["total"], batches["current"]
+    if within:  # what an earlier interruption left in the totals would hide where this one was
+        before = total["completed"] - current["completed"]
+        total.update({name: before + count for name, count in current.items()})
+        return
+    if current["completed"] < current["processed"]:  # saved before the last batch was counted
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    total.update(dict.fromkeys(total, total["processed"]))
+    current.update(dict.fromkeys(current, 0))
+    batches["is_last_batch"] = False
+
+
+def _check_length(loader: WindowLoader, state: Mapping[str, Any]) -> None:
+    """Refuse an epoch that comes to another number of steps than Lightning counts for all epochs."""
+    total = int(state["step"]) + loader.steps_left
+    if total != len(loader) and loader.steps_left:
+        raise StateError(
+            f"the checkpoint is from step {state['step']} at a global batch of {state['global_batch']}; "
+            f"with the batch here that epoch would come to {total} steps, but Lightning has counted "
+            f"{len(loader)} and would end it there. Pass global_batch_size={state['global_batch']} (with "
+            "any number of devices), or resume from the end of an epoch."
+        )
+
+
 class _BoundLoader:
-    """A loader as Lightning's loops see it."""
+    """A loader as Lightning's loops see it, and the sampler to which they say the epoch.
+
+    ``resume`` is None but for training.
+    """
 
     batch_sampler = None
 
-    def __init__(self, trainer: Any, stage: str, loader: WindowLoader) -> None:
+    def __init__(self, trainer: Any, resume: _Resume | None, loader: WindowLoader) -> None:
         self._trainer = trainer
-        self._stage = stage
+        self._resume = resume
         self._loader = loader
+        self._begun: tuple[int, int] | None = (
+            None  # the loader's epoch, and its step less what Lightning had done
+        )
+        if resume is not None:
+            resume.bound.append(self)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
+        """Begin at the first ``next``: Lightning makes iterators before it says the epoch, some only to look."""
+        if self._resume is not None:
+            state = self._loader.state_dict()
+            self._begun = int(state["epoch"]), int(state["step"]) - self._done()
         precision = self._trainer.precision_plugin
-        if type(precision).convert_input is Precision.convert_input:
-            return iter(self._loader)
-        return _Converted(iter(self._loader), precision.convert_input)
+        plain = type(precision).convert_input is Precision.convert_input
+        for batch in self._loader:
+            yield (
+                batch
+                if plain or not isinstance(batch, Batch)
+                else _Opaque(batch.map(precision.convert_input))
+            )
+
+    def _done(self) -> int:
+        done: int = self._trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return done
 
     @property
-    def sampler(self) -> EpochSampler | None:
-        """Lightning says the epoch to this; None where it wants the same batches every epoch."""
-        return None if self._trainer.overfit_batches else self._loader.sampler
+    def sampler(self) -> _BoundLoader:
+        """Lightning says the epoch to this."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, or stay where the run goes on."""
+        begun, self._begun = self._begun, None
+        if self._resume is not None and self._resume.stays(self._loader):
+            return
+        if not self._trainer.overfit_batches:
+            self._loader.set_epoch(epoch)
+        if begun is not None:
+            self._loader._rewind()
 
     def state_dict(self) -> dict[str, Any]:
         """State of the last step that was done: one fetched when an exception came is asked for again."""
         state = self._loader.state_dict()
-        behind = _fetched_not_done(self._trainer) if self._stage == "train" else 0
-        return self._loader.state_dict(step=int(state["step"]) - behind) if behind else state
+        if self._begun is None or self._begun[0] != state["epoch"]:
+            return state
+        return self._loader.state_dict(step=self._begun[1] + self._done())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on; called after Lightning has counted the batches of an epoch, which must then hold for this one."""
+        """Go on; Lightning calls this where `_Resume` has not."""
         self._loader.load_state_dict(state)
-        total = int(state["step"]) + self._loader.steps_left
-        if total != len(self._loader) and self._loader.steps_left:
-            raise StateError(
-                f"the checkpoint is from step {state['step']} at a global batch of {state['global_batch']}; "
-                f"with the batch here that epoch would come to {total} steps, but Lightning has counted "
-                f"{len(self._loader)} and would end it there. Pass global_batch_size={state['global_batch']} (with "
-                "any number of devices), or resume from the end of an epoch."
-            )
-
-
-class _Converted:
-    """Iterates batches in the precision of the trainer, wrapped so that Lightning does not walk into them."""
-
-    def __init__(self, batches: Iterator[Any], convert: Callable[[Any], Any]) -> None:
-        self._batches = batches
-        self._convert = convert
-
-    def __iter__(self) -> _Converted:
-        return self
-
-    def __next__(self) -> Any:
-        batch = next(self._batches)
-        return _Opaque(batch.map(self._convert)) if isinstance(batch, Batch) else batch
+        _check_length(self._loader, state)
 
 
 class _Opaque:
@@ -204,11 +327,3 @@ def _check(stage: str, loader: object) -> None:
             f"{stage}= is a WindowLoader, whose batches are NumPy arrays, and Lightning needs tensors. Pass a "
             "windowloader.adapters.pytorch.TorchLoader with the same arguments, or a transform= that makes tensors."
         )
-
-
-def _fetched_not_done(trainer: Any) -> int:
-    """Count the batches of this epoch that the training loop has taken from the loader and not finished."""
-    loop = trainer.fit_loop
-    fetcher = loop._data_fetcher
-    done: int = loop.epoch_loop.batch_progress.current.processed
-    return 0 if fetcher is None else max(0, fetcher.fetched - done)

@@ -26,6 +26,7 @@ from windowloader.adapters.numpy_clients import CLIENTS, PARTS, Client, Ratio, T
 from windowloader.adapters.numpy_samples import ArrayPairs, FeatureScaler, Pairs, Samples, WindowPairs
 from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
 from windowloader.series import Series
+from windowloader.sources.npz import open_npz_archive
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:
@@ -357,11 +358,11 @@ def _from_folder(
 
 
 def _members(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        absent = [name for name in ("x", "y") if name not in archive]
+    with open_npz_archive(path) as archive:
+        absent = [name for name in ("x", "y") if name not in archive.names]
         if absent:
-            raise SourceFormatError(f"{path} holds {', '.join(archive)}, not {' and '.join(absent)}.")
-        members = {name: archive[name] for name in archive}
+            raise SourceFormatError(f"{path} holds {', '.join(archive.names)}, not {' and '.join(absent)}.")
+        members = {name: archive[name] for name in archive.names}
     if len(members["x"]) != len(members["y"]):
         raise SourceFormatError(
             f"{path} holds {len(members['x'])} x and {len(members['y'])} y: one y for each x."

@@ -139,6 +139,10 @@ def mtm(target: Any) -> Series:
     file = _parsed(target)
     joints = [[_numbers(frame) for frame in file[str(joint)].values()] for joint in range(21)]
     classes = np.array(list(file["LABEL"].values()))
+    if not 0 <= classes.min() <= classes.max() < len(classes):
+        raise SourceFormatError(
+            f"LABEL has classes {classes.min()} to {classes.max()} in {len(classes)} frames; they count from 0."
+        )
     edges = np.transpose(file["edges"])
     return Series(
         {"x": np.stack(joints, axis=1)},
@@ -204,7 +208,10 @@ def _parsed(target: Any, name: str | None = None) -> Mapping[str, Any]:
         path /= name
     if not path.is_file():
         raise SourceNotFoundError(f"{path} is no file{'' if name is None else f'; {name} is asked for'}.")
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise SourceFormatError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, Mapping):
         raise SourceFormatError(
             f"{path} holds a {type(found).__name__}; the JSON of PGT's data sets is a mapping."

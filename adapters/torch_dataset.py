@@ -132,6 +132,7 @@ class WindowDataset(Dataset[Sample]):
             )
         self._state = (windows, options, transform)
         self._reader: _Reader | None = _Reader(windows, options)  # refuses what cannot be, now
+        self._reader.recipe.check(windows)
 
     @property
     def windows(self) -> WindowSet:

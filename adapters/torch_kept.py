@@ -15,6 +15,7 @@ import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
 from windowloader.gather import Rows
+from windowloader.gathering.flat import Flat
 from windowloader.streaming.benches import window_rows
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class KeptRows:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device, *, begin: int, end: int, places: int) -> None:
+        self._recipe = recipe
         self._tables = DeviceTables(recipe, device, places)
         self._room = Room(begin, end, places=places)
         self._window = window_rows(recipe)
@@ -162,6 +164,10 @@ class KeptRows:
         return self._tables.deliver(picked)
 
     def _pick(self, starts: NDArray[np.int64], piece: Piece) -> list[dict[str, torch.Tensor]]:
+        if self._recipe.guard is not None:
+            flats = [one.flat or Flat.of(one.base) for one in piece.rows]
+            entity = self._recipe.entity_of(starts)
+            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end, flats)
         own = starts[piece.begin : piece.end]
         rows, at = np.unique(own[:, None] + self._window, return_index=True)
         absent = self._room.enter(rows)

@@ -99,6 +99,8 @@ class DeviceRows:
                 starts = np.arange(first, min(first + piece, self.end))
                 place = slice(first - self.begin, first - self.begin + len(starts))
                 for part in access.pieces(starts):  # one: all at once
+                    if recipe.guard is not None:
+                        recipe.guard.check_rows(windows, first, part.rows)
                     self._tables.put(place, starts, part.rows)
         finally:
             access.close()

@@ -25,6 +25,7 @@ LIBRARY_THREADS = (
     "pymp",
     "QueueFeederThread",
     "tqdm",
+    "tensorstore-loader",
 )
 DATA = Path(os.environ.get("WINDOWLOADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -83,7 +84,9 @@ def leaves_nothing_behind(request: pytest.FixtureRequest):
     yield
     if request.node.get_closest_marker("leaks"):
         return
-    deadline = time.monotonic() + 5  # threads that were told to stop may need a moment
+    deadline = (
+        time.monotonic() + 60
+    )  # threads that were told to stop may need a moment, on a busy machine more
     while True:
         left = (
             _threads() - threads,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ from .streaming.passage import Grounds
 from .streaming.reader import Job, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -92,10 +91,12 @@ class BlockAccess:
 
     def _trim(self, arenas: int) -> list[_Hall]:
         idle = [hall for hall in self._halls if hall.idle]
-        for hall in idle[arenas:]:
-            hall.close()
-            self._halls.remove(hall)
-        return idle[:arenas]
+        kept = [hall for hall in idle if not hall.grounds.arena.lost][:arenas]
+        for hall in idle:
+            if hall not in kept:
+                hall.close()
+                self._halls.remove(hall)
+        return kept
 
     def close(self) -> None:
         """End every read and let go of the arena."""
@@ -116,10 +117,6 @@ def _abandon(halls: list[_Hall]) -> None:
                 hall.stop()
             finally:
                 hall.lock.release()
-
-
-def _nothing(begin: int, end: int, row: int) -> list[RowRange]:
-    return []
 
 
 class _Hall:
@@ -149,7 +146,7 @@ class _Hall:
                 for part in one.ranges(begin, end, region[row : row + end - begin], limit)
             ]
 
-        self.grounds = Grounds(order, slots, seams, arena.regions, access.reader, ranges)
+        self.grounds = Grounds(order, slots, seams, arena, access.reader, ranges)
         paged = slots < min(choice.active + 1, len(grid))
         self.courses = {
             lane: (PagedCourse if paged else Course)(self.grounds, lane, index, len(lanes))
@@ -192,7 +189,7 @@ class _Hall:
             self.stop()
             # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
             self.courses = {}
-            self.grounds = replace(self.grounds, regions=(), ranges=_nothing)
+            self.grounds.arena.release()
 
     def stop(self) -> None:
         """Do so with the lock held."""
@@ -213,7 +210,7 @@ class BlockStream(InTurn):
         self._goes_on = -1
         hall.begin(self, here.pass_number, here.cursor)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
         holds: dict[Course, int] = {}
         try:
@@ -316,7 +313,7 @@ class BlockStream(InTurn):
         finally:
             # Whatever happens: a place must not be given back while a side is being read into it.
             self._await(sides)
-        return end, self._hall.grounds.regions
+        return end, self._hall.grounds.arena.regions
 
     def _await(self, jobs: list[Job]) -> None:
         try:
@@ -344,16 +341,16 @@ class BlockStream(InTurn):
         """Read one window that no block has: what fills the step of a lane that has none, or ended before."""
         start, span = int(starts[begin]), self._access.order.grid.span
         end = begin + int(np.argmax(np.append(starts[begin:stop] != start, True)))
-        scratch = Arena([one.variable for one in self._access.stored], span).regions
+        scratch = Arena([one.variable for one in self._access.stored], span)
         ranges = [
             part
-            for one, region in zip(self._access.stored, scratch, strict=True)
+            for one, region in zip(self._access.stored, scratch.regions, strict=True)
             for part in one.ranges(start, start + span, region, self._access.choice.requests)
         ]
-        job = Job(ranges)
+        job = Job(ranges, scratch)
         reader = self._hall.reader
         with reader.lock:
             reader.submit(job, (-1, 0))
         self._await([job])
         first[begin:end] = 0
-        return end, scratch
+        return end, scratch.regions

@@ -14,6 +14,7 @@ from .errors import LoaderError
 from .gathering.delivery import as_bfloat16
 from .gathering.rows import Others
 from .shard import Steps, per_lane
+from .sources.base import complete
 from .sources.tiers import AT_HAND
 from .streaming.mirrored import mirrored
 
@@ -90,6 +91,11 @@ class Engine:
     weighted: bool = False
     gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
     finish: Callable[[Batch], Any] | None = None
+
+    def check_files(self) -> None:
+        """Raise `SourceChangedError` where a local file is another than when it was opened."""
+        for number in self.recipe.variables:
+            complete(self.windows.series.variables[number].source).check()
 
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:

@@ -32,6 +32,8 @@ Each class also inherits the built-in that a caller would catch, so ``except Val
 
 from __future__ import annotations
 
+from .hiding import hide_secrets
+
 __all__ = [
     "AxesError",
     "ClosedError",
@@ -62,7 +64,10 @@ __all__ = [
 
 
 class WindowLoaderError(Exception):
-    """Root of all errors of the package."""
+    """Root of all errors of the package. A message shows no password and no query of a URL, whoever made its text."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_secrets(one) if isinstance(one, str) else one for one in args))
 
 
 class SourceError(WindowLoaderError, OSError):

@@ -16,6 +16,7 @@ from .gathering.delivery import Options, delivered_dtype
 from .gathering.recipe import compile_roles
 from .gathering.roles import ALIGNMENT, Field, Role
 from .gathering.row_table import KeptClock
+from .sources.mapping import files_of, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .gathering.filling import Filling
     from .gathering.flat import Flat
+    from .gathering.nan_guard import NanGuard
     from .series import Series
     from .spec import WindowSpec
+    from .windows import WindowSet
 
 __all__ = ["Field", "Recipe", "Rows"]
 
@@ -64,6 +67,8 @@ class Recipe:
         Where entities begin, where statistics differ by entity.
     dtype : str
         Delivered: "float32", "float64", "float16", "bfloat16" (as bits, uint16), or an integer dtype.
+    guard : NanGuard or None
+        What must not be delivered in silence; None: nothing is looked for.
 
     Examples
     --------
@@ -82,6 +87,7 @@ class Recipe:
     clock: Clock | KeptClock | None
     borders: np.ndarray | None
     dtype: str
+    guard: NanGuard | None = None
     _fields: dict[int, tuple[Field, ...]] = field(
         default_factory=dict, repr=False
     )  # a run has two batch sizes
@@ -130,9 +136,10 @@ class Recipe:
         SeriesError
             A clock of a series without timestamps.
         MissingDataError
-            NaN marks missing values, and neither ``fill`` nor ``max_missing=0.0`` says what to do.
+            NaN marks missing values, and neither ``fill`` nor ``max_missing=0.0`` says what to do; or a covariate
+            without time holds NaN that nothing fills.
         ScalerError
-            A scaler that covers nothing, or was fitted on other nodes or entities.
+            A scaler that covers nothing, was fitted on other nodes or entities, or has statistics that are not finite.
         AxesError, LoaderError
             A layout or dtype that does not fit.
         """
@@ -144,13 +151,20 @@ class Recipe:
             layout=layout,
             broadcast=broadcast,
         )
-        roles, variables = compile_roles(series, spec, options)
+        roles, variables, guard = compile_roles(series, spec, options)
         borders = series.entity_borders if any(role.by_entity for role in roles) else None
         names = tuple(dict.fromkeys(name for role in roles for name in role.clocks))
         clock = (
             KeptClock.where_small(series.clock, names, series.num_steps) if series.clock and names else None
         )
-        return cls(roles=roles, variables=variables, clock=clock, borders=borders, dtype=options.dtype)
+        return cls(
+            roles=roles,
+            variables=variables,
+            clock=clock,
+            borders=borders,
+            dtype=options.dtype,
+            guard=guard,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Recipe, (
@@ -159,7 +173,21 @@ class Recipe:
             self.clock,
             self.borders,
             self.dtype,
+            self.guard,
         )  # loops are chosen again
+
+    def check(self, windows: WindowSet) -> None:
+        """Refuse a loader of windows that would be delivered NaN, as far as it is known before the first batch.
+
+        Raises
+        ------
+        MissingDataError
+            An array in memory holds NaN that the windows read and nothing fills.
+        ScalerError
+            The scaler has no statistics for the entity of some window.
+        """
+        if self.guard is not None:
+            self.guard.check_set(windows)
 
     def fields(self, batch: int) -> tuple[Field, ...]:
         """Arrays of a batch of ``batch`` windows, and where each lies in a buffer of `nbytes`."""
@@ -229,10 +257,23 @@ class Recipe:
             Batch positions to fill; None: to the last.
         nodes : (int, int), optional
             First and end of those to fill; None: all. What is delivered once for all goes with node 0.
+
+        Raises
+        ------
+        MissingDataError
+            A window reads NaN that nothing fills.
+        ScalerError
+            The scaler has no statistics for the entity of a window.
         """
         from .gathering.filling import fill_arrays
 
-        fill_arrays(self, out, starts, rows, begin, len(starts) if end is None else end, nodes)
+        end = len(starts) if end is None else end
+        files = files_of(row.base for row in rows)
+        if not files:
+            fill_arrays(self, out, starts, rows, begin, end, nodes)
+            return
+        with unchanged(files=files):
+            fill_arrays(self, out, starts, rows, begin, end, nodes)
 
 
 @lru_cache(maxsize=FILLINGS)

@@ -75,6 +75,7 @@ class Iteration:
 
     def _start(self) -> None:
         engine = self._engine
+        engine.check_files()
         stream = engine.access.stream(self._progress.position)
         self._stream = stream
         if stream.reads is not None:
@@ -132,9 +133,13 @@ class Iteration:
         size = self._sizes.get(windows)
         if size is None:
             size = self._sizes[windows] = batch.nbytes
+        try:
+            received = self._deliver(batch)
+        except BaseException:  # the loop did not receive it: it is the next one again
+            self._here.appendleft(made)
+            raise
         self._stats.record(asked, got, made.timeline, windows, size)
         self._stats.seconds = got - self._begun
-        received = self._deliver(batch)
         self._progress.position = made.after
         return received
 

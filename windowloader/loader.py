@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,9 +101,12 @@ class WindowLoader:
     LoaderError
         Arguments that do not fit, with what to do; no window or no step to load.
     MissingDataError
-        A source with NaN and no ``fill``.
+        NaN marks missing values and there is no ``fill``; or an array in memory holds NaN that is not declared
+        missing. Rows that are stored are looked at when they come into use, and a batch that would deliver NaN raises
+        this in its place.
     ScalerError, AxesError
-        A scaler of other features, nodes or entities; a layout that does not fit.
+        A scaler of other features, nodes or entities; windows of entities that it has no statistics for; a layout
+        that does not fit.
     MemoryBudgetError
         Streams: ``memory`` under what one chunk or window needs; the message names how much would do.
     RankError
@@ -189,6 +193,7 @@ class WindowLoader:
             layout=layout,
             broadcast=broadcast,
         )
+        self._recipe.check(windows)
         self._transform = transform
         self._epoch = 0
         self._position: Position | None = (
@@ -220,6 +225,7 @@ class WindowLoader:
         if self._engine is None:
             config = self._config
             self._ranks = resolve(config.rank, config.world_size)
+            _warn_of_repeats(config, self._ranks.world_size)
             self._engine = self._start(self._ranks)
             if self._pending is not None:
                 asked = self._epoch
@@ -278,8 +284,17 @@ class WindowLoader:
         """
         if not hasattr(epoch, "__index__") or epoch < 0:
             raise LoaderError(f"epoch {epoch!r} is no number of an epoch. They count from 0.")
-        if epoch != self._epoch:
+        follows = self._config.steps_per_epoch and epoch == self._epoch + 1
+        if follows and self._engine is not None and not self._closed and self.steps_left == 0:
+            # From the cursor: with another batch size the number of steps before does not say where it begins.
+            self._finished(self._here())
+        elif epoch != self._epoch:
             self._epoch, self._position, self._newest, self._began = int(epoch), None, None, None
+
+    def _rewind(self, *, loaded: bool = False) -> None:
+        """Go back to the epoch's beginning from where a loop has been or, with ``loaded``, where a state was loaded."""
+        if loaded or self._newest is not None:
+            self._position, self._newest, self._began = None, None, None
 
     @property
     def sampler(self) -> EpochSampler:
@@ -298,7 +313,7 @@ class WindowLoader:
             self.set_epoch(epoch)
             return
         self.set_epoch(epoch)
-        self._began = self._bind().steps.start(self._epoch)
+        self._began = self._position or self._bind().steps.start(self._epoch)
         self._newest = progress
         waiting.begin_at(self._began)
 
@@ -375,16 +390,22 @@ class WindowLoader:
         Raises
         ------
         StateError
-            If it belongs to other data, other windows or another kind of order.
+            If it belongs to other data, other windows or another kind of order, or if reading in its order takes more
+            than 4 times the bytes of this loader's own: a full permutation, on a stream.
         LoaderError
             If its lanes do not divide this loader's global batch.
         """
         loaded = RunState.from_dict(state)
         loaded.check(self._describe(self._bind().steps.start(0)))
         assert self._ranks is not None
+        assert self._engine is not None
+        present = self._engine.reading
+        if present.choice is not None and present.order.name != loaded.order:
+            from .planning.planner import refuse_costly
+
+            refuse_costly(self._engine, self._config, loaded)
         engine = self._start(self._ranks, loaded)
         position = loaded.position(engine.steps)
-        assert self._engine is not None
         self._replaced.append(self._engine)
         self._engine, self._loaded, self._pending = engine, True, None
         self._let_go()
@@ -511,6 +532,22 @@ class WindowLoader:
         from .viewing.notebook import loader_html
 
         return loader_html(self)
+
+
+def _warn_of_repeats(config: LoaderConfig, world_size: int) -> None:
+    """Warn where filling each step up to a multiple of the ranks repeats windows that count again."""
+    asked = config.global_batch(world_size)
+    repeats = -asked % world_size
+    if config.uneven == "pad" and repeats:
+        below = asked // world_size * world_size
+        nearest = f"{below} or {below + world_size}" if below else str(world_size)
+        warnings.warn(
+            f"global_batch_size={asked} is not a multiple of {world_size} ranks, and uneven='pad' fills every step: it "
+            f"delivers {asked + repeats} windows, {repeats} of them a second time with the weight of the others. Pass "
+            f"global_batch_size={nearest}, or uneven='exact' and use batch.weights.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _no_windows(given: object) -> LoaderError:

@@ -128,6 +128,7 @@ def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[
                 timeline.read = time.perf_counter()
                 _fill(recipe, arrays, starts, piece, crew)
     except BaseException:
+        pieces.close()  # the error keeps this frame, and so would keep the rows from being released
         stream.fail(group[-1].number)  # or later batches would wait for it
         raise
     arrays |= {"starts": starts, "entities": windows.series.entity_of(starts)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .sources.mapping import unchanged
 from .sources.region import mapping_of
 
 if TYPE_CHECKING:
@@ -247,7 +248,8 @@ def _rows(variable: Variable, begin: int, end: int) -> Iterator[tuple[int, np.nd
     """Rows in order, some reads ahead where they must be read; valid until the next is asked for."""
     view = variable.view()
     if view is not None:
-        yield begin, view[begin:end]
+        with unchanged(view):
+            yield begin, view[begin:end]
         return
     ahead: deque[tuple[int, np.ndarray, Pending]] = deque()
     try:

@@ -109,7 +109,7 @@ def open(
     borders: Any = None
     names: Any = None
     if entity is not None:
-        table = _long_table(target, entity, time, variables, options)
+        table = _long_table(target, entity, time, variables, {**options, "storage_options": storage_options})
         target, borders, names = table.source, table.borders, table.names
         variables, options = None, {}
     elif time is not None:

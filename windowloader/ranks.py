@@ -1,8 +1,8 @@
 """Which rank this process is, of how many.
 
-In: arguments, an initialised process group, or a launcher's variables. Out: `Ranks`, and where they came
-from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses from
-half of a pair of variables.
+In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and
+where they came from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses
+from half of a pair of variables.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ __all__ = ["Ranks", "confirm", "resolve"]
 
 OVERRIDE = "Pass rank= and world_size= to override."
 
-# In the order in which they are asked. A launcher that wraps another (torchrun within srun) comes first.
+TORCHRUN = (
+    "RANK",
+    "WORLD_SIZE",
+)  # also Accelerate, DeepSpeed, SageMaker, Kubeflow; may run within all others
+# Asked before SLURM: its steps start the daemons of an mpirun, whose ranks inherit the variables of the daemon.
 LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),  # torchrun, Accelerate, DeepSpeed, SageMaker, Kubeflow
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
     ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Cray
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH2
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # LSF's jsrun
 )
+RANK_ONLY = {"PMIX_RANK": "PMIx", "PALS_RANKID": "HPE PALS", "ALPS_APP_PE": "Cray ALPS"}  # these set no size
 SLURM_RESERVED_STEPS = 0xFFFFFFF0  # batch script, interactive shell, external: no step of parallel tasks
 
 
@@ -75,7 +81,7 @@ class Ranks:
 def resolve(
     rank: int | None = None, world_size: int | None = None, *, environ: Mapping[str, str] | None = None
 ) -> Ranks:
-    """Find the rank: from arguments, torch.distributed if initialised, a launcher's variables, or 0 of 1.
+    """Find the rank: from arguments, torch.distributed or JAX if initialised, a launcher's variables, or 0 of 1.
 
     Parameters
     ----------
@@ -91,8 +97,8 @@ def resolve(
     Raises
     ------
     RankError
-        For one argument or variable of a pair without the other, for what is no number, and for a rank
-        outside its world.
+        For one argument or variable of a pair without the other, for what is no number, for a rank outside its
+        world, and where a launcher says the rank but not of how many, or two disagree.
 
     Examples
     --------
@@ -108,9 +114,9 @@ def resolve(
     environ = os.environ if environ is None else environ
     return (
         _from_process_group()
-        or _from_pair(environ, *LAUNCHERS[0])
-        or _from_slurm(environ)
-        or next(filter(None, (_from_pair(environ, *pair) for pair in LAUNCHERS[1:])), None)
+        or _from_pair(environ, *TORCHRUN)
+        or _from_launchers(environ)
+        or _from_scheduler(environ)
         or Ranks(0, 1, "no process group and no launcher's variables: a single process")
     )
 
@@ -136,7 +142,7 @@ def confirm(ranks: Ranks) -> None:
     if group is not None and (group.rank, group.world_size) != (ranks.rank, ranks.world_size):
         raise RankError(
             f"this loader was first used as rank {ranks.rank} of {ranks.world_size} (from {ranks.origin}); "
-            f"torch.distributed, initialised since, says rank {group.rank} of {group.world_size}. Use the loader, "
+            f"{group.origin}, initialised since, says rank {group.rank} of {group.world_size}. Use the loader, "
             "and ask its len, only once the process group is made. Or pass rank= and world_size=."
         )
 
@@ -152,11 +158,49 @@ def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:
 
 
 def _from_process_group() -> Ranks | None:
-    """Ask torch.distributed, but only where the program has imported torch itself."""
+    """Ask torch.distributed and JAX, but only where the program has imported and initialised them itself."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
+    jax = sys.modules.get("jax")
+    is_initialized = getattr(
+        getattr(jax, "distributed", None), "is_initialized", None
+    )  # older releases lack it
+    if jax is None or is_initialized is None or not is_initialized():
         return None
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
+    return Ranks(jax.process_index(), jax.process_count(), "jax.distributed")
+
+
+def _from_launchers(environ: Mapping[str, str]) -> Ranks | None:
+    """Read the variables of launchers that set a rank and a size."""
+    found = next(filter(None, (_from_pair(environ, *pair) for pair in LAUNCHERS)), None)
+    if found is not None and found.world_size == 1:
+        step = _from_slurm(environ)
+        if step is not None and step.world_size > 1:
+            raise RankError(
+                f"{found.origin} say rank 0 of 1, {step.origin} rank {step.rank} of {step.world_size}: one of them is "
+                f"left over from a shell or step around this one. Unset its variables. {OVERRIDE}"
+            )
+    return found
+
+
+def _from_scheduler(environ: Mapping[str, str]) -> Ranks | None:
+    """Read SLURM's variables, and refuse what tells a rank but no size and does not agree with them."""
+    found = _from_slurm(environ)
+    for name, launcher in RANK_ONLY.items():
+        if name not in environ:
+            continue
+        if found is None:
+            raise RankError(
+                f"{name}={environ[name]!r} is set, so {launcher} started this process, but it does not say how many "
+                f"ranks there are. {OVERRIDE} Or set RANK and WORLD_SIZE."
+            )
+        if _number(name, environ[name]) != found.rank:
+            raise RankError(
+                f"{name}={environ[name]!r} (set by {launcher}), but {found.origin} say rank {found.rank} of "
+                f"{found.world_size}. {OVERRIDE}"
+            )
+    return found
 
 
 def _from_pair(environ: Mapping[str, str], rank_name: str, size_name: str) -> Ranks | None:
@@ -169,18 +213,20 @@ def _from_pair(environ: Mapping[str, str], rank_name: str, size_name: str) -> Ra
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Ranks | None:
-    """Read SLURM's variables, but only in a task that srun started beside others.
+    """Read SLURM's variables; None outside of a step.
 
-    A batch script or an interactive shell has SLURM_NTASKS too, and is one process.
+    A batch script has SLURM_NTASKS too, and an interactive shell a step of its own: each is one process.
     """
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID"))
-    if step is None or _number("SLURM_STEP_ID", step) >= SLURM_RESERVED_STEPS:
+    if step is None:
         return None
     # The step's own count; the job's (SLURM_NTASKS) is inherited by steps of fewer tasks.
     size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
     size = environ.get(size_name)
+    if _number("SLURM_STEP_ID", step) >= SLURM_RESERVED_STEPS:
+        return Ranks(0, 1, f"SLURM_STEP_ID={step}: a batch script or an interactive shell")
     if size is not None and _number(size_name, size) <= 1:
-        return None
+        return Ranks(0, 1, f"{size_name}={size}")
     return _from_pair(environ, "SLURM_PROCID", size_name)
 
 

@@ -14,7 +14,7 @@ from .errors import ScalerError
 from .fitting.fit import Fit, ScalerWarning, known, warn_constant
 from .fitting.quantiles import quantile_reducer
 from .fitting.scaler import Numbers, Rounding, Scaler
-from .fitting.statistics import Extremes, Moments, Per
+from .fitting.statistics import Extremes, Moments, Per, Unseen
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class StandardScaler(Scaler):
         features: str | Sequence[str] | None = None,
         per: Per = "feature",
         weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
         rounding: Rounding = "multiply",
         epsilon: float = 0.0,
         progress: Progress | None = None,
@@ -111,6 +112,9 @@ class StandardScaler(Scaler):
         weighting : {"rows", "windows"}
             Count a row once if any window holds it in inputs or targets, or as often as windows hold it among
             their inputs (DCRNN and its followers, who average over materialised windows).
+        unseen : {"raise", "pooled"}
+            With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
+            `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
         rounding, epsilon
             As in the constructor.
         progress : callable, optional
@@ -135,13 +139,9 @@ class StandardScaler(Scaler):
         >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
         StandardScaler(speed: mean 4.5, std 2.87228)
         """
-        fit = Fit(window_set, features=features, per=per, weighting=weighting)
-        found = fit.run(Moments, progress)
-        statistics = {
-            name: {"mean": moments.mean, "std": np.sqrt(moments.square / moments.count)}
-            for name, moments in fit.checked(found).items()
-        }
-        options = {"epsilon": _epsilon(epsilon)}
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
+        options = {"epsilon": _epsilon(epsilon), **fit.options}
+        statistics = fit.statistics(Moments, _mean_and_std, progress)
         scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
         warn_constant(scaler, "std", fit)
         return scaler
@@ -213,6 +213,7 @@ class MinMaxScaler(Scaler):
         features: str | Sequence[str] | None = None,
         per: Per = "feature",
         weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
         rounding: Rounding = "multiply",
         feature_range: tuple[float, float] = (0.0, 1.0),
         progress: Progress | None = None,
@@ -221,7 +222,7 @@ class MinMaxScaler(Scaler):
 
         Parameters
         ----------
-        window_set, features, per, weighting, rounding, progress
+        window_set, features, per, weighting, unseen, rounding, progress
             As in `StandardScaler.fit`, with its errors.
         feature_range : tuple of float
             Where smallest and largest value come to lie.
@@ -230,13 +231,10 @@ class MinMaxScaler(Scaler):
         -------
         MinMaxScaler
         """
-        options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        fit = Fit(window_set, features=features, per=per, weighting=weighting)
-        found = fit.checked(fit.run(Extremes, progress))
-        statistics = {
-            name: {"minimum": _or_nan(ends.low, ends.count), "maximum": _or_nan(ends.high, ends.count)}
-            for name, ends in found.items()
-        }
+        limits = _rising("feature_range", feature_range, -np.inf, np.inf)
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
+        options = {"feature_range": limits, **fit.options}
+        statistics = fit.statistics(Extremes, _ends, progress)
         scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
         warn_constant(scaler, "range", fit)
         return scaler
@@ -304,6 +302,7 @@ class RobustScaler(Scaler):
         features: str | Sequence[str] | None = None,
         per: Per = "feature",
         weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
         rounding: Rounding = "multiply",
         quantile_range: tuple[float, float] = (0.25, 0.75),
         exact_bytes: str | int = "256MiB",
@@ -318,7 +317,7 @@ class RobustScaler(Scaler):
 
         Parameters
         ----------
-        window_set, features, per, weighting, rounding, progress
+        window_set, features, per, weighting, unseen, rounding, progress
             As in `StandardScaler.fit`.
         quantile_range : tuple of float
             The two quantiles whose distance is the spread.
@@ -338,9 +337,9 @@ class RobustScaler(Scaler):
         """
         low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
         limit = parse_bytes(exact_bytes, name="exact_bytes")
-        fit = Fit(window_set, features=features, per=per, weighting=weighting)
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
         kept = fit.value_bytes()
-        share = limit // len(fit.columns)
+        share = limit // (len(fit.columns) * fit.reducers)
 
         def make(entities: int, nodes: int, pooled: bool) -> Exact | Sketched:
             ranks = np.array([low, 0.5, high])
@@ -353,11 +352,8 @@ class RobustScaler(Scaler):
                 limit=limit if kept <= limit else share,
             )
 
-        statistics = {
-            name: {"median": found.quantiles[1], "spread": found.quantiles[2] - found.quantiles[0]}
-            for name, found in fit.checked(fit.run(make, progress)).items()
-        }
-        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing)
+        statistics = fit.statistics(make, _median_and_spread, progress)
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=fit.options)
         warn_constant(scaler, "spread", fit)
         return scaler
 
@@ -393,5 +389,17 @@ def _rising(name: str, pair: tuple[float, float], lowest: float, highest: float)
     return values
 
 
-def _or_nan(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.where(count > 0, values, np.nan)
+def _mean_and_std(found: Moments) -> dict[str, np.ndarray]:
+    return {"mean": found.mean, "std": np.sqrt(found.square / found.count)}
+
+
+def _ends(found: Extremes) -> dict[str, np.ndarray]:
+    there = found.count > 0
+    return {
+        "minimum": np.where(there, found.low, np.nan),
+        "maximum": np.where(there, found.high, np.nan),
+    }
+
+
+def _median_and_spread(found: Exact | Sketched) -> dict[str, np.ndarray]:
+    return {"median": found.quantiles[1], "spread": found.quantiles[2] - found.quantiles[0]}

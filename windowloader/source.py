@@ -74,7 +74,11 @@ class Source(Protocol):
         """Read rows ``[start, stop)`` into ``out``, shape (stop - start, *shape[1:]), any strides, dtype `dtype`."""
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin `read` and return at once. ``out`` must stay alive until the result."""
+        """Begin `read` and return at once. ``out`` must stay alive until the result.
+
+        A request cannot be called back: after a read that failed, by `SourceTimeoutError` above all, do not use ``out``
+        again. Its rows may still be written.
+        """
 
     def edges(self) -> np.ndarray | None:
         """Rows where a storage chunk begins, with 0 and the end, int64, rising; None where `chunks` is None."""

@@ -256,16 +256,24 @@ def test_several_loaders_of_a_stage(parts, tmp_path):
     def module():
         return WindowDataModule(train={"a": train_loader(parts), "b": train_loader(parts, batch_size=20)})
 
-    saving = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}")
-    whole, resumed = Two(), Two()
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    whole = Two()
     trainer(tmp_path, callbacks=[saving], max_epochs=2).fit(whole, datamodule=module())
     longer, shorter = expected(parts, 2), expected(parts, 2, batch_size=20)
     assert [seen["a"] for seen in whole.seen] == longer
     assert [seen["b"] for seen in whole.seen][:5] == shorter[:5]
-    trainer(tmp_path, max_epochs=2).fit(
-        resumed, datamodule=module(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=False
-    )
-    assert resumed.seen[:2] == whole.seen[3:5]
+    for step in (
+        3,
+        5,
+        7,
+        9,
+        12,
+    ):  # in the shorter's first round, at its end, in its second, at the epoch's end
+        resumed = Two()
+        trainer(tmp_path, max_epochs=2).fit(
+            resumed, datamodule=module(), ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=False
+        )
+        assert resumed.seen == whole.seen[step:], step
 
 
 def test_another_global_batch_within_an_epoch_is_refused_and_at_its_end_taken(parts, tmp_path):

@@ -1,4 +1,7 @@
-"""Ratios that a change must not lose: assembly against a plain copy of the same bytes, through the public loader."""
+"""Ratios that a change must not lose, through the public loader, against other ways to the same batches in one run.
+
+Campaigns: on a machine that does something else meanwhile, or has another processor, they would say nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ from windowloader.machine import move
 STEPS, NODES, BATCH = 52_105, 325, 64  # PEMS-BAY
 MANY = 96  # small batches are made up to 16 at a time: one alone says nothing
 ROW = NODES * 4
+
+
+pytestmark = pytest.mark.campaign
 
 
 @numba.njit(nogil=True)
@@ -72,28 +78,46 @@ def best_of(attempts, measure, enough):
     return max(figures), figures
 
 
-@pytest.mark.parametrize(("inputs", "least"), [(["speed", "time_of_day"], 0.8), (["speed"], 0.6)])
-def test_assembly_keeps_up_with_a_copy_of_the_same_bytes(inputs, least):
-    loader = loader_of(series(NODES), inputs, threads=0, steps_per_epoch=10**9, rank=0, world_size=1)
-    iterator = iter(loader)
-    nbytes = next(iterator).nbytes
-    row = nbytes // (BATCH * 24)  # bytes of a row of a ready array
-    ready = np.ones((STEPS + 24) * row, np.uint8)
-    buffers = [np.ones(nbytes, np.uint8) for _ in range(3)]
-    starts = np.random.default_rng(1).integers(0, STEPS - 24, (512, BATCH))
-    together, turns = loader._bind().together, itertools.count()
+class NumpyWay:
+    """The same batches by NumPy alone: rows taken into arrays that are kept, and scaled there."""
 
-    def copy():
-        for _, turn in zip(range(together), turns, strict=False):
-            copy_windows(ready, buffers[turn % 3], starts[turn % 512], row, 12 * row)
+    def __init__(self, series, inputs):
+        self.values = series.variables[0].view()[..., 0]
+        steps, nodes = self.values.shape
+        self.times = (np.arange(steps) % 288 / 288).astype(np.float32)
+        self.rows = np.arange(24)
+        self.out = np.empty((BATCH, 24, nodes, len(inputs)), np.float32)
+        self.taken = np.empty((BATCH, 24, nodes), np.float32)
+        self.starts = itertools.cycle(np.random.default_rng(1).integers(0, steps - 24, (512, BATCH)))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = next(self.starts)[:, None] + self.rows
+        np.take(self.values, rows, axis=0, out=self.taken)
+        np.subtract(self.taken, np.float32(30), out=self.out[..., 0])
+        np.multiply(self.out[..., 0], np.float32(1 / 7), out=self.out[..., 0])
+        if self.out.shape[-1] > 1:
+            self.out[:, :, :, 1] = self.times[rows][:, :, None]
+        return self.out[:, :12], self.out[:, 12:, :, :1]
+
+
+@pytest.mark.parametrize("inputs", [["speed", "time_of_day"], ["speed"]])
+def test_assembly_is_faster_than_numpy_alone(inputs):
+    """Half as fast again at the least; two to three times on the machine where this was written."""
+    data = series(NODES)
+    loader = loader_of(data, inputs, threads=0, steps_per_epoch=10**9, rank=0, world_size=1)
+    ours, theirs, count = iter(loader), NumpyWay(data, inputs), loader._bind().together
 
     def measure():
-        return float(1 / np.divide(*compare(lambda: take(iterator, together), copy, rounds=60)))
+        return float(np.divide(*compare(lambda: take(theirs, count), lambda: take(ours, count), rounds=40)))
 
-    copy()
-    ratio, all_ratios = best_of(20, measure, least)
+    measure()
+    ratio, all_ratios = best_of(5, measure, 1.5)
     loader.close()
-    assert ratio >= least, f"assembly runs at {all_ratios} of a copy of the same bytes"
+    print(f"{inputs}: {all_ratios} times as fast as NumPy")
+    assert ratio >= 1.5, f"assembly is {all_ratios} times as fast as NumPy"
 
 
 @pytest.mark.filterwarnings("ignore")  # of dask and torch, as they are imported
@@ -131,23 +155,21 @@ def test_assembly_is_twice_as_fast_as_the_best_known_peer(tmp_path):
 
 
 def test_a_tiny_data_set_costs_little_per_batch():
-    """Against 50 µs on a machine where a list of a thousand numbers is summed in 5 µs."""
-    loader = loader_of(
-        series(1), ["speed", "time_of_day"], threads=0, steps_per_epoch=10**9, rank=0, world_size=1
-    )
-    iterator = iter(loader)
-    next(iterator)
-    numbers = list(range(1000))
+    """A batch of one node costs an eighth of one of 325 at most, of which it has a three-hundredth of the bytes."""
+    options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
+    loaders = [loader_of(series(nodes), ["speed", "time_of_day"], **options) for nodes in (1, NODES)]
+    tiny, large = map(iter, loaders)
 
     def measure():
-        batch, unit = compare(
-            lambda: take(iterator, MANY), lambda: [sum(numbers) for _ in range(MANY)], rounds=40
-        )
-        return unit / batch
+        one, other = compare(lambda: take(tiny, MANY), lambda: take(large, MANY // 4), rounds=12)
+        return 4 * other / one
 
-    ratio, all_ratios = best_of(4, measure, 0.1)
-    loader.close()
-    assert ratio >= 0.1, f"a batch costs {[1 / one for one in all_ratios]} sums of a thousand numbers"
+    measure()
+    ratio, all_ratios = best_of(5, measure, 8.0)
+    for loader in loaders:
+        loader.close()
+    print(f"a large batch costs {all_ratios} tiny ones")
+    assert ratio >= 8.0, f"a large batch costs {all_ratios} tiny ones"
 
 
 def test_small_batches_made_together_cost_less_than_alone(monkeypatch):
@@ -236,7 +258,6 @@ def test_a_second_thread_brings_what_it_brings_to_copying(nodes, steps, count):
     assert ratio >= 0.8, f"the second thread brings {all_ratios} of what it brings to copying"
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize("threads", [0, 2])
 def test_the_steady_state_allocates_nothing_of_a_batch(threads):
     """Over 10,000 batches: a few batches more in memory than after the first hundred, and none made in between."""

@@ -14,7 +14,7 @@ import pytest
 collect_ignore_glob = ["fork_ranks.py", "rank_*.py"]  # programs, not modules with doctests
 
 HERE = Path(__file__).parent
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_", "OMPI_", "PMI_", "MV2_")
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_", "OMPI_", "PMI_", "PMIX_", "MV2_", "FLUX_", "PALS_")
 
 
 @pytest.fixture

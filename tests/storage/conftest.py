@@ -42,8 +42,14 @@ def _static_server(bucket_folder):
 
 
 @pytest.fixture(scope="session")
-def _proxy(_static_server):
-    proxy = _load("faultproxy").FaultProxy(("127.0.0.1", _static_server.port)).start()
+def fault_proxy():
+    """The class of the proxy, for tests that need several."""
+    return _load("faultproxy").FaultProxy
+
+
+@pytest.fixture(scope="session")
+def _proxy(_static_server, fault_proxy):
+    proxy = fault_proxy(("127.0.0.1", _static_server.port)).start()
     yield proxy
     proxy.stop()
 
@@ -82,9 +88,9 @@ def moto():
 
 
 @pytest.fixture(scope="session")
-def _s3_proxy(moto):
+def _s3_proxy(moto, fault_proxy):
     host, _, port = moto.removeprefix("http://").partition(":")
-    proxy = _load("faultproxy").FaultProxy((host, int(port))).start()
+    proxy = fault_proxy((host, int(port))).start()
     yield proxy
     proxy.stop()
 

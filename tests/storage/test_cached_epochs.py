@@ -272,7 +272,7 @@ def go(processes):
 def test_four_ranks_on_a_node_fetch_each_chunk_once(bucket, static, tmp_path):
     processes = [start_rank(bucket, tmp_path, rank, 4, 2) for rank in range(4)]
     go(processes)
-    outs = [process.communicate(timeout=120)[0] for process in processes]
+    outs = [process.communicate(timeout=280)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     asked = chunks_of(static.data)
     assert len(asked) == len(set(asked)) == 40

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -28,6 +30,30 @@ if how == "dropped":
 sys.exit(3)
 """
 
+LOADED_ON_A_THREAD = """
+import sys, threading
+from windowloader.sources.processes import tensorstore
+class Note:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorstore":
+            loaders.append(threading.current_thread())
+loaders = []
+sys.meta_path.insert(0, Note())
+thread = threading.Thread(target=tensorstore)
+thread.start()
+thread.join()
+assert [loader is threading.main_thread() or loader.is_alive() for loader in loaders] == [True]
+"""
+READS_GO_ON = """
+import time
+import windowloader.sources.reads as reads
+reads.PATIENCE = 0
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.5)  # while the interpreter is being finalised
+slow = Slow()
+"""
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -49,10 +75,46 @@ def store(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("how", ["at once", "raise", "thread", "dropped", "held"])
+HOWS = ["at once", "raise", "thread", "dropped", "held"]
+
+
+def ends(code, *arguments):
+    """Run a script to its end; return its exit status and what it wrote to stderr."""
+    script = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(script, stderr=subprocess.PIPE, text=True, timeout=280, check=False)
+    return done.returncode, done.stderr
+
+
+@contextmanager
+def busy_processors():
+    """Keep two processors busy meanwhile."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_a_script_may_end_while_reads_are_under_way(store, how):
-    script = [sys.executable, "-c", SCRIPT, str(store), how]
-    both = [subprocess.Popen(script, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [script.communicate(timeout=120)[1] for script in both]
-    assert [script.returncode for script in both] == [3, 3]
-    assert told == ["", ""]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: ends(SCRIPT, store, how), range(2))) == [(3, "")] * 2
+
+
+def test_the_thread_that_loads_tensorstore_lives_as_long_as_the_process():
+    """TensorStore takes it for the main thread: with its id another one would abort the process at the end."""
+    assert ends(LOADED_ON_A_THREAD) == (0, "")
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("how", HOWS)
+def test_scripts_end_as_they_asked_on_a_busy_machine(store, how):
+    """As they are, and with reads that go on while the interpreter is finalised: 20 of each."""
+    codes = [SCRIPT, READS_GO_ON + SCRIPT] * 20
+    with busy_processors(), ThreadPoolExecutor(4) as pool:
+        ended = list(pool.map(lambda code: ends(code, store, how), codes))
+    print(f"{how}: {ended.count((3, ''))} of {len(codes)} scripts ended as they asked")
+    assert set(ended) == {(3, "")}

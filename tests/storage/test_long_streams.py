@@ -104,7 +104,7 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
     told["under_way"] = access.reader.most_under_way
     if benches is not None:
         (hall,) = benches
-        told["arena"] = sum(region.nbytes for region in hall.grounds.regions)
+        told["arena"] = sum(region.nbytes for region in hall.grounds.arena.regions)
 print(json.dumps(told | {"plan": plan.to_dict()}))
 """
 

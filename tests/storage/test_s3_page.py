@@ -166,7 +166,7 @@ def test_the_variables_that_the_page_names_lead_to_the_bucket(place, static, buc
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": static.url, "AWS_REGION": "us-east-1"} | named,
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == "5\n"

@@ -174,7 +174,7 @@ def test_workers_forked_after_use(s3, stored, values, form, tmp_path):
     np.save(tmp_path / "values.npy", values)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(WORKERS), stored[form], s3.url],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "done"

@@ -10,7 +10,7 @@ import pytest
 VALUES = np.arange(40 * 3, dtype="f4").reshape(40, 3)
 
 
-def run(code, *arguments, timeout=120):
+def run(code, *arguments, timeout=280):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, check=False,
@@ -84,6 +84,83 @@ def test_fork_after_use_of_s3(static, bucket_folder, write_array):
 def test_fork_after_use_of_byte_ranges(static, bucket_folder):
     np.save(bucket_folder / "bkt" / "fork.npy", VALUES)
     assert run(FORK, "s3://bkt/fork.npy", static.url, "npy").strip() == "done"
+
+
+OPENED_ANEW = """
+    import multiprocessing, sys
+    import numpy as np, torch
+    import windowloader as wl
+
+    def use(target):
+        (variable,) = wl.open(target).variables
+        rows = np.empty((3, 3), variable.source.dtype)
+        variable.source.read(5, 8, rows)
+        assert (rows == np.arange(15, 24).reshape(3, 3)).all()
+        variable.source.close()
+
+    class Opening(torch.utils.data.Dataset):
+        def __init__(self, targets): self.targets = targets
+        def __len__(self): return len(self.targets)
+        def __getitem__(self, place): return use(self.targets[place]) or place
+
+    def child(work, targets):
+        for target in targets:
+            try:
+                use(target)
+            except wl.errors.SourceError as error:
+                assert not work and "'spawn'" in str(error) and "forkserver" in str(error), error
+            else:
+                assert work, target
+
+    def run(context, work, targets):
+        process = multiprocessing.get_context(context).Process(target=child, args=(work, targets))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, (context, targets, process.exitcode)
+
+    if __name__ == "__main__":
+        folder, url = sys.argv[1:]
+        here = [f"{folder}/fork.zarr", f"{folder}/fork.npy", f"{folder}/fork.csv"]
+        there = [f"{url}/fork.zarr", f"{url}/fork.npy", f"{url}/fork.csv"]
+        run("fork", True, here + there)             # nothing was opened before
+        for used in (here[0], there[1], there[2]):  # one is enough
+            use(used)
+            run("fork", True, here)
+            run("fork", False, there)
+            use(used)
+        loader = torch.utils.data.DataLoader
+        assert len(list(loader(Opening(here), num_workers=1, multiprocessing_context="fork"))) == 3
+        try:
+            list(loader(Opening(there), num_workers=1, multiprocessing_context="fork"))
+            raise AssertionError
+        except wl.errors.SourceError as error:
+            assert "forkserver" in str(error), error
+        print("done")
+"""
+
+
+def test_stores_opened_in_a_forked_process(static, bucket_folder, write_array):
+    folder = bucket_folder / "bkt"
+    write_array({"driver": "file", "path": f"{folder}/fork.zarr/"}, VALUES, chunks=(7, 3))
+    np.save(folder / "fork.npy", VALUES)
+    np.savetxt(folder / "fork.csv", VALUES, delimiter=",", header="a,b,c", comments="")
+    assert run(OPENED_ANEW, folder, f"{static.url}/bkt").strip() == "done"
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_urls_are_opened_in_processes_that_were_not_forked(static, bucket_folder, tmp_path, context):
+    """What the error of a forked process advises."""
+    np.save(bucket_folder / "bkt" / "fresh.npy", VALUES)
+    script = tmp_path / "script.py"
+    code = textwrap.dedent(OPENED_ANEW).partition("class Opening")[0].replace(", torch", "")
+    code += "def child" + textwrap.dedent(OPENED_ANEW).partition("def child")[2].partition("if __name__")[0]
+    main = "use(sys.argv[1]); run(sys.argv[2], True, sys.argv[1:2]); print('done')"
+    script.write_text(f'{code}if __name__ == "__main__":\n    {main}\n')
+    done = subprocess.run(
+        [sys.executable, script, f"{static.url}/bkt/fresh.npy", context],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "done", done.stderr
 
 
 LOADER = """
@@ -193,4 +270,4 @@ def test_the_interpreter_ends(proxy, bucket_folder, write_array, how):
             thread.start()
         print("done")
     """
-    assert run(code, proxy.url, how, timeout=60).strip() == "done"
+    assert run(code, proxy.url, how, timeout=280).strip() == "done"

@@ -213,5 +213,5 @@ def test_a_google_bucket(tmp_path):
             server.wait()
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(binary)], capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
+                          timeout=280, check=False)  # fmt: skip
     assert done.stdout.strip() == "done", done.stderr

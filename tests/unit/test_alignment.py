@@ -145,6 +145,10 @@ def test_chunks_without_nodes_of_the_series_are_not_read(tmp_path: Path) -> None
     series = wl.open(FRAME.set_axis([131, 105, 103], axis=1), covariates={"w": str(path)})
     assert series.tier == "streamed"
     np.testing.assert_array_equal(loaded(series, "w")[..., 0], values[:, [31, 5, 3]])
+    part = series.select(time=slice(3, 6), nodes=["103", "105"])
+    for chunk in ("0.0", "0.3", "1.3"):
+        (path / "w" / chunk).write_bytes(b"damaged")
+    np.testing.assert_array_equal(loaded(part, "w")[..., 0], values[3:, [3, 5]])
 
 
 def test_given_labels_and_times_are_those_that_others_are_brought_to() -> None:

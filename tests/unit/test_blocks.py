@@ -16,7 +16,7 @@ from windowloader.sources.base import LocalSource
 from windowloader.streaming import reader as reader_module
 from windowloader.streaming.arena import Arena
 from windowloader.streaming.benches import Benches, Benchwork
-from windowloader.streaming.reader import Job, Reader, RowRange
+from windowloader.streaming.reader import Job, Pace, Reader, RowRange
 
 
 class Gate:
@@ -61,8 +61,8 @@ class Gated(LocalSource):
 
 def job(source, row, requests=1, **more):
     variable = Variable("x", source, ("x",))
-    out = np.empty((10, 2, 1), np.float32)
-    return Job([RowRange(variable, row, row + 10, out, requests=requests)], **more)
+    arena = Arena([variable], 10)
+    return Job([RowRange(variable, row, row + 10, arena.regions[0], requests=requests)], arena, **more)
 
 
 def submit(reader, *jobs):
@@ -89,6 +89,36 @@ def test_a_reader_hands_over_no_more_than_its_limit_in_the_order_of_need():
     assert reader.most_under_way == 2
     with reader.lock:
         reader.drain()
+
+
+def pace_after(seconds_of, limit=8, reads=64):
+    """Return the pace after reads whose duration is a function of how many are under way."""
+    pace, now, under_way = Pace(limit), 0.0, []
+    for _ in range(reads):
+        while len(under_way) < pace.requests:
+            under_way.append(now)
+        took = seconds_of(len(under_way))
+        departed = under_way.pop(0)
+        now = max(now, departed + took)
+        pace.note(departed, now, len(under_way) + 1)
+    return pace.requests
+
+
+def test_fewer_requests_share_a_slow_line_and_all_that_are_slow_by_themselves_go_on():
+    assert pace_after(lambda under_way: 8.0 * under_way) == 1  # 8 MB at 1 MB/s
+    assert pace_after(lambda under_way: 2.0 * under_way) == 4
+    assert pace_after(lambda under_way: 16.0) == 8  # 0.5 MB/s for each
+    assert pace_after(lambda under_way: 0.1) == 8
+
+
+def test_a_line_that_gets_fast_again_takes_all_requests_again():
+    pace = Pace(8)
+    pace.note(0.0, 64.0, 8)
+    pace.note(64.0, 96.0, 4)
+    assert pace.requests == 2
+    for time in range(200, 210):
+        pace.note(time, time + 0.1, 1)
+    assert pace.requests == 8
 
 
 def test_what_is_given_up_is_not_read_and_what_is_under_way_ends_first():
@@ -142,7 +172,7 @@ def test_what_failed_halfway_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(reader_module, "HEAR", threading.TIMEOUT_MAX)
     source, reader = Gated(), Reader(1)
     halves = [job(source, 10 * i).ranges[0] for i in range(2)]
-    broken = Job(halves)
+    broken = Job(halves, Arena((), 0))
     submit(reader, broken)
     source.asked.acquire()
     source.gates[0].open(OSError("gone"))

@@ -267,7 +267,7 @@ def test_a_missing_package_is_named_with_its_extra(package, code, extra, folder)
     (folder / "a.csv").write_text("time,a\n2012-03-01,1.0\n2012-03-02,2.0\n")
     code = f"import sys; sys.modules[{package!r}] = None; {code}"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False
     )
     last = done.stderr.strip().splitlines()[-1]
     assert "MissingExtraError" in last

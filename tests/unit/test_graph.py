@@ -19,7 +19,7 @@ import windowloader as wl
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SourceNotFoundError
 from windowloader.graph import Graph
-from windowloader.graphs.unpickle import load_plain
+from windowloader.sources.unpickle import load_plain
 
 DENSE = np.array([[0.0, 2.0, 0.0], [0.0, 0.5, 1.0], [3.0, 0.0, 0.0]])
 
@@ -288,7 +288,7 @@ def test_plain_pickles_of_every_protocol(tmp_path: Path, protocol: int) -> None:
         "z": np.arange(4, dtype=">i2")[::2],
     }
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(plain, protocol))
-    found = load_plain(tmp_path / "plain.pkl")
+    found = load_plain((tmp_path / "plain.pkl").read_bytes())
     assert found["x"] == plain["x"]
     assert found["y"] == 2
     np.testing.assert_array_equal(found["z"], [0, 2])

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import zarr
 
 import windowloader as wl
 from windowloader import engine, stats
@@ -20,6 +21,7 @@ from windowloader.errors import (
     WeightsError,
 )
 from windowloader.gather import Recipe
+from windowloader.units import format_bytes
 
 
 @pytest.fixture
@@ -142,6 +144,94 @@ def test_a_state_goes_on_with_another_world_size_at_the_same_global_batch(window
         part.load_state_dict(state)
         ranks.append(starts(part))
     assert [sum(step, []) for step in zip(*ranks, strict=True)] == rest
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": 2, "prefetch_batches": 3}], ids=["together", "threads"])
+def test_a_batch_whose_transform_fails_is_not_received_and_comes_again(windows, options):
+    failing = {3, 5}  # batches, counted as they come
+
+    def transform(batch):
+        calls.append(batch.starts.tolist())
+        if len(calls) in failing:
+            raise RuntimeError("pulled the plug")
+        return batch.starts.tolist()
+
+    calls: list[list[int]] = []
+    expected = starts(wl.WindowLoader(windows, batch_size=50, shuffle=True))
+    with wl.WindowLoader(windows, batch_size=50, shuffle=True, transform=transform, **options) as loader:
+        iterator = iter(loader)
+        received = [next(iterator), next(iterator)]
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            next(iterator)
+        assert loader.state_dict()["step"] == 2
+        other = wl.WindowLoader(windows, batch_size=50, shuffle=True)
+        other.load_state_dict(loader.state_dict())
+        assert starts(other) == expected[2:]
+        received.append(next(iterator))
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            next(iterator)
+        received += iterator
+    assert received == expected
+    assert len(calls) == len(expected) + 2
+    assert loader.stats().epochs[0].batches == len(expected)
+
+
+def test_a_state_of_a_full_permutation_on_a_stream_is_refused_with_the_bytes(tmp_path):
+    values = np.random.default_rng(1).normal(size=(4000, 50)).astype(np.float32)
+    stored = zarr.create_array(tmp_path / "x.zarr", shape=values.shape, chunks=(200, 50), dtype="float32")
+    stored[:] = values
+    spec = wl.WindowSpec(lookback=4, horizon=3)
+    local = wl.WindowLoader(wl.WindowSet(wl.Series(values), spec), batch_size=50, shuffle=True)
+    iterator = iter(local)
+    for _ in range(len(local) - 1):  # also where little of the epoch is left: the next ones are whole
+        next(iterator)
+    with wl.WindowLoader(
+        wl.WindowSet(wl.open(tmp_path / "x.zarr", axes="tn"), spec), batch_size=50, shuffle=True
+    ) as stream:
+        read = (
+            f"would read 1.. MB, where this loader's own order 'block-1' reads {format_bytes(values.nbytes)}"
+        )
+        with pytest.raises(StateError, match=f"'global-1'.*{read}"):
+            stream.load_state_dict(local.state_dict())
+        assert sorted(sum(starts(stream), [])) == sorted(sum(starts(local), []))  # nothing was changed by it
+
+
+@pytest.mark.parametrize("uneven", ["exact", "pad"])
+def test_an_epoch_of_fixed_steps_begins_where_the_one_before_ended_also_with_another_batch(windows, uneven):
+    def run(batch_size, epoch, state=None):
+        loader = wl.WindowLoader(
+            windows, batch_size=batch_size, shuffle=True, steps_per_epoch=3, uneven=uneven
+        )
+        if state is not None:
+            loader.load_state_dict(state)
+        loader.set_epoch(epoch)
+        iterator = iter(loader)
+        seen = sum([next(iterator).starts.tolist() for _ in range(3)], [])
+        return seen, loader.state_dict()  # at the end of the epoch, which the iterator was not told
+
+    first, state = run(10, 0)
+    second, _ = run(20, 1, state)
+    assert first + second == sum(starts(wl.WindowLoader(windows, batch_size=10, shuffle=True)), [])[:90]
+
+
+def test_steps_that_repeat_windows_on_some_rank_are_told_once(windows):
+    def loader(**options):
+        return wl.WindowLoader(windows, shuffle=True, rank=0, **options)
+
+    with pytest.warns(UserWarning, match="=10 is not a multiple of 3 .* 2 of them a .*=9 or 12, ") as told:
+        uneven = loader(global_batch_size=10, world_size=3)
+    assert len(told) == 1
+    assert {len(batch) for batch in starts(uneven)[:-1]} == {4}
+    uneven.load_state_dict(uneven.state_dict())
+    with pytest.warns(UserWarning, match="delivers 3 windows, 1 .*Pass global_batch_size=3, or"):
+        loader(global_batch_size=2, world_size=3)
+    for options in (
+        {"global_batch_size": 12, "world_size": 3},
+        {"global_batch_size": 10, "world_size": 3, "uneven": "exact"},
+        {"global_batch_size": 10, "world_size": 3, "uneven": "drop"},
+        {"batch_size": 10, "world_size": 3},
+    ):
+        list(loader(**options))
 
 
 def test_the_seed_of_a_state_wins(windows):

@@ -15,7 +15,7 @@ from windowloader.sharing import Crew
 
 def test_parts_run_at_the_same_time_where_a_thread_has_no_room():
     crew = Crew(3)
-    meeting = threading.Barrier(3, timeout=60)  # nobody passes it alone
+    meeting = threading.Barrier(3, timeout=280)  # nobody passes it alone
     threads = set()
 
     def part():
@@ -64,7 +64,7 @@ def test_an_error_of_a_part_is_that_of_its_result_and_the_next_is_made():
 
 def test_an_error_on_another_thread_surfaces_where_the_result_is_made():
     crew = Crew(2)
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=280)
     errors = []
 
     def part():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError
 from windowloader.source import Source
+from windowloader.sources.tiers import tier_of
 
 from .labels import listed
 from .variable import Variable, feature_names
@@ -45,7 +47,7 @@ class Opener:
         Where rows of what is opened by path or URL are kept on this node.
     """
 
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     mirrors: MirrorFolder | None = None
 
@@ -60,7 +62,16 @@ class Opener:
         source = open_source(
             target, variable=variable, axes=axes, storage_options=self.storage_options, **self.options
         )
-        if self.mirrors is None or not _is_stored(target):
+        if self.mirrors is None:
+            return source
+        if not _is_stored(target):
+            if "t" in source.axes and tier_of(source) == "streamed":
+                warnings.warn(
+                    f"cache_dir={self.mirrors.path!r} keeps what is opened by path or URL; {source.name!r} was given "
+                    f"as an open {type(target).__name__}, and is streamed in every epoch. Give its path or URL.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             return source
         from windowloader.sources.cached import cached
 
@@ -69,7 +80,7 @@ class Opener:
     def variables(self, target: Any) -> tuple[str, ...]:
         """Names of the arrays a store holds; () where the target is one array."""
         first = target[0] if isinstance(target, (list, tuple)) and target else target
-        if isinstance(first, (np.ndarray, Source)) or "member" in self.options:
+        if isinstance(first, (np.ndarray, Source)) or not self.options.keys().isdisjoint(("member", "shape")):
             return ()
         from windowloader.sources.registry import list_variables
 

@@ -17,6 +17,8 @@ from windowloader.errors import SeriesError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LONGEST = 255  # characters of a label: an array of text takes the longest one's room for each
+
 __all__ = ["as_labels", "counts", "keys", "listed", "tells", "text_of", "texts"]
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -63,6 +65,10 @@ def as_labels(
     >>> as_labels([b"a", "b"], size=2, what="nodes")
     array(['a', 'b'], dtype='<U1')
     """
+    if isinstance(values, (list, tuple)):
+        longest = max((len(label) for label in values if isinstance(label, (str, bytes))), default=0)
+        if longest > LONGEST:
+            raise error(f"{what}= has a label of {longest} characters; labels have {LONGEST} at most.")
     array = np.asarray(values)
     if array.ndim != 1 or (size is not None and len(array) != size):
         wanted = "one label each" if size is None else f"{size} labels"

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from windowloader.sources.base import complete
 from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.reader import RowRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
+
+    from windowloader.sources.base import LocalSource
 
     from .variable import Variable
 
@@ -73,11 +74,12 @@ def stored(variable: Variable) -> Stored:
     -------
     Stored
     """
-    source: Any = variable.source
+    source = complete(variable.source)
     edges = variable.edges()
-    inner = _innermost(source)
-    shards = _shards(inner, edges, variable.num_rows)
-    counted = _counted(source)
+    inner = source
+    while inner.inner is not inner:
+        inner = inner.inner
+    counted = source.request_counter()
     whole = (
         edges is not None and variable.num_rows == inner.shape[0]
     )  # not a part of the rows, nor joined files
@@ -87,47 +89,19 @@ def stored(variable: Variable) -> Stored:
             edges,
             row_bytes=max(1, variable.row_bytes),
             columns=math.prod(_counts(inner)),
-            shards=shards,
+            shards=_shards(inner, edges, variable.num_rows),
             handed_bytes=_handed(inner),
             beyond=-inner.shape[0] % _chunk_rows(inner) if whole else 0,
-            piece=getattr(inner, "piece_rows", None) if counted else None,
+            piece=inner.piece_rows if counted else None,
             counted=counted,
         ),
     )
 
 
-def _counted(source: Any) -> Callable[[int, int], int] | None:
-    """Return what counts the requests of rows in objects that are read by byte ranges; None for other sources."""
-    parts = getattr(source, "parts", None)
-    if isinstance(parts, tuple):
-        own = [_counted(part) for part in parts]
-        if any(count is None for count in own):
-            return None
-        return lambda begin, end: sum(
-            own[number](low, high) for number, low, high, _ in source._overlaps(begin, end)
-        )
-    if hasattr(source, "_block"):
-        inner = _counted(source._inner)
-        return None if inner is None else lambda begin, end: inner(*source._block(begin, end))
-    return (lambda begin, end: len(source.requests(begin, end))) if hasattr(source, "piece_rows") else None
-
-
-def _innermost(source: Any) -> Any:
-    """Return the source that knows its chunks: of a selection what it selects from, of parts the first."""
-    while True:
-        parts = getattr(source, "parts", None)
-        if isinstance(parts, tuple):
-            source = parts[0]
-        elif hasattr(source, "_inner"):
-            source = source._inner
-        else:
-            return source
-
-
-def _counts(source: Any, *, inner: bool = False) -> list[int]:
+def _counts(source: LocalSource, *, inner: bool = False) -> list[int]:
     """Count chunks along each axis but time, of those that are read; with ``inner``, of the chunks of shards."""
-    info = getattr(source, "info", None)
-    if info is not None and hasattr(info, "shards"):
+    info = source.info
+    if info is not None:
         grid = info.chunks if inner else info.shards or info.chunks
         chosen = [source.selection.get(dim) for dim in source.order[1:]]
         return [
@@ -136,20 +110,20 @@ def _counts(source: Any, *, inner: bool = False) -> list[int]:
         ]
     if source.chunks is None:
         return []
-    box = getattr(source, "box", None)
     whole = [slice(0, size) for size in source.shape[1:]]
-    cuts = whole if box is None else [box[dim] for dim in source.order[1:]]  # a box is in the stored order
+    # a box is in the stored order
+    cuts = whole if source.box is None else [source.box[dim] for dim in source.order[1:]]
     return [
         -(-cut.stop // chunk) - cut.start // chunk for cut, chunk in zip(cuts, source.chunks[1:], strict=True)
     ]
 
 
-def _handed(source: Any) -> int | None:
+def _handed(source: LocalSource) -> int | None:
     """Count the decoded bytes of a row of whole chunks; None where chunks are not known to be stored whole."""
-    info = getattr(source, "info", None)
-    if info is not None and hasattr(info, "shards"):
+    info = source.info
+    if info is not None:
         chunks, itemsize = [info.chunks[dim] for dim in source.order[1:]], info.itemsize
-    elif source.chunks is not None and hasattr(source, "box"):
+    elif source.chunks is not None and source.whole_chunks:
         chunks, itemsize = list(source.chunks[1:]), source.dtype.itemsize
     else:
         return None
@@ -157,14 +131,13 @@ def _handed(source: Any) -> int | None:
     return max(1, size)
 
 
-def _chunk_rows(source: Any) -> int:
+def _chunk_rows(source: LocalSource) -> int:
     """Rows of a chunk that is stored whole even at the end; 1 where that is not known."""
     return 1 if source.chunks is None or _handed(source) is None else max(1, int(source.chunks[0]))
 
 
-def _shards(source: Any, edges: NDArray[np.int64] | None, rows: int) -> NDArray[np.int64] | None:
-    info = getattr(source, "info", None)
-    grid: Sequence[int] | None = getattr(info, "shards", None)
+def _shards(source: LocalSource, edges: NDArray[np.int64] | None, rows: int) -> NDArray[np.int64] | None:
+    grid = None if source.info is None else source.info.shards
     if grid is None or edges is None or rows != source.shape[0]:
         return None
     return np.append(np.arange(0, rows, grid[source.order[0]], dtype=np.int64), rows)

@@ -32,6 +32,7 @@ def stats(
     kind: Annotated[str, typer.Option(help="standard, minmax, robust.")] = "standard",
     per: Annotated[str, typer.Option(help="feature, node, entity.")] = "feature",
     weighting: Annotated[str, typer.Option(help="rows, or windows (DCRNN's numbers).")] = "rows",
+    unseen: Annotated[str, typer.Option(help="Entities without rows: raise, or pooled.")] = "raise",
     lookback: Annotated[int, typer.Option(min=1, help="Of the windows whose rows count.")] = 12,
     horizon: Annotated[int, typer.Option(min=0)] = 12,
     split: Annotated[
@@ -44,6 +45,7 @@ def stats(
     """Fit a scaler in one pass, in bounded memory."""
     for name, value, known in (("kind", kind, KINDS), ("per", per, ("feature", "node", "entity")),
                                ("weighting", weighting, ("rows", "windows")),
+                               ("unseen", unseen, ("raise", "pooled")),
                                ("by", by, ("targets", "rows", "windows", "entities"))):  # fmt: skip
         if value not in known:
             raise typer.BadParameter(f"--{name} {value}: {', '.join(known)}.")
@@ -55,6 +57,7 @@ def stats(
             windows,
             per=per,
             weighting=weighting,
+            unseen=unseen,
             progress=lambda done, total: advance("fitting", done, total),
         )
     if out is not None:

@@ -18,7 +18,7 @@ from windowloader.windows import WindowSet
 
 from .row_reads import Weighting, row_weights
 from .scaler import ANY
-from .statistics import Per, Reducer, node_name, reduce_rows
+from .statistics import Missing, Per, Reducer, Unseen, entity_name, node_name, reduce_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ __all__ = ["Fit", "ScalerWarning", "known", "warn_constant"]
 
 
 class ScalerWarning(UserWarning):
-    """A statistic that scales nothing: a constant feature or node, an entity without rows."""
+    """A statistic that scales nothing: a constant feature or node."""
 
 
 class Counted(Reducer, Protocol):
@@ -41,6 +41,22 @@ class Counted(Reducer, Protocol):
 
 
 R = TypeVar("R", bound=Counted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """Two reducers of the same rows: one by entity, one for all."""
+
+    by_entity: Reducer
+    whole: Reducer
+
+    def add(self, values: np.ndarray, weights: np.ndarray, missing: Missing, entity: int, group: int) -> int:
+        self.whole.add(values, weights, missing, 0, group)
+        return self.by_entity.add(values, weights, missing, entity, group)
+
+    def finish(self) -> None:
+        self.whole.finish()
+        self.by_entity.finish()
 
 
 @dataclass(slots=True)
@@ -59,11 +75,16 @@ class Fit:
     features: str | Sequence[str] | None
     per: Per
     weighting: Weighting
+    unseen: Unseen
     columns: tuple[Column, ...] = field(init=False)
     missing: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, choices in (("per", ("feature", "node", "entity")), ("weighting", ("rows", "windows"))):
+        for name, choices in (
+            ("per", ("feature", "node", "entity")),
+            ("weighting", ("rows", "windows")),
+            ("unseen", ("raise", "pooled")),
+        ):
             if getattr(self, name) not in choices:
                 raise ScalerError(
                     f"{name}={getattr(self, name)!r} is unknown; there are {', '.join(map(repr, choices))}."
@@ -74,6 +95,11 @@ class Fit:
                 "a split: train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2))."
             )
         series = self.window_set.series
+        if self.unseen == "pooled" and self.per != "entity":
+            raise ScalerError(
+                f"unseen='pooled' says how entities without rows are scaled, and per={self.per!r} keeps no statistics "
+                "by entity. Pass per='entity', or leave unseen= out."
+            )
         if self.per == "entity" and series.entity_borders is None:
             raise ScalerError(
                 "per='entity' needs a series of entities: open it with entity=…, or give "
@@ -88,60 +114,87 @@ class Fit:
             if (declared := series.variables[column.variable].missing) is not None
         }
 
-    def run(
-        self, make: Callable[[int, int, bool], R], progress: Callable[[int, int], object] | None
-    ) -> dict[Column, R]:
-        """Reduce every column; ``make(entities, nodes, pooled)`` gives an empty reducer."""
+    def statistics(
+        self,
+        make: Callable[[int, int, bool], R],
+        table: Callable[[R], dict[str, np.ndarray]],
+        progress: Callable[[int, int], object] | None,
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Reduce every column.
+
+        Parameters
+        ----------
+        make : callable
+            ``make(entities, nodes, pooled)`` gives an empty reducer.
+        table : callable
+            Statistics of a finished reducer; NaN where its count is.
+        progress : callable, optional
+
+        Returns
+        -------
+        dict of str to dict of str to ndarray, shape (entity or 1, node or 1)
+            NaN for entities without rows, unless these take the statistics of all.
+        """
         series = self.window_set.series
         borders = series.entity_borders
         entities = 1 if self.per != "entity" or borders is None else len(borders) - 1
-        reducers = {}
+        found: dict[Column, R] = {}
+        whole: dict[Column, R] = {}
         for column in self.columns:
-            variable = series.variables[column.variable]
-            reducers[column] = make(entities, variable.num_nodes, self.per != "node")
+            nodes = series.variables[column.variable].num_nodes
+            found[column] = make(entities, nodes, self.per != "node")
+            if self.unseen == "pooled":
+                whole[column] = make(1, nodes, True)
         reduce_rows(
             self.window_set,
-            reducers,
+            {column: _Both(own, whole[column]) if whole else own for column, own in found.items()},
             weighting=self.weighting,
             by_entity=self.per == "entity",
             progress=progress,
         )
-        return reducers
+        statistics = {}
+        for column, own in found.items():
+            self._check(column, own, whole.get(column))
+            statistics[column.name] = table(own)
+            if whole:
+                every, unseen = table(whole[column]), np.isnan(own.count)
+                for name, values in statistics[column.name].items():
+                    statistics[column.name][name] = np.where(unseen, every[name], values)
+        return statistics
 
-    def checked(self, found: Mapping[Column, R]) -> dict[str, R]:
-        """Return reducers by name, each with values everywhere; entities without rows become NaN."""
-        unheld: list[str] = []
-        for column, reducer in found.items():
-            empty = np.argwhere(reducer.count == 0)
-            if self.per == "entity" and reducer.count.shape[0] > 1:
-                names = [
-                    self._entity_name(int(entity)) for entity, _ in empty if not self._is_held(int(entity))
-                ]
+    def _check(self, column: Column, found: R, whole: R | None) -> None:
+        """Refuse a statistic without values; the counts of entities that may have none become NaN."""
+        empty = np.argwhere(found.count == 0)
+        if len(found.count) > 1:
+            if whole is not None and whole.count.all():
+                empty = empty[:0]
+            else:
                 empty = np.array([(entity, node) for entity, node in empty if self._is_held(int(entity))])
-                unheld += [name for name in names if name not in unheld]
-                reducer.count[reducer.count == 0] = np.nan  # their statistics come out as NaN
-            if len(empty):
-                places = [self._place(int(entity), int(node), reducer.count.shape) for entity, node in empty]
-                raise ScalerError(
-                    f"feature {column.name!r} is missing in every row of the window "
-                    f"set{_listed(places, ' at ')}: there "
-                    "is nothing to fit on. Leave these out with series.select(…), or fit per='feature'."
-                )
-        if unheld:
-            warnings.warn(
-                f"no window of the set holds rows of{_listed(unheld)}: their statistics are NaN, and "
-                f"windows of them come out as NaN. Fit on a set that holds every entity, or leave these out.",
-                ScalerWarning,
-                stacklevel=3,
+            found.count[found.count == 0] = np.nan
+        if len(empty):
+            places = [self._place(int(entity), int(node), found.count.shape) for entity, node in empty]
+            raise ScalerError(
+                f"feature {column.name!r} is missing in every row of the window "
+                f"set{_listed(places, ' at ')}: there "
+                "is nothing to fit on. Leave these out with series.select(…), or fit per='feature'."
             )
-        return {column.name: reducer for column, reducer in found.items()}
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the scaler remembers of the choices beside its statistics."""
+        return {} if self.unseen == "raise" else {"unseen": self.unseen}
+
+    @property
+    def reducers(self) -> int:
+        """Reducers of a column: one, or one by entity and one of all."""
+        return 2 if self.unseen == "pooled" else 1
 
     def value_bytes(self) -> int:
-        """Bytes of all values between the first and the last row, as float64."""
+        """Bytes of all values between the first and the last row, as float64, in all reducers."""
         first, last = self.window_set.row_range
         series = self.window_set.series
         variables = [series.variables[column.variable] for column in self.columns]
-        return sum(8 * variable.num_nodes * (last - first) for variable in variables)
+        return self.reducers * sum(8 * variable.num_nodes * (last - first) for variable in variables)
 
     def _columns(self) -> tuple[Column, ...]:
         series, spec = self.window_set.series, self.window_set.spec
@@ -179,12 +232,8 @@ class Fit:
         start, stop = max(first, int(borders[entity])), min(last, int(borders[entity + 1]))
         return start < stop and bool(row_weights(self.window_set, start, stop, self.weighting).any())
 
-    def _entity_name(self, entity: int) -> str:
-        names = self.window_set.series.entity_names
-        return f"entity {entity}" if names is None else f"entity {entity} ({str(names[entity])!r})"
-
     def _place(self, entity: int, node: int, shape: tuple[int, ...]) -> str:
-        parts = [self._entity_name(entity)] if shape[0] > 1 else []
+        parts = [entity_name(self.window_set.series, entity)] if shape[0] > 1 else []
         parts += [node_name(self.window_set.series.nodes, node)] if shape[1] > 1 else []
         return ", ".join(parts)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from windowloader.sources.mapping import unchanged
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,7 +43,8 @@ def row_reads(
     held = _held(window_set, variable, weighting, read_bytes, mapped=view is not None)
     if view is not None:
         for start, stop, weights in held:
-            yield start, view[start:stop], weights
+            with unchanged(view):
+                yield start, view[start:stop], weights
         return
     under_way: deque[tuple[int, np.ndarray, np.ndarray, Pending]] = deque()
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from .statistics import Per
+    from .statistics import Per, Unseen
 
 __all__ = ["Numbers", "Rounding", "Scaler"]
 
@@ -110,6 +110,12 @@ class Scaler:
     def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
         """Shift and scale of a feature, (x - shift) / scale, before constants are dealt with."""
         raise NotImplementedError
+
+    @property
+    def unseen(self) -> Unseen:
+        """How windows of entities without rows in the set that was fitted on are scaled: "raise", or "pooled"."""
+        unseen: Unseen = self._options.get("unseen", "raise")
+        return unseen
 
     def names(self) -> tuple[str, ...]:
         """Names that statistics are kept under; one empty name where no feature was named."""
@@ -318,9 +324,10 @@ class Scaler:
         shift, scale = spread(
             affines, values.shape, layout, entities, "" if self.features is None else self._whose()
         )
-        if np.isnan(scale).any():
+        if np.isnan(scale).any() or np.isnan(shift).any():
             raise ScalerError(
-                "the array holds windows of entities without rows in the set this scaler was fitted on."
+                "the array holds windows of entities without rows in the set this scaler was fitted on. Fit it with "
+                "unseen='pooled', which gives them the statistics of all."
             )
         return shift, scale
 
@@ -361,5 +368,11 @@ def _two_axes(value: Any, name: str, feature: str, per: Per | None) -> np.ndarra
         )
     if np.isinf(array).any():
         raise ScalerError(f"{name} of {feature or 'any feature'!r} is infinite: nothing can be scaled by it.")
+    if len(array) == 1 and np.isnan(array).any():  # of several entities some may have none
+        at = f" at node {int(np.argmax(np.isnan(array[0])))}" if array.size > 1 else ""
+        raise ScalerError(
+            f"{name} of {feature or 'any feature'!r} is NaN{at}: every value there would become NaN. Give the numbers "
+            "of observed values (np.nanmean, np.nanstd), and 0 and 1 for a node that has none."
+        )
     array.setflags(write=False)
     return array

@@ -24,9 +24,21 @@ if TYPE_CHECKING:
     from windowloader.series import Column, Series
     from windowloader.windows import WindowSet
 
-__all__ = ["Extremes", "Missing", "Moments", "Per", "Reducer", "reduce_rows"]
+__all__ = [
+    "Extremes",
+    "Missing",
+    "Moments",
+    "Per",
+    "Reducer",
+    "Unseen",
+    "entity_name",
+    "node_name",
+    "reduce_rows",
+    "undeclared_nan",
+]
 
 Per = Literal["feature", "node", "entity"]
+Unseen = Literal["raise", "pooled"]
 
 GROUP = 256  # rows summed before they join the totals, counted from the set's first row
 LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
@@ -253,22 +265,55 @@ def _refuse(
     """Raise for the first cell that is neither finite nor missing."""
     bad = ~np.isfinite(tile) & ~missing.mask(tile) & (weights > 0)[:, np.newaxis]
     row, node = (int(i) for i in np.argwhere(bad)[0])
-    where = f"feature {column.name!r} at row {begin + row}, {node_name(series.nodes, node)}"
     if np.isnan(tile[row, node]):
-        declared = series.variables[column.variable].missing
-        raise MissingDataError(
-            f"{where} is NaN, and {'nothing' if declared is None else f'{declared:g}, not NaN,'} is "
-            f"declared missing. "
-            "If NaN stands for missing, open the series with missing=float('nan'): statistics and masks "
-            "then leave it "
-            "out, and batches need fill=0.0 or WindowSpec(max_missing=0.0). Otherwise repair the data."
-        )
+        raise undeclared_nan(series, column, begin + row, node)
+    where = f"feature {column.name!r} at row {begin + row}, {node_name(series.nodes, node)}"
     raise ScalerError(
         f"{where} is {tile[row, node]}: no mean, range or spread can be taken over infinite values. Repair "
         f"the data, or declare the value missing."
     )
 
 
+def undeclared_nan(series: Series, column: Column, row: int | None, node: int) -> MissingDataError:
+    """Say where a NaN was found that nothing fills, and what to do.
+
+    Parameters
+    ----------
+    series : Series
+    column : Column
+    row : int or None
+        None: of a covariate without time.
+    node : int
+    """
+    from windowloader.indexing.gaps import when
+
+    variable = series.variables[column.variable]
+    at = [] if row is None else [when(series, row)]
+    at += [node_name(series.nodes, node)] if variable.has_nodes else []
+    where = f"feature {column.name!r}{' at ' if at else ''}{', '.join(at)} is NaN"
+    if variable.missing is None:
+        return MissingDataError(
+            f"{where}, and nothing is declared missing. If NaN stands for missing, open the series with "
+            "missing=float('nan'): statistics and masks then leave it out, and batches need fill=0.0 or "
+            "WindowSpec(max_missing=0.0). Otherwise repair the data."
+        )
+    if np.isnan(variable.missing):  # nothing to fill, as the scan found no window that reads one
+        return MissingDataError(
+            f"{where}, and was not when windows were left out for what they miss: the data changed. Make the window "
+            "set again, or pass max_missing=None and fill=0.0."
+        )
+    return MissingDataError(
+        f"{where}, and {variable.missing:g} is declared missing. NaN counts as missing, too, but a batch cannot hold "
+        "it: pass fill=0.0, which fills both, or WindowSpec(max_missing=0.0), or repair the data."
+    )
+
+
 def node_name(labels: np.ndarray | Sequence[object] | None, node: int) -> str:
     """Name a node by number, and by label where there are labels."""
     return f"node {node}" if labels is None else f"node {node} ({str(labels[node])!r})"
+
+
+def entity_name(series: Series, entity: int) -> str:
+    """Name an entity by number, and by label where there are labels."""
+    names = series.entity_names
+    return f"entity {entity}" if names is None else f"entity {entity} ({str(names[entity])!r})"

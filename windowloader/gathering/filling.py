@@ -113,11 +113,12 @@ def fill_arrays(
 ) -> None:
     """Fill batch positions ``[begin, end)`` of every array, for all nodes or some."""
     filling = recipe.filling(len(starts), rows, nodes)
-    part = Part(
-        [(row.flat or Flat.of(row.base)).values for row in rows],
-        [row.first for row in rows],
-        recipe.entity_of(starts),
-    )
+    flats = [row.flat or Flat.of(row.base) for row in rows]
+    part = Part([flat.values for flat in flats], [row.first for row in rows], recipe.entity_of(starts))
+    if recipe.guard is not None and (
+        nodes is None or nodes[0] == 0
+    ):  # whoever fills the first node looks at all
+        recipe.guard.check_batch(starts, rows, part.entity, begin, end, flats)
     for role in filling.roles:
         _fill(role, out, starts, rows, part, begin, end)
 

@@ -27,7 +27,7 @@ from windowloader.units import parse_bytes
 from .rows import Resident
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from windowloader.index import Starts
     from windowloader.ranks import Ranks
@@ -190,7 +190,7 @@ class ToldAhead(Resident):
         self._told, self._looked = 0, 0
         self._lock = threading.Lock()
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
         """Whole arrays, each window at its start, after the batches to come were asked for."""
         if index - self._looked >= AGAIN and self._cold:
             self._looked = index

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
+from windowloader.fitting.statistics import node_name, undeclared_nan
 from windowloader.indexing.marks import is_missing, sentinel
+from windowloader.sources.mapping import unchanged
 
 from .delivery import FLOATS, delivered_dtype
+from .nan_guard import NanGuard, Watched, unusable, watch
 from .roles import Group, Role, RowColumn, Static, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from windowloader.assembly.variable import Variable
+    from windowloader.fitting.affine import Affine
     from windowloader.series import Column, Series
     from windowloader.spec import WindowSpec
 
@@ -30,7 +34,7 @@ __all__ = ["compile_roles"]
 
 def compile_roles(
     series: Series, spec: WindowSpec, options: Options
-) -> tuple[tuple[Role, ...], tuple[int, ...]]:
+) -> tuple[tuple[Role, ...], tuple[int, ...], NanGuard | None]:
     """Resolve every name of a spec.
 
     Parameters
@@ -45,6 +49,8 @@ def compile_roles(
         In the order inputs, targets, future; those that deliver something.
     variables : tuple of int
         Which of the series' variables rows are needed of, rising.
+    guard : NanGuard or None
+        None where no batch can hold NaN but by a fill.
 
     Raises
     ------
@@ -59,10 +65,11 @@ def compile_roles(
     needed = {column.variable for columns in asked.values() for column in columns if column.variable >= 0}
     variables = tuple(sorted(index for index in needed if series.variables[index].has_time))
     builder = _Builder(series, spec, options, {variable: i for i, variable in enumerate(variables)})
-    if options.scaler is not None:
-        builder.check_scaler(asked)
+    unseen = None if options.scaler is None else builder.check_scaler(asked)
     roles = tuple(builder.role(name, columns) for name, columns in asked.items() if columns)
-    return roles, variables
+    watched = builder.watched(asked)
+    guard = NanGuard(series, watched, unseen) if watched or unseen is not None else None
+    return roles, variables, guard
 
 
 def _check_columns(series: Series, spec: WindowSpec, asked: Mapping[str, Sequence[Column]]) -> None:
@@ -116,9 +123,7 @@ class _Builder:
         layout = self.options.layouts[name == "targets"]
         if "n" not in layout.letters and not any(self._by_node(column) for column in kept):
             space, nodes = (), 1  # labels of a row, say: nothing differs by node, so its axis has size 1
-        offsets = np.asarray(
-            self.spec.input_rows if name == "inputs" else self.spec.target_rows, dtype=np.int64
-        )
+        offsets = self._offsets(name)
         if kept:
             layout.check(steps=len(offsets), nodes=nodes, features=len(kept), role=name)
         row_columns = tuple(self._row_column(c, name) for c in by_row)
@@ -146,10 +151,35 @@ class _Builder:
             has_mask=any(self._can_miss(c) for c in kept),
         )
 
-    def check_scaler(self, asked: Mapping[str, Sequence[Column]]) -> None:
-        """Refuse a scaler that covers nothing of what it is asked to scale, or that was fitted on other nodes."""
+    def watched(self, asked: Mapping[str, Sequence[Column]]) -> tuple[Watched, ...]:
+        """Columns whose NaN would be delivered: floats that nothing fills, declared missing or not."""
+        return watch(
+            (
+                (column, self._offsets(role))
+                for role, columns in asked.items()
+                for column in columns
+                if column.variable in self.rows
+                and self.series.variables[column.variable].dtype.kind == "f"
+                and not (self._can_miss(column) and self.options.fill is not None)
+            ),
+            self.rows,
+        )
+
+    def _offsets(self, role: str) -> np.ndarray:
+        rows = self.spec.input_rows if role == "inputs" else self.spec.target_rows
+        return np.asarray(rows, dtype=np.int64)
+
+    def check_scaler(self, asked: Mapping[str, Sequence[Column]]) -> np.ndarray | None:
+        """Refuse a scaler that covers nothing of what it is asked to scale, or that was fitted on other nodes.
+
+        Returns
+        -------
+        ndarray of bool, shape (entity,), or None
+            Entities that it has no statistics for; None where it has them for all.
+        """
         roles = ["inputs", "future", *(["targets"] if self.options.scale_targets else [])]
         columns = [c for role in roles for c in asked[role] if c.variable >= 0 and not self._is_static(c)]
+        unseen = np.zeros(self._num_entities(), np.bool_)
         for column in columns:
             affine = self.options.scaler.affine(column.name)
             if affine is None:
@@ -161,11 +191,29 @@ class _Builder:
                         f"the scaler has statistics of (entity, node) = {values.shape} for {column.name!r}, which here "
                         f"has {self._num_entities()} entities and {nodes} nodes. Fit it on windows of this series."
                     )
+            unseen |= self._unscaled(column, affine)
         if columns and all(self.options.scaler.affine(column.name) is None for column in columns):
             raise ScalerError(
                 f"the scaler covers none of {sorted({column.name for column in columns})}. Fit it on these features, "
                 "give its numbers their names (features=[…]), or leave scaler= out."
             )
+        return unseen if unseen.any() else None
+
+    def _unscaled(self, column: Column, affine: Affine) -> np.ndarray:
+        """Entities that a column has no statistics for; `ScalerError` where they do not differ by entity."""
+        bad = unusable(affine)
+        if len(bad) == 1 and bad.any():
+            node = int(np.argmax(bad[0]))
+            shift, factor = (
+                np.broadcast_to(part, bad.shape)[0, node] for part in (affine.shift, affine.factor)
+            )
+            at = f" at {node_name(self.series.nodes, node)}" if bad.size > 1 else ""
+            raise ScalerError(
+                f"the scaler would make NaN of {column.name!r}{at}: it subtracts {shift:g} and "
+                f"{'divides' if affine.divide else 'multiplies'} by {factor:g}. Both must be finite, and the second "
+                "not 0: repair its statistics (for a node without values, 0 and 1), or fit it with StandardScaler.fit."
+            )
+        return np.asarray(bad.any(axis=1))
 
     def _num_entities(self) -> int:
         borders = self.series.entity_borders
@@ -269,6 +317,9 @@ class _Builder:
         if mark is not None and self._can_miss(column):
             seen = ~is_missing(raw, mark)
         values = raw.astype(np.float64)
+        unfilled = np.isnan(values) & (seen | (self.options.fill is None))
+        if unfilled.any():
+            raise undeclared_nan(self.series, column, None, int(np.argmax(unfilled)))
         if self.options.fill is not None:
             values = np.where(seen, values, self.options.fill)
         delivered = (
@@ -310,7 +361,8 @@ def _stack(affines: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _rows_of(variable: Variable) -> np.ndarray:
     view = variable.view()
     if view is not None:
-        return view
+        with unchanged(view):
+            return np.array(view)
     out = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
     variable.read(0, 1, out)
     return out

@@ -20,7 +20,7 @@ from windowloader.streaming.counting import Reads
 from .flat import Flat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from windowloader.assembly.variable import Variable
     from windowloader.series import Series
@@ -70,7 +70,7 @@ class RowStream(Protocol):
     def reads(self) -> Reads | None:
         """What it read."""
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
         """Yield the rows of batch number ``index`` of this iterator, whose step begins at ``position``.
 
         Where rows are at hand it may be several batches, the last of them number ``index``.
@@ -109,9 +109,9 @@ class Resident:
         """Return itself: nothing is kept between steps."""
         return self
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
         """Whole arrays, each window at its start."""
-        return iter((Piece(self._arrays.beside((), starts), 0, len(starts)),))
+        yield Piece(self._arrays.beside((), starts), 0, len(starts))
 
     def fail(self, index: int) -> None:
         """Nobody waits."""
@@ -301,6 +301,7 @@ class AtOnce:
             found.append(Rows(scratch, first))
         errors = [error for read in pending if (error := _outcome(read)) is not None]
         if errors:
+            self.close()  # storage may still write the rows of a read that timed out
             raise errors[0]
         yield Piece(found, 0, len(starts))
 

@@ -33,9 +33,11 @@ class Edges(NamedTuple):
             edges = " An edge index is given as Graph(edge_index, edge_weight)." if shape[:1] == (2,) else ""
             raise GraphError(f"an adjacency matrix is square, but this has shape {tuple(shape)}.{edges}")
         if hasattr(matrix, "tocoo"):
-            sparse = matrix.tocsr().tocoo()  # rows in order, repeats summed
-            kept = sparse.data != 0
-            index, weight = np.stack([sparse.row[kept], sparse.col[kept]]), sparse.data[kept]
+            sparse = matrix.tocoo(copy=True)
+            sparse.sum_duplicates()
+            order = np.lexsort((sparse.col, sparse.row))
+            order = order[sparse.data[order] != 0]
+            index, weight = np.stack([sparse.row[order], sparse.col[order]]), sparse.data[order]
         else:
             dense = np.asarray(matrix)
             index = np.stack(np.nonzero(dense))
@@ -127,15 +129,17 @@ def _check_weight(edge_weight: Any, edges: int) -> np.ndarray | None:
         )
     if weight.dtype.kind not in "fiub":
         raise GraphError(f"edge_weight has dtype {weight.dtype}; weights are numbers.")
+    chosen = weight.dtype.kind == "f" and hasattr(
+        edge_weight, "dtype"
+    )  # a list has no precision that anybody chose
+    with np.errstate(over="ignore"):
+        weight = np.ascontiguousarray(weight, weight.dtype if chosen else np.float32)
     wrong = np.flatnonzero(~np.isfinite(weight))
     if wrong.size:
         raise GraphError(
             f"edge_weight of edge {wrong[0]} is {weight[wrong[0]]}; leave out edges that do not exist."
         )
-    chosen = weight.dtype.kind == "f" and hasattr(
-        edge_weight, "dtype"
-    )  # a list has no precision that anybody chose
-    return np.ascontiguousarray(weight, weight.dtype if chosen else np.float32)
+    return weight
 
 
 def check_nodes(nodes: Any, num_nodes: int | None) -> np.ndarray | None:

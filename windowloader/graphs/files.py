@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from windowloader.assembly.alignment import find, order
 from windowloader.assembly.labels import as_labels, counts, listed, text_of, texts
-from windowloader.errors import GraphError, MissingExtraError, SourceNotFoundError
+from windowloader.errors import GraphError, MissingExtraError, SourceError, SourceNotFoundError
 from windowloader.sources.handles import nearby
+from windowloader.sources.npz import Archive, open_npz_archive, read_npy
+from windowloader.sources.unpickle import load_plain
 
 from .edges import Edges
 
@@ -32,7 +34,21 @@ SOURCES = ("from", "source", "src", "start", "i", "from_node", "sender", "u")
 TARGETS = ("to", "target", "dst", "end", "j", "to_node", "receiver", "v")
 WEIGHTS = ("weight", "w", "cost", "distance", "value", "edge_weight", "weights")
 TEXTS = (".csv", ".txt")
+LARGEST = (
+    32 << 20
+)  # bytes of text that a compressed file may hold: as a table it takes some twenty times as much
+UNREADABLE = (
+    ValueError,
+    SourceError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    csv.Error,
+    OverflowError,
+    MemoryError,
+)
 SCATTERED = 10  # times as many numbers as nodes that have an edge: then they are labels
+SPARSE = ("csr", "csc", "bsr", "coo", "dia")
 ADJACENCIES = ("adj", "adjacency", "adj_mx", "adjacency_matrix", "weights", "W", "A")
 
 
@@ -64,8 +80,8 @@ def read_graph(
         return readers[suffix](file, nodes).check()
     except GraphError as error:
         raise error if str(path) in str(error) else GraphError(f"{str(path)!r}: {error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error}") from error
+    except UNREADABLE as error:
+        raise GraphError(f"{str(path)!r} cannot be read: {error or type(error).__name__}") from error
 
 
 def lists_edges(table: Any) -> bool:
@@ -73,7 +89,10 @@ def lists_edges(table: Any) -> bool:
     if not isinstance(table, (str, os.PathLike)):
         return min(_ends(table.columns if hasattr(table, "columns") else ())) >= 0
     file = Path(table)
-    return file.is_file() and _suffix(file) in TEXTS and min(_ends(*_table(file, rows=1)[:1])) >= 0
+    try:
+        return file.is_file() and _suffix(file) in TEXTS and min(_ends(*_table(file, rows=1)[:1])) >= 0
+    except (GraphError, *UNREADABLE):
+        return False  # which reading it will tell
 
 
 def _suffix(file: Path) -> str:
@@ -90,18 +109,21 @@ def _from_array(array: np.ndarray, nodes: Any) -> Edges:
 
 
 def _npy(file: Path, nodes: Any) -> Edges:
-    return _from_array(np.load(file, allow_pickle=False), nodes)
+    with open(file, "rb") as stream:
+        return _from_array(read_npy(stream, file.stat().st_size), nodes)
 
 
 def _npz(file: Path, nodes: Any) -> Edges:
-    with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        names = archive.files
+    with open_npz_archive(file) as archive:
+        names = archive.names
         if {"format", "shape", "data"} <= set(names):
-            return Edges.of_matrix(_sparse(file), nodes=nodes)
+            return Edges.of_matrix(_sparse(file, archive), nodes=nodes)
         labels = archive["nodes"] if "nodes" in names else nodes
         if "edge_index" in names:
             weight = archive["edge_weight"] if "edge_weight" in names else None
-            count = int(archive["num_nodes"]) if "num_nodes" in names else None
+            count = archive["num_nodes"].item() if "num_nodes" in names else None
+            if not isinstance(count, int | None):
+                raise GraphError(f"num_nodes of {str(file)!r} is {count!r}; it is one integer.")
             return Edges(archive["edge_index"], weight, num_nodes=count, nodes=labels)
         shapes = {name: archive[name].shape for name in names}
         square = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == shape[1]]
@@ -114,23 +136,58 @@ def _npz(file: Path, nodes: Any) -> Edges:
         return _from_array(archive[named[0]], labels)
 
 
-def _sparse(file: Path) -> Any:
+def _sparse(file: Path, archive: Archive) -> Any:
+    """Make the matrix that `scipy.sparse.save_npz` wrote; its indices are checked, which scipy omits."""
     try:
-        from scipy.sparse import load_npz
+        from scipy import sparse
     except ImportError as error:
         raise MissingExtraError(f"{str(file)!r} is a scipy sparse matrix: pip install scipy") from error
-    return load_npz(file)
+    kind = archive["format"].item()
+    kind = kind.decode("latin1") if isinstance(kind, bytes) else kind
+    members = {"coo": ("row", "col"), "dia": ("offsets",)}.get(kind, ("indices", "indptr"))
+    shape, data = archive["shape"], archive["data"]
+    missing = [name for name in members if name not in archive.names]
+    if (
+        kind not in SPARSE
+        or missing
+        or shape.shape != (2,)
+        or shape.dtype.kind not in "iu"
+        or data.dtype.kind not in "fiub"
+    ):
+        raise GraphError(
+            f"{str(file)!r} says it holds a sparse matrix of format {kind!r} and shape {shape}, of {data.dtype}, in "
+            f"{archive.names}; a graph is one of numbers, as scipy.sparse.save_npz writes it: {', '.join(SPARSE)}."
+        )
+    parts = [archive[name] for name in members]
+    if any(part.ndim != 1 or part.dtype.kind != "i" for part in parts) or not (
+        members[-1] != "indptr" or _rises(parts[1], len(parts[0]))
+    ):
+        raise GraphError(
+            f"{str(file)!r}: {' and '.join(members)} are no indices of a sparse matrix; save it again."
+        )
+    make = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "bsr": sparse.bsr_matrix}
+    make |= {"coo": sparse.coo_matrix, "dia": sparse.dia_matrix}
+    places = (tuple(parts),) if kind == "coo" else parts
+    matrix = make[kind]((data, *places), shape=tuple(shape.tolist()))
+    if members[-1] == "indptr":
+        matrix.check_format(full_check=True)
+    return matrix
+
+
+def _rises(pointers: np.ndarray, end: int) -> bool:
+    """Whether pointers rise from 0 to ``end``: scipy does not look where the last one is 0, and writes elsewhere."""
+    rising = bool(pointers.size) and bool((pointers[1:] >= pointers[:-1]).all())
+    return rising and pointers[0] == 0 and pointers[-1] == end
 
 
 def _pickle(file: Path, nodes: Any) -> Edges:
-    from .unpickle import load_plain
-
-    found = load_plain(file)
+    found = load_plain(file.read_bytes())
     if isinstance(found, np.ndarray):
         return _from_array(found, nodes)
     matches = (
         isinstance(found, Sequence)
         and len(found) == 3
+        and isinstance(found[0], (list, tuple, np.ndarray))
         and isinstance(found[1], Mapping)
         and isinstance(found[2], np.ndarray)
     )
@@ -140,6 +197,10 @@ def _pickle(file: Path, nodes: Any) -> Edges:
             "is a graph."
         )
     ids, numbers, matrix = found
+    if any(not isinstance(label, (str, bytes, int, float, np.generic)) for label in ids):
+        raise GraphError(f"{str(file)!r}: some of its ids are neither text nor numbers.")
+    if matrix.ndim != 2:
+        raise GraphError(f"{str(file)!r}: the matrix has shape {matrix.shape}.")
     labels = as_labels(list(ids), size=len(matrix), what="nodes", error=GraphError)
     wrong = [label for place, label in enumerate(ids) if numbers.get(label, place) != place]
     if wrong:
@@ -184,13 +245,24 @@ def _list(
 
 def _table(file: Path, rows: int | None = None) -> list[list[str]]:
     """Return cells by row, of the first rows or of all, without empty ones."""
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
+    with _opened(file) as lines:
         first = lines.readline()
         delimiter = next((mark for mark in ",;\t" if mark in first), " ")
         lines.seek(0)
         reader = csv.reader(itertools.islice(lines, rows), delimiter=delimiter, skipinitialspace=True)
         return [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
+
+
+def _opened(file: Path) -> IO[str]:
+    if file.suffix != ".gz":
+        return open(file, encoding="utf-8-sig", newline="")
+    with gzip.open(file) as packed:
+        text = packed.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise GraphError(
+            f"{str(file)!r} holds more than {LARGEST >> 20} MiB of text: unpack it first, with gunzip."
+        )
+    return io.StringIO(text.decode("utf-8-sig"), newline="")
 
 
 def _ends(header: Iterable[Any] = ()) -> tuple[int, int]:
@@ -277,7 +349,8 @@ def _numbered(
                 "graph=windowloader.Graph.load(path, nodes=labels, ends='labels'), or ends='numbers'."
             )
     if missing and more and (found >= 0).any() and (numbers is None or _scattered(numbers)):
-        labels = np.array([*texts(labels), *dict.fromkeys(missing)])
+        every = [*texts(labels), *dict.fromkeys(missing)]
+        labels = as_labels(every, size=None, what="nodes", error=GraphError)
         found, missing = find(labels, flat)
     if missing:
         raise GraphError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from windowloader.errors import MissingDataError, WindowSpecError
 from windowloader.missing import RowCounts, count_variables
+from windowloader.sources.mapping import unchanged
 
 from .sliding import window_sums
 
@@ -194,7 +195,8 @@ def _raise_first(series: Series, row: int, role: Role) -> None:
 def _row(variable: Variable, row: int) -> np.ndarray:
     view = variable.view()
     if view is not None:
-        return np.asarray(view[row])
+        with unchanged(view):
+            return np.array(view[row])
     values = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
     variable.read(row, row + 1, values)
     return np.asarray(values[0])

@@ -5,16 +5,18 @@ In: what the loader executes. Out: its numbers. Never touches data; of very long
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.engine import make_steps
-from windowloader.errors import RankError
+from windowloader.errors import RankError, StateError
 from windowloader.plan import Cost, Plan
 from windowloader.shuffling.mixing import mixing, mixing_of_permutation
 from windowloader.streaming.benches import window_rows
 from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.grid import block_rows, cut
 from windowloader.streaming.reading import survey
+from windowloader.units import format_bytes
 
 from .blocks import by_blocks
 from .case import Case, seen_by_all, used
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from windowloader.state import RunState
     from windowloader.streaming.grid import Grid
 
-__all__ = ["make_plan", "plan_of"]
+__all__ = ["make_plan", "plan_of", "refuse_costly"]
+
+MOST_TIMES = 4  # the bytes of the loader's own order that a state's may take
 
 
 def plan_of(
@@ -81,6 +85,38 @@ def plan_of(
             ahead=max(engine.ahead, 2 * engine.together - 1),  # one lot in the loop, one made
         )
     )
+
+
+def refuse_costly(engine: Engine, config: LoaderConfig, state: RunState) -> None:
+    """Refuse a state whose order takes far more reading here than the loader's own.
+
+    Parameters
+    ----------
+    engine : Engine
+        In the loader's own order.
+    config : LoaderConfig
+    state : RunState
+
+    Raises
+    ------
+    StateError
+        Where an epoch in the state's order reads more than `MOST_TIMES` the bytes of one in the loader's.
+    """
+    ranks = engine.ranks
+    start = replace(state, step=0, cursor=0)
+    asked, own = (
+        plan_of(
+            engine, config, rank=ranks.rank, world_size=ranks.world_size, epoch=state.epoch, state=one
+        ).own.bytes
+        for one in (start, None)
+    )
+    if asked > MOST_TIMES * own:
+        raise StateError(
+            f"the state's order is {state.order!r}, a run of another tier or budget: here each epoch of it would read "
+            f"{format_bytes(asked)}, where this loader's own order {engine.reading.order.name!r} reads "
+            f"{format_bytes(own)}. "
+            "Load it where the data are in memory or a local .npy file, or start anew without it."
+        )
 
 
 def make_plan(case: Case) -> Plan:

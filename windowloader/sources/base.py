@@ -10,19 +10,23 @@ import copy
 import hashlib
 import importlib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
 from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
+from windowloader.hiding import hide_secrets
 
 from .reads import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from windowloader.source import Pending
+    from windowloader.source import Pending, Source
+
+    from .catalog import ArrayInfo
 
 __all__ = [
     "Described",
@@ -31,6 +35,7 @@ __all__ = [
     "SlabSource",
     "check_dtype",
     "chunk_edges",
+    "complete",
     "digest",
     "optional",
     "to_nanoseconds",
@@ -96,10 +101,25 @@ class LocalSource:
 
     Attributes
     ----------
+    info : ArrayInfo or None
+        Chunks and shards of a Zarr or N5 array, in the stored order; None for other sources.
+    selection : mapping of int to ndarray
+        Positions along stored dimensions that are read, for dimensions of ``info`` that are not read whole.
+    box : tuple of slice or None
+        Part of the stored array that is read; None: all of it.
+    whole_chunks : bool
+        Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
+    can_take : bool
+        Whether ``take(axis, index)`` returns a source of some positions.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
     """
 
+    info: ArrayInfo | None = None
+    selection: Mapping[int, np.ndarray] = MappingProxyType({})
+    box: tuple[slice, ...] | None = None
+    whole_chunks = False
+    can_take = False
     moved = False
 
     def __init__(
@@ -120,7 +140,7 @@ class LocalSource:
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
         )
-        self.name = name
+        self.name = hide_secrets(name)
         self.axes = "".join(axes[dim] for dim in self.order)
         self.dims = (
             tuple(str(dims[dim]) for dim in self.order) if dims else None
@@ -167,6 +187,28 @@ class LocalSource:
         """Rows where a storage chunk begins, with 0 and the end, int64."""
         return None if self.chunks is None else chunk_edges(self.shape[0], self.chunks[0])
 
+    def check(self) -> None:
+        """Raise `SourceChangedError` where a local file is no longer what was opened; called before each pass."""
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether ``cut(box)`` returns a source of a part."""
+        return False
+
+    @property
+    def inner(self) -> LocalSource:
+        """The source whose chunks are read: itself, or what it selects from, caches or joins first."""
+        return self
+
+    @property
+    def piece_rows(self) -> int | None:
+        """Rows that are best read together at most; None: as many as are asked for."""
+        return None
+
+    def request_counter(self) -> Callable[[int, int], int] | None:
+        """Return what counts the requests of rows ``[start, stop)``; None: one a chunk or shard."""
+        return None
+
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape`, or None."""
         return self.description.labels(self.order[axis])
@@ -183,11 +225,74 @@ class LocalSource:
         """Let go of handles; a later read opens them again."""
 
 
+class Adopted(LocalSource):
+    """A source that was written without the base class, with the defaults of `LocalSource`.
+
+    Parameters
+    ----------
+    source : Source
+        Meets the protocol.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(
+            source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=source.chunks
+        )
+        self.source = source
+
+    @property
+    def tier(self) -> str:
+        """That of the source."""
+        from .tiers import tier_of
+
+        return tier_of(self.source)
+
+    def array(self) -> np.ndarray | None:
+        """Return what the source returns."""
+        return self.source.array()
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        self.source.read(start, stop, out)
+
+    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+        """Begin to read."""
+        return self.source.submit(start, stop, out)
+
+    def edges(self) -> np.ndarray | None:
+        """Return what the source returns."""
+        return self.source.edges()
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Return what the source returns."""
+        return self.source.labels(axis)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Return what the source returns."""
+        return self.source.timestamps()
+
+    def fingerprint(self) -> str:
+        """Return what the source returns."""
+        return self.source.fingerprint()
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
+def complete(source: Source) -> LocalSource:
+    """Return a source with all that the package asks of one: itself, or `Adopted`."""
+    return source if isinstance(source, LocalSource) else Adopted(source)
+
+
 class SlabSource(LocalSource):
     """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
 
-    can_cut = True
-    box: tuple[slice, ...] | None = None  # in the stored order; None: all of it
+    whole_chunks = True
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether ``cut(box)`` returns a source of a part."""
+        return True
 
     def cut(self, box: Sequence[slice]) -> SlabSource:
         """Return the part within ``box``: a slice of step 1 an axis of `shape`, the first one whole.

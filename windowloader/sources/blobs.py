@@ -9,20 +9,28 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError, WindowLoaderError
+from windowloader.errors import (
+    CorruptDataError,
+    SourceChangedError,
+    SourceFormatError,
+    SourceNotFoundError,
+    WindowLoaderError,
+)
+from windowloader.hiding import hide_secrets
 
-from .failures import Asked, explain
+from .failures import Asked, explained
+from .keys import open_store
 from .options import Location, locate, supported
-from .processes import PerProcess, tensorstore
+from .processes import PerProcess
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
 __all__ = ["Blob", "BlobFile", "FsspecBlob", "StoreBlob", "blob_of"]
 
@@ -36,22 +44,25 @@ class Blob(Protocol):
     name: str
     timeout: float
 
-    def fetch(self, start: int, stop: int) -> Any:
+    def fetch(self, start: int, stop: int | None) -> Any:
         """Begin to read bytes; a future for `bytes_of`."""
 
     def bytes_of(self, result: Any) -> bytes:
         """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
 
+    def renew(self) -> None:
+        """Keep later requests apart from those that were given up."""
+
     def identity(self) -> str:
         """Text that changes when the object does; asks for one byte if nothing was read yet."""
 
 
-def get(blob: Blob, start: int, stop: int) -> bytes:
-    """Read bytes and wait for them."""
+def get(blob: Blob, start: int, stop: int | None) -> bytes:
+    """Read bytes and wait for them; ``stop=None``: to the end of the object."""
     now, asked = time.monotonic(), Asked(blob.name)
     future = blob.fetch(start, stop)
     return blob.bytes_of(
-        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(), timeout=None)
+        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(blob.renew), timeout=None)
     )
 
 
@@ -74,13 +85,9 @@ class StoreBlob:
     def _open(self) -> Any:
         folder, _, key = self.location.path.rpartition("/")
         spec = {**self.location.kvstore, "path": f"{folder}/" if folder else ""}
-        future = tensorstore().KvStore.open(spec, context=self.location.resources())
-        limit = self.location.timeout
-        return wait(
-            future, Asked(self.name), since=time.monotonic(), limit=limit, progress=Progress(), timeout=None
-        ), key
+        return open_store(self.location, spec), key
 
-    def fetch(self, start: int, stop: int) -> Any:
+    def fetch(self, start: int, stop: int | None) -> Any:
         """Begin to read bytes."""
         store, key = self._store.get(self._open)
         return store.read(key, byte_range=slice(start, stop))
@@ -97,6 +104,11 @@ class StoreBlob:
         self.seen = version
         value: bytes = result.value
         return value
+
+    def renew(self) -> None:
+        """Use a fresh context, in which requests that were given up do not count against the limit."""
+        self._store.drop()
+        self.location.renew()
 
     def identity(self) -> str:
         """Version of the object."""
@@ -122,19 +134,19 @@ class FsspecBlob:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any], seen: str = "") -> None:
-        self.url, self.options, self.seen = url, dict(options), seen
+        self.url, self.options, self.seen = url, own_headers_stay(options), seen
         self.timeout = float(self.options.pop("timeout", 60.0))
-        self.name = url
+        self.name = hide_secrets(url)
         self._process: PerProcess[_Open] = PerProcess()
 
     def _open(self) -> _Open:
         import fsspec
 
-        try:
+        def opened() -> tuple[Any, str, Any]:
             system, path = fsspec.core.url_to_fs(self.url, **self.options)
-            info = system.info(path)
-        except Exception as error:
-            raise explain(error, Asked(self.name)) from error
+            return system, path, system.info(path)
+
+        system, path, info = explained(Asked(self.name), opened)
         version = str(
             next((info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info), "")
         )
@@ -144,14 +156,14 @@ class FsspecBlob:
         self.seen = version
         return _Open(system, path)
 
-    def fetch(self, start: int, stop: int) -> Any:
+    def fetch(self, start: int, stop: int | None) -> Any:
         """Begin to read bytes."""
         opened = self._process.get(self._open)
         return pool().submit(self._range, opened, start, stop)
 
-    def _range(self, opened: _Open, start: int, stop: int) -> bytes:
+    def _range(self, opened: _Open, start: int, stop: int | None) -> bytes:
         data: bytes = opened.system.cat_file(opened.path, start, stop)
-        if len(data) != stop - start:
+        if stop is not None and len(data) != stop - start:
             raise CorruptDataError(
                 f"{self.name!r} ends at byte {start + len(data)}, and bytes {start}–{stop - 1} were asked. It was "
                 "not written to its end, or is shorter than its header says."
@@ -162,6 +174,10 @@ class FsspecBlob:
         """Bytes of a result."""
         value: bytes = result
         return value
+
+    def renew(self) -> None:
+        """Use fresh threads."""
+        renew_pool()
 
     def identity(self) -> str:
         """Version of the object."""
@@ -178,12 +194,37 @@ class _Open:
     path: str
 
 
+def own_headers_stay(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return options for fsspec; refuse headers that its web client would send to the host of a redirect too.
+
+    Raises
+    ------
+    SourceFormatError
+        For headers other than those that it keeps to the host they were meant for.
+    """
+    for nested in (found := dict(options or {})).values():
+        if isinstance(nested, Mapping):
+            own_headers_stay(nested)
+    foreign = sorted(set(map(str.lower, found.get("headers") or ())) - {"authorization", "cookie"})
+    if foreign:
+        raise SourceFormatError(
+            f"storage_options has the headers {foreign}, which fsspec would send on to any host that a redirect names. "
+            "Give Authorization or Cookie, or open the https:// URL itself, without a chain."
+        )
+    return found
+
+
 _POOL: PerProcess[ThreadPoolExecutor] = PerProcess()
 
 
 def pool() -> ThreadPoolExecutor:
     """Threads of this process for libraries that only wait: their number bounds requests in flight."""
     return _POOL.get(lambda: ThreadPoolExecutor(REQUESTS, thread_name_prefix="fsspec-windowloader"))
+
+
+def renew_pool() -> None:
+    """Use fresh threads: those of requests that were given up are busy until their library ends them."""
+    _POOL.drop()
 
 
 def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Blob:

@@ -20,7 +20,7 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError
 
-from .base import LocalSource, digest
+from .base import LocalSource, complete, digest
 from .joined import JoinedSource
 from .mirror_form import Form
 from .mirror_reads import MirrorRead
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedSource", "cached"]
 
+TRIES = 4  # to bring rows to a mirror that somebody else changes
 BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 
 
@@ -65,7 +66,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
         return joined
     if source.axes[:1] != "t" or 0 in source.shape or tier_of(source) != "streamed":
         return source
-    kind = CuttableSource if hasattr(source, "take") else CachedSource
+    kind = CuttableSource if complete(source).can_take else CachedSource
     return kind(source, folder, options=options)
 
 
@@ -101,7 +102,7 @@ class CachedSource(LocalSource):
     def __init__(
         self, source: Source, folder: MirrorFolder, *, options: str = "", state: str | None = None
     ) -> None:
-        self.source, self.folder, self.options = source, folder, options
+        self.source, self.folder, self.options = complete(source), folder, options
         self.state = state_of(source) if state is None else state
         row_bytes = int(np.prod(source.shape[1:], dtype=np.int64)) * source.dtype.itemsize
         # Without chunks the blocks of the mirror are rows, so that no read ends within one; where rows are so small
@@ -112,8 +113,8 @@ class CachedSource(LocalSource):
         self._process: PerProcess[tuple[Lease | None]] = PerProcess()
 
     @property
-    def _inner(self) -> Source:
-        """What fetches: plans count its chunks."""
+    def inner(self) -> LocalSource:
+        """The source, whose chunks are fetched."""
         return self.source
 
     # -- what it is ----------------------------------------------------------------------------------------------------
@@ -159,17 +160,23 @@ class CachedSource(LocalSource):
 
     def mirror(self) -> Mirror | None:
         """Return the mirror as this process has it open; None where the folder is read-only and has none."""
-        (lease,) = self._process.get(self._open)
-        return None if lease is None else lease.mirror
+        opened = self._process.get(self._open)
+        if opened[0] is not None and not opened[0].mirror.intact():
+            warnings.warn(
+                f"the files in {opened[0].mirror.folder} were changed by somebody else; what this cache has of "
+                f"{self.name!r} is dropped and fetched again.",
+                stacklevel=2,
+            )
+            self._process.drop(opened)
+            opened = self._process.get(self._open)
+        return None if opened[0] is None else opened[0].mirror
 
     def _open(self) -> tuple[Lease | None]:
         edges = self.edges()
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
         state = digest(self.source.fingerprint(), self.state)
-        chosen = [
-            (dim, index.tobytes()) for dim, index in sorted(getattr(self.source, "selection", {}).items())
-        ]
+        chosen = [(dim, index.tobytes()) for dim, index in sorted(self.source.selection.items())]
         which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, place_of(self.source))
         key = digest(*which, chosen)
         salt = int.from_bytes(hashlib.blake2b(f"{key} {state}".encode(), digest_size=8).digest(), "little")
@@ -206,32 +213,42 @@ class CachedSource(LocalSource):
         last = np.searchsorted(edges, end, "left")
         return bool((missing[last] == missing[first]).all())
 
-    def mapped(self) -> np.ndarray | None:
-        """Return all rows as the mirror has them, read-only: only what `require` was asked for may be looked at."""
-        mirror = self.mirror()
-        return None if mirror is None else mirror.rows
-
-    def require(self, begin: np.ndarray, end: np.ndarray) -> None:
-        """See that rows ``[begin, end)`` can be taken from `mapped`: compared once a process, fetched where absent.
+    def require(self, begin: np.ndarray, end: np.ndarray) -> tuple[Mirror, int]:
+        """Return a mirror that has rows ``[begin, end)``: compared once a process, fetched where absent.
 
         Parameters
         ----------
         begin, end : ndarray, shape (n,), int64
             Ranges of rows, none of them empty.
+
+        Returns
+        -------
+        mirror : Mirror
+            Of its ``rows`` only these may be looked at, and used if it says afterwards that it still has them.
+        seen : int
+            For `Mirror.unwritten`.
+
+        Raises
+        ------
+        CorruptDataError
+            Where the mirror does not keep them.
         """
-        mirror = self.mirror()
-        assert mirror is not None
-        edges = mirror.form.edges
-        first = np.searchsorted(edges, begin, "right") - 1
-        last = np.searchsorted(edges, end, "left")
-        for low, high in set(zip(first.tolist(), last.tolist(), strict=True)):
-            if not mirror.checked(low, high):
-                rows = np.empty((int(edges[high] - edges[low]), *self.shape[1:]), self.dtype)
-                self.read(int(edges[low]), int(edges[high]), rows)
-                if not mirror.checked(low, high):
-                    raise CorruptDataError(
-                        f"rows {edges[low]}–{edges[high] - 1} of {self.name!r} cannot be kept in {mirror.folder}."
-                    )
+        for _ in range(TRIES):
+            mirror = self.mirror()
+            if mirror is None:
+                break
+            seen = mirror.seen
+            if mirror.has(begin, end):
+                return mirror, seen
+            for low, high in mirror.spans(begin, end):
+                if not mirror.check(low, high):
+                    edges = mirror.form.edges
+                    rows = np.empty((int(edges[high] - edges[low]), *self.shape[1:]), self.dtype)
+                    self.read(int(edges[low]), int(edges[high]), rows)
+        raise CorruptDataError(
+            f"rows of {self.name!r} cannot be kept in {self.folder.path}, which somebody else changes or has made "
+            "read-only. Leave cache_dir= out, or choose another folder."
+        )
 
     def close(self) -> None:
         """Let go of the source and of the mirror; a later read opens them again."""
@@ -243,6 +260,8 @@ class CachedSource(LocalSource):
 
 class CuttableSource(CachedSource):
     """A cached source of which some nodes can be had alone: they get a mirror of their own, and no more is fetched."""
+
+    can_take = True
 
     def take(self, axis: int, index: np.ndarray) -> CuttableSource:
         """Return a source of some positions along an axis, as `windowloader.sources.chunked.ChunkedSource` does.

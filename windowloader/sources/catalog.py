@@ -133,9 +133,8 @@ class Catalog:
         timed = timed or [
             path for path, array in values.items() if set(_lower(self.dims(array))) & TIME_NAMES
         ]
-        return tuple(
-            timed or [path for path, array in values.items() if array.dims is None and len(array.shape) > 1]
-        )
+        plain = [path for path, array in values.items() if len(array.shape) > 1]
+        return tuple(timed or [path for path in plain if values[path].dims is None] or plain)
 
     def choose(self, variable: str | None) -> ArrayInfo:
         """Return the array asked for, or the only one along time.

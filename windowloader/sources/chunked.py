@@ -7,6 +7,7 @@ into the caller's array. Never keeps chunks; what is kept how long is the plan's
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from windowloader.errors import SourceChangedError, SourceFormatError
 from .base import LocalSource, digest
 from .catalog import ArrayInfo, read_catalog
 from .cf import Packing, packing
-from .failures import Asked, explain
+from .failures import Asked, explained
 from .keys import keys_of
 from .options import locate, scheme_of, supported
 from .processes import tensorstore
@@ -73,6 +74,9 @@ class ChunkedSource(RemoteSource):
     array([4., 5., 6., 7.], dtype=float32)
     """
 
+    info: ArrayInfo
+    can_take = True
+
     def __init__(
         self,
         location: Location,
@@ -98,7 +102,6 @@ class ChunkedSource(RemoteSource):
         self.coordinates = coordinates
         self.packing = values
         self.fill_missing = fill_missing
-        self.selection: dict[int, np.ndarray] = {}
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
 
@@ -174,7 +177,7 @@ class _Store:
     def __init__(self, source: ChunkedSource) -> None:
         self.source = source
         self.ts = tensorstore()
-        self.progress = Progress()
+        self.progress = Progress(self.renew)
         info, location = source.info, source.location
         spec = {
             "driver": info.driver,
@@ -185,14 +188,10 @@ class _Store:
         }
         context = location.resources(cache_bytes=source.cache_bytes)
         asked = Asked(source.name)
-        try:
-            future = self.ts.open(spec, read=True, context=context)
-        except ValueError as error:
-            raise explain(error, asked) from error
         store = wait(
-            future,
+            explained(asked, lambda: self.ts.open(spec, read=True, context=context)),
             asked,
-            since=self.progress.last,
+            since=time.monotonic(),
             limit=location.timeout,
             progress=self.progress,
             timeout=None,
@@ -229,6 +228,11 @@ class _Store:
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         return Read([future], finish, asked, self.source.location.timeout, self.progress)
+
+    def renew(self) -> None:
+        """Have the source opened anew for its next read; what is under way stays with this store."""
+        self.source._process.drop(self)
+        self.source.location.renew(cache_bytes=self.source.cache_bytes)
 
     def close(self) -> None:
         """Let go of the store; reads under way keep what they need."""

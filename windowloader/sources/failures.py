@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from windowloader.errors import (
     CorruptDataError,
     CredentialsError,
+    MissingExtraError,
     SourceChangedError,
     SourceError,
     SourceFormatError,
@@ -20,11 +21,16 @@ from windowloader.errors import (
     SourceTimeoutError,
     WindowLoaderError,
 )
+from windowloader.hiding import hide_secrets
+
+from .received import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Asked", "explain", "stalled"]
+__all__ = ["REDIRECT", "Asked", "explain", "explained", "late", "stalled"]
+
+T = TypeVar("T")
 
 STATUS = re.compile(
     r"\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|DATA_LOSS|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|UNAVAILABLE|"
@@ -43,6 +49,12 @@ CORRUPT = re.compile(
     r"uncompressed|expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|"
     r"buffer (?:size|is)|corrupt", re.IGNORECASE,
 )  # fmt: skip
+REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
+# What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
+QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
+SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
+BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
+CODE = re.compile(r"<Code>\w+</Code>")
 REFUSED = (
     "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."
 )
@@ -88,14 +100,14 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     Parameters
     ----------
     error : exception
-        As caught; its text is kept at the end of the message.
+        As caught; its text is kept at the end of the message, without what may hold secrets.
     asked : Asked
         What was being read.
 
     Returns
     -------
     WindowLoaderError
-        To be raised ``from`` the original.
+        To be raised without the original as its cause or context, whose text may hold secrets: see `explained`.
 
     Examples
     --------
@@ -104,27 +116,63 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     """
     if isinstance(error, WindowLoaderError):
         return error
-    text = f"{error}" if str(error) else type(error).__name__
+    whole = SPEC.sub("", f"{error}" or type(error).__name__)
+    text = BODY.sub(_code_of, whole)
     status = match.group(1) if (match := STATUS.search(text)) else ""
-    for kind in (_missing, _credentials, _timeout, _corrupt, _unreachable, _builtin):
-        if found := kind(error, status, text, asked):
+    for kind in (_missing, _credentials, _refused, _timeout, _corrupt, _unreachable, _builtin):
+        said = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
+        if found := kind(error, status, said, asked):
             cls, message = found
             return cls(f"{asked}: {message} Storage said: {_short(text)}")
     return SourceError(f"{asked}: cannot be {asked.doing}. Storage said: {_short(text)}")
 
 
+def explained(asked: Asked, call: Callable[[], T]) -> T:
+    """Return what a call of a storage library returns; its error becomes one of this package, which stands alone.
+
+    Parameters
+    ----------
+    asked : Asked
+        For messages.
+    call : callable
+        Calls the library.
+
+    Raises
+    ------
+    WindowLoaderError
+        As `explain` says.
+    """
+    try:
+        return call()
+    except Exception as error:
+        failed = explain(error, asked)
+    raise failed
+
+
 def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that nobody answered.
+    """Return the error for a read that made no progress.
 
     Examples
     --------
     >>> print(stalled(Asked("a.zarr"), 25))
-    'a.zarr': no read of this store finished for 25 s. The connection may be stalled; ...
+    'a.zarr': for 25 s no read of this store finished, and less than 64 KiB arrived. The connection may be stalled; ...
     """
     return SourceTimeoutError(
-        f"{asked}: no read of this store finished for {seconds:g} s. The connection may be stalled; try again, or "
-        f"where single requests do take that long, pass storage_options={{'timeout': {2 * seconds:g}}}."
+        f"{asked}: for {seconds:g} s no read of this store finished, and less than {LEAST >> 10} KiB arrived. The "
+        "connection may be stalled; try again, or where answers do take that long, pass "
+        f"storage_options={{'timeout': {2 * seconds:g}}}."
     )
+
+
+def late(asked: Asked, seconds: float) -> SourceTimeoutError:
+    """Return the error for a read that the caller did not wait for any longer.
+
+    Examples
+    --------
+    >>> print(late(Asked("a.zarr", (0, 9)), 2))
+    'a.zarr', rows 0–8: not read within 2 s; wait for the result again.
+    """
+    return SourceTimeoutError(f"{asked}: not read within {seconds:g} s; wait for the result again.")
 
 
 _Found = tuple[type[WindowLoaderError], str] | None
@@ -187,6 +235,21 @@ def _ways_in(name: str) -> str:
     return f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
 
 
+def _refused(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    """Tell a web server that sends something else than the bytes that were asked for."""
+    if REDIRECT.search(text):
+        return SourceError, (
+            "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass "
+            "the URL that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."
+        )
+    if "was ignored by server" in text:
+        return SourceError, (
+            "the server ignores Range: it sends the whole object where a part was asked. Read from a server that "
+            "answers ranges (206), or copy the data here."
+        )
+    return None
+
+
 def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
     if STALL.search(text):
         return SourceTimeoutError, (
@@ -230,6 +293,8 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which "
             "need their package (adlfs for abfs://, sshfs for ssh://)."
         )
+    if isinstance(error, ImportError):
+        return MissingExtraError, "its file system needs a package that is not installed; install it."
     if isinstance(error, FileNotFoundError | KeyError):
         return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
     if isinstance(error, PermissionError):
@@ -239,6 +304,11 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
     return None
 
 
+def _code_of(quoted: re.Match[str]) -> str:
+    found = CODE.search(quoted[1])
+    return f" [{found[0]}]" if found else ""
+
+
 def _short(text: str, limit: int = 600) -> str:
-    text = " ".join(text.split())
+    text = hide_secrets(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

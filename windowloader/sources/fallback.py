@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.hiding import hide_secrets
 
 from .base import digest
-from .blobs import pool
+from .blobs import own_headers_stay, pool, renew_pool
 from .catalog import DOCUMENTS, read_catalog
 from .cf import packing
-from .failures import Asked, explain
+from .failures import Asked, explained
 from .keys import ZarrKeys
 from .reads import Progress, Read
 from .remote import RemoteSource
@@ -77,6 +78,7 @@ class ZarrSource(RemoteSource):
         Whether absent chunks mean the fill value; else they are an error.
     """
 
+    info: ArrayInfo
     tensorstore = False
 
     def __init__(
@@ -122,12 +124,11 @@ class _ZarrArray:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
-        self.source, self.progress = source, Progress()
+        self.source, self.progress = source, Progress(renew_pool)
         path = f"{source.keys.prefix}{source.info.path}".rstrip("/")
-        try:
-            self.array = zarr.open_array(_store(source), path=path, mode="r")
-        except Exception as error:
-            raise explain(error, Asked(source.name)) from error
+        self.array = explained(
+            Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r")
+        )
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read rows."""
@@ -192,11 +193,12 @@ def _keys(target: Any, storage_options: Mapping[str, Any] | None) -> ZarrKeys:
         return ZarrKeys(target, f"<{type(target).__name__}>" if " object at " in name else name)
     from zarr.storage import FsspecStore
 
-    try:
-        store = FsspecStore.from_url(str(target), storage_options=dict(storage_options or {}), read_only=True)
-    except Exception as error:
-        raise explain(error, Asked(str(target))) from error
-    return ZarrKeys(store, str(target).rstrip("/"))
+    options = own_headers_stay(storage_options)
+    store = explained(
+        Asked(str(target)),
+        lambda: FsspecStore.from_url(str(target), storage_options=options, read_only=True),
+    )
+    return ZarrKeys(store, hide_secrets(str(target)).rstrip("/"))
 
 
 def open_zarr(

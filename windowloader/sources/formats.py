@@ -7,19 +7,12 @@ Never reads more of a file than that.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import (
-    CredentialsError,
-    MissingExtraError,
-    SourceError,
-    SourceFormatError,
-    SourceNotFoundError,
-)
+from windowloader.errors import SourceError, SourceFormatError
 
 from .handles import Stamp
 
@@ -46,7 +39,7 @@ class Request:
     target: Any
     variable: str | None = None
     axes: str | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     options: dict[str, Any] = field(default_factory=dict)
 
     def of(self, target: Any) -> Request:
@@ -74,7 +67,6 @@ SUFFIXES = {
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
     "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
 }
-FETCH_ERRORS = {FileNotFoundError: SourceNotFoundError, PermissionError: CredentialsError}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PICKLED = (
     "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
@@ -297,7 +289,7 @@ def _open_url(request: Request) -> Source:
     if found is None:
         return _open_zarr(request)
     if found in ("table", "npz"):
-        return _fetched(request)
+        return _open_fetched(request)
     from .remote_files import open_remote
 
     request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
@@ -311,32 +303,20 @@ def _open_url(request: Request) -> Source:
     )
 
 
-def _fetched(request: Request) -> Source:
-    """Fetch a remote table or archive to memory, by fsspec."""
-    import fsspec
-
+def _open_fetched(request: Request) -> Source:
+    """Open a remote table or archive in memory."""
+    from .fetching import fetched
     from .memory import ArraySource
 
-    name = request.target.partition("?")[0].rstrip("/").rpartition("/")[2]
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, name)
-        try:
-            filesystem, remote = fsspec.core.url_to_fs(request.target, **request.storage_options)
-            filesystem.get_file(remote, path)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"{request.target!r} needs {error.name}: pip install {error.name}"
-            ) from error
-        except OSError as error:
-            kind = next(
-                (ours for theirs, ours in FETCH_ERRORS.items() if isinstance(error, theirs)), SourceError
-            )
-            raise kind(f"{request.target!r} cannot be fetched: {type(error).__name__}: {error}") from error
-        source = OPENERS[by_name(name) or "table"](replace(request, target=path, storage_options={}))
-        values = source.array()
+    with fetched(request.target, request.storage_options) as path:
+        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }
         return ArraySource(
-            values, axes=source.axes, name=request.target, labels=labels, timestamps=source.timestamps()
+            source.array(),
+            axes=source.axes,
+            name=request.target,
+            labels=labels,
+            timestamps=source.timestamps(),
         )

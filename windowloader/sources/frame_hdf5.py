@@ -6,9 +6,7 @@ needs pandas or PyTables, and never unpickles anything but lists of names and nu
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from windowloader.errors import AxesError, SourceFormatError
 from .base import LocalSource, digest, to_nanoseconds
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
+from .unpickle import load_plain
 
 if TYPE_CHECKING:
     from windowloader.source import Source
@@ -129,14 +128,19 @@ class FrameSource(LocalSource):
                 f"axes={axes!r} of {self.name!r}: the rows of a frame are its time, e.g. axes='tn'."
             )
 
-    def _open(self) -> _OpenFrame:
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
         self._stamp.check()
+
+    def _open(self) -> _OpenFrame:
+        self.check()
         return _OpenFrame(self._stamp, self._key)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with self._handle.held(self._open) as opened:
             for piece in opened.pieces:
                 out[:, piece.columns] = piece.read(start, stop)
+        self.check()
 
     def fingerprint(self) -> str:
         """Key, shape, dtype, and size and time of change of the file."""
@@ -275,18 +279,11 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-class _Literals(pickle.Unpickler):
-    """Admits lists, tuples, text and numbers: whatever names a class or function is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-
-
 def _literal(value: Any) -> Any:
     """Turn a list that PyTables stored in an attribute back into one; None for anything else."""
     if not isinstance(value, bytes):
         return None
     try:
-        return _Literals(io.BytesIO(value), encoding="utf-8").load()
-    except Exception:
+        return load_plain(value, encoding="utf-8")
+    except SourceFormatError:
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceError, SourceFormatError
 
 from .base import SlabSource, digest, optional
 from .handles import Handle, Stamp
@@ -67,17 +67,22 @@ class HDF5Source(SlabSource):
         row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self._cache = min(max(1 << 20, (self.chunks or (1,))[0] * row), CACHE_BYTES)
 
-    def _open(self) -> _Opened:
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
         self._stamp.check()
+
+    def _open(self) -> _Opened:
+        self.check()
         return _Opened(open_file(self._stamp, cache=self._cache), self._dataset)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         index, target = self.slab(start, stop), self.as_stored(out)
-        with self._handle.held(self._open) as opened, _told(self.name, start, stop):
+        with self._handle.held(self._open) as opened, _told(self.name, start, stop, self._stamp):
             if target.flags.c_contiguous and target.dtype == self.dtype:
                 opened.dataset.read_direct(target, index)
             else:
                 target[...] = opened.dataset[index]
+            self.check()
 
     def fingerprint(self) -> str:
         """Name, shape, dtype, and size and time of change of the file."""
@@ -102,13 +107,14 @@ class _Opened:
 
 
 @contextmanager
-def _told(name: str, start: int, stop: int) -> Iterator[None]:
-    """Turn what HDF5 raises on broken chunks into an error with the rows."""
+def _told(name: str, start: int, stop: int, stamp: Stamp) -> Iterator[None]:
+    """Turn what HDF5 raises on broken chunks into an error with the rows, or that the file changed."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, CorruptDataError):
+        if isinstance(error, SourceError):
             raise
+        stamp.check()
         raise CorruptDataError(f"rows [{start}, {stop}) of {name!r} cannot be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import LocalSource, digest
+from .base import LocalSource, complete, digest
 from .memory import LoadedSource
 from .selected import SelectedSource
 from .tiers import AT_HAND, TIERS, tier_of
@@ -92,7 +92,7 @@ class JoinedSource(LocalSource):
         for part in parts[1:]:
             _check_alike(parts[0], part)
         lengths = [part.shape[0] for part in parts]
-        self.parts = tuple(parts)
+        self.parts = tuple(complete(part) for part in parts)
         self.borders = np.append(0, np.cumsum(lengths)).astype(np.int64)
         grid = [part.chunks or part.shape for part in parts] if any(part.chunks for part in parts) else []
         super().__init__(
@@ -119,7 +119,27 @@ class JoinedSource(LocalSource):
     @property
     def can_cut(self) -> bool:
         """Whether every part can be cut."""
-        return all(getattr(part, "can_cut", False) for part in self.parts)
+        return all(part.can_cut for part in self.parts)
+
+    def check(self) -> None:
+        """Check every part."""
+        for part in self.parts:
+            part.check()
+
+    @property
+    def inner(self) -> LocalSource:
+        """The first part, whose chunks stand for those of all."""
+        return self.parts[0]
+
+    def request_counter(self) -> Callable[[int, int], int] | None:
+        """Return what counts the requests of rows, where every part has such."""
+        found = [part.request_counter() for part in self.parts]
+        own = [count for count in found if count is not None]
+        if len(own) < len(found):
+            return None
+        return lambda begin, end: sum(
+            own[number](low, high) for number, low, high, _ in self._overlaps(begin, end)
+        )
 
     def _overlaps(self, start: int, stop: int) -> Iterator[tuple[int, int, int, slice]]:
         """Parts that rows ``[start, stop)`` lie in: number, first and last row there, place in the rows asked."""

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from windowloader.errors import SourceError, SourceNotFoundError
 
-from .failures import Asked, explain
+from .failures import Asked, explain, explained
 from .processes import tensorstore
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .options import Location
 
-__all__ = ["FolderKeys", "Keys", "StoreKeys", "Value", "ZarrKeys", "keys_of"]
+__all__ = ["FolderKeys", "Keys", "StoreKeys", "Value", "ZarrKeys", "keys_of", "open_store"]
 
 NODES = ("zarr.json", ".zarray", "attributes.json")
 
@@ -119,13 +119,13 @@ class StoreKeys:
 
     def open(self) -> Any:
         """Return TensorStore's key-value store."""
-        store = tensorstore().KvStore
-        return self._wait(store.open(self.location.store(), context=self.location.resources()))
+        return open_store(self.location, self.location.store())
 
     def _wait(self, future: Any, key: str = "") -> Any:
         asked = Asked(self.location.child(key).url)
         limit = self.location.timeout
-        return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
+        progress = Progress(self.location.renew)
+        return wait(future, asked, since=time.monotonic(), limit=limit, progress=progress, timeout=None)
 
     def get(self, keys: Sequence[str]) -> list[Value | None]:
         """Values of some keys, in one round trip.
@@ -160,8 +160,7 @@ class StoreKeys:
             return
         ts = tensorstore()
         ending = f"{self.location.path.rstrip('/')}/zarr.json"
-        whole = {**self.location.kvstore, "path": ""}
-        store = self._wait(ts.KvStore.open(whole, context=self.location.resources()))
+        store = open_store(self.location, {**self.location.kvstore, "path": ""})
         with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
             self._wait(store.list(ts.KvStore.KeyRange(ending, ending + "\0")))
 
@@ -170,6 +169,14 @@ class StoreKeys:
         from .kvzarr import TensorStoreStore
 
         return TensorStoreStore(self.open(), self.location)
+
+
+def open_store(location: Location, spec: Mapping[str, Any]) -> Any:
+    """Return TensorStore's key-value store of a specification, with the credentials and limits of a location."""
+    asked, kvstore = Asked(location.url), tensorstore().KvStore
+    future = explained(asked, lambda: kvstore.open(dict(spec), context=location.resources()))
+    since, limit, progress = time.monotonic(), location.timeout, Progress(location.renew)
+    return wait(future, asked, since=since, limit=limit, progress=progress, timeout=None)
 
 
 def _value(result: Any) -> Value | None:
@@ -193,6 +200,7 @@ class ZarrKeys:
         from zarr.core.sync import sync
 
         async def values() -> list[Any]:
+            await self.store._ensure_open()  # a zip archive opens its file only when it is told to
             prototype = default_buffer_prototype()
             # zarr-python opens no N5, and strict stores refuse keys that are not Zarr's.
             return [
@@ -200,10 +208,7 @@ class ZarrKeys:
                 for key in keys
             ]
 
-        try:
-            found = sync(values())
-        except Exception as error:
-            raise explain(error, Asked(self.name)) from error
+        found = explained(Asked(self.name), lambda: sync(values()))
         return [
             None if buffer is None else Value(data := buffer.to_bytes(), _digest(data)) for buffer in found
         ]
@@ -215,7 +220,8 @@ class ZarrKeys:
         async def names() -> list[str]:
             return [key async for key in self.store.list_prefix(self.prefix)]
 
-        inside = (key.removeprefix(self.prefix) for key in sync(names()))
+        listed = explained(Asked(self.name), lambda: sync(names()))
+        inside = (key.removeprefix(self.prefix) for key in listed)
         return sorted({key.rpartition("/")[0] for key in inside if key.rpartition("/")[2] in NODES})
 
     def zarr(self) -> Any:

@@ -50,12 +50,12 @@ class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
         """Value of a key, or a range of it; None where there is none."""
         try:
             result = await self._kv.read(key, byte_range=_slice(byte_range))
+            return prototype.buffer.from_bytes(result.value) if result.state == "value" else None
         except ValueError as error:
             found = explain(error, Asked(self._location.child(key).url))
-            if isinstance(found, PermissionError | FileNotFoundError):
-                return None  # as zarr asks for keys of both formats, and some buckets forbid what is absent
-            raise found from error
-        return prototype.buffer.from_bytes(result.value) if result.state == "value" else None
+        if isinstance(found, PermissionError | FileNotFoundError):
+            return None  # as zarr asks for keys of both formats, and some buckets forbid what is absent
+        raise found  # alone: TensorStore's own text has the URL with its query
 
     async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
         """Values of several ranges."""

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import SourceFormatError
+from windowloader.hiding import hide_secrets
 
 from .base import Described, optional
+from .fetching import fetched
+from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
 from .table_files import numbers, parse_times, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["LongTable", "open_long_table"]
 
@@ -82,18 +85,26 @@ class LongTable:
 
 
 def open_long_table(
-    target: Any, *, entity: str, time: str, values: Sequence[str] | None = None, **options: Any
+    target: Any,
+    *,
+    entity: str,
+    time: str,
+    values: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Any:
     """Open a table of one row a reading.
 
     Parameters
     ----------
-    target : path-like or pandas.DataFrame, or a list of them
+    target : path, URL or pandas.DataFrame, or a list of them
         CSV or Parquet; the rows of several are taken together.
     entity, time : str
         The columns that say whose a reading is and when it was.
     values : sequence of str, optional
         The columns of numbers to take; None: all others.
+    storage_options : mapping, optional
+        For URLs; see `windowloader.sources.options.locate`.
     **options
         See `LongOptions`.
 
@@ -117,23 +128,29 @@ def open_long_table(
     (array(['b', 'a'], dtype='<U1'), array([0, 2, 3]), array([3, 1, 2]))
     """
     asked = LongOptions(entity=entity, time=time, values=values, **options)
-    if isinstance(target, str | os.PathLike):
+    if isinstance(target, str | os.PathLike) and not is_url(target):
         loaded = LoadedSource(Stamp.of(target), asked, axes="tf")
         _, described = loaded.loaded()
         return LongTable(loaded, described.borders, described.names)  # type: ignore[attr-defined]
-    if isinstance(target, list | tuple):
+    name = hide_secrets(target) if is_url(target) else "DataFrame"
+    if isinstance(target, str | list | tuple):
         pandas = optional("pandas", extra="tables", purpose="opening a long table")
-        parts = [
-            read_table(os.fspath(part), header=asked.header, sep=asked.sep)
-            if isinstance(part, str | os.PathLike)
-            else part
-            for part in target
-        ]
-        target = pandas.concat(parts, ignore_index=True)
-    array, found = lay_out(target, asked, "DataFrame")
+        parts = [target] if isinstance(target, str) else target
+        target = pandas.concat([_frame(part, asked, storage_options) for part in parts], ignore_index=True)
+    array, found = lay_out(target, asked, name)
     labels = {1: found.labels(1)}
-    source = ArraySource(array, axes="tf", name="DataFrame", labels=labels, timestamps=found.timestamps())
+    source = ArraySource(array, axes="tf", name=name, labels=labels, timestamps=found.timestamps())
     return LongTable(source, found.borders, found.names)
+
+
+def _frame(part: Any, asked: LongOptions, storage_options: Mapping[str, Any] | None) -> Any:
+    """Read one of several tables; a frame is one already."""
+    if is_url(part):
+        with fetched(part, storage_options) as path:
+            return read_table(path, header=asked.header, sep=asked.sep)
+    if isinstance(part, str | os.PathLike):
+        return read_table(os.fspath(part), header=asked.header, sep=asked.sep)
+    return part
 
 
 def lay_out(frame: Any, asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:

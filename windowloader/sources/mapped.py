@@ -16,6 +16,7 @@ from windowloader.errors import CorruptDataError, SourceFormatError
 from .base import check_dtype, digest
 from .handles import Handle, Stamp
 from .memory import AddressableSource
+from .npz import read_npy_header
 from .region import Region
 
 if TYPE_CHECKING:
@@ -66,9 +67,13 @@ class MappedSource(AddressableSource):
         """``"mapped"``, said without mapping it."""
         return "mapped"
 
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
+        self.region.stamp.check()
+
     def values(self) -> np.ndarray:
         """Return the map; raises where the file has changed since it was opened."""
-        self.region.stamp.check()
+        self.check()
         return self._handle.get(self.region.map)
 
     def fingerprint(self) -> str:
@@ -122,14 +127,7 @@ class NpySource(MappedSource):
 def _npy_region(stamp: Stamp) -> Region:
     with open(stamp.path, "rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(
-                version, np.lib.format.read_array_header_2_0
-            )  # 3.0 differs from 2.0 in the text encoding alone
-            shape, fortran, dtype = read_header(file)
+            shape, fortran, dtype = read_npy_header(file)
         except ValueError as error:
             raise CorruptDataError(
                 f"the header of {stamp.path!r} cannot be read ({error}); the file has {stamp.size} bytes. "

@@ -7,21 +7,20 @@ of an ``.npz``. Out: `ArraySource`, `LoadedSource`. Never copies, casts or write
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .handles import Handle, Stamp
-from .region import Region, is_mapped, region_of_memmap
+from .mapping import unchanged
+from .npz import open_npz_archive
+from .region import is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .base import Description
 
@@ -52,11 +51,13 @@ class AddressableSource(LocalSource):
         return view
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        out[...] = self._rows_first()[start:stop]
+        rows = self._rows_first()[start:stop]
+        with unchanged(rows):
+            out[...] = rows
 
 
 class ArraySource(AddressableSource):
-    """An array in memory, or one that someone mapped: that pickles as the place in its file.
+    """An array in memory, or one that someone mapped: that is mapped again, and pickles as the place in its file.
 
     Parameters
     ----------
@@ -96,6 +97,9 @@ class ArraySource(AddressableSource):
         timestamps: Any = None,
     ) -> None:
         self._values = as_array(values, name)
+        self._region = region_of_memmap(self._values)
+        if self._region is not None:  # a map of its own knows when the file changes
+            self._values = self._region.map()
         times = None if timestamps is None else to_nanoseconds(np.asarray(timestamps), name)
         super().__init__(
             name,
@@ -106,8 +110,14 @@ class ArraySource(AddressableSource):
             description=Described({dim: np.asarray(found) for dim, found in (labels or {}).items()}, times),
         )
 
+    def check(self) -> None:
+        """Raise `SourceChangedError` where somebody mapped the array, and its file has changed since."""
+        if self._region is not None:
+            self._region.stamp.check()
+
     def values(self) -> np.ndarray:
-        """Return the array that was given."""
+        """Return the array that was given, where it is mapped as it was when it was given."""
+        self.check()
         return self._values.view()
 
     @property
@@ -116,13 +126,12 @@ class ArraySource(AddressableSource):
         return "mapped" if is_mapped(self._values) else "memory"
 
     def __getstate__(self) -> dict[str, Any]:
-        region = region_of_memmap(self._values)
-        return {**self.__dict__, "_values": region or self._values}
+        return {**self.__dict__, "_values": None if self._region is not None else self._values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if isinstance(self._values, Region):
-            self._values = self._values.map()
+        if self._region is not None:
+            self._values = self._region.map()
 
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""
@@ -160,7 +169,9 @@ class LoadedSource(AddressableSource):
 
     def _open(self) -> tuple[np.ndarray, Description]:
         self._stamp.check()
-        return self._load(self._stamp.path)
+        found = self._load(self._stamp.path)
+        self._stamp.check()
+        return found
 
     def loaded(self) -> tuple[np.ndarray, Description]:
         """Values and description, parsed if they are not in memory."""
@@ -229,26 +240,14 @@ class LoadMember:
         self.member = member
 
     def __call__(self, path: str) -> tuple[np.ndarray, Description]:
-        with _archive(path) as archive:
+        with open_npz_archive(path) as archive:
             return archive[self.member], Described()
-
-
-@contextmanager
-def _archive(path: str) -> Iterator[Any]:
-    """Open an ``.npz``; objects in it are refused, never unpickled."""
-    try:
-        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise CorruptDataError(f"{path!r} is no whole .npz archive: {error}") from error
-    except ValueError as error:
-        raise SourceFormatError(f"an array of {path!r} cannot be opened: {error}") from error
 
 
 def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of the members of an ``.npz``."""
-    with _archive(Stamp.of(path).path) as archive:
-        return tuple(archive.files)
+    with open_npz_archive(Stamp.of(path).path) as archive:
+        return tuple(archive.names)
 
 
 def open_npz(

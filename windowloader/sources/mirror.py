@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import threading
 import time
@@ -29,6 +28,8 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceError
 
+from .handles import Stamp
+from .mapping import CacheMap, unchanged
 from .mirror_form import SLOT
 from .mirror_watch import Watch
 
@@ -63,13 +64,15 @@ class Mirror:
         self.changed = threading.Condition()  # notified whenever a block of this process has moved on
         self.reserved = not writable
         blocks = form.num_blocks
-        for name, size in (("values", form.nbytes), ("blocks", blocks * SLOT.itemsize)):
-            _check_size(folder / name, size)
+        self._lost = False
+        self.seen = 0  # when values were written last, as far as this process knows
         self._files = {name: _open(folder / name, writable) for name in ("values", "blocks", "claims")}
         self._used = os.open(folder / "used", os.O_RDONLY)
         fcntl.flock(self._used, fcntl.LOCK_SH)
-        self.rows = np.ndarray(form.shape, form.dtype, self._map("values", form.nbytes))
-        self._table = np.ndarray(blocks, SLOT, self._map("blocks", blocks * SLOT.itemsize))
+        sizes = {"values": form.nbytes, "blocks": blocks * SLOT.itemsize}
+        self._maps = {name: CacheMap.of(Stamp.of(folder / name), size, 0) for name, size in sizes.items()}
+        self.rows = np.ndarray(form.shape, form.dtype, self._maps["values"])
+        self._table = np.ndarray(blocks, SLOT, self._maps["blocks"])
         self._checked = np.zeros(blocks, np.bool_)  # compared with its checksum, or written, by this process
         self._written = np.zeros(blocks, np.bool_)  # by this process, in the table or about to be
         self._mine = np.zeros(blocks, np.bool_)  # claimed by this process
@@ -79,15 +82,24 @@ class Mirror:
         self._jobs, self._closing = 0, False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="windowloader-mirror")
 
-    def _map(self, name: str, size: int) -> mmap.mmap:
-        return mmap.mmap(self._files[name], size, access=mmap.ACCESS_READ)
-
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Blocks ``[first, last)`` that rows ``[start, stop)`` lie in."""
         edges = self.form.edges
         return int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, stop, "left"))
+
+    def intact(self) -> bool:
+        """Whether nobody has cut, removed or replaced the files; values that somebody wrote are compared again."""
+        found = {name: os.fstat(self._files[name]) for name in self._maps}
+        self._lost = self._lost or any(
+            one.lost or found[name].st_size != one.stamp.size or not found[name].st_nlink
+            for name, one in self._maps.items()
+        )
+        if found["values"].st_mtime_ns != self.seen:
+            self.seen = found["values"].st_mtime_ns
+            self._checked[:] = False
+        return not self._lost
 
     def held(self, first: int = 0, last: int | None = None) -> np.ndarray:
         """Which of some blocks are whole: in the table, or written by this process and about to be.
@@ -96,13 +108,26 @@ class Mirror:
         -------
         ndarray, shape (last - first,), bool
         """
-        slots = self._table[first:last]
+        with unchanged(self._table):
+            slots = self._table[first:last].copy()
+        if not self.intact():
+            return np.zeros(len(slots), np.bool_)
         listed = (slots["seal"] != 0) & (slots["seal"] == self.form.seals(first, slots["crc"]))
         return np.asarray(listed | self._written[first:last])
 
-    def checked(self, first: int, last: int) -> bool:
-        """Whether this process has seen that blocks ``[first, last)`` are what was fetched."""
-        return bool(self._checked[first:last].all())
+    def spans(self, begin: np.ndarray, end: np.ndarray) -> set[tuple[int, int]]:
+        """Blocks ``[first, last)`` that each of some ranges of rows lies in, each pair once."""
+        edges = self.form.edges
+        first = np.searchsorted(edges, begin, "right") - 1
+        return set(zip(first.tolist(), np.searchsorted(edges, end, "left").tolist(), strict=True))
+
+    def has(self, begin: np.ndarray, end: np.ndarray) -> bool:
+        """Whether ranges of rows are what was fetched, compared again where somebody wrote since the last time."""
+        return self.intact() and all(self._compare(low, high) for low, high in self.spans(begin, end))
+
+    def unwritten(self, seen: int) -> bool:
+        """Whether nobody has written since `seen` was this."""
+        return self.intact() and self.seen == seen
 
     def check(self, first: int, last: int) -> bool:
         """Compare blocks that are held with their checksums, once a process; one that differs becomes absent.
@@ -112,17 +137,31 @@ class Mirror:
         bool
             Whether all of them are whole.
         """
+        return self.intact() and self._compare(first, last)
+
+    def _compare(self, first: int, last: int) -> bool:
         whole = True
         for block in (np.flatnonzero(~self._checked[first:last]) + first).tolist():
-            slot = self._table[block].copy()
             begin, end = self.form.edges[block : block + 2]
-            good = bool(self.held(block, block + 1)[0]) and _crc(self.rows[begin:end]) == int(slot["crc"])
+            with unchanged(self._table, self.rows):
+                slot = self._table[block].copy()
+                good = bool(self.held(block, block + 1)[0]) and _crc(self.rows[begin:end]) == int(slot["crc"])
+            if not self.intact():
+                return False
             if good:
                 self._checked[block] = True
             else:
                 self._drop(block, slot)
                 whole = False
         return whole
+
+    def copy(self, first: int, last: int, begin: int, end: int, out: np.ndarray) -> bool:
+        """Copy rows ``[begin, end)`` of blocks ``[first, last)``; False where one of these is not whole."""
+        if not self.check(first, last):
+            return False
+        with unchanged(self.rows):
+            out[...] = self.rows[begin:end]
+        return self.check(first, last)  # compared again only where somebody wrote meanwhile
 
     def _drop(self, block: int, seen: np.void) -> None:
         self._written[block] = False
@@ -131,7 +170,9 @@ class Mirror:
                 f"block {block} of the read-only mirror {self.folder} is not what was written. Remove the folder, or "
                 "leave out cache_dir=."
             )
-        if self._table[block] == seen:  # nobody has put it right meanwhile
+        with unchanged(self._table):
+            same = self._table[block] == seen
+        if same:  # nobody has put it right meanwhile
             os.pwrite(self._files["blocks"], bytes(SLOT.itemsize), block * SLOT.itemsize)
 
     # -- who fetches what ----------------------------------------------------------------------------------------------
@@ -292,16 +333,6 @@ class Mirror:
             os.close(number)
         if files:
             os.close(self._used)
-
-
-def _check_size(path: Path, size: int) -> None:
-    """Raise for a file that is not as long as it was made: a page past its end is a bus error, not an exception."""
-    found = path.stat().st_size
-    if found != size:
-        raise CorruptDataError(
-            f"the mirror {path} has {found} bytes instead of {size}; somebody changed it. Remove the folder "
-            f"{path.parent}."
-        )
 
 
 def _open(path: Path, writable: bool) -> int:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SourceError
-
 from .base import digest
 from .mirror_form import SLOT
 
@@ -34,6 +32,7 @@ __all__ = [
     "allocated",
     "in_use",
     "is_left_over",
+    "is_whole",
     "make",
     "read_about",
     "read_entry",
@@ -113,20 +112,30 @@ def read_about(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None
 
 
+def _sizes(form: Form) -> dict[str, int]:
+    return {"values": form.nbytes, "blocks": form.num_blocks * SLOT.itemsize, "claims": 0, "used": 0}
+
+
+def is_whole(folder: Path, form: Form, about: dict[str, Any]) -> bool:
+    """Whether an entry is there, made to its end, and its files are as long as they were made."""
+    if read_about(folder) != about:
+        return False
+    try:
+        return all((folder / name).stat().st_size == size for name, size in _sizes(form).items())
+    except OSError:
+        return False
+
+
 def make(folder: Path, form: Form, about: dict[str, Any]) -> bool:
     """Make an entry's files, unless they are there; whether this process may write them."""
-    if read_about(folder) == about:
+    if is_whole(folder, form, about):
         return all(os.access(folder / name, os.W_OK) for name in FILES[:3])
-    if in_use(folder):  # cutting files under somebody's map would end that process
-        raise SourceError(
-            f"{folder / ABOUT} was changed while a process uses the mirror. Stop it, and try again."
-        )
+    remove(folder)  # whoever has the files open keeps them, and sees that they are gone
     folder.mkdir(exist_ok=True)
-    (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the entry does not exist
-    sizes = {"values": form.nbytes, "blocks": form.num_blocks * SLOT.itemsize, "claims": 0, "used": 0}
-    for name, size in sizes.items():
-        with open(folder / name, "wb") as file:
+    for name, size in _sizes(form).items():
+        with open(folder / name, "xb") as file:  # never one that somebody has mapped
             file.truncate(size)
+    # Written last: without it the entry does not exist.
     with open(folder / ABOUT, "w") as file:
         json.dump(about, file)
         file.flush()

@@ -27,8 +27,8 @@ from .mirror_entry import (
     allocated,
     in_use,
     is_left_over,
+    is_whole,
     make,
-    read_about,
     read_entry,
     remove,
     slug,
@@ -83,7 +83,7 @@ class MirrorFolder:
         folder = Path(self.path, f"{slug(form.name)}-{key}-{digest(fingerprint)}")
         with _LOCK:
             mirror = _OPEN.get(str(folder))
-            if mirror is None:
+            if mirror is None or not mirror.intact():  # a lost one is closed by those that still use it
                 mirror = self._open(folder, form, key)
                 if mirror is None:
                     return None
@@ -95,7 +95,7 @@ class MirrorFolder:
     def _open(self, folder: Path, form: Form, key: str) -> Mirror | None:
         about = about_of(form)
         if not self._writable():
-            return Mirror(folder, form, writable=False) if read_about(folder) == about else None
+            return Mirror(folder, form, writable=False) if is_whole(folder, form, about) else None
         with self._locked():
             self._sweep()
             for other in Path(self.path).glob(f"*-{key}-*"):
@@ -278,7 +278,9 @@ def _release(mirror: Mirror, *, wait: bool) -> None:
 
 
 def check_folder(path: str | os.PathLike[str]) -> str:
-    """Return a folder's absolute path; `SourceError` where a file of that name is in the way."""
+    """Return a folder's absolute path; `SourceError` for a URL, and where a file of that name is in the way."""
+    if "://" in os.fspath(path):
+        raise SourceError(f"cache_dir={os.fspath(path)!r} is a URL; a folder on this machine is needed.")
     found = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if os.path.exists(found) and not os.path.isdir(found):
         raise SourceError(f"cache_dir={os.fspath(path)!r} is a file; a folder is needed.")

@@ -144,7 +144,7 @@ class MirrorRead:
             low, high = first + begin, first + end
             if held:
                 self._copy(low, high)
-            elif not self._mirror.writable:
+            elif not (self._mirror.writable and self._mirror.intact()):
                 self._past(low, high)
             else:
                 self._folder.reserve(self._mirror)
@@ -220,10 +220,7 @@ class MirrorRead:
         begin, end = self._clip(low, high)
 
         def part() -> Range | None:
-            if not mirror.check(low, high):
-                return low, high
-            self._into(begin, end)[...] = mirror.rows[begin:end]
-            return None
+            return None if mirror.copy(low, high, begin, end, self._into(begin, end)) else (low, high)
 
         self._begin(part)
 

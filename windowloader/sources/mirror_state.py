@@ -6,8 +6,10 @@ In: a source. Out: short texts for a mirror: where the source is, and in which s
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
 
@@ -27,13 +29,40 @@ if TYPE_CHECKING:
 __all__ = ["place_of", "state_of"]
 
 SAMPLES = 8  # chunks that are asked for their version
+# Parameters of a query that say who asks and until when, and not what: for Azure, where it is signed.
+SIGNATURE = re.compile(
+    r"x-(?:amz|goog)-.*|(?:.*-)?signature|sig|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|(?:.*[-_])?token",
+    re.IGNORECASE,
+)
+AZURE = (
+    "sv",
+    "ss",
+    "srt",
+    "sp",
+    "se",
+    "st",
+    "spr",
+    "sip",
+    "sr",
+    "skoid",
+    "sktid",
+    "skt",
+    "ske",
+    "sks",
+    "skv",
+)
 FORMS = {"zarr3": ("c/{/}", "{.}"), "zarr": ("{.}", "{/}"), "n5": ("{/}",)}  # how keys of chunks are written
 
 
 def place_of(source: Source) -> str:
-    """Where a source is that its name does not say: the endpoint of a bucket."""
+    """Where a source is that its name does not say: the endpoint of a bucket, the query of a URL but for signatures."""
     location = getattr(source, "location", None) or getattr(getattr(source, "blob", None), "location", None)
-    return "" if location is None else str(location.kvstore.get("endpoint", ""))
+    if location is None:
+        return ""
+    query = parse_qsl(urlsplit(str(location.kvstore.get("base_url", ""))).query, keep_blank_values=True)
+    signed = AZURE if "sig" in dict(query) else ()
+    asked = [pair for pair in query if pair[0].lower() not in signed and not SIGNATURE.fullmatch(pair[0])]
+    return f"{location.kvstore.get('endpoint', '')}{urlencode(asked)}"
 
 
 def state_of(source: Source) -> str:
@@ -69,7 +98,7 @@ def _versions(location: Any, info: ArrayInfo) -> list[bytes]:
         return [_local(location.local / key) for key in keys]
     store = StoreKeys(location).open()
     futures = [store.read(key, byte_range=slice(0, 0)) for key in keys]
-    progress = Progress()
+    progress = Progress(location.renew)
     return [_version(key, future, location, progress) for key, future in zip(keys, futures, strict=True)]
 
 

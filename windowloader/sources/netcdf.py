@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SourceFormatError
+from windowloader.errors import SourceChangedError, SourceFormatError
 
 from .base import SlabSource, digest, optional, unknown_variable
 from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
+from .mapping import unchanged
 from .memory import ArraySource
 
 if TYPE_CHECKING:
@@ -50,9 +51,13 @@ class InFile:
         """For messages."""
         return f"{os.path.basename(self.stamp.path)}:{self.variable}"
 
+    def check(self) -> None:
+        """Raise where the file is no longer what was opened."""
+        self.stamp.check()
+
     def open(self) -> _Opened:
         """Open the file."""
-        self.stamp.check()
+        self.check()
         dataset = _open_dataset(self.stamp)
         return _Opened(dataset[self.variable], dataset.close)
 
@@ -69,14 +74,28 @@ class InHand:
     ----------
     values : xarray.DataArray
         Not in memory.
+    stamp : Stamp or None
+        Of the file it is from; None where that is not known.
     """
 
     values: Any
+    stamp: Stamp | None
+
+    @classmethod
+    def of(cls, values: Any) -> InHand:
+        """Look up which file it is from, where xarray knows."""
+        source = str(values.encoding.get("source", ""))
+        return cls(values, Stamp.of(source) if os.path.exists(source) else None)
 
     @property
     def name(self) -> str:
         """For messages."""
         return str(self.values.name or "DataArray")
+
+    def check(self) -> None:
+        """Raise where the file it is from is known and no longer what it was."""
+        if self.stamp is not None:
+            self.stamp.check()
 
     def open(self) -> _Opened:
         """Return the array."""
@@ -84,8 +103,7 @@ class InHand:
 
     def fingerprint(self) -> str:
         """Name, and where xarray has it from."""
-        source = str(self.values.encoding.get("source", ""))
-        stamp = Stamp.of(source) if os.path.exists(source) else None
+        stamp = self.stamp
         return digest(self.name, stamp and (stamp.size, stamp.mtime_ns), self.values.sizes)
 
 
@@ -108,7 +126,7 @@ class XarraySource(SlabSource):
     """
 
     def __init__(self, where: InFile | InHand, *, axes: str | None = None) -> None:
-        self._where = where
+        self._where, self._cut = where, False
         self._handle: Handle[_Opened] = Handle()
         with self._handle.held(where.open) as opened:
             values = opened.values
@@ -125,7 +143,21 @@ class XarraySource(SlabSource):
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with self._handle.held(self._where.open) as opened:
-            self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
+            self.check()
+            try:
+                with unchanged():  # scipy maps netCDF 3
+                    self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
+            except SourceChangedError:
+                self._cut = True  # its map has zeros in place of pages: nobody may read them
+        self.check()
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is known and no longer what was opened, or was cut in a read."""
+        self._where.check()
+        if self._cut:
+            raise SourceChangedError(
+                f"the file of {self.name!r} was truncated while it was read; open it again."
+            )
 
     def fingerprint(self) -> str:
         """Shape, dtype and what the file shows of itself."""
@@ -254,7 +286,7 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     if hasattr(target, "data_vars"):
         target = target[_choose(target, variable, "Dataset")]
     if not getattr(target, "_in_memory", True):
-        return XarraySource(InHand(target), axes=axes)
+        return XarraySource(InHand.of(target), axes=axes)
     time_dim = time_dimension(target, axes)
     found = {
         dim: label for dim in range(target.ndim) if (label := coordinate_labels(target, dim)) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .processes import PerProcess, tensorstore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DECODERS", "Location", "locate", "scheme_of", "supported"]
+__all__ = ["DECODERS", "Location", "headers_of", "locate", "scheme_of", "supported"]
 
 SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
            "http": "http", "https": "http"}  # fmt: skip
@@ -63,7 +64,7 @@ class Location:
     request_limit : int
         Requests in flight at most, over all sources with these options in this process.
     timeout : float
-        Seconds without any finished read after which a read fails.
+        Seconds after which a read fails in which none finished and hardly anything arrived.
     cache_bytes : int or None
         Size of TensorStore's own cache; None: 0, or 16 MiB for sharded arrays, whose index is then read once.
     """
@@ -112,8 +113,19 @@ class Location:
 
     def resources(self, *, cache_bytes: int = 0) -> Any:
         """Return this process's TensorStore context: one for all sources with the same options and cache."""
-        cell = _CONTEXTS.setdefault(repr((self.context, self.secret, cache_bytes)), PerProcess())
+        cell = _CONTEXTS.setdefault(self._key(cache_bytes), PerProcess())
         return cell.get(lambda: self._context(cache_bytes))
+
+    def renew(self, *, cache_bytes: int = 0) -> None:
+        """Have a new context from the next call of `resources` on.
+
+        In the old one a read of the same chunk joins a request that nobody answers, and requests that were given up
+        count against the limit.
+        """
+        _CONTEXTS.pop(self._key(cache_bytes), None)
+
+    def _key(self, cache_bytes: int) -> str:
+        return repr((self.context, self.secret, cache_bytes))
 
     def _context(self, cache_bytes: int) -> Any:
         spec = {**self.context, "cache_pool": {"total_bytes_limit": cache_bytes}}
@@ -258,8 +270,19 @@ def _file(text: str, options: dict[str, Any]) -> Location:
     return Location(path, "file", {"driver": "file"}, path, {})
 
 
-def _s3(text: str, options: dict[str, Any]) -> Location:
+def _bucket(text: str) -> tuple[str, str]:
+    """Bucket and key of a URL, which has no place for who asks."""
     bucket, _, path = text.partition("://")[2].partition("/")
+    if "@" in bucket or re.search(r"\?[\w.~+-]+=", path):
+        raise SourceFormatError(
+            f"{text!r} has a user, a password or a query, of which a bucket's URL has none. Pass keys in "
+            "storage_options; a signed URL begins with https://."
+        )
+    return bucket, path
+
+
+def _s3(text: str, options: dict[str, Any]) -> Location:
+    bucket, path = _bucket(text)
     kvstore: dict[str, Any] = {"driver": "s3", "bucket": bucket}
     environment = os.environ.get
     endpoint = (
@@ -280,7 +303,7 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
 
 
 def _gcs(text: str, options: dict[str, Any]) -> Location:
-    bucket, _, path = text.partition("://")[2].partition("/")
+    bucket, path = _bucket(text)
     endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
     url = f"gs://{bucket}/{path}"
     token = options.get("token")
@@ -296,6 +319,11 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
     if endpoint:
         _set("TENSORSTORE_GCS_HTTP_URL", endpoint.rstrip("/"), "endpoint_url")
     if token and token not in ("google_default", "cloud"):
+        if not os.path.isfile(token):
+            raise SourceFormatError(
+                "storage_options['token'] of a gs:// URL is the path of a JSON file of credentials, 'anon', "
+                "'google_default' or 'cloud'; there is no file of the name that was given."
+            )
         _set("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(token), "token (the path of a JSON file)")
     context = (
         {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
@@ -312,11 +340,38 @@ def _set(name: str, value: str, option: str) -> None:
         )
 
 
+def headers_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers that a user gave for a web server, checked: a library would repeat a wrong one in its error.
+
+    Raises
+    ------
+    SourceFormatError
+        For a header that cannot be sent.
+    """
+    given = options.get("headers") or (options.get("client_kwargs") or {}).get("headers") or {}
+    for name, value in dict(given).items():
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", str(name), re.ASCII) or not str(value).isprintable():
+            raise SourceFormatError(
+                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
+                "breaks; .strip() takes off the one at the end of a file that holds a token."
+            )
+    return {str(name): str(value) for name, value in dict(given).items()}
+
+
 def _http(text: str, options: dict[str, Any]) -> Location:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        readable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise SourceFormatError(
+            "an http(s) URL was given whose host and port cannot be read. In a user name or password /, ?, #, @, [ "
+            "and ] are written %2F, %3F, %23, %40, %5B and %5D."
+        )
     base = f"{parts.scheme}://{parts.netloc}"
     kvstore: dict[str, Any] = {"driver": "http", "base_url": f"{base}?{parts.query}" if parts.query else base}
-    if headers := options.get("headers"):
+    if headers := headers_of(options):
         kvstore["headers"] = [f"{name}: {value}" for name, value in headers.items()]
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Location(shown, "http", kvstore, parts.path or "/", {})

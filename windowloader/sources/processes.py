@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.ending import end_all
-from windowloader.errors import ClosedError
+from windowloader.errors import ClosedError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +22,11 @@ __all__ = ["PerProcess", "forked_after_use", "tensorstore"]
 
 T = TypeVar("T")
 
-# Without these a server that accepts and never answers is waited for without end; read at TensorStore's first request.
+# Without these a server that accepts and never answers, or answers at a trickle, is waited for without end; read at
+# TensorStore's first request. 32 requests that share a slow line stay above 1 KiB a second each.
 STALLS = {
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "5",
-    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "5",
 }
 
@@ -56,11 +57,22 @@ os.register_at_fork(after_in_child=_Process.forked)
 def tensorstore() -> Any:
     """Return the tensorstore module, with its stall limits set.
 
+    Raises
+    ------
+    SourceError
+        In a process that was forked after TensorStore was loaded: TensorStore would abort it.
+
     Examples
     --------
     >>> tensorstore().__name__
     'tensorstore'
     """
+    if _Process.inherited:
+        raise SourceError(
+            "this process was forked from one that had used TensorStore, which cannot be used in both. Open URLs and "
+            "chunked stores before the fork and use what was opened, or start processes by 'spawn' or 'forkserver': "
+            "multiprocessing.get_context('forkserver'), DataLoader(..., multiprocessing_context='forkserver')."
+        )
     if _Process.module is None:
         if threading.current_thread() is threading.main_thread():
             _load()
@@ -79,27 +91,35 @@ def _load() -> None:
 
 
 def _load_before_the_end() -> None:
-    """Load it on a thread that the interpreter waits for when it ends.
+    """Load it on a thread that lives as long as the process, while another one keeps the interpreter from ending.
 
-    TensorStore registers what makes its threads safe at the end; loaded while the handlers of the end run, it would
-    register too late, and abort the process.
+    TensorStore takes the thread that loads it for the main thread, which may ask for the interpreter even at its end.
+    Once that thread had ended, one of TensorStore's own could get its id, ask too late, and abort the process. And what
+    makes its other threads safe is registered as it is loaded, which must be over before the interpreter ends.
     """
     errors: list[BaseException] = []
+    loaded = threading.Event()
 
     def load() -> None:
-        if not threading.main_thread().is_alive():  # else the main thread has yet to wait for this one
-            errors.append(
-                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
-            )
-            return
         try:
             _load()
         except BaseException as error:
             errors.append(error)
+        loaded.set()
+        threading.Event().wait()
 
-    thread = threading.Thread(target=load, name="windowloader-load", daemon=False)
-    thread.start()
-    thread.join()
+    def hold() -> None:
+        if threading.main_thread().is_alive():  # and so has yet to wait for this thread
+            threading.Thread(target=load, name="tensorstore-loader", daemon=True).start()
+            loaded.wait()
+        else:
+            errors.append(
+                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
+            )
+
+    holder = threading.Thread(target=hold, name="windowloader-load", daemon=False)
+    holder.start()
+    holder.join()
     if errors:
         raise errors[0]
 
@@ -140,14 +160,18 @@ class PerProcess(Generic[T]):
     def get(self, make: Callable[[], T]) -> T:
         """Return this process's value, made by ``make`` at the first call."""
         generation = _Process.generation
-        if generation not in self._values:
+        found = self._values.get(generation)
+        if found is None:
             with self._locks.setdefault(generation, threading.Lock()):
-                if generation not in self._values:
-                    self._values[generation] = make()
-        return self._values[generation]
+                found = self._values.get(generation)
+                if found is None:
+                    found = self._values[generation] = make()
+        return found
 
-    def drop(self) -> T | None:
-        """Forget this process's value and return it, or None."""
+    def drop(self, only: T | None = None) -> T | None:
+        """Forget this process's value and return it, or None; with ``only``, where it is that one."""
+        if only is not None and self._values.get(_Process.generation) is not only:
+            return None
         return self._values.pop(_Process.generation, None)
 
     def __reduce__(self) -> tuple[type[PerProcess[T]], tuple[()]]:

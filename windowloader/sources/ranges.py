@@ -22,6 +22,8 @@ from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from windowloader.source import Pending
 
     from .blobs import Blob
@@ -206,6 +208,10 @@ class RangeSource(RemoteSource):
         """Rows that are best asked for together at most: one request, where they lie together."""
         return max(1, PART // max(self.row_bytes, 1))
 
+    def request_counter(self) -> Callable[[int, int], int] | None:
+        """Return what counts the requests of rows."""
+        return lambda start, stop: len(self.requests(start, stop))
+
     exact_bytes = True  # `requests` knows bytes as stored
 
     def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -242,7 +248,7 @@ class _Contiguous:
     """Rows one after the other."""
 
     def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress = source, Progress()
+        self.source, self.progress = source, Progress(source.blob.renew)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read rows."""
@@ -266,7 +272,8 @@ class _Chunked:
     """Chunks by their table."""
 
     def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress, self.table = source, Progress(), source.table()
+        self.source, self.progress = source, Progress(source.blob.renew)
+        self.table = source.table()
         self.grid = Chunks(self.table, source.order)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:

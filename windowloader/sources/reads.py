@@ -1,4 +1,4 @@
-"""A read under way: waiting with a limit, finishing, and its errors.
+"""A read under way: waiting while something arrives, finishing, and its errors.
 
 In: a future of TensorStore or of a thread pool. Out: a `Pending` of the source protocol. Never waits without end.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import math
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.ending import Stage, at_end
+from windowloader.errors import CredentialsError, WindowLoaderError
 
-from .failures import Asked, explain, stalled
+from .failures import Asked, explained, late, stalled
+from .received import LEAST, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,9 @@ TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 PATIENCE = (
     5.0  # seconds that reads may take to end when the interpreter does; then TensorStore is left to itself
 )
+LOOK = 1.0  # seconds between two looks at what has arrived, while somebody waits
+AGAIN = 0.05  # seconds between two looks at least, however many reads ask
+STOPPED = 2.0  # seconds without a look after which this process is taken to have been stopped
 
 _LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
@@ -55,21 +61,58 @@ def _await_lent() -> None:
 
 
 class Progress:
-    """When a read last succeeded, over all reads of a store: a queue behind a slow link is not a stall.
+    """When a store last made progress, over all its reads: a queue behind a slow link is not a stall.
 
-    A read that failed or was given up is no sign of life: counted as one it would keep the others waiting as long
-    again.
+    Progress is a read that succeeds, or `LEAST` bytes that arrive. A read that failed or was given up is no sign of
+    life: counted as one it would keep the others waiting as long again. Time in which this process was stopped
+    (SIGSTOP, a suspended job, a frozen container) does not count.
+
+    Parameters
+    ----------
+    renew : callable, optional
+        Called when a read is given up, or fails by a fault that may pass: the next one must not join its requests,
+        which nobody can stop.
     """
 
-    __slots__ = ("last",)
+    __slots__ = ("_arrived", "_last", "_looked", "_renew")
 
-    def __init__(self) -> None:
-        self.last = time.monotonic()
+    def __init__(self, renew: Callable[[], object] | None = None) -> None:
+        self._last = self._looked = time.monotonic()
+        self._arrived: int | None = None
+        self._renew = renew
 
-    def touch(self, future: Any = None) -> None:
+    def touch(self, future: Any) -> None:
         """Note that a read is over now, if it succeeded."""
-        if future is None or _succeeded(future):
-            self.last = time.monotonic()
+        if _succeeded(future):
+            self._last = time.monotonic()
+
+    def left(self, since: float, limit: float) -> float:
+        """Return after how many seconds without progress a read fails; at most 0: it fails now.
+
+        Parameters
+        ----------
+        since : float
+            When it was submitted.
+        limit : float
+            Seconds that it may wait without progress.
+        """
+        now = time.monotonic()
+        if now - self._looked >= AGAIN:
+            self._look(now)
+        return max(since, self._last) + limit - now
+
+    def _look(self, now: float) -> None:
+        arrived = received()
+        if self._arrived is None:
+            self._arrived = arrived
+        if now - self._looked > STOPPED or arrived - self._arrived >= LEAST:
+            self._last, self._arrived = now, arrived
+        self._looked = now
+
+    def give_up(self) -> None:
+        """Keep later reads apart from the requests of one that failed."""
+        if self._renew is not None:
+            self._renew()
 
 
 def _succeeded(future: Any) -> bool:
@@ -105,7 +148,7 @@ def wait(
     since : float
         When it was submitted (``time.monotonic``).
     limit : float
-        Seconds without any finished read of the store, from ``since`` on, after which it fails.
+        Seconds without progress of the store, from ``since`` on, after which it fails.
     progress : Progress
         Of the store.
     timeout : float or None
@@ -118,24 +161,32 @@ def wait(
     WindowLoaderError
         For what the read raised.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        now = time.monotonic()
-        idle = max(since, progress.last) + limit - now
-        left = idle if deadline is None else min(idle, deadline - now)
-        try:
-            return future.result(timeout=max(left, 0.0))
-        except TIMEOUTS as error:
-            if future.done() and not isinstance(error, TIMEOUTS):  # pragma: no cover, cannot be
-                raise
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                raise stalled(asked, timeout or 0.0) from None
-            if now >= max(since, progress.last) + limit:
-                future.cancel()
-                raise stalled(asked, limit) from None
-        except Exception as error:
-            raise explain(error, asked) from error
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    left = 0.0  # most are over when their result is asked for
+    while not _is_over(future, min(left, LOOK, limit / 4, deadline - time.monotonic())):
+        if time.monotonic() >= deadline:
+            raise late(asked, timeout or 0.0)
+        if (left := progress.left(since, limit)) <= 0 and not future.done():
+            future.cancel()
+            progress.give_up()
+            raise stalled(asked, limit)
+    try:
+        return explained(asked, lambda: future.result(timeout=0))
+    except WindowLoaderError as error:
+        if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
+            progress.give_up()
+        raise
+
+
+def _is_over(future: Any, seconds: float) -> bool:
+    """Wait for a future at most so long, and tell whether it is over."""
+    try:
+        future.result(timeout=max(seconds, 0.0))
+    except TIMEOUTS:
+        return bool(future.done())
+    except Exception:
+        return True
+    return True
 
 
 @dataclass(slots=True)
@@ -183,10 +234,7 @@ class Read:
                 )
             )
         if self.finish is not None:
-            try:
-                self.finish(results)
-            except Exception as error:
-                raise explain(error, self.asked) from error
+            explained(self.asked, partial(self.finish, results))
         self.over = True
         self.futures = []
 
@@ -211,5 +259,4 @@ class Read:
 
     def overdue(self) -> bool:
         """Whether it has waited so long without any progress of its store that `result` would fail now."""
-        last = max(self.since, self.progress.last)
-        return not self.done() and time.monotonic() >= last + self.limit
+        return not self.done() and self.progress.left(self.since, self.limit) <= 0

@@ -15,6 +15,7 @@ from windowloader.errors import CorruptDataError, SourceError
 
 from .base import check_dtype
 from .handles import Stamp
+from .mapping import FileMap, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,31 +98,21 @@ class Region:
         if not self.nbytes:
             return np.empty(self.shape, self.dtype)
         begin = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
-        with open(self.stamp.path, "rb") as file:
-            pages = mmap.mmap(
-                file.fileno(), self.offset - begin + self.nbytes, access=mmap.ACCESS_READ, offset=begin
-            )
+        pages = FileMap.of(self.stamp, self.offset - begin + self.nbytes, begin)
         return np.ndarray(self.shape, self.dtype, pages, self.offset - begin, self.strides)
 
 
 def is_mapped(array: np.ndarray) -> bool:
     """Whether an array's memory is a file's, through however many views."""
-    return isinstance(_owner(array), mmap.mmap)
+    return isinstance(owner_of(array), mmap.mmap)
 
 
 def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
     """Return the map an array lies in, and its offset there in bytes; None for an array in memory."""
-    base = _owner(array)
+    base = owner_of(array)
     if not isinstance(base, mmap.mmap):
         return None
     return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-
-
-def _owner(array: np.ndarray) -> object:
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base.obj if isinstance(base, memoryview) else base
 
 
 def region_of_memmap(array: np.ndarray) -> Region | None:

@@ -13,10 +13,13 @@ import reprlib
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from windowloader.errors import AxesError, SourceFormatError
+from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
+from .base import complete
 from .formats import Request, is_url, list_path, open_path
 
 if TYPE_CHECKING:
@@ -112,8 +115,16 @@ def _family(target: Any) -> Family:
         " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, (list, tuple, int, float)) else ""
     )
     raise SourceFormatError(
-        f"{reprlib.repr(target)} is a {name}, which cannot be opened. What can: {known}.{advice}"
+        f"{_Short().repr(target)} is a {name}, which cannot be opened. What can: {known}.{advice}"
     )
+
+
+class _Short(reprlib.Repr):
+    """Cuts long texts, and URLs in them only after what may be secret is out."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        """Cut a text."""
+        return super().repr_str(hide_secrets(x), level)
 
 
 def _from(package: str, *names: str) -> Callable[[Any], bool]:
@@ -139,7 +150,7 @@ def _open_ready(request: Request) -> Source:
         raise AxesError(
             f"axes={request.axes!r} were given for {source.name!r}, which is open with {source.axes!r}."
         )
-    return source
+    return complete(source)
 
 
 def _open_array(request: Request) -> Source:
@@ -217,7 +228,7 @@ def _open_tensorstore(request: Request) -> Source:
     place = store if isinstance(store, str) else _url(store)
     if place is None:
         raise SourceFormatError(
-            f"a TensorStore over {store} cannot be opened again elsewhere; pass its path or URL."
+            f"a TensorStore over {store.get('driver')!r} cannot be opened again elsewhere; pass its path or URL."
         )
     return open_path(request.of(place))
 
@@ -230,7 +241,10 @@ def _url(store: Mapping[str, Any]) -> str | None:
     schemes = {"s3": "s3", "gcs": "gs"}
     if store.get("driver") in schemes:
         return f"{schemes[store['driver']]}://{store['bucket']}/{path}"
-    return f"{store['base_url']}{path}" if store.get("driver") == "http" else None
+    if store.get("driver") != "http":
+        return None
+    base = urlsplit(str(store["base_url"]))
+    return base._replace(path=f"{base.path}{path}").geturl()
 
 
 def _is_path(target: Any) -> bool:

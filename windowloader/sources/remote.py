@@ -57,7 +57,7 @@ class RemoteSource(LocalSource):
         return self._open()
 
     def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read rows ``[start, stop)`` into ``out``, any strides."""
+        """Read rows ``[start, stop)`` into ``out``, any strides; do not use ``out`` again after an error."""
         self.submit(start, stop, out).result()
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:

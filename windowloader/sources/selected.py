@@ -13,7 +13,8 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import LocalSource, digest
+from .base import LocalSource, complete, digest
+from .mapping import unchanged
 from .reads import Done
 from .tiers import tier_of
 
@@ -96,10 +97,10 @@ def _as_slice(index: np.ndarray) -> slice | None:
     return slice(int(index[0]), end if end >= 0 else None, step)
 
 
-def _narrowed(source: Source, picks: Sequence[Pick]) -> tuple[Source, list[Pick]]:
+def _narrowed(source: LocalSource, picks: Sequence[Pick]) -> tuple[LocalSource, list[Pick]]:
     """Source with less around what is picked, where it can be cut, and the picks within it.
 
-    A source shows that it can by ``take(axis, index)``, or by ``can_cut`` and ``cut(box)``.
+    A source says that it can: ``can_take`` and ``take(axis, index)``, or ``can_cut`` and ``cut(box)``.
     """
     if source.axes[:1] != "t" or source.array() is not None:
         return source, list(picks)
@@ -110,16 +111,16 @@ def _narrowed(source: Source, picks: Sequence[Pick]) -> tuple[Source, list[Pick]
         coordinates: list[np.ndarray] = []
         for axis, places in zip(pick.axes, pick.coordinates, strict=True):
             kept, inverse = np.unique(places, return_inverse=True)
-            if hasattr(inner, "take") and 0 < kept.size < source.shape[axis]:
+            if inner.can_take and 0 < kept.size < source.shape[axis]:
                 inner = inner.take(axis, kept)
                 coordinates.append(inverse)
-            elif getattr(inner, "can_cut", False) and kept.size:
+            elif inner.can_cut and kept.size:
                 box[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
                 coordinates.append(places - kept[0])
             else:
                 coordinates.append(places)
         within.append(replace(pick, coordinates=tuple(coordinates), view=None))
-    if getattr(inner, "can_cut", False):
+    if inner.can_cut:
         inner = inner.cut(box)
     return inner, within
 
@@ -164,7 +165,7 @@ class SelectedSource(LocalSource):
         features: slice | Sequence[int] | np.ndarray | None = None,
         along: Mapping[int, Any] = MappingProxyType({}),
     ) -> None:
-        self.source = source
+        self.source = complete(source)
         self.rows = range(*(rows or WHOLE).indices(source.shape[0] if source.axes[:1] == "t" else 0))
         if self.rows.step < 1:
             raise SourceFormatError(
@@ -183,7 +184,17 @@ class SelectedSource(LocalSource):
             grid = grid and [max(1, grid[0] // self.rows.step), *grid[1:]]
         axes = "".join(source.axes[axis] for axis in kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes, chunks=grid)
-        self._inner, self._inner_picks = _narrowed(source, self.picks)
+        self._inner, self._inner_picks = _narrowed(self.source, self.picks)
+
+        self.can_take = all(len(pick.axes) == 1 for pick in self.picks)
+
+    def take(self, axis: int, index: np.ndarray) -> SelectedSource:
+        """Return the source of some positions along an axis."""
+        along = {pick.axes[0]: pick.coordinates[0] for pick in self.picks}
+        origin = self._kept_axes()[axis]
+        along[origin] = along.get(origin, np.arange(self.source.shape[origin]))[index]
+        rows = slice(self.rows.start, self.rows.stop, self.rows.step)
+        return SelectedSource(self.source, rows=rows, along=along)
 
     def _kept_axes(self) -> list[int]:
         """Axes of the source that are still there: the first of those that became one."""
@@ -232,7 +243,8 @@ class SelectedSource(LocalSource):
         first, last = self._block(start, stop)
         whole = self.source.array()
         if whole is not None:
-            self._take(whole[first:last], self.picks, start, stop, out)
+            with unchanged(whole):
+                self._take(whole[first:last], self.picks, start, stop, out)
             return Done()
         if not self.picks and self.rows.step == 1 and "t" in self.axes:
             return self._inner.submit(first, last, out)
@@ -243,6 +255,20 @@ class SelectedSource(LocalSource):
     def tier(self) -> str:
         """That of the source."""
         return tier_of(self._inner)
+
+    def check(self) -> None:
+        """Check the source."""
+        self.source.check()
+
+    @property
+    def inner(self) -> LocalSource:
+        """The source, with less around what is picked where it can be cut."""
+        return self._inner
+
+    def request_counter(self) -> Callable[[int, int], int] | None:
+        """Return what counts the requests of rows, by the source."""
+        counted = self._inner.request_counter()
+        return None if counted is None else lambda begin, end: counted(*self._block(begin, end))
 
     def edges(self) -> np.ndarray | None:
         """Rows where a chunk of the source begins, counted in the rows that stay."""

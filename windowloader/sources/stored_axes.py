@@ -16,6 +16,7 @@ from windowloader.axes import check_axes, default_axes
 
 from .base import to_nanoseconds
 from .cf import decode_time, is_time
+from .failures import Asked, explained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,10 +69,14 @@ class Coordinates:
 
         if not any(self.keys.get([f"{path}/zarr.json", f"{path}/.zarray"])):
             return None  # a dimension named without an array of its own
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
+
+        def read() -> tuple[np.ndarray, Mapping[str, Any]]:
             array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
             return np.asarray(array[...]), dict(array.attrs)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
+            return explained(Asked(f"{self.keys.name}/{path}"), read)
 
 
 def _times(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:

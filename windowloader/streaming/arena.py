@@ -36,6 +36,9 @@ class Arena:
     ----------
     regions : tuple of ndarray, each shape (rows, node | 1, feature)
         One a variable, in its dtype; C-contiguous, aligned to 64 bytes.
+    lost : bool
+        Whether a read into it failed. Storage may still write the rows of such a read, as a time-out does not stop the
+        request. So nothing else is read into its place, and the next iterator takes another arena.
 
     Examples
     --------
@@ -59,9 +62,14 @@ class Arena:
         for shape, variable, size in zip(shapes, variables, sizes, strict=True):
             regions.append(np.ndarray(shape, variable.dtype, buffer=slab, offset=offset))
             offset += size
-        self.regions = tuple(regions)
+        self.regions: tuple[np.ndarray, ...] = tuple(regions)
         self.nbytes = sum(sizes)
+        self.lost = False
         self._slab = slab
+
+    def release(self) -> None:
+        """Let go of the memory, whoever still knows of the arena; reads under way keep theirs."""
+        self.regions, self._slab = (), self._slab[:0].copy()
 
     def touch(self) -> None:
         """Have its pages made while the first requests are on their way; see ``touching``."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import ClosedError
+from windowloader.errors import ClosedError, SourceTimeoutError
 
 from .counting import Reads
 from .passage import Passage
@@ -54,6 +54,8 @@ class Course:
         self.grounds = grounds
         self.number = lane
         self.index, self.courses = index, courses
+        self.slots = grounds.slots
+        """Places for blocks, but those whose read was given up and failed."""
         self.free = list(range(grounds.slots))[::-1]
         self.free_seams = list(range(grounds.seams))[::-1]
         self.tick = 0
@@ -162,7 +164,12 @@ class Course:
         begin, end = passage.residency.rows(block)
         row = grounds.place(self.index, place)
         passage.block_at[block] = row - begin
-        job = Job(grounds.ranges(begin, end, row), lambda job: self._ended(passage, place, job), blocks=1)
+        job = Job(
+            grounds.ranges(begin, end, row),
+            grounds.arena,
+            lambda job: self._ended(passage, place, job),
+            blocks=1,
+        )
         passage.places[block], passage.jobs[block] = place, job
         need = (passage.number, int(passage.lane.deal.borders[passage.lane.entry[block]]))
         grounds.reader.submit(job, need)
@@ -171,8 +178,11 @@ class Course:
     def _ended(self, passage: Passage, place: int, job: Job) -> None:
         if passage not in self.passes:  # given up while it was under way
             self.reads.add([job])
+            if job.error is None:
+                self.free.append(place)
+            else:  # storage may write to the place as long as the request lives
+                self.slots -= 1
             del job
-            self.free.append(place)
             self.settle()
 
     # -- turns ---------------------------------------------------------------------------------------------------------
@@ -220,9 +230,20 @@ class Course:
         while not fits():
             if holding:
                 raise Cut
-            if not self.holds and not self._under_way():
-                raise AssertionError(f"lane {self.number}: the plan has no place for turn {passage.turn + 1}")
+            if not self.holds:
+                self._check_places()
             self._wait()
+
+    def _check_places(self) -> None:
+        """Raise where no place will be free any more."""
+        if self._under_way():
+            return
+        if self.slots < self.grounds.slots:
+            raise SourceTimeoutError(
+                "a read that the iterator before had begun failed, and its answer may still come, to memory that is "
+                "needed now. Iterate again: that takes other memory."
+            )
+        raise AssertionError(f"lane {self.number}: the plan has too few places")
 
     @property
     def busy(self) -> bool:
@@ -231,7 +252,7 @@ class Course:
 
     def _under_way(self) -> bool:
         """Whether reads that were given up still fill places."""
-        return len(self.free) + sum(len(passage.places) for passage in self.passes) < self.grounds.slots
+        return len(self.free) + sum(len(passage.places) for passage in self.passes) < self.slots
 
     def _first_needed(self, passage: Passage) -> list[int]:
         """Blocks that must be there when the next turn begins."""
@@ -327,7 +348,7 @@ class Course:
         for seam in seams.tolist():
             begin, end = passage.absent.pop(seam)
             row = int(passage.seam_at[seam]) + begin
-            job = Job(grounds.ranges(begin, end, row))
+            job = Job(grounds.ranges(begin, end, row), grounds.arena)
             grounds.reader.submit(job, (-1, 0))
             jobs.append(job)
         return jobs

@@ -24,7 +24,7 @@ from .benches import Benchwork
 from .reader import Job, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ __all__ = ["DirectAccess"]
 class _Bench:
     """The rows themselves."""
 
+    arena: Arena
     regions: Sequence[np.ndarray]
     ready: bool = True
     failed: bool = False
@@ -95,7 +96,7 @@ class DirectAccess:
                 cuts = [
                     slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)
                 ]
-                benches = [_Bench([region[cut] for region in arena.regions]) for cut in cuts]
+                benches = [_Bench(arena, [region[cut] for region in arena.regions]) for cut in cuts]
             stream = DirectStream(self, benches)
             self._streams.add(stream)
             return stream
@@ -103,7 +104,7 @@ class DirectAccess:
     def give_back(self, benches: list[_Bench]) -> None:
         """Take the benches of an iterator that is over for the next one."""
         with self._lock:
-            if not self._idle:
+            if not self._idle and not benches[0].arena.lost:
                 self._idle.append(benches)
 
     def rest(self) -> None:
@@ -130,7 +131,7 @@ class DirectStream(InTurn):
         self._access, self._benches = access, benches
         self._work = Benchwork(access.shape, access.offsets, access.span)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Iterator[Piece]:
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, as many windows at a time as a bench holds."""
         bench: _Bench | None = None
         first = np.zeros(len(starts), np.int64)
@@ -163,15 +164,15 @@ class DirectStream(InTurn):
                 self._lock.wait()
                 self.check()
             laid = self._work.lay(starts)
-            if bench.failed and len(laid.moved[0]):
-                raise SourceError("rows that are shared with an earlier batch could not be read.")
+            if bench.arena.lost:  # at its own batch, which comes first, the error itself is raised
+                raise SourceError("rows of an earlier batch could not be read.")
             for other, _, _ in laid.shared:
                 self._benches[other].holds += 1
             bench.holds, bench.ready, bench.failed = 1, False, False
         for source, target in zip(*(places.tolist() for places in laid.moved), strict=True):
             for region in bench.regions:
                 region[target] = region[source]
-        job = Job(self._ranges(bench, laid))  # only now: reads write where rows were
+        job = Job(self._ranges(bench, laid), bench.arena)  # only now: reads write where rows were
         with self._lock:
             self._access.reader.submit(job, (index,))
         return bench, laid, job
@@ -194,7 +195,7 @@ class DirectStream(InTurn):
                 with self._lock:
                     while not (other.ready or other.failed):
                         self._lock.wait()
-                if other.failed:  # at its own batch, which comes first, the error itself is raised
+                if other.failed:
                     raise SourceError("rows that are shared with an earlier batch could not be read.")
                 for ours, theirs in zip(bench.regions, other.regions, strict=True):
                     ours[target] = theirs[source]

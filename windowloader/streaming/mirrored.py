@@ -12,16 +12,17 @@ import numpy as np
 
 from windowloader.axes import canonical
 from windowloader.gathering.rows import Others, Piece
+from windowloader.sources.cached import CachedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from windowloader.assembly.variable import Variable
     from windowloader.blocks import BlockAccess
     from windowloader.gather import Recipe
     from windowloader.gathering.rows import RowAccess, RowStream
     from windowloader.shard import Position
-    from windowloader.sources.cached import CachedSource
+    from windowloader.sources.mirror import Mirror
     from windowloader.windows import WindowSet
 
     from .direct import DirectAccess
@@ -54,7 +55,7 @@ def mirrored(
     """
     places = [place for place in range(len(recipe.variables)) if place not in {*views, *reading.held}]
     variables = {place: windows.series.variables[recipe.variables[place]] for place in places}
-    if not all(hasattr(variable.source, "rows_held") for variable in variables.values()):
+    if not all(isinstance(variable.source, CachedSource) for variable in variables.values()):
         return access
     if reading.lanes is not None:
         begin, end = reading.lanes.grid.begin, reading.lanes.grid.end
@@ -93,24 +94,31 @@ class MirroredAccess:
         reach: tuple[int, int],
     ) -> None:
         self._access, self._variables, self._views = access, dict(variables), dict(views)
-        self._held, self._rows, self._reach = reading.held, rows, reach
+        self._held, self._rows, self.reach = reading.held, rows, reach
 
     @property
-    def _sources(self) -> list[CachedSource]:
+    def sources(self) -> list[CachedSource]:
+        """Cached ones."""
         return [variable.source for variable in self._variables.values()]  # type: ignore[misc]
 
     def stream(self, position: Position) -> RowStream:
         """Rows for an iterator that begins at a position."""
-        if not all(source.rows_held(*self._rows) for source in self._sources):
+        if not all(source.rows_held(*self._rows) for source in self.sources):
             return self._access.stream(position)
-        views = dict(self._views)
-        for place, variable in self._variables.items():
-            view = canonical(variable.source.mapped(), variable.source.axes)  # type: ignore[attr-defined]
-            if view is None:  # axes that cannot be brought together where they lie
-                return self._access.stream(position)
-            views[place] = view
+        mirrors = [source.mirror() for source in self.sources]
+        others = self.others(mirrors)
+        if others is None:  # removed this moment, or axes that cannot be brought together where they lie
+            return self._access.stream(position)
         self._access.rest()
-        return _Mirrored(self._sources, Others(len(views) + len(self._held), views, self._held), self._reach)
+        return _Mirrored(self, mirrors, others)
+
+    def others(self, mirrors: Sequence[Mirror | None]) -> Others | None:
+        """Return all variables, the cached ones where these mirrors have them; None where one is no view."""
+        views: dict[int, np.ndarray | None] = dict(self._views)
+        for mirror, (place, variable) in zip(mirrors, self._variables.items(), strict=True):
+            views[place] = None if mirror is None else canonical(mirror.rows, variable.source.axes)
+        found = {place: view for place, view in views.items() if view is not None}
+        return Others(len(views) + len(self._held), found, self._held) if len(found) == len(views) else None
 
     def close(self) -> None:
         """Let go of the stream's own; the sources belong to the series."""
@@ -122,15 +130,27 @@ class _Mirrored:
 
     reads = None
 
-    def __init__(self, sources: list[CachedSource], others: Others, reach: tuple[int, int]) -> None:
-        self._sources, self._others, self._reach = sources, others, reach
+    def __init__(self, access: MirroredAccess, mirrors: Sequence[Mirror | None], others: Others) -> None:
+        self._access = access
+        self._kept = mirrors, others
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Iterator[Piece]:
-        """Yield all windows of a batch at once."""
-        first, last = self._reach
-        for source in self._sources:
-            source.require(starts + first, starts + last)
-        yield Piece(self._others.beside([], starts), 0, len(starts))
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+        """Yield all windows of a batch at once, and again where somebody changed the mirror meanwhile."""
+        begin, end = (starts + reach for reach in self._access.reach)
+        whole = False
+        while not whole:
+            found = [source.require(begin, end) for source in self._access.sources]
+            yield Piece(self._others([mirror for mirror, _ in found]).beside([], starts), 0, len(starts))
+            whole = all(mirror.unwritten(seen) or mirror.has(begin, end) for mirror, seen in found)
+
+    def _others(self, mirrors: list[Mirror]) -> Others:
+        """Return all variables; mirrors that were dropped are others now."""
+        kept, others = self._kept
+        if kept != mirrors:
+            found = self._access.others(mirrors)
+            assert found is not None  # one form, one layout
+            self._kept = mirrors, others = mirrors, found
+        return others
 
     def fail(self, index: int) -> None:
         """Nobody waits."""

@@ -119,5 +119,6 @@ class PagedCourse(Course):
             place = passage.places.pop(drop)
             del passage.jobs[drop]
         while place is None and not self.free:
+            self._check_places()
             self._wait()  # for reads that were given up
         self.await_job(self._submit(passage, block, place=place))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from windowloader.shuffling.lane import Lane, LanesOfBlocks
 
+    from .arena import Arena
     from .reader import Job, Reader, RowRange
     from .residency import Residency
 
@@ -34,8 +35,8 @@ class Grounds:
     order : LanesOfBlocks
     slots, seams : int
         Places of a lane for blocks and for seams.
-    regions : sequence of ndarray
-        The arena, rows of each variable.
+    arena : Arena
+        Rows of each variable.
     reader : Reader
         Its lock guards all courses.
     ranges : callable
@@ -45,7 +46,7 @@ class Grounds:
     order: LanesOfBlocks
     slots: int
     seams: int
-    regions: Sequence[np.ndarray]
+    arena: Arena
     reader: Reader
     ranges: Callable[[int, int, int], Sequence[RowRange]]
 
@@ -60,7 +61,7 @@ class Grounds:
 
     def copy(self, source: int, target: int, rows: int) -> None:
         """Copy rows of every variable within the arena."""
-        for region in self.regions:
+        for region in self.arena.regions:
             region[target : target + rows] = region[source : source + rows]
 
 

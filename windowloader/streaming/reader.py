@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from windowloader.ending import Stage, at_end
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from windowloader.assembly.variable import Variable
     from windowloader.source import Pending
 
+    from .arena import Arena
     from .chunking import Chunking
 
-__all__ = ["Job", "Reader", "RowRange"]
+__all__ = ["Job", "Pace", "Reader", "RowRange"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
+LONG = 10.0  # seconds of a read after which fewer are handed over at a time, if that makes them faster
 HEAR = 1.0  # seconds in which whoever waits may give up the rest, after a read has failed
 
 
@@ -68,6 +71,8 @@ class Job:
     Parameters
     ----------
     ranges : sequence of RowRange
+    arena : Arena
+        What they are read into; it is lost if one fails.
     ended : callable, optional
         ``ended(job)``, on the reader's thread, once no range is under way any more.
     blocks : int
@@ -83,6 +88,7 @@ class Job:
     """
 
     ranges: Sequence[RowRange]
+    arena: Arena
     ended: Callable[[Job], None] | None = None
     blocks: int = 0
     done: bool = False
@@ -102,13 +108,54 @@ class _Flight:
     job: Job
     range: RowRange
     pending: Pending | None = None
+    departed: float = 0.0
+
+
+class Pace:
+    """How many requests are handed to storage at a time, by how long reads take.
+
+    Requests that share a slow line all arrive late, the one that is needed first among them. So their number is halved
+    while reads take longer than `LONG`, and doubled again when they are quick. Where halving it does not make them
+    faster each is slow by itself, and there are as many as at first.
+
+    Parameters
+    ----------
+    limit : int
+        Requests at a time at most.
+
+    Examples
+    --------
+    >>> pace = Pace(8)
+    >>> pace.note(0.0, 64.0, 8)  # a read took 64 seconds while 8 requests were under way
+    >>> pace.requests
+    4
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.requests = limit
+        self._changed = self._before = 0.0
+        self._alone = False  # each is slow by itself
+
+    def note(self, departed: float, landed: float, under_way: int) -> None:
+        """Note that a read succeeded, between two times, and how many requests were under way at the end."""
+        took = landed - departed
+        if departed < self._changed or self._alone:
+            return
+        if took < LONG / 4:
+            self.requests, self._before = min(2 * self.requests, self.limit), 0.0
+        elif took < LONG:
+            return
+        elif 0 < self._before < 4 / 3 * took:
+            self.requests, self._alone = self.limit, True
+        elif (half := min(self.requests, under_way) // 2) > 0:
+            self.requests, self._before, self._changed = half, took, landed
 
 
 class _Desk:
     """What a reader and its thread share: the thread holds this and not the `Reader`, so that dropping it ends both."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.pace = Pace(limit)
         self.lock = threading.Condition(threading.Lock())
         self.queue: list[tuple[tuple[int, ...], int, Job]] = []
         self.count = 0
@@ -170,7 +217,7 @@ class _Desk:
             return None
         job = self.queue[0][2]
         wanted = job.ranges[job.given]
-        if self.under_way and self.under_way + wanted.requests > self.limit:
+        if self.under_way and self.under_way + wanted.requests > self.pace.requests:
             return None
         job.given += 1
         job.open += 1
@@ -182,6 +229,7 @@ class _Desk:
 
     def depart(self, flight: _Flight) -> None:
         asked = flight.range
+        flight.departed = monotonic()
         try:
             flight.pending = asked.variable.submit(asked.begin, asked.end, asked.out)
         except BaseException as error:
@@ -219,9 +267,12 @@ class _Desk:
             if fetched is not None:
                 first, end = flight.range.begin, flight.range.variable.num_rows
                 job.fetched[flight.range] = [(max(first + a, 0), min(first + b, end)) for a, b in fetched]
+            if error is None:
+                self.pace.note(flight.departed, monotonic(), self.under_way)
             self.under_way -= flight.range.requests
             job.open -= 1
             self.failed = self.failed or error is not None
+            job.arena.lost = job.arena.lost or error is not None
             if error is not None and job.error is None:
                 job.error = error
                 job.dropped = True  # what it still wants in vain

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from windowloader.indexing.marks import sentinel
+from windowloader.sources.mapping import unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +68,8 @@ def _pieces(variable: Variable, full: bool) -> Iterator[np.ndarray]:
     view = variable.view()
     for start, stop in places(variable, full):
         if view is not None:
-            yield view[start:stop]
+            with unchanged(view):
+                yield view[start:stop]
         else:
             out = np.empty((stop - start, variable.num_nodes, variable.num_features), variable.dtype)
             variable.read(start, stop, out)

@@ -129,6 +129,8 @@ def test_fingerprint_depends_on_what_stays() -> None:
 
 def test_source_that_can_take_reads_less() -> None:
     class Taking(Stored):
+        can_take = True
+
         def take(self, axis: int, index: np.ndarray) -> Taking:
             taken = Taking(self.held.take(index, axis), self.axes)
             taken.asked = self.asked

@@ -180,6 +180,18 @@ def test_covariates_alone_with_labels_or_times_are_aligned_to_each_other() -> No
         wl.Series(np.zeros((6, 3)), covariates={"v": FRAME, "w": FRAME.set_axis(HOURS + pd.Timedelta("1h"))})
 
 
+def test_an_axis_without_labels_goes_by_position() -> None:
+    values = np.arange(72.0).reshape(6, 3, 4)
+    grid = xr.DataArray(values, {"time": HOURS, "lat": [3, 2, 1]}, ("time", "lat", "lon"), name="t")
+    series = wl.open(grid, covariates={"u": grid[:, ::-1], "v": (values[..., ::-1], "tnn")})
+    np.testing.assert_array_equal(loaded(series, "t")[..., 0], loaded(series, "u")[..., 0])
+    np.testing.assert_array_equal(loaded(series, "v")[..., 0], values[..., ::-1])
+    with pytest.raises(
+        SeriesError, match=r"shape \(6, 3, 3\), but the series has 6 steps and space \(3, 4\)"
+    ):
+        wl.open(grid, covariates={"u": grid[..., :3]})
+
+
 def test_columns_that_are_features_are_not_taken_for_nodes() -> None:
     weather = FRAME.set_axis(["rain", "wind", "sun"], axis=1)
     with pytest.raises(
@@ -256,6 +268,8 @@ def test_parts_in_another_order_than_their_times_go_with_nothing_that_goes_by_ro
         with pytest.raises(SeriesError, match="variable 'value' are joined by their times.*go by row"):
             wl.open(late_first, **options)
         wl.open([FRAME[:3], FRAME[3:]], **options)
+    shared = wl.Series(FRAME.to_numpy(), timestamps=HOURS, covariates={"w": late_first})
+    np.testing.assert_array_equal(loaded(shared, "w")[..., 0], FRAME)
     with pytest.raises(SeriesError, match="'b' go by row"):
         wl.open({"a": late_first, "b": [FRAME[3:].to_numpy(), FRAME[:3].to_numpy()]})
 

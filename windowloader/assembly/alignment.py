@@ -168,7 +168,7 @@ class Alignment:
     size : tuple of (int, tuple of int)
         Rows, and sizes of the space axes, of the first variable.
     moved : list of str
-        What was joined along time in another order than it was given in.
+        What was joined along time in another order than it was given in, and sets the order of the rows.
     """
 
     def __init__(self, *, alone: bool = False) -> None:
@@ -218,7 +218,7 @@ class Alignment:
                 elif have is not None and tells(have) and not tells(wanted):
                     self.labels[number] = have
         times = source.timestamps() if timed and "t" in source.axes else None
-        if isinstance(source, LocalSource) and source.moved:
+        if isinstance(source, LocalSource) and source.moved and (times is None or self.times is None):
             self.moved.append(what)
         kept = rows(times, self.times, what)
         self.times = times if self.times is None else self.times

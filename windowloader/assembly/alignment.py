@@ -89,7 +89,8 @@ def locate(
             )
     places, missing = find(labels, wanted)
     if missing:
-        more = sorted(set(have) - set(want), key=have.index)
+        asked = set(want)
+        more = [key for key in have if key not in asked]
         told = f"{len(missing)} only in {whose}: {listed(missing)}"
         told += f"; {len(more)} only in {what}: {listed(more)}" if more else ""
         raise error(
@@ -240,7 +241,7 @@ class Alignment:
 
 def _nearest(have: list[Any], want: list[Any]) -> str:
     """Say how near the first missing number is to one that is there: equal in less precision, perhaps."""
-    numbers = [key for key in have if not isinstance(key, str)]
+    numbers = {key for key in have if not isinstance(key, str)}
     missing = next((key for key in want if not isinstance(key, str) and key not in numbers), None)
     if missing is None or not numbers:
         return ""

@@ -17,7 +17,6 @@ import numpy as np
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.base import LocalSource
-from windowloader.sources.tables import open_by_node
 
 from .joining import Opener, missing_of
 from .labels import tells
@@ -105,7 +104,9 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
         source = _named(name, target, axes, opener)
     by_row = axes is None and source is not None and source.shape[0] == alignment.size[0]
     if source is None or not (by_row or source.timestamps() is not None):
-        table = None if nodes is None else open_by_node(target, nodes)
+        from windowloader.sources.tables import open_by_node
+
+        table = None if nodes is None else open_by_node(target, nodes, opener.storage_options)
         source = table or source or _named(name, target, axes, opener)
     if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source

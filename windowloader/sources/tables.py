@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from windowloader.axes import TIME_NAMES
 from windowloader.errors import SourceFormatError
 
 from .base import Described
+from .fetching import fetched
 from .formats import by_name, is_url
 from .handles import Stamp
 from .long_tables import open_long_table
@@ -25,7 +27,7 @@ from .memory import ArraySource, LoadedSource
 from .table_files import TIME_TEXT, numbers, parse_times, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .base import Description
 
@@ -100,11 +102,15 @@ def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArrayS
     )
 
 
-def open_by_node(target: Any, nodes: np.ndarray) -> ArraySource | None:
+def open_by_node(target: Any, nodes: np.ndarray, storage_options: Mapping[str, Any]) -> ArraySource | None:
     """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets."""
     pandas = sys.modules.get("pandas")
-    if isinstance(target, str | os.PathLike) and by_name(os.fspath(target)) == "table" and not is_url(target):
-        target = read_table(os.fspath(target))
+    if isinstance(target, str | os.PathLike):
+        name = os.fspath(target)
+        if by_name(name) != "table":
+            return None
+        with fetched(name, storage_options) if is_url(name) else nullcontext(name) as path:
+            target = read_table(path)
     elif pandas is None or not isinstance(target, pandas.DataFrame):
         return None
     if target.index.dtype.kind == "M" or find_time(target) is not None:

@@ -156,8 +156,9 @@ def test_tables_of_nodes(form: str, case: tuple[pd.DataFrame, pd.DataFrame], fea
         elif form in ("xarray", "netcdf"):
             array = xr.DataArray(frame, {"node": frame.index.tolist()}, ("node", "feature"), name="s")
             given_ = (_stored(array, form, path), "nf")
-        if "zeros" in form or (form.startswith("csv") and {"0042", "42"} <= set(map(str, frame.index))):
-            return  # pandas reads such ids of a file as numbers, two of which are one
+        ids = set(map(str, frame.index))
+        if form.startswith("csv") and ({"0042", "42"} <= ids or {"007", "7"} <= ids):
+            return  # pandas reads both of a file as one number
         series = wl.open(own, covariates={"s": given_})
         assert not series.variables[1].has_time
         np.testing.assert_array_equal(

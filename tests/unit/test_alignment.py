@@ -220,6 +220,13 @@ def test_a_static_table_goes_by_its_column_of_labels(tmp_path: Path, data: Path)
         wl.open(speeds, covariates={"place": mixed[mixed["sensor_id"] != 773869]})
 
 
+def test_a_column_that_counts_the_steps_is_no_column_of_labels() -> None:
+    numbered = FRAME.set_axis([1, 2, 3], axis=1)
+    weather = pd.DataFrame({"step": range(6), "rain": np.arange(6) / 2})
+    found = loaded(wl.open(numbered, covariates={"w": weather}), "w")
+    np.testing.assert_array_equal(found[:, 1], weather)
+
+
 def test_rows_and_columns_of_a_matrix_may_stand_in_different_orders(tmp_path: Path) -> None:
     dense = pd.DataFrame(np.arange(9.0).reshape(3, 3), list("abc"), list("abc"))
     turned = dense.loc[["c", "a", "b"], ["b", "c", "a"]]

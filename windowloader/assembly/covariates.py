@@ -102,11 +102,12 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     source: Source | None = None
     with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
         source = _named(name, target, axes, opener)
-    by_row = axes is None and source is not None and source.shape[0] == alignment.size[0]
-    if source is None or not (by_row or source.timestamps() is not None):
+    if source is None or source.timestamps() is None:
         from windowloader.sources.tables import open_by_node
 
-        table = None if nodes is None else open_by_node(target, nodes, opener.storage_options)
+        table = (
+            None if nodes is None else open_by_node(target, nodes, alignment.size[0], opener.storage_options)
+        )
         source = table or source or _named(name, target, axes, opener)
     if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source

@@ -102,8 +102,13 @@ def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArrayS
     )
 
 
-def open_by_node(target: Any, nodes: np.ndarray, storage_options: Mapping[str, Any]) -> ArraySource | None:
-    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets."""
+def open_by_node(
+    target: Any, nodes: np.ndarray, steps: int, storage_options: Mapping[str, Any]
+) -> ArraySource | None:
+    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
+
+    A column that counts the ``steps`` of the series is no such column.
+    """
     pandas = sys.modules.get("pandas")
     if isinstance(target, str | os.PathLike):
         name = os.fspath(target)
@@ -115,11 +120,17 @@ def open_by_node(target: Any, nodes: np.ndarray, storage_options: Mapping[str, A
         return None
     if target.index.dtype.kind == "M" or find_time(target) is not None:
         return None
-    exact = [
-        column for column, values in target.items() if values.dtype.kind in "iufOUT" and values.is_unique
-    ]
-    by = next((column for column in exact if 2 * len(find(target[column], nodes)[1]) < len(nodes)), None)
-    return None if by is None else open_frame(target.set_index(by), axes="nf")
+    for column, values in target.items():
+        kind = values.dtype.kind
+        counts = len(target) == steps and kind in "iuf" and set(values.diff()[1:]) == {1}
+        if kind not in "iufOUT" or counts or not values.is_unique:
+            continue
+        missing = len(find(values, nodes)[1])
+        if missing == 0 or (
+            kind != "f" and 2 * missing < len(nodes)
+        ):  # a few may be missing, which is an error
+            return open_frame(target.set_index(column), axes="nf")
+    return None
 
 
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:

@@ -1,6 +1,8 @@
 """Lightning runs that stop anywhere and go on: together their batches are those of the run that did not stop.
 
-The matrix is stops × moments of saving × ways to go on × numbers of ranks. The module is also the program of a rank.
+The matrix is stops × moments of saving × ways to go on × numbers of ranks. The campaigns take a share of it: each stop
+once on one rank, some on several, every eighth checkpoint; ``EVERY=1`` takes all. The module is also the program of a
+rank.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ pytestmark = [
 ]
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1)) if __name__ == "__main__" else 1  # Lightning unsets the variable
+EVERY = int(os.environ.get("EVERY", 8))
 EPOCHS, STEPS, STOP = 3, 9, 13  # 9 steps an epoch; the stop is after the fourth batch of the second
 HOOKS = [
     "on_sanity_check_end",
@@ -326,6 +329,15 @@ def checkpoints(folder):
     return {path: torch.load(path, weights_only=False)["done"] for path in paths}
 
 
+def resumptions(folder, name):
+    """What to resume from after a stop, and how: path, batches done, way; other moments of saving for each stop."""
+    cases = [
+        (path, done, list(WAYS)[number % len(WAYS)])
+        for number, (path, done) in enumerate(checkpoints(folder).items())
+    ]
+    return cases[list(STOPS).index(name) % EVERY :: EVERY]
+
+
 def check(seen, done, variant, way, whole):
     """Hold what a resumed run saw to the rest of the run that did not stop."""
     steps = VARIANTS[variant].get("limit_train_batches", STEPS)
@@ -413,27 +425,29 @@ def test_epochs_that_a_hook_cuts_short_are_over(tmp_path):
         )
 
 
-def stops_of(group):
-    return [name for name in STOPS if name.startswith(group)]
+def stops_of(groups, share, shares):
+    """Names of stops: one of several shares, or all."""
+    chosen = [name for number, name in enumerate(STOPS) if EVERY == 1 or number % shares == share]
+    return [name for name in chosen if name.startswith(tuple(groups))]
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_stop_and_checkpoint(group, variant, tmp_path):
+def test_every_stop_and_checkpoint(variant, tmp_path):
     whole, count = uninterrupted(variant, EPOCHS + 1), 0
-    for name in stops_of(group):
+    names = stops_of(GROUPS, list(VARIANTS).index(variant), len(VARIANTS))
+    for name in names:
         folder = tmp_path / name.replace(" ", "_")
         _, model, _ = run_to_stop(name, folder, variant)
         assert model.seen == whole[: len(model.seen)], name
-        for number, (path, done) in enumerate(checkpoints(folder).items()):
-            way = list(WAYS)[number % len(WAYS)]
+        for path, done, way in resumptions(folder, name):
             run = go_on(folder, path, name, variant, way)
             check(run.seen, done, variant, way, whole)
             count += 1
-    print(f"{group}, {variant}: {len(stops_of(group))} stops, {count} resumed, all as uninterrupted")
+    assert count > 20 * len(names) // EVERY
+    print(f"{variant}: {len(names)} stops, {count} resumed, all as uninterrupted")
 
 
 @pytest.mark.campaign
@@ -452,14 +466,14 @@ def test_every_stop_and_checkpoint_on_ranks(ranks, then, groups, world, tmp_path
             steps = [sum(parts, []) for parts in zip(*(own["seen"] for own in told), strict=True)]
             yield *told[0]["case"], steps
 
-    names = [name for group in groups for name in stops_of(group)]
+    names = stops_of(groups, ranks + then, 10)
     for some in (names[at : at + 4] for at in range(0, len(names), 4)):
         for name, seen in over_ranks(ranks, some, "stop"):
             assert seen == whole[: len(seen)], name
         for _, done, way, seen in over_ranks(then, some, "resume"):
             check(seen, done, "plain", way, whole)
             count += 1
-    assert count > 20 * len(names)
+    assert count > 20 * len(names) // EVERY
     print(f"{ranks} ranks then {then}: {len(names)} stops, {count} resumed, all as uninterrupted")
 
 
@@ -471,8 +485,7 @@ def rank(root, phase, names):
             _, model, _ = run_to_stop(name, folder)
             print(json.dumps({"case": [name], "seen": model.seen}), flush=True)
             continue
-        for number, (path, done) in enumerate(checkpoints(folder).items()):
-            way = list(WAYS)[number % len(WAYS)]
+        for path, done, way in resumptions(folder, name):
             model = go_on(folder, path, name, way=way)
             print(json.dumps({"case": [name, done, way], "seen": model.seen}), flush=True)
 

@@ -15,6 +15,8 @@ import windowloader as wl
 from windowloader.errors import LoaderError, MemoryBudgetError
 from windowloader.sources.base import LocalSource
 
+pytestmark = pytest.mark.filterwarnings("ignore:global_batch_size=.* is not a multiple")
+
 POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a store's do
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .assembly.labels import as_labels
 from .errors import GraphError
 from .graphs.edges import Edges, check_edges, keep_edges, order_of, renumbering
 
@@ -206,8 +205,8 @@ class DynamicGraph:
         return WindowEdges(self.edge_index[:, chosen] + shift, weight, offsets, size)
 
     def reorder(self, nodes: Any) -> DynamicGraph:
-        """Return the same graph with its nodes numbered in the order of ``nodes``; `GraphError` for other labels."""
-        return self.select(order_of(self.nodes, as_labels(nodes, size=None, what="nodes", error=GraphError)))
+        """Return the graph of ``nodes``, some or all, in their order; `GraphError` for labels it does not have."""
+        return self.select(order_of(self.nodes, nodes))
 
     def select(self, index: Any) -> DynamicGraph:
         """Return the graph of some nodes and the edges among them; ``index`` as of `Graph.select`."""

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .assembly.labels import as_labels
-from .errors import GraphError
 from .graphs.edges import Edges, keep_edges, order_of, renumbering
-from .graphs.files import read_graph
+from .graphs.files import read_graph, table_edges
 
 if TYPE_CHECKING:
     import os
@@ -71,10 +69,11 @@ class Graph:
 
         Parameters
         ----------
-        matrix : array-like or scipy sparse, shape (node, node)
-            Weights.
+        matrix : array-like, scipy sparse or frame, shape (node, node)
+            Weights. A frame (pandas, polars, 2-D xarray) may have its labels in any order, its columns in another than
+            its rows; or list edges, in columns such as ``from,to,weight``.
         nodes : array-like, shape (node,), optional
-            Labels.
+            Labels of the columns, where the matrix has none.
 
         Returns
         -------
@@ -92,7 +91,7 @@ class Graph:
         array([[0],
                [1]])
         """
-        return cls._of(Edges.of_matrix(matrix, nodes=nodes))
+        return cls.of(table_edges(matrix, nodes=nodes))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None) -> Graph:
@@ -132,16 +131,16 @@ class Graph:
         >>> Graph.load(path, nodes=["a", "b", "c"])
         Graph(3 nodes, 2 edges, weighted, labelled)
         """
-        return cls._of(read_graph(path, nodes=nodes, ends=ends))
+        return cls.of(read_graph(path, nodes=nodes, ends=ends))
 
     @classmethod
-    def _of(cls, found: Edges) -> Graph:
+    def of(cls, found: Edges) -> Graph:
+        """Take edges as they were found."""
         return cls(found.edge_index, found.edge_weight, num_nodes=found.num_nodes, nodes=found.nodes)
 
     def reorder(self, nodes: Any) -> Graph:
-        """Return the same graph with its nodes numbered in the order of ``nodes``; `GraphError` for other labels."""
-        wanted = as_labels(nodes, size=None, what="nodes", error=GraphError)
-        return self.select(order_of(self.nodes, wanted))
+        """Return the graph of ``nodes``, some or all, in their order; `GraphError` for labels it does not have."""
+        return self.select(order_of(self.nodes, nodes))
 
     def select(self, index: Any) -> Graph:
         """Return the graph of some nodes and the edges among them.

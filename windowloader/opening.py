@@ -48,7 +48,8 @@ def open(
     ----------
     target : path, URL, array, source, mapping or list
         A ``.npy``, raw, Zarr, N5, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
-        or an ``xarray`` object. A mapping of name to target is joined along features, a list along time.
+        or an ``xarray`` object. A mapping of name to target is joined along features, by labels and times; a list or
+        pattern of files along time, in the order of their times where all have some.
     axes : str or mapping of variable to str, optional
         One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
         one). Default: dimension names, else ``tn`` or ``tnf``.
@@ -59,9 +60,10 @@ def open(
     timestamps : array-like of moments, or tuple (start, freq), optional
         Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has.
     covariates : mapping of name to target or (target, axes)
-        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Those without time are never scaled.
-    graph : Graph, DynamicGraph, path or square matrix, optional
-        Re-ordered to the series' nodes where both have labels.
+        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go by labels and times where
+        both sides have some, else by position. Those without time are never scaled.
+    graph : Graph, DynamicGraph, path, frame or square matrix, optional
+        Brought to the series' nodes where both have labels: re-ordered, others left out.
     segments : array-like of int, shape (segment + 1,), optional
         Rows where segments begin, and the end; default where time jumps.
     missing : float, or mapping of variable to float, optional

@@ -54,8 +54,8 @@ class Series:
     Parameters
     ----------
     values : array, source, mapping or list
-        An array of at least one axis; a mapping of name to array, joined along features; a list of either,
-        joined along time.
+        An array of at least one axis; a mapping of name to array, joined along features, by labels and times; a list
+        of either, joined along time, in the order of their times where all have some.
     axes : str or mapping of variable to str, optional
         One letter an axis: ``t`` time, ``n`` space, ``f`` features; default ``tn`` or ``tnf``.
     variables : str or sequence of str, optional
@@ -66,10 +66,10 @@ class Series:
     timestamps : array-like of moments, or tuple (start, freq), optional
         Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has. A time zone becomes UTC.
     covariates : mapping of name to array or (array, axes)
-        Known beside the series, on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Those without
-        time are never scaled.
-    graph : Graph, DynamicGraph, path or square matrix, optional
-        Re-ordered to the series' nodes where both have labels.
+        Known beside the series, on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go
+        by labels and times where both sides have some, else by position. Those without time are never scaled.
+    graph : Graph, DynamicGraph, path, frame or square matrix, optional
+        Brought to the series' nodes where both have labels: re-ordered, others left out.
     segments : array-like of int, shape (segment + 1,), optional
         Rows where segments begin, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time
         jumps (`Clock.jumps`); ``[0, num_steps]`` for none.

@@ -236,3 +236,15 @@ def test_fsspec_is_given_no_headers_that_it_would_send_on(proxy):
         options = {"https": {"headers": {"X-Api-Key": "own"}}, "http": {"headers": {"X-Api-Key": "own"}}}
         with pytest.raises(wl.errors.SourceFormatError, match=r"'x-api-key'.*redirect"):
             wl.open(f"simplecache::{proxy.url}/bkt/{name}", storage_options=options)
+
+
+@pytest.mark.parametrize("ids", [["403", "401", "402", "9"], ["c", "a", "b", "x"]])
+def test_a_static_table_goes_by_its_column_of_labels(ids, folder, place):
+    """The same as from a file here: rows by the labels of the nodes, whatever their order."""
+    table = pd.DataFrame({"sensor": ids, "lanes": [3, 1, 2, 9], "limit": [30.5, 10.5, 20.5, 90.5]})
+    table.to_csv(folder / f"static-{ids[0]}.csv", index=False)
+    url, options = place(f"static-{ids[0]}.csv")
+    nodes = sorted(ids[:3])
+    series = wl.open({"speed": VALUES[:, :3]}, nodes=nodes, covariates={"road": url}, storage_options=options)
+    found = series.variables[1].view()
+    np.testing.assert_array_equal(found[0], [[1, 10.5], [2, 20.5], [3, 30.5]])

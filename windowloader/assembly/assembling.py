@@ -15,13 +15,13 @@ from windowloader.clock import CLOCK_NAMES, Clock
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SeriesError
 from windowloader.graph import Graph
-from windowloader.graphs.edges import order_of
-from windowloader.graphs.files import lists_edges
+from windowloader.graphs.files import lists_edges, read_graph, table_edges
 
+from .alignment import Alignment, order
 from .covariates import open_covariates
 from .entities import check_borders, unite
-from .joining import Opener, join_variables
-from .labels import as_labels, listed, texts
+from .joining import Opener, align_variables, join_variables
+from .labels import as_labels, listed, tells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,37 +65,41 @@ def assemble(
     opener: Opener,
 ) -> Fields:
     """Open, join, check and align; `Series` says what each argument is."""
-    own = join_variables(
+    opened = join_variables(
         target, axes=axes, variables=variables, features=features, missing=missing, opener=opener
     )
-    first = own[0]
-    num_steps, space_shape = first.num_rows, first.space_shape
-    others = open_covariates(
-        covariates, num_steps=num_steps, space_shape=space_shape, missing=missing, opener=_plain(opener)
-    )
-    _check_names(own, others, missing)
+    num_steps, num_nodes = opened[0].num_rows, opened[0].num_nodes
     entity_borders = None if entities is None else check_borders(entities, num_steps, what="entities")
     whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
-    clock = _clock(timestamps, (*own, *others), num_steps, entity_borders)
-    labels = _node_labels(nodes, own, first.num_nodes)
+    clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
+    times = clock.timestamps(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
+    labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
+    alignment = Alignment(alone=not covariates and len(opened) == 1)
+    own = align_variables(opened, alignment, labels, times)
+    stored = alignment.labels[0] if alignment.labels and len(alignment.labels) == 1 else None
+    alignment.settle(labels, times, over=True)
+    if labels is None and tells(stored):
+        labels = as_labels(stored, size=num_nodes, what="nodes")
+    plain = Opener(opener.storage_options, mirrors=opener.mirrors)  # options are about the series' own file
+    others = open_covariates(covariates, missing=missing, opener=plain, alignment=alignment)
+    _check_names(own, others, missing)
+    by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities, "graph=": graph}
+    _check_moved(alignment.moved, (*own, *others), by_row)
+    if clock is None and alignment.times is not None:
+        clock = Clock.from_timestamps(alignment.times, num_steps, entity_borders)
     return Fields(
-        name=name if name is not None else first.source.name,
+        name=name if name is not None else opened[0].source.name,
         variables=(*own, *others),
         num_steps=num_steps,
-        space_shape=space_shape,
+        space_shape=opened[0].space_shape,
         nodes=labels,
         features=tuple(feature for variable in own for feature in variable.features),
         clock=clock,
         borders=_segments(segments, clock, whole, num_steps),
         entity_borders=entity_borders,
         entity_names=_entity_names(entity_names, entity_borders),
-        graph=align_graph(graph, labels, first.num_nodes, num_steps),
+        graph=align_graph(graph, labels, num_nodes, num_steps, stored),
     )
-
-
-def _plain(opener: Opener) -> Opener:
-    """Open covariates: ``shape=`` and the like are about the series' own file."""
-    return Opener(opener.storage_options, mirrors=opener.mirrors)
 
 
 def _check_names(own: tuple[Variable, ...], others: tuple[Variable, ...], missing: Any) -> None:
@@ -127,18 +131,16 @@ def _check_names(own: tuple[Variable, ...], others: tuple[Variable, ...], missin
         )
 
 
-def _clock(
-    timestamps: Any, variables: tuple[Variable, ...], num_steps: int, entity_borders: np.ndarray | None
-) -> Clock | None:
-    """Clock from what was given, else from the first variable whose file has timestamps."""
-    if timestamps is None:
-        for variable in variables:
-            timestamps = variable.source.timestamps() if variable.has_time else None
-            if timestamps is not None:
-                break
-        else:
-            return None
-    return Clock.from_timestamps(timestamps, num_steps, entity_borders)
+def _check_moved(moved: Sequence[str], variables: tuple[Variable, ...], by_row: Mapping[str, Any]) -> None:
+    """Refuse what goes by row beside parts that were put into the order of their times."""
+    rows = [name for name, given in by_row.items() if given is not None]
+    rows = [name for name in rows if name != "graph=" or isinstance(by_row[name], DynamicGraph)]
+    rows += [v.name for v in variables if moved and v.has_time and v.source.timestamps() is None]
+    if moved and rows:
+        raise SeriesError(
+            f"the parts of {', '.join(moved)} are joined by their times, but were given in another order, and "
+            f"{listed(rows)} go by row. Give the parts in the order of their times."
+        )
 
 
 def _segments(segments: Any, clock: Clock | None, entities: np.ndarray, num_steps: int) -> np.ndarray:
@@ -158,28 +160,8 @@ def _entity_names(names: Any, borders: np.ndarray | None) -> np.ndarray | None:
     return as_labels(names, size=len(borders) - 1, what="entity_names")
 
 
-def _node_labels(nodes: Any, own: tuple[Variable, ...], num_nodes: int) -> np.ndarray | None:
-    """Labels as given, else as the file has them along its one space axis.
-
-    Labels of a file that repeat, or only count 0, 1, 2 …, tell nothing and are not taken for labels.
-    """
-    if nodes is not None:
-        return as_labels(nodes, size=num_nodes, what="nodes")
-    for variable in own:
-        places = [place for place, axis in enumerate(variable.source.axes) if axis == "n"]
-        found = variable.source.labels(places[0]) if len(places) == 1 else None
-        if found is None:
-            continue
-        names = texts(np.asarray(found).tolist())
-        if len(set(names)) == len(names) == num_nodes and names != [
-            str(number) for number in range(num_nodes)
-        ]:
-            return as_labels(found, size=num_nodes, what="nodes")
-    return None
-
-
 def align_graph(
-    graph: Any, nodes: np.ndarray | None, num_nodes: int, num_steps: int
+    graph: Any, nodes: np.ndarray | None, num_nodes: int, num_steps: int, stored: np.ndarray | None = None
 ) -> Graph | DynamicGraph | None:
     """Bring a graph to the nodes of a series.
 
@@ -191,16 +173,18 @@ def align_graph(
         Labels of the series.
     num_nodes, num_steps : int
         Sizes of the series.
+    stored : ndarray, shape (num_nodes,), optional
+        Labels in the series' file, where these only count.
 
     Returns
     -------
     Graph, DynamicGraph or None
-        With the series' labels where there are any, its nodes in their order.
+        With the series' labels where there are any, its nodes in their order; others are left out.
 
     Raises
     ------
     GraphError
-        Where the nodes are not the same, or a dynamic graph has other steps.
+        Where a node of the series is missing, or a dynamic graph has other steps.
     """
     if graph is None:
         return None
@@ -210,10 +194,12 @@ def align_graph(
             f"the dynamic graph has {found.num_steps} steps and the series {num_steps}; each row needs its "
             "edges."
         )
-    if found.nodes is not None and nodes is not None:
-        if found.num_nodes == num_nodes and texts(found.nodes.tolist()) == texts(nodes.tolist()):
-            return found
-        return found.select(order_of(found.nodes, nodes)).resized(num_nodes, nodes)
+    advice = "Choose the nodes of both, by series.select(nodes=...), or pass nodes= if the array's labels are wrong."
+    wanted = stored if nodes is None else nodes
+    picked = order(found.nodes, wanted, "the graph", "the array", GraphError, advice)
+    if picked is not None:
+        found = found.select(picked)
+        return found if nodes is None else found.resized(num_nodes, nodes)
     if found.num_nodes > num_nodes and not found.sized:
         raise GraphError(
             f"the graph's edges go up to node {found.num_nodes - 1}, and the series has the nodes 0 … {num_nodes - 1}. "
@@ -234,13 +220,13 @@ def _as_graph(given: Any, nodes: np.ndarray | None) -> Graph | DynamicGraph:
     """Turn what stands for a graph into one; a list of edges may be written in the series' labels."""
     if isinstance(given, (Graph, DynamicGraph)):
         return given
-    if isinstance(given, (str, os.PathLike)):
-        if not lists_edges(given):
-            return Graph.load(given)
-        return Graph.load(given, ends="numbers") if nodes is None else Graph.load(given, nodes=nodes)
-    if not hasattr(given, "shape"):
+    stored = isinstance(given, (str, os.PathLike))
+    if not stored and not hasattr(given, "shape"):
         raise GraphError(
-            f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path or square matrix is needed. "
+            f"graph= is a {type(given).__name__}; a Graph, DynamicGraph, path, frame or square matrix is needed. "
             "Edges are given as Graph(edge_index, edge_weight), a matrix in lists as numpy.array(matrix)."
         )
-    return Graph.from_dense(given)
+    read = read_graph if stored else table_edges
+    if not lists_edges(given):
+        return Graph.of(read(given))
+    return Graph.of(read(given, nodes=nodes, ends="numbers" if nodes is None else None, more=True))

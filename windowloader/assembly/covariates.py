@@ -1,7 +1,7 @@
 """Covariates: what goes along with a series on axes of its own.
 
-In: arrays or files over time, nodes or both, with axes given or told by their shape. Out: `Variable`. Never
-guesses where two readings of a shape are possible.
+In: arrays or files over time, nodes or both, with axes given or told by their labels, times and shape. Out:
+`Variable`, aligned to the series. Never guesses where two readings are possible.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.sources.base import LocalSource
 
 from .joining import Opener, missing_of
+from .labels import tells
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
     from windowloader.source import Pending, Source
+
+    from .alignment import Alignment
 
 __all__ = ["StaticSource", "infer_axes", "open_covariates"]
 
@@ -28,25 +33,22 @@ __all__ = ["StaticSource", "infer_axes", "open_covariates"]
 def open_covariates(
     covariates: Mapping[str, Any],
     *,
-    num_steps: int,
-    space_shape: tuple[int, ...],
     missing: float | Mapping[str, float] | None,
     opener: Opener,
+    alignment: Alignment,
 ) -> tuple[Variable, ...]:
-    """Open covariates.
+    """Open covariates, and bring them to the nodes and the clock of the series.
 
     Parameters
     ----------
     covariates : mapping of name to target or (target, axes)
         A target is an array, a source or a path.
-    num_steps : int
-        Rows of the series.
-    space_shape : tuple of int
-        Sizes of its space axes.
     missing : mapping of variable to float, optional
         A number alone is about the series' own variables.
     opener : Opener
         How to open.
+    alignment : Alignment
+        The size, nodes and clock of the series.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def open_covariates(
     Raises
     ------
     SeriesError
-        Where axes or sizes do not fit the series.
+        Where axes or sizes do not fit the series, or labels or timestamps of the series are missing.
     """
     if not isinstance(covariates, Mapping):
         raise SeriesError(
@@ -65,12 +67,15 @@ def open_covariates(
     opened = []
     for name, given in covariates.items():
         target, axes = given if _with_axes(given) else (given, None)
-        source = _open(name, target, axes, num_steps, space_shape, opener)
-        _check_sizes(name, source, num_steps, space_shape)
-        if "t" not in source.axes and source.array() is None:
-            source = StaticSource(source)
+        source = _open(name, target, axes, opener, alignment)
+        advice = f"If its columns are features, say so: covariates={{{name!r}: (table, 'tf')}}."
+        source = alignment(source, f"covariate {name!r}", advice=advice)
+        _check_sizes(name, source, *alignment.size)
         features = feature_names(name, source, named=True)
-        opened.append(Variable(name, source, features, missing_of(marks, name, source.dtype)))
+        variable = Variable(name, source, features, missing_of(marks, name, source.dtype))
+        if not variable.has_time and variable.view() is None:
+            variable = replace(variable, source=StaticSource(source))
+        opened.append(variable)
     return tuple(opened)
 
 
@@ -85,20 +90,35 @@ def _with_axes(given: Any) -> bool:
     )
 
 
-def _open(
-    name: str, target: Any, axes: str | None, num_steps: int, space_shape: tuple[int, ...], opener: Opener
-) -> Source:
+def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: Alignment) -> Source:
     """Open one covariate with the axes it has, is said to have, or can only have."""
-    if axes is not None:
+    if axes not in (None, "nf"):
         return _named(name, target, axes, opener)
     if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
         target = np.asarray(target)
     if isinstance(target, np.ndarray):
-        return opener(target, axes=infer_axes(name, target.shape, num_steps, space_shape))
-    source = _named(name, target, None, opener)
-    if source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
+        return opener(target, axes=axes or infer_axes(name, target.shape, *alignment.size))
+    nodes = next((labels for labels in alignment.labels or () if tells(labels)), None)
+    source: Source | None = None
+    with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
+        source = _named(name, target, axes, opener)
+    if source is None or source.timestamps() is None:
+        from windowloader.sources.tables import open_by_node
+
+        table = (
+            None if nodes is None else open_by_node(target, nodes, alignment.size[0], opener.storage_options)
+        )
+        source = table or source or _named(name, target, axes, opener)
+    if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source
-    return _named(name, target, infer_axes(name, source.shape, num_steps, space_shape), opener)
+    known, shape = alignment.known(source)
+    letters = infer_axes(name, shape, *alignment.size, known)
+    if letters == source.axes:
+        return source
+    order = source.order if isinstance(source, LocalSource) else range(len(letters))
+    return _named(
+        name, target, "".join(letter for _, letter in sorted(zip(order, letters, strict=True))), opener
+    )
 
 
 def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
@@ -109,11 +129,13 @@ def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
     return opener(target, axes=axes)
 
 
-def infer_axes(name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> str:
+def infer_axes(
+    name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...], known: str = ""
+) -> str:
     """Axes that a covariate of some shape can only have.
 
     An axis as long as the series is time, axes of the series' space are space, and one other axis is
-    features.
+    features. ``known`` has the letters that labels or times tell, and ``?`` for the others.
 
     Examples
     --------
@@ -128,6 +150,7 @@ def infer_axes(name: str, shape: tuple[int, ...], num_steps: int, space_shape: t
         for letters in ("t", "t" + space, space, "tf", "t" + space + "f", space + "f")
         for order in itertools.permutations(letters)
     }
+    orders = {axes for axes in orders if all(a in ("?", b) for a, b in zip(known, axes, strict=False))}
     fitting = sorted(axes for axes in orders if _fits(axes, shape, num_steps, space_shape))
     fullest = max((axes.count("n") + axes.count("t") for axes in fitting), default=0)
     fitting = [axes for axes in fitting if axes.count("n") + axes.count("t") == fullest]

@@ -1,7 +1,7 @@
 """What a series is made of, put side by side: a mapping joins along features, a list along time.
 
 In: a target as people have it: one array, a store and names in it, a mapping of arrays, a list of any. Out: a
-tuple of `Variable` on one clock and one space. Never copies or reads values.
+tuple of `Variable`, aligned to one clock and one space. Never copies or reads values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from .variable import Variable, feature_names
 if TYPE_CHECKING:
     from windowloader.sources.mirror_folder import MirrorFolder
 
-__all__ = ["Opener", "join_variables", "missing_of"]
+    from .alignment import Alignment
+
+__all__ = ["Opener", "align_variables", "join_variables", "missing_of"]
 
 UNNAMED = "value"
 STORES = ("xarray", "h5py", "zarr", "pandas")
@@ -124,7 +126,7 @@ def join_variables(
     Raises
     ------
     SeriesError
-        Where they differ in rows or space, or names do not fit.
+        Where names do not fit, or one has no time.
     """
     names = [variables] if isinstance(variables, str) else None if variables is None else list(variables)
     chosen, named = _choose(target, names, opener)
@@ -146,7 +148,12 @@ def join_variables(
         )
         for name, source in sources.items()
     )
-    _check_alike(joined)
+    for variable in joined:
+        if not variable.has_time:
+            raise SeriesError(
+                f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
+                f"change is a covariate: covariates={{{variable.name!r}: …}}."
+            )
     return joined
 
 
@@ -263,17 +270,35 @@ def _given_features(features: Any, sources: Mapping[str, Source]) -> dict[str, S
     return dealt
 
 
-def _check_alike(variables: Sequence[Variable]) -> None:
-    """One clock, one space: what is joined along features agrees in rows, space, labels and timestamps."""
+def align_variables(
+    variables: Sequence[Variable], alignment: Alignment, nodes: np.ndarray | None, times: np.ndarray | None
+) -> tuple[Variable, ...]:
+    """Bring variables to one clock and one space, those of the first.
+
+    Parameters
+    ----------
+    variables : sequence of Variable
+        At least one, each with time.
+    alignment : Alignment
+        A new one; it learns the labels and times of the series.
+    nodes, times : ndarray, optional
+        Labels and timestamps that were given: they say what the first variable does not.
+
+    Raises
+    ------
+    SeriesError
+        Where one lacks a label or timestamp of the first, or differs in rows or space without any.
+    """
     first, *others = variables
+    alignment.size = first.num_rows, first.space_shape
+    aligned: list[Variable] = []
     for variable in variables:
-        if not variable.has_time:
-            raise SeriesError(
-                f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
-                f"change is a covariate: covariates={{{variable.name!r}: …}}."
-            )
-    times = first.source.timestamps() if others else None
-    for other in others:
+        timed = times is None or bool(others)
+        source = alignment(variable.source, f"variable {variable.name!r}", timed=timed)
+        aligned.append(replace(variable, source=source))
+        if variable is first:
+            alignment.settle(nodes, times, over=False)
+    for other in aligned[1:]:
         if other.num_rows != first.num_rows:
             raise SeriesError(
                 f"variable {other.name!r} has {other.num_rows} rows and {first.name!r} has {first.num_rows}; "
@@ -286,29 +311,7 @@ def _check_alike(variables: Sequence[Variable]) -> None:
                 "variables joined along features share one space. What has no space axis is a covariate: "
                 "covariates={…}."
             )
-        seen = other.source.timestamps()
-        if times is not None and seen is not None and not np.array_equal(times, seen):
-            row = int(np.flatnonzero(times != seen)[0])
-            raise SeriesError(
-                f"variables {first.name!r} and {other.name!r} disagree on time: row {row} is {times[row]} in "
-                f"the one and {seen[row]} in the other."
-            )
-        _check_same_space(first, other)
-
-
-def _check_same_space(first: Variable, other: Variable) -> None:
-    """Labels of space agree where both variables have them."""
-    places = [
-        [i for i, axis in enumerate(variable.source.axes) if axis == "n"] for variable in (first, other)
-    ]
-    for left, right in zip(*places, strict=True):
-        one, two = first.source.labels(left), other.source.labels(right)
-        if one is not None and two is not None and not np.array_equal(one, two):
-            place = int(np.flatnonzero(np.asarray(one) != np.asarray(two))[0])
-            raise SeriesError(
-                f"variables {first.name!r} and {other.name!r} disagree on nodes: number {place} is "
-                f"{one[place]!r} in the one and {two[place]!r} in the other. Put their columns in one order."
-            )
+    return tuple(aligned)
 
 
 def _called(target: Any) -> str:

@@ -1,13 +1,14 @@
 """Labels of nodes and features: sensor ids, latitudes, levels, as files have them.
 
-In: arrays of numbers or text. Out: the same labels in one form, and where one set lies in another. Sensor
-773869 is the same label as a number, as text and as bytes. Never matches labels that only resemble each
-other.
+In: arrays of numbers or text. Out: the same labels in one form, which compares. Sensor 773869 is the same label as a
+number, as text and as bytes; ``"0042"`` is 42 beside numbers, and another label than ``"42"`` beside text.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 LONGEST = 255  # characters of a label: an array of text takes the longest one's room for each
 
-__all__ = ["as_labels", "difference", "listed", "positions", "text_of", "texts"]
+__all__ = ["as_labels", "counts", "keys", "listed", "tells", "text_of", "texts"]
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def text_of(label: object) -> str:
@@ -81,29 +84,40 @@ def as_labels(
     return array
 
 
-def positions(labels: np.ndarray, wanted: Iterable[object]) -> tuple[np.ndarray, list[str]]:
-    """Where each wanted label is, and those that are nowhere.
-
-    Returns
-    -------
-    found : ndarray, shape (wanted,), int64
-        Positions in ``labels``; -1 where there is none.
-    missing : list of str
+def keys(labels: Any, wanted: Any) -> tuple[list[Any], list[Any]]:
+    """Two sets of labels in a form that compares: as numbers where either holds numbers, else as text.
 
     Examples
     --------
-    >>> positions(np.array(["a", "b"]), ["b", "c"])
-    (array([ 1, -1]), ['c'])
+    >>> keys(["0042", "x"], [42, 7])
+    ([42, 'x'], [42, 7])
+    >>> keys(["0042"], ["42"])
+    (['0042'], ['42'])
     """
-    place = {text: number for number, text in enumerate(texts(labels.tolist()))}
-    asked = texts(wanted)
-    found = np.array([place.get(text, -1) for text in asked], np.int64)
-    return found, [text for text in asked if text not in place]
+    sides = [np.asarray(side) for side in (labels, wanted)]
+    found = [texts(side.tolist()) for side in sides]
+    if any(side.dtype.kind in "iuf" for side in sides):
+        return [_number(text) for text in found[0]], [_number(text) for text in found[1]]
+    return found[0], found[1]
 
 
-def difference(left: np.ndarray, right: np.ndarray) -> tuple[list[str], list[str]]:
-    """Labels of the left that the right lacks, and of the right that the left lacks."""
-    return positions(right, left.tolist())[1], positions(left, right.tolist())[1]
+def _number(text: str) -> Any:
+    """Return the number that a text writes, else the text; NaN stays text, so that it equals itself."""
+    for kind in (int, float) if NUMBER.fullmatch(text) else ():
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def counts(labels: Iterable[object]) -> bool:
+    """Whether labels are 0, 1, 2 … in order, and so tell nothing."""
+    return all(text == str(number) for number, text in enumerate(texts(labels)))
+
+
+def tells(labels: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    """Whether labels tell which node is which: each is there once, and they do more than count."""
+    found = [] if labels is None else texts(np.asarray(labels).tolist())
+    return len(set(found)) == len(found) and not counts(found)
 
 
 def listed(names: Iterable[object], limit: int = 8) -> str:

@@ -15,10 +15,11 @@ from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.series import Series
 from windowloader.sources.selected import SelectedSource
 
+from .alignment import find
 from .assembling import Fields
 from .covariates import StaticSource
 from .entities import clip_borders
-from .labels import listed, positions
+from .labels import listed
 from .variable import Variable
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _numbers(series: Series, array: np.ndarray) -> np.ndarray:
         raise SeriesError(
             f"{series.name!r} has no node labels to find {listed(array.tolist())} by. Pass nodes=labels."
         )
-    found, missing = positions(series.nodes, array.tolist())
+    found, missing = find(series.nodes, array)
     if missing:
         raise SeriesError(
             f"no nodes of {series.name!r} are labelled {listed(missing)}; it has {listed(series.nodes)}."

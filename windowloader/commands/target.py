@@ -115,13 +115,15 @@ def on_target(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _expanded(target: str) -> list[str]:
-    """Files of a folder that is no store, in the order of their names."""
+    """Files of a folder that is no store, in natural order of their names."""
     from windowloader.sources.chunked import is_chunked
+    from windowloader.sources.registry import natural
 
     folder = Path(target)
     if "://" in target or not folder.is_dir() or is_chunked(target):
         return [target]
-    files = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = [str(file) for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    files.sort(key=natural)
     kinds = {Path(file).suffix.lower() for file in files}
     if len(kinds) > 1:
         raise typer.BadParameter(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from windowloader.assembly.labels import as_labels, difference, listed, positions
+from windowloader.assembly.alignment import locate
+from windowloader.assembly.labels import as_labels
 from windowloader.errors import GraphError
 
 __all__ = ["Edges", "check_edges", "check_nodes", "keep_edges", "order_of", "renumbering"]
@@ -146,25 +147,14 @@ def check_nodes(nodes: Any, num_nodes: int | None) -> np.ndarray | None:
     return None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes", error=GraphError)
 
 
-def order_of(nodes: np.ndarray | None, wanted: np.ndarray) -> np.ndarray:
-    """Positions of the wanted labels among ``nodes``; `GraphError` unless both hold the same labels."""
+def order_of(nodes: np.ndarray | None, wanted: Any) -> np.ndarray:
+    """Where the wanted labels are among ``nodes``; `GraphError` where one is missing."""
     if nodes is None:
         raise GraphError(
             "the graph has no node labels to re-order by. Give them: Graph(edge_index, weight, nodes=ids)."
         )
-    only_graph, only_wanted = difference(nodes, wanted)
-    if only_graph or only_wanted:
-        sides = [
-            f"{len(names)} only {where}: {listed(names)}"
-            for names, where in ((only_wanted, "in the array"), (only_graph, "in the graph"))
-            if names
-        ]
-        raise GraphError(
-            f"the graph's {len(nodes)} nodes are not the array's {len(wanted)}: {'; '.join(sides)}. Choose "
-            "those in both, with series.select(nodes=...) and graph.select(...), or pass nodes= if one "
-            "side's labels are wrong."
-        )
-    return positions(nodes, wanted.tolist())[0]
+    labels = as_labels(wanted, size=None, what="nodes", error=GraphError)
+    return locate(nodes, labels, "the graph", "the array", GraphError)
 
 
 def renumbering(chosen: np.ndarray, num_nodes: int) -> np.ndarray:

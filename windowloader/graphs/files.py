@@ -11,14 +11,16 @@ import gzip
 import io
 import itertools
 import os
+import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from windowloader.assembly.labels import as_labels, listed, positions, texts
+from windowloader.assembly.alignment import find, order
+from windowloader.assembly.labels import as_labels, counts, listed, text_of, texts
 from windowloader.errors import GraphError, MissingExtraError, SourceError, SourceNotFoundError
 from windowloader.sources.handles import nearby
 from windowloader.sources.npz import Archive, open_npz_archive, read_npy
@@ -26,7 +28,7 @@ from windowloader.sources.unpickle import load_plain
 
 from .edges import Edges
 
-__all__ = ["lists_edges", "read_graph"]
+__all__ = ["lists_edges", "read_graph", "table_edges"]
 
 SOURCES = ("from", "source", "src", "start", "i", "from_node", "sender", "u")
 TARGETS = ("to", "target", "dst", "end", "j", "to_node", "receiver", "v")
@@ -50,8 +52,10 @@ SPARSE = ("csr", "csc", "bsr", "coo", "dia")
 ADJACENCIES = ("adj", "adjacency", "adj_mx", "adjacency_matrix", "weights", "W", "A")
 
 
-def read_graph(path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None) -> Edges:
-    """Read the edges of a graph; `Graph.load` says which files."""
+def read_graph(
+    path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None, more: bool = False
+) -> Edges:
+    """Read the edges of a graph; `Graph.load` says which files. ``more``: a list may join nodes beside ``nodes``."""
     if ends not in (None, "labels", "numbers"):
         raise GraphError(f"ends={ends!r}: a list of edges is written in 'labels' or in 'numbers'.")
     file = Path(path)
@@ -66,7 +70,7 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None, ends: str | N
     suffix = _suffix(file)
     readers: dict[str, Callable[[Path, Any], Edges]] = {
         ".npz": _npz, ".npy": _npy, ".pkl": _pickle, ".pickle": _pickle,
-        **dict.fromkeys(TEXTS, lambda file, nodes: _text(file, nodes, ends)),
+        **dict.fromkeys(TEXTS, lambda file, nodes: _text(file, nodes, ends, more)),
     }  # fmt: skip
     if suffix not in readers:
         raise GraphError(
@@ -80,11 +84,13 @@ def read_graph(path: str | os.PathLike[str], *, nodes: Any = None, ends: str | N
         raise GraphError(f"{str(path)!r} cannot be read: {error or type(error).__name__}") from error
 
 
-def lists_edges(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a list of edges, which may be written in labels; by its first line."""
-    file = Path(path)
+def lists_edges(table: Any) -> bool:
+    """Whether a file, by its first line, or a frame is a list of edges, which may be written in labels."""
+    if not isinstance(table, (str, os.PathLike)):
+        return min(_ends(table.columns if hasattr(table, "columns") else ())) >= 0
+    file = Path(table)
     try:
-        return file.is_file() and _suffix(file) in TEXTS and min(_ends(_table(file, rows=1)[:1])) >= 0
+        return file.is_file() and _suffix(file) in TEXTS and min(_ends(*_table(file, rows=1)[:1])) >= 0
     except (GraphError, *UNREADABLE):
         return False  # which reading it will tell
 
@@ -202,22 +208,38 @@ def _pickle(file: Path, nodes: Any) -> Edges:
     return Edges.of_matrix(matrix, nodes=labels)
 
 
-def _text(file: Path, nodes: Any, ends: str | None) -> Edges:
+def _text(file: Path, nodes: Any, ends: str | None, more: bool) -> Edges:
     """Read a matrix or a list of edges: a header that names both ends of an edge makes it a list."""
     table = _table(file)
     if not table:
         raise GraphError(f"{str(file)!r} is empty.")
-    source, target = _ends(table)
-    if min(source, target) < 0:
-        return _matrix(table, nodes)
-    header = [cell.lower() for cell in table[0]]
-    weight = next((header.index(name) for name in WEIGHTS if name in header), -1)
+    header, *rows = table
+    return _matrix(table, nodes) if min(_ends(header)) < 0 else _list(header, rows, nodes, ends, more)
+
+
+def table_edges(table: Any, *, nodes: Any = None, ends: str | None = None, more: bool = False) -> Edges:
+    """Edges of a matrix, or of a frame: a matrix labelled on both sides, or a list of edges."""
+    frame = table.to_pandas() if hasattr(table, "to_pandas") else table
+    if not hasattr(frame, "columns"):
+        return Edges.of_matrix(frame, nodes=nodes)
+    if min(_ends(frame.columns)) < 0:
+        return _labelled(frame.to_numpy(), np.asarray(frame.index), np.asarray(frame.columns), nodes)
+    found = _list(frame.columns, frame.to_numpy(dtype=object).tolist(), nodes, ends, more)
+    weight = _column(frame.columns, WEIGHTS)
+    return found if weight < 0 else found._replace(edge_weight=frame.iloc[:, weight].to_numpy())
+
+
+def _list(
+    header: Iterable[Any], rows: Sequence[Sequence[Any]], nodes: Any, ends: str | None, more: bool
+) -> Edges:
+    """Take a list of edges, whose columns the header names."""
+    source, target, weight = *_ends(header), _column(header, WEIGHTS)
     try:
-        pairs = [(row[source], row[target]) for row in table[1:]]
-        weights = [float(row[weight]) for row in table[1:]] if weight >= 0 else None
+        flat = [_whole(text_of(row[end])) for row in rows for end in (source, target)]
+        weights = [float(row[weight]) for row in rows] if weight >= 0 else None
     except (IndexError, ValueError) as error:
         raise GraphError(f"an edge is short of a cell or its weight is no number: {error}") from error
-    index, labels = _numbered([_whole(cell) for pair in pairs for cell in pair], nodes, ends)
+    index, labels = _numbered(flat, nodes, ends, more)
     return Edges(index.reshape(-1, 2).T, weights, nodes=labels)
 
 
@@ -243,13 +265,15 @@ def _opened(file: Path) -> IO[str]:
     return io.StringIO(text.decode("utf-8-sig"), newline="")
 
 
-def _ends(table: list[list[str]]) -> tuple[int, int]:
+def _ends(header: Iterable[Any] = ()) -> tuple[int, int]:
     """Columns that a header names as the ends of an edge; -1 where it does not."""
-    header = [cell.lower() for cell in table[0]] if table else []
-    found = [
-        next((header.index(name) for name in names if name in header), -1) for names in (SOURCES, TARGETS)
-    ]
-    return found[0], found[1]
+    return _column(header, SOURCES), _column(header, TARGETS)
+
+
+def _column(header: Iterable[Any], names: Sequence[str]) -> int:
+    """Column that has one of the names, the first of them that there is; -1 without."""
+    found = [str(cell).lower() for cell in header]
+    return next((found.index(name) for name in names if name in found), -1)
 
 
 def _matrix(table: list[list[str]], nodes: Any) -> Edges:
@@ -261,13 +285,12 @@ def _matrix(table: list[list[str]], nodes: Any) -> Edges:
             f"rows have between {width} and {max(widths)} cells; a matrix has the same number in each."
         )
     labels: Any = None
+    rows: Any = None
     if len(table) in (width, width + 1) and len(table[0]) >= width - 1 and len(table) == width + 1:
         labels, table = table[0], table[1:]  # one line more than columns: a header
     elif len(table) == width and not _is_number(table[0][0]):
-        labels, table = (
-            table[0][-(width - 1) :],
-            [row[1:] for row in table[1:]],
-        )  # labels above and to the left
+        labels, rows = table[0][-(width - 1) :], [row[0] for row in table[1:]]  # above and to the left
+        table = [row[1:] for row in table[1:]]
     if not table or any(len(row) != len(table) for row in table):
         raise GraphError(
             f"{len(table)} rows of {width} cells are neither a square matrix, with or without labels, nor a "
@@ -277,12 +300,22 @@ def _matrix(table: list[list[str]], nodes: Any) -> Edges:
         matrix = np.array(table, dtype=np.float32)
     except ValueError as error:
         raise GraphError(f"the matrix holds something that is no number: {error}") from error
-    if labels is not None and labels == [str(number) for number in range(len(table))]:
-        labels = None  # pandas numbers columns that have no names
-    return Edges.of_matrix(matrix, nodes=nodes if labels is None else labels)
+    return _labelled(matrix, rows, labels, nodes)
 
 
-def _numbered(flat: list[int | str], nodes: Any, ends: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _labelled(matrix: np.ndarray, rows: Any, columns: Any, nodes: Any) -> Edges:
+    """Take a matrix whose rows are labelled in another order than its columns, or one side only, or none."""
+    if matrix.dtype.kind not in "fiub":
+        raise GraphError(f"an adjacency matrix holds numbers, but this one is {matrix.dtype}.")
+    picked = order(rows, columns, "the rows of the matrix", "its columns", GraphError)
+    sides = (columns, rows if picked is None else None)
+    labels = next((side for side in sides if side is not None and not counts(side)), nodes)
+    return Edges.of_matrix(matrix if picked is None else matrix[picked], nodes=labels)
+
+
+def _numbered(
+    flat: list[int | str], nodes: Any, ends: str | None, more: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Numbers of the ends of edges, and labels of the nodes: written in labels or in numbers, if that can be told."""
     numbers = np.array(flat, np.int64) if all(isinstance(end, int) for end in flat) else None
     if ends == "numbers":
@@ -299,7 +332,7 @@ def _numbered(flat: list[int | str], nodes: Any, ends: str | None) -> tuple[np.n
             return numbers, None
         nodes = sorted(set(texts(flat)))
     labels = as_labels(nodes, size=None, what="nodes", error=GraphError)
-    found, missing = positions(labels, flat)
+    found, missing = find(labels, flat)
     if (
         ends is None
         and numbers is not None
@@ -315,6 +348,10 @@ def _numbered(flat: list[int | str], nodes: Any, ends: str | None) -> tuple[np.n
                 f"({listed(labels.tolist(), 3)}) and among the numbers 0 … {len(labels) - 1} too. Say which: "
                 "graph=windowloader.Graph.load(path, nodes=labels, ends='labels'), or ends='numbers'."
             )
+    if missing and more and (found >= 0).any() and (numbers is None or _scattered(numbers)):
+        every = [*texts(labels), *dict.fromkeys(missing)]
+        labels = as_labels(every, size=None, what="nodes", error=GraphError)
+        found, missing = find(labels, flat)
     if missing:
         raise GraphError(
             f"edges join nodes that are not among the {len(labels)} labels: {listed(set(missing))}."
@@ -324,17 +361,22 @@ def _numbered(flat: list[int | str], nodes: Any, ends: str | None) -> tuple[np.n
 
 def _check_dense(numbers: np.ndarray) -> None:
     """Refuse numbers that few nodes have: those are labels, such as sensor ids."""
-    joined = len(np.unique(numbers))
-    if joined and int(numbers.max()) >= SCATTERED * joined:
+    if _scattered(numbers):
         raise GraphError(
-            f"edges join {joined} nodes, whose numbers go up to {int(numbers.max())}: these look like labels (sensor "
-            "ids). Pass nodes=, the labels in the order of the array's columns; or, if they are numbers and the other "
-            "nodes have no edges, windowloader.Graph.load(path, ends='numbers')."
+            f"edges join {len(np.unique(numbers))} nodes, whose numbers go up to {int(numbers.max())}: these look like "
+            "labels (sensor ids). Pass nodes=, the labels in the order of the array's columns; or, if they are numbers "
+            "and the other nodes have no edges, windowloader.Graph.load(path, ends='numbers')."
         )
 
 
+def _scattered(numbers: np.ndarray) -> bool:
+    return bool(numbers.size) and int(numbers.max()) >= SCATTERED * len(np.unique(numbers))
+
+
 def _whole(cell: str) -> int | str:
-    """Return a node's number, or its label as it stands."""
+    """Return a node's number, or its label as it stands: with zeros in front it is no number."""
+    if re.match(r"-?0\d", cell):
+        return cell
     try:
         return int(cell) if "." not in cell else int(float(cell)) if float(cell).is_integer() else cell
     except ValueError:

@@ -111,6 +111,8 @@ class LocalSource:
         Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
     can_take : bool
         Whether ``take(axis, index)`` returns a source of some positions.
+    moved : bool
+        Whether its parts stand in another order of time than they were given in.
     """
 
     info: ArrayInfo | None = None
@@ -118,6 +120,7 @@ class LocalSource:
     box: tuple[slice, ...] | None = None
     whole_chunks = False
     can_take = False
+    moved = False
 
     def __init__(
         self,

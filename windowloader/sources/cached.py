@@ -59,9 +59,11 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
     """
     if isinstance(source, JoinedSource):
         with ThreadPoolExecutor(8) as pool:  # each asks storage what state it is in
-            return JoinedSource(
+            joined = JoinedSource(
                 list(pool.map(lambda part: cached(part, folder, options=options), source.parts))
             )
+        joined.times, joined.moved = source.times, source.moved
+        return joined
     if source.axes[:1] != "t" or 0 in source.shape or tier_of(source) != "streamed":
         return source
     kind = CuttableSource if complete(source).can_take else CachedSource

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .mapped import MappedSource
 
-__all__ = ["Request", "is_url", "list_path", "open_path"]
+__all__ = ["Request", "by_name", "is_url", "list_path", "open_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
     if is_url(target):
         from . import chunked
 
-        return chunked.list_arrays(target, storage_options) if _by_name(target) is None else ()
+        return chunked.list_arrays(target, storage_options) if by_name(target) is None else ()
     path = _local(target)
-    if os.path.isfile(path) and _by_bytes(path) is None and _by_name(path) is None:
+    if os.path.isfile(path) and _by_bytes(path) is None and by_name(path) is None:
         return ()  # raw, or nothing: opening it will tell
     found = _format(path)
     if found == "zarr":
@@ -137,7 +137,7 @@ def _local(target: Any) -> str:
     return os.path.expanduser(path)
 
 
-def _by_name(path: str) -> str | None:
+def by_name(path: str) -> str | None:
     """Format that a name tells."""
     name = path.lower().partition("?")[0]
     for packed in PACKED:
@@ -155,7 +155,7 @@ def _by_bytes(path: str) -> str | None:
     except OSError as error:
         raise SourceError(f"{path!r} cannot be read: {error}") from error
     found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
-    if found == "hdf5" and _by_name(path) != "netcdf":
+    if found == "hdf5" and by_name(path) != "netcdf":
         from .hdf5_dataset import open_file
 
         with open_file(Stamp.of(path)) as opened:
@@ -183,7 +183,7 @@ def _format(path: str) -> str:
             f"{path!r} is a folder without a Zarr or N5 store. For one file a month, list the files or give a pattern, "
             f"e.g. {os.path.join(path, '*' + _commonest(path))!r}."
         )
-    found = _by_bytes(path) or _by_name(path)
+    found = _by_bytes(path) or by_name(path)
     if found is None:
         suffix = os.path.splitext(path)[1].lower()
         raise SourceFormatError(
@@ -285,7 +285,7 @@ OPENERS: dict[str, Opener] = {
 
 def _open_url(request: Request) -> Source:
     """Objects that can be read in ranges are; tables and archives are fetched as a whole."""
-    found = "raw" if "shape" in request.options else _by_name(request.target)
+    found = "raw" if "shape" in request.options else by_name(request.target)
     if found is None:
         return _open_zarr(request)
     if found in ("table", "npz"):
@@ -309,7 +309,7 @@ def _open_fetched(request: Request) -> Source:
     from .memory import ArraySource
 
     with fetched(request.target, request.storage_options) as path:
-        source = OPENERS[_by_name(path) or "table"](replace(request, target=path, storage_options={}))
+        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }

@@ -1,14 +1,14 @@
 """Sources one after another in time: one file a month, read as one array.
 
-In: sources of one form, in the order of their times. Out: `JoinedSource`, or the source itself where there is but
-one. Never reads values when built, and keeps no more than a few dozen files open.
+In: sources of one form, in any order where they have times. Out: `JoinedSource`, or the source itself where there is
+but one. Never reads values when built, and keeps no more than a few dozen files open.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from windowloader.errors import SeriesError, SourceFormatError
 
 from .base import LocalSource, complete, digest
 from .memory import LoadedSource
+from .selected import SelectedSource
 from .tiers import AT_HAND, TIERS, tier_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ OPEN_PARTS = 32  # more would run into limits of descriptors where months become
 
 
 def join(sources: Sequence[Source]) -> Source:
-    """Concatenate sources along time.
+    """Concatenate sources along time: in the order of their times, where all have some, each labelled axis by label.
 
     Parameters
     ----------
     sources : sequence of Source
-        At least one, alike in axes, sizes apart from time, and labels.
+        At least one, alike in axes and sizes apart from time; each has the labels of the first, or more.
 
     Raises
     ------
@@ -51,7 +52,29 @@ def join(sources: Sequence[Source]) -> Source:
         raise SourceFormatError(
             "an empty list has nothing to join along time; give at least one array or file."
         )
-    return sources[0] if len(sources) == 1 else JoinedSource(sources)
+    if len(sources) == 1:
+        return sources[0]
+    times = [source.timestamps() for source in sources]
+    places = list(range(len(sources)))
+    if all(time is not None for time in times):
+        places.sort(key=lambda place: (not len(times[place]), *times[place][:1]))  # type: ignore[arg-type,index]
+    first, *others = (sources[place] for place in places)
+    joined = JoinedSource([first, *(_aligned(source, first) for source in others)])
+    joined.times = [times[place] for place in places]
+    joined.moved = places != sorted(places)
+    return joined
+
+
+def _aligned(source: Source, first: Source) -> Source:
+    """Return a part with the labels of the first, in its order."""
+    from windowloader.assembly.alignment import order
+
+    names = repr(source.name), f"{first.name!r}, with which it is joined along time"
+    along = {}
+    for axis in range(1, len(first.shape) if source.axes == first.axes else 0):
+        picked = order(source.labels(axis), first.labels(axis), *names, SourceFormatError)
+        along.update({} if picked is None else {axis: picked})
+    return SelectedSource(source, along=along) if along else source
 
 
 class JoinedSource(LocalSource):
@@ -62,6 +85,8 @@ class JoinedSource(LocalSource):
     parts : sequence of Source
         In the order of their times.
     """
+
+    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are known already
 
     def __init__(self, parts: Sequence[Source]) -> None:
         for part in parts[1:]:
@@ -78,6 +103,9 @@ class JoinedSource(LocalSource):
             chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
         self._recent = _Recent()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "times": ()}  # pickles small
 
     def cut(self, box: Sequence[slice]) -> JoinedSource:
         """Return the part within ``box``, cut from every part that can be cut."""
@@ -159,7 +187,8 @@ class JoinedSource(LocalSource):
     def tier(self) -> str:
         """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
         tiers = {tier_of(part) for part in self.parts}
-        if len(self.parts) > OPEN_PARTS and any(isinstance(part, LoadedSource) for part in self.parts):
+        whole = [part.source if isinstance(part, SelectedSource) else part for part in self.parts]
+        if len(whole) > OPEN_PARTS and any(isinstance(part, LoadedSource) for part in whole):
             return (
                 "streamed"  # a part that is parsed again for each window would cost more than any block order
             )
@@ -183,7 +212,7 @@ class JoinedSource(LocalSource):
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
-        times = [part.timestamps() for part in self.parts]
+        times = self.times or [part.timestamps() for part in self.parts]
         known = [time for time in times if time is not None]
         if not known:
             return None
@@ -194,8 +223,8 @@ class JoinedSource(LocalSource):
         for (before, early), (after, late) in itertools.pairwise(filled):
             if late[0] <= early[-1]:
                 raise SeriesError(
-                    f"{after.name!r} begins at {late[0]}, but {before.name!r} before it ends at {early[-1]}. List "
-                    "the parts in the order of their times, without overlap."
+                    f"{after.name!r} begins at {late[0]}, but {before.name!r} before it ends at {early[-1]}. Parts "
+                    "that are joined along time must not overlap: cut one, or list each time once."
                 )
         return np.concatenate(known)
 
@@ -297,15 +326,6 @@ def _check_alike(first: Source, part: Source) -> None:
         raise SourceFormatError(
             f"{part.name!r} has axes {part.axes!r} and shape {part.shape}, but {first.name!r}, which it is joined with "
             f"along time, has {first.axes!r} and {first.shape}. All but the time must agree."
-        )
-    for axis in range(1, len(first.shape)):
-        ours, theirs = first.labels(axis), part.labels(axis)
-        if ours is None or theirs is None or np.array_equal(ours, theirs):
-            continue
-        place = int(np.flatnonzero(ours != theirs)[0]) if ours.shape == theirs.shape else 0
-        raise SourceFormatError(
-            f"{part.name!r} has other labels along axis {axis} ({part.axes[axis]}) than {first.name!r}: "
-            f"{theirs[place]!r} at {place}, not {ours[place]!r}. Bring them into one order first."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import reprlib
 import sys
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from .formats import Request, is_url, list_path, open_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Family", "list_variables", "open_source"]
+__all__ = ["Family", "list_variables", "natural", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,9 @@ def open_source(
     Parameters
     ----------
     target : object
-        A path or URL (with ``*`` for several files in the order of their names), an array of NumPy, torch,
-        xarray, Zarr, TensorStore, h5py or pandas, a `Source`; a list of these is joined along time.
+        A path or URL (with ``*`` for several files, in natural order of their names), an array of NumPy, torch,
+        xarray, Zarr, TensorStore, h5py or pandas, a `Source`; a list of these is joined along time, in the order of
+        their times where all have some.
     variable : str, optional
         Which array of a file or store with several.
     axes : str, optional
@@ -258,8 +260,14 @@ def _is_pattern(target: Any) -> bool:
     )
 
 
+def natural(name: str) -> tuple[list[int | str], str]:
+    """Return what sorts names with their numbers by value: part_2 before part_10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
 def _matching(pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern))
+    found = sorted(glob.glob(pattern), key=natural)
     if not found:
         raise SourceFormatError(f"no file matches {pattern!r}.")
     return found
@@ -282,7 +290,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "an xarray DataArray or Dataset", _from("xarray", "DataArray", "Dataset"), _open_xarray, _list_xarray
     ),
-    Family("a pandas DataFrame", _from("pandas", "DataFrame"), _open_pandas),
+    Family("a pandas DataFrame or Series", _from("pandas", "DataFrame", "Series"), _open_pandas),
     Family("a Zarr array, group or store", _is_zarr, _open_zarr, _list_zarr),
     Family("a TensorStore", _from("tensorstore", "TensorStore"), _open_tensorstore),
     Family("an h5py Dataset, Group or File", _from("h5py", "Dataset", "Group"), _open_h5py, _list_h5py),

@@ -6,6 +6,7 @@ In: a source and what stays. Out: `SelectedSource`. Never reads when built.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .reads import Done
 from .tiers import tier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from windowloader.source import Pending, Source
 
@@ -55,9 +56,9 @@ class Pick:
         return np.moveaxis(moved[self.coordinates], 0, places[0])
 
 
-def _pick(source: Source, letter: str, index: Any) -> Pick:
-    """Turn an index over all axes of a letter into one that `Pick` holds."""
-    axes = tuple(axis for axis, found in enumerate(source.axes) if found == letter)
+def _pick(source: Source, letter: str | int, index: Any) -> Pick:
+    """Turn an index over all axes of a letter, or over one axis, into one that `Pick` holds."""
+    axes = tuple(axis for axis, found in enumerate(source.axes) if letter in (found, axis))
     sizes = tuple(source.shape[axis] for axis in axes)
     total = int(np.prod(sizes))
     if not axes:
@@ -131,11 +132,13 @@ class SelectedSource(LocalSource):
     ----------
     source : Source
         The whole.
-    rows : slice
+    rows : slice, optional
         Of time, step 1 or more.
     nodes, features : slice or array_like of int, optional
         What stays of the space and of the feature axes, in this order. Several axes of one letter count as one,
         in C order, and become one where an array is given.
+    along : mapping of int to array_like of int, optional
+        What stays of single axes of the source, which stay apart.
 
     Raises
     ------
@@ -157,17 +160,18 @@ class SelectedSource(LocalSource):
         self,
         source: Source,
         *,
-        rows: slice = WHOLE,
+        rows: slice | None = None,
         nodes: slice | Sequence[int] | np.ndarray | None = None,
         features: slice | Sequence[int] | np.ndarray | None = None,
+        along: Mapping[int, Any] = MappingProxyType({}),
     ) -> None:
         self.source = complete(source)
-        self.rows = range(*rows.indices(source.shape[0] if source.axes[:1] == "t" else 0))
+        self.rows = range(*(rows or WHOLE).indices(source.shape[0] if source.axes[:1] == "t" else 0))
         if self.rows.step < 1:
             raise SourceFormatError(
                 f"rows={rows} of {source.name!r}: rows are taken forwards, by steps of 1 or more."
             )
-        asked = (("n", nodes), ("f", features))
+        asked: list[tuple[str | int, Any]] = [("n", nodes), ("f", features), *along.items()]
         self.picks = [_pick(source, letter, index) for letter, index in asked if index is not None]
         kept = self._kept_axes()
         taken = {pick.axes[0]: pick.coordinates[0].size for pick in self.picks}
@@ -181,6 +185,16 @@ class SelectedSource(LocalSource):
         axes = "".join(source.axes[axis] for axis in kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes, chunks=grid)
         self._inner, self._inner_picks = _narrowed(self.source, self.picks)
+
+        self.can_take = all(len(pick.axes) == 1 for pick in self.picks)
+
+    def take(self, axis: int, index: np.ndarray) -> SelectedSource:
+        """Return the source of some positions along an axis."""
+        along = {pick.axes[0]: pick.coordinates[0] for pick in self.picks}
+        origin = self._kept_axes()[axis]
+        along[origin] = along.get(origin, np.arange(self.source.shape[origin]))[index]
+        rows = slice(self.rows.start, self.rows.stop, self.rows.step)
+        return SelectedSource(self.source, rows=rows, along=along)
 
     def _kept_axes(self) -> list[int]:
         """Axes of the source that are still there: the first of those that became one."""

@@ -7,26 +7,31 @@ labels. Never guesses whether a line is a header or data: where it could be eith
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.assembly.alignment import find
 from windowloader.axes import TIME_NAMES
 from windowloader.errors import SourceFormatError
 
 from .base import Described
+from .fetching import fetched
+from .formats import by_name, is_url
 from .handles import Stamp
 from .long_tables import open_long_table
 from .memory import ArraySource, LoadedSource
 from .table_files import TIME_TEXT, numbers, parse_times, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .base import Description
 
-__all__ = ["TableOptions", "open_frame", "open_long_table", "open_table"]
+__all__ = ["TableOptions", "open_by_node", "open_frame", "open_long_table", "open_table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +89,48 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
 
 
 def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArraySource:
-    """Open a pandas.DataFrame as `open_table` does a file; an index of times is the time."""
-    values, described = wide(frame, TableOptions(**options), "DataFrame")
-    labels = described.labels(1)
+    """Open a pandas.DataFrame, or Series, as `open_table` does a file; an index of times is the time."""
+    name, single = type(frame).__name__, frame.ndim == 1
+    values, described = wide(frame.to_frame("value") if single else frame, TableOptions(**options), name)
+    labels = {dim: found for dim, found in (described.by_dim or {}).items() if dim < frame.ndim}
     return ArraySource(
-        values,
+        values[:, 0] if single else values,
         axes=axes,
-        name="DataFrame",
-        labels={} if labels is None else {1: labels},
+        name=name,
+        labels=labels,
         timestamps=described.timestamps(),
     )
+
+
+def open_by_node(
+    target: Any, nodes: np.ndarray, steps: int, storage_options: Mapping[str, Any]
+) -> ArraySource | None:
+    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
+
+    A column that counts the ``steps`` of the series is no such column.
+    """
+    pandas = sys.modules.get("pandas")
+    if isinstance(target, str | os.PathLike):
+        name = os.fspath(target)
+        if by_name(name) != "table":
+            return None
+        with fetched(name, storage_options) if is_url(name) else nullcontext(name) as path:
+            target = read_table(path)
+    elif pandas is None or not isinstance(target, pandas.DataFrame):
+        return None
+    if target.index.dtype.kind == "M" or find_time(target) is not None:
+        return None
+    for column, values in target.items():
+        kind = values.dtype.kind
+        counts = len(target) == steps and kind in "iuf" and set(values.diff()[1:]) == {1}
+        if kind not in "iufOUT" or counts or not values.is_unique:
+            continue
+        missing = len(find(values, nodes)[1])
+        if missing == 0 or (
+            kind != "f" and 2 * missing < len(nodes)
+        ):  # a few may be missing, which is an error
+            return open_frame(target.set_index(column), axes="nf")
+    return None
 
 
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
@@ -105,10 +142,12 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
             raise SourceFormatError(f"{name!r} has no columns {absent}; it has {_some(frame.columns)}.")
         frame = frame[list(options.columns)]
     values = numbers(frame, name)
-    labels = None if _counts(frame.columns) else np.asarray(frame.columns)
-    if labels is not None and labels.dtype.kind == "O":
-        labels = labels.astype(str)
-    return values, Described({} if labels is None else {1: labels}, times)
+    labels = {}
+    for dim, side in enumerate((frame.index, frame.columns)):
+        if not _counts(side) and (dim or (times is None and side.nlevels == 1)):
+            found = np.asarray(side)
+            labels[dim] = found.astype(str) if found.dtype.kind == "O" else found
+    return values, Described(labels, times)
 
 
 def take_time(

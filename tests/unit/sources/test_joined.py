@@ -58,25 +58,26 @@ def test_it_is_no_array_and_its_borders_are_edges() -> None:
         (ArraySource(np.zeros((3, 2)), axes="tf", name="march"), "'march' has axes 'tf'"),
         (ArraySource(np.zeros((3, 2)), axes="nf", name="march"), "'march' .* without the time"),
         (
-            ArraySource(np.zeros((3, 2)), labels={1: ["b", "a"]}, name="march"),
-            "'march' has other labels .* 'b' at 0",
+            ArraySource(np.zeros((3, 2)), labels={1: ["b", "c"]}, name="march"),
+            "'march' lacks 1 of the 2 labels of 'january'.*: 'a'; 1 only in 'march': 'c'",
         ),
         (ArraySource(np.zeros((3, 2), bool), name="march"), "'march' has dtype bool"),
     ],
 )
 def test_a_part_that_differs_is_named(other: ArraySource, message: str) -> None:
-    with pytest.raises(SourceFormatError, match=message.replace("'b' at", r".*'b'.* at")):
+    with pytest.raises(SourceFormatError, match=message):
         join([part(3, name="january", labels={1: ["a", "b"]}), part(3, name="february"), other])
 
 
 def test_timestamps_join_and_must_rise() -> None:
     times = join([part(3), part(2, start="2020-02-01")]).timestamps()
     np.testing.assert_array_equal(times[2:4], np.array(["2020-01-01T02", "2020-02-01"], "M8[ns]"))  # type: ignore[index]
-    late, early = part(3, name="late", start="2020-02-01"), part(3, name="early")
-    with pytest.raises(
-        SeriesError, match="'early' begins at 2020-01-01.* but 'late' before it ends at 2020-02-01"
-    ):
-        join([late, early]).timestamps()
+    late, early = part(4, name="late", start="2020-01-01T02"), part(3, name="early")
+    for overlapping in ([late, early], [early, late]):
+        with pytest.raises(
+            SeriesError, match="'late' begins at 2020-01-01T02.* but 'early' before it ends at 2020-01-01T02"
+        ):
+            join(overlapping).timestamps()
     with pytest.raises(SeriesError, match="begins"):
         join([part(3), part(3)]).timestamps()
     with pytest.raises(SeriesError, match="'bare' has no timestamps"):

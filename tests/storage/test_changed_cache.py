@@ -60,11 +60,16 @@ def epoch(loader, at=None, action=None):
     assert sorted(starts) == list(range(len(VALUES) - 5))
 
 
+def opened(cache, shape):
+    windows = wl.WindowSet(wl.open(store, cache_dir=cache), wl.WindowSpec(lookback=6, horizon=0))
+    return windows, wl.WindowLoader(windows, batch_size=32, shuffle=True, active_blocks=3, **shape)
+
+
 def case(name, fault, moment):
     cache = tempfile.mkdtemp()
-    windows = wl.WindowSet(wl.open(store, cache_dir=cache), wl.WindowSpec(lookback=6, horizon=0))
     shape = {"threads": 2} if "threads" in moment else {"threads": 0, "prefetch_batches": 1}
-    with wl.WindowLoader(windows, batch_size=32, shuffle=True, active_blocks=3, **shape) as loader:
+    windows, loader = opened(cache, shape)
+    with loader:
         action = lambda: strike(cache, name, fault)
         if "filling" in moment:
             epoch(loader, 30, action)
@@ -81,6 +86,10 @@ def case(name, fault, moment):
             epoch(loader)
             action()
         epoch(loader)
+        epoch(loader)
+    windows.series.variables[0].source.close()
+    windows, loader = opened(cache, shape)  # what is lost without a word is fetched again by whoever opens it next
+    with loader:
         epoch(loader)
     windows.series.variables[0].source.close()
     (entry,) = MirrorFolder(cache).entries()

@@ -110,7 +110,7 @@ class CachedSource(LocalSource):
         self._rows = 0 if source.chunks is not None else max(1, -(-BLOCK // max(row_bytes, 1)))
         grid = (self._rows, *source.shape[1:]) if self._rows > 1 else source.chunks
         super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=grid)
-        self._process: PerProcess[tuple[Lease | None]] = PerProcess()
+        self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
 
     @property
     def inner(self) -> LocalSource:
@@ -160,18 +160,19 @@ class CachedSource(LocalSource):
 
     def mirror(self) -> Mirror | None:
         """Return the mirror as this process has it open; None where the folder is read-only and has none."""
-        opened = self._process.get(self._open)
-        if opened[0] is not None and not opened[0].mirror.intact():
+        leases = self._process.get(lambda: [self._open()])
+        lease = leases[-1]
+        if lease is not None and not lease.mirror.intact():
             warnings.warn(
-                f"the files in {opened[0].mirror.folder} were changed by somebody else; what this cache has of "
+                f"the files in {lease.mirror.folder} were changed by somebody else; what this cache has of "
                 f"{self.name!r} is dropped and fetched again.",
                 stacklevel=2,
             )
-            self._process.drop(opened)
-            opened = self._process.get(self._open)
-        return None if opened[0] is None else opened[0].mirror
+            lease = self._open()
+            leases.append(lease)  # the others stay open: another thread may be reading from them
+        return None if lease is None else lease.mirror
 
-    def _open(self) -> tuple[Lease | None]:
+    def _open(self) -> Lease | None:
         edges = self.edges()
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
@@ -188,7 +189,7 @@ class CachedSource(LocalSource):
                 "without a mirror.",
                 stacklevel=2,
             )
-        return (lease,)
+        return lease
 
     # -- mapped --------------------------------------------------------------------------------------------------------
 
@@ -252,9 +253,9 @@ class CachedSource(LocalSource):
 
     def close(self) -> None:
         """Let go of the source and of the mirror; a later read opens them again."""
-        found = self._process.drop()
-        if found is not None and found[0] is not None:
-            found[0].close()
+        for lease in self._process.drop() or ():
+            if lease is not None:
+                lease.close()
         self.source.close()
 
 

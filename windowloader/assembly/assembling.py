@@ -72,7 +72,7 @@ def assemble(
     entity_borders = None if entities is None else check_borders(entities, num_steps, what="entities")
     whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
     clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
-    times = clock.timestamps(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
+    times = clock.times_of(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
     labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
     alignment = Alignment(alone=not covariates and len(opened) == 1)
     own = align_variables(opened, alignment, labels, times)

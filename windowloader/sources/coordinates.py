@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from windowloader.axes import TIME_NAMES
-from windowloader.errors import SourceFormatError
+from windowloader.clocks.calendars import Times, calendar_of
+from windowloader.clocks.moments import nanoseconds_of
+from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import to_nanoseconds
 from .cf import decode_time
 
 __all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
@@ -80,18 +81,14 @@ def time_values(values: Any, dim: int) -> np.ndarray | None:
 def _decoded(coordinate: Any) -> np.ndarray:
     name = str(coordinate.name)
     if coordinate.dtype.kind == "M":
-        return to_nanoseconds(coordinate.values, name)
+        index = coordinate.to_index()  # which has the time zone
+        return Times(nanoseconds_of(index, name=name), calendar_of(index))
     if coordinate.dtype.kind != "O":
         return decode_time(coordinate.values, coordinate.attrs, name=name)
     try:
-        dates = np.array([date.isoformat() for date in coordinate.values], dtype="datetime64[us]")
-    except ValueError as error:
-        calendar = getattr(coordinate.values.flat[0], "calendar", "unknown")
-        raise SourceFormatError(
-            f"{name!r} is in the calendar {calendar!r}, whose dates are not all real ones ({error}); pass "
-            "timestamps= instead."
-        ) from error
-    return to_nanoseconds(dates, name)
+        return Times(nanoseconds_of(coordinate.values, name=name), calendar_of(coordinate.values))
+    except SeriesError as error:
+        raise SourceFormatError(f"{error} Pass timestamps= instead.") from error
 
 
 def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:

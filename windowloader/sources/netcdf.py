@@ -289,14 +289,16 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
         return XarraySource(InHand.of(target), axes=axes)
     time_dim = time_dimension(target, axes)
     found = {
-        dim: label for dim in range(target.ndim) if (label := coordinate_labels(target, dim)) is not None
+        dim: label
+        for dim in range(target.ndim)
+        if dim != time_dim and (label := coordinate_labels(target, dim)) is not None
     }
     return ArraySource(
         target.values,
         axes=axes,
         name=str(target.name or "DataArray"),
         dims=dimension_names(target),
-        labels={dim: label for dim, label in found.items() if dim != time_dim},
+        labels=found,
         timestamps=None if time_dim is None else time_values(target, time_dim),
     )
 

@@ -7,6 +7,7 @@ values.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -75,7 +76,10 @@ def assemble(
     times = clock.times_of(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
     labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
     alignment = Alignment(alone=not covariates and len(opened) == 1)
-    own = align_variables(opened, alignment, labels, times)
+    with warnings.catch_warnings():
+        if clock is not None:  # timestamps= are the answer to it
+            warnings.filterwarnings("ignore", "the rows.* have no timestamps")
+        own = align_variables(opened, alignment, labels, times)
     stored = alignment.labels[0] if alignment.labels and len(alignment.labels) == 1 else None
     alignment.settle(labels, times, over=True)
     if labels is None and tells(stored):

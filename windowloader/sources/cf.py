@@ -10,6 +10,7 @@ import base64
 import math
 import re
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ import numpy as np
 from windowloader.clocks.calendars import Times, ordinals, own
 from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
 
+from .base import optional, to_nanoseconds
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Packing", "decode_time", "is_time", "packing"]
+__all__ = ["Packing", "decode_time", "is_text_of_time", "is_time", "packing", "times_of"]
 
 UNITS = {"nanosecond": 1, "microsecond": 10**3, "millisecond": 10**6, "second": 10**9, "minute": 60 * 10**9,
          "hour": 3600 * 10**9, "day": 86400 * 10**9}  # fmt: skip
@@ -46,6 +49,49 @@ def is_time(attributes: Mapping[str, Any]) -> bool:
     """
     match = SINCE.match(str(attributes.get("units", "")))
     return match is not None and _unit(match.group(1)) is not None
+
+
+def is_text_of_time(values: Any) -> bool:
+    """Whether a coordinate is text that begins with a date, such as ``2000-01-01_00:00:00``.
+
+    Examples
+    --------
+    >>> is_text_of_time(np.array(["2000-01-01T00:00"])), is_text_of_time(np.array(["north"]))
+    (True, False)
+    """
+    if values.dtype.kind not in "OSUT" or not values.size:
+        return False
+    return re.match(r"\s*\d{4}-\d\d-\d\d", _texts(values[:1])[0]) is not None
+
+
+def times_of(values: np.ndarray, attributes: Mapping[str, Any], *, name: str) -> np.ndarray | None:
+    """Times of the coordinate along time; None, with a warning that says what to write, where it has none."""
+    if values.dtype.kind == "M":
+        return to_nanoseconds(values, name)
+    if is_time(attributes):
+        return decode_time(values, attributes, name=name)
+    if is_text_of_time(values):
+        pandas = optional("pandas", extra="netcdf", purpose=f"reading the times {name!r}, which are text,")
+        found = pandas.to_datetime(_texts(values), format="ISO8601", errors="coerce", utc=True)
+        if not found.isna().any():
+            return to_nanoseconds(found.tz_convert(None).to_numpy(), name)
+    first = f", the first {values[0]!r}," if values.size else ""
+    warnings.warn(
+        f"the rows have no timestamps: the values of {name!r}{first} are neither text such as '2012-03-01T00:05' nor "
+        "numbers with units such as 'hours since 1900-01-01', so there are no clocks, and windows cross gaps. Say when "
+        "the rows were: timestamps=, e.g. ('2012-03-01', '5min').",
+        UserWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    """Text of dates; WRF writes an underscore between day and hour."""
+    texts = [
+        text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in values.tolist()
+    ]
+    return [text.strip("\0 ").replace("_", "T") for text in texts]
 
 
 def _unit(word: str) -> int | None:

@@ -24,7 +24,7 @@ from .base import optional, to_nanoseconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Packing", "decode_time", "is_text_of_time", "is_time", "packing", "times_of"]
+__all__ = ["Packing", "decode_time", "is_text_of_time", "is_time", "packing", "times_of", "unpacked"]
 
 UNITS = {"nanosecond": 1, "microsecond": 10**3, "millisecond": 10**6, "second": 10**9, "minute": 60 * 10**9,
          "hour": 3600 * 10**9, "day": 86400 * 10**9}  # fmt: skip
@@ -65,7 +65,7 @@ def is_text_of_time(values: Any) -> bool:
 
 
 def times_of(values: np.ndarray, attributes: Mapping[str, Any], *, name: str) -> np.ndarray | None:
-    """Times of the coordinate along time; None, with a warning that says what to write, where it has none."""
+    """Return the times of a coordinate; None, with a warning that says what to write, where it has none."""
     if values.dtype.kind == "M":
         return to_nanoseconds(values, name)
     if is_time(attributes):
@@ -242,12 +242,15 @@ class Packing:
         None: not applied.
     markers : tuple of float
         Stored numbers that mean "nothing here".
+    view : str
+        Type the stored numbers are of by ``_Unsigned``, ``"u1"``; empty: as stored.
     """
 
     dtype: np.dtype
     scale: float | None
     offset: float | None
     markers: tuple[float, ...]
+    view: str = ""
 
     def unpack(self, stored: np.ndarray, out: np.ndarray) -> None:
         """Write the values of ``stored`` to ``out``, same shape, any strides, dtype `dtype`.
@@ -259,6 +262,8 @@ class Packing:
         >>> out
         array([12., nan])
         """
+        if self.view:
+            stored = stored.view(stored.dtype.byteorder + self.view)
         out[...] = stored
         for marker in self.markers:
             if not math.isnan(marker):
@@ -277,7 +282,7 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], fill_value: Any = No
     dtype : numpy.dtype
         As stored.
     attributes : mapping
-        ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``.
+        ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``_Unsigned``.
     fill_value : number, optional
         The array's own fill value where it stands for ``_FillValue`` (Zarr 2 written by xarray).
 
@@ -292,12 +297,41 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], fill_value: Any = No
         _number(attributes.get("scale_factor"), dtype),
         _number(attributes.get("add_offset"), dtype),
     )
-    given = [attributes.get("_FillValue", fill_value), attributes.get("missing_value")]
-    numbers = [number for value in given if (number := _number(value, dtype)) is not None]
-    markers = tuple(dict.fromkeys(numbers))
-    if dtype.kind not in "iuf" or (scale is None and offset is None and all(map(math.isnan, markers))):
+    fill, missing = (
+        _number(value, dtype)
+        for value in (attributes.get("_FillValue", fill_value), attributes.get("missing_value"))
+    )
+    kind = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(attributes.get("_Unsigned"))), "")
+    view = f"{kind}{dtype.itemsize}" if kind else ""
+    if view and fill is not None and not math.isnan(fill):
+        fill = int(np.array(int(fill)).astype(view))  # the same bits; missing_value is compared as it stands
+    markers = tuple(dict.fromkeys(number for number in (fill, missing) if number is not None))
+    plain = scale is None and offset is None and all(map(math.isnan, markers))
+    if dtype.kind not in "iuf" or (plain and not view):
         return None
-    return Packing(np.dtype(_float_type(dtype, scale, offset)), _float(scale), _float(offset), markers)
+    values = np.dtype(view) if plain else np.dtype(_float_type(dtype, scale, offset))
+    return Packing(values, _float(scale), _float(offset), markers, view)
+
+
+def unpacked(values: np.ndarray, attributes: Mapping[str, Any], fill_value: Any = None) -> np.ndarray:
+    """Values of a stored coordinate; whole numbers stay so where nothing is packed and none is marked.
+
+    Examples
+    --------
+    >>> unpacked(np.array([21, 41], np.int16), {"scale_factor": 0.5})
+    array([10.5, 20.5])
+    """
+    packed = packing(values.dtype, attributes, fill_value)
+    if packed is None or (
+        packed.scale is None
+        and packed.offset is None
+        and not packed.view
+        and not np.isin(values, packed.markers).any()
+    ):
+        return values
+    out = np.empty(values.shape, packed.dtype)
+    packed.unpack(values, out)
+    return out
 
 
 def _float(value: Any) -> float | None:

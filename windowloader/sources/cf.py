@@ -36,6 +36,9 @@ DATE = re.compile(
     r"(?:Z|UTC|GMT|([+-])(\d{1,2}):?(\d{2})?)?$",
     re.IGNORECASE,
 )
+SHIFT = re.compile(
+    r":\d\d(?:\.\d*)?\s*([+-](?!0{1,2}:?0{0,2}$)\d{1,2}:?(?:\d\d)?)$"
+)  # a zone that is not UTC
 REAL = ("standard", "gregorian", "proleptic_gregorian")
 
 
@@ -140,6 +143,13 @@ def decode_time(values: np.ndarray, attributes: Mapping[str, Any], *, name: str 
         raise SourceFormatError(
             f"{name!r} has units={units!r}, which are no times; CF times read 'hours since 1900-01-01'. "
             "Pass timestamps= instead."
+        )
+    if shift := SHIFT.search(match.group(2)):
+        warnings.warn(
+            f"the times of {name!r} are {units!r}: they are moments of UTC here, and clocks such as time_of_day are of "
+            f"UTC, not of the zone {shift[1]}. For local clocks pass timestamps=, a pandas index with its time zone.",
+            UserWarning,
+            stacklevel=2,
         )
     if own(calendar):
         return _in_calendar(values, units, size, own(calendar), name)

@@ -188,7 +188,7 @@ class FrameDescription:
             return _columns(file[self.key])
 
     def timestamps(self) -> np.ndarray | None:
-        """Index of the frame where it is times, with its time zone, else None."""
+        """Index of the frame where it is times (in UTC where it has a zone), else None."""
         with open_file(self.stamp) as file:
             group = file[self.key]
             if "table" in group:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .clocks.calendars import Times, calendar_of, clock_values, dates, local, moment_of, own
 from .clocks.moments import frequency, moment, nanoseconds_of
 from .clocks.runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
 from .errors import FeatureNameError, SeriesError
@@ -42,6 +43,9 @@ class Clock:
         Nanoseconds of every row where runs would take more memory; then there are no runs.
     num_steps : int
         Rows.
+    calendar : str
+        The time zone whose local time the clock features are of, ``"Europe/Berlin"``, where times are UTC; or the
+        calendar whose days are counted, ``"noleap"``, ``"all_leap"``, ``"360_day"``, ``"julian"``. Empty: UTC.
 
     Examples
     --------
@@ -59,6 +63,7 @@ class Clock:
     steps: np.ndarray
     stamps: np.ndarray
     num_steps: int
+    calendar: str = ""
 
     @classmethod
     def from_timestamps(cls, values: Any, num_steps: int, borders: np.ndarray | None = None) -> Clock:
@@ -67,7 +72,8 @@ class Clock:
         Parameters
         ----------
         values : array-like of moments, shape (num_steps,), or tuple (start, freq)
-            datetime64, ISO strings, datetime, pandas index or series; or e.g. ``("2012-03-01", "5min")``.
+            datetime64, ISO strings, datetime, pandas index or series (its time zone is kept), dates of cftime; or e.g.
+            ``("2012-03-01", "5min")``.
         num_steps : int
             Rows they must have.
         borders : ndarray, shape (entity + 1,), int64, optional
@@ -98,10 +104,10 @@ class Clock:
             first, step = moment(values[0]), frequency(values[1])
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
-            return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps)
+            return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps, calendar_of(values[0]))
         if isinstance(values, tuple) and len(values) == 2 and num_steps != 2 and isinstance(values[1], str):
             _refuse_step(values[1])
-        stamps = nanoseconds_of(values)
+        stamps, calendar = nanoseconds_of(values), calendar_of(values)
         if len(stamps) != num_steps:
             raise SeriesError(
                 f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
@@ -110,12 +116,12 @@ class Clock:
         steps = rising_steps(stamps, edges)
         runs = find_runs(steps, num_steps)
         if runs is None:
-            return cls(_ints(), _ints(), _ints(), stamps, num_steps)
+            return cls(_ints(), _ints(), _ints(), stamps, num_steps, calendar)
         rows = np.array(runs, np.int64)
         inside = np.append(rows[1:], num_steps) - rows > 1
         lengths = np.ones(len(rows), np.int64)
         lengths[inside] = steps[rows[inside]]
-        return cls(rows, stamps[rows], lengths, _ints(), num_steps)
+        return cls(rows, stamps[rows], lengths, _ints(), num_steps, calendar)
 
     @property
     def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -128,7 +134,7 @@ class Clock:
         return sum(array.nbytes for array in self.table)
 
     def nanoseconds(self, rows: Any) -> np.ndarray:
-        """Nanoseconds since 1970 of rows, int64, in the shape of ``rows``."""
+        """Nanoseconds since 1970 of rows, in UTC or in days of the calendar, int64, in the shape of ``rows``."""
         wanted = self._checked(rows)
         if len(self.stamps):
             return np.asarray(self.stamps[wanted])
@@ -136,7 +142,7 @@ class Clock:
         return np.asarray(self.times[run] + (wanted - self.rows[run]) * self.steps[run])
 
     def timestamps(self, rows: Any) -> np.ndarray:
-        """Timestamps of rows.
+        """Timestamps of rows, UTC; in a calendar of its own, the dates of the same name.
 
         Parameters
         ----------
@@ -146,11 +152,34 @@ class Clock:
         Returns
         -------
         ndarray, shape of rows, datetime64[ns]
+
+        Raises
+        ------
+        SeriesError
+            For a date of the calendar that does not exist, such as 30 February; `texts` has it.
         """
-        return self.nanoseconds(rows).view("datetime64[ns]")
+        if not own(self.calendar):
+            return self.nanoseconds(rows).view("datetime64[ns]")
+        try:
+            return dates(self.nanoseconds(rows), self.calendar).astype("datetime64[ns]")
+        except ValueError as error:
+            raise SeriesError(
+                f"the calendar {self.calendar!r} has dates that datetime64 has not ({error}); clock.texts(rows) "
+                "writes them."
+            ) from error
+
+    def times_of(self, rows: Any) -> Times:
+        """Timestamps of rows with their zone or calendar, as `from_timestamps` takes them."""
+        return Times(self.nanoseconds(rows), self.calendar)
+
+    def texts(self, rows: Any) -> list[str]:
+        """Timestamps of rows as ISO text, to the second; in UTC, or in the calendar."""
+        if own(self.calendar):
+            return [text[:19] for text in dates(self.nanoseconds(rows), self.calendar).tolist()]
+        return list(np.datetime_as_string(self.timestamps(rows).astype("datetime64[s]")).tolist())
 
     def values(self, names: Sequence[str], rows: Any) -> np.ndarray:
-        """Clock features of rows.
+        """Clock features of rows, of the local time where there is a time zone.
 
         Parameters
         ----------
@@ -178,7 +207,15 @@ class Clock:
         wanted = self._checked(rows)
         out = np.empty((wanted.size, len(names)), np.float64)
         codes = np.array([CLOCK_NAMES.index(name) for name in names], np.int64)
-        fill(out, np.ascontiguousarray(wanted).reshape(-1), codes, *self.table)
+        flat = np.ascontiguousarray(wanted).reshape(-1)
+        if own(self.calendar):
+            times = self.nanoseconds(flat)
+            out[:] = np.stack([clock_values(times, int(code), self.calendar) for code in codes], axis=-1)
+        elif self.calendar:
+            shown = local(self.nanoseconds(flat), self.calendar)
+            fill(out, np.arange(len(flat)), codes, _ints(), _ints(), _ints(), shown)
+        else:
+            fill(out, flat, codes, *self.table)
         return out.reshape(*wanted.shape, len(names))
 
     def searchsorted(self, when: Any, side: str = "left", *, start: int = 0, stop: int | None = None) -> int:
@@ -199,7 +236,9 @@ class Clock:
             From ``start`` to ``stop``.
         """
         stop = self.num_steps if stop is None else stop
-        target = moment(when) + (side == "right")  # times are whole nanoseconds: > t is ≥ t + 1
+        calendar = own(self.calendar)
+        target = moment_of(when, calendar) if calendar else moment(when)
+        target += side == "right"  # times are whole nanoseconds: > t is ≥ t + 1
         if start >= stop:
             return start
         if len(self.stamps):
@@ -214,16 +253,16 @@ class Clock:
     def slice(self, start: int, stop: int) -> Clock:
         """Return the clock of rows ``[start, stop)``, counted from ``start``."""
         if len(self.stamps):
-            return Clock(*self.table[:3], self.stamps[start:stop].copy(), stop - start)
+            return Clock(*self.table[:3], self.stamps[start:stop].copy(), stop - start, self.calendar)
         if start >= stop:
-            return Clock(_ints(), _ints(), _ints(), _ints(), 0)
+            return Clock(_ints(), _ints(), _ints(), _ints(), 0, self.calendar)
         low = int(np.searchsorted(self.rows, start, side="right")) - 1
         high = int(np.searchsorted(self.rows, stop))
         rows = self.rows[low:high] - start
         times = self.times[low:high].copy()
         times[0] -= int(rows[0]) * int(self.steps[low])  # the first run begins inside
         rows[0] = 0
-        return Clock(rows, times, self.steps[low:high].copy(), self.stamps, stop - start)
+        return Clock(rows, times, self.steps[low:high].copy(), self.stamps, stop - start, self.calendar)
 
     def jumps(self, borders: np.ndarray) -> np.ndarray:
         """Rows where time jumps: where a segment begins if none are given.
@@ -261,7 +300,7 @@ class Clock:
 
     def fingerprint(self) -> str:
         """Short text that changes when any timestamp does."""
-        digest = hashlib.sha256(str(self.num_steps).encode())
+        digest = hashlib.sha256(f"{self.num_steps}{self.calendar}".encode())
         for array in self.table:
             digest.update(array.astype("<i8").tobytes() + b"|")
         return digest.hexdigest()[:16]
@@ -273,19 +312,27 @@ class Clock:
         return wanted
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (*(pack_integers(array) for array in self.table), self.num_steps)
+        packed = [pack_integers(array) for array in self.table]
+        return _unpacked, (*packed, self.num_steps, *([self.calendar] if self.calendar else []))
 
     def __repr__(self) -> str:
         if not self.num_steps:
             return "Clock(0 rows)"
-        first, last = (np.datetime_as_string(t, unit="s") for t in self.timestamps([0, self.num_steps - 1]))
+        first, last = self.texts([0, self.num_steps - 1])
         kind = "irregular" if len(self.stamps) else f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
-        return f"Clock({self.num_steps} rows, {first} … {last}, {kind})"
+        return f"Clock({self.num_steps} rows, {first} … {last}{self.told}, {kind})"
+
+    @property
+    def told(self) -> str:
+        """The time zone or calendar, as it is said after times; empty where there is none."""
+        if not self.calendar:
+            return ""
+        return f" ({self.calendar})" if own(self.calendar) else f" UTC, clocks of {self.calendar}"
 
 
-def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int) -> Clock:
+def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int, calendar: str = "") -> Clock:
     first, second, third, fourth = (unpack_integers(packed) for packed in (rows, times, steps, stamps))
-    return Clock(first, second, third, fourth, num_steps)
+    return Clock(first, second, third, fourth, num_steps, calendar)
 
 
 def _ints(*values: int) -> np.ndarray:

@@ -64,7 +64,8 @@ class Series:
         Names of the features; default the variable's name, with the label or number of each where there are
         several.
     timestamps : array-like of moments, or tuple (start, freq), optional
-        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has. A time zone becomes UTC.
+        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has. Times become
+        UTC; the time zone of a pandas index is kept for the clock features.
     covariates : mapping of name to array or (array, axes)
         Known beside the series, on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go
         by labels and times where both sides have some, else by position. Those without time are never scaled.
@@ -334,8 +335,7 @@ class Series:
         if others:
             parts[0] += f"; covariates {', '.join(others)}"
         if self.clock is not None and self.num_steps:
-            ends = self.clock.timestamps([0, self.num_steps - 1])
-            parts.append(" … ".join(np.datetime_as_string(end, unit="s") for end in ends))
+            parts.append(" … ".join(self.clock.texts([0, self.num_steps - 1])) + self.clock.told)
         if self.entity_borders is not None:
             parts.append(f"{len(self.entity_borders) - 1} entities")
         if len(self.borders) > 2:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clocks.calendars import calendar_of, own
 from windowloader.errors import SeriesError
 from windowloader.sources.base import LocalSource
 from windowloader.sources.selected import SelectedSource
@@ -133,7 +134,15 @@ def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slic
     >>> rows(hours, hours[3:9], "the covariate")
     slice(3, 9, None)
     """
-    if times is None or wanted is None or np.array_equal(times, wanted):
+    if times is None or wanted is None:
+        return None
+    mine, theirs = own(calendar_of(times)), own(calendar_of(wanted))
+    if mine != theirs:
+        raise SeriesError(
+            f"{what} is in the calendar {mine or 'standard'!r} and the series in {theirs or 'standard'!r}, whose days "
+            "are not the same. Convert one, e.g. by convert_calendar of xarray."
+        )
+    if np.array_equal(times, wanted):
         return None
     size = len(wanted)
     for start in np.flatnonzero(times[: max(len(times) - size + 1, 0)] == wanted[:1]).tolist():

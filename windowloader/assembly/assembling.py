@@ -7,6 +7,7 @@ values.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -72,10 +73,13 @@ def assemble(
     entity_borders = None if entities is None else check_borders(entities, num_steps, what="entities")
     whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
     clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
-    times = clock.timestamps(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
+    times = clock.times_of(np.arange(num_steps)) if clock and (covariates or opened[1:]) else None
     labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
     alignment = Alignment(alone=not covariates and len(opened) == 1)
-    own = align_variables(opened, alignment, labels, times)
+    with warnings.catch_warnings():
+        if clock is not None:  # timestamps= are the answer to it
+            warnings.filterwarnings("ignore", "the rows.* have no timestamps")
+        own = align_variables(opened, alignment, labels, times)
     stored = alignment.labels[0] if alignment.labels and len(alignment.labels) == 1 else None
     alignment.settle(labels, times, over=True)
     if labels is None and tells(stored):

@@ -171,7 +171,7 @@ def _dates(series: Series, first: Any, last: Any) -> tuple[int, int]:
 def _reach(series: Series) -> str:
     if series.clock is None or not series.num_steps:
         return ""
-    first, last = series.clock.timestamps([0, series.num_steps - 1])
+    first, last = series.clock.texts([0, series.num_steps - 1])
     return f", which reach from {first} to {last}"
 
 

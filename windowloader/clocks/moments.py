@@ -14,6 +14,8 @@ import numpy as np
 
 from windowloader.errors import SeriesError
 
+from .calendars import Times, calendar_of, ordinals, own
+
 __all__ = ["frequency", "moment", "nanoseconds_of"]
 
 ZONE = re.compile(r"T?\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$")
@@ -80,7 +82,7 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
     Parameters
     ----------
     values : array-like, shape (step,)
-        datetime64 of any unit, ISO strings, datetime objects, or a pandas index or series of moments.
+        datetime64 of any unit, ISO strings, datetime objects, a pandas index or series of moments, or dates of cftime.
     name : str
         What to call them in an error.
 
@@ -98,6 +100,8 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
     >>> nanoseconds_of(np.array(["1969-12-31T23"], dtype="datetime64[h]"))
     array([-3600000000000])
     """
+    if not isinstance(values, Times) and (calendar := own(calendar_of(values))):
+        values = ordinals(values, calendar)
     given = getattr(values, "dt", values)  # a pandas series keeps its time zone under .dt
     if getattr(given, "tz", None) is not None:
         values = values.dt.tz_convert(None) if given is not values else values.tz_convert(None)
@@ -131,8 +135,7 @@ def _datetimes(array: np.ndarray, name: str) -> np.ndarray:
             first = str(array[0]) if array.size else None
             raise SeriesError(
                 f"{name} cannot be read as moments: {error}. The first is {first!r}. Give datetime64 or ISO "
-                "strings such as '2012-03-01T00:05'; a calendar that is not the usual one (cftime) has no "
-                "datetime64."
+                "strings such as '2012-03-01T00:05', or dates of cftime."
             ) from error
     raise SeriesError(
         f"{name} are {array.dtype} numbers, whose unit is not known. Convert them, e.g. "
@@ -163,4 +166,6 @@ def _naive(value: Any) -> np.datetime64:
         return value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value)
     if isinstance(value, (datetime.date, np.datetime64)):
         return np.datetime64(value)
+    if hasattr(value, "calendar"):  # a date of cftime in the usual calendar
+        return np.datetime64(value.isoformat())
     raise TypeError(f"{type(value).__name__} is no moment")

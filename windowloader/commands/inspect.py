@@ -60,6 +60,8 @@ def _page(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "time", "no timestamps"
     else:
         yield "time", f"{found.time.first} … {found.time.last}, every {_span(found.time.step_seconds)}"
+        if found.time.calendar:
+            yield "calendar", found.time.calendar
         yield "gaps", f"{found.time.gaps:,}" if found.time.gaps else "none"
         for low, high in found.time.longest:
             yield "", f"from {low} to {high}"

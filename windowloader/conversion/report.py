@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clocks.calendars import own
+
 if TYPE_CHECKING:
     from windowloader.series import Series
 
@@ -140,6 +142,8 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
             notes.append(f"open it with features={list(series.features)}")
         if series.nodes is not None:
             notes.append("labels of nodes are not in a .npy file; pass nodes=")
+    if series.clock is not None and series.clock.calendar and not own(series.clock.calendar):
+        notes.append(f"the time zone {series.clock.calendar} is not kept: clocks of the result are of UTC")
     marks = {v.missing for v in series.variables if v.missing is not None}
     if any(encoding.scale is not None for encoding in work.encodings):
         notes += ["missing values are NaN now; open it with missing=nan"] if marks else []

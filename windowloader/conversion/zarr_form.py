@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clock import Clock
+from windowloader.clocks.calendars import Times, own
 from windowloader.errors import ConversionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from windowloader.clock import Clock
 
     from .targets import Target
     from .values import Encoding
@@ -107,10 +107,12 @@ def _write_times(group: Any, clock: Clock) -> None:
         rows = np.arange(start, min(start + STAMPS, clock.num_steps))
         step = math.gcd(step, int(np.gcd.reduce(clock.nanoseconds(rows) - origin)))
     unit, size = next((unit, size) for unit, size in UNITS if step % size == 0)
-    since = str(np.datetime64(origin, "ns").astype("datetime64[s]")).replace("T", " ")
+    whole = Clock.from_timestamps(Times(np.array([origin]), clock.calendar), 1)
+    since = whole.texts([0])[0].replace("T", " ")
+    calendar = own(clock.calendar) or "proleptic_gregorian"
     array = group.create_array(
         "time", shape=(clock.num_steps,), dtype="int64", chunks=(min(clock.num_steps, STAMPS),),
-        dimension_names=["time"], attributes={"units": f"{unit} since {since}", "calendar": "proleptic_gregorian"},
+        dimension_names=["time"], attributes={"units": f"{unit} since {since}", "calendar": calendar},
         overwrite=True,
     )  # fmt: skip
     for start in range(0, clock.num_steps, STAMPS):

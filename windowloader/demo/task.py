@@ -59,7 +59,7 @@ class Task:
         clock = self.series.clock
         if clock is None:
             return None
-        return float(np.diff(clock.timestamps([0, 1]))[0] / np.timedelta64(1, "s"))
+        return float(np.diff(clock.nanoseconds([0, 1]))[0] / 1e9)
 
     def loading(self) -> dict[str, Any]:
         """Return what all loaders of this task have in common: scaled, 0 where missing, the clock once a window."""

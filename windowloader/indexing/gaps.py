@@ -212,8 +212,7 @@ def when(series: Series, row: int) -> str:
     """Say a row, with its time where it is known."""
     if series.clock is None:
         return f"row {row}"
-    stamp = series.clock.timestamps(np.array([row]))[0]
-    return f"row {row} ({np.datetime_as_string(stamp.astype('datetime64[s]'))})"
+    return f"row {row} ({series.clock.texts([row])[0]})"
 
 
 def none_left(spec: WindowSpec, runs: Runs, roles: Sequence[Role], num_steps: int) -> WindowSpecError:

@@ -102,6 +102,18 @@ class Catalog:
                 return found
         return None
 
+    def times(self, array: ArrayInfo, dim: str) -> ArrayInfo | None:
+        """Return the array with the times along a dimension: that of its name, else another that CF knows as time."""
+        named, folder = self.coordinate(array, dim), array.path.rpartition("/")[0]
+        if named is not None and (named.dtype is None or is_time(named.attributes)):
+            return named
+        beside = [
+            found
+            for path, found in self.arrays.items()
+            if found.dims == (dim,) and path.rpartition("/")[0] == folder and is_time(found.attributes)
+        ]
+        return next((found for found in beside if found.attributes.get("standard_name") == "time"), named)
+
     def dims(self, array: ArrayInfo) -> tuple[str, ...] | None:
         """Return dimension names, with ``time`` for the one whose coordinate counts time, whatever it is called."""
         if array.dims is None or any(dim.lower() in TIME_NAMES for dim in array.dims):

@@ -10,17 +10,21 @@ import base64
 import math
 import re
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import MissingExtraError, SourceFormatError
+from windowloader.clocks.calendars import Times, ordinals, own
+from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
+
+from .base import optional, to_nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Packing", "decode_time", "is_time", "packing"]
+__all__ = ["Packing", "decode_time", "is_text_of_time", "is_time", "packing", "times_of", "unpacked"]
 
 UNITS = {"nanosecond": 1, "microsecond": 10**3, "millisecond": 10**6, "second": 10**9, "minute": 60 * 10**9,
          "hour": 3600 * 10**9, "day": 86400 * 10**9}  # fmt: skip
@@ -32,6 +36,9 @@ DATE = re.compile(
     r"(?:Z|UTC|GMT|([+-])(\d{1,2}):?(\d{2})?)?$",
     re.IGNORECASE,
 )
+SHIFT = re.compile(
+    r":\d\d(?:\.\d*)?\s*([+-](?!0{1,2}:?0{0,2}$)\d{1,2}:?(?:\d\d)?)$"
+)  # a zone that is not UTC
 REAL = ("standard", "gregorian", "proleptic_gregorian")
 
 
@@ -45,6 +52,49 @@ def is_time(attributes: Mapping[str, Any]) -> bool:
     """
     match = SINCE.match(str(attributes.get("units", "")))
     return match is not None and _unit(match.group(1)) is not None
+
+
+def is_text_of_time(values: Any) -> bool:
+    """Whether a coordinate is text that begins with a date, such as ``2000-01-01_00:00:00``.
+
+    Examples
+    --------
+    >>> is_text_of_time(np.array(["2000-01-01T00:00"])), is_text_of_time(np.array(["north"]))
+    (True, False)
+    """
+    if values.dtype.kind not in "OSUT" or not values.size:
+        return False
+    return re.match(r"\s*\d{4}-\d\d-\d\d", _texts(values[:1])[0]) is not None
+
+
+def times_of(values: np.ndarray, attributes: Mapping[str, Any], *, name: str) -> np.ndarray | None:
+    """Return the times of a coordinate; None, with a warning that says what to write, where it has none."""
+    if values.dtype.kind == "M":
+        return to_nanoseconds(values, name)
+    if is_time(attributes):
+        return decode_time(values, attributes, name=name)
+    if is_text_of_time(values):
+        pandas = optional("pandas", extra="netcdf", purpose=f"reading the times {name!r}, which are text,")
+        found = pandas.to_datetime(_texts(values), format="ISO8601", errors="coerce", utc=True)
+        if not found.isna().any():
+            return to_nanoseconds(found.tz_convert(None).to_numpy(), name)
+    first = f", the first {values[0]!r}," if values.size else ""
+    warnings.warn(
+        f"the rows have no timestamps: the values of {name!r}{first} are neither text such as '2012-03-01T00:05' nor "
+        "numbers with units such as 'hours since 1900-01-01', so there are no clocks, and windows cross gaps. Say when "
+        "the rows were: timestamps=, e.g. ('2012-03-01', '5min').",
+        UserWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    """Text of dates; WRF writes an underscore between day and hour."""
+    texts = [
+        text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in values.tolist()
+    ]
+    return [text.strip("\0 ").replace("_", "T") for text in texts]
 
 
 def _unit(word: str) -> int | None:
@@ -68,11 +118,12 @@ def decode_time(values: np.ndarray, attributes: Mapping[str, Any], *, name: str 
     Returns
     -------
     ndarray, shape (time,), datetime64[ns]
+        In a calendar such as noleap, `Times` that count its days.
 
     Raises
     ------
     SourceFormatError
-        For units that are no time, dates outside 1678–2262, or a calendar with days that do not exist.
+        For units that are no time, or dates outside 1678–2262.
     MissingExtraError
         Where a calendar needs cftime, which is not installed.
 
@@ -93,6 +144,15 @@ def decode_time(values: np.ndarray, attributes: Mapping[str, Any], *, name: str 
             f"{name!r} has units={units!r}, which are no times; CF times read 'hours since 1900-01-01'. "
             "Pass timestamps= instead."
         )
+    if shift := SHIFT.search(match.group(2)):
+        warnings.warn(
+            f"the times of {name!r} are {units!r}: they are moments of UTC here, and clocks such as time_of_day are of "
+            f"UTC, not of the zone {shift[1]}. For local clocks pass timestamps=, a pandas index with its time zone.",
+            UserWarning,
+            stacklevel=2,
+        )
+    if own(calendar):
+        return _in_calendar(values, units, size, own(calendar), name)
     origin = _origin(match.group(2))
     # The mixed calendar is Julian before 1582; only a library knows its days.
     if (
@@ -142,7 +202,28 @@ def _add(values: np.ndarray, origin: int, size: int, name: str) -> np.ndarray:
     return result
 
 
+def _in_calendar(values: np.ndarray, units: str, size: int, calendar: str, name: str) -> Times:
+    """Return times in a calendar of its own: by arithmetic where that agrees with cftime at three rows, else by it."""
+    try:
+        [origin] = ordinals(_dates([0], units, calendar, name), calendar).view(np.int64).tolist()
+        times = _add(values, origin, size, name)
+        known = np.flatnonzero(~np.isnat(times))
+        if values.dtype.kind == "f":  # cftime has whole microseconds
+            times[known] = ((times[known].view(np.int64) + 500) // 1000 * 1000).view("datetime64[ns]")
+        probe = known[[0, len(known) // 2, -1]] if len(known) else known
+        if not np.array_equal(times[probe], ordinals(_dates(values[probe], units, calendar, name), calendar)):
+            times[known] = ordinals(_dates(values[known], units, calendar, name), calendar)
+    except SeriesError as error:
+        raise SourceFormatError(f"{name!r}: {error} Pass timestamps= instead.") from error
+    return Times(times, calendar)
+
+
 def _by_cftime(values: np.ndarray, units: str, calendar: str, name: str) -> np.ndarray:
+    dates = _dates(values, units, calendar, name)
+    return np.array([np.datetime64(date.isoformat(), "ns") for date in dates], "datetime64[ns]")
+
+
+def _dates(values: Any, units: str, calendar: str, name: str) -> np.ndarray:
     try:
         import cftime
     except ImportError as error:
@@ -151,13 +232,10 @@ def _by_cftime(values: np.ndarray, units: str, calendar: str, name: str) -> np.n
             "pip install 'windowloader[netcdf]'."
         ) from error
     try:
-        dates = cftime.num2date(values, units, calendar)
-        return np.array(
-            [np.datetime64(date.isoformat(), "ns") for date in np.atleast_1d(dates)], "datetime64[ns]"
-        )
-    except ValueError as error:
+        return np.atleast_1d(cftime.num2date(values, units, calendar))
+    except (ValueError, OverflowError) as error:
         raise SourceFormatError(
-            f"{name!r} is in the calendar {calendar!r}, whose dates are not all real ones ({error}); "
+            f"{name!r} has units={units!r} in the calendar {calendar!r}, which cftime does not read ({error}); "
             "pass timestamps= instead."
         ) from error
 
@@ -174,12 +252,15 @@ class Packing:
         None: not applied.
     markers : tuple of float
         Stored numbers that mean "nothing here".
+    view : str
+        Type the stored numbers are of by ``_Unsigned``, ``"u1"``; empty: as stored.
     """
 
     dtype: np.dtype
     scale: float | None
     offset: float | None
     markers: tuple[float, ...]
+    view: str = ""
 
     def unpack(self, stored: np.ndarray, out: np.ndarray) -> None:
         """Write the values of ``stored`` to ``out``, same shape, any strides, dtype `dtype`.
@@ -191,6 +272,8 @@ class Packing:
         >>> out
         array([12., nan])
         """
+        if self.view:
+            stored = stored.view(stored.dtype.byteorder + self.view)
         out[...] = stored
         for marker in self.markers:
             if not math.isnan(marker):
@@ -209,7 +292,7 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], fill_value: Any = No
     dtype : numpy.dtype
         As stored.
     attributes : mapping
-        ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``.
+        ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``_Unsigned``.
     fill_value : number, optional
         The array's own fill value where it stands for ``_FillValue`` (Zarr 2 written by xarray).
 
@@ -224,12 +307,41 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], fill_value: Any = No
         _number(attributes.get("scale_factor"), dtype),
         _number(attributes.get("add_offset"), dtype),
     )
-    given = [attributes.get("_FillValue", fill_value), attributes.get("missing_value")]
-    numbers = [number for value in given if (number := _number(value, dtype)) is not None]
-    markers = tuple(dict.fromkeys(numbers))
-    if dtype.kind not in "iuf" or (scale is None and offset is None and all(map(math.isnan, markers))):
+    fill, missing = (
+        _number(value, dtype)
+        for value in (attributes.get("_FillValue", fill_value), attributes.get("missing_value"))
+    )
+    kind = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(attributes.get("_Unsigned"))), "")
+    view = f"{kind}{dtype.itemsize}" if kind else ""
+    if view and fill is not None and not math.isnan(fill):
+        fill = int(np.array(int(fill)).astype(view))  # the same bits; missing_value is compared as it stands
+    markers = tuple(dict.fromkeys(number for number in (fill, missing) if number is not None))
+    plain = scale is None and offset is None and all(map(math.isnan, markers))
+    if dtype.kind not in "iuf" or (plain and not view):
         return None
-    return Packing(np.dtype(_float_type(dtype, scale, offset)), _float(scale), _float(offset), markers)
+    values = np.dtype(view) if plain else np.dtype(_float_type(dtype, scale, offset))
+    return Packing(values, _float(scale), _float(offset), markers, view)
+
+
+def unpacked(values: np.ndarray, attributes: Mapping[str, Any], fill_value: Any = None) -> np.ndarray:
+    """Values of a stored coordinate; whole numbers stay so where nothing is packed and none is marked.
+
+    Examples
+    --------
+    >>> unpacked(np.array([21, 41], np.int16), {"scale_factor": 0.5})
+    array([10.5, 20.5])
+    """
+    packed = packing(values.dtype, attributes, fill_value)
+    if packed is None or (
+        packed.scale is None
+        and packed.offset is None
+        and not packed.view
+        and not np.isin(values, packed.markers).any()
+    ):
+        return values
+    out = np.empty(values.shape, packed.dtype)
+    packed.unpack(values, out)
+    return out
 
 
 def _float(value: Any) -> float | None:

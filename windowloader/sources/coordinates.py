@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from windowloader.axes import TIME_NAMES
-from windowloader.errors import SourceFormatError
+from windowloader.clocks.calendars import Times, calendar_of
+from windowloader.clocks.moments import nanoseconds_of
+from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import to_nanoseconds
-from .cf import decode_time
+from .cf import is_text_of_time, times_of
 
-__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
+__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values", "with_times"]
 
 
 def dimension_names(values: Any) -> tuple[str, ...]:
@@ -31,6 +32,18 @@ def dimension_names(values: Any) -> tuple[str, ...]:
     """
     time = time_dimension(values)
     return tuple("time" if dim == time else str(name) for dim, name in enumerate(values.dims))
+
+
+def with_times(dataset: Any) -> Any:
+    """Make coordinates of what holds times along a dimension by CF's name or as text, as WRF's ``Times``."""
+    found = [
+        name
+        for name, array in dataset.data_vars.items()
+        if array.ndim == 1
+        and (array.attrs.get("standard_name") == "time" or array.dtype.kind in "SUO")
+        and _holds_times(array)
+    ]
+    return dataset.set_coords(found)
 
 
 def time_dimension(values: Any, axes: str | None = None) -> int | None:
@@ -52,7 +65,10 @@ def _is_time(coordinate: Any) -> bool:
 def _holds_times(coordinate: Any) -> bool:
     """Whether the values are times: datetime64, dates of cftime, or numbers since a date."""
     if coordinate.dtype.kind == "O":
-        return bool(coordinate.size) and hasattr(coordinate.values.flat[0], "isoformat")
+        dates = bool(coordinate.size) and hasattr(coordinate.values.flat[0], "isoformat")
+        return dates or (coordinate.ndim == 1 and is_text_of_time(coordinate.values))
+    if coordinate.dtype.kind in "SUT":
+        return is_text_of_time(coordinate.values)
     return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
 
 
@@ -68,6 +84,8 @@ def time_values(values: Any, dim: int) -> np.ndarray | None:
     name = values.dims[dim]
     along = [array for array in values.coords.values() if array.dims == (name,) and _holds_times(array)]
     along.sort(key=lambda array: array.name != name)  # the dimension's own coordinate first
+    if not along and name in values.coords and values.coords[name].size:
+        along = [values.coords[name]]  # which says what is wrong with it
     if not along:
         return None
     try:
@@ -77,21 +95,17 @@ def time_values(values: Any, dim: int) -> np.ndarray | None:
         return None
 
 
-def _decoded(coordinate: Any) -> np.ndarray:
+def _decoded(coordinate: Any) -> np.ndarray | None:
     name = str(coordinate.name)
     if coordinate.dtype.kind == "M":
-        return to_nanoseconds(coordinate.values, name)
-    if coordinate.dtype.kind != "O":
-        return decode_time(coordinate.values, coordinate.attrs, name=name)
+        index = coordinate.to_index()  # which has the time zone
+        return Times(nanoseconds_of(index, name=name), calendar_of(index))
+    if coordinate.dtype.kind != "O" or isinstance(coordinate.values[0], str | bytes):
+        return times_of(coordinate.values, coordinate.attrs, name=name)
     try:
-        dates = np.array([date.isoformat() for date in coordinate.values], dtype="datetime64[us]")
-    except ValueError as error:
-        calendar = getattr(coordinate.values.flat[0], "calendar", "unknown")
-        raise SourceFormatError(
-            f"{name!r} is in the calendar {calendar!r}, whose dates are not all real ones ({error}); pass "
-            "timestamps= instead."
-        ) from error
-    return to_nanoseconds(dates, name)
+        return Times(nanoseconds_of(coordinate.values, name=name), calendar_of(coordinate.values))
+    except SeriesError as error:
+        raise SourceFormatError(f"{error} Pass timestamps= instead.") from error
 
 
 def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:

@@ -219,7 +219,7 @@ def _describe(h5py: Any, dataset: Any, name: str) -> Table:
     )
 
 
-_KEPT = ("scale_factor", "add_offset", "_FillValue", "missing_value", "units", "calendar")
+_KEPT = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units", "calendar")
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clocks.calendars import Times, calendar_of, own
 from windowloader.errors import SeriesError, SourceFormatError
 
 from .base import LocalSource, complete, digest
@@ -226,7 +227,13 @@ class JoinedSource(LocalSource):
                     f"{after.name!r} begins at {late[0]}, but {before.name!r} before it ends at {early[-1]}. Parts "
                     "that are joined along time must not overlap: cut one, or list each time once."
                 )
-        return np.concatenate(known)
+        calendars = {calendar_of(time) for time in known}
+        if len(calendars) > 1 and any(map(own, calendars)):
+            raise SeriesError(
+                f"the parts of {self.name!r} are in the calendars {sorted(name or 'standard' for name in calendars)}, "
+                "whose days are not the same. Convert them to one, e.g. by convert_calendar of xarray."
+            )
+        return Times(np.concatenate(known), calendars.pop() if len(calendars) == 1 else "")
 
     def fingerprint(self) -> str:
         """Fingerprints of the parts, in order."""

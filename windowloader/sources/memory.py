@@ -100,7 +100,7 @@ class ArraySource(AddressableSource):
         self._region = region_of_memmap(self._values)
         if self._region is not None:  # a map of its own knows when the file changes
             self._values = self._region.map()
-        times = None if timestamps is None else to_nanoseconds(np.asarray(timestamps), name)
+        times = None if timestamps is None else to_nanoseconds(np.asanyarray(timestamps), name)
         super().__init__(
             name,
             shape=self._values.shape,

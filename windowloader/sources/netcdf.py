@@ -15,7 +15,7 @@ import numpy as np
 from windowloader.errors import SourceChangedError, SourceFormatError
 
 from .base import SlabSource, digest, optional, unknown_variable
-from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values
+from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values, with_times
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
 from .mapping import unchanged
@@ -213,7 +213,7 @@ def _open_dataset(stamp: Stamp) -> Any:
         open_file(stamp).close()  # says what is wrong with a broken file
     engine = "scipy" if classic else "h5netcdf"
     try:
-        return xarray.open_dataset(stamp.path, engine=engine, decode_times=False, cache=False)
+        return with_times(xarray.open_dataset(stamp.path, engine=engine, decode_times=False, cache=False))
     except (OSError, ValueError, TypeError) as error:
         raise SourceFormatError(f"{stamp.path!r} cannot be opened as netCDF by {engine}: {error}") from error
 
@@ -284,19 +284,22 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     (4, 3)
     """
     if hasattr(target, "data_vars"):
+        target = with_times(target)
         target = target[_choose(target, variable, "Dataset")]
     if not getattr(target, "_in_memory", True):
         return XarraySource(InHand.of(target), axes=axes)
     time_dim = time_dimension(target, axes)
     found = {
-        dim: label for dim in range(target.ndim) if (label := coordinate_labels(target, dim)) is not None
+        dim: label
+        for dim in range(target.ndim)
+        if dim != time_dim and (label := coordinate_labels(target, dim)) is not None
     }
     return ArraySource(
         target.values,
         axes=axes,
         name=str(target.name or "DataArray"),
         dims=dimension_names(target),
-        labels={dim: label for dim, label in found.items() if dim != time_dim},
+        labels=found,
         timestamps=None if time_dim is None else time_values(target, time_dim),
     )
 

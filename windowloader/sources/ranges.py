@@ -14,7 +14,7 @@ import numpy as np
 
 from .base import digest
 from .blobs import StoreBlob
-from .cf import decode_time, is_time
+from .cf import is_time, times_of, unpacked
 from .failures import Asked
 from .hdf5table import Table, decode_chunk, read_table
 from .processes import PerProcess, forked_after_use
@@ -231,10 +231,8 @@ class RangeSource(RemoteSource):
     def _coordinate(self, dim: int, time: bool) -> np.ndarray | None:
         if self.place.kind != "hdf5" or (found := self.table().coordinates.get(dim)) is None:
             return None
-        values, attributes = found
-        if is_time(attributes):
-            return decode_time(values, attributes, name=self.name)
-        return None if time else values
+        values, attributes = unpacked(*found), found[1]
+        return times_of(values, attributes, name=self.name) if time or is_time(attributes) else values
 
     def fingerprint(self) -> str:
         """Short text that changes when the object does."""

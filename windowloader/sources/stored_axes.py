@@ -14,8 +14,7 @@ import numpy as np
 
 from windowloader.axes import check_axes, default_axes
 
-from .base import to_nanoseconds
-from .cf import decode_time, is_time
+from .cf import is_time, times_of, unpacked
 from .failures import Asked, explained
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ class Coordinates:
         """Labels along a dimension of the array as stored."""
         if (found := self._read(dim)) is None:
             return None
-        labels = _times(*found, self.paths[dim] or "") if dim == self.time or is_time(found[1]) else found[0]
+        timed = dim == self.time or is_time(found[1])
+        labels = times_of(*found, name=self.paths[dim] or "") if timed else found[0]
         index = dict(self.selection).get(dim)
         return labels if labels is None or index is None else labels[index]
 
@@ -60,7 +60,7 @@ class Coordinates:
         """Timestamps of the rows."""
         if self.time is None or (found := self._read(self.time)) is None:
             return None
-        return _times(*found, self.paths[self.time] or "time")
+        return times_of(*found, name=self.paths[self.time] or "time")
 
     def _read(self, dim: int) -> tuple[np.ndarray, Mapping[str, Any]] | None:
         if (path := self.paths[dim]) is None:
@@ -72,18 +72,13 @@ class Coordinates:
 
         def read() -> tuple[np.ndarray, Mapping[str, Any]]:
             array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
-            return np.asarray(array[...]), dict(array.attrs)
+            fill = array.fill_value if array.metadata.zarr_format == 2 else None
+            # A fill value of 0 is zarr-python's default, and no mark: a time that counts from 0 has a first row.
+            return unpacked(np.asarray(array[...]), array.attrs, fill or None), dict(array.attrs)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
             return explained(Asked(f"{self.keys.name}/{path}"), read)
-
-
-def _times(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """Return the times of a coordinate, or None for one that only counts."""
-    if values.dtype.kind == "M":
-        return to_nanoseconds(values, name)
-    return decode_time(values, attributes, name=name) if is_time(attributes) else None
 
 
 def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -> tuple[str, Coordinates]:
@@ -107,7 +102,10 @@ def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -
     name = f"{keys.name}/{array.path}".rstrip("/")
     letters = axes or default_axes(len(array.shape), catalog.dims(array), name)
     check_axes(letters, len(array.shape), name=name, need_time=False)
-    found = [catalog.coordinate(array, dim) for dim in array.dims or ()]
-    paths = tuple(None if coordinate is None else coordinate.path for coordinate in found)
     time = letters.find("t")
+    found = [
+        (catalog.times if place == time else catalog.coordinate)(array, dim)
+        for place, dim in enumerate(array.dims or ())
+    ]
+    paths = tuple(None if coordinate is None else coordinate.path for coordinate in found)
     return letters, Coordinates(keys, paths or (None,) * len(letters), time if time >= 0 else None)

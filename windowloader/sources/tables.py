@@ -16,6 +16,7 @@ import numpy as np
 
 from windowloader.assembly.alignment import find
 from windowloader.axes import TIME_NAMES
+from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SourceFormatError
 
 from .base import Described
@@ -157,13 +158,15 @@ def take_time(
     if time is False:
         return frame, None
     if time is None and frame.index.dtype.kind == "M":
-        return frame, parse_times(frame.index.to_series(), name)
+        times = parse_times(frame.index.to_series(), name)
+        return frame, Times(times, calendar_of(frame.index))
     column = time if isinstance(time, str) else find_time(frame)
     if column is None:
         return frame, None
     if column not in frame.columns:
         raise SourceFormatError(f"{name!r} has no column {time!r}; it has {_some(frame.columns)}.")
-    return frame.drop(columns=[column]), parse_times(frame[column], f"{name}:{column}", unit=unit, form=form)
+    times = parse_times(frame[column], f"{name}:{column}", unit=unit, form=form)
+    return frame.drop(columns=[column]), Times(times, calendar_of(frame[column]))
 
 
 def find_time(frame: Any) -> Any:

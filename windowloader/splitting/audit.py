@@ -138,8 +138,7 @@ def _rows(shared: Shared, clock: Clock | None) -> str:
     for begin, end in shared.ranges[:SHOWN].tolist():
         text = str(begin) if end == begin + 1 else f"{begin} … {end - 1}"
         if clock is not None:
-            ends = clock.timestamps([begin, end - 1][: 1 + (end > begin + 1)])
-            text += f" ({' … '.join(np.datetime_as_string(ends.astype('datetime64[s]')))})"
+            text += f" ({' … '.join(clock.texts([begin, end - 1][: 1 + (end > begin + 1)]))})"
         parts.append(text)
     more = f", and {len(shared.ranges) - SHOWN} more ranges" if len(shared.ranges) > SHOWN else ""
     return f"{shared.rows:,} row{'s' * (shared.rows != 1)}, {', '.join(parts)}{more}"

@@ -53,8 +53,7 @@ def _empty(
     if len(used) == 0:
         had = f"it has none of the series' rows 0 … {series.num_steps - 1}"
         if series.clock is not None and series.num_steps:
-            first, last = series.clock.timestamps([0, series.num_steps - 1]).astype("datetime64[s]")
-            had += f", {first} … {last}"
+            had += ", " + " … ".join(series.clock.texts([0, series.num_steps - 1]))
     elif len(used) == 1:
         begin, end = int(begins[used[0]]), int(ends[used[0]])
         had = f"its rows {begin} … {end - 1} are {end - begin}"

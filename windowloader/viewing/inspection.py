@@ -76,6 +76,8 @@ class TimeReport:
         Places where time jumps.
     longest : tuple of (str, str)
         The longest ones, from and to.
+    calendar : str
+        Time zone of the clock features (times are UTC), or calendar of the dates; empty: UTC.
     """
 
     first: str
@@ -83,6 +85,7 @@ class TimeReport:
     step_seconds: float
     gaps: int
     longest: tuple[tuple[str, str], ...]
+    calendar: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,25 +236,22 @@ def _time(clock: Clock, series: Series) -> TimeReport:
     jumps = clock.jumps(whole)
     after, before = clock.nanoseconds(jumps), clock.nanoseconds(jumps - 1)
     longest = jumps[np.argsort(before - after, kind="stable")[:SHOWN_GAPS]]
-    ends = clock.timestamps([0, series.num_steps - 1])
+    first, last = clock.texts([0, series.num_steps - 1])
     if len(clock.steps):
         lengths = np.diff(np.append(clock.rows, series.num_steps))
         step = int(clock.steps[np.argmax(lengths)])
     else:
         step = int(np.median(np.diff(clock.stamps[: 1 << 16])))
     return TimeReport(
-        first=_moment(ends[0]),
-        last=_moment(ends[1]),
+        first=first,
+        last=last,
         step_seconds=step / 1e9,
         gaps=len(jumps),
         longest=tuple(
-            (_moment(clock.timestamps(row - 1)), _moment(clock.timestamps(row))) for row in np.sort(longest)
+            (before, after) for row in np.sort(longest) for before, after in [clock.texts([row - 1, row])]
         ),
+        calendar=clock.calendar,
     )
-
-
-def _moment(time: Any) -> str:
-    return str(np.datetime_as_string(np.asarray(time), unit="s"))
 
 
 def _advice(series: Series, variables: tuple[VariableReport, ...], span: int) -> Iterator[str]:

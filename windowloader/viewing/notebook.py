@@ -36,8 +36,7 @@ def series_html(series: Series) -> str:
         ("shape", f"{series.num_steps:,} steps × {_space(series)} nodes × {len(series.features)} features")
     ]
     if series.clock is not None and series.num_steps:
-        first, last = np.datetime_as_string(series.clock.timestamps([0, series.num_steps - 1]), unit="s")
-        rows.append(("time", f"{first} … {last}"))
+        rows.append(("time", " … ".join(series.clock.texts([0, series.num_steps - 1])) + series.clock.told))
     rows.append(("tier", series.tier))
     if series.entity_borders is not None:
         rows.append(("entities", f"{len(series.entity_borders) - 1:,}"))
@@ -82,9 +81,7 @@ def windows_html(windows: WindowSet) -> str:
     if last:
         times = ""
         if series.clock is not None:
-            times = ": {} … {}".format(
-                *np.datetime_as_string(series.clock.timestamps([first, last - 1]), unit="s")
-            )
+            times = ": " + " … ".join(series.clock.texts([first, last - 1]))
         rows.append(("rows", f"{first:,} … {last - 1:,}{times}"))
     rows.append(("of", series.name))
     name = "WindowSet" if windows.part is None else f"WindowSet {windows.part}"

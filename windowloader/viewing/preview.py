@@ -202,7 +202,7 @@ def _some_windows(windows: WindowSet, seed: int) -> list[WindowRows]:
 def _times(clock: Clock | None, rows: np.ndarray) -> tuple[str, ...]:
     if clock is None or not len(rows):
         return ()
-    return tuple(np.datetime_as_string(clock.timestamps(rows), unit="s").tolist())
+    return tuple(clock.texts(rows))
 
 
 def part_lines(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clocks.calendars import own
+
 from .pictures import BLUE, FAINT, GREEN, GREY, ORANGE, OTHERS, RED, new, tidy
 
 if TYPE_CHECKING:
@@ -40,7 +42,11 @@ def plot_split(split: Split) -> Picture:
     figure = new(9, 0.9 + 0.42 * (len(lines) + 1))
     ax = figure.add_subplot()
     edges = np.linspace(0, series.num_steps, len(lines[0].line) + 1)
-    dated = series.clock is not None and (series.entity_borders is None or len(series.entity_borders) <= 2)
+    dated = (
+        series.clock is not None
+        and not own(series.clock.calendar)
+        and (series.entity_borders is None or len(series.entity_borders) <= 2)
+    )
     x = series.clock.timestamps(np.minimum(edges.astype(np.int64), series.num_steps - 1)) if dated else edges  # type: ignore[union-attr]
     colours = (BLUE, ORANGE, GREEN, RED, *OTHERS)
     for place, part in enumerate(lines):

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from windowloader.clock import Clock
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.catalog import ArrayInfo
 from windowloader.sources.cf import decode_time
@@ -132,14 +134,16 @@ def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner
     assert sorted(chunk_requests(array, (0, 1), {}, start, stop).tolist()) == sorted(expected)
 
 
-@pytest.mark.parametrize("calendar", ["standard", "proleptic_gregorian", "noleap"])
+@pytest.mark.parametrize(
+    "calendar", ["standard", "proleptic_gregorian", "noleap", "360_day", "all_leap", "julian"]
+)
 @pytest.mark.parametrize(
     "units",
     [
         "days since 1900-01-01",
         "hours since 2000-1-1 06:30",
         "seconds since 1970-01-01T00:00:00Z",
-        "minutes since 1999-12-31 23:59:30.5",
+        "minutes since 1999-12-30 23:59:30.5",
         "hours since 2000-01-01 00:00 +02:00",
     ],
 )
@@ -147,9 +151,18 @@ def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner
 def test_times_as_cftime_has_them(calendar, units, values):
     cftime = pytest.importorskip("cftime")
     dates = cftime.num2date(values, units, calendar)
-    expected = np.array([np.datetime64(date.isoformat(), "ns") for date in dates])
-    found = decode_time(values, {"units": units, "calendar": calendar})
-    assert np.abs(found - expected).max() <= np.timedelta64(1, "us")
+    told = pytest.warns(UserWarning, match=r"of UTC.*\+02:00.*timestamps=") if "+" in units else nullcontext()
+    with told:
+        found = decode_time(values, {"units": units, "calendar": calendar})
+    if calendar in ("standard", "proleptic_gregorian"):
+        expected = np.array([np.datetime64(date.isoformat(), "ns") for date in dates])
+        assert np.abs(found - expected).max() <= np.timedelta64(1, "us")
+    else:
+        expected = cftime.date2num(dates, "microseconds since 1970-01-01", calendar=calendar)
+        np.testing.assert_array_equal(np.asarray(found).view(np.int64), expected * 1000)
+        assert Clock.from_timestamps(found, len(values)).texts(np.arange(len(values))) == [
+            date.isoformat()[:19] for date in dates
+        ]
 
 
 def test_times_that_are_none():
@@ -157,8 +170,9 @@ def test_times_that_are_none():
         decode_time(np.arange(3), {"units": "m"})
     with pytest.raises(SourceFormatError, match="1678"):
         decode_time(np.array([10**6]), {"units": "days since 2000-01-01"})
-    with pytest.raises(SourceFormatError, match=r"360_day.*timestamps="):
-        decode_time(np.arange(60), {"units": "days since 2000-02-01", "calendar": "360_day"})
+    for values, since in (([0, 10**6], "2000-02-01"), ([1.5], "0001-01-01"), ([2**62], "2000-01-01")):
+        with pytest.raises(SourceFormatError, match=r"1678|360_day.*timestamps="):
+            decode_time(np.array(values), {"units": f"days since {since}", "calendar": "360_day"})
 
 
 def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):

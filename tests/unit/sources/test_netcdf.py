@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from windowloader.errors import AxesError, CorruptDataError, MissingExtraError, SourceFormatError
+from windowloader.clock import Clock
+from windowloader.errors import (
+    AxesError,
+    CorruptDataError,
+    MissingExtraError,
+    SeriesError,
+    SourceFormatError,
+)
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.mapped import MappedSource
 from windowloader.sources.memory import ArraySource
@@ -51,22 +58,25 @@ def test_iris(data: Path) -> None:
 def test_dates_of_a_model_that_are_real_are_given(data: Path) -> None:
     source = open_source(data / "iris" / "A1B_north_america.nc")
     assert source.shape == (240, 37, 49)
-    times = source.timestamps()
-    np.testing.assert_array_equal(
-        times[[0, -1]].astype("M8[D]"), np.array(["1860-06-01", "2099-06-01"], "M8[D]")
-    )  # type: ignore[index]
+    clock = Clock.from_timestamps(source.timestamps(), 240)
+    assert clock.texts([0, 239]) == ["1860-06-01T00:00:00", "2099-06-01T00:00:00"]
+    assert clock.calendar == "360_day"
+    assert len(clock.rows) == 1  # a year is 360 days
 
 
-def test_dates_that_do_not_exist_are_said_and_left_out(tmp_path: Path) -> None:
+def test_dates_of_a_calendar_of_its_own_are_kept(tmp_path: Path) -> None:
     said = {"units": "days since 2001-02-01", "calendar": "360_day"}
     dataset = grid().assign_coords(time=("time", np.arange(25, 33), said))
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     source = open_source(tmp_path / "a.nc")
     assert source.axes == "tnn"
-    with pytest.warns(UserWarning, match=r"no timestamps.*360_day.*timestamps="):
-        assert source.timestamps() is None
-    with xr.open_dataset(tmp_path / "a.nc") as decoded, pytest.warns(UserWarning, match="360_day"):
-        assert open_source(decoded["t2m"].load()).timestamps() is None
+    with xr.open_dataset(tmp_path / "a.nc") as decoded:
+        for found in (source, open_source(decoded["t2m"].load())):
+            clock = Clock.from_timestamps(found.timestamps(), 8)
+            assert clock.texts(np.arange(8)) == [date.isoformat() for date in decoded["time"].values]
+    assert clock.texts([4]) == ["2001-02-30T00:00:00"]
+    with pytest.raises(SeriesError, match=r"360_day.*texts"):
+        clock.timestamps([4])
 
 
 def test_nemo_one_month_a_file(data: Path) -> None:
@@ -79,7 +89,7 @@ def test_nemo_one_month_a_file(data: Path) -> None:
             expected.append(dataset["tos"].values)
     check_source(source, np.concatenate(expected), timestamps=source.timestamps())
     np.testing.assert_array_equal(source.edges(), [0, 1, 2, 3])
-    months = source.timestamps().astype("M8[M]")  # type: ignore[union-attr]
+    months = Clock.from_timestamps(source.timestamps(), 3).timestamps([0, 1, 2]).astype("M8[M]")
     np.testing.assert_array_equal(months, np.arange("2015-01", "2015-04", dtype="M8[M]"))
     assert open_source(f"{folder}/nemo_1m_*.nc", variable="tos").shape == (3, 330, 360)
     assert list_variables(paths) == list_variables(f"{folder}/*.nc") == ("tos",)

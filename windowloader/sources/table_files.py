@@ -1,14 +1,16 @@
 """CSV and Parquet files as pandas frames, columns of times as datetime64[ns], columns of numbers as one array.
 
-In: a path. Out: a frame, times, values. Never guesses whether a line is a header or data, or a number a time:
-where it could be either, it asks.
+In: a path or a frame. Out: a frame, times, values. pandas reads; where it would have to guess (a header or data, day
+or month first, a number or a time), the error asks and names the option.
 """
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
@@ -21,14 +23,62 @@ from .base import check_dtype, optional, to_nanoseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["TIME_TEXT", "has_header", "numbers", "parse_times", "read_table", "separator"]
+__all__ = [
+    "PARTS",
+    "TIME_TEXT",
+    "ReadOptions",
+    "as_frame",
+    "has_header",
+    "ids",
+    "numbers",
+    "parse_times",
+    "read_table",
+    "separator",
+    "some",
+    "times_of",
+]
 
 PARQUET = (".parquet", ".pq")
-UNITS = ("s", "ms", "us", "ns")
-TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}:\d\d|\d{8}T\d")
+UNITS = ("D", "h", "m", "s", "ms", "us", "ns")
+MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+PARTS = ("year", "month", "day", "hour", "minute", "second")
+TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
-DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
-EITHER_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*")  # digits with commas or marks between thousands
+THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
+EITHER_FIRST = re.compile(r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)")
+CLOCK_ONLY = re.compile(r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How text becomes a frame and times: options of `pandas.read_csv` and `pandas.to_datetime` by their names.
+
+    Parameters
+    ----------
+    time_unit : {"D", "h", "m", "s", "ms", "us", "ns"}, optional
+        For times that are numbers: since 1970, UTC.
+    time_format : str, optional
+        For times that are text or dates as numbers, as `datetime.datetime.strptime` has it; None: ISO 8601, or what
+        leaves no doubt.
+    header : bool, int or sequence of int, optional
+        Whether the first line of a CSV file names the columns, or which lines do; None: seen from the file, or
+        asked for.
+    sep : str, optional
+        What separates the columns of a CSV file; None: seen from its first lines.
+    decimal, thousands, encoding, dtype, na_values : optional
+        Handed to `pandas.read_csv`.
+    """
+
+    time_unit: str | None = None
+    time_format: str | None = None
+    header: bool | int | Sequence[int] | None = None
+    sep: str | None = None
+    decimal: str = "."
+    thousands: str | None = None
+    encoding: str | None = None
+    dtype: Any = None
+    na_values: Any = None
 
 
 def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> np.ndarray:
@@ -37,39 +87,140 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     Raises
     ------
     SourceFormatError
-        For numbers without ``unit``, for 03/04/2020 without ``form``, and for text that is no time; the
-        message has the first such row.
+        For numbers without ``unit`` or ``form``, for 03/04/2020 and times of day without ``form``, and for text that
+        is no time; the message has the first such row.
     """
     import pandas
 
-    first = column.iloc[0] if len(column) else None
-    if column.dtype.kind in "iuf" and unit not in UNITS:
+    kind = column.dtype.kind
+    if kind in "iuf" and form is not None:
+        column, kind = column.astype("Int64").astype("str"), "O"
+    elif kind in "iuf" and unit not in UNITS:
         raise SourceFormatError(
-            f"the times {name!r} are numbers, the first {first}. Say what they count since 1970, "
-            "time_unit='s', 'ms', 'us' or 'ns'; or that they are no times, time=False."
+            f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. "
+            f"{_meaning(column)} time_unit='s', 'ms', 'us' or 'ns'; or that they are no times, time=False."
         )
-    if form is None and isinstance(first, str) and EITHER_FIRST.match(first):
+    elif kind == "m":
         raise SourceFormatError(
-            f"the times {name!r} begin with {first!r}, which may have the day or the month first. Say which, "
-            "e.g. time_format='%d/%m/%Y %H:%M'."
+            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp('2020-01-01') + column."
         )
-    if column.dtype.kind in "iuf":
-        parsed: Any = pandas.to_datetime(column, unit=cast("Any", unit), errors="coerce", utc=True)
-    else:
-        parsed = pandas.to_datetime(column, format=form or "ISO8601", errors="coerce", utc=True)
-        if form is None and parsed.isna().any():
-            parsed = pandas.to_datetime(column, format="mixed", errors="coerce", utc=True)
+    elif kind not in "iufM" and form is None:
+        _check_open(column, name)
+    timely = kind in "iufM"
+    parsed: Any = pandas.to_datetime(
+        column,
+        unit=cast("Any", unit if kind in "iuf" else None),
+        format=None if timely else form or "ISO8601",
+        errors="coerce",
+        utc=True,
+    )
+    if form is None and not timely and parsed.isna()[:1].any():
+        parsed = _inferred(column, name)
     bad = np.flatnonzero(parsed.isna())
     if bad.size:
         raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time; "
-            f"there are {bad.size} such rows."
+            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
+            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows."
         )
     return to_nanoseconds(parsed.dt.tz_convert(None).to_numpy(), name)
 
 
-def read_table(path: str, *, header: bool | None = None, sep: str | None = None) -> Any:
-    """Read a CSV or Parquet file as a pandas frame."""
+def _inferred(column: Any, name: str) -> Any:
+    """Parse times in the format that pandas tells from the first one, and refuse what it would parse cell by cell."""
+    import pandas
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parsed = pandas.to_datetime(column, errors="coerce", utc=True)
+    if caught and not parsed.isna()[:1].any():
+        raise SourceFormatError(
+            f"the times {name!r} begin with {column.iloc[0]!r}, whose format is not plain. Say it, e.g. "
+            "time_format='%d %b %y %H:%M'."
+        )
+    return parsed
+
+
+def _meaning(column: Any) -> str:
+    """Say what numbers may stand for: dates written as one number, years, or what they count since 1970."""
+    import pandas
+
+    if column.between(1_000_01_01, 2999_12_31).all():
+        dates = pandas.to_datetime(column.astype("Int64").astype("str"), format="%Y%m%d", errors="coerce")
+        if not dates.isna().any():
+            return "If they are dates, say time_format='%Y%m%d'. Else say what they count since 1970,"
+    if column.between(1000, 2999).all():
+        return "If they are years, say time_format='%Y'. Else say what they count since 1970,"
+    return "Say what they count since 1970,"
+
+
+def _check_open(column: Any, name: str) -> None:
+    """Refuse text whose day, month or year may be another number, and times of day."""
+    texts = column.dropna().astype(str)
+    if (rows := np.flatnonzero(texts.str.match(EITHER_FIRST))).size:
+        raise SourceFormatError(
+            f"the times {name!r} hold {texts.iloc[rows[0]]!r}, which may have the day or the month first. Say which, "
+            "e.g. time_format='%d/%m/%Y %H:%M'; %y is a year of two digits."
+        )
+    if (rows := np.flatnonzero(texts.str.fullmatch(CLOCK_ONLY))).size:
+        raise SourceFormatError(
+            f"the times {name!r} hold {texts.iloc[rows[0]]!r}, a time of day without a date. Where the date is in "
+            "another column, name both: time=['date', 'time']; else time=False and timestamps=(start, step)."
+        )
+
+
+def _join_times(frame: Any, columns: Sequence[str]) -> Any:
+    """One column of times from several: year, month, day, … by their names, else text joined by blanks."""
+    import pandas
+
+    names = [str(column).strip().lower() for column in columns]
+    if set(PARTS[:3]) <= set(names) <= set(PARTS):
+        parts = frame[list(columns)].set_axis(names, axis=1)
+        return pandas.to_datetime(parts, errors="coerce")
+    first, *others = (frame[column].astype(str).str.strip() for column in columns)
+    return first.str.cat(others, sep=" ")
+
+
+def times_of(frame: Any, columns: Sequence[str], options: ReadOptions, name: str) -> np.ndarray:
+    """Parse the times that one column has, or several have together."""
+    if absent := [column for column in columns if column not in frame.columns]:
+        raise SourceFormatError(f"{name!r} has no column {absent[0]!r}; it has {some(frame.columns)}.")
+    column = frame[columns[0]] if len(columns) == 1 else _join_times(frame, columns)
+    where = f"{name}:{' + '.join(map(str, columns))}"
+    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
+
+
+def as_frame(target: Any) -> Any:
+    """Return a pandas frame or series of a table of another library (polars, Arrow); None where it is none."""
+    if isinstance(target, type):
+        return None
+    if hasattr(target, "to_pandas"):
+        return target.to_pandas()
+    if hasattr(target, "__arrow_c_stream__"):
+        return optional("pyarrow", extra="tables", purpose="opening an Arrow table").table(target).to_pandas()
+    return None
+
+
+def read_table(
+    path: str,
+    options: ReadOptions | None = None,
+    *,
+    texts: Sequence[str] | None = (),
+    wanted: Sequence[str] | None = None,
+) -> Any:
+    """Read a CSV or Parquet file as a pandas frame.
+
+    Parameters
+    ----------
+    path : str
+        Of the file.
+    options : ReadOptions, optional
+        How it is read.
+    texts : sequence of str, optional
+        Columns of a CSV file that stay text: identifiers, and parts of times. None: the first one.
+    wanted : sequence of str, optional
+        The columns that are used; None: all, each of which needs a name of its own.
+    """
+    options = options or ReadOptions()
     pandas = optional("pandas", extra="tables", purpose=f"opening {path!r}")
     if path.lower().endswith(PARQUET):
         optional("pyarrow", extra="tables", purpose=f"opening {path!r}")
@@ -77,40 +228,112 @@ def read_table(path: str, *, header: bool | None = None, sep: str | None = None)
             return pandas.read_parquet(path)
         except (OSError, ValueError) as error:
             raise SourceFormatError(f"{path!r} cannot be read as Parquet: {error}") from error
+    sep, header = options.sep, options.header
     try:
-        with fsspec.open(path, "rt", compression="infer") as file:
+        encoding = options.encoding or _encoding(path)
+        with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12)]
         if not lines:
             raise SourceFormatError(f"{path!r} is empty.")
-        sep = sep or separator(lines[0])
+        sep = sep or separator(*lines)
         if header is None and (header := has_header(lines, sep, path)):
             _warn_of_numbers(lines[0], sep, path)
-        frame = pandas.read_csv(path, sep=sep, header=0 if header else None, low_memory=False)
-    except (ValueError, OSError, EOFError) as error:
+        if header is True or header is False:
+            header = 0 if header else None
+        first, *_ = names = _fields(lines[0], sep) if header == 0 else [""]
+        dtype = options.dtype
+        if header == 0 and (dtype is None or isinstance(dtype, dict)):
+            dtype = {
+                **dict.fromkeys([first or "Unnamed: 0"] if texts is None else texts, str),
+                **(dtype or {}),
+            }
+        frame = pandas.read_csv(
+            path,
+            sep=sep,
+            header=header,
+            decimal=options.decimal,
+            thousands=options.thousands,
+            encoding=encoding,
+            dtype=dtype,
+            na_values=options.na_values,
+            low_memory=False,
+        )
+    except UnicodeError as error:
+        raise SourceFormatError(
+            f"{path!r} is not text in {encoding!r}: {error}. Say which encoding it has, e.g. encoding='latin-1', "
+            "'cp1252' or 'utf-16'."
+        ) from error
+    except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
         if isinstance(error, SourceFormatError):
             raise
         raise SourceFormatError(f"{path!r} cannot be read as CSV with sep={sep!r}: {error}") from error
+    return _checked(frame, names if wanted is None else [], path)
+
+
+def _encoding(path: str) -> str:
+    """Return the encoding that the first bytes tell; UTF-8 where there is no mark."""
+    with fsspec.open(path, "rb", compression="infer") as file:
+        head = file.read(1024)
+    found = next((name for mark, name in MARKS if head.startswith(mark)), None)
+    if found is None and b"\0" in head:
+        raise SourceFormatError(
+            f"{path!r} has bytes of 0, as text in UTF-16 without a mark has. Say which encoding it has, e.g. "
+            "encoding='utf-16-le'."
+        )
+    return found or "utf-8-sig"
+
+
+def _checked(frame: Any, names: Sequence[str], path: str) -> Any:
+    """Frame without the row numbers and the empty last column that a CSV file may have, each name once."""
+    import pandas
+
     if not isinstance(frame.index, pandas.RangeIndex):  # pandas took what is too much for labels of rows
         raise SourceFormatError(
             f"{path!r} cannot be read as CSV: its lines have more fields than the {len(frame.columns)} names of its "
-            "first line. Name every column, or say header=False."
+            "first line. Name every column, or say header=False; where commas are decimal points, decimal=',' and "
+            "sep=';'."
         )
-    first = frame.columns[0]
-    if header and str(first).startswith("Unnamed: ") and np.array_equal(frame[first], np.arange(len(frame))):
+    if frame.columns.nlevels > 1:  # two lines of names: what pandas calls an empty one is left out
+        levels = [
+            [str(level) for level in name if not str(level).startswith("Unnamed: ")] for name in frame.columns
+        ]
+        return frame.set_axis([".".join(name) for name in levels], axis=1)
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise SourceFormatError(
+            f"the header of {path!r} has {twice[:8]} more than once. Rename them in the file; choose columns=[…], "
+            f"where pandas calls the second {twice[0] + '.1'!r}; or, where two lines are names, header=[0, 1]."
+        )
+    first, last = frame.columns[0], frame.columns[-1]
+    unnamed = [str(column).startswith("Unnamed: ") for column in (first, last)]
+    if unnamed[0] and np.array_equal(frame[first], np.arange(len(frame))):
         frame = frame.drop(columns=[first])  # the row numbers that pandas writes by default
+    if unnamed[1] and last != first and frame[last].isna().all():
+        frame = frame.drop(columns=[last])  # every line ends in a separator
     return frame
 
 
-def separator(line: str) -> str:
-    """Return what separates the columns: the first of ; tab | , that a line has, else blanks.
+def separator(first: str, *below: str) -> str:
+    """Return what separates the columns: the first of ; tab | , that a line has, else blanks where every line has them.
 
     Examples
     --------
     >>> separator("773869,767541")
     ','
+    >>> separator("Heart rate", "84.25")
+    ','
     """
-    found = [mark for mark in ";\t|," if mark in line]
-    return found[0] if found else r"\s+" if line.split()[1:] else ","
+    bare = re.sub(r'"[^"]*"', "", first)
+    found = [mark for mark in ";\t|," if mark in bare]
+    if found:
+        return found[0]
+    many = len(first.split())
+    return r"\s+" if many > 1 and all(len(line.split()) == many for line in below if line.strip()) else ","
+
+
+def _fields(line: str, sep: str) -> list[str]:
+    """Fields of a line, without quotes and blanks around them."""
+    parts = next(csv.reader([line], delimiter=sep), [""]) if len(sep) == 1 else re.split(sep, line)
+    return [field.strip().strip("\"'") for field in parts]
 
 
 def has_header(lines: Sequence[str], sep: str, name: str) -> bool:
@@ -131,7 +354,7 @@ def has_header(lines: Sequence[str], sep: str, name: str) -> bool:
     >>> has_header(["0.7855,1.611", "0.7818,1.61"], ",", "rates.csv")
     False
     """
-    first, *below = [[field.strip().strip("\"'") for field in re.split(sep, line)] for line in lines]
+    first, *below = [_fields(line, sep) for line in lines]
     if TIME_TEXT.match(first[0]) and all(TIME_TEXT.match(fields[0]) for fields in below):
         return False  # times begin every line, the first one too
     if not all(_is_number(field) for field in first[1:]) or not (_is_number(first[0]) or not first[0]):
@@ -156,7 +379,7 @@ def has_header(lines: Sequence[str], sep: str, name: str) -> bool:
 
 def _warn_of_numbers(line: str, sep: str, name: str) -> None:
     """Warn of a header that pandas made of a line of data, with .1 and .2 after what is there again."""
-    fields = [field.strip() for field in re.split(sep, line)]
+    fields = _fields(line, sep)
     marked = [field for field in fields if not _is_number(field)]
     if any("." in field for field in fields) and all(
         _is_number(field.rpartition(".")[0]) for field in marked
@@ -176,22 +399,73 @@ def _is_number(field: str) -> bool:
     return True
 
 
+def ids(column: Any) -> Any:
+    """Turn identifiers that were read as text into numbers, but where that would lose zeros: 0042."""
+    import pandas
+
+    if column.dtype.kind != "O" or column.astype(str).str.match(r"[-+]?0\d").any():
+        return column
+    found = pandas.to_numeric(column, errors="coerce")
+    return column if (found.isna() & column.notna()).any() else found
+
+
 def numbers(frame: Any, name: str) -> np.ndarray:
     """Values of a frame, shape (row, column), in one dtype of numbers."""
-    text = [column for column, dtype in frame.dtypes.items() if dtype.kind not in "fiub"]
-    if text or not len(frame.columns):
-        sample = str(frame[text[0]].iloc[0]) if text and len(frame) else ""
-        if DECIMAL_COMMA.fullmatch(sample):
-            raise SourceFormatError(
-                f"columns {text[:8]} of {name!r} hold {sample!r}, which has a comma for the decimal point. Read it by "
-                "pandas.read_csv(path, decimal=',', sep=…) and pass the frame."
-            )
-        raise SourceFormatError(
-            f"columns {text[:8]} of {name!r} hold no numbers{f' ({sample!r})' if sample else ''}. Choose columns=[…], "
-            "name the time column by time=, or, for a table of one row a reading, give entity= and time=."
-        )
+    import pandas
+
+    if not len(frame.columns):
+        raise SourceFormatError(f"{name!r} has no columns of numbers.")
+    text = [place for place, dtype in enumerate(frame.dtypes) if dtype.kind not in "fiub"]
+    if text:
+        parsed = {place: pandas.to_numeric(frame.iloc[:, place], errors="coerce") for place in text}
+        wrong = {
+            place: np.flatnonzero(found.isna() & frame.iloc[:, place].notna())
+            for place, found in parsed.items()
+        }
+        bad = [place for place in text if wrong[place].size or str(frame.dtypes.iloc[place]) != "object"]
+        if bad:
+            raise SourceFormatError(_no_numbers(frame, name, bad, wrong[bad[0]]))
+        frame = frame.copy()
+        for place, found in parsed.items():  # objects that are numbers: decimals
+            frame.isetitem(place, found)
     values: np.ndarray = frame.to_numpy()
     if values.dtype.kind == "O":  # columns of pandas' own types that may lack values
         values = frame.to_numpy(dtype="float64", na_value=np.nan)
     check_dtype(values.dtype, name)
     return np.ascontiguousarray(values)
+
+
+def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> str:
+    """Name columns of text and the first cell that is no number, and say what such a cell mostly is."""
+    listed = [frame.columns[place] for place in bad[:8]]
+    said = f"columns {listed} of {name!r} hold no numbers"
+    if not rows.size:
+        return f"{said}, but text. Cast them, e.g. dtype='float64' of a CSV file or frame.astype('float64')."
+    cell = str(frame.iloc[rows[0], bad[0]])
+    said += (
+        f": row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
+    )
+    if CLOCK_ONLY.fullmatch(cell) or TIME_TEXT.match(cell):
+        return (
+            f"{said}Name the column of times, time={listed[0]!r}; of a date and a time in two columns, both."
+        )
+    if GROUPED.fullmatch(cell):
+        marks = re.findall("[,. ']", cell.strip())
+        if marks.count(",") == 1 and marks[-1] == ",":
+            said += "For commas in place of decimal points say decimal=',' (and sep=';'). "
+        if len(marks) > 1 or THOUSANDS.fullmatch(cell):
+            said += f"For marks between thousands say thousands={marks[0]!r}."
+        return said.rstrip()
+    if rows.tolist() == [0] and len(frame) > 1:
+        return f"{said}A second line of names is told by header=[0, 1]; a mark of missing by na_values=[{cell!r}]."
+    if rows.size < len(frame):
+        return f"{said}If it marks what is missing, say na_values=[{cell!r}]; else choose columns=[…]."
+    return (
+        f"{said}Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
+        "and time=."
+    )
+
+
+def some(columns: Any) -> str:
+    """List up to 12 names of columns, for a message."""
+    return ", ".join(map(repr, columns[:12])) + (", …" if len(columns) > 12 else "")

@@ -1,12 +1,13 @@
 """Tables of time × sensor: CSV, Parquet, pandas frames. In memory, columns are sensors.
 
 In: a file or a frame, perhaps which column is time. Out: `LoadedSource` or `ArraySource`, with timestamps and
-labels. Never guesses whether a line is a header or data: where it could be either, it asks.
+labels, and with what was assumed about its columns, for a warning.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,48 +25,58 @@ from .formats import by_name, is_url
 from .handles import Stamp
 from .long_tables import open_long_table
 from .memory import ArraySource, LoadedSource
-from .table_files import TIME_TEXT, numbers, parse_times, read_table
+from .table_files import (
+    PARTS,
+    TIME_TEXT,
+    ReadOptions,
+    ids,
+    numbers,
+    parse_times,
+    read_table,
+    some,
+    times_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .base import Description
 
 __all__ = ["TableOptions", "open_by_node", "open_frame", "open_long_table", "open_table"]
 
 
+LEAST_ROWS = 12  # below which ranges of columns tell nothing
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableOptions:
-    """How a table is read.
+class TableOptions(ReadOptions):
+    """How a table is read: as `ReadOptions`, and which columns are what.
 
     Parameters
     ----------
-    time : str or bool, optional
-        Column of the timestamps; False: there is none; None: found by its name, or by being the first column
-        and text that parses as times.
-    time_unit : {"s", "ms", "us", "ns"}, optional
-        For times that are numbers: since 1970, UTC.
-    time_format : str, optional
-        For text, as `datetime.datetime.strptime` has it; None: ISO 8601, or what leaves no doubt.
-    header : bool, optional
-        Whether the first line of a CSV file names the columns; None: seen from the file, or asked for.
-    sep : str, optional
-        What separates the columns of a CSV file; None: seen from its first line.
+    time : str, sequence of str or bool, optional
+        Column of the timestamps; several that give them together, as ``["date", "time"]`` or ``["year", "month",
+        "day", "hour"]``; False: there is none; None: found by its name, or by being the first column and text that
+        parses as times.
     columns : sequence of str, optional
         The columns to keep; None: all but the time.
+    axes : str, optional
+        As `open_table` takes them.
     """
 
-    time: str | bool | None = None
-    time_unit: str | None = None
-    time_format: str | None = None
-    header: bool | None = None
-    sep: str | None = None
+    time: str | Sequence[str] | bool | None = None
     columns: Sequence[str] | None = None
+    axes: str | None = None
 
-    def __call__(self, path: str) -> tuple[np.ndarray, Description]:
+    def __call__(self, path: str) -> tuple[np.ndarray, Described]:
         """Read a table."""
-        frame = read_table(path, header=self.header, sep=self.sep)
-        return wide(frame, self, os.path.basename(path))
+        several = () if isinstance(self.time, str | bool | None) else self.time
+        texts = None if self.by_row else several
+        return wide(read_table(path, self, texts=texts, wanted=self.columns), self, os.path.basename(path))
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a row is a sensor or a feature, and a column a time."""
+        return self.axes in ("nt", "ft")
 
 
 def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **options: Any) -> LoadedSource:
@@ -76,7 +87,8 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
     path : path-like
         The file; ``.gz`` and the like are unpacked.
     axes : str, optional
-        ``tn`` (default); ``tf`` where the columns are features, ``nt`` where a row is a sensor.
+        ``tn`` (default); ``tf`` where the columns are features; ``nt`` where a row is a sensor: then its column of
+        text, or the one column that the header does not number or date, has the labels, and the header the times.
     **options
         See `TableOptions`.
 
@@ -85,21 +97,26 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
     SourceFormatError
         For a first line that could be a header or data, columns of text, times that do not parse.
     """
-    return LoadedSource(Stamp.of(path), TableOptions(**options), axes=axes)
+    source = LoadedSource(Stamp.of(path), TableOptions(axes=axes, **options), axes=axes)
+    source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]
+    return source
 
 
 def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArraySource:
     """Open a pandas.DataFrame, or Series, as `open_table` does a file; an index of times is the time."""
-    name, single = type(frame).__name__, frame.ndim == 1
-    values, described = wide(frame.to_frame("value") if single else frame, TableOptions(**options), name)
-    labels = {dim: found for dim, found in (described.by_dim or {}).items() if dim < frame.ndim}
-    return ArraySource(
+    name, single = type(frame).__name__, frame.ndim == 1 and frame.index.nlevels == 1
+    given = TableOptions(axes=axes, **options)
+    values, described = wide(frame.to_frame("value") if frame.ndim == 1 else frame, given, name)
+    labels = {dim: found for dim, found in (described.by_dim or {}).items() if not single or dim == 0}
+    source = ArraySource(
         values[:, 0] if single else values,
         axes=axes,
         name=name,
         labels=labels,
         timestamps=described.timestamps(),
     )
+    source.doubts = described.doubts
+    return source
 
 
 def open_by_node(
@@ -134,54 +151,186 @@ def open_by_node(
 
 
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
-    """Values [time, column] of a frame, its column labels and its times."""
-    frame, times = take_time(frame, name, time=options.time, unit=options.time_unit, form=options.time_format)
+    """Values [time, column] of a frame, its column labels and its times; [row, time] where a row is a sensor."""
+    frame = _unstacked(frame, name)
+    if options.by_row:
+        frame, times = _by_row(frame, options, name)
+    else:
+        frame, times = take_time(frame, name, options)
     if options.columns is not None:
         absent = [column for column in options.columns if column not in frame.columns]
         if absent:
-            raise SourceFormatError(f"{name!r} has no columns {absent}; it has {_some(frame.columns)}.")
+            raise SourceFormatError(f"{name!r} has no columns {absent}; it has {some(frame.columns)}.")
         frame = frame[list(options.columns)]
     values = numbers(frame, name)
     labels = {}
     for dim, side in enumerate((frame.index, frame.columns)):
-        if not _counts(side) and (dim or (times is None and side.nlevels == 1)):
+        if not _counts(side) and (dim or options.by_row or (times is None and side.nlevels == 1)):
             found = np.asarray(side)
             labels[dim] = found.astype(str) if found.dtype.kind == "O" else found
-    return values, Described(labels, times)
+    doubts = () if options.by_row else _doubts(frame, values, times, options, name)
+    return values, Described(labels, times, doubts)
 
 
-def take_time(
-    frame: Any, name: str, *, time: Any = None, unit: str | None = None, form: str | None = None
-) -> tuple[Any, np.ndarray | None]:
-    """Frame without its time column, and the times as datetime64[ns]."""
+def _unstacked(frame: Any, name: str) -> Any:
+    """Frame with one row a time, where a row of it is a time of an id: index (time, id)."""
+    levels = list(frame.index.names)
+    if len(levels) == 1:
+        return frame
+    dated = [place for place, level in enumerate(frame.index.levels) if level.dtype.kind == "M"]
+    named = [place for place, level in enumerate(levels) if str(level).lower() in TIME_NAMES]
+    if len(levels) == 2 and len(frame.columns) == 1 and len(dated or named) == 1:
+        other = 1 - (dated or named)[0]
+        try:
+            return frame.iloc[:, 0].unstack(other)
+        except ValueError as error:
+            raise SourceFormatError(
+                f"the rows {levels} of {name!r} are not one a time and id: {error}."
+            ) from error
+    raise SourceFormatError(
+        f"the rows of {name!r} have levels {levels}. Give one row a time, by {{v: frame[v].unstack(id_level) for v in "
+        "frame}; or open frame.reset_index() with entity= and time=, one series an id."
+    )
+
+
+def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, np.ndarray | None]:
+    """Frame without its columns of time, and the times as datetime64[ns]."""
+    time = options.time
     if time is False:
         return frame, None
-    if time is None and frame.index.dtype.kind == "M":
-        return frame, parse_times(frame.index.to_series(), name)
-    column = time if isinstance(time, str) else find_time(frame)
-    if column is None:
+    if time is None and (index := _index_times(frame.index)) is not None:
+        return frame, parse_times(index, name, form=options.time_format)
+    columns = (
+        [find_time(frame, name)]
+        if time is None or time is True
+        else [time]
+        if isinstance(time, str)
+        else time
+    )
+    if columns == [None]:
         return frame, None
-    if column not in frame.columns:
-        raise SourceFormatError(f"{name!r} has no column {time!r}; it has {_some(frame.columns)}.")
-    return frame.drop(columns=[column]), parse_times(frame[column], f"{name}:{column}", unit=unit, form=form)
+    return frame.drop(columns=list(columns), errors="ignore"), times_of(frame, columns, options, name)
 
 
-def find_time(frame: Any) -> Any:
+def _index_times(index: Any) -> Any:
+    """Return the row labels of a frame as a column, where they are times; None for others."""
+    import pandas
+
+    if isinstance(index, pandas.PeriodIndex):
+        index = index.to_timestamp()
+    texts = index[:8].astype(str) if index.dtype.kind == "O" else []
+    if index.dtype.kind == "M" or (len(texts) and all(TIME_TEXT.match(text) for text in texts)):
+        return index.to_series()
+    return None
+
+
+def find_time(frame: Any, name: str = "") -> Any:
     """Return the column of times: by its name, or the first one where it is text that reads like times."""
     named = [column for column in frame.columns if str(column).strip().lower() in TIME_NAMES]
-    if len(named) == 1:
-        return named[0]
+    texts = [column for column in named if frame[column].dtype.kind not in "fiub"]
+    if len(texts) > 1:
+        raise SourceFormatError(
+            f"the columns {texts} of {name!r} may each be the time. Where a date and a time stand in two columns, join "
+            f"them by time={texts}; else name one, e.g. time={texts[0]!r}."
+        )
+    if len(named) == 1 or texts:
+        return (texts or named)[0]
     first = frame.columns[0] if len(frame.columns) else None
     if first is None or frame[first].dtype.kind in "fiub":
         return None
-    texts = frame[first].head(8).astype(str)
-    return first if all(TIME_TEXT.match(text) for text in texts) else None
+    samples = frame[first].head(8).astype(str)
+    return first if all(TIME_TEXT.match(text) for text in samples) else None
+
+
+def _by_row(frame: Any, options: TableOptions, name: str) -> tuple[Any, np.ndarray | None]:
+    """Frame [row, time] with the labels of the rows as its index, and the times that its header has."""
+    import pandas
+
+    frame = frame if options.columns is None else frame[[c for c in options.columns if c in frame.columns]]
+    texts = pandas.Series(frame.columns.astype(str))
+    marked = (texts.str.match(TIME_TEXT) | texts.str.fullmatch(r"\d+(\.\d+)?")).to_numpy()
+    if not marked.any():  # names that are no times: what is text names the rows
+        marked = np.array([ids(frame.iloc[:, place]).dtype.kind in "fiub" for place in range(len(texts))])
+    named = frame.columns[~marked]
+    if len(named) > 1:
+        raise SourceFormatError(
+            f"the columns {some(named)} of {name!r} are no times, and one can name its rows. Read it with pandas, "
+            "and pass frame.set_index(name).drop(columns=others)."
+        )
+    if len(named):
+        frame = frame.set_index(ids(frame[named[0]])).drop(columns=named)
+    elif len(frame.columns):
+        frame = frame.assign(**{str(frame.columns[0]): ids(frame.iloc[:, 0])})
+    texts = texts[marked]
+    if options.time is False or not (texts.str.match(TIME_TEXT).all() or options.time_format):
+        if (
+            len(texts) > 1
+            and options.time is not False
+            and texts.str.fullmatch(r"(1[89]|20)\d\d(\d{4})?").all()
+        ):
+            raise SourceFormatError(
+                f"the header of {name!r} goes from {texts.iloc[0]!r} to {texts.iloc[-1]!r}. Say what it is: "
+                "time_format='%Y' or '%Y%m%d', or time=False for names that are no times."
+            )
+        return frame, None
+    return frame, parse_times(texts, f"{name}: header", form=options.time_format)
+
+
+def _doubts(
+    frame: Any, values: np.ndarray, times: np.ndarray | None, options: TableOptions, name: str
+) -> tuple[str, ...]:
+    """Say what was assumed about columns that may be no readings, or not all of one quantity."""
+    if options.columns is not None:
+        return ()
+    found = []
+    counters = [column for column in frame.columns if str(column).strip().lower() in PARTS]
+    if options.time is not False and times is None and len(frame.columns) > 1 and _rises(frame):
+        counters = list(dict.fromkeys([frame.columns[0], *counters]))
+    if counters:
+        found.append(
+            f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
+            "times. Row numbers are left out by columns=[…]; times are told by time=… with time_unit='s' or "
+            "time_format='%Y', parts by time=['year', 'month', 'day', 'hour']; columns=[…] or time=False says that "
+            "they are meant."
+        )
+    if options.axes is None and (pair := _apart(frame.columns, values)):
+        found.append(
+            f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
+            f"those of {pair[0]!r} and {pair[1]!r} have no values in common. Different quantities are axes='tf', each "
+            "with its own mean and deviation; axes='tn' says that they are sensors."
+        )
+    return tuple(found)
+
+
+def _rises(frame: Any) -> bool:
+    """Whether the first column rises as counters, epoch seconds or years do, and another column does not."""
+    steps = [
+        np.unique(np.diff(frame.iloc[:, place].to_numpy()))
+        for place in range(min(len(frame.columns), 9))
+        if frame.dtypes.iloc[place].kind in "iu"
+    ]
+    first = frame.iloc[:, 0]
+    if first.dtype.kind not in "iu" or len(frame) < 3 or not steps[0][0] > 0:
+        return False
+    others = len(steps) < min(len(frame.columns), 9) or any(len(step) > 1 for step in steps[1:])
+    return others and (len(steps[0]) == 1 or first.between(1500, 2999).all() or first.iloc[0] > 3e8)
+
+
+def _apart(columns: Any, values: np.ndarray) -> tuple[str, str] | None:
+    """Two columns whose ranges have nothing in common, of a table whose column names are no ids."""
+    names = [str(column) for column in columns]
+    stems = {re.sub(r"\d+\w?$", "", name) for name in names if name}
+    if len(values) < LEAST_ROWS or len(names) < 2 or len(stems) == 1 or all(len(name) == 1 for name in names):
+        return None
+    filled = np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
+    used = np.flatnonzero(~np.isnan(filled).all(axis=0))
+    lows, highs = np.nanmin(filled[:, used], axis=0), np.nanmax(filled[:, used], axis=0)
+    used, lows, highs = (part[lows < highs] for part in (used, lows, highs))
+    if not used.size or lows.max() <= highs.min():
+        return None
+    return names[used[highs.argmin()]], names[used[lows.argmax()]]
 
 
 def _counts(columns: Any) -> bool:
     """Whether column labels only count: they came from no header."""
     return bool(columns.dtype.kind in "iu" and np.array_equal(columns, np.arange(len(columns))))
-
-
-def _some(columns: Any) -> str:
-    return ", ".join(map(repr, columns[:12])) + (", …" if len(columns) > 12 else "")

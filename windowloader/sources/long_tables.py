@@ -21,7 +21,8 @@ from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import ReadOptions, ids, numbers, read_table, times_of
+from .table_files import as_frame, ids, numbers, read_table
+from .table_times import ReadOptions, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,6 +143,8 @@ def open_long_table(
         pandas = optional("pandas", extra="tables", purpose="opening a long table")
         parts = [target] if isinstance(target, str) else target
         target = pandas.concat([_frame(part, asked, storage_options) for part in parts], ignore_index=True)
+    else:
+        target = _frame(target, asked, storage_options)
     array, found = lay_out(target, asked, name)
     labels = {1: found.labels(1)}
     source = ArraySource(array, axes="tf", name=name, labels=labels, timestamps=found.timestamps())
@@ -155,7 +158,12 @@ def _frame(part: Any, asked: LongOptions, storage_options: Mapping[str, Any] | N
             return asked.read(path)
     if isinstance(part, str | os.PathLike):
         return asked.read(os.fspath(part))
-    return part
+    found = (
+        None
+        if isinstance(part, optional("pandas", extra="tables", purpose="opening a long table").DataFrame)
+        else as_frame(part)
+    )
+    return part if found is None else found
 
 
 def lay_out(frame: Any, asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:

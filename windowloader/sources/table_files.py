@@ -10,183 +10,26 @@ import csv
 import itertools
 import re
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import check_dtype, optional, to_nanoseconds
+from .base import check_dtype, optional
+from .table_times import CLOCK_ONLY, TIME_TEXT, ReadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "PARTS",
-    "TIME_TEXT",
-    "ReadOptions",
-    "as_frame",
-    "has_header",
-    "ids",
-    "numbers",
-    "parse_times",
-    "read_table",
-    "separator",
-    "some",
-    "times_of",
-]
+__all__ = ["as_frame", "has_header", "ids", "numbers", "read_table", "separator"]
 
 PARQUET = (".parquet", ".pq")
-UNITS = ("D", "h", "m", "s", "ms", "us", "ns")
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-PARTS = ("year", "month", "day", "hour", "minute", "second")
-TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*")  # digits with commas or marks between thousands
 THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
-EITHER_FIRST = re.compile(r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)")
-CLOCK_ONLY = re.compile(r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOptions:
-    """How text becomes a frame and times: options of `pandas.read_csv` and `pandas.to_datetime` by their names.
-
-    Parameters
-    ----------
-    time_unit : {"D", "h", "m", "s", "ms", "us", "ns"}, optional
-        For times that are numbers: since 1970, UTC.
-    time_format : str, optional
-        For times that are text or dates as numbers, as `datetime.datetime.strptime` has it; None: ISO 8601, or what
-        leaves no doubt.
-    header : bool, int or sequence of int, optional
-        Whether the first line of a CSV file names the columns, or which lines do; None: seen from the file, or
-        asked for.
-    sep : str, optional
-        What separates the columns of a CSV file; None: seen from its first lines.
-    decimal, thousands, encoding, dtype, na_values : optional
-        Handed to `pandas.read_csv`.
-    """
-
-    time_unit: str | None = None
-    time_format: str | None = None
-    header: bool | int | Sequence[int] | None = None
-    sep: str | None = None
-    decimal: str = "."
-    thousands: str | None = None
-    encoding: str | None = None
-    dtype: Any = None
-    na_values: Any = None
-
-
-def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> np.ndarray:
-    """Turn a column of times into datetime64[ns], shape (row,); times with a zone become UTC.
-
-    Raises
-    ------
-    SourceFormatError
-        For numbers without ``unit`` or ``form``, for 03/04/2020 and times of day without ``form``, and for text that
-        is no time; the message has the first such row.
-    """
-    import pandas
-
-    kind = column.dtype.kind
-    if kind in "iuf" and form is not None:
-        column, kind = column.astype("Int64").astype("str"), "O"
-    elif kind in "iuf" and unit not in UNITS:
-        raise SourceFormatError(
-            f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. "
-            f"{_meaning(column)} time_unit='s', 'ms', 'us' or 'ns'; or that they are no times, time=False."
-        )
-    elif kind == "m":
-        raise SourceFormatError(
-            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp('2020-01-01') + column."
-        )
-    elif kind not in "iufM" and form is None:
-        _check_open(column, name)
-    timely = kind in "iufM"
-    parsed: Any = pandas.to_datetime(
-        column,
-        unit=cast("Any", unit if kind in "iuf" else None),
-        format=None if timely else form or "ISO8601",
-        errors="coerce",
-        utc=True,
-    )
-    if form is None and not timely and parsed.isna()[:1].any():
-        parsed = _inferred(column, name)
-    bad = np.flatnonzero(parsed.isna())
-    if bad.size:
-        raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
-            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows."
-        )
-    return to_nanoseconds(parsed.dt.tz_convert(None).to_numpy(), name)
-
-
-def _inferred(column: Any, name: str) -> Any:
-    """Parse times in the format that pandas tells from the first one, and refuse what it would parse cell by cell."""
-    import pandas
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        parsed = pandas.to_datetime(column, errors="coerce", utc=True)
-    if caught and not parsed.isna()[:1].any():
-        raise SourceFormatError(
-            f"the times {name!r} begin with {column.iloc[0]!r}, whose format is not plain. Say it, e.g. "
-            "time_format='%d %b %y %H:%M'."
-        )
-    return parsed
-
-
-def _meaning(column: Any) -> str:
-    """Say what numbers may stand for: dates written as one number, years, or what they count since 1970."""
-    import pandas
-
-    if column.between(1_000_01_01, 2999_12_31).all():
-        dates = pandas.to_datetime(column.astype("Int64").astype("str"), format="%Y%m%d", errors="coerce")
-        if not dates.isna().any():
-            return "If they are dates, say time_format='%Y%m%d'. Else say what they count since 1970,"
-    if column.between(1000, 2999).all():
-        return "If they are years, say time_format='%Y'. Else say what they count since 1970,"
-    return "Say what they count since 1970,"
-
-
-def _check_open(column: Any, name: str) -> None:
-    """Refuse text whose day, month or year may be another number, and times of day."""
-    texts = column.dropna().astype(str)
-    if (rows := np.flatnonzero(texts.str.match(EITHER_FIRST))).size:
-        raise SourceFormatError(
-            f"the times {name!r} hold {texts.iloc[rows[0]]!r}, which may have the day or the month first. Say which, "
-            "e.g. time_format='%d/%m/%Y %H:%M'; %y is a year of two digits."
-        )
-    if (rows := np.flatnonzero(texts.str.fullmatch(CLOCK_ONLY))).size:
-        raise SourceFormatError(
-            f"the times {name!r} hold {texts.iloc[rows[0]]!r}, a time of day without a date. Where the date is in "
-            "another column, name both: time=['date', 'time']; else time=False and timestamps=(start, step)."
-        )
-
-
-def _join_times(frame: Any, columns: Sequence[str]) -> Any:
-    """One column of times from several: year, month, day, … by their names, else text joined by blanks."""
-    import pandas
-
-    names = [str(column).strip().lower() for column in columns]
-    if set(PARTS[:3]) <= set(names) <= set(PARTS):
-        parts = frame[list(columns)].set_axis(names, axis=1)
-        return pandas.to_datetime(parts, errors="coerce")
-    first, *others = (frame[column].astype(str).str.strip() for column in columns)
-    return first.str.cat(others, sep=" ")
-
-
-def times_of(frame: Any, columns: Sequence[str], options: ReadOptions, name: str) -> np.ndarray:
-    """Parse the times that one column has, or several have together."""
-    if absent := [column for column in columns if column not in frame.columns]:
-        raise SourceFormatError(f"{name!r} has no column {absent[0]!r}; it has {some(frame.columns)}.")
-    column = frame[columns[0]] if len(columns) == 1 else _join_times(frame, columns)
-    where = f"{name}:{' + '.join(map(str, columns))}"
-    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
 
 
 def as_frame(target: Any) -> Any:
@@ -267,6 +110,14 @@ def read_table(
         if isinstance(error, SourceFormatError):
             raise
         raise SourceFormatError(f"{path!r} cannot be read as CSV with sep={sep!r}: {error}") from error
+    more = header == 0 and len(lines) > 1 and len(_fields(lines[1], sep)) > len(names)
+    if more or not isinstance(
+        frame.index, pandas.RangeIndex
+    ):  # pandas took what is too much for labels of rows
+        raise SourceFormatError(
+            f"{path!r} cannot be read as CSV: its lines have more fields than the {len(names)} names of its first "
+            "line. Name every column, or say header=False; where commas are decimal points, decimal=',' and sep=';'."
+        )
     return _checked(frame, names if wanted is None else [], path)
 
 
@@ -284,32 +135,17 @@ def _encoding(path: str) -> str:
 
 
 def _checked(frame: Any, names: Sequence[str], path: str) -> Any:
-    """Frame without the row numbers and the empty last column that a CSV file may have, each name once."""
-    import pandas
-
-    if not isinstance(frame.index, pandas.RangeIndex):  # pandas took what is too much for labels of rows
-        raise SourceFormatError(
-            f"{path!r} cannot be read as CSV: its lines have more fields than the {len(frame.columns)} names of its "
-            "first line. Name every column, or say header=False; where commas are decimal points, decimal=',' and "
-            "sep=';'."
-        )
-    if frame.columns.nlevels > 1:  # two lines of names: what pandas calls an empty one is left out
-        levels = [
-            [str(level) for level in name if not str(level).startswith("Unnamed: ")] for name in frame.columns
-        ]
-        return frame.set_axis([".".join(name) for name in levels], axis=1)
+    """Frame without the row numbers and the empty columns that a CSV file may have, each name once."""
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise SourceFormatError(
             f"the header of {path!r} has {twice[:8]} more than once. Rename them in the file; choose columns=[…], "
             f"where pandas calls the second {twice[0] + '.1'!r}; or, where two lines are names, header=[0, 1]."
         )
-    first, last = frame.columns[0], frame.columns[-1]
-    unnamed = [str(column).startswith("Unnamed: ") for column in (first, last)]
-    if unnamed[0] and np.array_equal(frame[first], np.arange(len(frame))):
-        frame = frame.drop(columns=[first])  # the row numbers that pandas writes by default
-    if unnamed[1] and last != first and frame[last].isna().all():
-        frame = frame.drop(columns=[last])  # every line ends in a separator
-    return frame
+    unnamed = [column for column in frame.columns if str(column).startswith("Unnamed: ")]
+    empty = [column for column in unnamed if frame[column].isna().all()]  # every line ends in separators
+    if frame.columns[0] in unnamed and np.array_equal(frame[frame.columns[0]], np.arange(len(frame))):
+        empty.append(frame.columns[0])  # the row numbers that pandas writes by default
+    return frame.drop(columns=empty)
 
 
 def separator(first: str, *below: str) -> str:
@@ -440,7 +276,8 @@ def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> 
     listed = [frame.columns[place] for place in bad[:8]]
     said = f"columns {listed} of {name!r} hold no numbers"
     if not rows.size:
-        return f"{said}, but text. Cast them, e.g. dtype='float64' of a CSV file or frame.astype('float64')."
+        kind = frame.dtypes.iloc[bad[0]]
+        return f"{said}, but {kind}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
     cell = str(frame.iloc[rows[0], bad[0]])
     said += (
         f": row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
@@ -464,8 +301,3 @@ def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> 
         f"{said}Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
         "and time=."
     )
-
-
-def some(columns: Any) -> str:
-    """List up to 12 names of columns, for a message."""
-    return ", ".join(map(repr, columns[:12])) + (", …" if len(columns) > 12 else "")

@@ -25,17 +25,8 @@ from .formats import by_name, is_url
 from .handles import Stamp
 from .long_tables import open_long_table
 from .memory import ArraySource, LoadedSource
-from .table_files import (
-    PARTS,
-    TIME_TEXT,
-    ReadOptions,
-    ids,
-    numbers,
-    parse_times,
-    read_table,
-    some,
-    times_of,
-)
+from .table_files import as_frame, ids, numbers, read_table
+from .table_times import PARTS, TIME_TEXT, ReadOptions, parse_times, some, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,8 +125,10 @@ def open_by_node(
         with fetched(name, storage_options) if is_url(name) else nullcontext(name) as path:
             target = read_table(path)
     elif pandas is None or not isinstance(target, pandas.DataFrame):
-        return None
-    if target.index.dtype.kind == "M" or find_time(target) is not None:
+        target = None if isinstance(target, np.ndarray) else as_frame(target)
+        if target is None or not isinstance(target, sys.modules["pandas"].DataFrame):
+            return None
+    if target.index.dtype.kind == "M" or not target.columns.is_unique or find_time(target) is not None:
         return None
     for column, values in target.items():
         kind = values.dtype.kind
@@ -153,6 +146,15 @@ def open_by_node(
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
     """Values [time, column] of a frame, its column labels and its times; [row, time] where a row is a sensor."""
     frame = _unstacked(frame, name)
+    if frame.columns.nlevels > 1:  # two lines of names: what pandas calls an empty one is left out
+        levels = [
+            [str(level) for level in column if not str(level).startswith("Unnamed: ")]
+            for column in frame.columns
+        ]
+        frame = frame.set_axis([".".join(level) for level in levels], axis=1)
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()]
+        raise SourceFormatError(f"{name!r} has the columns {some(twice)} more than once. Rename them.")
     if options.by_row:
         frame, times = _by_row(frame, options, name)
     else:
@@ -198,6 +200,8 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, np.nda
     time = options.time
     if time is False:
         return frame, None
+    if isinstance(time, str) and frame.index.name == time and time not in frame.columns:
+        frame = frame.reset_index()
     if time is None and (index := _index_times(frame.index)) is not None:
         return frame, parse_times(index, name, form=options.time_format)
     columns = (
@@ -219,7 +223,7 @@ def _index_times(index: Any) -> Any:
     if isinstance(index, pandas.PeriodIndex):
         index = index.to_timestamp()
     texts = index[:8].astype(str) if index.dtype.kind == "O" else []
-    if index.dtype.kind == "M" or (len(texts) and all(TIME_TEXT.match(text) for text in texts)):
+    if index.dtype.kind in "mM" or (len(texts) and all(TIME_TEXT.match(text) for text in texts)):
         return index.to_series()
     return None
 
@@ -249,18 +253,26 @@ def _by_row(frame: Any, options: TableOptions, name: str) -> tuple[Any, np.ndarr
     frame = frame if options.columns is None else frame[[c for c in options.columns if c in frame.columns]]
     texts = pandas.Series(frame.columns.astype(str))
     marked = (texts.str.match(TIME_TEXT) | texts.str.fullmatch(r"\d+(\.\d+)?")).to_numpy()
-    if not marked.any():  # names that are no times: what is text names the rows
-        marked = np.array([ids(frame.iloc[:, place]).dtype.kind in "fiub" for place in range(len(texts))])
+    numeric = np.array([ids(column).dtype.kind in "fiub" for _, column in frame.items()], bool)
+    stems = texts.str.replace(r"\d+$", "", regex=True)
+    if not marked.any():  # names that are no times: text names the rows, or the column before d_1, d_2, …
+        marked = numeric
+        if numeric.all() and len(texts) > 1 and stems[1:].nunique() == 1:
+            marked = (stems == stems.iloc[-1]).to_numpy()
+        elif (
+            numeric.all() and frame.index.dtype.kind in "iu" and frame.iloc[:, 0].is_unique and len(frame) > 1
+        ):
+            raise SourceFormatError(
+                f"the first column {texts.iloc[0]!r} of {name!r} may name the rows or be their first reading. Pass a "
+                "frame with the names as its index, frame.set_index(name)."
+            )
     named = frame.columns[~marked]
     if len(named) > 1:
         raise SourceFormatError(
             f"the columns {some(named)} of {name!r} are no times, and one can name its rows. Read it with pandas, "
             "and pass frame.set_index(name).drop(columns=others)."
         )
-    if len(named):
-        frame = frame.set_index(ids(frame[named[0]])).drop(columns=named)
-    elif len(frame.columns):
-        frame = frame.assign(**{str(frame.columns[0]): ids(frame.iloc[:, 0])})
+    frame = frame.set_index(ids(frame[named[0]])).drop(columns=named) if len(named) else frame.apply(ids)
     texts = texts[marked]
     if options.time is False or not (texts.str.match(TIME_TEXT).all() or options.time_format):
         if (
@@ -283,9 +295,16 @@ def _doubts(
     if options.columns is not None:
         return ()
     found = []
-    counters = [column for column in frame.columns if str(column).strip().lower() in PARTS]
-    if options.time is not False and times is None and len(frame.columns) > 1 and _rises(frame):
-        counters = list(dict.fromkeys([frame.columns[0], *counters]))
+    counters = [str(column) for column in frame.columns if str(column).strip().lower() in PARTS]
+    if options.time is not False and times is None:
+        if len(frame.columns) > 1 and _rises(frame):
+            counters = list(dict.fromkeys([str(frame.columns[0]), *counters]))
+        index = frame.index.to_series()
+        if _dated(index) or (index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES):
+            found.append(
+                f"the row labels of {name!r}, {index.iloc[0]} to {index.iloc[-1]}, are not taken for times. If they "
+                "are, name the index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
+            )
     if counters:
         found.append(
             f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
@@ -313,7 +332,18 @@ def _rises(frame: Any) -> bool:
     if first.dtype.kind not in "iu" or len(frame) < 3 or not steps[0][0] > 0:
         return False
     others = len(steps) < min(len(frame.columns), 9) or any(len(step) > 1 for step in steps[1:])
-    return others and (len(steps[0]) == 1 or first.between(1500, 2999).all() or first.iloc[0] > 3e8)
+    return others and (len(steps[0]) == 1 or _dated(first))
+
+
+def _dated(column: Any) -> bool:
+    """Whether a column of whole numbers rises like years, dates written as numbers or epoch seconds."""
+    if (
+        column.dtype.kind not in "iu"
+        or len(column) < 3
+        or not (column.is_monotonic_increasing and column.is_unique)
+    ):
+        return False
+    return bool(column.between(1800, 2100).all() or column.iloc[0] > 15_000_000)
 
 
 def _apart(columns: Any, values: np.ndarray) -> tuple[str, str] | None:

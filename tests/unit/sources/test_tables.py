@@ -11,6 +11,7 @@ import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.sources.registry import open_source
 from windowloader.sources.table_files import has_header, separator
+from windowloader.sources.tables import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:
@@ -374,3 +375,52 @@ def test_tables_of_other_libraries() -> None:
     assert series.nodes.tolist() == ["b", "a"]  # type: ignore[union-attr]
     np.testing.assert_array_equal(loaded(series)[:, :, 0], frame[["b", "a"]])
     np.testing.assert_array_equal(moments(series), times.to_numpy("M8[ns]"))
+    found = open_long_table(pa.table({"id": ["x", "x"], "t": times[:2], "v": [1, 2]}), entity="id", time="t")
+    np.testing.assert_array_equal(found.source.array().ravel(), [1, 2])  # type: ignore[union-attr]
+    heights = pa.table({"id": ["y", "x"], "height": [1.0, 2.0]})
+    series = wl.open(np.zeros((9, 2)), nodes=["x", "y"], covariates={"s": heights})
+    np.testing.assert_array_equal(series.variables[1].view().ravel(), [2, 1])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("index", ["text", "period", "epoch", "year"])
+def test_row_labels_of_a_frame_that_are_times(index: str) -> None:
+    times = pd.date_range("2000", periods=6, freq="YS")
+    frame = pd.DataFrame({"a": np.arange(6.0)}, times)
+    labels, options = {
+        "text": (times.astype(str), {}),
+        "period": (times.to_period("Y"), {}),
+        "epoch": (times.as_unit("s").asi8, {"time": "at", "time_unit": "s"}),
+        "year": (times.year, {"time": "at", "time_format": "%Y"}),
+    }[index]
+    frame.index = pd.Index(labels, name="at")
+    if options:
+        with pytest.warns(
+            UserWarning, match=r"row labels of 'DataFrame', \d+ to \d+, are not taken for times"
+        ):
+            wl.open(frame)
+    np.testing.assert_array_equal(moments(wl.open(frame, **options)), times.to_numpy("M8[ns]"))
+
+
+def test_shapes_of_tables_that_people_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    air = "Date;Time;CO(GT);T;;\n10/03/2004;18.00.00;2,6;13,6;;\n10/03/2004;19.00.00;2;13,3;;\n"
+    series = wl.open(write(path, air), time=["Date", "Time"], time_format="%d/%m/%Y %H.%M.%S", decimal=",")
+    assert series.nodes.tolist() == ["CO(GT)", "T"]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(loaded(series)[:, :, 0], [[2.6, 13.6], [2, 13.3]])
+    assert moments(series).astype("M8[h]").astype(str).tolist() == ["2004-03-10T18", "2004-03-10T19"]
+    series = wl.open(write(path, "item,d_1,d_2,d_3\n401,1,2,3\n402,4,5,6\n"), axes="nt")
+    assert series.nodes.tolist() == [401, 402]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(loaded(series)[:, :, 0], [[1, 4], [2, 5], [3, 6]])
+    np.testing.assert_array_equal(
+        loaded(wl.open(pd.DataFrame(np.arange(6.0).reshape(2, 3)), axes="nt"))[:, :, 0],
+        [[0, 3], [1, 4], [2, 5]],
+    )
+    with pytest.raises(SourceFormatError, match=r"first column 'item'.*set_index"):
+        wl.open(write(path, "item,jan,feb\n401,1,2\n402,4,5\n"), axes="nt")
+    with pytest.raises(SourceFormatError, match=r"more fields.*decimal=','"):
+        wl.open(write(path, "value\n1,5\n2,5\n"))
+    with pytest.raises(SourceFormatError, match="'a' more than once"):
+        wl.open(pd.DataFrame(np.zeros((9, 2)), columns=["a", "a"]))
+    levels = pd.MultiIndex.from_product([["speed", "flow"], ["a", "b"]])
+    series = wl.open(pd.DataFrame(np.zeros((9, 4)), columns=levels))
+    assert series.nodes.tolist() == ["speed.a", "speed.b", "flow.a", "flow.b"]  # type: ignore[union-attr]

@@ -158,11 +158,7 @@ def _frame(part: Any, asked: LongOptions, storage_options: Mapping[str, Any] | N
             return asked.read(path)
     if isinstance(part, str | os.PathLike):
         return asked.read(os.fspath(part))
-    found = (
-        None
-        if isinstance(part, optional("pandas", extra="tables", purpose="opening a long table").DataFrame)
-        else as_frame(part)
-    )
+    found = as_frame(part)
     return part if found is None else found
 
 

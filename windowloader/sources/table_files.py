@@ -34,7 +34,7 @@ THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
 
 def as_frame(target: Any) -> Any:
     """Return a pandas frame or series of a table of another library (polars, Arrow); None where it is none."""
-    if isinstance(target, type):
+    if type(target).__module__.partition(".")[0] in ("pandas", "xarray"):  # have families of their own
         return None
     if hasattr(target, "to_pandas"):
         return target.to_pandas()

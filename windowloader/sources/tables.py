@@ -125,7 +125,7 @@ def open_by_node(
         with fetched(name, storage_options) if is_url(name) else nullcontext(name) as path:
             target = read_table(path)
     elif pandas is None or not isinstance(target, pandas.DataFrame):
-        target = None if isinstance(target, np.ndarray) else as_frame(target)
+        target = as_frame(target)
         if target is None or not isinstance(target, sys.modules["pandas"].DataFrame):
             return None
     if target.index.dtype.kind == "M" or not target.columns.is_unique or find_time(target) is not None:
@@ -200,18 +200,13 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, np.nda
     time = options.time
     if time is False:
         return frame, None
+    time = None if time is True else time
     if isinstance(time, str) and frame.index.name == time and time not in frame.columns:
         frame = frame.reset_index()
     if time is None and (index := _index_times(frame.index)) is not None:
         return frame, parse_times(index, name, form=options.time_format)
-    columns = (
-        [find_time(frame, name)]
-        if time is None or time is True
-        else [time]
-        if isinstance(time, str)
-        else time
-    )
-    if columns == [None]:
+    columns: Sequence[Any] = [time] if isinstance(time, str) else time or [find_time(frame, name)]
+    if columns[0] is None:
         return frame, None
     return frame.drop(columns=list(columns), errors="ignore"), times_of(frame, columns, options, name)
 
@@ -296,6 +291,7 @@ def _doubts(
         return ()
     found = []
     counters = [str(column) for column in frame.columns if str(column).strip().lower() in PARTS]
+    counters = [] if times is not None and options.axes == "tf" else counters  # features of a row, on purpose
     if options.time is not False and times is None:
         if len(frame.columns) > 1 and _rises(frame):
             counters = list(dict.fromkeys([str(frame.columns[0]), *counters]))
@@ -309,8 +305,8 @@ def _doubts(
         found.append(
             f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
             "times. Row numbers are left out by columns=[…]; times are told by time=… with time_unit='s' or "
-            "time_format='%Y', parts by time=['year', 'month', 'day', 'hour']; columns=[…] or time=False says that "
-            "they are meant."
+            "time_format='%Y', parts by time=['year', 'month', 'day', 'hour']; columns=[…] says that they are "
+            "meant."
         )
     if options.axes is None and (pair := _apart(frame.columns, values)):
         found.append(

@@ -227,6 +227,7 @@ def find_time(frame: Any, name: str = "") -> Any:
     """Return the column of times: by its name, or the first one where it is text that reads like times."""
     named = [column for column in frame.columns if str(column).strip().lower() in TIME_NAMES]
     texts = [column for column in named if frame[column].dtype.kind not in "fiub"]
+    texts = [column for column in texts if str(column) not in "tT"] or texts  # beside others, a temperature
     if len(texts) > 1:
         raise SourceFormatError(
             f"the columns {texts} of {name!r} may each be the time. Where a date and a time stand in two columns, join "
@@ -348,10 +349,9 @@ def _apart(columns: Any, values: np.ndarray) -> tuple[str, str] | None:
     stems = {re.sub(r"\d+\w?$", "", name) for name in names if name}
     if len(values) < LEAST_ROWS or len(names) < 2 or len(stems) == 1 or all(len(name) == 1 for name in names):
         return None
-    filled = np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
-    used = np.flatnonzero(~np.isnan(filled).all(axis=0))
-    lows, highs = np.nanmin(filled[:, used], axis=0), np.nanmax(filled[:, used], axis=0)
-    used, lows, highs = (part[lows < highs] for part in (used, lows, highs))
+    lows, highs = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # without NaN
+    used = np.flatnonzero(lows < highs)
+    lows, highs = lows[used], highs[used]
     if not used.size or lows.max() <= highs.min():
         return None
     return names[used[highs.argmin()]], names[used[lows.argmax()]]

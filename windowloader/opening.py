@@ -38,7 +38,7 @@ def open(
     cache_dir: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
     entity: str | None = None,
-    time: str | None = None,
+    time: str | Sequence[str] | None = None,
     nodes: Any = None,
     **options: Any,
 ) -> Series:
@@ -79,12 +79,13 @@ def open(
         removed first. None: what the disk has.
     entity, time : str, optional
         Columns of a long table (CSV, Parquet): whose reading a row is, and when it was. For other tables
-        ``time`` is the column that holds the timestamps.
+        ``time`` is the column that holds the timestamps, or several that do together: ``["date", "time"]``.
     nodes : array-like, optional
         Labels of the nodes; default what the file has.
     **options
         What the family of sources takes: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an
-        npz.
+        npz; of tables ``time_format=``, ``time_unit=``, ``columns=``, and what `pandas.read_csv` calls ``sep=``,
+        ``header=``, ``decimal=``, ``thousands=``, ``encoding=``, ``dtype=`` and ``na_values=``.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | N
 def _long_table(
     target: Any,
     entity: str,
-    time: str | None,
+    time: str | Sequence[str] | None,
     variables: str | Sequence[str] | None,
     options: Mapping[str, Any],
 ) -> Any:

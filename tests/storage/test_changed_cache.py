@@ -161,12 +161,7 @@ def test_what_somebody_did_to_the_cache_changes_no_batch(run):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_of_the_cache_at_every_moment(run, fault):
     """Each moment with one of the two files; ``EVERY=1`` takes both."""
-    every = int(os.environ.get("EVERY", 2))
     cases = [(name, fault, moment) for moment in MOMENTS for name in FILES]
-    run(
-        [
-            case
-            for number, case in enumerate(cases)
-            if every == 1 or (number // 2 + number) % 2 == FAULTS.index(fault) % 2
-        ]
-    )
+    if "EVERY" not in os.environ:
+        cases = [case for number, case in enumerate(cases) if number % 4 in (0, 3)]
+    run(cases)

@@ -17,6 +17,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError
 from windowloader.source import Source
+from windowloader.sources.base import LocalSource
 from windowloader.sources.tiers import tier_of
 
 from .labels import listed
@@ -138,6 +139,9 @@ def join_variables(
         name: opener(found, variable=inner, axes=axes.get(name) if isinstance(axes, Mapping) else axes)
         for name, (found, inner) in chosen.items()
     }
+    for source in sources.values():
+        for doubt in source.doubts if isinstance(source, LocalSource) else ():
+            warnings.warn(doubt, UserWarning, stacklevel=2)
     given_names = _given_features(features, sources)
     joined = tuple(
         Variable(

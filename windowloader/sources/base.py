@@ -63,10 +63,13 @@ class Described:
         Labels along a dimension of the array as stored.
     times : ndarray of datetime64[ns], optional
         Timestamps of the rows.
+    doubts : tuple of str
+        What was assumed: see `LocalSource`.
     """
 
     by_dim: Mapping[int, np.ndarray] | None = None
     times: np.ndarray | None = None
+    doubts: tuple[str, ...] = ()
 
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along dimension ``dim``, or None."""
@@ -113,6 +116,8 @@ class LocalSource:
         Whether ``take(axis, index)`` returns a source of some positions.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
+    doubts : tuple of str
+        What was assumed about it, with what to write instead; a warning where it is a series' own variable.
     """
 
     info: ArrayInfo | None = None
@@ -121,6 +126,7 @@ class LocalSource:
     whole_chunks = False
     can_take = False
     moved = False
+    doubts: tuple[str, ...] = ()
 
     def __init__(
         self,

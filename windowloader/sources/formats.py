@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceError, SourceFormatError
 
+from .base import LocalSource
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ class Request:
 
 Opener = Callable[[Request], "Source"]
 
-TABLE_OPTIONS = ("time", "time_unit", "time_format", "header", "sep", "columns")
 MAGIC = ((b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"))
 SUFFIXES = {
     "npy": (".npy",),
@@ -254,9 +254,9 @@ def _open_netcdf(request: Request) -> Source:
 
 
 def _open_table(request: Request) -> Source:
-    from .tables import open_table
+    from .tables import TableOptions, open_table
 
-    request.takes("a table", *TABLE_OPTIONS)
+    request.takes("a table", *(one.name for one in fields(TableOptions)))
     return open_table(request.target, axes=request.axes, **request.options)
 
 
@@ -313,10 +313,12 @@ def _open_fetched(request: Request) -> Source:
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }
-        return ArraySource(
+        whole = ArraySource(
             source.array(),
             axes=source.axes,
             name=request.target,
             labels=labels,
             timestamps=source.timestamps(),
         )
+        whole.doubts = source.doubts if isinstance(source, LocalSource) else ()
+        return whole

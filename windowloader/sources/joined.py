@@ -63,6 +63,7 @@ def join(sources: Sequence[Source]) -> Source:
     joined = JoinedSource([first, *(_aligned(source, first) for source in others)])
     joined.times = [times[place] for place in places]
     joined.moved = places != sorted(places)
+    joined.doubts = first.doubts if isinstance(first, LocalSource) else ()
     return joined
 
 

@@ -21,7 +21,8 @@ from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import numbers, parse_times, read_table
+from .table_files import as_frame, ids, numbers, read_table
+from .table_times import ReadOptions, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,31 +39,36 @@ class Entities(Described):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LongOptions:
-    """How a long table is read.
+class LongOptions(ReadOptions):
+    """How a long table is read: as `ReadOptions`, and which columns are what.
 
     Parameters
     ----------
-    entity, time : str
-        Names of the columns.
+    entity : str
+        Name of its column.
+    time : str or sequence of str
+        Names of its columns.
     values : sequence of str, optional
         The features; None: all other columns.
-    time_unit, time_format, header, sep : optional
-        As for `windowloader.sources.tables.TableOptions`.
     """
 
     entity: str
-    time: str
+    time: str | Sequence[str]
     values: Sequence[str] | None = None
-    time_unit: str | None = None
-    time_format: str | None = None
-    header: bool | None = None
-    sep: str | None = None
+
+    @property
+    def times(self) -> list[str]:
+        """Columns of the time."""
+        return [self.time] if isinstance(self.time, str) else list(self.time)
+
+    def read(self, path: str) -> Any:
+        """Read a file."""
+        texts = [self.entity, *(self.times if len(self.times) > 1 else ())]
+        return read_table(path, self, texts=texts, wanted=self.values)
 
     def __call__(self, path: str) -> tuple[np.ndarray, Entities]:
         """Read a table."""
-        frame = read_table(path, header=self.header, sep=self.sep)
-        return lay_out(frame, self, os.path.basename(path))
+        return lay_out(self.read(path), self, os.path.basename(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ def open_long_table(
     target: Any,
     *,
     entity: str,
-    time: str,
+    time: str | Sequence[str],
     values: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -100,7 +106,7 @@ def open_long_table(
     target : path, URL or pandas.DataFrame, or a list of them
         CSV or Parquet; the rows of several are taken together.
     entity, time : str
-        The columns that say whose a reading is and when it was.
+        The columns that say whose a reading is and when it was; ``time`` may be several, see `TableOptions`.
     values : sequence of str, optional
         The columns of numbers to take; None: all others.
     storage_options : mapping, optional
@@ -137,6 +143,8 @@ def open_long_table(
         pandas = optional("pandas", extra="tables", purpose="opening a long table")
         parts = [target] if isinstance(target, str) else target
         target = pandas.concat([_frame(part, asked, storage_options) for part in parts], ignore_index=True)
+    else:
+        target = _frame(target, asked, storage_options)
     array, found = lay_out(target, asked, name)
     labels = {1: found.labels(1)}
     source = ArraySource(array, axes="tf", name=name, labels=labels, timestamps=found.timestamps())
@@ -147,32 +155,33 @@ def _frame(part: Any, asked: LongOptions, storage_options: Mapping[str, Any] | N
     """Read one of several tables; a frame is one already."""
     if is_url(part):
         with fetched(part, storage_options) as path:
-            return read_table(path, header=asked.header, sep=asked.sep)
+            return asked.read(path)
     if isinstance(part, str | os.PathLike):
-        return read_table(os.fspath(part), header=asked.header, sep=asked.sep)
-    return part
+        return asked.read(os.fspath(part))
+    found = as_frame(part)
+    return part if found is None else found
 
 
 def lay_out(frame: Any, asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:
     """Rows by entity, and by time within, stable: what stands twice stays in the file's order."""
     import pandas
 
-    wanted = [asked.entity, asked.time, *(asked.values or ())]
+    if not {asked.entity, *asked.times}.isdisjoint(frame.index.names):
+        frame = frame.reset_index()
+    wanted = [asked.entity, *asked.times, *(asked.values or ())]
     if absent := [column for column in wanted if column not in frame.columns]:
         raise SourceFormatError(f"{name!r} has no columns {absent}; it has {list(frame.columns)[:20]}.")
-    times = parse_times(
-        frame[asked.time], f"{name}:{asked.time}", unit=asked.time_unit, form=asked.time_format
-    )
-    codes, names = pandas.factorize(frame[asked.entity])
+    times = times_of(frame, asked.times, asked, name)
+    codes, names = pandas.factorize(ids(frame[asked.entity]))
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0])
         raise SourceFormatError(
             f"row {row} of {name!r} has no {asked.entity!r}. Drop such rows, or name them."
         )
-    rest = [column for column in frame.columns if column not in (asked.entity, asked.time)]
+    rest = [column for column in frame.columns if column not in (asked.entity, *asked.times)]
     values = frame[rest if asked.values is None else list(asked.values)]
     order = np.lexsort((times.view(np.int64), codes))
     borders = np.append(0, np.cumsum(np.bincount(codes, minlength=len(names)))).astype(np.int64)
     features, labels = np.asarray(values.columns).astype(str), np.asarray(names)
     labels = labels.astype(str) if labels.dtype.kind == "O" else labels
-    return numbers(values, name)[order], Entities({1: features}, times[order], borders, labels)
+    return numbers(values, name)[order], Entities({1: features}, times[order], borders=borders, names=labels)

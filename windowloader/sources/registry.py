@@ -139,6 +139,9 @@ def _from(package: str, *names: str) -> Callable[[Any], bool]:
     return test
 
 
+_is_pandas = _from("pandas", "DataFrame", "Series")
+
+
 def _is_array(target: Any) -> bool:
     return hasattr(target, "__array__") and hasattr(target, "shape")
 
@@ -180,10 +183,12 @@ def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _open_pandas(request: Request) -> Source:
+    from .table_files import as_frame
     from .tables import open_frame
 
     request.takes("a pandas frame", "time", "time_unit", "time_format", "columns")
-    return open_frame(request.target, axes=request.axes, **request.options)
+    frame = request.target if _is_pandas(request.target) else as_frame(request.target)
+    return open_frame(frame, axes=request.axes, **request.options)
 
 
 def _open_h5py(request: Request) -> Source:
@@ -290,7 +295,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "an xarray DataArray or Dataset", _from("xarray", "DataArray", "Dataset"), _open_xarray, _list_xarray
     ),
-    Family("a pandas DataFrame or Series", _from("pandas", "DataFrame", "Series"), _open_pandas),
+    Family("a pandas DataFrame or Series", _is_pandas, _open_pandas),
+    Family(
+        "a polars or Arrow table",
+        lambda target: hasattr(target, "to_pandas") or hasattr(target, "__arrow_c_stream__"),
+        _open_pandas,
+    ),
     Family("a Zarr array, group or store", _is_zarr, _open_zarr, _list_zarr),
     Family("a TensorStore", _from("tensorstore", "TensorStore"), _open_tensorstore),
     Family("an h5py Dataset, Group or File", _from("h5py", "Dataset", "Group"), _open_h5py, _list_h5py),

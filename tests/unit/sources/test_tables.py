@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.sources.registry import open_source
 from windowloader.sources.table_files import has_header, separator
+from windowloader.sources.tables import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:
@@ -166,3 +169,258 @@ def test_missing_pandas_names_the_extra(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'windowloader\[tables\]'"):
         open_source(write(tmp_path / "a.csv", "a,b\n1.5,2\n"))
+
+
+def loaded(series: wl.Series) -> np.ndarray:
+    """All rows by a loader, shape (time, node, feature)."""
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=1, horizon=0))
+    with wl.WindowLoader(windows, batch_size=4096, dtype="float64") as loader:
+        return np.concatenate([np.array(batch.inputs)[:, 0] for batch in loader])
+
+
+def moments(series: wl.Series) -> np.ndarray:
+    assert series.clock is not None
+    return series.clock.timestamps(np.arange(series.num_steps))
+
+
+NOON = "2012-03-01 12:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "read", "times"),
+    [
+        ("t;a\n@;1,5\n@;2.000,25\n", {"decimal": ",", "thousands": "."}, {"sep": ";"}, "t"),
+        ('time,a,b\n@,"1,234",1\n@,"12,345.5",2\n', {"thousands": ","}, {}, "time"),
+        ("time,T\u00e4tigkeit\n@,1.5\n@,2\n", {"encoding": "latin-1"}, {}, "time"),
+        ("time,T\u00e4tigkeit\n@,1.5\n@,2\n", {"encoding": "utf-16-le"}, {}, "time"),
+        ("time,a\n@,1\n@,-\n", {"na_values": ["-"]}, {}, "time"),
+        ("time,a,b\n,m/s,K\n@,1,2\n@,3,4\n", {"header": [0, 1], "time": "time"}, {}, "time"),
+        ("time,a\n@,1\n@,2\n", {"dtype": {"a": "float32"}}, {}, "time"),
+    ],
+)  # fmt: skip
+def test_options_of_pandas_by_their_names(
+    tmp_path: Path, text: str, options: dict, read: dict, times: str
+) -> None:
+    for place in ("00", "05"):
+        text = text.replace("@", f"2012-03-01 12:{place}", 1)
+    (tmp_path / "a.csv").write_text(text, options.get("encoding", "utf-8"))
+    given = {name: value for name, value in options.items() if name != "time"}
+    expected = pd.read_csv(tmp_path / "a.csv", **given, **read).drop(
+        columns=times, level=0 if "header" in given else None
+    )
+    series = wl.open(tmp_path / "a.csv", missing=float("nan") if "na_values" in options else None, **options)
+    if "na_values" in options:
+        np.testing.assert_array_equal(series.variables[0].view()[:, :, 0], expected)  # type: ignore[index]
+    else:
+        np.testing.assert_array_equal(loaded(series)[:, :, 0], expected)
+    assert moments(series).tolist() == pd.date_range(NOON, periods=2, freq="5min").as_unit("ns").asi8.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "time", "form"),
+    [
+        ("date,time,a\n2012-03-01,12:00,1\n2012-03-01,12:05,2\n", ["date", "time"], None),
+        ("date,time,a\n20120301,1200,1\n20120301,1205,2\n", ["date", "time"], "%Y%m%d %H%M"),
+        ("date,a,time\n01/03/2012,1,12:00\n01/03/2012,2,12:05\n", ["date", "time"], "%d/%m/%Y %H:%M"),
+        ("Year,month,day,hour,minute,a\n2012,3,1,12,0,1\n2012,3,1,12,5,2\n",
+         ["Year", "month", "day", "hour", "minute"], None),
+    ],
+)  # fmt: skip
+def test_times_in_several_columns(tmp_path: Path, text: str, time: list[str], form: str | None) -> None:
+    path = write(tmp_path / "a.csv", text)
+    expected = pd.date_range(NOON, periods=2, freq="5min").as_unit("ns").asi8.tolist()
+    opened = [wl.open(path, time=time, time_format=form)]
+    if form != "%Y%m%d %H%M":  # a frame has lost the zeros of such a time at night
+        opened += [wl.open(pd.read_csv(path), time=time, time_format=form)]
+    for series in opened:
+        assert moments(series).tolist() == expected
+        np.testing.assert_array_equal(loaded(series)[:, :, 0], [[1], [2]])
+
+
+@pytest.mark.parametrize("ids", [["0042", "0007"], ["401", "402"], ["north", "south"]])
+@pytest.mark.parametrize(
+    ("header", "options"),
+    [
+        (["2020-01-01", "2020-01-02", "2020-01-03"], {}),
+        (["1/1/20", "1/2/20", "1/3/20"], {"time_format": "%m/%d/%y"}),
+        (["20200101", "20200102", "20200103"], {"time_format": "%Y%m%d"}),
+    ],
+)
+def test_rows_are_sensors(tmp_path: Path, ids: list[str], header: list[str], options: dict) -> None:
+    rows = [f"{name},{place}.5,{place + 2},3" for place, name in enumerate(ids)]
+    path = write(tmp_path / "a.csv", "\n".join([",".join(["sensor", *header]), *rows]) + "\n")
+    frame = pd.read_csv(path, index_col=0, dtype={"sensor": str})
+    for target in (path, frame):
+        series = wl.open(target, axes="nt", **options)
+        assert series.nodes.astype(str).tolist() == ids  # type: ignore[union-attr]
+        np.testing.assert_array_equal(loaded(series)[:, :, 0], frame.T)
+        assert moments(series).astype("M8[D]").astype(str).tolist() == [
+            "2020-01-01",
+            "2020-01-02",
+            "2020-01-03",
+        ]
+
+
+def test_rows_with_levels_are_unstacked(tmp_path: Path) -> None:
+    times = pd.date_range("2020", periods=20, freq="h")
+    index = pd.MultiIndex.from_product([times, ["b", "a"]], names=["time", "id"])
+    frame = pd.DataFrame({"speed": np.arange(40.0), "flow": np.arange(40.0) * 2}, index)
+    expected = frame["speed"].unstack("id")
+    frame[["speed"]].to_parquet(tmp_path / "a.parquet")
+    for target in (frame[["speed"]], frame["speed"], frame[["speed"]].swaplevel(), tmp_path / "a.parquet"):
+        series = wl.open(target)
+        assert series.nodes.tolist() == ["a", "b"]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(loaded(series)[:, :, 0], expected)
+    with pytest.raises(SourceFormatError, match=r"levels \['time', 'id'\].*unstack.*entity="):
+        wl.open(frame)
+    with pytest.raises(SourceFormatError, match="not one a time and id"):
+        wl.open(pd.concat([frame, frame])[["speed"]])
+    long = wl.open(frame, entity="id", time="time")
+    assert long.features == ("speed", "flow")
+    np.testing.assert_array_equal(
+        loaded(long.select(features=["flow"]))[:20, 0], frame["flow"].xs("b", level="id")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("date,a\n01/03/12,1\n02/03/12,2\n", {}, r"'01/03/12'.*day or the month first.*time_format="),
+        ("date,a\n2012-03-01,1\n05.03.2012,2\n", {}, r"'05\.03\.2012'.*day or the month first"),
+        ("date,a\n01-Mar-12,1\n02-Mar-12,2\n", {}, r"'01-Mar-12', whose format is not plain.*time_format="),
+        ("time,a\n00:00,1\n00:05,2\n", {}, r"'00:00', a time of day without a date.*time=\['date', 'time'\]"),
+        ("date,a\n20200131,1\n20200201,2\n", {}, r"time_format='%Y%m%d'"),
+        ("date,a\n1990,1\n1991,2\n", {}, r"time_format='%Y'"),
+        (
+            "date,time,a\n2012-03-01,00:00,1\n",
+            {},
+            r"\['date', 'time'\].*join them by time=\['date', 'time'\]",
+        ),
+        ("a,b\n1.5,2\n3.5,?\n", {}, r"row 1 of 'b' is '\?' \(1 of 2 rows.*na_values=\['\?'\]"),
+        ("a;b\n0;0\n1,5;3\n", {}, r"row 1 of 'a' is '1,5'.*decimal=','"),
+        ('a,b\n10,1\n"1,234",2\n', {}, r"row 1 of 'a' is '1,234'.*thousands=','"),
+        ("a;b\n1.234,5;1\n", {"decimal": ","}, r"'1\.234,5'.*thousands='\.'"),
+        ("time,a\n,m/s\n2012-03-01,1\n", {}, "time"),
+        ("a,b\nm/s,K\n1,2\n3,4\n", {}, r"row 0 of 'a' is 'm/s'.*header=\[0, 1\]"),
+        ("speed,speed,flow\n1.5,2,3\n", {}, r"\['speed'\] more than once.*columns="),
+        ("x,when,a\n1,2012-03-01,2\n", {}, r"'2012-03-01'.*time='when'"),
+        ("sensor,2019,2020\nA,1,2\n", {"axes": "nt"}, r"'2019' to '2020'.*time_format='%Y'"),
+        ("Province,Country,1/22/20\nA,B,2\n", {"axes": "nt"}, r"'Province', 'Country' of .*set_index"),
+        ("time,a\n2012-03-01,1\n", {"encoding": "utf-99"}, "utf-99"),
+    ],
+)
+def test_what_could_mean_two_things_is_asked(tmp_path: Path, text: str, options: dict, message: str) -> None:
+    with pytest.raises(SourceFormatError, match=message):
+        wl.open(write(tmp_path / "a.csv", text), **options)
+
+
+def test_encodings(tmp_path: Path) -> None:
+    text = "time,T\u00e4tigkeit\n2012-03-01 00:00,1\n2012-03-01 00:05,2\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "a.csv").write_text(text, encoding)
+        series = wl.open(tmp_path / "a.csv")
+        assert series.nodes.tolist() == ["T\u00e4tigkeit"]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(loaded(series).ravel(), [1, 2])
+        assert str(moments(series)[1]).startswith("2012-03-01T00:05")
+    for encoding in ("latin-1", "utf-16-le"):
+        (tmp_path / "a.csv").write_text(text, encoding)
+        with pytest.raises(SourceFormatError, match="encoding="):
+            wl.open(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (",a,b\n5,1.5,2.5\n7,3.5,9.5\n9,5.5,6.5\n", r"\['Unnamed: 0'\]"),
+        ("ts,a,b\n1330560000,1.5,2\n1330560300,3.5,9\n1330560900,5.5,6\n", r"\['ts'\]"),
+        ('"Year","Water"\n"1885",356.5\n"1887",386.5\n"1888",397.5\n', r"\['Year'\]"),
+        ("No,year,month,day,hour,pm\n1,2010,1,1,0,10.5\n2,2010,1,1,1,12.5\n3,2010,1,1,2,13.5\n",
+         r"\['No', 'year', 'month', 'day', 'hour'\]"),
+        ("date,hour,pm\n2010-01-01,0,10.5\n2010-01-02,1,12.5\n", r"\['hour'\]"),
+    ],
+)  # fmt: skip
+def test_columns_that_count_are_told(tmp_path: Path, text: str, columns: str) -> None:
+    path = write(tmp_path / "a.csv", text)
+    with pytest.warns(UserWarning, match=rf"{columns} of 'a\.csv' are taken for readings.*columns=.*time="):
+        wl.open(path)
+    last = text.split("\n", 1)[0].strip('"').split(",")[-1]
+    wl.open(path, columns=[last.strip('"')])  # says that they are meant
+
+
+def test_different_quantities_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal([80, -5, 1013], [20, 10, 5], (240, 3))
+    frame = pd.DataFrame(
+        values, pd.date_range("2020", periods=240, freq="h"), ["pm2.5", "dew_point", "pressure"]
+    )
+    frame.to_csv(tmp_path / "a.csv")
+    for target in (frame, tmp_path / "a.csv"):
+        with pytest.warns(
+            UserWarning, match=r"'dew_point' and 'pressure' have no values in common.*axes='tf'"
+        ) as told:
+            wl.open(target)
+        assert len(told) == 1
+        wl.open(target, axes="tn")
+        windows = wl.WindowSet(wl.open(target, axes="tf"), wl.WindowSpec(lookback=1, horizon=0))
+        with wl.WindowLoader(windows, batch_size=240, scaler=wl.StandardScaler.fit(windows)) as loader:
+            np.testing.assert_allclose(next(iter(loader)).inputs.std(axis=0), 1, rtol=1e-5)
+    wl.open(frame.set_axis(["MT_001", "MT_002", "MT_003"], axis=1))  # names that are ids
+    wl.open(np.zeros((240, 2)), covariates={"weather": (frame, "tf")})
+
+
+def test_tables_of_other_libraries() -> None:
+    times = pd.date_range("2020", periods=20, freq="h", name="time")
+    frame = pd.DataFrame({"b": np.arange(20.0), "a": np.arange(20.0) + 3}, times).reset_index()
+    series = wl.open(pa.table(frame))
+    assert series.nodes.tolist() == ["b", "a"]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(loaded(series)[:, :, 0], frame[["b", "a"]])
+    np.testing.assert_array_equal(moments(series), times.to_numpy("M8[ns]"))
+    found = open_long_table(pa.table({"id": ["x", "x"], "t": times[:2], "v": [1, 2]}), entity="id", time="t")
+    np.testing.assert_array_equal(found.source.array().ravel(), [1, 2])  # type: ignore[union-attr]
+    heights = pa.table({"id": ["y", "x"], "height": [1.0, 2.0]})
+    series = wl.open(np.zeros((9, 2)), nodes=["x", "y"], covariates={"s": heights})
+    np.testing.assert_array_equal(series.variables[1].view().ravel(), [2, 1])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("index", ["text", "period", "epoch", "year"])
+def test_row_labels_of_a_frame_that_are_times(index: str) -> None:
+    times = pd.date_range("2000", periods=6, freq="YS")
+    frame = pd.DataFrame({"a": np.arange(6.0)}, times)
+    labels, options = {
+        "text": (times.astype(str), {}),
+        "period": (times.to_period("Y"), {}),
+        "epoch": (times.as_unit("s").asi8, {"time": "at", "time_unit": "s"}),
+        "year": (times.year, {"time": "at", "time_format": "%Y"}),
+    }[index]
+    frame.index = pd.Index(labels, name="at")
+    if options:
+        with pytest.warns(
+            UserWarning, match=r"row labels of 'DataFrame', \d+ to \d+, are not taken for times"
+        ):
+            wl.open(frame)
+    np.testing.assert_array_equal(moments(wl.open(frame, **options)), times.to_numpy("M8[ns]"))
+
+
+def test_shapes_of_tables_that_people_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    air = "Date;Time;CO(GT);T;;\n10/03/2004;18.00.00;2,6;13,6;;\n10/03/2004;19.00.00;2;13,3;;\n"
+    series = wl.open(write(path, air), time=["Date", "Time"], time_format="%d/%m/%Y %H.%M.%S", decimal=",")
+    assert series.nodes.tolist() == ["CO(GT)", "T"]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(loaded(series)[:, :, 0], [[2.6, 13.6], [2, 13.3]])
+    assert moments(series).astype("M8[h]").astype(str).tolist() == ["2004-03-10T18", "2004-03-10T19"]
+    series = wl.open(write(path, "item,d_1,d_2,d_3\n401,1,2,3\n402,4,5,6\n"), axes="nt")
+    assert series.nodes.tolist() == [401, 402]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(loaded(series)[:, :, 0], [[1, 4], [2, 5], [3, 6]])
+    np.testing.assert_array_equal(
+        loaded(wl.open(pd.DataFrame(np.arange(6.0).reshape(2, 3)), axes="nt"))[:, :, 0],
+        [[0, 3], [1, 4], [2, 5]],
+    )
+    with pytest.raises(SourceFormatError, match=r"first column 'item'.*set_index"):
+        wl.open(write(path, "item,jan,feb\n401,1,2\n402,4,5\n"), axes="nt")
+    with pytest.raises(SourceFormatError, match=r"more fields.*decimal=','"):
+        wl.open(write(path, "value\n1,5\n2,5\n"))
+    with pytest.raises(SourceFormatError, match="'a' more than once"):
+        wl.open(pd.DataFrame(np.zeros((9, 2)), columns=["a", "a"]))
+    levels = pd.MultiIndex.from_product([["speed", "flow"], ["a", "b"]])
+    series = wl.open(pd.DataFrame(np.zeros((9, 4)), columns=levels))
+    assert series.nodes.tolist() == ["speed.a", "speed.b", "flow.a", "flow.b"]  # type: ignore[union-attr]

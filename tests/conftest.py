@@ -54,7 +54,7 @@ def _descriptors() -> dict[str, str]:
             target = os.readlink(entry)
         except OSError:
             continue
-        if "/mpl-data/" in target:  # matplotlib keeps the fonts it has used
+        if target.endswith((".ttf", ".otf")):  # fonts that matplotlib has used stay open
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", "/memfd:")):
             found[entry.name] = target

@@ -1,8 +1,8 @@
 """Lightning runs that stop anywhere and go on: together their batches are those of the run that did not stop.
 
 The matrix is stops × moments of saving × ways to go on × numbers of ranks. The campaigns take a share of it: each stop
-once on one rank, some on several, every sixteenth checkpoint; ``EVERY=1`` takes all. The module is also the program of a
-rank.
+once on one rank, some on several, every sixteenth checkpoint; ``EVERY=1`` takes all. The module is also the program of
+a rank.
 """
 
 from __future__ import annotations

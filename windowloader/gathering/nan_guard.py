@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from .flat import Kind
 
-__all__ = ["NanGuard", "Watched", "unusable", "watch"]
+__all__ = ["GuardedColumns", "NanGuard", "unusable", "watch"]
 
 AT_ONCE = 1 << 30  # bytes of an array in memory that are looked at when a loader is made, not row by row
 LOOK = 1 << 20  # of them at a time
 
 
 @dataclass(slots=True, eq=False)
-class Watched:
+class GuardedColumns:
     """Columns of one variable that are read at the same offsets and that nothing fills.
 
     Parameters
@@ -65,7 +65,7 @@ class Watched:
     _runs: tuple[Kind, np.ndarray, int, int] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Watched, (self.rows, self.variable, self.columns, self.offsets, self.done, self.reach)
+        return GuardedColumns, (self.rows, self.variable, self.columns, self.offsets, self.done, self.reach)
 
     @property
     def features(self) -> np.ndarray:
@@ -115,13 +115,13 @@ class NanGuard:
     Parameters
     ----------
     series : Series
-    watched : sequence of Watched
+    watched : sequence of GuardedColumns
     unseen : ndarray of bool, shape (entity,), or None
         Entities that the scaler has no statistics for.
     """
 
     series: Series
-    watched: Sequence[Watched]
+    watched: Sequence[GuardedColumns]
     unseen: np.ndarray | None
 
     def check_set(self, windows: WindowSet) -> None:
@@ -192,7 +192,7 @@ class NanGuard:
             if not one.done:
                 self._check_rows(one, windows, begin, rows[one.rows])
 
-    def _check_rows(self, one: Watched, windows: WindowSet, begin: int, rows: Rows) -> None:
+    def _check_rows(self, one: GuardedColumns, windows: WindowSet, begin: int, rows: Rows) -> None:
         from windowloader.indexing.gaps import rows_held
 
         read = np.flatnonzero(rows_held(windows.index, one.offsets, begin, begin + len(rows.first)))
@@ -203,7 +203,7 @@ class NanGuard:
         if at is not None:
             raise self._error(one, begin + int(read[at[0]]), rows.base[first[at[0]]])
 
-    def _error(self, one: Watched, row: int, values: np.ndarray) -> MissingDataError:
+    def _error(self, one: GuardedColumns, row: int, values: np.ndarray) -> MissingDataError:
         node, place = (int(i) for i in np.argwhere(np.isnan(values[:, one.features]))[0])
         return undeclared_nan(self.series, one.columns[place], row, node)
 
@@ -236,7 +236,9 @@ def unusable(affine: Affine) -> np.ndarray:
     return np.asarray(bad)
 
 
-def watch(columns: Iterable[tuple[Column, np.ndarray]], rows: Mapping[int, int]) -> tuple[Watched, ...]:
+def watch(
+    columns: Iterable[tuple[Column, np.ndarray]], rows: Mapping[int, int]
+) -> tuple[GuardedColumns, ...]:
     """Bring together what nothing fills.
 
     Parameters
@@ -248,7 +250,7 @@ def watch(columns: Iterable[tuple[Column, np.ndarray]], rows: Mapping[int, int])
 
     Returns
     -------
-    tuple of Watched
+    tuple of GuardedColumns
     """
     read: dict[tuple[int, int], tuple[Column, np.ndarray]] = {}
     for column, offsets in columns:
@@ -259,6 +261,6 @@ def watch(columns: Iterable[tuple[Column, np.ndarray]], rows: Mapping[int, int])
     for key in sorted(read):
         alike.setdefault((key[0], read[key][1].tobytes()), []).append(read[key])
     return tuple(
-        Watched(rows[variable], variable, tuple(column for column, _ in found), found[0][1])
+        GuardedColumns(rows[variable], variable, tuple(column for column, _ in found), found[0][1])
         for (variable, _), found in alike.items()
     )

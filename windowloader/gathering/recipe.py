@@ -16,7 +16,7 @@ from windowloader.indexing.marks import is_missing, sentinel
 from windowloader.sources.mapping import unchanged
 
 from .delivery import FLOATS, delivered_dtype
-from .nan_guard import NanGuard, Watched, unusable, watch
+from .nan_guard import GuardedColumns, NanGuard, unusable, watch
 from .roles import Group, Role, RowColumn, Static, cast
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class _Builder:
             has_mask=any(self._can_miss(c) for c in kept),
         )
 
-    def watched(self, asked: Mapping[str, Sequence[Column]]) -> tuple[Watched, ...]:
+    def watched(self, asked: Mapping[str, Sequence[Column]]) -> tuple[GuardedColumns, ...]:
         """Columns whose NaN would be delivered: floats that nothing fills, declared missing or not."""
         return watch(
             (

@@ -348,9 +348,11 @@ def test_same_batches_or_the_right_error(static, moto, fault_proxy, arrays, tmp_
     faulthandler.cancel_dump_traceback_later()  # it may take longer than most tests
     order, chosen = orders(static.url, arrays, tmp_path), cases()
     servers = {"http": ("127.0.0.1", static.port), "s3": tuple(moto.removeprefix("http://").split(":"))}
+    kept = {scheme: {} for scheme in servers}  # the servers share one processor with all cases: each answers once
 
     def one(number: int) -> tuple[str, str]:
-        proxies = [fault_proxy(servers[chosen[number].split("-")[1]]).start() for _ in range(2)]
+        scheme = chosen[number].split("-")[1]
+        proxies = [fault_proxy(servers[scheme], kept=kept[scheme]).start() for _ in range(2)]
         try:
             return outcome(Trial(chosen[number], number, proxies, arrays, order, tmp_path))
         finally:

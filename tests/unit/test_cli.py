@@ -169,7 +169,9 @@ def test_wrong_options_are_one_message(wrong: tuple[str, ...], folder, main) -> 
         ("cache", "clear", "a.npy"),
         ("cache", "list"),
         ("bench", "--size", "nothing"),
-        ("bench", "--only", "nothing"),
+        ("bench", "--size", "40x0"),
+        ("bench", "--size", "40x5"),
+        ("bench", "--size", "400x5", "--only", "nothing"),
         ("warmup", "--dtype", "nothing"),
         ("warmup", "--source", "str"),
         ("stats", "a.npy", "--lookback", "1000"),
@@ -192,7 +194,8 @@ def test_wrong_options_are_one_message(wrong: tuple[str, ...], folder, main) -> 
         ("convert", "a.npy", "/dev/full/made.npy"),
     ],
 )
-def test_wrong_use_is_one_message(arguments: tuple[str, ...], folder, main) -> None:
+def test_wrong_use_is_one_message(arguments: tuple[str, ...], folder, main, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     code, out, said = main(*arguments)
     assert code in (1, 2), said
     assert said

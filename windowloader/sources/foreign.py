@@ -147,9 +147,16 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
                 return function(*given, **options)
         except (SourceFormatError, SourceNotFoundError, CorruptDataError, GraphError) as error:
             told = None if path is None else foreign(path)
+            if told is None and path is not None and "://" in path and _last(path) not in str(error):
+                raise type(error)(f"{path!r}: {error}") from error.__cause__
             if told is None or told in str(error):
                 raise
             kind = GraphError if isinstance(error, GraphError) else SourceFormatError
             raise kind(f"{path!r} is {told}.") from error
 
     return guard
+
+
+def _last(path: str) -> str:
+    """Return the last part of a path or URL, by which messages know it."""
+    return path.partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import SourceError, SourceFormatError
 
 from .base import LocalSource
-from .foreign import check_answer
+from .foreign import check_answer, guarded
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -310,8 +310,11 @@ def _open_fetched(request: Request) -> Source:
     from .fetching import fetched
     from .memory import ArraySource
 
+    def opened(path: str) -> Source:
+        return OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
+
     with fetched(request.target, request.storage_options) as path:
-        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
+        source = guarded(opened)(path)
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }

@@ -324,7 +324,7 @@ def test_errors_of_the_package_are_messages_not_tracebacks(tmp_path) -> None:
 @pytest.mark.parametrize("absent", ["typer", "rich"])
 def test_without_typer_or_rich_the_command_says_what_to_install(absent: str) -> None:
     done = script(f"sys.modules[{absent!r}] = None", "--version")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pip install 'windowloader[cli]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     module = "import runpy; runpy.run_module('windowloader', run_name='__main__')"

@@ -1,0 +1,185 @@
+"""What a store says of its variables, as xarray has it: dimensions, labels, times, marks and packing.
+
+In: one lazy `xarray.Dataset` a group, opened with ``decode_cf=False, create_default_indexes=False, cache=False``, or
+the user's own. Out: the variables of numbers, one of them with its coordinates, a `Description` that pickles small.
+Never reads the values of a variable; coordinates are read once.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .base import unknown_variable
+from .coordinates import coordinate_labels, time_dimension, time_values, with_times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy as np
+
+__all__ = ["Contents", "StoreDescription", "loaded", "split_path"]
+
+
+def split_path(variable: str) -> tuple[str, str]:
+    """Group and name of a variable's path.
+
+    Examples
+    --------
+    >>> split_path("/forecast/surface/t2m"), split_path("t2m")
+    (('forecast/surface', 't2m'), ('', 't2m'))
+    """
+    group, _, name = variable.strip("/").rpartition("/")
+    return group, name
+
+
+@dataclass(eq=False)
+class Contents:
+    """The groups of a store.
+
+    Parameters
+    ----------
+    name : str
+        Of the store, for messages.
+    groups : mapping of str to xarray.Dataset
+        By path, ``""`` the root, parents before children.
+    close : callable
+        Lets go of what the datasets read from.
+    """
+
+    name: str
+    groups: Mapping[str, Any]
+    close: Callable[[], None] = field(default=lambda: None)
+
+    def variables(self) -> tuple[str, ...]:
+        """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
+        numbers = list(self._numbers())
+        timed = [path for path in numbers if time_dimension(self.array(path)) is not None]
+        return tuple(timed or numbers)
+
+    def choose(self, variable: str | None) -> str:
+        """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
+        if variable is not None:
+            group, name = split_path(variable)
+            if group in self.groups and name in self.groups[group].variables:
+                return variable.strip("/")
+        found = self.variables()
+        if variable is not None or len(found) != 1:
+            unknown_variable(self.name, variable, found)
+        return found[0]
+
+    def raw(self, path: str) -> Any:
+        """Return a variable as stored: an `xarray.Variable` with its attributes, undecoded."""
+        group, name = split_path(path)
+        return self.groups[group].variables[name]
+
+    def array(self, path: str) -> Any:
+        """Return a variable with its coordinates, also those of the groups above it.
+
+        Returns
+        -------
+        xarray.DataArray
+            Undecoded but for its coordinates, of which times stay numbers with their units.
+        """
+        import xarray
+
+        group, name = split_path(path)
+        dataset = self.groups[group]
+        values = dataset.variables[name]
+        for above in _above(group):
+            if above in self.groups:
+                outer = self.groups[above]
+                missing = [
+                    other
+                    for other, one in outer.variables.items()
+                    if other not in dataset.variables and _describes(other, one, values)
+                ]
+                dataset = dataset.assign({other: outer.variables[other] for other in missing})
+        said = str(values.attrs.get("coordinates", values.encoding.get("coordinates", ""))).split()
+        kept = [
+            other
+            for other, one in dataset.variables.items()
+            if other != name and (_describes(other, one, values) or other in said or other in dataset.coords)
+        ]
+        chosen = dataset[[name, *kept]]
+        decoded = xarray.decode_cf(chosen, decode_times=False, mask_and_scale={name: False})
+        own = [other for other in kept if decoded[other].dims == (other,)]
+        return with_times(decoded.set_coords(own))[name]
+
+    def _numbers(self) -> Iterator[str]:
+        for group, dataset in self.groups.items():
+            beside = {
+                word
+                for one in dataset.variables.values()
+                for key in ("bounds", "grid_mapping", "coordinates", "ancillary_variables")
+                for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
+            }
+            for name, one in dataset.data_vars.items():
+                if one.ndim and one.dtype.kind in "fiub" and name not in beside and one.dims != (name,):
+                    yield f"{group}/{name}".lstrip("/")
+
+
+def _above(group: str) -> Iterator[str]:
+    """Paths of the groups above one, the nearest first."""
+    while group:
+        group = group.rpartition("/")[0]
+        yield group
+
+
+def _describes(name: str, one: Any, values: Any) -> bool:
+    """Whether a variable lies along one dimension of another and may label it or say its times."""
+    if one.ndim != 1 or one.dims[0] not in values.dims:
+        return False
+    timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
+    return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
+
+
+class StoreDescription:
+    """Labels and timestamps of a variable, read when asked for and kept; a pickle opens the store anew.
+
+    Parameters
+    ----------
+    opener : callable
+        Opens the `Contents`; pickles.
+    path : str
+        Of the variable.
+    time_dim : int or None
+        Which stored dimension is time.
+    array : xarray.DataArray, optional
+        What `Contents.array` returned, where it is in hand.
+    """
+
+    def __init__(
+        self, opener: Callable[[], Contents], path: str, time_dim: int | None, array: Any = None
+    ) -> None:
+        self.opener, self.path, self.time_dim = opener, path, time_dim
+        self._array, self._lock = array, threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.opener, self.path, self.time_dim)
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a dimension of the array as stored; None for time."""
+        return None if dim == self.time_dim else coordinate_labels(self._held(), dim)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows; None, with a warning, where there are none."""
+        return None if self.time_dim is None else time_values(self._held(), self.time_dim)
+
+    def _held(self) -> Any:
+        with self._lock:
+            if self._array is None:
+                contents = self.opener()
+                try:
+                    self._array = loaded(contents.array(self.path))
+                finally:
+                    contents.close()
+            return self._array
+
+
+def loaded(array: Any) -> Any:
+    """Return an array whose coordinates are in memory; its values stay where they are."""
+    for coordinate in array.coords.values():
+        coordinate.variable.load()
+    return array

@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.axes import check_axes, default_axes
 
-from .cf import is_time, times_of, unpacked
+from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked, explained
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Coordinates:
             array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
             fill = array.fill_value if array.metadata.zarr_format == 2 else None
             # A fill value of 0 is zarr-python's default, and no mark: a time that counts from 0 has a first row.
-            return unpacked(np.asarray(array[...]), array.attrs, fill or None), dict(array.attrs)
+            left = {key: said for key, said in array.attrs.items() if key not in PACKED}
+            return unpacked(np.asarray(array[...]), array.attrs, fill or None), left
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help

@@ -140,8 +140,8 @@ class LocalSource:
         description: Description | None = None,
     ) -> None:
         if axes is None:
-            axes = default_axes(len(shape), dims, name)
-        check_axes(axes, len(shape), name=name, need_time=False)
+            axes = default_axes(len(shape), dims, name, shape)
+        check_axes(axes, len(shape), name=name, need_time=False, dims=dims)
         first = max(axes.find("t"), 0)
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()

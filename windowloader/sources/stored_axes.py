@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
+from windowloader.axes import check_axes, default_axes, dimension_role
 
 from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked, explained
@@ -101,8 +101,15 @@ def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -
     tuple of (str, Coordinates)
     """
     name = f"{keys.name}/{array.path}".rstrip("/")
-    letters = axes or default_axes(len(array.shape), catalog.dims(array), name)
-    check_axes(letters, len(array.shape), name=name, need_time=False)
+    dims = catalog.dims(array)
+    if dims is not None and array.dims is not None:
+        beside = [catalog.coordinate(array, dim) for dim in array.dims]
+        dims = tuple(
+            dim if one is None else dimension_role(dim, one.attributes)
+            for dim, one in zip(dims, beside, strict=True)
+        )
+    letters = axes or default_axes(len(array.shape), dims, name, array.shape)
+    check_axes(letters, len(array.shape), name=name, need_time=False, dims=dims)
     time = letters.find("t")
     found = [
         (catalog.times if place == time else catalog.coordinate)(array, dim)

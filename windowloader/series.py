@@ -75,7 +75,8 @@ class Series:
         Rows where segments begin, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time
         jumps (`Clock.jumps`); ``[0, num_steps]`` for none.
     missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel. A number alone is about the series' own variables.
+        What marks a missing value: NaN or a sentinel, or ``"fill_value"``: that of the array in its store. One
+        alone is about the series' own variables.
     nodes : array-like, shape (node,), optional
         Labels of the nodes; default what the file has.
     entities : array-like of int, shape (entity + 1,), optional
@@ -144,7 +145,7 @@ class Series:
         covariates: Mapping[str, Any] = {},
         graph: Any = None,
         segments: Any = None,
-        missing: float | Mapping[str, float] | None = None,
+        missing: float | str | Mapping[str, float | str] | None = None,
         nodes: Any = None,
         entities: Any = None,
         entity_names: Any = None,

@@ -6,19 +6,24 @@ import base64
 import pickle
 import struct
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cftime
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import windowloader as wl
 from windowloader.clocks.calendars import Times, calendar_of
-from windowloader.errors import SourceFormatError
+from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.sources.cf import is_time, packing, times_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STORED = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
 FORMS = (float, np.float32, np.float64, int, lambda number: [number], lambda number: np.array([number]))
@@ -307,3 +312,41 @@ def test_where_arithmetic_is_not_proven_xarray_decodes_each_block(
         found = np.empty(raw.shape, packed.dtype)
         packed.unpack(raw.astype(raw.dtype.newbyteorder("=")), found)
     np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "fill", "said"),
+    [
+        ("f4", 0, {}),
+        ("f4", -999, {}),
+        ("i2", 0, {}),
+        ("i2", -1, {"scale_factor": 0.5}),
+        ("i2", -1, {"scale_factor": 0.5, "_FillValue": -1}),
+        ("f8", float("nan"), {}),
+    ],
+)
+def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
+    zarr_format: int, dtype: str, fill: float, said: dict[str, Any], tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).integers(1, 90, (20, 3)).astype(dtype)
+    gone = np.random.default_rng(1).random(values.shape) < 0.3
+    values[gone] = fill
+    array = zarr.create_array(
+        tmp_path / "a.zarr", data=values, fill_value=fill, zarr_format=zarr_format, attributes=said
+    )
+    assert array.fill_value == fill or fill != fill
+    for target in (str(tmp_path / "a.zarr"), f"file://{tmp_path}/a.zarr"):
+        marked = wl.open(target, missing="fill_value")
+        scan = wl.scan(marked)
+        assert scan.missing == {"value": gone.sum()}
+        windows = wl.WindowSet(marked, wl.WindowSpec(lookback=1, horizon=0))
+        with wl.WindowLoader(windows, batch_size=20, fill=-5.0) as loader:
+            [batch] = list(loader)
+            np.testing.assert_array_equal(np.array(batch.input_mask)[:, 0, :, 0], ~gone)
+            right = values.astype("f8") * said.get("scale_factor", 1)
+            np.testing.assert_array_equal(np.array(batch.inputs)[:, 0, :, 0], np.where(gone, -5.0, right))
+        if fill == 0 and dtype == "f4":  # a number like any other, unless it is said
+            assert wl.scan(wl.open(target, missing=float("nan"))).missing == {"value": 0}
+    with pytest.raises(SeriesError, match=r"fill_value.*has none"):
+        wl.Series(values, missing="fill_value")

@@ -48,7 +48,9 @@ def stores(dataset: xr.Dataset, folder: str) -> Iterator[Any]:
     yield f"{folder}/a.zarr"
 
 
-@given(others=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=3, unique_by=str), place=st.integers(0, 3))
+@given(
+    others=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=3, unique_by=str), place=st.integers(0, 3)
+)
 @settings(max_examples=12, deadline=None)
 def test_roles_of_dimensions(others: list[tuple[str, dict[str, str], str]], place: int) -> None:
     dims = [name for name, _, _ in others]

@@ -58,7 +58,7 @@ def assemble(
     covariates: Mapping[str, Any],
     graph: Any,
     segments: Any,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     nodes: Any,
     entities: Any,
     entity_names: Any,

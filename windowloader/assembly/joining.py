@@ -17,7 +17,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError
 from windowloader.source import Source
-from windowloader.sources.base import LocalSource
+from windowloader.sources.base import LocalSource, complete
 from windowloader.sources.tiers import tier_of
 
 from .labels import listed
@@ -100,7 +100,7 @@ def join_variables(
     axes: str | Mapping[str, str] | None,
     variables: str | Sequence[str] | None,
     features: Sequence[str] | Mapping[str, Sequence[str]] | None,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     opener: Opener,
 ) -> tuple[Variable, ...]:
     """Open what a series is made of.
@@ -148,7 +148,7 @@ def join_variables(
             name,
             source,
             feature_names(name, source, named=named, given=given_names.get(name)),
-            missing_of(missing, name, source.dtype),
+            missing_of(missing, name, source),
         )
         for name, source in sources.items()
     )
@@ -161,14 +161,25 @@ def join_variables(
     return joined
 
 
-def missing_of(missing: float | Mapping[str, float] | None, name: str, dtype: np.dtype) -> float | None:
+def missing_of(
+    missing: float | str | Mapping[str, float | str] | None, name: str, source: Source
+) -> float | None:
     """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
     mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
+    if isinstance(mark, str) and mark == "fill_value":
+        mark = complete(source).innermost.fill_value
+        if mark is None:
+            raise SeriesError(
+                f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "
+                "the number that marks a missing value."
+            )
+    dtype = source.dtype
     if np.asarray(mark).dtype.kind not in "fiub" or np.ndim(mark) != 0:
         raise SeriesError(
-            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, or a mapping by variable."
+            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, 'fill_value' for that of the array in "
+            "its store, or a mapping by variable."
         )
     mark = float(mark)
     if dtype.kind in "iub":

@@ -76,9 +76,7 @@ def stored(variable: Variable) -> Stored:
     """
     source = complete(variable.source)
     edges = variable.edges()
-    inner = source
-    while inner.inner is not inner:
-        inner = inner.inner
+    inner = source.innermost
     counted = source.request_counter()
     whole = (
         edges is not None and variable.num_rows == inner.shape[0]

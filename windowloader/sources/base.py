@@ -114,6 +114,8 @@ class LocalSource:
         Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
     can_take : bool
         Whether ``take(axis, index)`` returns a source of some positions.
+    fill_value : float or None
+        What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
     doubts : tuple of str
@@ -125,6 +127,7 @@ class LocalSource:
     box: tuple[slice, ...] | None = None
     whole_chunks = False
     can_take = False
+    fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
 
@@ -205,6 +208,11 @@ class LocalSource:
     def inner(self) -> LocalSource:
         """The source whose chunks are read: itself, or what it selects from, caches or joins first."""
         return self
+
+    @property
+    def innermost(self) -> LocalSource:
+        """The source at the bottom of selections, caches and joins."""
+        return self if self.inner is self else self.inner.innermost
 
     @property
     def piece_rows(self) -> int | None:

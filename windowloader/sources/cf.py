@@ -26,6 +26,7 @@ __all__ = [
     "PACKED",
     "Packing",
     "decode_time",
+    "delivered",
     "is_text_of_time",
     "is_time",
     "packing",
@@ -180,6 +181,24 @@ def unpacked(values: np.ndarray, attributes: Mapping[str, Any], fill_value: Any 
     packed.unpack(values, out)
     marked = packed.marks and packed.scale is None and packed.offset is None and not packed.view
     return values if marked and not np.isnan(out).any() else out
+
+
+def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float | None:
+    """Value that cells hold which were never written; None where ``fill_value`` is no number.
+
+    Examples
+    --------
+    >>> delivered(packing(np.dtype("i2"), {"scale_factor": 0.5}), np.dtype("i2"), 8)
+    4.0
+    """
+    number = _scalar(fill_value, dtype)
+    if number is None or np.asarray(number).dtype.kind not in "fiub":
+        return None
+    stored = np.array([number]).astype(dtype.newbyteorder("="))
+    out = stored if packed is None else np.empty(1, packed.dtype)
+    if packed is not None:
+        packed.unpack(stored, out)
+    return float(out[0])
 
 
 def _scalar(value: Any, dtype: np.dtype) -> Any:

@@ -6,6 +6,7 @@ import base64
 import pickle
 import struct
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import cftime
@@ -90,7 +91,7 @@ def encodings(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 @given(encodings())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_packed_values_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     raw, attributes = case
     right = decoded_by_xarray(raw, attributes)
@@ -222,7 +223,7 @@ def times_by_xarray(values: np.ndarray, attributes: dict[str, Any]) -> np.ndarra
 
 
 @given(time_axes())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @pytest.mark.filterwarnings("ignore:the times of")
 def test_times_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     values, attributes = case
@@ -264,7 +265,7 @@ def test_times_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> N
     calendar=st.sampled_from(["standard", "noleap", "360_day"]),
     bad=st.integers(0, 4999),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_whole_numbers_counted_are_decoded_alike(
     rows: int, step: int, first: int, unit: str, calendar: str, bad: int
 ) -> None:
@@ -305,7 +306,7 @@ def test_where_arithmetic_is_not_proven_xarray_decodes_each_block(
     right = decoded_by_xarray(raw, attributes)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # xarray's, of several marks
-        patch.setattr("windowloader.sources.cf._proven", lambda *_: False)
+        patch.setattr("windowloader.sources.packing._proven", lambda *_: False)
         if isinstance(right, Exception) or (packed := packing(raw.dtype, attributes)) is None:
             return
         packed = pickle.loads(pickle.dumps(packed))
@@ -350,3 +351,61 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
             assert wl.scan(wl.open(target, missing=float("nan"))).missing == {"value": 0}
     with pytest.raises(SeriesError, match=r"fill_value.*has none"):
         wl.Series(values, missing="fill_value")
+
+
+KEYS = (
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "_Unsigned",
+    "dtype",
+    "units",
+    "calendar",
+)
+STRANGE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    attributes=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, STRANGE)),
+    dtype=st.sampled_from(("i1", "u2", ">i4", "i8", "f4", "f8", "?")),
+    date=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_damaged_attributes_are_errors_of_the_package(
+    attributes: dict[str, Any], dtype: str, date: bool
+) -> None:
+    values = np.arange(6).astype(dtype)
+    said = {**attributes, "units": "days since 2000-01-01"} if date else attributes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(SourceFormatError):
+            packed = packing(values.dtype, attributes)
+            if packed is not None:
+                packed.unpack(values, np.empty(6, packed.dtype))
+        with suppress(SourceFormatError):
+            times_of(values, said, name="t")
+
+
+@pytest.mark.campaign
+@given(encodings())
+@settings(max_examples=3000, deadline=None)
+def test_thousands_of_encodings(case: tuple[np.ndarray, dict[str, Any]]) -> None:
+    test_packed_values_are_those_of_xarray.hypothesis.inner_test(case)
+
+
+@pytest.mark.campaign
+@pytest.mark.filterwarnings("ignore:the times of")
+@given(time_axes())
+@settings(max_examples=3000, deadline=None)
+def test_thousands_of_time_axes(case: tuple[np.ndarray, dict[str, Any]]) -> None:
+    test_times_are_those_of_xarray.hypothesis.inner_test(case)

@@ -145,7 +145,7 @@ def decode_time(values: np.ndarray, attributes: Mapping[str, Any], *, name: str 
         )
     _tell_zone(units, name)
     times, calendar = None, own(str(attributes.get("calendar", "standard")))
-    said = plain(attributes, values.dtype, name)
+    said = plain(attributes, values.dtype)
     said |= {"units": units, "calendar": str(attributes.get("calendar", "standard")).lower()}
     if values.dtype.kind in "iu" and len(said) == 2 and len(values) > 4:
         times = _counted(values, said, name)

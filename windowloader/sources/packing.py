@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ def packing(
     """
     if fill_value is not None:
         attributes = {"_FillValue": fill_value, **attributes}
-    said = plain(attributes, dtype, name)
+    said = plain(attributes, dtype)
     if str(attributes.get("dtype")) == "bool":
         said["dtype"] = "bool"
     if not said or dtype.kind not in "iufb":
@@ -137,6 +138,7 @@ def packing(
             probe = _probe(dtype.newbyteorder("="), marks)
             right = _by_xarray(probe.astype(dtype), said)
             work = _by_xarray(probe[:0], {**said, "dtype": ""}).dtype
+            marks = _comparable(marks, work)
     except Exception as error:
         raise SourceFormatError(
             f"xarray cannot decode {name!r}, stored as {dtype} with the attributes {said}: {error}. Pass "
@@ -144,7 +146,6 @@ def packing(
         ) from error
     if right.dtype == probe.dtype and _same(right, probe):
         return None
-    marks = _comparable(marks, work)
     fast = Packing(right.dtype, view, marks, said.get("scale_factor"), said.get("add_offset"), work)
     return fast if _proven(fast, probe, right) else Packing(right.dtype, "", (), None, None, dtype, said)
 
@@ -174,7 +175,7 @@ def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float
     >>> delivered(packing(np.dtype("i2"), {"scale_factor": 0.5}), np.dtype("i2"), 8)
     4.0
     """
-    number = plain({"_FillValue": fill_value}, dtype, "the array").get("_FillValue")
+    number = plain({"_FillValue": fill_value}, dtype).get("_FillValue")
     if np.asarray(number).dtype.kind not in "fiub":
         return None
     stored = np.array([number]).astype(dtype.newbyteorder("="))
@@ -184,7 +185,7 @@ def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float
     return float(out[0])
 
 
-def plain(attributes: Mapping[str, Any], dtype: np.dtype, name: str) -> dict[str, Any]:
+def plain(attributes: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
     """Attributes of marks and packing: lists and arrays of one as what they hold, text as the number it writes."""
     said = {}
     for key in PACKED:
@@ -194,32 +195,30 @@ def plain(attributes: Mapping[str, Any], dtype: np.dtype, name: str) -> dict[str
         elif isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
         if isinstance(value, str) and key != "_Unsigned":
-            value = _number(value, dtype, f"{key} of {name!r}")
+            value = _number(value, dtype)
         if value is not None:
             said[key] = value
     return said
 
 
-def _number(text: str, dtype: np.dtype, what: str) -> Any:
-    """Read a number that is written as text, or in base64 as xarray writes marks to Zarr 3."""
-    try:
+def _number(text: str, dtype: np.dtype) -> Any:
+    """Read a number that is written as text, or in base64 as xarray writes marks to Zarr 3; other text stays."""
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        if dtype.kind != "f":
-            return text
-    from xarray.backends.zarr import FillValueCoder
+    if dtype.kind == "f":
+        from xarray.backends.zarr import FillValueCoder
 
-    try:
-        return FillValueCoder.decode(text, dtype)
-    except (ValueError, struct.error) as error:
-        raise SourceFormatError(
-            f"{what} is {text!r}, which is no number: {error}. Pass mask_and_scale=False for the numbers as stored."
-        ) from error
+        with suppress(ValueError, struct.error):
+            return FillValueCoder.decode(text, dtype)
+    return text
 
 
 def _marks(dtype: np.dtype, view: str, said: Mapping[str, Any]) -> tuple[Any, ...]:
     """Values that mean "nothing here", as xarray compares them; of another sign where ``_Unsigned`` says so."""
-    marks = [mark for key in MARKS for mark in np.ravel(said.get(key, ())) if mark == mark]
+    marks = [mark for key in MARKS for mark in np.ravel(said.get(key, ()))]
+    marks = [
+        mark for mark in marks if np.asarray(mark).dtype.kind in "iufb" and mark == mark
+    ]  # not text, not NaN
     fill = said.get("_FillValue")
     if view and fill is not None and fill == fill:
         turned = np.array(fill, dtype).view(view) if dtype.kind == "i" else np.array(fill).astype(view)

@@ -337,8 +337,9 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
         tmp_path / "a.zarr", data=values, fill_value=fill, zarr_format=zarr_format, attributes=said
     )
     assert array.fill_value == fill or fill != fill
-    for target in (str(tmp_path / "a.zarr"), f"file://{tmp_path}/a.zarr"):
-        marked = wl.open(target, missing="fill_value")
+    whole = f"file://{tmp_path}/a.zarr"
+    for target, options in ((str(tmp_path / "a.zarr"), {}), (whole, {"cache_dir": str(tmp_path / "cache")})):
+        marked = wl.open(target, missing="fill_value", **options)
         scan = wl.scan(marked)
         assert scan.missing == {"value": gone.sum()}
         windows = wl.WindowSet(marked, wl.WindowSpec(lookback=1, horizon=0))
@@ -349,6 +350,8 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
             np.testing.assert_array_equal(np.array(batch.inputs)[:, 0, :, 0], np.where(gone, -5.0, right))
         if fill == 0 and dtype == "f4":  # a number like any other, unless it is said
             assert wl.scan(wl.open(target, missing=float("nan"))).missing == {"value": 0}
+    twice = wl.open([whole, whole], missing={"value": "fill_value"})
+    assert wl.scan(twice).missing == {"value": 2 * gone.sum()}
     with pytest.raises(SeriesError, match=r"fill_value.*has none"):
         wl.Series(values, missing="fill_value")
 

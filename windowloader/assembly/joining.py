@@ -175,7 +175,7 @@ def missing_of(
     if mark is None:
         return None
     if isinstance(mark, str) and mark == "fill_value":
-        mark = complete(source).innermost.fill_value
+        mark = complete(source).fill_value
         if mark is None:
             raise SeriesError(
                 f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "
@@ -312,8 +312,9 @@ def align_variables(
             )
         if other.space_shape != first.space_shape:
             raise SeriesError(
-                f"variable {other.name!r} has space {other.space_shape} and {first.name!r} has {first.space_shape}; they "
-                "are joined along features and share one space. What has no space axis is a covariate: covariates={…}."
+                f"variable {other.name!r} has space {other.space_shape} and {first.name!r} has {first.space_shape}; "
+                "they are joined along features and share one space. What has no space axis is a covariate: "
+                "covariates={…}."
             )
     return tuple(aligned)
 

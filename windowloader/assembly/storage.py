@@ -76,7 +76,9 @@ def stored(variable: Variable) -> Stored:
     """
     source = complete(variable.source)
     edges = variable.edges()
-    inner = source.innermost
+    inner = source
+    while inner.inner is not inner:
+        inner = inner.inner
     counted = source.request_counter()
     whole = (
         edges is not None and variable.num_rows == inner.shape[0]

@@ -210,11 +210,6 @@ class LocalSource:
         return self
 
     @property
-    def innermost(self) -> LocalSource:
-        """The source at the bottom of selections, caches and joins."""
-        return self if self.inner is self else self.inner.innermost
-
-    @property
     def piece_rows(self) -> int | None:
         """Rows that are best read together at most; None: as many as are asked for."""
         return None

@@ -166,7 +166,10 @@ def _counted(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarr
         ends = [begin + (int(end) - first) * (after - begin) for end in (values.min(), values.max())]
         if not 0 < after - begin <= DAY or not -(2**63) < min(ends) <= max(ends) < 2**63:
             return None
-        times = (values.astype(np.int64) - first) * (after - begin) + begin
+        times = values.astype(np.int64)
+        times -= first  # in place: an axis may have 10^8 rows
+        times *= after - begin
+        times += begin
         probe = [len(values) // 2, -1]
         agree = np.array_equal(_moments(values[probe], said, name).view(np.int64), times[probe])
     except (SourceFormatError, OverflowError):

@@ -215,16 +215,16 @@ def _is_zarr(target: Any) -> bool:
 
 
 def _open_zarr(request: Request) -> Source:
-    from .fallback import open_zarr
+    from .chunked import open_chunked
 
     request.takes("a Zarr object", "fill_missing", "mask_and_scale")
-    return open_zarr(request.target, variable=request.variable, axes=request.axes, **request.options)
+    return open_chunked(request.target, variable=request.variable, axes=request.axes, **request.options)
 
 
 def _list_zarr(target: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .fallback import list_zarr
+    from .chunked import list_arrays
 
-    return list_zarr(target, options)
+    return list_arrays(target, options)
 
 
 def _open_tensorstore(request: Request) -> Source:
@@ -287,7 +287,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda target, options: list_path(_matching(target)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, N5, HDF5, netCDF, CSV, Parquet",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet",
         _is_path,
         open_path,
         list_path,

@@ -12,6 +12,7 @@ from .assembly.assembling import assemble
 from .assembly.joining import Opener
 from .errors import SeriesError
 from .series import Series
+from .sources.description import sharing
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -115,24 +116,25 @@ def open(
         variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
-    return Series.of(
-        assemble(
-            target,
-            axes=axes,
-            variables=variables,
-            features=features,
-            timestamps=timestamps,
-            covariates=covariates,
-            graph=graph,
-            segments=segments,
-            missing=missing,
-            nodes=nodes,
-            entities=borders,
-            entity_names=names,
-            name=None,
-            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
+    with sharing():  # what a store holds is read once for all of its variables
+        return Series.of(
+            assemble(
+                target,
+                axes=axes,
+                variables=variables,
+                features=features,
+                timestamps=timestamps,
+                covariates=covariates,
+                graph=graph,
+                segments=segments,
+                missing=missing,
+                nodes=nodes,
+                entities=borders,
+                entity_names=names,
+                name=None,
+                opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
+            )
         )
-    )
 
 
 def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:

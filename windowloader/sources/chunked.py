@@ -383,25 +383,25 @@ def _source(
     from .fallback import ZarrSource
     from .zarr_contents import Reopen
 
-    place, array = contents.place, contents.arrays[path]
-    attributes, coordinates, dims = dict(array.attrs), Described(), None
+    place = contents.place
+    attributes, dims = dict(contents.arrays[path].attrs), None
+    coordinates: Description = Described()
     if contents.described(path):
-        values, attributes = contents.array(path), contents.raw(path).attrs
-        dims = dimension_names(values)
-        coordinates = StoreDescription(Reopen(place, path, contents), path, time_dimension(values, axes))
+        described, attributes = contents.array(path), contents.raw(path).attrs
+        dims = dimension_names(described)
+        coordinates = StoreDescription(Reopen(place, path, contents), path, time_dimension(described, axes))
     info = _info(contents, path, dims)
     name = f"{place.name}/{path}".rstrip("/")
     letters = axes or default_axes(len(info.shape), dims, name)
     check_axes(letters, len(info.shape), name=name, need_time=False)
-    parts = {
-        "axes": letters,
-        "coordinates": coordinates,
-        "values": packing(info.dtype, attributes) if mask_and_scale else None,
-        "fill_missing": fill_missing,
-    }
+    values = packing(info.dtype, attributes) if mask_and_scale else None
     if place.location is None:
-        return ZarrSource(place, info, **parts)
-    return ChunkedSource(place.location, info, **parts)
+        return ZarrSource(
+            place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
+        )
+    return ChunkedSource(
+        place.location, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
+    )
 
 
 def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:

@@ -148,11 +148,16 @@ class Contents:
         for other, home in homes.items():
             if load and self.groups[home].variables[other].ndim == 1:
                 self.load(f"{home}/{other}".lstrip("/"))
-        beside = {other: self.groups[home].variables[other] for other, home in homes.items()}
-        chosen = own[[name]].drop_vars(homes, errors="ignore").assign(beside)
-        decoded = xarray.decode_cf(chosen, decode_times=False, mask_and_scale={name: False})
-        coordinates = [other for other in homes if decoded[other].dims == (other,)]
-        return with_times(decoded.set_coords(coordinates))[name]
+        # Without indexes, which xarray would read coordinates for.
+        decode = xarray.conventions.decode_cf_variable
+        decoded = {
+            other: decode(other, self.groups[home].variables[other], decode_times=False)
+            for other, home in homes.items()
+        }
+        named = {other for other, one in decoded.items() if one.dims == (other,) or other in said}
+        coordinates = xarray.Coordinates({other: decoded[other] for other in named}, indexes={})
+        others = {other: one for other, one in decoded.items() if other not in named}
+        return with_times(xarray.Dataset({name: values, **others}, coordinates))[name]
 
     def _numbers(self) -> Iterator[str]:
         for group, dataset in self.groups.items():

@@ -100,6 +100,16 @@ def open_path(request: Request) -> Source:
     return OPENERS[_format(request.target)](request)
 
 
+def format_of(target: Any) -> str | None:
+    """Format of a path or URL, as far as that is told without reading it."""
+    if is_url(target):
+        return by_name(target) or "zarr"
+    from .chunked import is_chunked
+
+    path = _local(target)
+    return "zarr" if is_chunked(path) else by_name(path)
+
+
 def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the arrays in a file or store with several; () for a single array."""
     if is_url(target):

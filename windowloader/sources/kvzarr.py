@@ -228,7 +228,8 @@ class _Runner(Documents):
 
     def __init__(self, store: Any, work: Callable[[Any, Any], Awaitable[Any]]) -> None:
         super().__init__(store, {})
-        self.work, self.result, self.error = work, None, None
+        self.work, self.result = work, None
+        self.error: Exception | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
         """Do it, and answer with an empty group."""

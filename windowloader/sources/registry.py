@@ -20,7 +20,7 @@ from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
 from .base import complete
-from .formats import Request, is_url, list_path, open_path
+from .formats import Request, format_of, is_url, list_path, open_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,6 +97,13 @@ def open_source(
     """
     family = _family(target)
     return family.open(Request(target, variable, axes, dict(storage_options or {}), options))
+
+
+def opens_by_name(target: Any) -> bool:
+    """Whether a target is a store whose arrays are opened by name without a list of all there are."""
+    if _is_zarr(target):
+        return True
+    return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
 
 
 def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:

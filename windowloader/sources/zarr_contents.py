@@ -80,12 +80,13 @@ class Place:
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
     """Return where a path, URL, or object of zarr-python points."""
     import zarr
+    from zarr.abc.store import Store
 
     if isinstance(target, zarr.Array | zarr.Group):
         path = target.store_path
         root = f"{path.path}/" if path.path else ""
         return Place(path.store, str(path).rstrip("/"), root, key=(id(path.store), root))
-    if isinstance(target, zarr.abc.store.Store):
+    if isinstance(target, Store):
         name = str(target).rstrip("/")
         name = f"<{type(target).__name__}>" if " object at " in name else name
         return Place(target, name, key=(id(target), ""))
@@ -148,7 +149,8 @@ class ZarrContents(Contents):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
-        self.place, self.form, self.complete = place, 3, False
+        self.place, self.complete = place, False
+        self.form: Any = 3
         self.documents: dict[str, bytes] = {}
         self.arrays: dict[str, Any] = {}
         self.problems: dict[str, Exception] = {}
@@ -157,8 +159,8 @@ class ZarrContents(Contents):
     @classmethod
     def of(cls, place: Place) -> ZarrContents:
         """Return the contents of a place, the same ones throughout one opening."""
-        found: ZarrContents = shared(place.key, lambda: cls(place))
-        return found
+        found: Any = shared(place.key, lambda: cls(place))
+        return found  # type: ignore[no-any-return]
 
     @property
     def single(self) -> bool:
@@ -273,7 +275,7 @@ class ZarrContents(Contents):
             store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
             raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
             for name, variable in raw.variables.items():
-                _mark(variable, store.members[name])
+                _mark(variable, store.members[str(name)])
             self.groups = {**self.groups, group: raw}
 
     def adopt(self, name: str, inner: ZarrContents) -> tuple[str, ZarrContents]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -364,14 +365,12 @@ def open_chunked(
     """
     from .zarr_contents import ZarrContents, dimensions, place_of
 
-    contents = ZarrContents.of(place_of(target, storage_options))
-    contents.find(variable)
+    contents = ZarrContents.of(place_of(target, storage_options), variable)
     path = contents.choose(variable)
-    if not path and dimensions(contents.arrays[""]) and (above := contents.place.parent()) is not None:
-        # Its coordinates lie beside it, if anywhere.
-        name = (contents.place.location.path if contents.place.location else contents.place.root).rstrip("/")
-        beside = ZarrContents(above)
-        path, contents = beside.adopt(name.rpartition("/")[2], contents)
+    if not path and dimensions(contents.arrays[""]):
+        above, name = contents.place.parent(contents.form)  # its coordinates lie beside it, if anywhere
+        beside = ZarrContents.of(above, name) if name else contents
+        path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
     return _source(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
 
 
@@ -381,7 +380,7 @@ def _source(
     from .coordinates import dimension_names, time_dimension
     from .description import StoreDescription
     from .fallback import ZarrSource
-    from .zarr_contents import Reopen
+    from .zarr_contents import ZarrContents
 
     place = contents.place
     attributes, dims = dict(contents.arrays[path].attrs), None
@@ -389,7 +388,9 @@ def _source(
     if contents.described(path):
         described, attributes = contents.array(path), contents.raw(path).attrs
         dims = dimension_names(described)
-        coordinates = StoreDescription(Reopen(place, path, contents), path, time_dimension(described, axes))
+        coordinates = StoreDescription(
+            partial(ZarrContents.of, place, path), path, time_dimension(described, axes)
+        )
     info = _info(contents, path, dims)
     name = f"{place.name}/{path}".rstrip("/")
     letters = axes or default_axes(len(info.shape), dims, name)
@@ -457,5 +458,4 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
     from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options))
-    contents.find(None)
     return () if contents.single else contents.variables()

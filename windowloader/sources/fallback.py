@@ -6,6 +6,7 @@ In: a `Place` and an array in it. Out: `ZarrSource`; rows in a few threads. Slow
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ZarrRows", "ZarrSource", "is_zarr"]
 
+AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
 TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
 
 
@@ -95,7 +97,7 @@ class ZarrSource(RemoteSource):
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        return chunk_requests(self.info, self.order, {}, start, stop)
+        return chunk_requests(self.info, self.order, self.selection, start, stop)
 
     @property
     def exact_bytes(self) -> bool:
@@ -151,18 +153,31 @@ class ZarrRows:
         self.array = source.stored(whole=not source.fill_missing)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin to read rows."""
-        future = pool().submit(self._rows, start, stop)
-        future.add_done_callback(self.progress.touch)
+        """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
+        cuts, source = self._cuts(start, stop), self.source
+        futures = [pool().submit(self._rows, first, end) for first, end in itertools.pairwise(cuts)]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
 
         def finish(results: list[Any]) -> None:
-            if self.source.packing is None:
-                out[...] = results[0]
-            else:
-                self.source.packing.unpack(results[0], out)
+            for (first, end), rows in zip(itertools.pairwise(cuts), results, strict=True):
+                part = out[first - start : end - start]
+                if source.packing is None:
+                    part[...] = rows
+                else:
+                    source.packing.unpack(rows, part)
 
-        asked = Asked(self.source.name, (start, stop))
-        return Read([future], finish, asked, TIMEOUT, self.progress, time.monotonic())
+        return Read(
+            futures, finish, Asked(source.name, (start, stop)), TIMEOUT, self.progress, time.monotonic()
+        )
+
+    def _cuts(self, start: int, stop: int) -> list[int]:
+        """Rows where pieces begin, at edges of chunks, and the end."""
+        chunk = self.source.info.chunks[self.source.order[0]]
+        edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
+        requests = max(len(edges), len(self.source.requests(start, stop)))
+        pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
+        return [*edges[:: -(-len(edges) // pieces)], stop]
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
         order, picked = self.source.order, self.source.selection

@@ -6,7 +6,6 @@ three requests where they are consolidated, else those of the arrays that are na
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -32,13 +31,14 @@ from .kvstore import check_bucket
 from .options import locate, supported
 from .processes import tensorstore
 from .reads import Progress, wait
+from .zarr_documents import Reader, array_paths, folders_of, holds, parsed, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from .options import Location
 
-__all__ = ["Place", "Reopen", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +57,9 @@ class Place:
         Of the node, where TensorStore reads the store.
     key : tuple
         Equal for what is the same place.
+    form : int or None
+        Version of the Zarr format, where it is known of a node that may have no metadata of its own: what lies above
+        an array that was opened by itself. Arrays are then asked for by name alone.
     """
 
     store: Any
@@ -64,17 +67,17 @@ class Place:
     root: str = ""
     location: Location | None = None
     key: tuple[Any, ...] = ()
+    form: int | None = None
 
-    def parent(self) -> Place | None:
-        """Return the node one step up, where there is one."""
+    def parent(self, form: int) -> tuple[Place, str]:
+        """Return the node one step up, and the name of this one in it; no name where there is none."""
         if self.location is not None:
             from .kvzarr import store_of
 
-            above = self.location.parent()
-            return Place(store_of(above), above.url, "", above, (*self.key, ".."))
-        above_root = self.root.rstrip("/").rpartition("/")[0]
-        root = f"{above_root}/" if above_root else ""
-        return replace(self, root=root, key=(*self.key, "..")) if self.root else None
+            above, name = self.location.parent(), self.location.path.rstrip("/").rpartition("/")[2]
+            return Place(store_of(above), above.url, "", above, (*self.key, ".."), form), name
+        folder, _, name = self.root.rstrip("/").rpartition("/")
+        return replace(self, root=f"{folder}/" if folder else "", key=(*self.key, ".."), form=form), name
 
 
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
@@ -102,32 +105,6 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
     return Place(store, hide_secrets(str(target)).rstrip("/"), key=key)
 
 
-class Reopen:
-    """Opens the contents of a place, with one of its arrays; pickles.
-
-    Parameters
-    ----------
-    place : Place
-    path : str
-        Of the array.
-    contents : ZarrContents, optional
-        In hand.
-    """
-
-    def __init__(self, place: Place, path: str, contents: ZarrContents | None = None) -> None:
-        self.place, self.path, self.contents = place, path, contents
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.place, self.path)
-
-    def __call__(self) -> ZarrContents:
-        """Open them."""
-        if self.contents is None:
-            self.contents = ZarrContents(self.place)
-            self.contents.find(self.path)
-        return self.contents
-
-
 class ZarrContents(Contents):
     """The arrays below a place.
 
@@ -150,16 +127,17 @@ class ZarrContents(Contents):
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
         self.place, self.complete = place, False
-        self.form: Any = 3
+        self.form: Any = place.form
         self.documents: dict[str, bytes] = {}
         self.arrays: dict[str, Any] = {}
         self.problems: dict[str, Exception] = {}
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
-    def of(cls, place: Place) -> ZarrContents:
-        """Return the contents of a place, the same ones throughout one opening."""
+    def of(cls, place: Place, variable: str | None = None) -> ZarrContents:
+        """Return the contents of a place, the same ones throughout one opening; see `find`."""
         found: Any = shared(place.key, lambda: cls(place))
+        found.find(variable)
         return found  # type: ignore[no-any-return]
 
     @property
@@ -188,17 +166,17 @@ class ZarrContents(Contents):
             self._nothing()
         if self.documents != before:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # codecs and types without a settled form: nothing a reader can help
+                warnings.simplefilter("ignore")  # codecs and types without a settled form
                 self._open_arrays()
                 explained(Asked(self.name), self._open_groups)
 
     async def _find(self, store: Any, prototype: Any, *, path: str | None) -> None:
-        reader = _Reader(store, prototype, self.place.root)
-        if not self.documents:
+        reader = Reader(store, prototype, self.place.root)
+        if self.form is None:
             self.documents, self.form, self.complete = await reader.head()
-        if not self.documents or (self.complete and (path is None or _holds(self.documents, path))):
+            if not self.documents:
+                return
+        if self.complete and (path is None or holds(self.documents, path)):
             return
         if path is not None:
             self.documents |= await reader.named(path, self.form, self.documents)
@@ -226,21 +204,19 @@ class ZarrContents(Contents):
         content = {"zarr_format": self.form, **({"node_type": "group"} if self.form == 3 else {})}
         shown: dict[str, bytes] = {}
         for path in paths:
-            folders = ["", *_folders(path)] if path else []
+            folders = ["", *folders_of(path)] if path else []
             shown |= {f"{folder}{group}": json.dumps(content).encode() for folder in folders}
             for name in ("zarr.json",) if self.form == 3 else (".zarray", ".zattrs"):
                 if (document := self.documents.get(key := f"{path}/{name}".lstrip("/"))) is not None:
-                    shown[key] = _readable(document)
+                    shown[key] = readable(document)
         return Documents(self.place.store, {f"{self.place.root}{key}": text for key, text in shown.items()})
 
     def _open_arrays(self) -> None:
-        for path in sorted(_paths(self.documents)):
+        for path in sorted(array_paths(self.documents)):
             if path not in self.arrays and path not in self.problems:
                 try:
                     self.arrays[path] = self._open_array(path)
-                except (
-                    Exception
-                ) as error:  # one array with a codec that nobody knows must not hide the others
+                except Exception as error:  # a codec that nobody knows must not hide the other arrays
                     self.problems[path] = error
 
     def _open_array(self, path: str) -> Any:
@@ -278,23 +254,10 @@ class ZarrContents(Contents):
                 _mark(variable, store.members[str(name)])
             self.groups = {**self.groups, group: raw}
 
-    def adopt(self, name: str, inner: ZarrContents) -> tuple[str, ZarrContents]:
-        """Take up an array that was opened by itself, with the arrays beside it that label its dimensions.
-
-        Returns
-        -------
-        tuple of (str, ZarrContents)
-            Its path, and what it is in: itself, where nothing labels it.
-        """
-        self.form = inner.form
-        self.documents = {f"{name}/{key}": document for key, document in inner.documents.items()}
-        self.find(name)
-        return (name, self) if len(self.arrays) > 1 else ("", inner)
-
     def dtype(self, path: str) -> np.dtype:
         """Dtype of an array as delivered, native byte order."""
         name = "zarr.json" if self.form == 3 else ".zarray"
-        if _json(self.documents[f"{path}/{name}".lstrip("/")]).get("data_type") == "bfloat16":
+        if parsed(self.documents[f"{path}/{name}".lstrip("/")]).get("data_type") == "bfloat16":
             return np.dtype(np.float32)
         dtype: np.dtype = self.arrays[path].dtype.newbyteorder("=")
         return dtype
@@ -398,121 +361,6 @@ class ZarrContents(Contents):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(array[...])
-
-
-class _Reader:
-    """Reads metadata of a store, in the event loop of zarr-python."""
-
-    def __init__(self, store: Any, prototype: Any, root: str) -> None:
-        self.store, self.prototype, self.root = store, prototype, root
-
-    async def get(self, *keys: str) -> dict[str, bytes]:
-        """Return the documents there are of some keys, asked for at once."""
-        found = await asyncio.gather(*(self.store.get(f"{self.root}{key}", self.prototype) for key in keys))
-        return {key: value.to_bytes() for key, value in zip(keys, found, strict=True) if value is not None}
-
-    async def head(self) -> tuple[dict[str, bytes], int, bool]:
-        """Return the documents that the root has, the format, and whether these are all there are."""
-        if head := (await self.get("zarr.json")).get("zarr.json"):
-            node = _json(head)
-            inner = (node.get("consolidated_metadata") or {}).get("metadata")
-            found = {"zarr.json": head}
-            for path, one in (inner or {}).items():
-                found[f"{path}/zarr.json"] = json.dumps(one).encode()
-            return found, 3, inner is not None or node.get("node_type") == "array"
-        if whole := (await self.get(".zmetadata")).get(".zmetadata"):
-            inner = _json(whole)["metadata"]
-            return {key: json.dumps(one).encode() for key, one in inner.items()}, 2, True
-        found = await self.get(".zarray", ".zattrs", ".zgroup")
-        return found, 2, ".zarray" in found
-
-    async def nodes(self, paths: Iterable[str], form: int) -> dict[str, bytes]:
-        """Return the documents of some nodes."""
-        names = ("zarr.json",) if form == 3 else (".zarray", ".zattrs")
-        return await self.get(*(f"{path}/{name}" for path in dict.fromkeys(paths) for name in names))
-
-    async def named(self, path: str, form: int, known: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return the documents of an array and of what its dimensions and attributes name, here or above."""
-        found = known if _holds(known, path) else await self.nodes([path], form)
-        if not _holds(found, path):
-            return {}
-        document = (
-            _json(found[f"{path}/zarr.json"]) if form == 3 else _json(found.get(f"{path}/.zattrs", b"{}"))
-        )
-        attributes = document.get("attributes") or {} if form == 3 else document
-        dims = (document.get("dimension_names") if form == 3 else attributes.get("_ARRAY_DIMENSIONS")) or []
-        said = str(attributes.get("coordinates", "")).split()
-        here = split_path(path)[0]
-        folders = [f"{here}/" if here else "", *reversed(_folders(here)[:-1]), ""]
-        beside = [f"{folder}{dim}" for folder in folders for dim in dims if isinstance(dim, str) and dim]
-        beside += [f"{folders[0]}{name}" for name in said]
-        beside = [one for one in beside if not _holds(known, one) and one != path]
-        return {**found, **await self.nodes(beside, form)}
-
-    async def below(self, folder: str, form: int) -> dict[str, bytes]:
-        """Return the documents of all nodes below a folder: listed folder by folder, never into arrays."""
-        names = [name async for name in self.store.list_dir(f"{self.root}{folder}".rstrip("/"))]
-        paths = [
-            f"{folder}{name.rstrip('/')}"
-            for name in names
-            if not name.startswith(".") and name != "zarr.json"
-        ]
-        found = await self.nodes(paths, form)
-        # A folder without a document is a group of Zarr 2, or none of ours.
-        inner = [
-            path for path in paths if not _holds(found, path) and (form == 2 or f"{path}/zarr.json" in found)
-        ]
-        for more in await asyncio.gather(*(self.below(f"{path}/", form) for path in inner)):
-            found |= more
-        return found
-
-
-def _json(document: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise SourceFormatError(
-            f"metadata are not JSON ({error}); was the store written to its end?"
-        ) from error
-    return found if isinstance(found, dict) else {}
-
-
-def _holds(documents: Mapping[str, bytes], path: str) -> bool:
-    """Whether there is an array of a path."""
-    start = f"{path}/" if path else ""
-    if f"{start}.zarray" in documents:
-        return True
-    document = documents.get(f"{start}zarr.json")
-    return document is not None and _json(document).get("node_type") == "array"
-
-
-def _paths(documents: Mapping[str, bytes]) -> Iterator[str]:
-    """Paths of the arrays."""
-    for key in documents:
-        path, _, name = key.rpartition("/")
-        if name in ("zarr.json", ".zarray") and _holds(documents, path):
-            yield path
-
-
-def _folders(path: str) -> list[str]:
-    """Return the folders that lead to a path, the outermost first, each with a slash.
-
-    Examples
-    --------
-    >>> _folders("a/b/speed")
-    ['a/', 'a/b/', 'a/b/speed/']
-    """
-    parts = path.split("/") if path else []
-    return ["/".join(parts[: count + 1]) + "/" for count in range(len(parts))]
-
-
-def _readable(document: bytes) -> bytes:
-    """Return a document with a dtype that NumPy has, of the same size: TensorStore reads bfloat16 as float32."""
-    if b'"bfloat16"' not in document:
-        return document
-    node = _json(document)
-    changed = {"data_type": "uint16", "fill_value": 0} if node.get("data_type") == "bfloat16" else {}
-    return json.dumps({**node, **changed}).encode()
 
 
 def dimensions(array: Any) -> tuple[str, ...] | None:

@@ -311,6 +311,11 @@ class ZarrContents(Contents):
             return path
         found = self.variables()
         listed = ", ".join(map(repr, found or self.arrays)) or "nothing"
+        if path is not None and self.single:
+            raise SourceNotFoundError(
+                f"{self.name!r} has no array {variable!r}: it is a single array. Leave variables= out, and name its "
+                "features with features=[…]."
+            )
         if path is not None:
             raise SourceNotFoundError(f"{self.name!r} has no array {variable!r}; there are {listed}.")
         if len(found) == 1:

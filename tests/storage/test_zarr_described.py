@@ -246,3 +246,16 @@ def test_a_description_pickles_small_and_opens_the_store_anew(bucket, static):
     some = pickle.loads(pickle.dumps(source.take(2, np.array([2, 0]))))
     np.testing.assert_array_equal(some.labels(2), [3.0, 1.0])
     np.testing.assert_array_equal(rows(some), VALUES[..., [2, 0]])
+
+
+def test_zarr_python_asks_for_many_chunks_at_once(bucket, proxy):
+    data = xr.Dataset({"speed": (("time", "node"), VALUES[..., 0])}, {"time": TIMES})
+    name = bucket(
+        "flight.zarr", data, zarr_format=3, consolidated=True, encoding={"speed": {"chunks": (1, 2)}}
+    )
+    store = zarr.storage.FsspecStore.from_url(f"{proxy.url}/bkt/{name}", read_only=True)
+    source = open_chunked(store, variable="speed")
+    proxy.clear(latency=0.05)
+    np.testing.assert_array_equal(rows(source), VALUES[..., 0])
+    assert len([entry for entry in proxy.log if "/speed/c/" in entry.path]) == 60
+    assert proxy.most_in_flight > 20

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import textwrap
 
 import fsspec
 import numpy as np
@@ -107,3 +108,78 @@ def test_the_fallback_knows_nothing_of_what_falls_back_to_it():
     code = "import sys, windowloader.sources.fallback; print('windowloader.sources.chunked' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_a_single_array_finds_what_labels_it_in_a_folder_without_metadata(tmp_path):
+    options = {"dimension_names": ["time", "node"]}
+    zarr.create_array(tmp_path / "speed", data=VALUES, **options)
+    zarr.create_array(tmp_path / "node", data=np.array([4, 2, 9, 7, 1, 3]), dimension_names=["node"])
+    source = open_chunked(tmp_path / "speed")
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        np.testing.assert_array_equal(one.labels(1), [4, 2, 9, 7, 1, 3])
+        assert one.timestamps() is None
+    check(source)
+    with pytest.raises(SourceNotFoundError, match=r"no array 'flow': it is a single array.*features="):
+        open_chunked(tmp_path / "speed", variable="flow")
+
+
+def test_zarr_python_reads_what_tensorstore_refuses_and_only_what_is_asked(tmp_path):
+    lz4 = pytest.importorskip("numcodecs").LZ4()
+    zarr.create_array(tmp_path / "a.zarr", data=VALUES, chunks=(7, 2), zarr_format=2, compressors=lz4)
+    np.testing.assert_array_equal(rows_of(open_chunked(tmp_path / "a.zarr")), VALUES)
+    source = open_chunked(tmp_path / "a.zarr").take(1, np.array([5, 1]))
+    (tmp_path / "a.zarr" / "0.1").unlink()  # of nodes that were not asked for
+    rows = np.empty((9, 2), "f4")
+    source.read(4, 13, rows)
+    np.testing.assert_array_equal(rows, VALUES[4:13][:, [5, 1]])
+    (tmp_path / "a.zarr" / "1.2").unlink()
+    with pytest.raises(CorruptDataError, match=r"a.zarr.*'1.2' is missing"):
+        source.read(4, 13, rows)
+
+
+@pytest.mark.parametrize(("url", "form"), [("memory://fallback/b.zarr", 2), ("zip://::{folder}/b.zip", 3)])
+def test_urls_that_fsspec_reads(tmp_path, url, form):
+    target = url.format(folder=tmp_path)
+    if url.startswith("zip"):
+        with zarr.storage.ZipStore(tmp_path / "b.zip", mode="w") as store:
+            zarr.create_array(store, name="speed", data=VALUES, zarr_format=form)
+    else:
+        zarr.create_array(target, name="speed", data=VALUES, zarr_format=form)
+    np.testing.assert_array_equal(rows_of(open_chunked(target, variable="speed")), VALUES)
+    assert list_arrays(target) == ("speed",)
+
+
+def rows_of(source):
+    out = np.empty(source.shape, source.dtype)
+    source.read(0, source.shape[0], out)
+    return out
+
+
+FORK = """
+    import os
+    import numpy as np, zarr
+    from windowloader.sources.chunked import open_chunked
+    store = zarr.storage.MemoryStore()
+    values = np.arange(120.0).reshape(40, 3)
+    zarr.create_array(store, name="speed", data=values, chunks=(4, 3))
+    source = open_chunked(store, variable="speed")
+    def check():
+        out = np.empty_like(values)
+        source.read(0, 40, out)
+        assert (out == values).all()
+    check()
+    pid = os.fork()
+    if pid == 0:
+        check()
+        assert (np.asarray(open_chunked(store, variable="speed").shape) == (40, 3)).all()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    check()
+"""
+
+
+def test_a_store_is_read_in_a_forked_process():
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr

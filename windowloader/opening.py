@@ -12,6 +12,7 @@ from .assembly.assembling import assemble
 from .assembly.joining import Opener
 from .errors import SeriesError
 from .series import Series
+from .sources.description import sharing
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def open(
     Parameters
     ----------
     target : path, URL, array, source, mapping or list
-        A ``.npy``, raw, Zarr, N5, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
+        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
         or an ``xarray`` object. A mapping of name to target is joined along features, by labels and times; a list or
         pattern of files along time, in the order of their times where all have some.
     axes : str or mapping of variable to str, optional
@@ -116,24 +117,25 @@ def open(
         variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
-    return Series.of(
-        assemble(
-            target,
-            axes=axes,
-            variables=variables,
-            features=features,
-            timestamps=timestamps,
-            covariates=covariates,
-            graph=graph,
-            segments=segments,
-            missing=missing,
-            nodes=nodes,
-            entities=borders,
-            entity_names=names,
-            name=None,
-            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
+    with sharing():  # what a store holds is read once for all of its variables
+        return Series.of(
+            assemble(
+                target,
+                axes=axes,
+                variables=variables,
+                features=features,
+                timestamps=timestamps,
+                covariates=covariates,
+                graph=graph,
+                segments=segments,
+                missing=missing,
+                nodes=nodes,
+                entities=borders,
+                entity_names=names,
+                name=None,
+                opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
+            )
         )
-    )
 
 
 def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:

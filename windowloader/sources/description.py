@@ -8,6 +8,8 @@ Never reads the values of a variable; coordinates are read once.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,31 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "loaded", "split_path"]
+__all__ = ["Contents", "StoreDescription", "loaded", "shared", "sharing", "split_path"]
+
+_SHARED: ContextVar[dict[Any, Contents] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Have `shared` return the same contents for the same key, until the end of the block."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        for contents in (_SHARED.get() or {}).values():
+            contents.close()
+        _SHARED.reset(token)
+
+
+def shared(key: Any, make: Callable[[], Contents]) -> Contents:
+    """Return the contents of a key: made by ``make``, once within `sharing`."""
+    held = _SHARED.get()
+    if held is None:
+        return make()
+    if key not in held:
+        held[key] = make()
+    return held[key]
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -55,7 +81,16 @@ class Contents:
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
         numbers = list(self._numbers())
-        timed = [path for path in numbers if time_dimension(self.array(path)) is not None]
+        known: dict[
+            Any, bool
+        ] = {}  # by what decides it: describing each of hundreds of variables takes seconds
+        timed = []
+        for path in numbers:
+            raw = self.raw(path)
+            key = split_path(path)[0], raw.dims, raw.shape, str(raw.attrs.get("coordinates"))
+            if key not in known:
+                known[key] = time_dimension(self.array(path)) is not None
+            timed += [path] if known[key] else []
         return tuple(timed or numbers)
 
     def choose(self, variable: str | None) -> str:
@@ -74,8 +109,19 @@ class Contents:
         group, name = split_path(path)
         return self.groups[group].variables[name]
 
-    def array(self, path: str) -> Any:
+    def load(self, path: str) -> None:
+        """Read a coordinate, which then stays in memory."""
+        self.raw(path).load()
+
+    def array(self, path: str, *, load: bool = False) -> Any:
         """Return a variable with its coordinates, also those of the groups above it.
+
+        Parameters
+        ----------
+        path : str
+            Of the variable.
+        load : bool
+            Whether coordinates of one dimension are read (`load`), before they are decoded.
 
         Returns
         -------
@@ -85,27 +131,33 @@ class Contents:
         import xarray
 
         group, name = split_path(path)
-        dataset = self.groups[group]
-        values = dataset.variables[name]
-        for above in _above(group):
-            if above in self.groups:
-                outer = self.groups[above]
-                missing = [
-                    other
-                    for other, one in outer.variables.items()
-                    if other not in dataset.variables and _describes(other, one, values)
-                ]
-                dataset = dataset.assign({other: outer.variables[other] for other in missing})
+        own = self.groups[group]
+        values = own.variables[name]
         said = str(values.attrs.get("coordinates", values.encoding.get("coordinates", ""))).split()
-        kept = [
-            other
-            for other, one in dataset.variables.items()
-            if other != name and (_describes(other, one, values) or other in said or other in dataset.coords)
-        ]
-        chosen = dataset[[name, *kept]]
-        decoded = xarray.decode_cf(chosen, decode_times=False, mask_and_scale={name: False})
-        own = [other for other in kept if decoded[other].dims == (other,)]
-        return with_times(decoded.set_coords(own))[name]
+        homes = {
+            other: group
+            for other, one in own.variables.items()
+            if set(one.dims) <= set(values.dims)
+            and (_describes(other, one, values) or other in said or other in own.coords)
+        }
+        for above in _above(group):
+            for other, one in self.groups[above].variables.items() if above in self.groups else ():
+                if other not in own.variables and _describes(other, one, values):
+                    homes.setdefault(other, above)
+        homes.pop(name, None)
+        for other, home in homes.items():
+            if load and self.groups[home].variables[other].ndim == 1:
+                self.load(f"{home}/{other}".lstrip("/"))
+        # Without indexes, which xarray would read coordinates for.
+        decode = xarray.conventions.decode_cf_variable
+        decoded = {
+            other: decode(other, self.groups[home].variables[other], decode_times=False)
+            for other, home in homes.items()
+        }
+        named = {other for other, one in decoded.items() if one.dims == (other,) or other in said}
+        coordinates = xarray.Coordinates({other: decoded[other] for other in named}, indexes={})
+        others = {other: one for other, one in decoded.items() if other not in named}
+        return with_times(xarray.Dataset({name: values, **others}, coordinates))[name]
 
     def _numbers(self) -> Iterator[str]:
         for group, dataset in self.groups.items():
@@ -129,7 +181,7 @@ def _above(group: str) -> Iterator[str]:
 
 def _describes(name: str, one: Any, values: Any) -> bool:
     """Whether a variable lies along one dimension of another and may label it or say its times."""
-    if one.ndim != 1 or one.dims[0] not in values.dims:
+    if one.ndim != 1 or values.sizes.get(one.dims[0]) != one.size:
         return False
     timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
     return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
@@ -172,14 +224,15 @@ class StoreDescription:
             if self._array is None:
                 contents = self.opener()
                 try:
-                    self._array = loaded(contents.array(self.path))
+                    self._array = loaded(contents.array(self.path, load=True))
                 finally:
                     contents.close()
             return self._array
 
 
 def loaded(array: Any) -> Any:
-    """Return an array whose coordinates are in memory; its values stay where they are."""
+    """Return an array whose coordinates of one dimension are in memory; its values stay where they are."""
     for coordinate in array.coords.values():
-        coordinate.variable.load()
+        if coordinate.ndim == 1:
+            coordinate.variable.load()
     return array

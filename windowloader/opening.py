@@ -13,6 +13,7 @@ from .assembly.joining import Opener
 from .errors import SeriesError
 from .series import Series
 from .sources.description import sharing
+from .sources.foreign import guarded
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["open"]
 
 
+@guarded
 def open(
     target: Any,
     *,

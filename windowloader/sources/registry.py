@@ -20,6 +20,7 @@ from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
 from .base import complete
+from .foreign import guarded
 from .formats import Request, format_of, is_url, list_path, open_path
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Family:
     )
 
 
+@guarded
 def open_source(
     target: Any,
     *,
@@ -106,6 +108,7 @@ def opens_by_name(target: Any) -> bool:
     return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
 
 
+@guarded
 def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names of the arrays of numbers along time in a file or store of several; () for a single array."""
     return _family(target).variables(target, dict(storage_options or {}))
@@ -173,7 +176,13 @@ def _open_array(request: Request) -> Source:
 def _open_list(request: Request) -> Source:
     from .joined import join
 
-    return join([_family(part).open(request.of(part)) for part in request.target])
+    variable, axes, storage = request.variable, request.axes, request.storage_options
+    return join(
+        [
+            open_source(part, variable=variable, axes=axes, storage_options=storage, **request.options)
+            for part in request.target
+        ]
+    )
 
 
 def _open_xarray(request: Request) -> Source:

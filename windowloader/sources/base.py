@@ -9,6 +9,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import math
+import operator
+import reprlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -34,6 +37,7 @@ __all__ = [
     "LocalSource",
     "SlabSource",
     "check_dtype",
+    "check_shape",
     "chunk_edges",
     "complete",
     "digest",
@@ -139,6 +143,10 @@ class LocalSource:
         chunks: Sequence[int] | None = None,
         description: Description | None = None,
     ) -> None:
+        self.stored_dtype = np.dtype(dtype)
+        shape = check_shape(shape, self.stored_dtype.itemsize, name)
+        if chunks is not None:
+            chunks = check_shape(chunks, self.stored_dtype.itemsize, name, what="chunks", least=1)
         if axes is None:
             axes = default_axes(len(shape), dims, name)
         check_axes(axes, len(shape), name=name, need_time=False)
@@ -151,11 +159,10 @@ class LocalSource:
         self.dims = (
             tuple(str(dims[dim]) for dim in self.order) if dims else None
         )  # names, where the file has some
-        self.shape = tuple(int(shape[dim]) for dim in self.order)
-        self.stored_dtype = np.dtype(dtype)
+        self.shape = tuple(shape[dim] for dim in self.order)
         self.dtype = check_dtype(self.stored_dtype, name)
         self.chunks: tuple[int, ...] | None = (
-            None if chunks is None else tuple(int(chunks[dim]) for dim in self.order)
+            None if chunks is None else tuple(chunks[dim] for dim in self.order)
         )
         self.description = description or Described()
 
@@ -348,6 +355,28 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
     raise SourceFormatError(
         f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
     )
+
+
+def check_shape(
+    shape: Any, itemsize: int, name: str, *, what: str = "shape", least: int = 0
+) -> tuple[int, ...]:
+    """Sizes as integers, else `SourceFormatError`: damaged metadata and typing errors give any.
+
+    Examples
+    --------
+    >>> check_shape((288, np.int64(207)), 4, "x.npy")
+    (288, 207)
+    """
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = (-1,)
+    if min(sizes, default=least) < least or math.prod(max(size, 1) for size in sizes) * itemsize >= 1 << 63:
+        raise SourceFormatError(
+            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are whole numbers of {least} or "
+            "more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
+        )
+    return sizes
 
 
 def chunk_edges(num_rows: int, chunk: int) -> np.ndarray:

@@ -126,8 +126,9 @@ class _ZarrArray:
 
         self.source, self.progress = source, Progress(renew_pool)
         path = f"{source.keys.prefix}{source.info.path}".rstrip("/")
+        form = {"zarr": 2, "zarr3": 3}[source.info.driver]  # else keys of both are tried, which references refuse
         self.array = explained(
-            Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r")
+            Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r", zarr_format=form)
         )
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:

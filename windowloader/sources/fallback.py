@@ -16,6 +16,7 @@ from windowloader.hiding import hide_secrets
 
 from .base import digest
 from .blobs import own_headers_stay, pool, renew_pool
+from .bounded import bounded
 from .catalog import DOCUMENTS, read_catalog
 from .cf import packing
 from .failures import Asked, explained
@@ -128,7 +129,8 @@ class _ZarrArray:
         path = f"{source.keys.prefix}{source.info.path}".rstrip("/")
         form = {"zarr": 2, "zarr3": 3}[source.info.driver]  # else keys of both are tried, which references refuse
         self.array = explained(
-            Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r", zarr_format=form)
+            Asked(source.name),
+            lambda: bounded(zarr.open_array(_store(source), path=path, mode="r", zarr_format=form)),
         )
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:

@@ -129,7 +129,7 @@ def target_of(one: sound.Seed, place: str, folder: Path, web: str, options: dict
     options = dict(options)
     if options.pop("references", False):
         os.chdir(folder)  # a reference may be a relative path
-        storage = {"fo": str(folder / one.target), "remote_protocol": "file", "allow_local_references": True}
+        storage = {"fo": str(folder / one.target), "remote_protocol": "file", "allow_references": True}
         return "reference://", {**options, "storage_options": storage}
     roots = {"disk": str(folder), "memory": "memory://fuzz", "http": web}
     if place == "http":

@@ -22,6 +22,7 @@ from .cf import packing
 from .failures import Asked, explained
 from .keys import ZarrKeys
 from .reads import Progress, Read
+from .references import open_store
 from .remote import RemoteSource
 from .stored_axes import describe
 from .traffic import chunk_requests
@@ -194,13 +195,8 @@ def _keys(target: Any, storage_options: Mapping[str, Any] | None) -> ZarrKeys:
     if isinstance(target, Store):
         name = str(target).rstrip("/")
         return ZarrKeys(target, f"<{type(target).__name__}>" if " object at " in name else name)
-    from zarr.storage import FsspecStore
-
     options = own_headers_stay(storage_options)
-    store = explained(
-        Asked(str(target)),
-        lambda: FsspecStore.from_url(str(target), storage_options=options, read_only=True),
-    )
+    store = explained(Asked(str(target)), lambda: open_store(str(target), options))
     return ZarrKeys(store, hide_secrets(str(target)).rstrip("/"))
 
 

@@ -106,7 +106,7 @@ def _raw_options(random: Random) -> dict[str, Any]:
 def written(folder: Path, files: dict[str, bytes], where: str) -> None:
     """Lay the files of an input out."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for path, data in files.items():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)

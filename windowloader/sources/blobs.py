@@ -206,6 +206,7 @@ def own_headers_stay(options: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(nested, Mapping):
             own_headers_stay(nested)
     foreign = sorted(set(map(str.lower, found.get("headers") or ())) - {"authorization", "cookie"})
+    foreign += sorted({"auth", "cookies"} & set(found.get("client_kwargs") or ()))
     if foreign:
         raise SourceFormatError(
             f"storage_options has the headers {foreign}, which fsspec would send on to any host that a redirect names. "

@@ -7,13 +7,18 @@ A file of references comes from anywhere, and could have any file of this machin
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileSystem
 
 from windowloader.errors import SourceFormatError
 from windowloader.hiding import hide_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["OPTION", "open_store"]
 
@@ -78,15 +83,75 @@ def _below(url: str, place: str, local: bool) -> bool:
     return f"{url}/".startswith(place.rstrip("/") + "/") and "/../" not in url
 
 
+class Lazy(LazyReferenceMapper):  # type: ignore[misc]
+    """References in Parquet, checked as they are read."""
+
+    allowed: Allowed
+
+    def __getitem__(self, key: str) -> Any:
+        entry = super().__getitem__(key)
+        _check(self.allowed, entry)
+        return entry
+
+
+class References(ReferenceFileSystem):  # type: ignore[misc]
+    """References that name no place but those that are allowed.
+
+    Parameters
+    ----------
+    fo : str or mapping
+        File of JSON, folder of Parquet, or the references themselves.
+    allow_references : bool, str or sequence of str
+        Folders and beginnings of URLs that they may name.
+    **options
+        As fsspec takes them.
+
+    Raises
+    ------
+    SourceFormatError
+        Where references in JSON name another place, with the first.
+    """
+
+    cachable = False  # the file may be another by now
+
+    def __init__(
+        self, fo: Any, *, allow_references: bool | str | Sequence[str] = (), **options: Any
+    ) -> None:
+        places = (allow_references,) if isinstance(allow_references, str) else allow_references
+        remote = options.get("remote_options") or {}
+        allowed = Allowed(
+            places if isinstance(places, bool) else tuple(places),
+            fo if isinstance(fo, str) else "",
+            options.get("remote_protocol"),
+            any(remote.get(name) for name in SECRET),
+        )
+        found = fo
+        if isinstance(fo, str):
+            inner = {**(options.get("target_options") or {}), "protocol": options.get("target_protocol")}
+            system, path = fsspec.core.url_to_fs(fo, **inner)
+            if ".json" not in path and system.isdir(path):
+                found = Lazy(path, fs=system, engine="pyarrow")
+                found.allowed = allowed
+        super().__init__(found, **options)
+        if found is fo:
+            for entry in self.references.values():
+                _check(allowed, entry)
+
+
+def _check(allowed: Allowed, entry: Any) -> None:
+    if isinstance(entry, list | tuple) and entry:
+        allowed.check(entry[0])
+
+
 def open_store(url: str, options: Mapping[str, Any]) -> Any:
     """Open a store through fsspec; its references, if it has any, are checked.
 
     Parameters
     ----------
     url : str
-        As fsspec takes it.
+        As fsspec takes it; ``reference://``, or ``reference::`` and the URL of the references.
     options : mapping
-        As fsspec takes them, and ``allow_references``: places that references may name.
+        As fsspec takes them, and ``allow_references``: see `References`.
 
     Returns
     -------
@@ -95,45 +160,17 @@ def open_store(url: str, options: Mapping[str, Any]) -> Any:
     Raises
     ------
     SourceFormatError
-        Where references in JSON name another place, with the first; those in Parquet are checked as they are read.
+        Where references name another place than those that are allowed.
     """
-    from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileSystem
     from zarr.storage import FsspecStore
 
-    options = dict(options)
-    places = options.pop(OPTION, ())
-    if url.startswith("reference:"):
-        inner = {"asynchronous": True, **(options.get("remote_options") or {})}
-        options = {"skip_instance_cache": True, **options, "remote_options": inner}
-    store = FsspecStore.from_url(url, storage_options=options, read_only=True)
-    system = store.fs
-    if not isinstance(system, ReferenceFileSystem):
-        return store
-    given = system.storage_options
-    allowed = Allowed(
-        places if isinstance(places, bool) else (places,) if isinstance(places, str) else tuple(places),
-        str(given["fo"]) if isinstance(given.get("fo"), str) else "",
-        given.get("remote_protocol"),
-        any((given.get("remote_options") or {}).get(name) for name in SECRET),
-    )
-    found = system.references
-    if isinstance(found, LazyReferenceMapper):
-
-        class Checked(LazyReferenceMapper):  # type: ignore[misc]
-            """References that are read by and by."""
-
-            def __getitem__(self, key: str) -> Any:
-                entry = super().__getitem__(key)
-                _check(allowed, entry)
-                return entry
-
-        system.references = Checked(found.root, found.fs, cache_size=found.cache_size, engine="pyarrow")
-    elif isinstance(found, Mapping):
-        for entry in found.values():
-            _check(allowed, entry)
-    return store
-
-
-def _check(allowed: Allowed, entry: Any) -> None:
-    if not isinstance(entry, str | bytes) and isinstance(entry, list | tuple) and entry:
-        allowed.check(entry[0])
+    scheme, _, rest = url.partition(":")
+    if scheme != "reference":
+        if "reference:" in url:
+            raise SourceFormatError(f"{hide_secrets(url)!r}: reference: stands first in a chain.")
+        return FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
+    options = {"asynchronous": True, **options}
+    options["remote_options"] = {"asynchronous": True, **(options.get("remote_options") or {})}
+    if rest.startswith(":"):
+        options |= {"fo": rest[1:], "target_options": options.pop(rest[1:].partition(":")[0], None)}
+    return FsspecStore(References(**options), read_only=True, path="" if rest[:1] == ":" else rest[2:].strip("/"))

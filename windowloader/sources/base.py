@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 
+MOST_CHUNKS = 1 << 25  # along time, or of one row: plans have a number for each
+
+
 class Description(Protocol):
     """Labels and timestamps, looked up when asked for, so that sources pickle small."""
 
@@ -164,6 +167,12 @@ class LocalSource:
         self.chunks: tuple[int, ...] | None = (
             None if chunks is None else tuple(chunks[dim] for dim in self.order)
         )
+        grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks or (), strict=False)]
+        if grid and max(grid[0], math.prod(grid[1:])) > MOST_CHUNKS:
+            raise SourceFormatError(
+                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along time or "
+                "for a row, more than can be planned for. If that is no damage, `windowloader convert` makes larger ones."
+            )
         self.description = description or Described()
 
     def __repr__(self) -> str:

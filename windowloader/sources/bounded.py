@@ -46,7 +46,7 @@ def inflate(data: Any, limit: int, make: Callable[[], Any] = zlib.decompressobj)
     b'abc'
     >>> inflate(zlib.compress(bytes(10**6)), 1000)
     Traceback (most recent call last):
-    ValueError: it unpacks to more than the 1000 bytes of its chunk
+    ValueError: it decompresses to more than the 1000 bytes of its chunk
     """
     parts: list[bytes] = []
     left = limit
@@ -55,9 +55,9 @@ def inflate(data: Any, limit: int, make: Callable[[], Any] = zlib.decompressobj)
         parts.append(one.decompress(data, left + 1))
         left -= len(parts[-1])
         if left < 0:
-            raise ValueError(f"it unpacks to more than the {limit} bytes of its chunk")
+            raise ValueError(f"it decompresses to more than the {limit} bytes of its chunk")
         if not one.eof:
-            raise ValueError("its compressed bytes break off")
+            raise ValueError("its compressed bytes are truncated")
         data = one.unused_data
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -67,15 +67,31 @@ def decode(codec: Any, data: Any, limit: int) -> Any:
     name, data = codec.codec_id, memoryview(data).cast("B")
     if name in ("zlib", "gzip", "bz2", "lzma"):
         return inflate(data, limit, _streams(codec)[name])
-    if name in ("blosc", "lz4") and len(data) >= 8:
-        told = int.from_bytes(data[4:8] if name == "blosc" else data[:4], "little")
-        if told > limit:
-            raise ValueError(f"it unpacks to {told} bytes, and its chunk has {limit}")
-    if name == "zstd" and _frame_size(data) is None:
-        codec.decode(data, bytearray(limit))  # raises where it is more; how much it is, only the next one tells
-    elif name == "zstd" and (told := _frame_size(data) or 0) > limit:
-        raise ValueError(f"it unpacks to {told} bytes, and its chunk has {limit}")
+    if name in ("blosc", "lz4", "zstd"):
+        told = _told(name, data)
+        if told is None:
+            codec.decode(data, bytearray(limit))  # raises where it is more; how much it is, only the next one tells
+        elif told > limit:
+            raise ValueError(f"it decompresses to {told} bytes, and its chunk has {limit}")
     return codec.decode(data)
+
+
+def _told(name: str, data: memoryview) -> int | None:
+    """Bytes that compressed data say they decompress to, or None."""
+    if len(data) < 16 and (name == "blosc" or len(data) < 6):
+        raise ValueError("its compressed bytes are truncated")
+    if name == "lz4":
+        return int.from_bytes(data[:4], "little")
+    if name == "blosc":
+        if int.from_bytes(data[12:16], "little") > len(data):  # which its library would read beyond
+            raise ValueError("its compressed bytes are truncated")
+        return int.from_bytes(data[4:8], "little")
+    # Zstandard's frame header: RFC 8878, 3.1.1.1
+    flags = data[4]
+    width = (1 if flags & 0x20 else 0, 2, 4, 8)[flags >> 6]
+    begin = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
+    size = int.from_bytes(data[begin : begin + width], "little") + (256 if width == 2 else 0)
+    return size if width else None
 
 
 def _streams(codec: Any) -> dict[str, Callable[[], Any]]:
@@ -86,17 +102,6 @@ def _streams(codec: Any) -> dict[str, Callable[[], Any]]:
 
     gzip: Callable[[], Any] = lambda: zlib.decompressobj(GZIP)  # noqa: E731
     return {"zlib": zlib.decompressobj, "gzip": gzip, "bz2": bz2.BZ2Decompressor, "lzma": xz}
-
-
-def _frame_size(data: memoryview) -> int | None:
-    """Bytes that a Zstandard frame says it unpacks to (RFC 8878, 3.1.1.1), or None."""
-    if len(data) < 6:
-        return 0
-    flags = data[4]
-    width = (1 if flags & 0x20 else 0, 2, 4, 8)[flags >> 6]
-    begin = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
-    told = int.from_bytes(data[begin : begin + width], "little") + (256 if width == 2 else 0)
-    return told if width else None
 
 
 def bounded(array: Any) -> Any:

@@ -6,6 +6,7 @@ values through h5py.
 
 from __future__ import annotations
 
+import math
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ __all__ = ["Table", "decode_chunk", "read_table"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 GZIP, SHUFFLE, FLETCHER = 1, 2, 3  # numbers of HDF5's own filters
 HEAD = 64
+MOST = 1 << 24  # chunks of which a table is made
 CHECKSUMS = 64  # bytes that filters may add to a chunk before it is compressed
 
 
@@ -253,6 +255,11 @@ def _chunk_table(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if dataset.chunks is None:
         return (np.empty(0, np.int64),) * 3
     grid = tuple(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if math.prod(grid) > MOST:
+        raise CorruptDataError(
+            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, of which {MOST} "
+            "are listed at most. If that is not damage, copy it into larger chunks."
+        )
     offsets = np.full(grid, -1, np.int64)
     sizes, masks = np.zeros(grid, np.int64), np.zeros(grid, np.int64)
 

@@ -38,6 +38,10 @@ import seeds as sound  # noqa: E402
 HANG = 10.0  # seconds for one input
 ALONE = 60.0  # seconds for the second try of one that was late, by itself: machines are shared
 MEMORY = 1 << 30
+# Sound inputs that are not read: rows of Fortran order are scattered over an object, a web server lists no keys, and
+# TensorStore has no filters of Zarr 2.
+NOT_READ = {("npy-fortran", "memory"), ("npy-fortran", "http"), ("zarr-loose2.zarr", "http"),
+            ("zarr-packed3.zarr", "http"), ("zarr-v2filter.zarr", "disk"), ("zarr-v2filter.zarr", "http")}  # fmt: skip
 SHARES = {"npy": 4, "raw": 1, "npz": 2, "zarr": 7, "kerchunk": 2, "hdf5": 4, "netcdf": 3, "csv": 3, "parquet": 2}
 
 
@@ -50,7 +54,7 @@ def damaged(seeds: dict[str, list[sound.Seed]], seed: int, number: int) -> tuple
         one, place = [(one, place) for family in seeds.values() for one in family for place in dict.fromkeys(one.places)][
             -1 - number
         ]
-        options = {"shape": (-1, sound.NODES), "dtype": "<f4"} if "raw" in one.options else one.options
+        options = {"shape": (sound.ROWS, sound.NODES), "dtype": "<f4"} if "raw" in one.options else one.options
         return one, place, one.files, dict(options)
     random = Random(f"{seed}:{number}")
     family = random.choices(list(SHARES), list(SHARES.values()))[0]
@@ -263,8 +267,9 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        for line in self.process.stdout:
-            self.lines.put(json.loads(line))
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.put(json.loads(line))
         self.lines.put(None)
 
     def end(self) -> int:
@@ -358,6 +363,20 @@ def failures(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
+def replay(seed: int, one: dict[str, Any]) -> str:
+    """Return how an input is run again, and what it was."""
+    said = f"{one.get('says', '')}"[-300:]
+    where = f"({one['seed']}, {one['place']}, {one.get('seconds', 0):.1f} s, {one.get('peak', 0) >> 20} MiB)"
+    return f"campaign.py --seed {seed} --only {one['number']} {where} {said!r}"
+
+
+def count_sound() -> int:
+    """Count the sound inputs: each seed at each place."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        seeds = sound.seeds(Path(folder) / "sound")
+    return sum(len(set(one.places)) for ones in seeds.values() for one in ones)
+
+
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("seed", 1), ("start", 0), ("count", 500), ("workers", 2), ("only", None)):
@@ -376,8 +395,7 @@ def main() -> None:
     results = campaign(given.seed, given.start, given.count, given.workers, given.keep)
     print(dict(collections.Counter(one["kind"] for one in results)), f"peak {max(one.get('peak', 0) for one in results) >> 20} MiB")
     for what, ones in failures(results).items():
-        one = ones[0]
-        print(f"{len(ones):6d} {what}  --seed {given.seed} --only {one['number']} ({one['seed']}, {one['place']})\n       {one.get('says', '')[-300:]!r}")
+        print(f"{len(ones):6d} {what}\n       {replay(given.seed, ones[0])}")
 
 
 def again(seed: int, number: int) -> None:

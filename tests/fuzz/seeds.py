@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,17 +38,19 @@ class Seed:
 def seeds(folder: Path) -> dict[str, list[Seed]]:
     """Write all seeds below a folder and return them by format."""
     folder.mkdir(parents=True, exist_ok=True)
-    return {
-        "npy": _npy(),
-        "raw": _raw(),
-        "npz": _npz(),
-        "zarr": _zarr(folder),
-        "kerchunk": _kerchunk(folder),
-        "hdf5": _hdf5(folder),
-        "netcdf": _netcdf(folder),
-        "csv": _csv(),
-        "parquet": _parquet(),
-    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        return {
+            "npy": _npy(),
+            "raw": _raw(),
+            "npz": _npz(),
+            "zarr": _zarr(folder),
+            "kerchunk": _kerchunk(folder),
+            "hdf5": _hdf5(folder),
+            "netcdf": _netcdf(folder),
+            "csv": _csv(),
+            "parquet": _parquet(),
+        }
 
 
 def _first(array: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ into the caller's array. Never keeps chunks; what is kept how long is the plan's
 from __future__ import annotations
 
 import copy
+import os
 import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,6 @@ from .stored_axes import Coordinates, describe
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from windowloader.source import Pending
@@ -320,7 +320,7 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     if scheme_of(target) in ("", "file", "local"):
         folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
         return any(
-            (folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", "attributes.json")
+            os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", "attributes.json")
         )
     return not path.suffix
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from windowloader.errors import SourceError, SourceNotFoundError
 
 from .failures import Asked, explain, explained
+from .handles import Stamp
 from .processes import tensorstore
 from .reads import Progress, wait
 
@@ -74,10 +75,11 @@ class FolderKeys:
         try:
             # The folder changes when a chunk is replaced: those are written aside and renamed.
             generation = f"{path.stat().st_mtime_ns} {path.parent.stat().st_mtime_ns}"
+            Stamp.of(path)  # a pipe would be waited for
             return Value(path.read_bytes(), generation)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise explain(error, Asked(str(path))) from error
 
     def nodes(self) -> list[str]:

@@ -22,6 +22,7 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
+from .failures import Asked, Guard
 from .reads import Done
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class LocalSource:
         """Read rows ``[start, stop)`` into ``out``, any strides."""
         self.check_range(start, stop, out)
         if out.size:
-            self._read(start, stop, out)
+            with Guard(Asked(self.name, (start, stop))):
+                self._read(start, stop, out)
 
     def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
         """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` does not fit them."""

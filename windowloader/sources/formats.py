@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import SourceError, SourceFormatError
 
 from .base import LocalSource
+from .foreign import check_answer
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def _open_table(request: Request) -> Source:
     from .tables import TableOptions, open_table
 
     request.takes("a table", *(one.name for one in fields(TableOptions)))
+    check_answer(request.target)
     return open_table(request.target, axes=request.axes, **request.options)
 
 

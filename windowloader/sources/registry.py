@@ -20,6 +20,7 @@ from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
 from .base import complete
+from .foreign import guarded
 from .formats import Request, is_url, list_path, open_path
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Family:
     )
 
 
+@guarded
 def open_source(
     target: Any,
     *,
@@ -99,6 +101,7 @@ def open_source(
     return family.open(Request(target, variable, axes, dict(storage_options or {}), options))
 
 
+@guarded
 def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names of the arrays of numbers along time in a file or store of several; () for a single array."""
     return _family(target).variables(target, dict(storage_options or {}))
@@ -166,7 +169,13 @@ def _open_array(request: Request) -> Source:
 def _open_list(request: Request) -> Source:
     from .joined import join
 
-    return join([_family(part).open(request.of(part)) for part in request.target])
+    variable, axes, storage = request.variable, request.axes, request.storage_options
+    return join(
+        [
+            open_source(part, variable=variable, axes=axes, storage_options=storage, **request.options)
+            for part in request.target
+        ]
+    )
 
 
 def _open_xarray(request: Request) -> Source:

@@ -69,6 +69,20 @@ def proxy(_proxy, static):
     return _proxy
 
 
+@pytest.fixture
+def web():
+    """Start web servers, each with what it answers to a path: status, headers, body."""
+    kind, started = _load("webserver").Web, []
+
+    def web(answer):
+        started.append(kind(answer))
+        return started[-1]
+
+    yield web
+    for server in started:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def moto():
     """Endpoint of a real S3 server, with the bucket ``bkt``."""

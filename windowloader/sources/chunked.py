@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,6 @@ from .remote import Opened, RemoteSource
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from windowloader.source import Pending
@@ -442,7 +442,9 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
         return True
     if scheme_of(target) in ("", "file", "local"):
         folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
-        return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata"))
+        return any(
+            os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
+        )
     return not path.suffix
 
 

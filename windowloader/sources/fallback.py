@@ -16,6 +16,7 @@ import numpy as np
 
 from .base import digest
 from .blobs import pool, renew_pool
+from .bounded import bounded
 from .failures import Asked, explained
 from .packing import delivered
 from .reads import Progress, Read
@@ -139,7 +140,9 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         store = Whole(store, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
-        return explained(Asked(name), lambda: zarr.open_array(store, path=path.rstrip("/"), mode="r"))
+        return explained(
+            Asked(name), lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r"))
+        )
 
 
 class ZarrRows:

@@ -31,6 +31,7 @@ from .kvstore import check_bucket
 from .options import locate, supported
 from .processes import tensorstore
 from .reads import Progress, wait
+from .references import open_store
 from .zarr_documents import Reader, array_paths, folders_of, holds, parsed, readable
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
 
         location = locate(target, storage_options)
         return Place(store_of(location), location.url, "", location, key)
-    options, opened = own_headers_stay(storage_options), zarr.storage.FsspecStore.from_url
-    asked = Asked(str(target))
-    store = explained(asked, lambda: opened(str(target), storage_options=options, read_only=True))
+    options = own_headers_stay(storage_options)
+    store = explained(Asked(str(target)), lambda: open_store(str(target), options))
     return Place(store, hide_secrets(str(target)).rstrip("/"), key=key)
 
 

@@ -303,7 +303,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda target, options: list_path(_matching(target)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet, Feather, Excel",
         _is_path,
         open_path,
         list_path,

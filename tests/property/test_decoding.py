@@ -352,6 +352,10 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
             assert wl.scan(wl.open(target, missing=float("nan"))).missing == {"value": 0}
     twice = wl.open([whole, whole], missing={"value": "fill_value"})
     assert wl.scan(twice).missing == {"value": 2 * gone.sum()}
+    labelled = wl.Series(
+        values[:, ::-1], nodes=["c", "b", "a"], covariates={"w": whole}, missing={"w": "fill_value"}
+    )
+    assert wl.scan(labelled).missing == {"w": gone.sum()}
     with pytest.raises(SeriesError, match=r"fill_value.*has none"):
         wl.Series(values, missing="fill_value")
 

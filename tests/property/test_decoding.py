@@ -384,7 +384,7 @@ STRANGE = st.recursive(
 
 @given(
     attributes=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, STRANGE)),
-    dtype=st.sampled_from(("i1", "u2", ">i4", "i8", "f4", "f8", "?")),
+    dtype=st.sampled_from(("i1", "u2", ">i4", "i8", "f4", "f8", "?", "U9", "c8")),
     date=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)

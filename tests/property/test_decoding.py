@@ -91,7 +91,7 @@ def encodings(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 @given(encodings())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_packed_values_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     raw, attributes = case
     right = decoded_by_xarray(raw, attributes)
@@ -223,7 +223,7 @@ def times_by_xarray(values: np.ndarray, attributes: dict[str, Any]) -> np.ndarra
 
 
 @given(time_axes())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @pytest.mark.filterwarnings("ignore:the times of")
 def test_times_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     values, attributes = case

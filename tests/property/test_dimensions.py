@@ -51,7 +51,7 @@ def stores(dataset: xr.Dataset, folder: str) -> Iterator[Any]:
 @given(
     others=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=3, unique_by=str), place=st.integers(0, 3)
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_roles_of_dimensions(others: list[tuple[str, dict[str, str], str]], place: int) -> None:
     dims = [name for name, _, _ in others]
     dims.insert(min(place, len(others)), "time")

@@ -57,6 +57,8 @@ def dimension_role(name: str, attributes: Mapping[str, Any]) -> str:
     """
     said = [str(attributes.get(key, "")).lower() for key in ("standard_name", "units", "axis")]
     lower = name.lower()
+    if lower in LEAD_NAMES:
+        return name
     if said[0] == "forecast_period" or str(attributes.get("dtype", "")).startswith("timedelta64"):
         return "forecast_period"
     if lower in FEATURE_NAMES and (said[2] in ("x", "y") or not {*said[:2]}.isdisjoint(SPACE_SAID)):

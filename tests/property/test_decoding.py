@@ -91,7 +91,7 @@ def encodings(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 @given(encodings())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_packed_values_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     raw, attributes = case
     right = decoded_by_xarray(raw, attributes)
@@ -223,7 +223,7 @@ def times_by_xarray(values: np.ndarray, attributes: dict[str, Any]) -> np.ndarra
 
 
 @given(time_axes())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @pytest.mark.filterwarnings("ignore:the times of")
 def test_times_are_those_of_xarray(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     values, attributes = case
@@ -352,6 +352,10 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
             assert wl.scan(wl.open(target, missing=float("nan"))).missing == {"value": 0}
     twice = wl.open([whole, whole], missing={"value": "fill_value"})
     assert wl.scan(twice).missing == {"value": 2 * gone.sum()}
+    labelled = wl.Series(
+        values[:, ::-1], nodes=["c", "b", "a"], covariates={"w": whole}, missing={"w": "fill_value"}
+    )
+    assert wl.scan(labelled).missing == {"w": gone.sum()}
     with pytest.raises(SeriesError, match=r"fill_value.*has none"):
         wl.Series(values, missing="fill_value")
 
@@ -380,7 +384,7 @@ STRANGE = st.recursive(
 
 @given(
     attributes=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, STRANGE)),
-    dtype=st.sampled_from(("i1", "u2", ">i4", "i8", "f4", "f8", "?")),
+    dtype=st.sampled_from(("i1", "u2", ">i4", "i8", "f4", "f8", "?", "U9", "c8")),
     date=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)

@@ -57,7 +57,7 @@ def times_of(values: np.ndarray, attributes: Mapping[str, Any], *, name: str) ->
     """Return the times of a coordinate; None, with a warning that says what to write, where it has none."""
     if values.dtype.kind == "M":
         return to_nanoseconds(values, name)
-    if is_time(attributes):
+    if is_time(attributes) and values.dtype.kind in "iuf":
         return decode_time(values, attributes, name=name)
     if is_text_of_time(values) and (found := _times_of_text(values, name)) is not None:
         return found

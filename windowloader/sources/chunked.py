@@ -397,7 +397,7 @@ def _source(
         )
     info = _info(contents, path, dims)
     name = f"{place.name}/{path}".rstrip("/")
-    letters = axes or default_axes(len(info.shape), dims, name)
+    letters = axes or default_axes(len(info.shape), dims, name, info.shape)
     check_axes(letters, len(info.shape), name=name, need_time=False)
     values = packing(info.dtype, attributes) if mask_and_scale else None
     if place.location is None:

@@ -34,7 +34,7 @@ from .reads import Progress, wait
 from .zarr_documents import Reader, array_paths, folders_of, holds, parsed, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .options import Location
 
@@ -167,7 +167,6 @@ class ZarrContents(Contents):
         if self.documents != before:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # codecs and types without a settled form
-                self._open_arrays()
                 explained(Asked(self.name), self._open_groups)
 
     async def _find(self, store: Any, prototype: Any, *, path: str | None) -> None:
@@ -211,48 +210,52 @@ class ZarrContents(Contents):
                     shown[key] = readable(document)
         return Documents(self.place.store, {f"{self.place.root}{key}": text for key, text in shown.items()})
 
-    def _open_arrays(self) -> None:
-        for path in sorted(array_paths(self.documents)):
-            if path not in self.arrays and path not in self.problems:
-                try:
-                    self.arrays[path] = self._open_array(path)
-                except Exception as error:  # a codec that nobody knows must not hide the other arrays
-                    self.problems[path] = error
-
-    def _open_array(self, path: str) -> Any:
-        import zarr
-
-        whole = f"{self.place.root}{path}".rstrip("/")
-        array = zarr.open_array(self._store([path]), path=whole, mode="r", zarr_format=self.form)
-        if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
-            raise SourceFormatError(
-                f"{self.name}/{path}: its shape is {array.shape}, and that of its chunks {array.chunks}."
-            )
-        return array
-
     def _open_groups(self) -> None:
+        """Open the arrays, then those of each group as xarray has them."""
         import xarray
+
+        members: dict[str, list[str]] = {}
+        for path in array_paths(self.documents):
+            members.setdefault(split_path(path)[0] if path else "", []).append(path)
+        self.groups = {}
+        for group, paths in sorted(members.items()):
+            self.arrays |= self._open_arrays(group, paths)
+            named = _agreeing({path: self.arrays[path] for path in paths if path and path in self.arrays})
+            if named:
+                store = xarray.backends.ZarrStore(
+                    self._open_group(group, named), mode="r", use_zarr_fill_value_as_mask=True
+                )
+                raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
+                for name, variable in raw.variables.items():
+                    _mark(variable, store.members[str(name)])
+                self.groups = {**self.groups, group: raw}
+
+    def _open_group(self, group: str, paths: Iterable[str]) -> Any:
         import zarr
 
-        groups: dict[str, dict[str, Any]] = {}
-        for path, array in self.arrays.items():
-            if path and dimensions(array) is not None:
-                groups.setdefault(split_path(path)[0], {})[path] = array
-        self.groups = {}
-        for group, arrays in sorted(groups.items()):
-            whole = f"{self.place.root}{group}".rstrip("/")
-            opened = zarr.open_group(
-                self._store(_agreeing(arrays)),
-                path=whole,
-                mode="r",
-                zarr_format=self.form,
-                use_consolidated=False,
-            )
-            store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
-            raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
-            for name, variable in raw.variables.items():
-                _mark(variable, store.members[str(name)])
-            self.groups = {**self.groups, group: raw}
+        whole = f"{self.place.root}{group}".rstrip("/")
+        form, store = self.form, self._store(paths)
+        return zarr.open_group(store, path=whole, mode="r", zarr_format=form, use_consolidated=False)
+
+    def _open_arrays(self, group: str, paths: Sequence[str]) -> dict[str, Any]:
+        """Return the arrays of a group; of those that cannot be opened `problems` says why."""
+        import zarr
+
+        try:
+            opened = dict(self._open_group(group, paths).arrays()) if paths != [""] else {}
+        except Exception:
+            opened = {}  # a codec that nobody knows must not hide the other arrays
+        found: dict[str, Any] = {}
+        for path in paths:
+            try:
+                array = opened.get(split_path(path)[1])
+                if array is None:
+                    whole = f"{self.place.root}{path}".rstrip("/")
+                    array = zarr.open_array(self._store([path]), path=whole, mode="r", zarr_format=self.form)
+                found[path] = _checked(array, f"{self.name}/{path}")
+            except Exception as error:
+                self.problems[path] = error
+        return found
 
     def dtype(self, path: str) -> np.dtype:
         """Dtype of an array as delivered, native byte order."""
@@ -376,16 +379,22 @@ def dimensions(array: Any) -> tuple[str, ...] | None:
     return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 
 
+def _checked(array: Any, name: str) -> Any:
+    if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
+        raise SourceFormatError(f"{name}: its shape is {array.shape}, and that of its chunks {array.chunks}.")
+    return array
+
+
 def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
-    """Paths of the arrays whose dimensions of one name are of one size: xarray takes no others together."""
-    own = {path: (split_path(path)[1],) for path in arrays}
-    sizes = {own[path][0]: one.shape[0] for path, one in arrays.items() if dimensions(one) == own[path]}
+    """Paths of the arrays with named dimensions, those of one name of one size: xarray takes no others together."""
+    names = {path: dims for path, array in arrays.items() if (dims := dimensions(array)) is not None}
+    own = {path: (split_path(path)[1],) for path in names}
+    sizes = {own[path][0]: arrays[path].shape[0] for path, dims in names.items() if dims == own[path]}
     return [
         path
-        for path, array in arrays.items()
+        for path, dims in names.items()
         if all(
-            sizes.setdefault(dim, size) == size
-            for dim, size in zip(dimensions(array) or (), array.shape, strict=True)
+            sizes.setdefault(dim, size) == size for dim, size in zip(dims, arrays[path].shape, strict=True)
         )
     ]
 

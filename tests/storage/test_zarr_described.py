@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def test_two_variables_are_described_in_few_requests(
     assert series.features == ("t2m", "tp")
 
 
-def test_a_store_without_consolidated_metadata_is_listed_folder_by_folder(bucket, moved, s3):
+def test_a_store_without_consolidated_metadata_is_listed_folder_by_folder(bucket, moved, s3, monkeypatch):
     url = moved(bucket("listed.zarr", era(), zarr_format=3, consolidated=False))
     s3.clear()
     options = {"endpoint_url": s3.url, "key": "k", "secret": "s"}
@@ -84,6 +85,8 @@ def test_a_store_without_consolidated_metadata_is_listed_folder_by_folder(bucket
     listings = [entry.path for entry in s3.log if "list-type" in entry.path]
     assert len(listings) == 1
     assert "delimiter=%2F" in listings[0]
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    assert list_arrays(url, options) == ("t2m", "tp")
 
 
 def test_a_web_server_lists_nothing_and_is_asked_by_name(bucket, static):

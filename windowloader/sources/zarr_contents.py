@@ -12,7 +12,7 @@ import os
 import struct
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class Place:
     name: str
     root: str = ""
     location: Location | None = None
-    key: tuple[Any, ...] = ()
+    key: tuple[Any, ...] = field(default=(), repr=False)
     form: int | None = None
 
     def parent(self, form: int) -> tuple[Place, str]:
@@ -380,6 +380,7 @@ def dimensions(array: Any) -> tuple[str, ...] | None:
 
 
 def _checked(array: Any, name: str) -> Any:
+    dict(array.attrs)  # which raises where they are no mapping
     if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
         raise SourceFormatError(f"{name}: its shape is {array.shape}, and that of its chunks {array.chunks}.")
     return array

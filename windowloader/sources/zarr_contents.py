@@ -160,6 +160,9 @@ class ZarrContents(Contents):
         path = None if variable is None else variable.strip("/")
         if self.complete and (path is None or path in self.arrays or path in self.problems):
             return
+        location = self.place.location
+        if location is not None and location.local is not None and not location.local.exists():
+            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
         before = dict(self.documents)
         explained(Asked(self.name), lambda: run(self.place.store, partial(self._find, path=path)))
         if not self.documents:
@@ -188,8 +191,6 @@ class ZarrContents(Contents):
             raise refused
         if self.place.location is not None:
             check_bucket(self.place.location)
-        if os.path.isabs(self.name) and not os.path.exists(self.name):
-            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
         raise SourceNotFoundError(
             f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the path; "
             "is it the store itself, and was it written to its end?"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["open"]
 
 
+@sharing()
 def open(
     target: Any,
     *,
@@ -116,25 +117,24 @@ def open(
         variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
-    with sharing():  # what a store holds is read once for all of its variables
-        return Series.of(
-            assemble(
-                target,
-                axes=axes,
-                variables=variables,
-                features=features,
-                timestamps=timestamps,
-                covariates=covariates,
-                graph=graph,
-                segments=segments,
-                missing=missing,
-                nodes=nodes,
-                entities=borders,
-                entity_names=names,
-                name=None,
-                opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
-            )
+    return Series.of(
+        assemble(
+            target,
+            axes=axes,
+            variables=variables,
+            features=features,
+            timestamps=timestamps,
+            covariates=covariates,
+            graph=graph,
+            segments=segments,
+            missing=missing,
+            nodes=nodes,
+            entities=borders,
+            entity_names=names,
+            name=None,
+            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
         )
+    )
 
 
 def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:

@@ -220,9 +220,3 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="is a file"):
         wl.open(np.zeros((3, 2)), cache_dir=tmp_path / "file")
-
-
-@pytest.mark.parametrize("shape", [(12, 0), (12, 3, 0)])
-def test_a_variable_without_nodes_or_features_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(SeriesError, match=r"shape \(12, .*nothing to load"):
-        wl.open(np.zeros(shape))

@@ -164,11 +164,6 @@ def join_variables(
                 f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
                 f"change is a covariate: covariates={{{variable.name!r}: …}}."
             )
-        if 0 in variable.source.shape[1:]:
-            raise SeriesError(
-                f"variable {variable.name!r} has shape {variable.source.shape} ({variable.source.axes}): without nodes "
-                "or features there is nothing to load. Was it written to its end?"
-            )
     return joined
 
 

@@ -24,7 +24,7 @@ from windowloader.hiding import hide_secrets
 from .base import digest
 from .blobs import own_headers_stay
 from .coordinates import time_dimension
-from .description import Contents, shared, split_path
+from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import nearby
 from .kvstore import check_bucket
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """A node of a store, below which arrays are looked for.
+    """A node of a store, below which arrays are looked for; called, it opens them.
 
     Parameters
     ----------
@@ -62,12 +62,16 @@ class Place:
         an array that was opened by itself. Arrays are then asked for by name alone.
     """
 
-    store: Any
+    store: Any = field(compare=False)
     name: str
     root: str = ""
-    location: Location | None = None
+    location: Location | None = field(default=None, compare=False)
     key: tuple[Any, ...] = field(default=(), repr=False)
     form: int | None = None
+
+    def __call__(self) -> ZarrContents:
+        """Open what is below."""
+        return ZarrContents(self)
 
     def parent(self, form: int) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
@@ -136,9 +140,9 @@ class ZarrContents(Contents):
     @classmethod
     def of(cls, place: Place, variable: str | None = None) -> ZarrContents:
         """Return the contents of a place, the same ones throughout one opening; see `find`."""
-        found: Any = shared(place.key, lambda: cls(place))
-        found.find(variable)
-        return found  # type: ignore[no-any-return]
+        with opened(place) as contents:
+            contents.find(variable)
+        return contents
 
     @property
     def single(self) -> bool:
@@ -341,6 +345,11 @@ class ZarrContents(Contents):
             f"{name!r}: zarr-python cannot open the array ({said}). Install the package of its codec or dtype, or "
             "write the array again without."
         )
+
+    def array(self, path: str, *, load: bool = False) -> Any:
+        """Return a variable with its coordinates; see `Contents.array`."""
+        self.find(path)
+        return super().array(path, load=load)
 
     def load(self, path: str) -> None:
         """Read a coordinate, once and all chunks together."""

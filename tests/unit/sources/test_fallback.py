@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.chunked import list_arrays, open_chunked
 from windowloader.sources.fallback import is_zarr
@@ -196,3 +197,8 @@ def test_a_single_array_has_the_axes_that_its_dimensions_are_named_after(tmp_pat
             array.attrs["_ARRAY_DIMENSIONS"] = ["time", "lat", "lon"]
         source = open_chunked(target)
         assert (source.axes, source.dims) == ("tnn", ("time", "lat", "lon"))
+
+
+def test_an_array_in_hand_is_called_as_variables_say():
+    array = zarr.create_array(zarr.storage.MemoryStore(), data=VALUES)
+    assert wl.open(array, variables=["speed"]).features == ("speed",)

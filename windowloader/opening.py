@@ -26,6 +26,7 @@ __all__ = ["open"]
 
 
 @guarded
+@sharing()
 def open(
     target: Any,
     *,
@@ -119,25 +120,24 @@ def open(
         variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
-    with sharing():  # what a store holds is read once for all of its variables
-        return Series.of(
-            assemble(
-                target,
-                axes=axes,
-                variables=variables,
-                features=features,
-                timestamps=timestamps,
-                covariates=covariates,
-                graph=graph,
-                segments=segments,
-                missing=missing,
-                nodes=nodes,
-                entities=borders,
-                entity_names=names,
-                name=None,
-                opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
-            )
+    return Series.of(
+        assemble(
+            target,
+            axes=axes,
+            variables=variables,
+            features=features,
+            timestamps=timestamps,
+            covariates=covariates,
+            graph=graph,
+            segments=segments,
+            missing=missing,
+            nodes=nodes,
+            entities=borders,
+            entity_names=names,
+            name=None,
+            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
         )
+    )
 
 
 def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:

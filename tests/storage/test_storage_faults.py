@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import windowloader as wl
 from windowloader.errors import (
@@ -206,12 +207,27 @@ def test_a_wrong_region_and_expired_credentials(refusing, name, status, code, ad
         wl.open(f"s3://bkt/{name}", storage_options=options)
 
 
-def test_secrets_are_not_shown(static, put):
+@pytest.fixture
+def era(bucket_folder):
+    """Write VALUES with labels as ``name`` into the bucket and return the name."""
+
+    def write(name):
+        data = xr.Dataset({"speed": (("time", "node"), VALUES)}, {"node": np.arange(12)})
+        data.to_zarr(bucket_folder / "bkt" / name, zarr_format=3, consolidated=False, mode="w")
+        return name
+
+    return write
+
+
+def test_secrets_are_not_shown(static, put, era):
     put("private.zarr")
     static.key = "right"
     options = {"endpoint_url": static.url, "key": "right", "secret": "hush"}
     source = open_chunked("s3://bkt/private.zarr", storage_options=options)
     assert "hush" not in f"{source!r} {source.location!r} {source.name} {source.fingerprint()}"
+    source = open_chunked(f"s3://bkt/{era('labelled.zarr')}", storage_options=options)
+    assert "hush" not in f"{source.description!r} {source.description.__dict__!r}"
+    assert source.labels(1).tolist() == list(range(12))
     source.close()
 
 

@@ -384,10 +384,11 @@ def _source(
     from .coordinates import dimension_names, time_dimension
     from .description import StoreDescription
     from .fallback import ZarrSource
-    from .zarr_contents import ZarrContents
+    from .zarr_contents import ZarrContents, dimensions
 
     place = contents.place
-    attributes, dims = dict(contents.arrays[path].attrs), None
+    array = contents.arrays[path]
+    attributes, dims = dict(array.attrs), dimensions(array)
     coordinates: Description = Described()
     if contents.described(path):
         described, attributes = contents.array(path), contents.raw(path).attrs

@@ -8,27 +8,35 @@ Never reads the values of a variable; coordinates are read once.
 from __future__ import annotations
 
 import threading
+import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from windowloader.errors import WindowLoaderError
 
 from .base import unknown_variable
-from .coordinates import coordinate_labels, time_dimension, time_values, with_times
+from .coordinates import coordinate_labels, time_dimension, time_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "loaded", "shared", "sharing", "split_path"]
+__all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
 
-_SHARED: ContextVar[dict[Any, Contents] | None] = ContextVar("shared", default=None)
+C = TypeVar("C", bound="Contents")
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+MOST_SHARED = 8  # files of a long list are not all held open
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Have `shared` return the same contents for the same key, until the end of the block."""
+    """Within, a store whose variables are opened one after the other is opened and described once."""
+    if _SHARED.get() is not None:
+        yield
+        return
     token = _SHARED.set({})
     try:
         yield
@@ -38,14 +46,20 @@ def sharing() -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def shared(key: Any, make: Callable[[], Contents]) -> Contents:
-    """Return the contents of a key: made by ``make``, once within `sharing`."""
+@contextmanager
+def opened(opener: Callable[[], C]) -> Iterator[C]:
+    """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
     held = _SHARED.get()
-    if held is None:
-        return make()
-    if key not in held:
-        held[key] = make()
-    return held[key]
+    contents: C = opener() if held is None or opener not in held else held[opener]
+    try:
+        yield contents
+    finally:
+        if held is None:
+            contents.close()
+        else:
+            held.setdefault(opener, contents)
+            while len(held) > MOST_SHARED:
+                held.pop(next(iter(held))).close()
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -68,15 +82,18 @@ class Contents:
     ----------
     name : str
         Of the store, for messages.
-    groups : mapping of str to xarray.Dataset
+    groups : dict of str to xarray.Dataset
         By path, ``""`` the root, parents before children.
     close : callable
         Lets go of what the datasets read from.
+    problem : callable
+        Why the last read failed, where a library raises an error of its own instead; None where it did not.
     """
 
     name: str
-    groups: Mapping[str, Any]
+    groups: dict[str, Any]
     close: Callable[[], None] = field(default=lambda: None)
+    problem: Callable[[], Exception | None] = field(default=lambda: None)
 
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
@@ -86,8 +103,7 @@ class Contents:
         ] = {}  # by what decides it: describing each of hundreds of variables takes seconds
         timed = []
         for path in numbers:
-            raw = self.raw(path)
-            key = split_path(path)[0], raw.dims, raw.shape, str(raw.attrs.get("coordinates"))
+            key = path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
             if key not in known:
                 known[key] = time_dimension(self.array(path)) is not None
             timed += [path] if known[key] else []
@@ -96,7 +112,7 @@ class Contents:
     def choose(self, variable: str | None) -> str:
         """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
         if variable is not None:
-            group, name = split_path(variable)
+            group, name = self._place(variable)
             if group in self.groups and name in self.groups[group].variables:
                 return variable.strip("/")
         found = self.variables()
@@ -106,58 +122,67 @@ class Contents:
 
     def raw(self, path: str) -> Any:
         """Return a variable as stored: an `xarray.Variable` with its attributes, undecoded."""
-        group, name = split_path(path)
+        group, name = self._place(path)
         return self.groups[group].variables[name]
+
+    def _place(self, path: str) -> tuple[str, str]:
+        """Group and name of a variable; a name in the root may have a slash."""
+        return ("", path) if path in self.groups.get("", ()) else split_path(path)
 
     def load(self, path: str) -> None:
         """Read a coordinate, which then stays in memory."""
         self.raw(path).load()
 
     def array(self, path: str, *, load: bool = False) -> Any:
-        """Return a variable with its coordinates, also those of the groups above it.
+        """Return a variable with its coordinates along one dimension, also those of the groups above it.
 
         Parameters
         ----------
         path : str
             Of the variable.
         load : bool
-            Whether coordinates of one dimension are read (`load`), before they are decoded.
+            Whether the coordinates are read (`load`); those that cannot be read are left out, with a warning.
 
         Returns
         -------
         xarray.DataArray
-            Undecoded but for its coordinates, of which times stay numbers with their units.
+            Undecoded but for its coordinates, of which times stay numbers with their units. Without indexes, which
+            would read the coordinates.
         """
         import xarray
 
-        group, name = split_path(path)
-        own = self.groups[group]
-        values = own.variables[name]
-        said = str(values.attrs.get("coordinates", values.encoding.get("coordinates", ""))).split()
-        homes = {
-            other: group
-            for other, one in own.variables.items()
-            if set(one.dims) <= set(values.dims)
-            and (_describes(other, one, values) or other in said or other in own.coords)
+        group, name = self._place(path)
+        values = self.raw(path)
+        homes: dict[Any, str] = {}
+        for place in (group, *_above(group)):
+            for other, one in self.groups[place].variables.items() if place in self.groups else ():
+                if (place, other) == (group, name) or not _describes(other, one, values):
+                    continue
+                if other not in homes and (not load or self._loaded(f"{place}/{other}".lstrip("/"))):
+                    homes[other] = place
+        coordinates = {
+            other: _decoded(other, self.groups[home].variables[other]) for other, home in homes.items()
         }
-        for above in _above(group):
-            for other, one in self.groups[above].variables.items() if above in self.groups else ():
-                if other not in own.variables and _describes(other, one, values):
-                    homes.setdefault(other, above)
-        homes.pop(name, None)
-        for other, home in homes.items():
-            if load and self.groups[home].variables[other].ndim == 1:
-                self.load(f"{home}/{other}".lstrip("/"))
-        # Without indexes, which xarray would read coordinates for.
-        decode = xarray.conventions.decode_cf_variable
-        decoded = {
-            other: decode(other, self.groups[home].variables[other], decode_times=False)
-            for other, home in homes.items()
-        }
-        named = {other for other, one in decoded.items() if one.dims == (other,) or other in said}
-        coordinates = xarray.Coordinates({other: decoded[other] for other in named}, indexes={})
-        others = {other: one for other, one in decoded.items() if other not in named}
-        return with_times(xarray.Dataset({name: values, **others}, coordinates))[name]
+        index = values.dims == (name,)
+        own = _decoded(name, values) if index else values
+        known = xarray.Coordinates({**coordinates, name: own}, indexes={})
+        return xarray.Dataset(coords=known)[name].drop_vars([] if index else [name])
+
+    def _loaded(self, path: str) -> bool:
+        try:
+            self.load(path)
+        except WindowLoaderError:
+            raise
+        except Exception as error:
+            if (problem := self.problem()) is not None:
+                raise problem from None
+            warnings.warn(
+                f"the coordinate {path!r} of {self.name!r} cannot be read and is left out: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def _numbers(self) -> Iterator[str]:
         for group, dataset in self.groups.items():
@@ -168,7 +193,10 @@ class Contents:
                 for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
             }
             for name, one in dataset.data_vars.items():
-                if one.ndim and one.dtype.kind in "fiub" and name not in beside and one.dims != (name,):
+                number = (
+                    one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
+                )
+                if number and name not in beside and one.dims != (name,):
                     yield f"{group}/{name}".lstrip("/")
 
 
@@ -180,11 +208,26 @@ def _above(group: str) -> Iterator[str]:
 
 
 def _describes(name: str, one: Any, values: Any) -> bool:
-    """Whether a variable lies along one dimension of another and may label it or say its times."""
-    if one.ndim != 1 or values.sizes.get(one.dims[0]) != one.size:
+    """Whether a variable lies along one dimension of another and may label it or say its times.
+
+    Dimensions that the file does not name are shared by all that have the same size: they say nothing.
+    """
+    texts = one.dtype == "S1" and one.ndim == 2  # characters, one dimension of them
+    if one.ndim != 1 + texts or one.sizes[one.dims[0]] != values.sizes.get(one.dims[0]):
+        return False
+    if str(one.dims[0]).startswith("phony_dim_"):
         return False
     timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
     return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
+
+
+def _decoded(name: str, one: Any) -> Any:
+    """Decode a coordinate as xarray does, but for its times."""
+    import xarray
+
+    if one.dtype.kind in "Mm":
+        return one
+    return xarray.conventions.decode_cf_variable(name, one, decode_times=False)
 
 
 class StoreDescription:
@@ -199,7 +242,7 @@ class StoreDescription:
     time_dim : int or None
         Which stored dimension is time.
     array : xarray.DataArray, optional
-        What `Contents.array` returned, where it is in hand.
+        What `Contents.array` returned, coordinates loaded, where it is in hand.
     """
 
     def __init__(
@@ -219,20 +262,13 @@ class StoreDescription:
         """Timestamps of the rows; None, with a warning, where there are none."""
         return None if self.time_dim is None else time_values(self._held(), self.time_dim)
 
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the variable as stored."""
+        return dict(self._held().attrs)
+
     def _held(self) -> Any:
         with self._lock:
             if self._array is None:
-                contents = self.opener()
-                try:
-                    self._array = loaded(contents.array(self.path, load=True))
-                finally:
-                    contents.close()
+                with opened(self.opener) as contents:
+                    self._array = contents.array(self.path, load=True)
             return self._array
-
-
-def loaded(array: Any) -> Any:
-    """Return an array whose coordinates of one dimension are in memory; its values stay where they are."""
-    for coordinate in array.coords.values():
-        if coordinate.ndim == 1:
-            coordinate.variable.load()
-    return array

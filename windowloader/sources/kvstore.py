@@ -87,7 +87,7 @@ def list_folder(location: Location) -> list[str] | None:
     folder = f"{location.kvstore['bucket']}/{location.path.strip('/')}".rstrip("/")
     try:
         system = getattr(importlib.import_module(module), name)(**location.options, skip_instance_cache=True)
-        return [path.rstrip("/").rpartition("/")[2] for path in system.ls(folder, detail=False)]
+        return [path.removeprefix(f"{folder}/").partition("/")[0] for path in system.ls(folder, detail=False)]
     except FileNotFoundError:
         return []
     except Exception:  # TensorStore lists too, every key, and says what is wrong

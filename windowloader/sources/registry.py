@@ -104,7 +104,7 @@ def open_source(
 def opens_by_name(target: Any) -> bool:
     """Whether a target is a store whose arrays are opened by name without a list of all there are."""
     if _is_zarr(target):
-        return True
+        return not _is_array(target)
     return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
 
 

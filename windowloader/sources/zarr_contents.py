@@ -12,7 +12,7 @@ import os
 import struct
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from windowloader.hiding import hide_secrets
 from .base import digest
 from .blobs import own_headers_stay
 from .coordinates import time_dimension
-from .description import Contents, shared, split_path
+from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import nearby
 from .kvstore import check_bucket
@@ -35,16 +35,16 @@ from .references import open_store
 from .zarr_documents import Reader, array_paths, folders_of, holds, parsed, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .options import Location
 
 __all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """A node of a store, below which arrays are looked for.
+    """A node of a store, below which arrays are looked for; called, it opens them.
 
     Parameters
     ----------
@@ -63,12 +63,16 @@ class Place:
         an array that was opened by itself. Arrays are then asked for by name alone.
     """
 
-    store: Any
+    store: Any = field(compare=False)
     name: str
     root: str = ""
-    location: Location | None = None
-    key: tuple[Any, ...] = ()
+    location: Location | None = field(default=None, compare=False)
+    key: tuple[Any, ...] = field(default=(), repr=False)
     form: int | None = None
+
+    def __call__(self) -> ZarrContents:
+        """Open what is below."""
+        return ZarrContents(self)
 
     def parent(self, form: int) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
@@ -136,9 +140,9 @@ class ZarrContents(Contents):
     @classmethod
     def of(cls, place: Place, variable: str | None = None) -> ZarrContents:
         """Return the contents of a place, the same ones throughout one opening; see `find`."""
-        found: Any = shared(place.key, lambda: cls(place))
-        found.find(variable)
-        return found  # type: ignore[no-any-return]
+        with opened(place) as contents:
+            contents.find(variable)
+        return contents
 
     @property
     def single(self) -> bool:
@@ -160,6 +164,9 @@ class ZarrContents(Contents):
         path = None if variable is None else variable.strip("/")
         if self.complete and (path is None or path in self.arrays or path in self.problems):
             return
+        location = self.place.location
+        if location is not None and location.local is not None and not location.local.exists():
+            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
         before = dict(self.documents)
         explained(Asked(self.name), lambda: run(self.place.store, partial(self._find, path=path)))
         if not self.documents:
@@ -167,7 +174,6 @@ class ZarrContents(Contents):
         if self.documents != before:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # codecs and types without a settled form
-                self._open_arrays()
                 explained(Asked(self.name), self._open_groups)
 
     async def _find(self, store: Any, prototype: Any, *, path: str | None) -> None:
@@ -189,8 +195,6 @@ class ZarrContents(Contents):
             raise refused
         if self.place.location is not None:
             check_bucket(self.place.location)
-        if os.path.isabs(self.name) and not os.path.exists(self.name):
-            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
         raise SourceNotFoundError(
             f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the path; "
             "is it the store itself, and was it written to its end?"
@@ -211,48 +215,52 @@ class ZarrContents(Contents):
                     shown[key] = readable(document)
         return Documents(self.place.store, {f"{self.place.root}{key}": text for key, text in shown.items()})
 
-    def _open_arrays(self) -> None:
-        for path in sorted(array_paths(self.documents)):
-            if path not in self.arrays and path not in self.problems:
-                try:
-                    self.arrays[path] = self._open_array(path)
-                except Exception as error:  # a codec that nobody knows must not hide the other arrays
-                    self.problems[path] = error
-
-    def _open_array(self, path: str) -> Any:
-        import zarr
-
-        whole = f"{self.place.root}{path}".rstrip("/")
-        array = zarr.open_array(self._store([path]), path=whole, mode="r", zarr_format=self.form)
-        if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
-            raise SourceFormatError(
-                f"{self.name}/{path}: its shape is {array.shape}, and that of its chunks {array.chunks}."
-            )
-        return array
-
     def _open_groups(self) -> None:
+        """Open the arrays, then those of each group as xarray has them."""
         import xarray
+
+        members: dict[str, list[str]] = {}
+        for path in array_paths(self.documents):
+            members.setdefault(split_path(path)[0] if path else "", []).append(path)
+        self.groups = {}
+        for group, paths in sorted(members.items()):
+            self.arrays |= self._open_arrays(group, paths)
+            named = _agreeing({path: self.arrays[path] for path in paths if path and path in self.arrays})
+            if named:
+                store = xarray.backends.ZarrStore(
+                    self._open_group(group, named), mode="r", use_zarr_fill_value_as_mask=True
+                )
+                raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
+                for name, variable in raw.variables.items():
+                    _mark(variable, store.members[str(name)])
+                self.groups = {**self.groups, group: raw}
+
+    def _open_group(self, group: str, paths: Iterable[str]) -> Any:
         import zarr
 
-        groups: dict[str, dict[str, Any]] = {}
-        for path, array in self.arrays.items():
-            if path and dimensions(array) is not None:
-                groups.setdefault(split_path(path)[0], {})[path] = array
-        self.groups = {}
-        for group, arrays in sorted(groups.items()):
-            whole = f"{self.place.root}{group}".rstrip("/")
-            opened = zarr.open_group(
-                self._store(_agreeing(arrays)),
-                path=whole,
-                mode="r",
-                zarr_format=self.form,
-                use_consolidated=False,
-            )
-            store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
-            raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
-            for name, variable in raw.variables.items():
-                _mark(variable, store.members[str(name)])
-            self.groups = {**self.groups, group: raw}
+        whole = f"{self.place.root}{group}".rstrip("/")
+        form, store = self.form, self._store(paths)
+        return zarr.open_group(store, path=whole, mode="r", zarr_format=form, use_consolidated=False)
+
+    def _open_arrays(self, group: str, paths: Sequence[str]) -> dict[str, Any]:
+        """Return the arrays of a group; of those that cannot be opened `problems` says why."""
+        import zarr
+
+        try:
+            opened = dict(self._open_group(group, paths).arrays()) if paths != [""] else {}
+        except Exception:
+            opened = {}  # a codec that nobody knows must not hide the other arrays
+        found: dict[str, Any] = {}
+        for path in paths:
+            try:
+                array = opened.get(split_path(path)[1])
+                if array is None:
+                    whole = f"{self.place.root}{path}".rstrip("/")
+                    array = zarr.open_array(self._store([path]), path=whole, mode="r", zarr_format=self.form)
+                found[path] = _checked(array, f"{self.name}/{path}")
+            except Exception as error:
+                self.problems[path] = error
+        return found
 
     def dtype(self, path: str) -> np.dtype:
         """Dtype of an array as delivered, native byte order."""
@@ -338,6 +346,11 @@ class ZarrContents(Contents):
             "write the array again without."
         )
 
+    def array(self, path: str, *, load: bool = False) -> Any:
+        """Return a variable with its coordinates; see `Contents.array`."""
+        self.find(path)
+        return super().array(path, load=load)
+
     def load(self, path: str) -> None:
         """Read a coordinate, once and all chunks together."""
         if path not in self._values:
@@ -376,16 +389,23 @@ def dimensions(array: Any) -> tuple[str, ...] | None:
     return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 
 
+def _checked(array: Any, name: str) -> Any:
+    dict(array.attrs)  # which raises where they are no mapping
+    if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
+        raise SourceFormatError(f"{name}: its shape is {array.shape}, and that of its chunks {array.chunks}.")
+    return array
+
+
 def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
-    """Paths of the arrays whose dimensions of one name are of one size: xarray takes no others together."""
-    own = {path: (split_path(path)[1],) for path in arrays}
-    sizes = {own[path][0]: one.shape[0] for path, one in arrays.items() if dimensions(one) == own[path]}
+    """Paths of the arrays with named dimensions, those of one name of one size: xarray takes no others together."""
+    names = {path: dims for path, array in arrays.items() if (dims := dimensions(array)) is not None}
+    own = {path: (split_path(path)[1],) for path in names}
+    sizes = {own[path][0]: arrays[path].shape[0] for path, dims in names.items() if dims == own[path]}
     return [
         path
-        for path, array in arrays.items()
+        for path, dims in names.items()
         if all(
-            sizes.setdefault(dim, size) == size
-            for dim, size in zip(dimensions(array) or (), array.shape, strict=True)
+            sizes.setdefault(dim, size) == size for dim, size in zip(dims, arrays[path].shape, strict=True)
         )
     ]
 

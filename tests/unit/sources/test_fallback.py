@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.chunked import list_arrays, open_chunked
 from windowloader.sources.fallback import is_zarr
@@ -183,3 +184,21 @@ def test_a_store_is_read_in_a_forked_process():
         [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_single_array_has_the_axes_that_its_dimensions_are_named_after(tmp_path, form):
+    grid = np.zeros((6, 2, 3))
+    store = zarr.storage.MemoryStore()
+    for target in (tmp_path / "a.zarr", store):
+        named = {"dimension_names": ["time", "lat", "lon"]} if form == 3 else {}
+        array = zarr.create_array(target, data=grid, zarr_format=form, **named)
+        if form == 2:
+            array.attrs["_ARRAY_DIMENSIONS"] = ["time", "lat", "lon"]
+        source = open_chunked(target)
+        assert (source.axes, source.dims) == ("tnn", ("time", "lat", "lon"))
+
+
+def test_an_array_in_hand_is_called_as_variables_say():
+    array = zarr.create_array(zarr.storage.MemoryStore(), data=VALUES)
+    assert wl.open(array, variables=["speed"]).features == ("speed",)

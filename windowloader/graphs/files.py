@@ -61,11 +61,11 @@ def read_graph(
     if ends not in (None, "labels", "numbers"):
         raise GraphError(f"ends={ends!r}: a list of edges is written in 'labels' or in 'numbers'.")
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         raise GraphError(
             f"{str(path)!r} is a folder, and a graph is read from a file: .npz, .npy, .csv, .txt or .pkl."
         )
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise SourceNotFoundError(
             f"no graph at {str(path)!r}: there is no such file (looked for {os.path.abspath(path)}). {nearby(path)}"
         )

@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 import windowloader as wl
-from windowloader.errors import SourceError, SourceTimeoutError
+from windowloader.errors import SourceError, SourceFormatError, SourceTimeoutError, WindowLoaderError
 
 VALUES = np.random.default_rng(3).normal(size=(60, 4)).astype("f4")
 LONG = pd.DataFrame({"id": np.repeat(["a", "b"], 30), "utc": np.tile(pd.date_range("2020", periods=30), 2)})
@@ -191,3 +191,32 @@ def test_a_static_table_goes_by_its_column_of_labels(ids, folder, place):
     series = wl.open({"speed": VALUES[:, :3]}, nodes=nodes, covariates={"road": url}, storage_options=options)
     found = series.variables[1].view()
     np.testing.assert_array_equal(found[0], [[1, 10.5], [2, 20.5], [3, 30.5]])
+
+
+FOREIGN = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html><html><title>Sign in</title></html>", "web page ('Sign in')"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+def test_a_file_that_is_something_else_is_called_what_it_is(kind, suffix, folder, place):
+    content, words = FOREIGN[kind]
+    (folder / f"{kind}.{suffix}").write_bytes(content)
+    url, options = place(f"{kind}.{suffix}")
+    with pytest.raises(SourceFormatError) as caught:
+        wl.open(url, storage_options=options)
+    assert words in str(caught.value)
+    assert url in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "zarr", "h5", "nc"])
+def test_a_page_in_place_of_what_is_read_in_ranges_is_an_error_with_its_url(suffix, folder, place):
+    file = folder / f"page.{suffix}" / "zarr.json" if suffix == "zarr" else folder / f"page.{suffix}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(FOREIGN["page"][0] * 200)
+    url, options = place(f"page.{suffix}")
+    with pytest.raises(WindowLoaderError) as caught:
+        wl.open(url, storage_options=options)
+    assert url in str(caught.value)

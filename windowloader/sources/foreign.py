@@ -37,7 +37,8 @@ HEADS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet or text of an office program. Save it as CSV", (".xls",)),
     (b"PAR1", "a Parquet file. Name it .parquet", (".parquet", ".pq")),
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
-     (".feather", ".arrow")),
+     (".feather", ".arrow", ".ipc")),
+    (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", (".mat",)),
     (b"GRIB", "a GRIB file. Pass what xarray.open_dataset(path, engine='cfgrib') returns", (".grib", ".grb", ".grib2")),
     (b"\x89PNG", "a PNG picture, which has no time", ()),
     (b"\xff\xd8\xff", "a JPEG picture, which has no time", ()),
@@ -147,9 +148,16 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
                 return function(*given, **options)
         except (SourceFormatError, SourceNotFoundError, CorruptDataError, GraphError) as error:
             told = None if path is None else foreign(path)
+            if told is None and path is not None and "://" in path and _last(path) not in str(error):
+                raise type(error)(f"{path!r}: {error}") from error.__cause__
             if told is None or told in str(error):
                 raise
             kind = GraphError if isinstance(error, GraphError) else SourceFormatError
             raise kind(f"{path!r} is {told}.") from error
 
     return guard
+
+
+def _last(path: str) -> str:
+    """Return the last part of a path or URL, by which messages know it."""
+    return path.partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -17,7 +17,7 @@ import numpy as np
 from windowloader.errors import SourceError, SourceFormatError
 
 from .base import LocalSource
-from .foreign import check_answer
+from .foreign import check_answer, guarded
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -337,8 +337,11 @@ def _open_fetched(request: Request) -> Source:
     from .fetching import fetched
     from .memory import ArraySource, LoadedSource
 
+    def opened(path: str) -> Source:
+        return OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
+
     with fetched(request.target, request.storage_options) as path:
-        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
+        source = guarded(opened)(path)
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }

@@ -220,9 +220,9 @@ def test_buckets_and_arrays_that_are_not_there(static, put):
     options = {"endpoint_url": static.url, "anon": True}
     with pytest.raises(SourceNotFoundError, match=r"bucket does not exist"):
         open_chunked("s3://nobucket/a.zarr", storage_options=options)
-    with pytest.raises(SourceNotFoundError, match=r"nothere.zarr.*no Zarr or N5 metadata"):
+    with pytest.raises(SourceNotFoundError, match=r"nothere.zarr.*no Zarr metadata"):
         open_chunked("s3://bkt/nothere.zarr", storage_options=options)
-    with pytest.raises(SourceNotFoundError, match=r"no Zarr or N5 metadata"):
+    with pytest.raises(SourceNotFoundError, match=r"no Zarr metadata"):
         open_chunked(f"{static.url}/bkt/nothere.zarr")
     with pytest.raises(SourceNotFoundError, match=r"no array 'speed'"):
         open_chunked("s3://bkt/there.zarr", variable="speed", storage_options=options)
@@ -263,10 +263,10 @@ def test_a_flipped_byte_is_found_by_its_checksum(proxy, put, shards):
     source.close()
 
 
-@pytest.mark.parametrize("form", ["zarr", "zarr3", "n5"])
+@pytest.mark.parametrize("form", ["zarr", "zarr3"])
 def test_a_chunk_cut_short(put, form):
     folder = put("cut.zarr", form=form)
-    file = folder / {"zarr": "1.0", "zarr3": "c/1/0", "n5": "1/0"}[form]
+    file = folder / {"zarr": "1.0", "zarr3": "c/1/0"}[form]
     file.write_bytes(file.read_bytes()[:100])
     source = open_chunked(folder)
     with pytest.raises(CorruptDataError, match=r"cut.zarr.*not what was written"):

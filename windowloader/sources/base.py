@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from windowloader.source import Pending, Source
 
-    from .catalog import ArrayInfo
+    from .chunked import ArrayInfo
 
 __all__ = [
     "Described",
@@ -113,7 +113,7 @@ class LocalSource:
     Attributes
     ----------
     info : ArrayInfo or None
-        Chunks and shards of a Zarr or N5 array, in the stored order; None for other sources.
+        Chunks and shards of a Zarr array, in the stored order; None for other sources.
     selection : mapping of int to ndarray
         Positions along stored dimensions that are read, for dimensions of ``info`` that are not read whole.
     box : tuple of slice or None
@@ -122,6 +122,8 @@ class LocalSource:
         Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
     can_take : bool
         Whether ``take(axis, index)`` returns a source of some positions.
+    fill_value : float or None
+        What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
     doubts : tuple of str
@@ -133,6 +135,7 @@ class LocalSource:
     box: tuple[slice, ...] | None = None
     whole_chunks = False
     can_take = False
+    fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
 
@@ -152,8 +155,8 @@ class LocalSource:
         if chunks is not None:
             chunks = check_shape(chunks, self.stored_dtype.itemsize, name, what="chunks", least=1)
         if axes is None:
-            axes = default_axes(len(shape), dims, name)
-        check_axes(axes, len(shape), name=name, need_time=False)
+            axes = default_axes(len(shape), dims, name, shape)
+        check_axes(axes, len(shape), name=name, need_time=False, dims=dims)
         first = max(axes.find("t"), 0)
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()

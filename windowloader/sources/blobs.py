@@ -24,7 +24,7 @@ from windowloader.errors import (
 from windowloader.hiding import hide_secrets
 
 from .failures import Asked, explained
-from .keys import open_store
+from .kvstore import open_store
 from .options import Location, locate, supported
 from .processes import PerProcess
 from .reads import Progress, wait
@@ -295,7 +295,7 @@ class BlobFile(io.RawIOBase):
             try:
                 found = get(self._blob, first, stop)
                 if len(found) != stop - first:
-                    raise CorruptDataError(  # noqa: TRY301
+                    raise CorruptDataError(
                         f"{self._blob.name!r} ends at byte {first + len(found)}, and has {self._size} bytes by its own "
                         "account. It was not written to its end."
                     )

@@ -70,7 +70,9 @@ def decode(codec: Any, data: Any, limit: int) -> Any:
     if name in ("blosc", "lz4", "zstd"):
         told = _told(name, data)
         if told is None:
-            codec.decode(data, bytearray(limit))  # raises where it is more; how much it is, only the next one tells
+            codec.decode(
+                data, bytearray(limit)
+            )  # raises where it is more; how much it is, only the next one tells
         elif told > limit:
             raise ValueError(f"it decompresses to {told} bytes, and its chunk has {limit}")
     return codec.decode(data)
@@ -175,7 +177,9 @@ def _codec3(codec: Any) -> Any:
         is_fixed_size = False
 
         async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-            limit = math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize + 64  # checksums
+            limit = (
+                math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize + 64
+            )  # checksums
             found = await asyncio.to_thread(decode, plain, chunk_bytes.to_bytes(), limit)
             return chunk_spec.prototype.buffer.from_bytes(found)
 

@@ -126,7 +126,7 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     said = f"{'Cause' if asked.doing == 'opened' else 'Storage said'}: {_short(_named(error, status, text))}"
     kinds = [_corrupt, _unreachable, _builtin]
     if asked.doing != "opened" or "://" in asked.name:
-        kinds = [_missing, _credentials, _refused, _timeout, *kinds]
+        kinds = [_missing, _credentials, _refused, _timeout, _unknown, *kinds]
     for kind in kinds:
         part = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
         if found := kind(error, status, part, asked):
@@ -318,6 +318,13 @@ def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
             "storage_options={'timeout': …}."
         )
+    return None
+
+
+def _unknown(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    """Tell metadata that TensorStore does not take, such as those of a codec it does not have."""
+    if status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text:
+        return SourceFormatError, "TensorStore does not know a codec or a word of the array's metadata."
     return None
 
 

@@ -91,7 +91,9 @@ class Stamp:
             ) from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{os.fspath(path)!r} cannot be read: {error}.") from error
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # opening a pipe waits for who writes
+        if not (
+            stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+        ):  # opening a pipe waits for who writes
             raise SourceFormatError(
                 f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read from files, in any order and more than "
                 "once: write what comes out of it to a file."

@@ -21,6 +21,7 @@ from .base import optional, unknown_variable
 from .blobs import BlobFile, get
 from .bounded import inflate
 from .cf import is_time
+from .frame_hdf5 import holds_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ def end_of_file(blob: Blob) -> int:
     return int.from_bytes(head[end : end + width], "little")
 
 
-def read_table(blob: Blob, variable: str | None) -> Table:
+def read_table(blob: Blob, variable: str | None) -> Table | None:
     """Read where an array lies.
 
     Parameters
@@ -109,7 +110,8 @@ def read_table(blob: Blob, variable: str | None) -> Table:
 
     Returns
     -------
-    Table
+    Table or None
+        None for a frame of pandas, which is no single array.
 
     Raises
     ------
@@ -118,6 +120,8 @@ def read_table(blob: Blob, variable: str | None) -> Table:
     """
     h5py = optional("h5py", extra="hdf5", purpose=f"reading {blob.name!r}")
     with _opened(h5py, blob) as file:
+        if holds_frame(file, variable):
+            return None
         dataset = _choose(h5py, file, variable, blob.name)
         return _describe(h5py, dataset, blob.name)
 

@@ -114,9 +114,7 @@ class References(ReferenceFileSystem):  # type: ignore[misc]
 
     cachable = False  # the file may be another by now
 
-    def __init__(
-        self, fo: Any, *, allow_references: bool | str | Sequence[str] = (), **options: Any
-    ) -> None:
+    def __init__(self, fo: Any, *, allow_references: bool | str | Sequence[str] = (), **options: Any) -> None:
         places = (allow_references,) if isinstance(allow_references, str) else allow_references
         remote = options.get("remote_options") or {}
         allowed = Allowed(
@@ -173,4 +171,6 @@ def open_store(url: str, options: Mapping[str, Any]) -> Any:
     options["remote_options"] = {"asynchronous": True, **(options.get("remote_options") or {})}
     if rest.startswith(":"):
         options |= {"fo": rest[1:], "target_options": options.pop(rest[1:].partition(":")[0], None)}
-    return FsspecStore(References(**options), read_only=True, path="" if rest[:1] == ":" else rest[2:].strip("/"))
+    return FsspecStore(
+        References(**options), read_only=True, path="" if rest[:1] == ":" else rest[2:].strip("/")
+    )

@@ -44,7 +44,7 @@ def open_remote(
     dtype: Any = None,
     offset: int = 0,
     mask_and_scale: bool = True,
-) -> LocalSource:
+) -> LocalSource | None:
     """Open an array that lies in one remote object.
 
     Parameters
@@ -66,7 +66,8 @@ def open_remote(
 
     Returns
     -------
-    LocalSource
+    LocalSource or None
+        None for a frame of pandas in an HDF5 file, which is read whole.
 
     Raises
     ------
@@ -112,8 +113,10 @@ def open_remote(
     return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
 
 
-def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource:
+def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource | None:
     table = read_table(blob, variable)
+    if table is None:
+        return None
     name = f"{blob.name}{table.path}"
     letters = axes or default_axes(len(table.shape), table.dims, name)
     check_axes(letters, len(table.shape), name=name, need_time=False)

@@ -319,7 +319,7 @@ def _stack(worker: Worker) -> str:
     return (worker.folder / "stderr").read_text(errors="replace")[-1500:]
 
 
-def campaign(seed: int, start: int, count: int, workers: int, kept: Path | None = None) -> list[dict[str, Any]]:
+def campaign(seed: int, start: int, count: int, workers: int, kept: Path | None = None, log: Path | None = None) -> list[dict[str, Any]]:
     """Run inputs and return what came of each."""
     results: list[dict[str, Any]] = []
     failed: list[BaseException] = []
@@ -327,6 +327,9 @@ def campaign(seed: int, start: int, count: int, workers: int, kept: Path | None 
 
         def note(found: dict[str, Any]) -> None:
             results.append({**found, "number": found["begin"]})
+            if log:
+                with log.open("a") as lines:
+                    lines.write(json.dumps(results[-1]) + "\n")
             if kept and found["kind"] in ("crash", "hang", "memory"):
                 keep(Path(folder) / "kept", kept, seed, found["begin"])
 
@@ -383,6 +386,7 @@ def main() -> None:
         parse.add_argument(f"--{name}", type=int, default=default)
     parse.add_argument("--work", type=Path)
     parse.add_argument("--keep", type=Path)
+    parse.add_argument("--log", type=Path)
     given = parse.parse_args()
     if given.work:
         out = os.fdopen(os.dup(1), "w", buffering=1)
@@ -392,7 +396,7 @@ def main() -> None:
     if given.only is not None:
         again(given.seed, given.only)
         return
-    results = campaign(given.seed, given.start, given.count, given.workers, given.keep)
+    results = campaign(given.seed, given.start, given.count, given.workers, given.keep, given.log)
     print(dict(collections.Counter(one["kind"] for one in results)), f"peak {max(one.get('peak', 0) for one in results) >> 20} MiB")
     for what, ones in failures(results).items():
         print(f"{len(ones):6d} {what}\n       {replay(given.seed, ones[0])}")

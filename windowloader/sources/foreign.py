@@ -80,6 +80,8 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
     --------
     >>> foreign("nothing.npy")
     """
+    if not os.path.isfile(path):  # opening a pipe would wait for who writes
+        return None
     try:
         with open(path, "rb") as file:
             head = file.read(READ)

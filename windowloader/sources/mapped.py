@@ -219,7 +219,7 @@ def _fill_in(shape: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
     """Replace one -1 by what ``count`` values leave for it."""
     unknown = [dim for dim, size in enumerate(shape) if size == -1]
     if len(unknown) > 1:
-        raise SourceFormatError(f"shape={shape} of {name!r}: one size may be -1, not {len(unknown)}.")
+        raise SourceFormatError(f"shape={shape} of {name!r}: sizes are 0 or more, and one of them may be -1.")
     if not unknown:
         return shape
     rest = math.prod(size for size in shape if size != -1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -380,23 +379,20 @@ def _source(
     from .coordinates import dimension_names, time_dimension
     from .description import StoreDescription
     from .fallback import ZarrSource
-    from .zarr_contents import ZarrContents, dimensions
+    from .zarr_contents import attributes_of, dimensions
 
-    place = contents.place
-    array = contents.arrays[path]
-    attributes, dims = dict(array.attrs), dimensions(array)
+    place, array = contents.place, contents.arrays[path]
+    dims = dimensions(array)
     coordinates: Description = Described()
     if contents.described(path):
-        described, attributes = contents.array(path), contents.raw(path).attrs
+        described = contents.array(path)
         dims = dimension_names(described)
-        coordinates = StoreDescription(
-            partial(ZarrContents.of, place, path), path, time_dimension(described, axes)
-        )
+        coordinates = StoreDescription(place, path, time_dimension(described, axes))
     info = _info(contents, path, dims)
     name = f"{place.name}/{path}".rstrip("/")
     letters = axes or default_axes(len(info.shape), dims, name)
     check_axes(letters, len(info.shape), name=name, need_time=False)
-    values = packing(info.dtype, attributes) if mask_and_scale else None
+    values = packing(info.dtype, attributes_of(array)) if mask_and_scale else None
     if place.location is None:
         return ZarrSource(
             place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing

@@ -7,6 +7,7 @@ three requests where they are consolidated, else those of the arrays that are na
 from __future__ import annotations
 
 import base64
+import math
 import os
 import struct
 import time
@@ -237,8 +238,18 @@ class ZarrContents(Contents):
         place = zarr.storage.StorePath(self.place.store, whole)
         array = zarr.Array.from_dict(place, array_document(self.documents, path, self.form))
         dict(array.attrs)  # which raises where they are no mapping
-        if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
-            raise SourceFormatError(f"{whole!r} has shape {array.shape} and chunks of shape {array.chunks}.")
+        grid = array.shards or array.chunks
+        sizes = math.prod(map(abs, array.shape)), math.prod(grid)
+        if (
+            min(array.shape, default=0) < 0
+            or min((*grid, *array.chunks), default=1) < 1
+            or max(sizes) >= 2**60
+        ):
+            name = f"{self.name}/{path}".rstrip("/")
+            raise SourceFormatError(
+                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: restore "
+                "them from their origin."
+            )
         return array
 
     def dtype(self, path: str) -> np.dtype:

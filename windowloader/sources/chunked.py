@@ -83,13 +83,7 @@ class ArrayInfo:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of one chunk as decoded; with `exact`, about as stored.
-
-        Examples
-        --------
-        >>> ArrayInfo("", "zarr3", (9, 4), np.dtype("f4"), (3, 4), itemsize=4).chunk_bytes
-        48
-        """
+        """Bytes of one chunk as decoded; with `exact`, about as stored."""
         return math.prod(self.chunks) * self.itemsize
 
 

@@ -247,8 +247,8 @@ class ZarrContents(Contents):
         ):
             name = f"{self.name}/{path}".rstrip("/")
             raise SourceFormatError(
-                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: restore "
-                "them from their origin."
+                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: "
+                "restore them from their origin."
             )
         return array
 

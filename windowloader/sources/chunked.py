@@ -89,15 +89,7 @@ class ArrayInfo:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Labels and timestamps of some positions along stored dimensions.
-
-    Parameters
-    ----------
-    whole : Description
-        Of all.
-    selection : mapping of int to ndarray
-        Positions along stored dimensions.
-    """
+    """Labels and timestamps of some positions along stored dimensions."""
 
     whole: Description
     selection: Mapping[int, np.ndarray]
@@ -398,14 +390,13 @@ def _source(
 
 def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:
     """Describe how an array lies, by zarr-python's own metadata."""
-    array, form = contents.arrays[path], contents.form
-    dtype = contents.dtype(path)
+    array = contents.arrays[path]
     kinds = {type(codec).__name__ for codec in (*array.filters, *array.compressors)}
     return ArrayInfo(
         path,
-        "zarr3" if form == 3 else "zarr",
+        "zarr3" if contents.form == 3 else "zarr",
         tuple(array.shape),
-        dtype,
+        contents.dtype(path),
         tuple(array.chunks),
         array.shards and tuple(array.shards),
         array.dtype.itemsize,

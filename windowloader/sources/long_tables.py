@@ -187,7 +187,9 @@ def lay_out(targets: Sequence[Any], asked: LongOptions, name: str) -> tuple[np.n
         _check_columns(part, [*asked.wanted, *features], name)
         features = features or [*(asked.values or (c for c in part.columns if c not in asked.wanted))]
         found, block = times_of(part, asked.times, asked, where), numbers(part[features], where)
-        values = widened(values, block.dtype, name) if rows else np.empty((len(times), len(features)), block.dtype)
+        values = (
+            widened(values, block.dtype, name) if rows else np.empty((len(times), len(features)), block.dtype)
+        )
         place = _places(part[asked.entity], codes, free)
         times[place], values[place] = found.view(np.int64), block
         zones.add(found.calendar)

@@ -24,15 +24,33 @@ from .base import check_dtype, optional
 from .fetching import fetched
 from .formats import by_name, is_url
 from .handles import Stamp
+from .patterns import natural
 from .table_times import CLOCK_ONLY, PARTS, TIME_TEXT, ReadOptions, some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["as_frame", "as_table", "has_header", "ids", "is_parquet", "numbers", "parquet_files", "parquet_parts", "read_table",
-           "separator", "widened"]
+__all__ = [
+    "as_frame",
+    "as_table",
+    "has_header",
+    "ids",
+    "is_parquet",
+    "numbers",
+    "parquet_files",
+    "parquet_parts",
+    "read_table",
+    "separator",
+    "widened",
+]
 
-MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel", b"\x89HDF": "hdf5"}
+MAGIC = {
+    b"PAR1": "parquet",
+    b"ARROW1": "feather",
+    b"PK\3\4": "excel",
+    b"\xd0\xcf\x11\xe0": "excel",
+    b"\x89HDF": "hdf5",
+}
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
@@ -152,8 +170,6 @@ def _kind(path: str) -> str:
 
 def parquet_files(path: str) -> list[str]:
     """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
-    from .registry import natural
-
     if not os.path.isdir(path):
         return [path]
     found = [file for file in Path(path).rglob("*") if file.suffix in (".parquet", ".pq")]
@@ -189,7 +205,9 @@ def is_parquet(path: str | os.PathLike[str]) -> bool:
     return _kind(os.fspath(path)) == "parquet"
 
 
-def parquet_parts(path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]) -> Iterator[Any]:
+def parquet_parts(
+    path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]
+) -> Iterator[Any]:
     """Read Parquet files in frames of a bounded number of rows.
 
     Parameters

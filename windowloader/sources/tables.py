@@ -31,10 +31,7 @@ __all__ = ["TableOptions", "find_time", "index_times", "labels_of", "open_frame"
 
 LEAST_ROWS = 12  # below which ranges of columns tell nothing
 SAMPLE = 4096  # rows that tell them
-QUANTITIES = (
-    "temp humid dew press pres wind speed flow volume occup load power volt energy price rain precip radiation solar "
-    "pm2 pm10 no2 so2 ozone co2"
-).split()
+QUANTITIES = ["temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt", "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +72,9 @@ class TableOptions(ReadOptions):
     @property
     def times(self) -> list[str]:
         """Columns of the time, where they are named."""
-        return [] if self.time in (None, True, False) else [self.time] if isinstance(self.time, str) else [*self.time]
+        if isinstance(self.time, str):
+            return [self.time]
+        return [] if self.time is None or isinstance(self.time, bool) else [*self.time]
 
     @property
     def by_row(self) -> bool:
@@ -202,9 +201,7 @@ def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
 
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
     texts = [] if dated or index.dtype.kind in "iufb" else index[:8].astype(str)
-    if options.time is False or not (
-        dated or (len(texts) and all(TIME_TEXT.match(text) for text in texts))
-    ):
+    if options.time is False or not (dated or (len(texts) and all(TIME_TEXT.match(text) for text in texts))):
         return None
     return parse_times(index.to_series(), name, form=options.time_format)
 
@@ -282,10 +279,12 @@ def _doubts(
         named = index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES
         if named or (index.dtype.kind in "iu" and _dated(index.to_numpy())):
             found.append(
-                f"the row labels of {name!r}, the first {index.iloc[0]}, are not taken for times. If they are, name the "
-                "index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
+                f"the row labels of {name!r}, the first {index.iloc[0]}, are not taken for times. If they are, name "
+                "the index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
             )
-    counters = [] if times is not None and options.axes == "tf" else _counters(frame, options.time is not False)
+    counters = (
+        [] if times is not None and options.axes == "tf" else _counters(frame, options.time is not False)
+    )
     if counters:
         found.append(
             f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
@@ -308,7 +307,9 @@ def _counters(frame: Any, rising: bool) -> list[str]:
     counted = [
         str(column)
         for column, values in head.items()
-        if rising and values.dtype.kind in "iuf" and _counts(values.to_numpy(float, na_value=np.nan), values.dtype)
+        if rising
+        and values.dtype.kind in "iuf"
+        and _counts(values.to_numpy(float, na_value=np.nan), values.dtype)
     ]
     counted = counted if len(counted) < len(head.columns) else []
     names = [str(column) for column in frame.columns]
@@ -325,7 +326,7 @@ def _counts(values: np.ndarray, dtype: Any) -> bool:
 def _dated(values: np.ndarray) -> bool:
     """Whether whole numbers rise like years, dates written as numbers or epoch seconds."""
     rises = len(values) > 2 and bool((np.diff(values) > 0).all())
-    return rises and (bool(values[0] > 15_000_000) or bool(1800 <= values[0] and values[-1] <= 2100))
+    return rises and (bool(values[0] > 15_000_000) or bool(values[0] >= 1800 and values[-1] <= 2100))
 
 
 def _apart(names: list[str], values: np.ndarray) -> str:

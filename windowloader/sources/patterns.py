@@ -50,10 +50,7 @@ def matching(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     SourceFormatError
         Where there is none, and for web servers, which list nothing.
     """
-    if not is_url(pattern):
-        found = glob.glob(pattern)
-    else:
-        found = _listed(pattern, storage_options)
+    found = _listed(pattern, storage_options) if is_url(pattern) else glob.glob(pattern)
     if not found:
         raise SourceFormatError(f"no file matches {hide_secrets(pattern)!r}.")
     return sorted(found, key=natural)

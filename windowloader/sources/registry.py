@@ -264,7 +264,8 @@ FAMILIES: tuple[Family, ...] = (
         lambda target, options: list_path(matching(target, options)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, N5, HDF5, netCDF, CSV, Parquet, Feather, Excel",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, N5, HDF5, netCDF, CSV, Parquet, Feather, "
+        "Excel",
         _is_path,
         open_path,
         list_path,

@@ -183,8 +183,8 @@ def _folder_columns(path: str, file: str, asked: Sequence[str]) -> dict[str, str
     pairs = dict(part.split("=", 1) for part in parts if "=" in part)
     if left := [name for name in pairs if name not in asked and name.lower() not in (*PARTS, "date")]:
         warnings.warn(
-            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where columns=, "
-            "entity= or time= names it.",
+            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where "
+            "columns=, entity= or time= names it.",
             stacklevel=2,
         )
     return {name: text for name, text in pairs.items() if name in asked}
@@ -226,7 +226,8 @@ def parquet_parts(
         for file in parquet_files(path):
             added = _folder_columns(path, file, named)
             stored = None if columns is None else [name for name in columns if name not in added]
-            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=[entity]) as opened:
+            repeated = [entity] if entity in parquet.read_schema(file).names else []
+            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
                 for batch in opened.iter_batches(BATCH, columns=stored, use_threads=False):
                     frame = _from_arrow(batch)
                     flat = set(named).isdisjoint(frame.index.names)

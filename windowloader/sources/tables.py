@@ -31,7 +31,10 @@ __all__ = ["TableOptions", "find_time", "index_times", "labels_of", "open_frame"
 
 LEAST_ROWS = 12  # below which ranges of columns tell nothing
 SAMPLE = 4096  # rows that tell them
-QUANTITIES = ["temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt", "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2"]
+QUANTITIES = (
+    "temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt",
+    "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,9 @@ def labels_of(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]
     for dim, side in enumerate((index, columns)):
         counted = side.dtype.kind in "iu" and np.array_equal(side, np.arange(len(side)))
         if not counted and not (dim == 0 and (timed or side.nlevels > 1)):
-            labels[dim] = np.asarray(side) if side.dtype.kind in "iuf" else np.asarray(side).astype(str)
+            labels[dim] = np.asarray(side)
+            if side.dtype.kind not in "iuf":
+                labels[dim] = np.asarray(side.astype(str)).astype(str)
     return labels
 
 
@@ -196,7 +201,7 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times 
 
 
 def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
-    """Times that the row labels of a frame are; None where they are none, or are not to be."""
+    """Return the times that the row labels of a frame are; None where they are none, or are not to be."""
     import pandas
 
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)

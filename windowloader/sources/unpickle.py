@@ -1,9 +1,9 @@
 """Reads pickles of plain data without running anything that they name.
 
 In: the bytes of a pickle: DCRNN's ``adj_mx.pkl``, from Python 2; an attribute of a frame in HDF5. Out: lists, tuples,
-dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a pickle
-names, and never makes more than a fixed multiple of its size: no object but text and bytes can be in the result of
-``adj_mx.pkl`` twice, so that walking through it takes no longer.
+dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a
+pickle names. Of ``adj_mx.pkl`` it never makes more than a fixed multiple of its size: no object but text and bytes can
+be in the result twice, so that walking through it takes no longer.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 from windowloader.clocks.calendars import Times, ordinals, own
 from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
 
-from .base import optional, to_nanoseconds
+from .base import to_nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,8 @@ def times_of(values: np.ndarray, attributes: Mapping[str, Any], *, name: str) ->
     if is_time(attributes):
         return decode_time(values, attributes, name=name)
     if is_text_of_time(values):
-        pandas = optional("pandas", extra="netcdf", purpose=f"reading the times {name!r}, which are text,")
+        import pandas
+
         found = pandas.to_datetime(_texts(values), format="ISO8601", errors="coerce", utc=True)
         if not found.isna().any():
             return to_nanoseconds(found.tz_convert(None).to_numpy(), name)

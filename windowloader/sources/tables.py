@@ -312,20 +312,19 @@ def _counters(frame: Any, rising: bool) -> list[str]:
     counted = [
         str(column)
         for column, values in head.items()
-        if rising
-        and values.dtype.kind in "iuf"
-        and _counts(values.to_numpy(float, na_value=np.nan), values.dtype)
+        if rising and values.dtype.kind in "iuf" and _counts(values.to_numpy(float, na_value=np.nan))
     ]
     counted = counted if len(counted) < len(head.columns) else []
     names = [str(column) for column in frame.columns]
     return [name for name in names if name in counted or name.strip().lower() in PARTS]
 
 
-def _counts(values: np.ndarray, dtype: Any) -> bool:
+def _counts(values: np.ndarray) -> bool:
     """Whether whole numbers rise by one step throughout, or like years and epochs."""
+    if len(values) < 3 or not np.isfinite(values).all() or (values % 1).any():
+        return False
     steps = np.diff(values)
-    even = dtype.kind in "iu" and len(values) > 2 and steps[0] > 0 and bool((steps == steps[0]).all())
-    return even or (not (values % 1).any() and _dated(values))
+    return bool(steps[0] > 0 and (steps == steps[0]).all()) or _dated(values)
 
 
 def _dated(values: np.ndarray) -> bool:

@@ -379,6 +379,9 @@ def test_counters_beside_times_are_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* numbers of rows"):
         wl.open(tmp_path / "a.csv")
     wl.open(tmp_path / "a.csv", axes="tf")
+    with pytest.warns(UserWarning, match=r"\['No'\]"):
+        wl.open(FRAME.assign(No=np.arange(60.0)))
+    wl.open(FRAME.assign(a=[np.inf, *range(59)]))
     seconds = FRAME.reset_index(drop=True).assign(ts=INDEX.as_unit("s").asi8.astype(float))[["ts", "a"]]
     with pytest.warns(UserWarning, match=r"\['ts'\] .*time_unit"):
         wl.open(seconds, axes="tn")

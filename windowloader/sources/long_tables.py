@@ -23,8 +23,9 @@ from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import as_frame, ids, is_parquet, numbers, parquet_parts, read_table, widened
+from .table_files import is_parquet, parquet_parts, read_table
 from .table_times import ReadOptions, times_of
+from .table_values import as_frame, ids, numbers, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -182,7 +182,7 @@ def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _open_pandas(request: Request) -> Source:
-    from .table_files import as_frame
+    from .table_values import as_frame
     from .tables import open_frame
 
     request.takes("a pandas frame", "time", "time_unit", "time_format", "columns")

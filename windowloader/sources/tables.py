@@ -19,8 +19,9 @@ from windowloader.errors import SourceFormatError
 from .base import Described
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import ids, numbers, read_table
+from .table_files import read_table
 from .table_times import PARTS, TIME_TEXT, ReadOptions, parse_times, some, times_of
+from .table_values import ids, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,7 +191,9 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times 
         return frame, None
     columns: list[Any] = options.times
     if len(columns) == 1 and frame.index.name == columns[0] and columns[0] not in frame.columns:
-        frame = frame.reset_index()
+        where = f"{name}:{columns[0]}"
+        index = frame.index.to_series()
+        return frame, parse_times(index, where, unit=options.time_unit, form=options.time_format)
     if not columns and (times := index_times(frame.index, options, name)) is not None:
         return frame, times
     columns = columns or [find_time(frame, name)]

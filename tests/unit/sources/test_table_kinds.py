@@ -385,3 +385,41 @@ def test_counters_beside_times_are_told(tmp_path: Path) -> None:
     seconds = FRAME.reset_index(drop=True).assign(ts=INDEX.as_unit("s").asi8.astype(float))[["ts", "a"]]
     with pytest.warns(UserWarning, match=r"\['ts'\] .*time_unit"):
         wl.open(seconds, axes="tn")
+
+
+def real(data: Path, name: str) -> pd.DataFrame:
+    """ETT's transformer, or METR-LA's week with the times that its origin gives."""
+    if name == "ett":
+        return pd.read_csv(data / "ett" / "ETTh1.csv", index_col="date", parse_dates=True)
+    frame = pd.read_csv(data / "metr_la_week" / "los_speed.csv")
+    return frame.copy().set_axis(
+        pd.date_range("2012-03-01", periods=2016, freq="5min", tz="America/Los_Angeles")
+    )
+
+
+@pytest.mark.parametrize("name", ["ett", "metr_la"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "folder", "feather", "frame", "polars", "fixed", "table"])
+def test_real_tables_in_every_form(tmp_path: Path, data: Path, name: str, form: str) -> None:
+    frame = real(data, name)
+    target: Any = tmp_path / f"a.{form}"
+    if form in ("fixed", "table"):
+        pytest.importorskip("tables")
+        frame.to_hdf(target := tmp_path / "a.h5", key="df", format=form)
+    elif form == "folder":
+        write_folder(target, ["part-2.parquet", "part-10.parquet", "part-1.parquet"], frame)
+    elif form == "polars":
+        target = polars_frame(frame.rename_axis(index="time"))
+    elif form == "frame":
+        target = frame
+    else:
+        {"csv": frame.to_csv, "parquet": frame.to_parquet, "feather": frame.to_feather}[form](target)
+    series = wl.open(target, axes="tf" if name == "ett" else None)
+    np.testing.assert_array_equal(loaded(series), frame)
+    right = frame.index.tz_convert(None) if frame.index.tz else frame.index  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(moments(series), right.to_numpy("M8[ns]"))
+    np.testing.assert_allclose(hours(series), frame.index.hour + frame.index.minute / 60)  # type: ignore[attr-defined]
+    if name == "metr_la":
+        assert series.nodes.tolist() == list(frame.columns)  # type: ignore[union-attr]
+        assert (type(series.variables[0].source).__name__ == "MappedSource") == (form == "fixed")
+    else:
+        assert series.features == tuple(frame.columns)

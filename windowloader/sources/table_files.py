@@ -250,7 +250,8 @@ def _read_csv(
     import pandas
 
     sep, header = options.sep, options.header
-    encoding = options.encoding or _encoding(path)
+    with _reading(path, "CSV"):
+        encoding = options.encoding or _encoding(path)
     with _reading(path, f"CSV in {encoding!r} with sep={sep!r}"):
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dateutil import tz
 from pyarrow import feather
 
 import windowloader as wl
@@ -22,7 +24,6 @@ from windowloader.sources.registry import open_source
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
 INDEX = pd.date_range("2020-01-30", periods=60, freq="h", name="time")
 FRAME = pd.DataFrame(np.random.default_rng(0).normal(50, 9, (60, 3)), INDEX, ["b", "a", "c"])
@@ -258,6 +259,34 @@ def test_offsets_that_differ_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,a\n2020-03-29 01:00+01:00,1\n2020-03-29 03:00,2\n")
     with pytest.raises(SourceFormatError, match=r"row 1 .* without an offset"):
         wl.open(tmp_path / "a.csv")
+
+
+def test_files_of_several_offsets_are_told(tmp_path: Path) -> None:
+    for month, offset in ((1, "+01:00"), (7, "+02:00")):
+        lines = [f"2020-{month:02}-01 {hour:02}:00{offset},{hour}.5" for hour in range(20)]
+        (tmp_path / f"{month}.csv").write_text("time,a\n" + "\n".join(lines))
+    with pytest.warns(UserWarning, match=r"zones UTC\+01:00, UTC\+02:00: clocks .* are of UTC.*timestamps="):
+        series = wl.open(f"{tmp_path}/*.csv")
+    assert (
+        str(moments(series)[[0, 20]]) == "['2019-12-31T23:00:00.000000000' '2020-06-30T22:00:00.000000000']"
+    )
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "dateutil/Europe/Berlin",
+        tz.tzoffset("X", -5400),
+        datetime.timezone(datetime.timedelta(hours=2), "CEST"),
+        tz.tzutc(),
+        datetime.UTC,
+    ],
+)
+def test_zones_of_every_library(zone: Any) -> None:
+    index = pd.date_range("2020-03-28", periods=60, freq="h", tz=zone)
+    series = wl.open(FRAME.set_axis(index))
+    np.testing.assert_allclose(hours(series), index.hour + index.minute / 60)
+    np.testing.assert_array_equal(moments(series), index.tz_convert(None).to_numpy("M8[ns]"))
 
 
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "+05:30"])

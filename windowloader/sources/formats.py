@@ -70,7 +70,19 @@ SUFFIXES = {
     "npz": (".npz",),
     "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
-    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods"),
+    "table": (
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".parquet",
+        ".pq",
+        ".feather",
+        ".arrow",
+        ".ipc",
+        ".xlsx",
+        ".xls",
+        ".ods",
+    ),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PICKLED = (
@@ -321,13 +333,17 @@ def _open_url(request: Request) -> Source:
     own = ("shape", "dtype", "offset", "mask_and_scale")
     request.takes("a remote object", *own, *(_table_options() if found == "hdf5" else ()))
     frame = found == "hdf5" and not set(request.options) <= set(own)  # options that a frame alone takes
-    source = None if frame else open_remote(
-        request.target,
-        kind="hdf5" if found == "netcdf" else found,
-        variable=request.variable,
-        axes=request.axes,
-        storage_options=request.storage_options,
-        **request.options,
+    source = (
+        None
+        if frame
+        else open_remote(
+            request.target,
+            kind="hdf5" if found == "netcdf" else found,
+            variable=request.variable,
+            axes=request.axes,
+            storage_options=request.storage_options,
+            **request.options,
+        )
     )
     return source or _open_fetched(request)
 

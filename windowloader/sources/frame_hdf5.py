@@ -162,7 +162,9 @@ def _index(group: Any, name: str) -> Any:
     if dataset is None or dataset.ndim != 1 or "shape" in dataset.attrs:
         return None
     about = {key: _attribute(dataset, key) for key in ("kind", "index_class", "tz", "name")}
-    kind, raw = str(about["kind"]), dataset[:]
+    raw = dataset[:]
+    kind = str(about["kind"] or {"S": "string"}.get(raw.dtype.kind, "integer"))
+    found: Any
     if kind == "string" and raw.dtype.kind == "S":
         found = pandas.Index(np.char.decode(raw, _text(group.attrs.get("encoding", "UTF-8"))))
     elif kind == "integer" and raw.dtype.kind in "iu" and about["index_class"] in (None, "index"):
@@ -246,7 +248,10 @@ def _attribute(node: Any, name: str) -> Any:
         return None
     identifier = h5py.h5a.open(node.id, name.encode())
     kind = identifier.get_type()
-    if kind.get_class() != h5py.h5t.STRING or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
+    if (
+        kind.get_class() != h5py.h5t.STRING
+        or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR
+    ):
         return None
     if kind.is_variable_str():
         raw = str(node.attrs[name]).encode("utf-8", "surrogateescape")

@@ -190,7 +190,9 @@ class RangeSource(RemoteSource):
         if self.tensorstore and forked_after_use():
             found: Table = self._opened().call("table")  # type: ignore[attr-defined]
             return found
-        return read_table(self.blob, self.place.variable)
+        table = read_table(self.blob, self.place.variable)
+        assert table is not None  # as it was when it was opened
+        return table
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""

@@ -8,18 +8,22 @@ Never reads the values of a variable; coordinates are read once.
 from __future__ import annotations
 
 import threading
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from windowloader.errors import WindowLoaderError
+
 from .base import unknown_variable
-from .coordinates import coordinate_labels, time_dimension, time_values, with_times
+from .coordinates import coordinate_labels, time_dimension, time_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "loaded", "split_path"]
+__all__ = ["Contents", "StoreDescription", "opened", "opened_once", "split_path"]
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -46,11 +50,14 @@ class Contents:
         By path, ``""`` the root, parents before children.
     close : callable
         Lets go of what the datasets read from.
+    problem : callable
+        Why the last read failed, where a library raises an error of its own instead; None where it did not.
     """
 
     name: str
     groups: Mapping[str, Any]
     close: Callable[[], None] = field(default=lambda: None)
+    problem: Callable[[], Exception | None] = field(default=lambda: None)
 
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
@@ -75,37 +82,45 @@ class Contents:
         return self.groups[group].variables[name]
 
     def array(self, path: str) -> Any:
-        """Return a variable with its coordinates, also those of the groups above it.
+        """Return a variable with its coordinates along one dimension, also those of the groups above it.
 
         Returns
         -------
         xarray.DataArray
-            Undecoded but for its coordinates, of which times stay numbers with their units.
+            Undecoded but for its coordinates, of which times stay numbers with their units. Without indexes, which
+            would read the coordinates.
         """
         import xarray
 
         group, name = split_path(path)
-        dataset = self.groups[group]
-        values = dataset.variables[name]
-        for above in _above(group):
-            if above in self.groups:
-                outer = self.groups[above]
-                missing = [
-                    other
-                    for other, one in outer.variables.items()
-                    if other not in dataset.variables and _describes(other, one, values)
-                ]
-                dataset = dataset.assign({other: outer.variables[other] for other in missing})
-        said = str(values.attrs.get("coordinates", values.encoding.get("coordinates", ""))).split()
-        kept = [
-            other
-            for other, one in dataset.variables.items()
-            if other != name and (_describes(other, one, values) or other in said or other in dataset.coords)
-        ]
-        chosen = dataset[[name, *kept]]
-        decoded = xarray.decode_cf(chosen, decode_times=False, mask_and_scale={name: False})
-        own = [other for other in kept if decoded[other].dims == (other,)]
-        return with_times(decoded.set_coords(own))[name]
+        values = self.raw(path)
+        coordinates: dict[Any, Any] = {}
+        for place in (group, *_above(group)):
+            for other, one in self.groups[place].variables.items() if place in self.groups else ():
+                if other not in coordinates and (place, other) != (group, name) and _describes(other, one, values):
+                    coordinates[other] = _decoded(other, one)
+        own = values if values.dims != (name,) else _decoded(name, values)
+        known = xarray.Coordinates({**coordinates, name: own}, indexes={})
+        return xarray.Dataset(coords=known)[name].drop_vars([name] if values.dims != (name,) else [])
+
+    def load(self, path: str) -> Any:
+        """Return a variable as `array` does, its coordinates in memory: those that cannot be read are left out."""
+        array = self.array(path)
+        for name, coordinate in list(array.coords.items()):
+            try:
+                coordinate.variable.load()
+            except WindowLoaderError:
+                raise
+            except Exception as error:
+                if (problem := self.problem()) is not None:
+                    raise problem from None
+                warnings.warn(
+                    f"the coordinate {name!r} of {path!r} in {self.name!r} cannot be read and is left out: {error}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                array = array.drop_vars(name)
+        return array
 
     def _numbers(self) -> Iterator[str]:
         for group, dataset in self.groups.items():
@@ -116,8 +131,49 @@ class Contents:
                 for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
             }
             for name, one in dataset.data_vars.items():
-                if one.ndim and one.dtype.kind in "fiub" and name not in beside and one.dims != (name,):
+                number = one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
+                if number and name not in beside and one.dims != (name,):
                     yield f"{group}/{name}".lstrip("/")
+
+
+class _Kept(threading.local):
+    """Stores that stay open in this thread while a series is opened from them, by who opens them."""
+
+    contents: dict[Any, Contents] | None = None
+
+
+_KEPT, MOST_KEPT = _Kept(), 8
+
+
+@contextmanager
+def opened_once() -> Iterator[None]:
+    """Within, a store whose variables are opened one after the other is opened and described once."""
+    if _KEPT.contents is not None:
+        yield
+        return
+    _KEPT.contents = {}
+    try:
+        yield
+    finally:
+        kept, _KEPT.contents = _KEPT.contents, None
+        for contents in kept.values():
+            contents.close()
+
+
+@contextmanager
+def opened(opener: Callable[[], Contents]) -> Iterator[Contents]:
+    """Open a store, or take it where `opened_once` keeps it for an equal opener; what fails is told as it was."""
+    kept = _KEPT.contents
+    contents = opener() if kept is None or opener not in kept else kept[opener]
+    try:
+        yield contents
+    finally:
+        if kept is None:
+            contents.close()
+        else:
+            kept.setdefault(opener, contents)
+            while len(kept) > MOST_KEPT:
+                kept.pop(next(iter(kept))).close()
 
 
 def _above(group: str) -> Iterator[str]:
@@ -128,11 +184,26 @@ def _above(group: str) -> Iterator[str]:
 
 
 def _describes(name: str, one: Any, values: Any) -> bool:
-    """Whether a variable lies along one dimension of another and may label it or say its times."""
-    if one.ndim != 1 or one.dims[0] not in values.dims:
+    """Whether a variable lies along one dimension of another and may label it or say its times.
+
+    Dimensions that the file does not name are shared by all that have the same size: they say nothing.
+    """
+    texts = one.dtype == "S1" and one.ndim == 2  # characters, one dimension of them
+    if one.ndim != 1 + texts or one.sizes[one.dims[0]] != values.sizes.get(one.dims[0]):
+        return False
+    if str(one.dims[0]).startswith("phony_dim_"):
         return False
     timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
     return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
+
+
+def _decoded(name: str, one: Any) -> Any:
+    """Decode a coordinate as xarray does, but for its times."""
+    import xarray
+
+    if one.dtype.kind in "Mm":
+        return one
+    return xarray.conventions.decode_cf_variable(name, one, decode_times=False)
 
 
 class StoreDescription:
@@ -147,7 +218,7 @@ class StoreDescription:
     time_dim : int or None
         Which stored dimension is time.
     array : xarray.DataArray, optional
-        What `Contents.array` returned, where it is in hand.
+        What `Contents.load` returned, where it is in hand.
     """
 
     def __init__(
@@ -167,19 +238,14 @@ class StoreDescription:
         """Timestamps of the rows; None, with a warning, where there are none."""
         return None if self.time_dim is None else time_values(self._held(), self.time_dim)
 
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the variable as stored."""
+        return dict(self._held().attrs)
+
     def _held(self) -> Any:
         with self._lock:
             if self._array is None:
-                contents = self.opener()
-                try:
-                    self._array = loaded(contents.array(self.path))
-                finally:
-                    contents.close()
+                with opened(self.opener) as contents:
+                    self._array = contents.load(self.path)
             return self._array
 
-
-def loaded(array: Any) -> Any:
-    """Return an array whose coordinates are in memory; its values stay where they are."""
-    for coordinate in array.coords.values():
-        coordinate.variable.load()
-    return array

@@ -12,7 +12,7 @@ from .assembly.assembling import assemble
 from .assembly.joining import Opener
 from .errors import SeriesError
 from .series import Series
-from .sources.description import opened_once
+from .sources.description import sharing
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["open"]
 
 
-@opened_once()
+@sharing()
 def open(
     target: Any,
     *,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.sources.description import StoreDescription
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,13 +37,8 @@ def attributes_of(source: Any) -> dict[str, Any]:
 
 
 def _found(source: Any) -> Mapping[str, Any]:
-    where = getattr(getattr(source, "description", None), "where", None)
-    if where is not None:  # by xarray
-        opened = where.open()
-        try:
-            return dict(opened.values.attrs)
-        finally:
-            opened.close()
+    if isinstance(source.description, StoreDescription):  # by xarray
+        return source.description.attributes()
     if hasattr(source, "coordinates") and hasattr(source, "location"):  # Zarr, N5
         import zarr
 
@@ -50,12 +47,6 @@ def _found(source: Any) -> Mapping[str, Any]:
             return dict(array.attrs)
         except Exception:  # N5, which zarr-python does not open: nothing but attributes is lost
             return {}
-    dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
-    if isinstance(dataset, str) and stamp is not None:
-        from windowloader.sources.hdf5_dataset import open_file
-
-        with open_file(stamp) as file:
-            return dict(file[dataset].attrs) if dataset in file else {}
     return {}
 
 

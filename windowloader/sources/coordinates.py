@@ -17,11 +17,18 @@ from windowloader.errors import SeriesError, SourceFormatError
 
 from .cf import is_text_of_time, times_of
 
-__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values", "with_times"]
+LEADS = ("step", "lead", "lead_time", "leadtime", "forecast_period", "prediction_timedelta")
+
+__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
 
 
-def dimension_names(values: Any) -> tuple[str, ...]:
+def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
     """Names of the dimensions, the one that CF knows as time called so.
+
+    Raises
+    ------
+    SourceFormatError
+        Where one of them is the lead time of forecasts, and no ``axes`` say what it is.
 
     Examples
     --------
@@ -30,20 +37,25 @@ def dimension_names(values: Any) -> tuple[str, ...]:
     >>> dimension_names(xarray.DataArray(np.zeros((2, 3)), {"when": when}, ("when", "sensor")))
     ('time', 'sensor')
     """
-    time = time_dimension(values)
+    time = time_dimension(values, axes)
+    for dim, name in enumerate(values.dims):
+        if axes is None and time not in (None, dim) and values.shape[dim] > 1 and _is_lead(values, name):
+            raise SourceFormatError(
+                f"{str(values.name)!r} is an archive of forecasts: beside its time it has the dimension {name!r}, of "
+                f"{values.shape[dim]} lead times, which is no place. Choose one, e.g. dataset.isel({name}=0), and pass "
+                "that."
+            )
     return tuple("time" if dim == time else str(name) for dim, name in enumerate(values.dims))
 
 
-def with_times(dataset: Any) -> Any:
-    """Make coordinates of what holds times along a dimension by CF's name or as text, as WRF's ``Times``."""
-    found = [
-        name
-        for name, array in dataset.data_vars.items()
-        if array.ndim == 1
-        and (array.attrs.get("standard_name") == "time" or array.dtype.kind in "SUO")
-        and _holds_times(array)
-    ]
-    return dataset.set_coords(found)
+def _is_lead(values: Any, name: Any) -> bool:
+    """Whether a dimension counts how far ahead a forecast looks."""
+    if str(name).lower() in LEADS:
+        return True
+    if name not in values.coords:
+        return False
+    coordinate = values.coords[name]
+    return bool(coordinate.dtype.kind == "m" or coordinate.attrs.get("standard_name") == "forecast_period")
 
 
 def time_dimension(values: Any, axes: str | None = None) -> int | None:
@@ -114,4 +126,11 @@ def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
     if name not in values.coords or values.coords[name].dims != (name,):  # coords[name] would count from 0
         return None
     found = np.asarray(values.coords[name].values)
-    return found.astype(str) if found.dtype.kind == "O" else found
+    if found.dtype.kind != "O":
+        return found
+    levels = [label if isinstance(label, tuple) else (label,) for label in found]
+    return np.array([".".join(map(_text, level)) for level in levels], str)
+
+
+def _text(label: Any) -> str:
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)

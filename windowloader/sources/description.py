@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,45 @@ from .base import unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "opened", "opened_once", "split_path"]
+__all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
+
+_SHARED: ContextVar[dict[Any, Contents] | None] = ContextVar("shared", default=None)
+MOST_SHARED = 8  # files of a long list are not all held open
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within, a store whose variables are opened one after the other is opened and described once."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        for contents in (_SHARED.get() or {}).values():
+            contents.close()
+        _SHARED.reset(token)
+
+
+@contextmanager
+def opened(opener: Callable[[], Contents]) -> Iterator[Contents]:
+    """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
+    held = _SHARED.get()
+    contents = opener() if held is None or opener not in held else held[opener]
+    try:
+        yield contents
+    finally:
+        if held is None:
+            contents.close()
+        else:
+            held.setdefault(opener, contents)
+            while len(held) > MOST_SHARED:
+                held.pop(next(iter(held))).close()
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -46,7 +81,7 @@ class Contents:
     ----------
     name : str
         Of the store, for messages.
-    groups : mapping of str to xarray.Dataset
+    groups : dict of str to xarray.Dataset
         By path, ``""`` the root, parents before children.
     close : callable
         Lets go of what the datasets read from.
@@ -55,7 +90,7 @@ class Contents:
     """
 
     name: str
-    groups: Mapping[str, Any]
+    groups: dict[str, Any]
     close: Callable[[], None] = field(default=lambda: None)
     problem: Callable[[], Exception | None] = field(default=lambda: None)
 
@@ -68,7 +103,7 @@ class Contents:
     def choose(self, variable: str | None) -> str:
         """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
         if variable is not None:
-            group, name = split_path(variable)
+            group, name = self._place(variable)
             if group in self.groups and name in self.groups[group].variables:
                 return variable.strip("/")
         found = self.variables()
@@ -78,11 +113,26 @@ class Contents:
 
     def raw(self, path: str) -> Any:
         """Return a variable as stored: an `xarray.Variable` with its attributes, undecoded."""
-        group, name = split_path(path)
+        group, name = self._place(path)
         return self.groups[group].variables[name]
 
-    def array(self, path: str) -> Any:
+    def _place(self, path: str) -> tuple[str, str]:
+        """Group and name of a variable; a name in the root may have a slash."""
+        return ("", path) if path in self.groups.get("", ()) else split_path(path)
+
+    def load(self, path: str) -> None:
+        """Read a coordinate, which then stays in memory."""
+        self.raw(path).load()
+
+    def array(self, path: str, *, load: bool = False) -> Any:
         """Return a variable with its coordinates along one dimension, also those of the groups above it.
+
+        Parameters
+        ----------
+        path : str
+            Of the variable.
+        load : bool
+            Whether the coordinates are read (`load`); those that cannot be read are left out, with a warning.
 
         Returns
         -------
@@ -92,35 +142,38 @@ class Contents:
         """
         import xarray
 
-        group, name = split_path(path)
+        group, name = self._place(path)
         values = self.raw(path)
-        coordinates: dict[Any, Any] = {}
+        homes: dict[Any, str] = {}
         for place in (group, *_above(group)):
             for other, one in self.groups[place].variables.items() if place in self.groups else ():
-                if other not in coordinates and (place, other) != (group, name) and _describes(other, one, values):
-                    coordinates[other] = _decoded(other, one)
-        own = values if values.dims != (name,) else _decoded(name, values)
+                if (place, other) == (group, name) or not _describes(other, one, values):
+                    continue
+                if other not in homes and (not load or self._loaded(f"{place}/{other}".lstrip("/"))):
+                    homes[other] = place
+        coordinates = {
+            other: _decoded(other, self.groups[home].variables[other]) for other, home in homes.items()
+        }
+        index = values.dims == (name,)
+        own = _decoded(name, values) if index else values
         known = xarray.Coordinates({**coordinates, name: own}, indexes={})
-        return xarray.Dataset(coords=known)[name].drop_vars([name] if values.dims != (name,) else [])
+        return xarray.Dataset(coords=known)[name].drop_vars([] if index else [name])
 
-    def load(self, path: str) -> Any:
-        """Return a variable as `array` does, its coordinates in memory: those that cannot be read are left out."""
-        array = self.array(path)
-        for name, coordinate in list(array.coords.items()):
-            try:
-                coordinate.variable.load()
-            except WindowLoaderError:
-                raise
-            except Exception as error:
-                if (problem := self.problem()) is not None:
-                    raise problem from None
-                warnings.warn(
-                    f"the coordinate {name!r} of {path!r} in {self.name!r} cannot be read and is left out: {error}",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                array = array.drop_vars(name)
-        return array
+    def _loaded(self, path: str) -> bool:
+        try:
+            self.load(path)
+        except WindowLoaderError:
+            raise
+        except Exception as error:
+            if (problem := self.problem()) is not None:
+                raise problem from None
+            warnings.warn(
+                f"the coordinate {path!r} of {self.name!r} cannot be read and is left out: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def _numbers(self) -> Iterator[str]:
         for group, dataset in self.groups.items():
@@ -131,49 +184,11 @@ class Contents:
                 for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
             }
             for name, one in dataset.data_vars.items():
-                number = one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
+                number = (
+                    one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
+                )
                 if number and name not in beside and one.dims != (name,):
                     yield f"{group}/{name}".lstrip("/")
-
-
-class _Kept(threading.local):
-    """Stores that stay open in this thread while a series is opened from them, by who opens them."""
-
-    contents: dict[Any, Contents] | None = None
-
-
-_KEPT, MOST_KEPT = _Kept(), 8
-
-
-@contextmanager
-def opened_once() -> Iterator[None]:
-    """Within, a store whose variables are opened one after the other is opened and described once."""
-    if _KEPT.contents is not None:
-        yield
-        return
-    _KEPT.contents = {}
-    try:
-        yield
-    finally:
-        kept, _KEPT.contents = _KEPT.contents, None
-        for contents in kept.values():
-            contents.close()
-
-
-@contextmanager
-def opened(opener: Callable[[], Contents]) -> Iterator[Contents]:
-    """Open a store, or take it where `opened_once` keeps it for an equal opener; what fails is told as it was."""
-    kept = _KEPT.contents
-    contents = opener() if kept is None or opener not in kept else kept[opener]
-    try:
-        yield contents
-    finally:
-        if kept is None:
-            contents.close()
-        else:
-            kept.setdefault(opener, contents)
-            while len(kept) > MOST_KEPT:
-                kept.pop(next(iter(kept))).close()
 
 
 def _above(group: str) -> Iterator[str]:
@@ -218,7 +233,7 @@ class StoreDescription:
     time_dim : int or None
         Which stored dimension is time.
     array : xarray.DataArray, optional
-        What `Contents.load` returned, where it is in hand.
+        What `Contents.array` returned, coordinates loaded, where it is in hand.
     """
 
     def __init__(
@@ -246,6 +261,5 @@ class StoreDescription:
         with self._lock:
             if self._array is None:
                 with opened(self.opener) as contents:
-                    self._array = contents.load(self.path)
+                    self._array = contents.array(self.path, load=True)
             return self._array
-

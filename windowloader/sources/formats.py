@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceError, SourceFormatError
+from windowloader.hiding import hide_secrets
 
-from .base import LocalSource
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -59,12 +59,28 @@ class Request:
 
 Opener = Callable[[Request], "Source"]
 
-MAGIC = ((b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"))
+HDF5 = b"\x89HDF\r\n\x1a\n"
+MAGIC = ((b"\x93NUMPY", "npy"), (HDF5, "hdf5"), (b"CDF", "netcdf"), (b"GRIB", "netcdf"), (b"PAR1", "table"))
+FOREIGN = (
+    (
+        b"version https://git-lfs",
+        "a pointer of Git LFS, not the file itself: run `git lfs pull` where it was cloned",
+    ),
+    (b"\x1f\x8b", "packed by gzip: unpack it by gunzip"),
+    (b"BZh", "packed by bzip2: unpack it by bunzip2"),
+    (b"\xfd7zXZ", "packed by xz: unpack it by unxz"),
+    (b"\x28\xb5\x2f\xfd", "packed by Zstandard: unpack it by unzstd"),
+    (b"PK\x03\x04", "a zip archive: unpack it, or name it .npz if it is one of NumPy's"),
+    (b"\x0e\x03\x13\x01", "HDF 4, which is another format than HDF 5: convert it by h4toh5"),
+    (b"MATLAB 5.0", "a MATLAB file before 7.3: open it by scipy.io.loadmat and pass the array"),
+    (b"<", "a web page or XML, such as a page to log in: look into it, and download the file anew"),
+    (b"PAR1", "Parquet: name it .parquet"),
+)
 SUFFIXES = {
     "npy": (".npy",),
     "npz": (".npz",),
     "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
-    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
+    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", ".grib", ".grib2", ".grb", ".grb2"),
     "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -73,14 +89,12 @@ PICKLED = (
     "and pass the frame or array."
 )
 ADVICE = {
-    ".grib": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
-    ".grb": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
     ".pkl": PICKLED,
     ".pickle": PICKLED,
     ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".xls": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
-    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it as HDF5 (-v7.3) under the name .h5.",
+    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
     ".json": "Build the array from it and pass that.",
 }
 
@@ -105,7 +119,10 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
     if is_url(target):
         from . import chunked
 
-        return chunked.list_arrays(target, storage_options) if by_name(target) is None else ()
+        found = by_name(target)
+        if found in ("hdf5", "netcdf"):
+            return _list_described(target, storage_options)
+        return chunked.list_arrays(target, storage_options) if found is None else ()
     path = _local(target)
     if os.path.isfile(path) and _by_bytes(path) is None and by_name(path) is None:
         return ()  # raw, or nothing: opening it will tell
@@ -114,14 +131,8 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
         from . import chunked
 
         return chunked.list_arrays(path, storage_options)
-    if found == "hdf5":
-        from .hdf5 import list_hdf5
-
-        return list_hdf5(path)
-    if found == "netcdf":
-        from .netcdf import list_netcdf
-
-        return list_netcdf(path)
+    if found in ("hdf5", "netcdf"):
+        return _list_described(path, storage_options)
     if found == "npz":
         from .memory import list_npz
 
@@ -148,19 +159,34 @@ def by_name(path: str) -> str | None:
 
 
 def _by_bytes(path: str) -> str | None:
-    """Format that the first bytes tell; netCDF 4 is HDF5 that says so."""
+    """Format that the first bytes tell; an HDF5 file may begin with a block of its user's, as MATLAB's do."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
+            found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
+            for place in (512 << step for step in range(12)) if found is None else ():
+                file.seek(place)
+                if file.read(8) == HDF5:
+                    return "hdf5"
     except OSError as error:
         raise SourceError(f"{path!r} cannot be read: {error}") from error
-    found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
-    if found == "hdf5" and by_name(path) != "netcdf":
-        from .hdf5_dataset import open_file
+    return found
 
-        with open_file(Stamp.of(path)) as opened:
-            return "netcdf" if "_NCProperties" in opened.attrs else "hdf5"
-    return "netcdf" if found == "hdf5" else found
+
+def _head(target: str) -> bytes:
+    """First bytes of a file or object; none where the object is shorter, which opening it tells of."""
+    if not is_url(target):
+        with open(target, "rb") as file:
+            return file.read(64)
+    return b""
+
+
+def _refuse_foreign(name: str, asked: str, head: bytes | None = None) -> None:
+    """Raise `SourceFormatError` where the first bytes are those of something else than a name says."""
+    head = _head(name) if head is None else head
+    for magic, what in FOREIGN:
+        if head.lstrip().startswith(magic):
+            raise SourceFormatError(f"{hide_secrets(name)!r} is no {asked}, but {what}.")
 
 
 def _commonest(folder: str) -> str:
@@ -235,6 +261,8 @@ def _open_npz(request: Request) -> Source:
     from .memory import open_npz
 
     request.takes("an .npz archive", "member")
+    if not _head(request.target).startswith(b"PK"):
+        _refuse_foreign(request.target, ".npz archive")
     member = request.options.get("member", request.variable)
     return open_npz(request.target, member=member, axes=request.axes)
 
@@ -242,15 +270,57 @@ def _open_npz(request: Request) -> Source:
 def _open_hdf5(request: Request) -> Source:
     from .hdf5 import open_hdf5
 
-    request.takes("an HDF5 file")
-    return open_hdf5(request.target, variable=request.variable, axes=request.axes)
+    request.takes("an HDF5 or netCDF-4 file", "mask_and_scale")
+    _refuse_foreign(request.target, "HDF5 file")
+    return open_hdf5(
+        request.target,
+        variable=request.variable,
+        axes=request.axes,
+        storage_options=request.storage_options,
+        **request.options,
+    )
 
 
 def _open_netcdf(request: Request) -> Source:
     from .netcdf import open_netcdf
 
-    request.takes("a netCDF file")
-    return open_netcdf(request.target, variable=request.variable, axes=request.axes)
+    request.takes("a netCDF 3 or GRIB file", "mask_and_scale")
+    _refuse_foreign(request.target, "netCDF or GRIB file")
+    return open_netcdf(request.target, variable=request.variable, axes=request.axes, **request.options)
+
+
+def _open_described(request: Request) -> Source:
+    """Open an object that is netCDF or HDF5 by its name: HDF5 is read in parts, the others are fetched."""
+    from .hdf5_dataset import NotHDF5Error
+
+    try:
+        return _open_hdf5(request)
+    except NotHDF5Error as error:
+        if not error.head.startswith((b"CDF", b"GRIB")):
+            _refuse_foreign(request.target, "HDF5 or netCDF file", error.head)
+            raise
+    return _open_fetched(request, _open_netcdf)
+
+
+def _list_described(target: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the variables of a netCDF, HDF5 or GRIB file or object."""
+    from .hdf5 import list_hdf5
+    from .hdf5_dataset import NotHDF5Error
+    from .netcdf import list_netcdf
+
+    if not is_url(target) and _by_bytes(target) == "netcdf":
+        return list_netcdf(target)
+    _refuse_foreign(target, "HDF5 or netCDF file")
+    try:
+        return list_hdf5(target, options)
+    except NotHDF5Error as error:
+        if not error.head.startswith((b"CDF", b"GRIB")):
+            _refuse_foreign(target, "HDF5 or netCDF file", error.head)
+            raise
+    from .fetching import fetched
+
+    with fetched(target, options) as path:
+        return list_netcdf(path)
 
 
 def _open_table(request: Request) -> Source:
@@ -290,12 +360,14 @@ def _open_url(request: Request) -> Source:
         return _open_zarr(request)
     if found in ("table", "npz"):
         return _open_fetched(request)
+    if found in ("hdf5", "netcdf"):
+        return _open_described(request)
     from .remote_files import open_remote
 
     request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
     return open_remote(
         request.target,
-        kind="hdf5" if found == "netcdf" else found,
+        kind=found,
         variable=request.variable,
         axes=request.axes,
         storage_options=request.storage_options,
@@ -303,22 +375,12 @@ def _open_url(request: Request) -> Source:
     )
 
 
-def _open_fetched(request: Request) -> Source:
-    """Open a remote table or archive in memory."""
-    from .fetching import fetched
-    from .memory import ArraySource
+def _open_fetched(request: Request, opener: Opener | None = None) -> Source:
+    """Open in memory a remote table or archive, or what else cannot be read in parts."""
+    from .fetching import open_fetched
 
-    with fetched(request.target, request.storage_options) as path:
-        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
-        labels = {
-            axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
-        }
-        whole = ArraySource(
-            source.array(),
-            axes=source.axes,
-            name=request.target,
-            labels=labels,
-            timestamps=source.timestamps(),
-        )
-        whole.doubts = source.doubts if isinstance(source, LocalSource) else ()
-        return whole
+    def opened(path: str) -> Source:
+        here = replace(request, target=path, storage_options={})
+        return (opener or OPENERS[by_name(path) or "table"])(here)
+
+    return open_fetched(request.target, request.storage_options, opened)

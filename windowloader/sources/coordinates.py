@@ -63,9 +63,10 @@ def time_dimension(values: Any, axes: str | None = None) -> int | None:
     if axes is not None:
         return axes.find("t") if "t" in axes else None
     named = [dim for dim, name in enumerate(values.dims) if str(name).lower() in TIME_NAMES]
-    found = named or [
-        dim for dim, name in enumerate(values.dims) if name in values.coords and _is_time(values.coords[name])
-    ]
+    along = (
+        [] if named else [one.dims[0] for one in values.coords.values() if one.ndim == 1 and _is_time(one)]
+    )
+    found = named or [dim for dim, name in enumerate(values.dims) if name in along]
     return found[0] if len(found) == 1 else None
 
 

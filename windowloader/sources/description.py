@@ -12,7 +12,7 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.errors import WindowLoaderError
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
 
-_SHARED: ContextVar[dict[Any, Contents] | None] = ContextVar("shared", default=None)
+C = TypeVar("C", bound="Contents")
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 MOST_SHARED = 8  # files of a long list are not all held open
 
 
@@ -46,10 +47,10 @@ def sharing() -> Iterator[None]:
 
 
 @contextmanager
-def opened(opener: Callable[[], Contents]) -> Iterator[Contents]:
+def opened(opener: Callable[[], C]) -> Iterator[C]:
     """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
     held = _SHARED.get()
-    contents = opener() if held is None or opener not in held else held[opener]
+    contents: C = opener() if held is None or opener not in held else held[opener]
     try:
         yield contents
     finally:

@@ -79,7 +79,7 @@ FOREIGN = (
 SUFFIXES = {
     "npy": (".npy",),
     "npz": (".npz",),
-    "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
+    "hdf5": (".h5", ".hdf5", ".hdf", ".he5", ".mat"),
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", ".grib", ".grib2", ".grb", ".grb2"),
     "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
 }
@@ -94,7 +94,6 @@ ADVICE = {
     ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".xls": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
-    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
     ".json": "Build the array from it and pass that.",
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from windowloader.source import Source
 
+    from .base import LocalSource
     from .blobs import Blob
 
 __all__ = ["HDF5Opener", "list_hdf5", "open_hdf5"]
@@ -78,7 +79,7 @@ class HDF5Contents(Contents):
         ]
         if fields:
             raise SourceFormatError(
-                f"{self.name!r} holds datasets of records (compound), of which one field is opened at a time: {fields}. "
+                f"{self.name!r} holds compound datasets (records), of which one field is opened at a time: {fields}. "
                 f"Choose in wl.open, e.g. variables=[{fields[0]!r}]; or read the records by pandas and pass the frame."
             )
         if not asked:
@@ -228,18 +229,22 @@ def _open_array(
         "values": values,
     }
     parent, _, name = path.rpartition("/")
+    source: LocalSource
     if parent in contents.file.tables:
-        source: Any = HDF5Source(where, contents.file[parent], field=name, **how)
-    elif item is None or item.shape != raw.shape or item.dtype != raw.dtype:
+        source = HDF5Source(where, contents.file[parent], field=name, **how)
+    elif (
+        item is None or item.shape != raw.shape or item.dtype.newbyteorder("=") != raw.dtype.newbyteorder("=")
+    ):
         from .netcdf import XarraySource
 
         source = XarraySource(opener, path, **how, array=array)
     else:
         source = open_dataset(where, item, **how)
     if matlab and asked is None and raw.ndim > 1:
+        letters = (axes or "")[::-1]
         source.doubts = (
-            f"{path!r} of {name_of(where)!r} was written by MATLAB, whose dimensions a file has in reverse: there it is "
-            f"{' × '.join(map(str, raw.shape[::-1]))}, read as axes={(axes or '')[::-1]!r}. Give axes=, in MATLAB's order.",
+            f"{path!r} of {name_of(where)!r} was written by MATLAB, whose dimensions a file has in reverse. It is read as "
+            f"{' × '.join(map(str, raw.shape[::-1]))}, as MATLAB shows it, with axes={letters!r}; give axes= in that order.",
         )
     return source
 

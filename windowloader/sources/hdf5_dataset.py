@@ -6,8 +6,8 @@ Never chooses a dataset, and never reads values when opening.
 
 from __future__ import annotations
 
-import atexit
 import os
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,7 @@ from .region import Region
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from windowloader.source import Source
-
-    from .base import Description
+    from .base import Description, LocalSource
     from .blobs import Blob
     from .cf import Packing
 
@@ -133,10 +131,10 @@ class _Opened:
     def __init__(self, file: Any, dataset: str, field: str | None) -> None:
         self.file = file
         self.values = file[dataset] if field is None else file[dataset].fields(field)
-        atexit.register(self.close)  # HDF5 must not call an object's methods when the interpreter has ended
+        if file.raw is not None:  # HDF5 must not call an object's methods when the interpreter has ended
+            weakref.finalize(self, file.close)
 
     def close(self) -> None:
-        atexit.unregister(self.close)
         self.file.close()
 
 
@@ -251,7 +249,7 @@ def open_dataset(
     dims: Sequence[str] | None = None,
     description: Description | None = None,
     values: Packing | None = None,
-) -> Source:
+) -> LocalSource:
     """Open a dataset the fastest way its storage allows: mapped or by byte ranges, else by h5py."""
     check_readable(dataset, stamp)
     if not isinstance(stamp, Stamp):
@@ -270,7 +268,7 @@ def _in_object(
     dims: Sequence[str] | None,
     description: Description | None,
     values: Packing | None,
-) -> Source:
+) -> LocalSource:
     from windowloader.axes import default_axes
 
     from .hdf5table import has_table, table_of

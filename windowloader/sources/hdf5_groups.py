@@ -70,7 +70,9 @@ class HDF5File(HDF5Group, h5py.File):  # type: ignore[misc]
 
     def __init__(self, name: str | io.RawIOBase, **options: Any) -> None:
         self.raw = None if isinstance(name, str) else name
-        self.known, self.frames, self.tables = {}, [], []
+        self.known = {}
+        self.frames: list[str] = []
+        self.tables: list[str] = []
         super().__init__(name, "r", **options)
 
     def close(self) -> None:
@@ -190,7 +192,7 @@ def datasets_of(file: HDF5File) -> dict[str, xarray.Dataset]:
     return found
 
 
-class _Store(xarray.backends.H5NetCDFStore):  # type: ignore[misc]
+class _Store(xarray.backends.H5NetCDFStore):
     """Describes variables alone: attributes of groups may be of types that xarray does not have."""
 
     def get_attrs(self) -> Any:
@@ -198,7 +200,7 @@ class _Store(xarray.backends.H5NetCDFStore):  # type: ignore[misc]
         return xarray.core.utils.FrozenDict()
 
 
-class _Values(xarray.backends.BackendArray):  # type: ignore[misc]
+class _Values(xarray.backends.BackendArray):
     """Values of a dataset, or of a field of its records, read when asked for."""
 
     def __init__(self, values: Any, shape: tuple[int, ...], dtype: Any) -> None:
@@ -222,7 +224,8 @@ def with_plain(dataset: xarray.Dataset | None, name: str, item: Any) -> xarray.D
     dataset = xarray.Dataset() if dataset is None else dataset
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return dataset
-    dims, scales = [], {}
+    dims: list[str] = []
+    scales: dict[str, xarray.Variable] = {}
     for place, dim in enumerate(item.dims):
         scale, size = _scale(dim), item.shape[place]
         own = dim.label if scale is None else os.path.basename(scale.name)

@@ -20,12 +20,12 @@ from .coordinates import coordinate_labels, dimension_names, time_dimension, tim
 from .description import Contents, StoreDescription, opened
 from .handles import Handle, Stamp
 from .mapped import MappedSource
-from .mapping import unchanged
+from .mapping import owner_of, unchanged
 from .memory import ArraySource
 from .region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from windowloader.source import Source
 
@@ -114,7 +114,7 @@ class Given:
 
     Parameters
     ----------
-    groups : mapping of str to xarray.Dataset
+    groups : dict of str to xarray.Dataset
         By path.
     name : str
         For messages.
@@ -122,7 +122,7 @@ class Given:
         Of the files that they are from, where xarray knows.
     """
 
-    groups: Mapping[str, Any]
+    groups: dict[str, Any]
     name: str
     stamps: tuple[Stamp, ...] = field(default=())
 
@@ -296,10 +296,10 @@ def _region(stamp: Stamp, variable: str) -> Region:
 
     with netcdf_file(stamp.path, mmap=True) as file:
         values = file.variables[variable].data
-        begin = np.frombuffer(file._mm_buf, np.uint8).ctypes.data
-        place = values.__array_interface__["data"][0] - begin
+        owner: Any = owner_of(values)  # the map of the file
+        place = values.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).ctypes.data
         shape, strides, dtype = values.shape, values.strides, values.dtype
-        del values
+        del values, owner  # scipy warns where something still points into its map
     return Region(stamp=stamp, offset=place, shape=shape, strides=strides, dtype=dtype)
 
 

@@ -79,8 +79,8 @@ FOREIGN = (
 SUFFIXES = {
     "npy": (".npy",),
     "npz": (".npz",),
-    "hdf5": (".h5", ".hdf5", ".hdf", ".he5", ".mat"),
-    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", ".grib", ".grib2", ".grb", ".grb2"),
+    "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
+    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3"),
     "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -88,7 +88,11 @@ PICKLED = (
     "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
     "and pass the frame or array."
 )
+GRIB = (".grib", ".grib2", ".grb", ".grb2")
+NO_GRIB = "Its first bytes are not those of GRIB, which is opened by cfgrib; was it copied to its end?"
 ADVICE = {
+    **dict.fromkeys(GRIB, NO_GRIB),
+    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
     ".pkl": PICKLED,
     ".pickle": PICKLED,
     ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
@@ -118,7 +122,7 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
     if is_url(target):
         from . import chunked
 
-        found = by_name(target)
+        found = _of_object(target)
         if found in ("hdf5", "netcdf"):
             return _list_described(target, storage_options)
         return chunked.list_arrays(target, storage_options) if found is None else ()
@@ -155,6 +159,12 @@ def by_name(path: str) -> str | None:
             bare = name.removesuffix(packed)
             return "table" if bare.endswith(SUFFIXES["table"][:3]) else None
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _of_object(url: str) -> str | None:
+    """Format that the name of an object tells, of whose first bytes nothing is known yet."""
+    name = url.lower().partition("?")[0]
+    return "hdf5" if name.endswith(".mat") else "netcdf" if name.endswith(GRIB) else by_name(url)
 
 
 def _by_bytes(path: str) -> str | None:
@@ -354,7 +364,7 @@ OPENERS: dict[str, Opener] = {
 
 def _open_url(request: Request) -> Source:
     """Objects that can be read in ranges are; tables and archives are fetched as a whole."""
-    found = "raw" if "shape" in request.options else by_name(request.target)
+    found = "raw" if "shape" in request.options else _of_object(request.target)
     if found is None:
         return _open_zarr(request)
     if found in ("table", "npz"):

@@ -77,7 +77,7 @@ class HDF5Source(SlabSource):
         self._stamp, self._dataset, self._field, self.packing = stamp, dataset.name, field, values
         self._handle: Handle[_Opened] = Handle()
         kind = dataset.dtype if field is None else dataset.dtype[field]
-        self._raw = kind.base
+        self._raw, self._rank = kind.base, dataset.ndim
         super().__init__(
             "/".join([f"{name_of(stamp)}:{dataset.name.lstrip('/')}", *([field] if field else [])]),
             shape=(*dataset.shape, *kind.shape),
@@ -108,10 +108,13 @@ class HDF5Source(SlabSource):
             direct = self.packing is None and self._field is None and target.flags.c_contiguous
             if direct and target.dtype == self._raw:
                 opened.values.read_direct(target, index)
-            elif self.packing is None:
-                target[...] = opened.values[index]
             else:
-                self.packing.unpack(opened.values[index], target)
+                rank = self._rank  # of the records; a field may have dimensions of its own
+                found = opened.values[index[:rank]][(slice(None),) * rank + index[rank:]]
+                if self.packing is None:
+                    target[...] = found
+                else:
+                    self.packing.unpack(found, target)
             self.check()
 
     def fingerprint(self) -> str:

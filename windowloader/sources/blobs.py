@@ -265,7 +265,7 @@ class BlobFile(io.RawIOBase):
     """
 
     def __init__(self, blob: Blob, size: int, first: bytes = b"") -> None:
-        self._blob, self._size, self._at = blob, size, 0
+        self._blob, self._size, self._at, self.name = blob, size, 0, blob.name
         self._pages = {0: first} if len(first) == PAGE else {}
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
 

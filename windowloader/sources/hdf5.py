@@ -7,29 +7,31 @@ values when opening, never unpickles.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.axes import default_axes
 from windowloader.errors import SourceFormatError
 
-from .base import digest, optional, unknown_variable
-from .cf import packing
-from .coordinates import dimension_names, time_dimension
-from .description import Contents, StoreDescription, opened, split_path
+from .base import digest, unknown_variable
+from .description import Contents, opened, split_path
 from .frame_hdf5 import open_frame
 from .handles import Stamp
-from .hdf5_dataset import HDF5Source, name_of, open_dataset, open_file, told
+from .hdf5_dataset import HDF5Source, open_dataset, open_file, told
+from .netcdf import FileOpener, XarraySource, described
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from windowloader.source import Source
 
     from .base import LocalSource
     from .blobs import Blob
 
-__all__ = ["HDF5Opener", "list_hdf5", "open_hdf5"]
+__all__ = ["describe", "list_hdf5", "open_hdf5"]
 
 
 @dataclass(eq=False)
@@ -98,71 +100,44 @@ class HDF5Contents(Contents):
             self.groups[group] = with_plain(known, name, self.file[path])
 
 
-@dataclass(frozen=True, slots=True)
-class HDF5Opener:
-    """Opens a file or object.
+def describe(where: Stamp | Blob) -> HDF5Contents:
+    """Open a file or object, and describe its groups."""
+    from .hdf5_groups import datasets_of
 
-    Parameters
-    ----------
-    where : Stamp or Blob
-        The file or object.
-    key : object
-        The same for the same file or object.
-    """
+    file = open_file(where)
+    try:
+        with told(file.title, file, where):
+            groups = datasets_of(file)
+    except BaseException:
+        file.close()
+        raise
+    contents = HDF5Contents(file.title, groups, file.close, file.problem, file, where)
+    if file.raw is not None:  # HDF5 must not call an object's methods when the interpreter has ended
+        weakref.finalize(contents, file.close)
+    return contents
 
-    where: Stamp | Blob = field(compare=False)
-    key: object = field(repr=False)
 
-    raw = True  # what it describes is undecoded
+def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpener:
+    from .blobs import blob_of
 
-    @classmethod
-    def of(cls, target: Any, storage_options: Mapping[str, Any] | None = None) -> HDF5Opener:
-        """Return what opens a path or URL."""
-        from .blobs import blob_of
+    if "://" not in os.fspath(target):
+        stamp = Stamp.of(target)
+        return FileOpener(stamp, "h5netcdf", stamp)
+    key = digest(target, sorted((storage_options or {}).items()))
+    return FileOpener(blob_of(target, storage_options), "h5netcdf", key)
 
-        if "://" not in os.fspath(target):
-            stamp = Stamp.of(target)
-            return cls(stamp, stamp)
-        return cls(blob_of(target, storage_options), digest(target, sorted((storage_options or {}).items())))
 
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.where.path if isinstance(self.where, Stamp) else self.where.name
-
-    def check(self) -> None:
-        """Raise where the file is no longer what was opened."""
-        if isinstance(self.where, Stamp):
-            self.where.check()
-
-    def fingerprint(self) -> str:
-        """Size and time of change of the file, or version of the object."""
-        where = self.where
-        return digest(where.size, where.mtime_ns) if isinstance(where, Stamp) else where.identity()
-
-    def __call__(self) -> HDF5Contents:
-        """Open and describe it."""
-        self.check()
-        for module in ("h5py", "xarray", "h5netcdf"):
-            optional(module, extra="netcdf", purpose=f"opening {self.name!r}")
-        from .hdf5_groups import datasets_of
-
-        file = open_file(self.where)
-        try:
-            with told(self.name, file, self.where):
-                groups = datasets_of(file)
-        except BaseException:
-            file.close()
-            raise
-        problem = (lambda: None) if file.raw is None else (lambda: file.raw.problem)
-        return HDF5Contents(self.name, groups, file.close, problem, file, self.where)
+@contextmanager
+def _held(opener: FileOpener) -> Iterator[HDF5Contents]:
+    held: AbstractContextManager[Any] = opened(opener)
+    with held as contents, told(contents.name, contents.file, contents.where):
+        yield contents
 
 
 def list_hdf5(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
-    with opened(HDF5Opener.of(target, storage_options)) as contents:
-        with told(contents.name, contents.file, contents.where):
-            names = contents.names()
+    with _held(_opener(target, storage_options)) as contents:
+        names = contents.names()
         return () if names == tuple(contents.file.frames) and len(names) == 1 else names
 
 
@@ -196,55 +171,41 @@ def open_hdf5(
     SourceFormatError
         Where there are several arrays and none was named, or none of that name; the message lists them.
     """
-    opener = HDF5Opener.of(target, storage_options)
-    with opened(opener) as contents, told(opener.name, contents.file, contents.where):
+    opener = _opener(target, storage_options)
+    with _held(opener) as contents:
         path = contents.choose(variable)
-        if path in contents.file.frames:
-            if not isinstance(contents.where, Stamp):
-                from .fetching import open_fetched
-
-                return open_fetched(
-                    str(target), storage_options, lambda here: open_hdf5(here, variable=path, axes=axes)
-                )
+        if path not in contents.file.frames:
+            return _open_array(replace(opener, where=contents.where), contents, path, axes, mask_and_scale)
+        if isinstance(contents.where, Stamp):
             return open_frame(contents.where, contents.file[path], axes=axes)
-        return _open_array(HDF5Opener(contents.where, opener.key), contents, path, axes, mask_and_scale)
+    from .fetching import open_fetched
+
+    return open_fetched(str(target), storage_options, lambda here: open_hdf5(here, variable=path, axes=axes))
 
 
 def _open_array(
-    opener: HDF5Opener, contents: HDF5Contents, path: str, axes: str | None, mask_and_scale: bool
+    opener: FileOpener, contents: HDF5Contents, path: str, axes: str | None, mask_and_scale: bool
 ) -> Source:
-    raw, array, where = contents.raw(path), contents.array(path, load=True), contents.where
-    item = _dataset_of(contents.file, path)
-    values = packing(raw.dtype.newbyteorder("="), raw.attrs) if mask_and_scale else None
-    matlab, asked = item is not None and "MATLAB_class" in item.attrs, axes
+    raw, item, asked = contents.raw(path), _dataset_of(contents.file, path), axes
+    matlab = item is not None and "MATLAB_class" in item.attrs
     if matlab:
         axes = (asked or default_axes(raw.ndim, None, path))[::-1]
-    dims = (
-        None if all(str(dim).startswith("phony_dim_") for dim in raw.dims) else dimension_names(array, axes)
-    )
-    how: dict[str, Any] = {
-        "axes": axes,
-        "dims": dims,
-        "description": StoreDescription(opener, path, time_dimension(array, axes), array),
-        "values": values,
-    }
+    array, how = described(opener, contents, path, axes, mask_and_scale)
     parent, _, name = path.rpartition("/")
     source: LocalSource
     if parent in contents.file.tables:
-        source = HDF5Source(where, contents.file[parent], field=name, **how)
+        source = HDF5Source(contents.where, contents.file[parent], field=name, **how)
     elif (
         item is None or item.shape != raw.shape or item.dtype.newbyteorder("=") != raw.dtype.newbyteorder("=")
     ):
-        from .netcdf import XarraySource
-
-        source = XarraySource(opener, path, **how, array=array)
+        source = XarraySource(opener, path, array=array, **how)
     else:
-        source = open_dataset(where, item, **how)
+        source = open_dataset(contents.where, item, **how)
     if matlab and asked is None and raw.ndim > 1:
-        letters = (axes or "")[::-1]
+        shown, letters = " × ".join(map(str, raw.shape[::-1])), (axes or "")[::-1]
         source.doubts = (
-            f"{path!r} of {name_of(where)!r} was written by MATLAB, whose dimensions a file has in reverse. It is read as "
-            f"{' × '.join(map(str, raw.shape[::-1]))}, as MATLAB shows it, with axes={letters!r}; give axes= in that order.",
+            f"{path!r} of {contents.name!r} was written by MATLAB, whose dimensions a file has in reverse. It is read "
+            f"as MATLAB shows it, {shown}, with axes={letters!r}; give axes= in that order.",
         )
     return source
 

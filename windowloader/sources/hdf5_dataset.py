@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.axes import default_axes
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError, WindowLoaderError
 
 from .base import SlabSource, digest, optional
@@ -255,44 +256,28 @@ def open_dataset(
 ) -> LocalSource:
     """Open a dataset the fastest way its storage allows: mapped or by byte ranges, else by h5py."""
     check_readable(dataset, stamp)
+    how: dict[str, Any] = {"axes": axes, "dims": dims, "description": description, "values": values}
     if not isinstance(stamp, Stamp):
-        return _in_object(stamp, dataset, axes, dims, description, values)
+        return _in_object(stamp, dataset, how)
     region = map_dataset(stamp, dataset)
     if region is None or not region.mappable:
-        return HDF5Source(stamp, dataset, axes=axes, dims=dims, description=description, values=values)
-    name = f"{os.path.basename(stamp.path)}:{dataset.name.lstrip('/')}"
-    return MappedSource(region, axes=axes, dims=dims, name=name, description=description, values=values)
+        return HDF5Source(stamp, dataset, **how)
+    return MappedSource(region, name=f"{name_of(stamp)}:{dataset.name.lstrip('/')}", **how)
 
 
-def _in_object(
-    blob: Blob,
-    dataset: Any,
-    axes: str | None,
-    dims: Sequence[str] | None,
-    description: Description | None,
-    values: Packing | None,
-) -> LocalSource:
-    from windowloader.axes import default_axes
-
+def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> LocalSource:
     from .hdf5table import has_table, table_of
     from .ranges import Place, RangeSource
 
-    letters = axes or default_axes(dataset.ndim, dims, f"{blob.name}{dataset.name}")
+    letters = how["axes"] or default_axes(dataset.ndim, how["dims"], f"{blob.name}{dataset.name}")
     scattered = "t" in letters and any(size != 1 for size in dataset.shape[: letters.index("t")])
     offset = _offset(dataset)
-    if not (has_table(dataset) or (offset is not None and not scattered)):
-        return HDF5Source(blob, dataset, axes=axes, dims=dims, description=description, values=values)
-    return RangeSource(
-        blob,
-        Place("hdf5", dataset.name, -1 if offset is None else offset, dataset.dtype),
-        shape=dataset.shape,
-        axes=letters,
-        chunks=dataset.chunks,
-        values=values,
-        table=table_of(dataset) if dataset.chunks else None,
-        dims=dims,
-        description=description,
-    )
+    if not has_table(dataset) and (offset is None or scattered):
+        return HDF5Source(blob, dataset, **how)
+    place = Place("hdf5", dataset.name, -1 if offset is None else offset, dataset.dtype)
+    table = table_of(dataset) if dataset.chunks else None
+    how = {**how, "axes": letters, "shape": dataset.shape, "chunks": dataset.chunks, "table": table}
+    return RangeSource(blob, place, **how)
 
 
 def map_dataset(stamp: Stamp, dataset: Any) -> Region | None:

@@ -17,8 +17,9 @@ from xarray.core import indexing
 from .frame_hdf5 import is_frame
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Iterator
+
+    from .blobs import BlobFile
 
 __all__ = ["HDF5File", "datasets_of", "with_plain"]
 
@@ -57,7 +58,7 @@ class HDF5File(HDF5Group, h5py.File):  # type: ignore[misc]
 
     Parameters
     ----------
-    name : str or io.RawIOBase
+    name : str or BlobFile
         Path, or an open object.
     **options
         Of `h5py.File`.
@@ -68,12 +69,21 @@ class HDF5File(HDF5Group, h5py.File):  # type: ignore[misc]
         Groups of pandas frames, and datasets of records, by path.
     """
 
-    def __init__(self, name: str | io.RawIOBase, **options: Any) -> None:
+    def __init__(self, name: str | BlobFile, **options: Any) -> None:
         self.raw = None if isinstance(name, str) else name
         self.known = {}
         self.frames: list[str] = []
         self.tables: list[str] = []
         super().__init__(name, "r", **options)
+
+    @property
+    def title(self) -> str:
+        """Path or name of the object, for messages."""
+        return str(self.filename) if self.raw is None else self.raw.name
+
+    def problem(self) -> Exception | None:
+        """Return what the object's store said, where HDF5 raises an error of its own instead."""
+        return None if self.raw is None else self.raw.problem
 
     def close(self) -> None:
         """Close the file and the object."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from windowloader.errors import CorruptDataError, SourceChangedError, SourceErro
 
 from .base import SlabSource, digest, optional
 from .cf import packing
-from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values
+from .coordinates import dimension_names, time_dimension
 from .description import Contents, StoreDescription, opened
 from .handles import Handle, Stamp
 from .mapped import MappedSource
@@ -32,66 +32,67 @@ if TYPE_CHECKING:
     from .base import Description
     from .cf import Packing
 
-__all__ = ["XarraySource", "list_netcdf", "list_xarray", "open_netcdf", "open_xarray"]
-
-
-class Opener(Protocol):
-    """Opens a store and describes it; pickles."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-
-    def check(self) -> None:
-        """Raise where it is known to be no longer what was opened."""
-
-    def fingerprint(self) -> str:
-        """Text that changes when it does."""
-
-    def __call__(self) -> Contents:
-        """Open it."""
+__all__ = [
+    "FileOpener",
+    "XarraySource",
+    "described",
+    "list_netcdf",
+    "list_xarray",
+    "open_netcdf",
+    "open_xarray",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class FileOpener:
-    """Opens a file by an engine of xarray.
+    """Opens a file, or HDF5 in a bucket, by an engine of xarray, and describes it.
 
     Parameters
     ----------
-    stamp : Stamp
-        The file.
-    engine : {"scipy", "netcdf4", "cfgrib"}
-        Of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
+    where : Stamp or Blob
+        The file or object.
+    engine : {"h5netcdf", "scipy", "netcdf4", "cfgrib"}
+        Of HDF5, of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
+    key : object
+        The same for the same file or object.
     """
 
-    stamp: Stamp
+    where: Any = field(compare=False)
     engine: str
+    key: object = field(repr=False)
 
     @property
     def name(self) -> str:
         """For messages."""
-        return self.stamp.path
+        return self.where.path if isinstance(self.where, Stamp) else self.where.name
 
     def check(self) -> None:
-        """Raise where the file is no longer what was opened."""
-        self.stamp.check()
+        """Raise where a file is no longer what was opened."""
+        if isinstance(self.where, Stamp):
+            self.where.check()
 
     def fingerprint(self) -> str:
-        """Size and time of change of the file."""
-        return digest(self.stamp.size, self.stamp.mtime_ns)
+        """Size and time of change of the file, or version of the object."""
+        where = self.where
+        return digest(where.size, where.mtime_ns) if isinstance(where, Stamp) else where.identity()
 
     def __call__(self) -> Contents:
-        """Open the file and describe it."""
+        """Open and describe it."""
         self.check()
-        package, extra, what = ENGINES[self.engine]
-        for module in ("xarray", package):
-            xarray = optional("xarray", extra=extra, purpose=f"opening {self.name!r} ({what})")
+        packages, extra, what = ENGINES[self.engine]
+        for module in packages:
             optional(module, extra=extra, purpose=f"opening {self.name!r} ({what})")
+        if self.engine == "h5netcdf":
+            from .hdf5 import describe
+
+            return describe(self.where)
+        import xarray
+
         how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
         if self.engine == "cfgrib":  # which would write an index beside the file
             how["backend_kwargs"] = {"indexpath": "", "time_dims": ("valid_time",), "errors": "raise"}
         try:
-            dataset = xarray.open_dataset(self.stamp.path, engine=self.engine, **how)
+            dataset = xarray.open_dataset(self.name, engine=self.engine, **how)
         except Exception as error:
             self.check()
             kind = CorruptDataError if self.engine == "scipy" else SourceFormatError
@@ -102,9 +103,10 @@ class FileOpener:
 
 
 ENGINES = {
-    "scipy": ("scipy", "netcdf", "netCDF 3"),
-    "netcdf4": ("netCDF4", "netcdf4", "netCDF 3 with 64-bit data"),
-    "cfgrib": ("cfgrib", "grib", "GRIB"),
+    "h5netcdf": (("h5py", "xarray", "h5netcdf"), "netcdf", "HDF5"),
+    "scipy": (("xarray", "scipy"), "netcdf", "netCDF 3"),
+    "netcdf4": (("xarray", "netCDF4"), "netcdf4", "netCDF 3 with 64-bit data"),
+    "cfgrib": (("xarray", "cfgrib"), "grib", "GRIB"),
 }
 
 
@@ -159,7 +161,7 @@ class XarraySource(SlabSource):
 
     Parameters
     ----------
-    opener : Opener
+    opener : FileOpener or Given
         Opens the store.
     path : str
         Of the variable.
@@ -173,7 +175,7 @@ class XarraySource(SlabSource):
 
     def __init__(
         self,
-        opener: Opener,
+        opener: FileOpener | Given,
         path: str,
         *,
         array: Any,
@@ -260,18 +262,26 @@ def open_netcdf(
     opener = _opener(path)
     with opened(opener) as contents:
         name = contents.choose(variable)
-        raw, array = contents.raw(name), contents.array(name, load=True)
-    how: dict[str, Any] = {
+        array, how = described(opener, contents, name, axes, mask_and_scale)
+    if opener.engine == "scipy":
+        region = _region(opener.where, name)
+        if region.mappable:
+            return MappedSource(region, name=f"{os.path.basename(opener.name)}:{name}", **how)
+    return XarraySource(opener, name, array=array, **how)
+
+
+def described(
+    opener: FileOpener | Given, contents: Contents, path: str, axes: str | None, mask_and_scale: bool = True
+) -> tuple[Any, dict[str, Any]]:
+    """Return a variable with its coordinates, and what sources of it take: names, description, packing."""
+    raw, array = contents.raw(path), contents.array(path, load=True)
+    unnamed = all(str(dim).startswith("phony_dim_") for dim in raw.dims)
+    return array, {
         "axes": axes,
-        "dims": dimension_names(array, axes),
-        "description": StoreDescription(opener, name, time_dimension(array, axes), array),
+        "dims": None if unnamed else dimension_names(array, axes),
+        "description": StoreDescription(opener, path, time_dimension(array, axes), array),
         "values": packing(raw.dtype.newbyteorder("="), raw.attrs) if mask_and_scale else None,
     }
-    if opener.engine == "scipy":
-        region = _region(opener.stamp, name)
-        if region.mappable:
-            return MappedSource(region, name=f"{os.path.basename(opener.stamp.path)}:{name}", **how)
-    return XarraySource(opener, name, array=array, **how)
 
 
 def list_netcdf(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -287,7 +297,7 @@ def _opener(path: str | os.PathLike[str]) -> FileOpener:
     engine = {b"GRIB": "cfgrib", b"CDF\1": "scipy", b"CDF\2": "scipy", b"CDF\5": "netcdf4"}.get(head)
     if engine is None:
         raise SourceFormatError(f"{stamp.path!r} is no netCDF or GRIB file: it begins with {head!r}.")
-    return FileOpener(stamp, engine)
+    return FileOpener(stamp, engine, stamp)
 
 
 def _region(stamp: Stamp, variable: str) -> Region:
@@ -325,33 +335,16 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     given = Given.of(target)
     contents = given()
     path = given.name if not hasattr(target, "data_vars") else contents.choose(variable)
-    raw, array = contents.raw(path), contents.array(path, load=True)
-    time_dim = time_dimension(array, axes)
-    dims = dimension_names(array, axes)
+    raw = contents.raw(path)
+    array, how = described(given, contents, path, axes, mask_and_scale=False)
     if not raw._in_memory:
         source = str(raw.encoding.get("source", ""))
         stamps = (Stamp.of(source),) if os.path.isfile(source) else ()
-        return XarraySource(
-            Given(given.groups, given.name, stamps),
-            path,
-            array=array,
-            axes=axes,
-            dims=dims,
-            description=StoreDescription(given, path, time_dim, array),
-        )
-    found = {
-        dim: label
-        for dim in range(array.ndim)
-        if dim != time_dim and (label := coordinate_labels(array, dim)) is not None
-    }
-    return ArraySource(
-        raw.values,
-        axes=axes,
-        name=path,
-        dims=dims,
-        labels=found,
-        timestamps=None if time_dim is None else time_values(array, time_dim),
-    )
+        return XarraySource(Given(given.groups, given.name, stamps), path, array=array, **how)
+    description = how["description"]
+    found = {dim: label for dim in range(array.ndim) if (label := description.labels(dim)) is not None}
+    times = description.timestamps()
+    return ArraySource(raw.values, axes=axes, name=path, dims=how["dims"], labels=found, timestamps=times)
 
 
 def list_xarray(target: Any) -> tuple[str, ...]:

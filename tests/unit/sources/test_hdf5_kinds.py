@@ -283,7 +283,7 @@ def test_a_coordinate_that_cannot_be_read_is_left_out_and_told(tmp_path: Path, p
     check_source(source, VALUES, timestamps=TIMES, fork=False)
 
 
-# -- filters and layouts ------------------------------------------------------------------------------------------------
+# -- filters and layouts -----------------------------------------------------------------------------------------------
 
 ENGINES = {
     "contiguous": ({}, MappedSource, RangeSource),
@@ -367,13 +367,13 @@ def test_a_filter_that_is_not_installed_is_named(tmp_path: Path, number: int, mo
         open_source(raw_chunk(tmp_path / "a.h5", number, bytes(64)))
 
 
-# -- what is not what its name says -------------------------------------------------------------------------------------
+# -- what is not what its name says ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("head", "told"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n", "git lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n", "git lfs"),
         (b"\x1f\x8b" + bytes(99), "gzip"),
         (b"<!DOCTYPE html><title>Log in</title>" + bytes(99), "web page"),
         (b"\x0e\x03\x13\x01" + bytes(99), "HDF 4"),

@@ -93,7 +93,7 @@ def test_grib_names_what_opens_it(tmp_path: Path, monkeypatch) -> None:
         open_source(tmp_path / "a.anything")
 
 
-# -- objects of xarray --------------------------------------------------------------------------------------------------
+# -- objects of xarray -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lazy", [False, True])

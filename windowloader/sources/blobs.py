@@ -307,7 +307,9 @@ class BlobFile(io.RawIOBase):
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Read the pages of byte ranges that are not there yet, neighbours by one request, all requests at once."""
-        wanted = sorted({page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))})
+        wanted = sorted({page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))})[
+            :KEPT
+        ]
         missing = [page for page in wanted if page not in self._pages]
         while len(self._pages) > KEPT:  # the oldest go
             self._pages.pop(next(iter(self._pages)))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
 
+MOST_CHUNKS = 4096  # of a coordinate that are read at once
+
 
 @dataclass(eq=False)
 class HDF5Contents(Contents):
@@ -89,6 +91,17 @@ class HDF5Contents(Contents):
         if self.file.get(asked) is not None:
             self._show(asked)
         return super().choose(asked)
+
+    def load(self, path: str) -> None:
+        """Read a coordinate, which then stays in memory: the pages that its chunks lie in all at once."""
+        item = dataset_of(self.file, path)
+        if self.file.raw is not None and item is not None and item.chunks:
+            places: list[Any] = []
+            item.id.chunk_iter(places.append)
+            self.file.raw.fetch(
+                [(one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS]]
+            )
+        super().load(path)
 
     def _show(self, path: str) -> None:
         """Describe a dataset that is asked for and not listed: of a frame, or of no numbers, which its dtype tells."""
@@ -186,7 +199,7 @@ def open_hdf5(
 def _open_array(
     opener: FileOpener, contents: HDF5Contents, path: str, axes: str | None, mask_and_scale: bool
 ) -> Source:
-    raw, item, asked = contents.raw(path), _dataset_of(contents.file, path), axes
+    raw, item, asked = contents.raw(path), dataset_of(contents.file, path), axes
     matlab = item is not None and "MATLAB_class" in item.attrs
     if matlab:
         axes = (asked or default_axes(raw.ndim, None, path))[::-1]
@@ -210,7 +223,7 @@ def _open_array(
     return source
 
 
-def _dataset_of(file: Any, path: str) -> Any:
+def dataset_of(file: Any, path: str) -> Any:
     """Return the dataset of a variable; netCDF-4 has another name for one that is called as a foreign dimension."""
     group, _, name = path.rpartition("/")
     found = file.get(f"{group}/_nc4_non_coord_{name}") or file.get(path)

@@ -98,7 +98,9 @@ class HDF5Source(SlabSource):
 
     def _open(self) -> _Opened:
         self.check()
-        return _Opened(open_file(self._stamp, cache=self._cache), self._dataset, self._field)
+        file = open_file(self._stamp, cache=self._cache)
+        with told(self.name, file, self._stamp):
+            return _Opened(file, self._dataset, self._field)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         index, target = self.slab(start, stop), self.as_stored(out)
@@ -158,7 +160,7 @@ def told(name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None
         yield
     except WindowLoaderError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # what h5py, h5netcdf and xarray raise on damage has no limits
         if isinstance(where, Stamp):
             where.check()
         asked = f"rows [{rows[0]}, {rows[1]}) of {name!r}" if rows else repr(name)

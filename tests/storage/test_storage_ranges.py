@@ -156,6 +156,7 @@ def test_a_time_axis_in_many_chunks_is_asked_for_at_once(place, static, monkeypa
         for row in range(0, size, 512):  # as a model writes: so many steps after the others
             file["time"][row : row + 512] = np.arange(row, row + 512)
             file["speed"][row : row + 512] = row
+            file.flush()
         file["time"].attrs["units"] = "hours since 2000-01-01"
         file["time"].make_scale("time")
         file["speed"].dims[0].attach_scale(file["time"])

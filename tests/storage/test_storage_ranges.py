@@ -152,7 +152,7 @@ def test_a_time_axis_in_many_chunks_is_asked_for_at_once(place, static, monkeypa
     with h5py.File(path, "w") as file:
         size = 512 * 40
         file.create_dataset("time", (size,), "f8", chunks=(512,), maxshape=(None,))
-        file.create_dataset("speed", (size, 40), "f4", chunks=(512, 40), maxshape=(None, 40))
+        file.create_dataset("speed", (size, 96), "f4", chunks=(512, 96), maxshape=(None, 96))
         for row in range(0, size, 512):  # as a model writes: so many steps after the others
             file["time"][row : row + 512] = np.arange(row, row + 512)
             file["speed"][row : row + 512] = row

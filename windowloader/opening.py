@@ -35,7 +35,7 @@ def open(
     covariates: Mapping[str, Any] = {},
     graph: Any = None,
     segments: Any = None,
-    missing: float | Mapping[str, float] | None = None,
+    missing: float | str | Mapping[str, float | str] | None = None,
     storage_options: Mapping[str, Any] = {},
     cache_dir: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
@@ -69,7 +69,8 @@ def open(
     segments : array-like of int, shape (segment + 1,), optional
         Rows where segments begin, and the end; default where time jumps.
     missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel.
+        What marks a missing value: NaN or a sentinel; ``"fill_value"``: what the array's store fills in where nothing
+        was written.
     storage_options : mapping
         For the file system or bucket.
     cache_dir : path, optional

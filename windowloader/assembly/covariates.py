@@ -33,7 +33,7 @@ __all__ = ["StaticSource", "infer_axes", "open_covariates"]
 def open_covariates(
     covariates: Mapping[str, Any],
     *,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     opener: Opener,
     alignment: Alignment,
 ) -> tuple[Variable, ...]:
@@ -72,7 +72,7 @@ def open_covariates(
         source = alignment(source, f"covariate {name!r}", advice=advice)
         _check_sizes(name, source, *alignment.size)
         features = feature_names(name, source, named=True)
-        variable = Variable(name, source, features, missing_of(marks, name, source.dtype))
+        variable = Variable(name, source, features, missing_of(marks, name, source))
         if not variable.has_time and variable.view() is None:
             variable = replace(variable, source=StaticSource(source))
         opened.append(variable)

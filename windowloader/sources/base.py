@@ -114,6 +114,8 @@ class LocalSource:
         Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
     can_take : bool
         Whether ``take(axis, index)`` returns a source of some positions.
+    fill_value : float or None
+        What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
     doubts : tuple of str
@@ -125,6 +127,7 @@ class LocalSource:
     box: tuple[slice, ...] | None = None
     whole_chunks = False
     can_take = False
+    fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
 
@@ -140,8 +143,8 @@ class LocalSource:
         description: Description | None = None,
     ) -> None:
         if axes is None:
-            axes = default_axes(len(shape), dims, name)
-        check_axes(axes, len(shape), name=name, need_time=False)
+            axes = default_axes(len(shape), dims, name, shape)
+        check_axes(axes, len(shape), name=name, need_time=False, dims=dims)
         first = max(axes.find("t"), 0)
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()

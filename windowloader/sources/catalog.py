@@ -54,8 +54,8 @@ class ArrayInfo:
         Whether a chunk's stored size is known: nothing is compressed.
     dims : tuple of str or None
     attributes : mapping
-    fill_value : number or None
-        Where it stands for "nothing here" by xarray's rules.
+    fill_value : number, text or None
+        What cells hold that were never written.
     identity : str
         Changes when the metadata do.
     """
@@ -72,6 +72,11 @@ class ArrayInfo:
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     fill_value: Any = None
     identity: str = ""
+
+    @property
+    def mark(self) -> Any:
+        """Fill value where it stands for "nothing here": in Zarr 2, where xarray alone names dimensions."""
+        return self.fill_value if self.driver == "zarr" and self.dims else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,15 +337,14 @@ def _zarr3(path: str, node: Mapping[str, Any], identity: str) -> ArrayInfo:
     named = None if not dims or None in dims else tuple(dims)
     attributes = node.get("attributes") or {}
     return ArrayInfo(path, "zarr3", tuple(node["shape"]), dtype, chunks, shards, itemsize, plain, named, attributes,
-                     None, identity)  # fmt: skip
+                     node.get("fill_value"), identity)  # fmt: skip
 
 
 def _zarr2(path: str, node: Mapping[str, Any], attributes: Mapping[str, Any], identity: str) -> ArrayInfo:
     dtype, itemsize = _number_type(node["dtype"]) if isinstance(node["dtype"], str) else (None, 1)
     dims = attributes.get("_ARRAY_DIMENSIONS")
     plain = node.get("compressor") is None and not node.get("filters")
-    # Only xarray writes these names, and then the fill value is its mark for "nothing here".
-    fill = node.get("fill_value") if dims else None
+    fill = node.get("fill_value")
     named = tuple(dims) if dims else None
     return ArrayInfo(path, "zarr", tuple(node["shape"]), dtype, tuple(node["chunks"]), None, itemsize, plain, named,
                      attributes, fill, identity)  # fmt: skip

@@ -18,7 +18,7 @@ from windowloader.errors import SourceChangedError, SourceFormatError
 
 from .base import LocalSource, digest
 from .catalog import ArrayInfo, read_catalog
-from .cf import Packing, packing
+from .cf import Packing, delivered, packing
 from .failures import Asked, explained
 from .keys import keys_of
 from .options import locate, scheme_of, supported
@@ -101,6 +101,7 @@ class ChunkedSource(RemoteSource):
         self.info = replace(array, attributes={})  # read already; a pickle stays small
         self.coordinates = coordinates
         self.packing = values
+        self.fill_value = None if array.dtype is None else delivered(values, array.dtype, array.fill_value)
         self.fill_missing = fill_missing
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
@@ -295,7 +296,7 @@ def open_chunked(
         array,
         axes=letters,
         coordinates=coordinates,
-        values=packing(_known(array), array.attributes, array.fill_value) if mask_and_scale else None,
+        values=packing(_known(array), array.attributes, array.mark) if mask_and_scale else None,
         fill_missing=fill_missing,
     )
 

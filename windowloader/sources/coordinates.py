@@ -10,25 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from windowloader.axes import TIME_NAMES
+from windowloader.axes import TIME_NAMES, dimension_role
 from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.clocks.moments import nanoseconds_of
 from windowloader.errors import SeriesError, SourceFormatError
 
 from .cf import is_text_of_time, times_of
 
-LEADS = ("step", "lead", "lead_time", "leadtime", "forecast_period", "prediction_timedelta")
-
 __all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
 
 
 def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
-    """Names of the dimensions, the one that CF knows as time called so.
-
-    Raises
-    ------
-    SourceFormatError
-        Where one of them is the lead time of forecasts, and no ``axes`` say what it is.
+    """Names of the dimensions, those that CF attributes describe called by what they are, such as ``time``.
 
     Examples
     --------
@@ -38,24 +31,15 @@ def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
     ('time', 'sensor')
     """
     time = time_dimension(values, axes)
-    for dim, name in enumerate(values.dims):
-        if axes is None and time not in (None, dim) and values.shape[dim] > 1 and _is_lead(values, name):
-            raise SourceFormatError(
-                f"{str(values.name)!r} is an archive of forecasts: beside its time it has the dimension {name!r}, of "
-                f"{values.shape[dim]} lead times, which is no place. Choose one, e.g. dataset.isel({name}=0), and pass "
-                "that."
-            )
-    return tuple("time" if dim == time else str(name) for dim, name in enumerate(values.dims))
+    return tuple("time" if dim == time else _role(values, name) for dim, name in enumerate(values.dims))
 
 
-def _is_lead(values: Any, name: Any) -> bool:
-    """Whether a dimension counts how far ahead a forecast looks."""
-    if str(name).lower() in LEADS:
-        return True
+def _role(values: Any, name: Any) -> str:
     if name not in values.coords:
-        return False
+        return str(name)
     coordinate = values.coords[name]
-    return bool(coordinate.dtype.kind == "m" or coordinate.attrs.get("standard_name") == "forecast_period")
+    said = {"dtype": coordinate.dtype.name, **coordinate.encoding, **coordinate.attrs}
+    return dimension_role(str(name), said)
 
 
 def time_dimension(values: Any, axes: str | None = None) -> int | None:

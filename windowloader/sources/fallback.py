@@ -17,7 +17,7 @@ from windowloader.hiding import hide_secrets
 from .base import digest
 from .blobs import own_headers_stay, pool, renew_pool
 from .catalog import DOCUMENTS, read_catalog
-from .cf import packing
+from .cf import delivered, packing
 from .failures import Asked, explained
 from .keys import ZarrKeys
 from .reads import Progress, Read
@@ -100,6 +100,7 @@ class ZarrSource(RemoteSource):
             description=coordinates,
         )
         self.keys, self.info, self.packing, self.fill_missing = keys, array, values, fill_missing
+        self.fill_value = None if array.dtype is None else delivered(values, array.dtype, array.fill_value)
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
@@ -247,7 +248,7 @@ def open_zarr(
     if array.dtype is None:  # pragma: no cover, `Catalog.choose` refuses it
         raise SourceFormatError(f"{keys.name!r} holds no numbers.")
     letters, coordinates = describe(keys, catalog, array, axes)
-    values = packing(array.dtype, array.attributes, array.fill_value) if mask_and_scale else None
+    values = packing(array.dtype, array.attributes, array.mark) if mask_and_scale else None
     return ZarrSource(
         keys, array, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
     )

@@ -271,7 +271,9 @@ def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> LocalSource:
     from .hdf5table import has_table, table_of
     from .ranges import Place, RangeSource
 
-    letters = how["axes"] or default_axes(dataset.ndim, how["dims"], f"{blob.name}{dataset.name}")
+    letters = how["axes"] or default_axes(
+        dataset.ndim, how["dims"], f"{blob.name}{dataset.name}", dataset.shape
+    )
     scattered = "t" in letters and any(size != 1 for size in dataset.shape[: letters.index("t")])
     offset = _offset(dataset)
     if not has_table(dataset) and (offset is None or scattered):

@@ -280,7 +280,7 @@ def described(
         "axes": axes,
         "dims": None if unnamed else dimension_names(array, axes),
         "description": StoreDescription(opener, path, time_dimension(array, axes), array),
-        "values": packing(raw.dtype.newbyteorder("="), raw.attrs) if mask_and_scale else None,
+        "values": packing(raw.dtype.newbyteorder("="), raw.attrs, name=path) if mask_and_scale else None,
     }
 
 

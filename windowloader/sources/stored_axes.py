@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
+from windowloader.axes import check_axes, default_axes, dimension_role
 
-from .cf import is_time, times_of, unpacked
+from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked, explained
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Coordinates:
             array = zarr.open_array(self.keys.zarr(), path=path, mode="r")
             fill = array.fill_value if array.metadata.zarr_format == 2 else None
             # A fill value of 0 is zarr-python's default, and no mark: a time that counts from 0 has a first row.
-            return unpacked(np.asarray(array[...]), array.attrs, fill or None), dict(array.attrs)
+            left = {key: said for key, said in array.attrs.items() if key not in PACKED}
+            return unpacked(np.asarray(array[...]), array.attrs, fill or None), left
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # text has no settled form in Zarr 3: nothing the reader can help
@@ -100,8 +101,15 @@ def describe(keys: Keys, catalog: Catalog, array: ArrayInfo, axes: str | None) -
     tuple of (str, Coordinates)
     """
     name = f"{keys.name}/{array.path}".rstrip("/")
-    letters = axes or default_axes(len(array.shape), catalog.dims(array), name)
-    check_axes(letters, len(array.shape), name=name, need_time=False)
+    dims = catalog.dims(array)
+    if dims is not None and array.dims is not None:
+        beside = [catalog.coordinate(array, dim) for dim in array.dims]
+        dims = tuple(
+            dim if one is None else dimension_role(dim, one.attributes)
+            for dim, one in zip(dims, beside, strict=True)
+        )
+    letters = axes or default_axes(len(array.shape), dims, name, array.shape)
+    check_axes(letters, len(array.shape), name=name, need_time=False, dims=dims)
     time = letters.find("t")
     found = [
         (catalog.times if place == time else catalog.coordinate)(array, dim)

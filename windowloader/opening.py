@@ -49,7 +49,7 @@ def open(
     Parameters
     ----------
     target : path, URL, array, source, mapping or list
-        A ``.npy``, raw, Zarr, N5, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
+        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
         or an ``xarray`` object. A mapping of name to target is joined along features, by labels and times; a list or
         pattern of files along time, in the order of their times where all have some.
     axes : str or mapping of variable to str, optional

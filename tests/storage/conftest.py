@@ -134,16 +134,9 @@ def write_array():
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": grid}},
                 "codecs": codecs,
             }
-        elif form == "zarr":
+        else:
             small = stored or values.dtype.str
             metadata = {"shape": list(values.shape), "dtype": small, "chunks": grid, "compressor": None}
-        else:
-            metadata = {
-                "dimensions": list(values.shape),
-                "dataType": dtype,
-                "blockSize": grid,
-                "compression": {"type": "gzip"},
-            }
         spec = {
             "driver": form,
             "kvstore": kvstore,

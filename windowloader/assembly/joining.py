@@ -80,13 +80,19 @@ class Opener:
 
         return cached(source, self.mirrors, options=repr(sorted(self.options.items())))
 
-    def variables(self, target: Any) -> tuple[str, ...]:
-        """Names of the arrays a store holds; () where the target is one array."""
+    def variables(self, target: Any, names: list[str] | None = None) -> tuple[str, ...]:
+        """Names of the arrays a store holds; () where the target is one array.
+
+        With ``names``, those that are asked for: opening them says which of them a store does not have, and a store
+        that cannot be listed is opened by them.
+        """
         first = target[0] if isinstance(target, (list, tuple)) and target else target
         if isinstance(first, (np.ndarray, Source)) or not self.options.keys().isdisjoint(("member", "shape")):
             return ()
-        from windowloader.sources.registry import list_variables
+        from windowloader.sources.registry import list_variables, opens_by_name
 
+        if names and opens_by_name(first):
+            return tuple(names)
         return list_variables(first, storage_options=self.storage_options)
 
 
@@ -211,7 +217,7 @@ def _choose(
         asked = found if names is None else names
         _check_known(asked, found, "the mapping")
         return {name: (target[name], None) for name in asked}, True
-    stored = opener.variables(target)
+    stored = opener.variables(target, names)
     if names is None:
         if len(stored) > 1:
             raise SeriesError(

@@ -37,16 +37,10 @@ def attributes_of(source: Any) -> dict[str, Any]:
 
 
 def _found(source: Any) -> Mapping[str, Any]:
+    if hasattr(source, "stored"):  # Zarr
+        return dict(source.stored().attrs)
     if isinstance(source.description, StoreDescription):  # by xarray
         return source.description.attributes()
-    if hasattr(source, "coordinates") and hasattr(source, "location"):  # Zarr, N5
-        import zarr
-
-        try:
-            array = zarr.open_array(source.coordinates.keys.zarr(), path=source.info.path, mode="r")
-            return dict(array.attrs)
-        except Exception:  # N5, which zarr-python does not open: nothing but attributes is lost
-            return {}
     return {}
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from windowloader.source import Pending, Source
 
-    from .catalog import ArrayInfo
+    from .chunked import ArrayInfo
 
 __all__ = [
     "Described",
@@ -105,7 +105,7 @@ class LocalSource:
     Attributes
     ----------
     info : ArrayInfo or None
-        Chunks and shards of a Zarr or N5 array, in the stored order; None for other sources.
+        Chunks and shards of a Zarr array, in the stored order; None for other sources.
     selection : mapping of int to ndarray
         Positions along stored dimensions that are read, for dimensions of ``info`` that are not read whole.
     box : tuple of slice or None

@@ -25,7 +25,7 @@ from windowloader.errors import (
 from windowloader.hiding import hide_secrets
 
 from .failures import Asked, explained
-from .keys import open_store
+from .kvstore import open_store
 from .options import Location, locate, supported
 from .processes import PerProcess
 from .reads import Progress, wait

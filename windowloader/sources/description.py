@@ -98,7 +98,13 @@ class Contents:
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
         numbers = list(self._numbers())
-        timed = [path for path in numbers if time_dimension(self.array(path)) is not None]
+        known: dict[Any, bool] = {}  # by what decides it: hundreds of variables would take seconds
+        timed = []
+        for path in numbers:
+            key = path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
+            if key not in known:
+                known[key] = time_dimension(self.array(path)) is not None
+            timed += [path] if known[key] else []
         return tuple(timed or numbers)
 
     def choose(self, variable: str | None) -> str:

@@ -119,7 +119,7 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     whole = SPEC.sub("", f"{error}" or type(error).__name__)
     text = BODY.sub(_code_of, whole)
     status = match.group(1) if (match := STATUS.search(text)) else ""
-    for kind in (_missing, _credentials, _refused, _timeout, _corrupt, _unreachable, _builtin):
+    for kind in (_missing, _credentials, _refused, _timeout, _unknown, _corrupt, _unreachable, _builtin):
         said = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
         if found := kind(error, status, said, asked):
             cls, message = found
@@ -256,6 +256,13 @@ def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
             "storage_options={'timeout': …}."
         )
+    return None
+
+
+def _unknown(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    """Tell metadata that TensorStore does not take, such as those of a codec it does not have."""
+    if status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text:
+        return SourceFormatError, "TensorStore does not know a codec or a word of the array's metadata."
     return None
 
 

@@ -117,6 +117,16 @@ def open_path(request: Request) -> Source:
     return OPENERS[_format(request.target)](request)
 
 
+def format_of(target: Any) -> str | None:
+    """Format of a path or URL, as far as that is told without reading it."""
+    if is_url(target):
+        return by_name(target) or "zarr"
+    from .chunked import is_chunked
+
+    path = _local(target)
+    return "zarr" if is_chunked(path) else by_name(path)
+
+
 def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the arrays in a file or store with several; () for a single array."""
     if is_url(target):
@@ -215,7 +225,7 @@ def _format(path: str) -> str:
     Stamp.of(path)  # nothing there is its own error
     if os.path.isdir(path):
         raise SourceFormatError(
-            f"{path!r} is a folder without a Zarr or N5 store. For one file a month, list the files or give a pattern, "
+            f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
             f"e.g. {os.path.join(path, '*' + _commonest(path))!r}."
         )
     found = _by_bytes(path) or by_name(path)
@@ -224,7 +234,7 @@ def _format(path: str) -> str:
         raise SourceFormatError(
             f"{path!r} is in no format that is known by its first bytes or its name. "
             + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
-            + " What can be opened: .npy, .npz, raw, Zarr, N5, HDF5, netCDF, CSV, Parquet."
+            + " What can be opened: .npy, .npz, raw, Zarr, HDF5, netCDF, CSV, Parquet."
         )
     return found
 
@@ -342,7 +352,7 @@ def _open_table(request: Request) -> Source:
 def _open_zarr(request: Request) -> Source:
     from .chunked import open_chunked
 
-    request.takes("a Zarr or N5 store", "fill_missing", "mask_and_scale")
+    request.takes("a Zarr store", "fill_missing", "mask_and_scale")
     return open_chunked(
         request.target,
         variable=request.variable,

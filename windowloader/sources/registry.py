@@ -20,7 +20,7 @@ from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
 from .base import complete
-from .formats import Request, is_url, list_path, open_path
+from .formats import Request, format_of, is_url, list_path, open_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,6 +97,13 @@ def open_source(
     """
     family = _family(target)
     return family.open(Request(target, variable, axes, dict(storage_options or {}), options))
+
+
+def opens_by_name(target: Any) -> bool:
+    """Whether a target is a store whose arrays are opened by name without a list of all there are."""
+    if _is_zarr(target):
+        return not _is_array(target)
+    return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
 
 
 def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -215,16 +222,16 @@ def _is_zarr(target: Any) -> bool:
 
 
 def _open_zarr(request: Request) -> Source:
-    from .fallback import open_zarr
+    from .chunked import open_chunked
 
     request.takes("a Zarr object", "fill_missing", "mask_and_scale")
-    return open_zarr(request.target, variable=request.variable, axes=request.axes, **request.options)
+    return open_chunked(request.target, variable=request.variable, axes=request.axes, **request.options)
 
 
 def _list_zarr(target: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .fallback import list_zarr
+    from .chunked import list_arrays
 
-    return list_zarr(target, options)
+    return list_arrays(target, options)
 
 
 def _open_tensorstore(request: Request) -> Source:
@@ -287,7 +294,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda target, options: list_path(_matching(target)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, N5, HDF5, netCDF, CSV, Parquet",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet",
         _is_path,
         open_path,
         list_path,

@@ -264,7 +264,7 @@ def test_missing_credentials_are_asked_for_in_the_words_of_their_store(url, word
 @pytest.mark.parametrize(
     ("package", "code", "extra"),
     [
-        ("h5py", "import windowloader as wl; wl.open('a.h5')", "windowloader[hdf5]"),
+        ("h5py", "import windowloader as wl; wl.open('a.h5')", "windowloader[netcdf]"),
         ("pyarrow", "import windowloader as wl; wl.open('a.parquet', time='time')", "windowloader[parquet]"),
         ("torch", "import windowloader.adapters.pytorch", "windowloader[torch]"),
     ],

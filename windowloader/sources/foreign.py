@@ -11,13 +11,14 @@ import re
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from windowloader.errors import CorruptDataError, GraphError, SourceFormatError, SourceNotFoundError
+from windowloader.hiding import hide_secrets
 
 from .failures import Asked, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_answer", "foreign", "guarded"]
+__all__ = ["check_answer", "check_head", "foreign", "guarded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +40,6 @@ HEADS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
      (".feather", ".arrow", ".ipc")),
     (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", (".mat",)),
-    (b"GRIB", "a GRIB file. Pass what xarray.open_dataset(path, engine='cfgrib') returns", (".grib", ".grb", ".grib2")),
     (b"\x89PNG", "a PNG picture, which has no time", ()),
     (b"\xff\xd8\xff", "a JPEG picture, which has no time", ()),
     (b"II*\0", "a TIFF picture, which has no time. Join several in xarray, along a time of your own", ()),
@@ -108,6 +108,13 @@ def check_answer(path: str) -> None:
         told = _answer(file.read(READ))
     if told is not None:
         raise SourceFormatError(f"{path!r} is {told}.")
+
+
+def check_head(name: str, head: bytes) -> None:
+    """Raise `SourceFormatError` where the first bytes of an object are those of something that is not opened."""
+    told = next((told for start, told, _ in HEADS if head.startswith(start)), None) or _answer(head)
+    if told is not None:
+        raise SourceFormatError(f"{hide_secrets(name)!r} is {told}.")
 
 
 def _answer(head: bytes) -> str | None:

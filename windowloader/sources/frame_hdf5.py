@@ -24,7 +24,7 @@ from .unpickle import load_attribute
 if TYPE_CHECKING:
     from windowloader.source import Source
 
-__all__ = ["holds_frame", "is_frame", "open_frame", "read_frame"]
+__all__ = ["is_frame", "open_frame", "read_frame"]
 
 KINDS = ("frame", "frame_table", "series", "series_table")
 SAMPLE = 1000  # rows that tell whether the columns are all readings
@@ -33,13 +33,6 @@ SAMPLE = 1000  # rows that tell whether the columns are all readings
 def is_frame(item: Any) -> bool:
     """Whether an HDF5 item is a group that pandas wrote a frame or series to."""
     return "pandas_type" in item.attrs and _text(item.attrs["pandas_type"]) in KINDS
-
-
-def holds_frame(file: Any, variable: str | None) -> bool:
-    """Whether an open HDF5 file has a frame of that name, or frames where none was named."""
-    if variable is not None:
-        return variable in file and is_frame(file[variable])
-    return file.visititems(lambda _, item: is_frame(item) or None) is not None
 
 
 def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:

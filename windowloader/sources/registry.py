@@ -194,7 +194,7 @@ def _open_xarray(request: Request) -> Source:
 def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
     from .netcdf import list_xarray
 
-    return list_xarray(target) if hasattr(target, "data_vars") else ()
+    return list_xarray(target) if hasattr(target, "data_vars") else ()  # a DataArray is one
 
 
 def _open_pandas(request: Request) -> Source:
@@ -287,7 +287,10 @@ FAMILIES: tuple[Family, ...] = (
         list_path,
     ),
     Family(
-        "an xarray DataArray or Dataset", _from("xarray", "DataArray", "Dataset"), _open_xarray, _list_xarray
+        "an xarray DataArray, Dataset or DataTree",
+        _from("xarray", "DataArray", "Dataset", "DataTree"),
+        _open_xarray,
+        _list_xarray,
     ),
     Family("a pandas DataFrame or Series", _is_pandas, _open_pandas),
     Family(

@@ -9,7 +9,6 @@ import fnmatch
 import glob
 import os
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceFormatError
@@ -79,19 +78,12 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
 
 def _keys(location: Any, prefix: str) -> list[str]:
     """Keys of a folder in a bucket that begin with a prefix."""
-    from .failures import Asked, explained
-    from .keys import open_store
+    from .kvstore import open_store, wait_for
     from .processes import tensorstore
-    from .reads import Progress, wait
 
-    asked, since = Asked(location.url), time.monotonic()
-    store = open_store(location, location.store())
     least = prefix.encode()
-    most = least + b"\xff" if least else b""
-    future = explained(asked, lambda: store.list(tensorstore().KvStore.KeyRange(least, most)))
-    progress = Progress(location.renew)
-    found = wait(future, asked, since=since, limit=location.timeout, progress=progress, timeout=None)
-    return [key.decode() for key in found]
+    keys = tensorstore().KvStore.KeyRange(least, least + b"\xff" if least else b"")
+    return [key.decode() for key in wait_for(open_store(location).list(keys), location)]
 
 
 def _globbed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,7 @@ HEADS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"PAR1", "a Parquet file. Name it .parquet", (".parquet", ".pq")),
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
      (".feather", ".arrow", ".ipc")),
+    (b"\x0e\x03\x13\x01", "an HDF 4 file, which is another format than HDF5. Convert it by h4toh5", ()),
     (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", (".mat",)),
     (b"\x89PNG", "a PNG picture, which has no time", ()),
     (b"\xff\xd8\xff", "a JPEG picture, which has no time", ()),
@@ -104,6 +105,8 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
 
 def check_answer(path: str) -> None:
     """Raise `SourceFormatError` for a file that is named as a table and holds what a web server answered."""
+    if os.path.isdir(path):
+        return
     with open(path, "rb") as file:
         told = _answer(file.read(READ))
     if told is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from windowloader.errors import SourceError, SourceFormatError
 
 from .base import LocalSource
-from .foreign import check_answer, guarded
+from .foreign import check_table, guarded
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _open_table(request: Request) -> Source:
     from .tables import open_table
 
     request.takes("a table", *_table_options())
-    check_answer(request.target)
+    check_table(request.target)
     return open_table(request.target, axes=request.axes, **request.options)
 
 

@@ -107,7 +107,7 @@ OPENING = [
     case("bare bytes", lambda: wl.open("bytes.bin"), ValueError, "shape= and dtype="),
     case("pickled frame", lambda: wl.open("frame.pkl"), ValueError, "never opened",
          "pandas.read_pickle", "pass the frame"),
-    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "pandas.read_excel"),
+    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "book.xlsx", "Excel", "zip file"),
     case("folder of tables", lambda: wl.open("months"), ValueError, "months", "'months/*.csv'"),
     case("column of text", lambda: wl.open("text.csv"), ValueError, "['city']", "'Aachen'", "columns=[", "entity="),
     case("decimal commas", lambda: wl.open("commas.csv"), ValueError, "['a']", "'1,5'", "decimal=','"),
@@ -265,7 +265,7 @@ def test_missing_credentials_are_asked_for_in_the_words_of_their_store(url, word
     ("package", "code", "extra"),
     [
         ("h5py", "import windowloader as wl; wl.open('a.h5')", "windowloader[hdf5]"),
-        ("pandas", "import windowloader as wl; wl.open('a.csv', time='time')", "windowloader[tables]"),
+        ("pandas", "import windowloader as wl; wl.open('a.csv', time='time')", "pip install pandas"),
         ("torch", "import windowloader.adapters.pytorch", "windowloader[torch]"),
     ],
 )

@@ -107,7 +107,7 @@ OPENING = [
     case("bare bytes", lambda: wl.open("bytes.bin"), ValueError, "shape= and dtype="),
     case("pickled frame", lambda: wl.open("frame.pkl"), ValueError, "never opened",
          "pandas.read_pickle", "pass the frame"),
-    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "book.xlsx", "as Excel", "pass the frame"),
+    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "book.xlsx", "Excel", "zip file"),
     case("folder of tables", lambda: wl.open("months"), ValueError, "months", "'months/*.csv'"),
     case("column of text", lambda: wl.open("text.csv"), ValueError, "['city']", "'Aachen'", "columns=[", "entity="),
     case("decimal commas", lambda: wl.open("commas.csv"), ValueError, "['a']", "'1,5'", "decimal=','"),

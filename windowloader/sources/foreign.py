@@ -18,7 +18,7 @@ from .failures import Asked, Guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_answer", "check_head", "foreign", "guarded"]
+__all__ = ["check_head", "check_table", "foreign", "guarded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +34,7 @@ HEADS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard. Unpack it with unzstd, or add .zst to the name of a table",
      (".zst",)),
     (b"PK\x03\x04", "a zip archive. Unpack it; where numpy.savez wrote it, name it .npz; where a spreadsheet program "
-     "did, pass what pandas.read_excel returns", (".npz", ".zip", ".xlsx", ".pt")),
+     "did, pass what pandas.read_excel returns", (".npz", ".zip", ".xlsx", ".xls", ".ods", ".pt")),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet or text of an office program. Save it as CSV", (".xls",)),
     (b"PAR1", "a Parquet file. Name it .parquet", (".parquet", ".pq")),
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
@@ -103,12 +103,18 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
     return None if name.endswith((".json", ".xml", ".html")) else _answer(head)
 
 
-def check_answer(path: str) -> None:
-    """Raise `SourceFormatError` for a file that is named as a table and holds what a web server answered."""
+def check_table(path: str) -> None:
+    """Raise `SourceFormatError` for a table whose bytes are not what its name says: it would be read as text."""
     if os.path.isdir(path):
         return
     with open(path, "rb") as file:
-        told = _answer(file.read(READ))
+        head = file.read(8)
+    if head.startswith((b"PAR1", b"ARROW1")) and not path.lower().endswith((".csv", ".tsv", ".txt")):
+        return  # told by its bytes
+    told = foreign(path)
+    for start, _told, names in HEADS:
+        if start in (b"PAR1", b"ARROW1") and path.lower().endswith(names) and not head.startswith(start):
+            told = told or f"no file of the kind that its name says: it begins with {head!r}, not {start!r}"
     if told is not None:
         raise SourceFormatError(f"{path!r} is {told}.")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceError, SourceFormatError
 
-from .foreign import check_answer, check_head, guarded
+from .foreign import check_head, check_table, guarded
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def _open_table(request: Request) -> Source:
     from .tables import open_table
 
     request.takes("a table", *_table_options())
-    check_answer(request.target)
+    check_table(request.target)
     return open_table(request.target, axes=request.axes, **request.options)
 
 

@@ -170,10 +170,10 @@ def _by_bytes(path: str) -> str | None:
         raise SourceError(f"{path!r} cannot be read: {error}") from error
     found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
     if found == "hdf5" and by_name(path) != "netcdf":
-        from .hdf5_dataset import open_file
+        from .hdf5_dataset import opened
 
-        with open_file(Stamp.of(path)) as opened:
-            return "netcdf" if "_NCProperties" in opened.attrs else "hdf5"
+        with opened(Stamp.of(path)) as file:
+            return "netcdf" if "_NCProperties" in file.attrs else "hdf5"
     return "netcdf" if found == "hdf5" else found
 
 

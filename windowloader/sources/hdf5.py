@@ -14,7 +14,7 @@ from windowloader.errors import SourceFormatError
 from .base import unknown_variable
 from .frame_hdf5 import is_frame, open_frame
 from .handles import Stamp
-from .hdf5_dataset import open_dataset, open_file
+from .hdf5_dataset import open_dataset, opened
 
 if TYPE_CHECKING:
     from windowloader.source import Source
@@ -24,7 +24,7 @@ __all__ = ["list_hdf5", "open_hdf5"]
 
 def list_hdf5(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
-    with open_file(Stamp.of(path)) as file:
+    with opened(Stamp.of(path)) as file:
         names = _names(file)
         return () if len(names) == 1 and is_frame(file[names[0]]) else names
 
@@ -69,7 +69,7 @@ def open_hdf5(
         Where there are several arrays and none was named, or none of that name; the message lists them.
     """
     stamp = Stamp.of(path)
-    with open_file(stamp) as file:
+    with opened(stamp) as file:
         names = _names(file)
         asked = variable.strip("/") if variable else names[0] if len(names) == 1 else None
         if asked is None or asked not in file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceError, SourceFormatError, WindowLoaderError
 
 from .base import SlabSource, digest, optional
 from .handles import Handle, Stamp
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .base import Description
 
-__all__ = ["HDF5Source", "map_dataset", "open_dataset", "open_file"]
+__all__ = ["HDF5Source", "map_dataset", "open_dataset", "open_file", "opened"]
 
 CACHE_BYTES = 64 << 20  # the most that decoded chunks may take; less, where one row of chunks is less
 
@@ -134,6 +134,20 @@ def open_file(stamp: Stamp, *, cache: int = 1 << 20) -> Any:
     except OSError as error:
         kind = CorruptDataError if h5py.is_hdf5(stamp.path) else SourceFormatError
         raise kind(f"{stamp.path!r}, of {stamp.size} bytes, cannot be opened as HDF5: {error}") from error
+
+
+@contextmanager
+def opened(stamp: Stamp) -> Iterator[Any]:
+    """Open a file for its metadata: what h5py raises of them, which is of many classes, is damage."""
+    with open_file(stamp) as file:
+        try:
+            yield file
+        except WindowLoaderError:
+            raise
+        except Exception as error:
+            raise CorruptDataError(
+                f"{stamp.path!r} is damaged, or not written to its end: h5py cannot read its metadata ({error})."
+            ) from error
 
 
 def open_dataset(

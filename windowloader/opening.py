@@ -53,8 +53,8 @@ def open(
     target : path, URL, array, source, mapping or list
         A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV, Parquet, Feather or Excel file, a folder or URL of such, an
         array, a frame of pandas, polars or Arrow, or an ``xarray`` object. A mapping of name to target is joined along
-        features, by labels and times; a list or
-        pattern of files along time, in the order of their times where all have some.
+        features, by labels and times; a list or pattern of files along time, in the order of their times where all
+        have some.
     axes : str or mapping of variable to str, optional
         One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
         one). Default: dimension names, else ``tn`` or ``tnf``.

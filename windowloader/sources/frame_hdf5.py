@@ -16,7 +16,7 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, optional, unknown_variable
 from .handles import Stamp
-from .hdf5_dataset import open_dataset, open_file
+from .hdf5_dataset import open_dataset, opened
 from .memory import LoadedSource
 from .tables import TableOptions, index_times, labels_of, wide
 from .unpickle import load_attribute
@@ -80,7 +80,7 @@ class FrameDescription:
     options: TableOptions
 
     def _found(self) -> tuple[Described, bool]:
-        with open_file(self.stamp) as file:
+        with opened(self.stamp) as file:
             block = _block(file[self.options.key])
             return (block and block.described(self.options)) or Described(), bool(block and block.rows_first)
 
@@ -181,7 +181,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
     MissingExtraError
         Where pandas needs PyTables for it, which is not installed.
     """
-    with open_file(Stamp.of(path)) as file:
+    with opened(Stamp.of(path)) as file:
         frames: list[str] = []
         file.visititems(lambda name, item: frames.append(name) if is_frame(item) else None)
         key = key or (frames[0] if len(frames) == 1 else None)

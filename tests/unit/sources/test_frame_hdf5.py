@@ -307,3 +307,20 @@ def test_pickles_in_a_frame_are_never_run(tmp_path: Path, place: str) -> None:
     with pytest.raises(SourceFormatError, match="(names posix.mkdir|never unpickled|has links)"):
         open_source(path)
     assert not gone.exists()
+
+
+def test_damaged_frames_are_errors_of_the_package(tmp_path: Path) -> None:
+    stored = write_frame(tmp_path / "a.h5", [(["a", "b"], VALUES[:, :2])], ["a", "b"], freq=None).read_bytes()
+    rng, errors = np.random.default_rng(0), 0
+    for _ in range(200):
+        data = bytearray(stored)
+        for place in rng.integers(0, len(data), 4).tolist():
+            data[place] = int(rng.choice([0, 255, data[place] ^ 1 << int(rng.integers(8))]))
+        (tmp_path / "b.h5").write_bytes(data)
+        try:
+            source = open_source(tmp_path / "b.h5")
+            source.read(0, source.shape[0], np.empty(source.shape, source.dtype))
+            source.close()
+        except wl.WindowLoaderError:
+            errors += 1
+    assert errors > 20

@@ -201,7 +201,7 @@ def open_file(where: Stamp | Blob, *, cache: int = 1 << 20) -> Any:
         Where it is no HDF5.
     """
     name = where.path if isinstance(where, Stamp) else where.name
-    h5py = optional("h5py", extra="hdf5", purpose=f"opening {name!r}")
+    h5py = optional("h5py", extra="netcdf", purpose=f"opening {name!r}")
     from .hdf5_groups import HDF5File
 
     if isinstance(where, Stamp):

@@ -15,7 +15,7 @@ from windowloader.errors import SourceError, SourceTimeoutError
 
 VALUES = np.random.default_rng(3).normal(size=(60, 4)).astype("f4")
 LONG = pd.DataFrame({"id": np.repeat(["a", "b"], 30), "utc": np.tile(pd.date_range("2020", periods=30), 2)})
-WHOLE = ("a.csv", "a.csv.gz", "a.npz", "a.parquet", "long.csv")
+WHOLE = ("a.csv", "a.csv.gz", "a.npz", "a.parquet", "a.feather", "long.csv")
 HOW = {"long.csv": {"entity": "id", "time": "utc"}}
 
 
@@ -26,6 +26,7 @@ def folder(bucket_folder):
     wide.to_csv(folder / "a.csv", index=False)
     wide.to_csv(folder / "a.csv.gz", index=False)
     wide.to_parquet(folder / "a.parquet")
+    wide.to_feather(folder / "a.feather")
     pd.concat([LONG, wide], axis=1).to_csv(folder / "long.csv", index=False)
     np.savez(folder / "a.npz", VALUES)
     np.save(folder / "a.npy", VALUES)
@@ -79,6 +80,26 @@ def test_lasting_faults_are_the_errors_of_streams(place, proxy, fault):
         )
     assert len(set(found.values())) == 1, found
     assert (fault == "stall") == (found["a.csv"][0] is SourceTimeoutError)
+
+
+@pytest.mark.parametrize("form", ["fixed", "table"])
+@pytest.mark.parametrize("dtypes", ["one", "two"])
+def test_frames_in_hdf5_are_those_here(place, folder, form, dtypes):
+    pytest.importorskip("tables")
+    index = pd.date_range("2020-03-28", periods=60, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame(VALUES, index, list("abcd"))
+    frame = frame.assign(e=np.arange(60) % 7) if dtypes == "two" else frame
+    name = f"{form}-{dtypes}.h5"
+    frame.to_hdf(folder / name, key="df", format=form)
+    url, options = place(name)
+    here, there = wl.open(folder / name, axes="tn"), wl.open(url, axes="tn", storage_options=options)
+    for series in (here, there):
+        windows = wl.WindowSet(series, wl.WindowSpec(lookback=1, horizon=0, inputs=["value", "time_of_day"]))
+        with wl.WindowLoader(windows, batch_size=60, dtype="float64") as loader:
+            inputs = next(iter(loader)).inputs[:, 0]
+        np.testing.assert_array_equal(inputs[..., 0], frame)
+        np.testing.assert_allclose(inputs[..., 0, 1] * 24, index.hour)
+        assert series.nodes.tolist() == list(frame.columns)
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -164,6 +164,11 @@ def join_variables(
                 f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
                 f"change is a covariate: covariates={{{variable.name!r}: …}}."
             )
+        if 0 in variable.source.shape[1:]:
+            raise SeriesError(
+                f"variable {variable.name!r} has axes {variable.source.axes!r} and shape {variable.source.shape}: an "
+                "axis beside time is empty, so there is nothing to read."
+            )
     return joined
 
 

@@ -117,7 +117,7 @@ def on_target(command: Callable[..., None]) -> Callable[..., None]:
 def _expanded(target: str) -> list[str]:
     """Files of a folder that is no store, in natural order of their names."""
     from windowloader.sources.chunked import is_chunked
-    from windowloader.sources.registry import natural
+    from windowloader.sources.patterns import natural
 
     folder = Path(target)
     if "://" in target or not folder.is_dir() or is_chunked(target):

@@ -101,6 +101,11 @@ def _other_axis(series: Series, spec: WindowSpec) -> str:
 
 
 def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
+    if series.num_steps == 0:
+        raise WindowSpecError(
+            f"{series.name!r} has no rows, so there are no windows. Is time another axis (axes=), or was the file not "
+            "written yet?"
+        )
     lengths = np.diff(series.borders)
     if len(runs) and (spec.short_segments == "skip" or lengths.min() >= spec.span):
         return

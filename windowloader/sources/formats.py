@@ -60,7 +60,10 @@ class Request:
 Opener = Callable[[Request], "Source"]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-MAGIC = ((b"\x93NUMPY", "npy"), (HDF5, "hdf5"), (b"CDF", "netcdf"), (b"GRIB", "netcdf"), (b"PAR1", "table"))
+MAGIC = (
+    (b"\x93NUMPY", "npy"), (HDF5, "hdf5"), (b"CDF", "netcdf"), (b"GRIB", "netcdf"), (b"PAR1", "table"),
+    (b"ARROW1", "table"),
+)  # fmt: skip
 FOREIGN = (
     (
         b"version https://git-lfs",
@@ -81,7 +84,19 @@ SUFFIXES = {
     "npz": (".npz",),
     "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3"),
-    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
+    "table": (
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".parquet",
+        ".pq",
+        ".feather",
+        ".arrow",
+        ".ipc",
+        ".xlsx",
+        ".xls",
+        ".ods",
+    ),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PICKLED = (
@@ -95,8 +110,6 @@ ADVICE = {
     ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
     ".pkl": PICKLED,
     ".pickle": PICKLED,
-    ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
-    ".xls": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
     ".json": "Build the array from it and pass that.",
 }
@@ -224,6 +237,10 @@ def _format(path: str) -> str:
         return "zarr"
     Stamp.of(path)  # nothing there is its own error
     if os.path.isdir(path):
+        from .table_files import parquet_files
+
+        if parquet_files(path):
+            return "table"
         raise SourceFormatError(
             f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
             f"e.g. {os.path.join(path, '*' + _commonest(path))!r}."
@@ -234,7 +251,7 @@ def _format(path: str) -> str:
         raise SourceFormatError(
             f"{path!r} is in no format that is known by its first bytes or its name. "
             + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
-            + " What can be opened: .npy, .npz, raw, Zarr, HDF5, netCDF, CSV, Parquet."
+            + " What can be opened: .npy, .npz, raw, Zarr, HDF5, netCDF, CSV, Parquet, Feather, Excel."
         )
     return found
 
@@ -273,7 +290,9 @@ def _in_ranges(request: Request, mapped: MappedSource, kind: str) -> Source:
     if kind == "raw":
         options["shape"] = mapped.region.shape
     url = Path(request.target).resolve().as_uri()
-    return open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
+    found = open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
+    assert found is not None  # None is for frames of pandas
+    return found
 
 
 def _open_npz(request: Request) -> Source:
@@ -289,7 +308,7 @@ def _open_npz(request: Request) -> Source:
 def _open_hdf5(request: Request) -> Source:
     from .hdf5 import open_hdf5
 
-    request.takes("an HDF5 or netCDF-4 file", "mask_and_scale")
+    request.takes("an HDF5 or netCDF-4 file", "mask_and_scale", *_table_options())
     _refuse_foreign(request.target, "HDF5 file")
     return open_hdf5(
         request.target,
@@ -342,10 +361,16 @@ def _list_described(target: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         return list_netcdf(path)
 
 
-def _open_table(request: Request) -> Source:
-    from .tables import TableOptions, open_table
+def _table_options() -> list[str]:
+    from .tables import TableOptions
 
-    request.takes("a table", *(one.name for one in fields(TableOptions)))
+    return [one.name for one in fields(TableOptions) if one.name != "axes"]
+
+
+def _open_table(request: Request) -> Source:
+    from .tables import open_table
+
+    request.takes("a table", *_table_options())
     return open_table(request.target, axes=request.axes, **request.options)
 
 

@@ -161,6 +161,7 @@ def open_hdf5(
     axes: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     mask_and_scale: bool = True,
+    **options: Any,
 ) -> Source:
     """Open one array of an HDF5 or netCDF-4 file.
 
@@ -178,6 +179,8 @@ def open_hdf5(
         For a URL.
     mask_and_scale : bool
         Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
+    **options
+        Of a frame; see `windowloader.sources.tables.TableOptions`.
 
     Raises
     ------
@@ -188,12 +191,19 @@ def open_hdf5(
     with _held(opener) as contents:
         path = contents.choose(variable)
         if path not in contents.file.frames:
+            if options:
+                raise SourceFormatError(
+                    f"{path!r} of {contents.name!r} is no frame of pandas, and takes no options of tables; "
+                    f"{sorted(options)} were given."
+                )
             return _open_array(replace(opener, where=contents.where), contents, path, axes, mask_and_scale)
         if isinstance(contents.where, Stamp):
-            return open_frame(contents.where, contents.file[path], axes=axes)
+            return open_frame(contents.where, contents.file[path], axes=axes, **options)
     from .fetching import open_fetched
 
-    return open_fetched(str(target), storage_options, lambda here: open_hdf5(here, variable=path, axes=axes))
+    return open_fetched(
+        str(target), storage_options, lambda here: open_hdf5(here, variable=path, axes=axes, **options)
+    )
 
 
 def _open_array(

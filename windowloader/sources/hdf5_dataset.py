@@ -38,6 +38,7 @@ __all__ = [
     "name_of",
     "open_dataset",
     "open_file",
+    "opened",
     "told",
 ]
 
@@ -167,11 +168,12 @@ def told(
     except Exception as error:  # what h5py, h5netcdf and xarray raise on damage has no limits
         if isinstance(where, Stamp):
             where.check()
-        asked = f"rows [{rows[0]}, {rows[1]}) of {name!r}" if rows else repr(name)
-        failed: WindowLoaderError = CorruptDataError(f"{asked} cannot be read: {error}")
+        asked = f"rows [{rows[0]}, {rows[1]}) of {name!r} cannot be read" if rows else ""
+        damage = f"{name!r} is damaged, or not written to its end: h5py cannot read its metadata ({error})."
+        failed: WindowLoaderError = CorruptDataError(f"{asked}: {error}" if rows else damage)
         if plugins and "filter" in str(error):
             failed = SourceFormatError(
-                f"{asked} cannot be read by the filter {plugins} of hdf5plugin: {error}. Stored bytes are damaged, or "
+                f"{asked} by the filter {plugins} of hdf5plugin: {error}. Stored bytes are damaged, or "
                 "of a version that it does not read. Update hdf5plugin, or restore the file from its origin."
             )
         if file.raw is None:
@@ -254,6 +256,13 @@ def _end_of_file(blob: Blob) -> tuple[int, bytes]:
     old = head[8] < 2
     width, place = head[13 if old else 9], (24 + 4 * (head[8] == 1)) if old else 12
     return int.from_bytes(head[place + 2 * width : place + 3 * width], "little"), first
+
+
+@contextmanager
+def opened(stamp: Stamp) -> Iterator[Any]:
+    """Open a file for its metadata: what h5py raises of them, which is of many classes, is damage."""
+    with open_file(stamp) as file, told(stamp.path, file, stamp):
+        yield file
 
 
 def open_dataset(

@@ -1,46 +1,68 @@
-"""CSV and Parquet files as pandas frames, columns of times as datetime64[ns], columns of numbers as one array.
+"""Files of tables as pandas frames: CSV, Parquet, folders of Parquet files, Feather, Excel, frames in HDF5.
 
-In: a path or a frame. Out: a frame, times, values. pandas reads; where it would have to guess (a header or data, day
-or month first, a number or a time), the error asks and names the option.
+In: a path. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read; where they would have to guess
+(a header or data), the error asks and names the option.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import os
 import re
 import warnings
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 
-from windowloader.errors import SourceFormatError
+from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
 
-from .base import check_dtype, optional
-from .table_times import CLOCK_ONLY, TIME_TEXT, ReadOptions
+from .base import optional
+from .fetching import fetched
+from .formats import by_name, is_url
+from .handles import Stamp
+from .patterns import natural
+from .table_times import PARTS, TIME_TEXT, ReadOptions, some
+from .table_values import as_frame, from_arrow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["as_frame", "has_header", "ids", "numbers", "read_table", "separator"]
+__all__ = [
+    "as_table",
+    "has_header",
+    "is_parquet",
+    "parquet_files",
+    "parquet_parts",
+    "read_table",
+    "separator",
+]
 
-PARQUET = (".parquet", ".pq")
+MAGIC = {
+    b"PAR1": "parquet",
+    b"ARROW1": "feather",
+    b"PK\3\4": "excel",
+    b"\xd0\xcf\x11\xe0": "excel",
+    b"\x89HDF": "hdf5",
+}
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
-GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*")  # digits with commas or marks between thousands
-THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
+BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
 
 
-def as_frame(target: Any) -> Any:
-    """Return a pandas frame or series of a table of another library (polars, Arrow); None where it is none."""
-    if type(target).__module__.partition(".")[0] in ("pandas", "xarray"):  # have families of their own
-        return None
-    if hasattr(target, "to_pandas"):
-        return target.to_pandas()
-    if hasattr(target, "__arrow_c_stream__"):
-        return optional("pyarrow", extra="tables", purpose="opening an Arrow table").table(target).to_pandas()
-    return None
+def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
+    """Return the frame of what is a table: a file, a URL, a frame of any library; None for other targets."""
+    if isinstance(target, str | os.PathLike):
+        path = os.fspath(target)
+        if by_name(path) != "table":
+            return None
+        with fetched(path, storage_options) if is_url(path) else nullcontext(path) as found:
+            return read_table(found)
+    found = target if type(target).__module__.partition(".")[0] == "pandas" else as_frame(target)
+    return found if found is not None and found.ndim == 2 else None
 
 
 def read_table(
@@ -49,8 +71,9 @@ def read_table(
     *,
     texts: Sequence[str] | None = (),
     wanted: Sequence[str] | None = None,
+    named: Sequence[str] = (),
 ) -> Any:
-    """Read a CSV or Parquet file as a pandas frame.
+    """Read a file, or a folder of Parquet files, as a pandas frame.
 
     Parameters
     ----------
@@ -62,18 +85,174 @@ def read_table(
         Columns of a CSV file that stay text: identifiers, and parts of times. None: the first one.
     wanted : sequence of str, optional
         The columns that are used; None: all, each of which needs a name of its own.
+    named : sequence of str
+        Other columns that were asked for: names of folders (``year=2020``) are columns only where they are.
     """
     options = options or ReadOptions()
-    pandas = optional("pandas", extra="tables", purpose=f"opening {path!r}")
-    if path.lower().endswith(PARQUET):
-        optional("pyarrow", extra="tables", purpose=f"opening {path!r}")
-        try:
-            return pandas.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise SourceFormatError(f"{path!r} cannot be read as Parquet: {error}") from error
-    sep, header = options.sep, options.header
+    kind = _kind(path)
+    if kind == "csv":
+        return _read_csv(path, options, texts, wanted)
+    if kind == "hdf5":
+        from .frame_hdf5 import read_frame
+
+        return read_frame(path, options.key)
+    if kind == "excel":
+        return _read_excel(path, options, texts, wanted)
+    pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")
+    with _reading(path, kind.title()):
+        if kind == "feather":
+            from pyarrow.feather import read_table as read_feather
+
+            return from_arrow(read_feather(path, memory_map=False))
+        asked = [*(wanted or ()), *named]
+        tables = [_parquet_table(path, file, asked) for file in parquet_files(path)]
+        return from_arrow(pyarrow.concat_tables(tables, promote_options="permissive"))
+
+
+@contextmanager
+def _reading(path: str, what: str) -> Iterator[None]:
+    """Tell what the libraries raise, which is of many classes, as one error."""
     try:
+        yield
+    except WindowLoaderError:
+        raise
+    except UnicodeError as error:
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {what}: {error}. Say which encoding it has, e.g. encoding='latin-1', 'cp1252' "
+            "or 'utf-16'."
+        ) from error
+    except ImportError as error:
+        raise MissingExtraError(
+            f"opening {path!r} needs a package that is not installed: {error} Most files need no more than pip install "
+            "'windowloader[tables]'."
+        ) from error
+    except Exception as error:
+        problem = str(error).strip().rstrip(".")
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {what}: {problem}. Read it with pandas, and pass the frame."
+        ) from error
+
+
+def _kind(path: str) -> str:
+    """Format of a table: told by its first bytes."""
+    Stamp.of(path)  # nothing there is its own error
+    if os.path.isdir(path):
+        return "parquet"
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "csv")
+
+
+def parquet_files(path: str) -> list[str]:
+    """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
+    if not os.path.isdir(path):
+        return [path]
+    found = [file for file in Path(path).rglob("*") if file.suffix in (".parquet", ".pq")]
+    hidden = ("_", ".")  # as Spark names what is no data
+    return sorted((str(file) for file in found if not file.name.startswith(hidden)), key=natural)
+
+
+def _folder_columns(path: str, file: str, asked: Sequence[str]) -> dict[str, str]:
+    """Columns that the names of folders are, ``year=2020``, of those that were asked for."""
+    parts = Path(file).relative_to(path).parts[:-1] if os.path.isdir(path) else ()
+    pairs = dict(part.split("=", 1) for part in parts if "=" in part)
+    if left := [name for name in pairs if name not in asked and name.lower() not in (*PARTS, "date")]:
+        warnings.warn(
+            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where "
+            "columns=, entity= or time= names it.",
+            stacklevel=2,
+        )
+    return {name: text for name, text in pairs.items() if name in asked}
+
+
+def _parquet_table(path: str, file: str, asked: Sequence[str]) -> Any:
+    import pyarrow
+    from pyarrow.parquet import read_table as read_parquet
+
+    table = read_parquet(file, partitioning=None)
+    for name, text in _folder_columns(path, file, asked).items():
+        table = table.append_column(name, pyarrow.array([text] * len(table)))
+    return table
+
+
+def is_parquet(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a Parquet file, or a folder of some."""
+    return _kind(os.fspath(path)) == "parquet"
+
+
+def parquet_parts(
+    path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]
+) -> Iterator[Any]:
+    """Read Parquet files in frames of a bounded number of rows.
+
+    Parameters
+    ----------
+    path : str
+        A file, or a folder of some.
+    columns : sequence of str, optional
+        The columns to read; None: all.
+    entity : str
+        A column of text that repeats, which comes as categories.
+    named : sequence of str
+        The columns that were asked for, see `read_table`.
+    """
+    parquet = optional("pyarrow.parquet", extra="parquet", purpose=f"opening {path!r}")
+    with _reading(path, "Parquet"):
+        for file in parquet_files(path):
+            added = _folder_columns(path, file, named)
+            stored = None if columns is None else [name for name in columns if name not in added]
+            repeated = [entity] if entity in parquet.read_schema(file).names else []
+            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
+                for batch in opened.iter_batches(BATCH, columns=stored, use_threads=False):
+                    frame = from_arrow(batch)
+                    flat = set(named).isdisjoint(frame.index.names)
+                    yield (frame if flat else frame.reset_index()).assign(**added)
+
+
+def _read_excel(
+    path: str, options: ReadOptions, texts: Sequence[str] | None, wanted: Sequence[str] | None
+) -> Any:
+    """Read a sheet of an Excel file; see `read_table`."""
+    import pandas
+
+    header = 0 if options.header in (None, True) else None if options.header is False else options.header
+    with _reading(path, "Excel"):
+        first = pandas.read_excel(path, sheet_name=options.sheet_name, header=None, nrows=1)
+        names = first.iloc[0].dropna().tolist() if header == 0 and len(first) else []
+        if options.header is None and all(isinstance(name, int | float) for name in names):
+            raise SourceFormatError(
+                f"the first line of {path!r} holds numbers ({some(names)}), which could name the columns or be "
+                "readings. Say header=True or header=False."
+            )
+        frame = pandas.read_excel(
+            path,
+            sheet_name=options.sheet_name,
+            header=header,
+            dtype=_dtypes(options, texts, names[:1]) if names else options.dtype,
+            decimal=options.decimal,
+            thousands=options.thousands,
+            na_values=options.na_values,
+        )
+    return _checked(frame, [str(name) for name in names] if wanted is None else [], path)
+
+
+def _dtypes(options: ReadOptions, texts: Sequence[str] | None, first: Sequence[Any]) -> Any:
+    """Dtypes that were asked for, and text for columns that have to stay so: ids, parts of times."""
+    if not isinstance(options.dtype, dict | None):
+        return options.dtype
+    return {**dict.fromkeys(first if texts is None else texts, str), **(options.dtype or {})} or None
+
+
+def _read_csv(
+    path: str, options: ReadOptions, texts: Sequence[str] | None, wanted: Sequence[str] | None
+) -> Any:
+    """Read a CSV file; see `read_table`."""
+    import pandas
+
+    sep, header = options.sep, options.header
+    with _reading(path, "CSV"):
         encoding = options.encoding or _encoding(path)
+    with _reading(path, f"CSV in {encoding!r} with sep={sep!r}"):
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12)]
         if not lines:
@@ -83,13 +262,7 @@ def read_table(
             _warn_of_numbers(lines[0], sep, path)
         if header is True or header is False:
             header = 0 if header else None
-        first, *_ = names = _fields(lines[0], sep) if header == 0 else [""]
-        dtype = options.dtype
-        if header == 0 and (dtype is None or isinstance(dtype, dict)):
-            dtype = {
-                **dict.fromkeys([first or "Unnamed: 0"] if texts is None else texts, str),
-                **(dtype or {}),
-            }
+        names = _fields(lines[0], sep) if header == 0 else [""]
         frame = pandas.read_csv(
             path,
             sep=sep,
@@ -97,23 +270,12 @@ def read_table(
             decimal=options.decimal,
             thousands=options.thousands,
             encoding=encoding,
-            dtype=dtype,
+            dtype=_dtypes(options, texts, [names[0] or "Unnamed: 0"]) if header == 0 else options.dtype,
             na_values=options.na_values,
             low_memory=False,
         )
-    except UnicodeError as error:
-        raise SourceFormatError(
-            f"{path!r} is not text in {encoding!r}: {error}. Say which encoding it has, e.g. encoding='latin-1', "
-            "'cp1252' or 'utf-16'."
-        ) from error
-    except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
-        if isinstance(error, SourceFormatError):
-            raise
-        raise SourceFormatError(f"{path!r} cannot be read as CSV with sep={sep!r}: {error}") from error
     more = header == 0 and len(lines) > 1 and len(_fields(lines[1], sep)) > len(names)
-    if more or not isinstance(
-        frame.index, pandas.RangeIndex
-    ):  # pandas took what is too much for labels of rows
+    if more or not isinstance(frame.index, pandas.RangeIndex):  # the first columns became labels of rows
         raise SourceFormatError(
             f"{path!r} cannot be read as CSV: its lines have more fields than the {len(names)} names of its first "
             "line. Name every column, or say header=False; where commas are decimal points, decimal=',' and sep=';'."
@@ -233,71 +395,3 @@ def _is_number(field: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def ids(column: Any) -> Any:
-    """Turn identifiers that were read as text into numbers, but where that would lose zeros: 0042."""
-    import pandas
-
-    if column.dtype.kind != "O" or column.astype(str).str.match(r"[-+]?0\d").any():
-        return column
-    found = pandas.to_numeric(column, errors="coerce")
-    return column if (found.isna() & column.notna()).any() else found
-
-
-def numbers(frame: Any, name: str) -> np.ndarray:
-    """Values of a frame, shape (row, column), in one dtype of numbers."""
-    import pandas
-
-    if not len(frame.columns):
-        raise SourceFormatError(f"{name!r} has no columns of numbers.")
-    text = [place for place, dtype in enumerate(frame.dtypes) if dtype.kind not in "fiub"]
-    if text:
-        parsed = {place: pandas.to_numeric(frame.iloc[:, place], errors="coerce") for place in text}
-        wrong = {
-            place: np.flatnonzero(found.isna() & frame.iloc[:, place].notna())
-            for place, found in parsed.items()
-        }
-        bad = [place for place in text if wrong[place].size or str(frame.dtypes.iloc[place]) != "object"]
-        if bad:
-            raise SourceFormatError(_no_numbers(frame, name, bad, wrong[bad[0]]))
-        frame = frame.copy()
-        for place, found in parsed.items():  # objects that are numbers: decimals
-            frame.isetitem(place, found)
-    values: np.ndarray = frame.to_numpy()
-    if values.dtype.kind == "O":  # columns of pandas' own types that may lack values
-        values = frame.to_numpy(dtype="float64", na_value=np.nan)
-    check_dtype(values.dtype, name)
-    return np.ascontiguousarray(values)
-
-
-def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> str:
-    """Name columns of text and the first cell that is no number, and say what such a cell mostly is."""
-    listed = [frame.columns[place] for place in bad[:8]]
-    said = f"columns {listed} of {name!r} hold no numbers"
-    if not rows.size:
-        kind = frame.dtypes.iloc[bad[0]]
-        return f"{said}, but {kind}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
-    cell = str(frame.iloc[rows[0], bad[0]])
-    said += (
-        f": row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
-    )
-    if CLOCK_ONLY.fullmatch(cell) or TIME_TEXT.match(cell):
-        return (
-            f"{said}Name the column of times, time={listed[0]!r}; of a date and a time in two columns, both."
-        )
-    if GROUPED.fullmatch(cell):
-        marks = re.findall("[,. ']", cell.strip())
-        if marks.count(",") == 1 and marks[-1] == ",":
-            said += "For commas in place of decimal points say decimal=',' (and sep=';'). "
-        if len(marks) > 1 or THOUSANDS.fullmatch(cell):
-            said += f"For marks between thousands say thousands={marks[0]!r}."
-        return said.rstrip()
-    if rows.tolist() == [0] and len(frame) > 1:
-        return f"{said}A second line of names is told by header=[0, 1]; a mark of missing by na_values=[{cell!r}]."
-    if rows.size < len(frame):
-        return f"{said}If it marks what is missing, say na_values=[{cell!r}]; else choose columns=[…]."
-    return (
-        f"{said}Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
-        "and time=."
-    )

@@ -64,7 +64,7 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
         if found is not None:
             letters = (axes or "tn")[:: 1 if block.rows_first else -1]
             source = open_dataset(stamp, block.dataset, axes=letters, description=description)
-            source.doubts = found.doubts  # type: ignore[attr-defined]
+            source.doubts = found.doubts
             return source
     source = LoadedSource(stamp, asked, what=group.name.lstrip("/"), axes=axes)
     source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]

@@ -80,7 +80,7 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
 def _keys(location: Any, prefix: str) -> list[str]:
     """Keys of a folder in a bucket that begin with a prefix."""
     from .failures import Asked, explained
-    from .keys import open_store
+    from .kvstore import open_store
     from .processes import tensorstore
     from .reads import Progress, wait
 

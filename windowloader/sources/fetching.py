@@ -23,7 +23,7 @@ from windowloader.hiding import hide_secrets
 from .base import complete
 from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
-from .memory import ArraySource
+from .memory import ArraySource, LoadedSource
 from .options import headers_of
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def open_fetched(
     """Open in memory what cannot be read in parts: ``opener`` opens the file of the object."""
     with fetched(url, storage_options) as path:
         source = opener(path)
-        values = source.array()
-        if values is None:
+        values = source.array() if isinstance(source, LoadedSource) else None
+        if values is None:  # the file that it lies in will be gone
             values = np.empty(source.shape, source.dtype)
             source.read(0, len(values), values)
         axes = range(len(source.shape))
         found = complete(source)
         whole = ArraySource(
-            values if values.base is None else values.copy(),
+            values,
             axes=source.axes,
             name=hide_secrets(url),
             dims=found.dims,

@@ -19,6 +19,7 @@ from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFo
 from .base import SlabSource, digest, optional
 from .blobs import PAGE, BlobFile, get
 from .handles import Handle, Stamp
+from .hdf5table import filters_of
 from .mapped import MappedSource
 from .region import Region
 
@@ -37,13 +38,14 @@ __all__ = [
     "name_of",
     "open_dataset",
     "open_file",
+    "opened",
     "told",
 ]
 
 CACHE_BYTES = 64 << 20  # the most that decoded chunks may take; less, where one row of chunks is less
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 OTHER = (b"CDF", b"GRIB", b"version https://git-lfs", b"<")  # has no user's block
-FILTERS = {307: "bzip2", 32000: "LZF", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "ZFP", 32015: "Zstd",
+FILTERS = {307: "bzip2", 32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "ZFP", 32015: "Zstd",
            32017: "SZ", 32026: "Blosc2"}  # fmt: skip
 
 
@@ -79,6 +81,7 @@ class HDF5Source(SlabSource):
         self._handle: Handle[_Opened] = Handle()
         kind = dataset.dtype if field is None else dataset.dtype[field]
         self._raw, self._rank = kind.base, dataset.ndim
+        self._plugins = ", ".join(FILTERS[number] for number, _ in filters_of(dataset) if number in FILTERS)
         super().__init__(
             "/".join([f"{name_of(stamp)}:{dataset.name.lstrip('/')}", *([field] if field else [])]),
             shape=(*dataset.shape, *kind.shape),
@@ -106,7 +109,7 @@ class HDF5Source(SlabSource):
         index, target = self.slab(start, stop), self.as_stored(out)
         with (
             self._handle.held(self._open) as opened,
-            told(self.name, opened.file, self._stamp, (start, stop)),
+            told(self.name, opened.file, self._stamp, (start, stop), self._plugins),
         ):
             direct = self.packing is None and self._field is None and target.flags.c_contiguous
             if direct and target.dtype == self._raw:
@@ -150,7 +153,9 @@ def name_of(where: Stamp | Blob) -> str:
 
 
 @contextmanager
-def told(name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None = None) -> Iterator[None]:
+def told(
+    name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None = None, plugins: str = ""
+) -> Iterator[None]:
     """Turn what HDF5 raises on broken chunks into an error with the rows, that the file changed, or what a store said.
 
     The frames of an error hold h5py's access list, and that list an object, unseen by the garbage collector: were they
@@ -163,11 +168,17 @@ def told(name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None
     except Exception as error:  # what h5py, h5netcdf and xarray raise on damage has no limits
         if isinstance(where, Stamp):
             where.check()
-        asked = f"rows [{rows[0]}, {rows[1]}) of {name!r}" if rows else repr(name)
-        damage: WindowLoaderError = CorruptDataError(f"{asked} cannot be read: {error}")
+        asked = f"rows [{rows[0]}, {rows[1]}) of {name!r} cannot be read" if rows else ""
+        damage = f"{name!r} is damaged, or not written to its end: h5py cannot read its metadata ({error})."
+        failed: WindowLoaderError = CorruptDataError(f"{asked}: {error}" if rows else damage)
+        if plugins and "filter" in str(error):
+            failed = SourceFormatError(
+                f"{asked} by the filter {plugins} of hdf5plugin: {error}. Stored bytes are damaged, or "
+                "of a version that it does not read. Update hdf5plugin, or restore the file from its origin."
+            )
         if file.raw is None:
-            raise damage from error
-        raise _without_frames(file.raw.problem or damage) from None
+            raise failed from error
+        raise _without_frames(file.problem() or failed) from None
 
 
 def _without_frames(error: WindowLoaderError) -> WindowLoaderError:
@@ -192,7 +203,7 @@ def open_file(where: Stamp | Blob, *, cache: int = 1 << 20) -> Any:
         Where it is no HDF5.
     """
     name = where.path if isinstance(where, Stamp) else where.name
-    h5py = optional("h5py", extra="hdf5", purpose=f"opening {name!r}")
+    h5py = optional("h5py", extra="netcdf", purpose=f"opening {name!r}")
     from .hdf5_groups import HDF5File
 
     if isinstance(where, Stamp):
@@ -245,6 +256,13 @@ def _end_of_file(blob: Blob) -> tuple[int, bytes]:
     old = head[8] < 2
     width, place = head[13 if old else 9], (24 + 4 * (head[8] == 1)) if old else 12
     return int.from_bytes(head[place + 2 * width : place + 3 * width], "little"), first
+
+
+@contextmanager
+def opened(stamp: Stamp) -> Iterator[Any]:
+    """Open a file for its metadata: what h5py raises of them, which is of many classes, is damage."""
+    with open_file(stamp) as file, told(stamp.path, file, stamp):
+        yield file
 
 
 def open_dataset(
@@ -323,7 +341,7 @@ def check_readable(dataset: Any, where: Stamp | Blob) -> None:
     """
     import h5py
 
-    from .hdf5table import filters_of, has_table
+    from .hdf5table import has_table
 
     name = f"{name_of(where)}:{dataset.name.lstrip('/')}"
     local = isinstance(where, Stamp)

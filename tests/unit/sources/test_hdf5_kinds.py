@@ -363,9 +363,19 @@ def test_filters_are_undone_in_a_bucket_and_stop_at_the_size_of_a_chunk(tmp_path
 @pytest.mark.parametrize("number", [32004, 32015, 32026])
 def test_a_filter_that_is_not_installed_is_named(tmp_path: Path, number: int, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
-    monkeypatch.setattr("h5py.h5z.filter_avail", lambda _: False)  # a plugin stays once it was imported
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)  # another test may have loaded it
     with pytest.raises(SourceFormatError, match=rf"filter {number} .*pip install hdf5plugin"):
         open_source(raw_chunk(tmp_path / "a.h5", number, bytes(64)))
+
+
+def test_hdf5plugin_is_used_where_it_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("hdf5plugin")
+    chunk = chunks(VALUES.tobytes())[32015]
+    check_source(open_source(raw_chunk(tmp_path / "a.h5", 32015, chunk, (3,))), VALUES, fork=False)
+    source = open_source(raw_chunk(tmp_path / "b.h5", 32015, chunk[:4] + bytes(60), (3,)))
+    with pytest.raises(SourceFormatError, match=r"rows \[0, 12\) .*Zstd of hdf5plugin.*damaged"):
+        source.read(0, 12, np.empty_like(VALUES))
+    source.close()
 
 
 # -- what is not what its name says ------------------------------------------------------------------------------------

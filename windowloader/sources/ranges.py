@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import digest
-from .blobs import StoreBlob
 from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked
 from .hdf5table import Table, decode_chunk, read_table
-from .processes import PerProcess, forked_after_use
+from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
@@ -170,7 +169,6 @@ class RangeSource(RemoteSource):
             name, shape=shape, dtype=values.dtype if values else place.dtype, axes=axes, chunks=chunks
         )
         self.blob, self.place, self.packing = blob, place, values
-        self.tensorstore = isinstance(blob, StoreBlob)  # type: ignore[misc]
         self.time = axes.find("t")
         self.identity = blob.identity()
         self._table: PerProcess[Table] = PerProcess()
@@ -184,13 +182,7 @@ class RangeSource(RemoteSource):
 
     def table(self) -> Table:
         """Where the chunks lie; read again in another process, so that a pickle stays small."""
-        return self._table.get(self._read_table)
-
-    def _read_table(self) -> Table:
-        if self.tensorstore and forked_after_use():
-            found: Table = self._opened().call("table")  # type: ignore[attr-defined]
-            return found
-        return read_table(self.blob, self.place.variable)
+        return self._table.get(lambda: read_table(self.blob, self.place.variable))
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""

@@ -67,7 +67,7 @@ def test_ranges_pass_the_suite(place, form):
         filters = {"chunks": (7, 3), "compression": "gzip"} if form == "chunked" else {}
         with h5py.File(path, "w") as file:
             file.create_dataset("speed", data=VALUES, **filters)
-    check_source(open_remote(url, storage_options=options, **how), VALUES, fork=form == "chunked")
+    check_source(open_remote(url, storage_options=options, **how), VALUES, fork=False)
 
 
 SERIES = np.random.default_rng(2).integers(0, 90, (3000, 24)).astype("f4")

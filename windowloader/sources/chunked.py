@@ -253,7 +253,7 @@ class _Store:
         from .zarr_contents import open_tensorstore
 
         self.source = source
-        self.ts = tensorstore()
+        self.ts = tensorstore(source.name)
         self.progress = Progress(self.renew)
         form = 3 if source.info.driver == "zarr3" else 2
         store = open_tensorstore(

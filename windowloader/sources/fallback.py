@@ -74,7 +74,6 @@ class ZarrSource(RemoteSource):
     """
 
     info: ArrayInfo
-    tensorstore = False
 
     def __init__(
         self,

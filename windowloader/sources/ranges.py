@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import digest
-from .blobs import StoreBlob
 from .failures import Asked
 from .hdf5table import Table, decode_chunk
-from .processes import PerProcess, forked_after_use
+from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
@@ -180,7 +179,6 @@ class RangeSource(RemoteSource):
             description=description,
         )
         self.blob, self.place, self.packing = blob, place, values
-        self.tensorstore = isinstance(blob, StoreBlob)  # type: ignore[misc]
         self.identity = blob.identity()
         self._table: PerProcess[Table] = PerProcess()
         if table is not None:
@@ -196,9 +194,6 @@ class RangeSource(RemoteSource):
         return self._table.get(self._read_table)
 
     def _read_table(self) -> Table:
-        if self.tensorstore and forked_after_use():
-            found: Table = self._opened().call("table")  # type: ignore[attr-defined]
-            return found
         from .hdf5_dataset import open_file, told
         from .hdf5table import table_of
 

@@ -44,7 +44,7 @@ FORK = """
         for read in reversed(pending):
             read.result(timeout=60)
         assert (whole == expected).all()
-        assert len(source.requests(0, 40))
+        assert len(source.storage().requests(0, 40))
         source.labels(1), source.timestamps()
         try:
             source.read(39, 41, np.empty((2, 3), "f4"))
@@ -220,7 +220,7 @@ def test_opening_here_leaves_tensorstore_alone(tmp_path, write_array):
         import sys
         from windowloader.sources.chunked import list_arrays, open_chunked
         source = open_chunked(sys.argv[1])
-        source.fingerprint(), source.edges(), source.timestamps(), source.labels(1), list_arrays(sys.argv[1])
+        source.fingerprint(), source.storage().edges, source.timestamps(), source.labels(1), list_arrays(sys.argv[1])
         assert "tensorstore" not in sys.modules
     """
     run(code, tmp_path / "a.zarr")

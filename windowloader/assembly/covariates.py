@@ -16,14 +16,14 @@ import numpy as np
 
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.base import LocalSource
+from windowloader.sources.base import Source
 
 from .joining import Opener, missing_of
 from .labels import tells
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
-    from windowloader.source import Pending, Source
+    from windowloader.sources.box import Box
 
     from .alignment import Alignment
 
@@ -115,9 +115,8 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     letters = infer_axes(name, shape, *alignment.size, known)
     if letters == source.axes:
         return source
-    order = source.order if isinstance(source, LocalSource) else range(len(letters))
     return _named(
-        name, target, "".join(letter for _, letter in sorted(zip(order, letters, strict=True))), opener
+        name, target, "".join(letter for _, letter in sorted(zip(source.order, letters, strict=True))), opener
     )
 
 
@@ -184,7 +183,7 @@ def _check_sizes(name: str, source: Source, num_steps: int, space_shape: tuple[i
     )
 
 
-class StaticSource:
+class StaticSource(Source):
     """A source without time, read whole when first needed: attributes of nodes are small.
 
     Parameters
@@ -194,13 +193,9 @@ class StaticSource:
     """
 
     def __init__(self, source: Source) -> None:
+        super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes)
         self._source = source
         self._values: np.ndarray | None = None
-        self.name = source.name
-        self.axes = source.axes
-        self.shape = source.shape
-        self.dtype = source.dtype
-        self.chunks: tuple[int, ...] | None = None
 
     def array(self) -> np.ndarray | None:
         """Return the values, read once a process."""
@@ -210,25 +205,13 @@ class StaticSource:
             self._values = values
         return self._values
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Copy a part of the values."""
-        self._source.read(start, stop, out)
-
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin `read`."""
-        return self._source.submit(start, stop, out)
-
-    def edges(self) -> np.ndarray | None:
-        """Return None: every range costs alike once the values are here."""
-        return None
+        return self._source.read(start, stop, out)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis, or None."""
         return self._source.labels(axis)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Return None: there is no time."""
-        return None
 
     def fingerprint(self) -> str:
         """Return that of the file."""

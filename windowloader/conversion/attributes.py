@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from windowloader.source import Source
 
 __all__ = ["attributes_of"]
 
@@ -23,40 +23,13 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
-def attributes_of(source: Any) -> dict[str, Any]:
+def attributes_of(source: Source) -> dict[str, Any]:
     """Attributes of the array a source reads; those of the first of several files."""
-    parts = getattr(source, "parts", None)
-    found = _found(parts[0] if parts else source)
     return {
         str(key): value
-        for key, item in found.items()
+        for key, item in source.attributes().items()
         if (value := _json(item)) is not None and key not in LEFT_OUT
     }
-
-
-def _found(source: Any) -> Mapping[str, Any]:
-    where = getattr(getattr(source, "description", None), "where", None)
-    if where is not None:  # by xarray
-        opened = where.open()
-        try:
-            return dict(opened.values.attrs)
-        finally:
-            opened.close()
-    if hasattr(source, "coordinates") and hasattr(source, "location"):  # Zarr, N5
-        import zarr
-
-        try:
-            array = zarr.open_array(source.coordinates.keys.zarr(), path=source.info.path, mode="r")
-            return dict(array.attrs)
-        except Exception:  # N5, which zarr-python does not open: nothing but attributes is lost
-            return {}
-    dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
-    if isinstance(dataset, str) and stamp is not None:
-        from windowloader.sources.hdf5_dataset import open_file
-
-        with open_file(stamp) as file:
-            return dict(file[dataset].attrs) if dataset in file else {}
-    return {}
 
 
 def _json(value: Any) -> Any:

@@ -6,7 +6,6 @@ threads. Slower than TensorStore by a factor of 1 to 10, so only where there is 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,17 +22,18 @@ from .keys import ZarrKeys
 from .reads import Progress, Read
 from .remote import RemoteSource
 from .stored_axes import describe
-from .traffic import chunk_requests
+from .traffic import zarr_attributes, zarr_codecs, zarr_storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from windowloader.source import Pending
-
-    from .base import LocalSource
+    from .base import Source
+    from .box import Box
     from .catalog import ArrayInfo
     from .cf import Packing
+    from .reads import Pending
     from .remote import Opened
+    from .storage import Storage
     from .stored_axes import Coordinates
 
 __all__ = ["ZarrSource", "is_zarr", "list_zarr", "open_zarr"]
@@ -78,7 +78,7 @@ class ZarrSource(RemoteSource):
         Whether absent chunks mean the fill value; else they are an error.
     """
 
-    info: ArrayInfo
+    boxes = "indices"
     tensorstore = False
 
     def __init__(
@@ -100,15 +100,19 @@ class ZarrSource(RemoteSource):
             description=coordinates,
         )
         self.keys, self.info, self.packing, self.fill_missing = keys, array, values, fill_missing
+        self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
 
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        return chunk_requests(self.info, self.order, {}, start, stop)
+    def storage(self, box: Box | None = None) -> Storage:
+        """Its grid of chunks, in shards where it has some."""
+        return zarr_storage(self, self.info, box)
 
-    @property
-    def exact_bytes(self) -> bool:
-        """Whether `requests` knows bytes as stored; else they are as decoded."""
-        return self.info.exact
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the array in its store."""
+        return zarr_attributes(self.keys, self.info)
+
+    def codecs(self) -> list[str]:
+        """Names of its codecs, within shards."""
+        return zarr_codecs(self.keys, self.info)
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""
@@ -130,9 +134,9 @@ class _ZarrArray:
             Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r")
         )
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows."""
-        future = pool().submit(self._rows, start, stop)
+        future = pool().submit(self._rows, start, stop, box)
         future.add_done_callback(self.progress.touch)
 
         def finish(results: list[Any]) -> None:
@@ -142,13 +146,15 @@ class _ZarrArray:
                 self.source.packing.unpack(results[0], out)
 
         asked = Asked(self.source.name, (start, stop))
-        return Read([future], finish, asked, TIMEOUT, self.progress, time.monotonic())
+        size = self.source.bytes_of(start, stop, box)
+        return Read([future], finish, asked, TIMEOUT, self.progress, size)
 
-    def _rows(self, start: int, stop: int) -> np.ndarray:
+    def _rows(self, start: int, stop: int, box: Box | None) -> np.ndarray:
         order = self.source.order
-        parts: list[slice] = [slice(None)] * len(order)
-        parts[order[0]] = slice(start, stop)
-        return np.asarray(self.array[tuple(parts)]).transpose(order)
+        parts: list[slice | np.ndarray] = [slice(None)] * len(order)
+        for dim, part in zip(order, (slice(start, stop), *(box or ())), strict=False):
+            parts[dim] = part
+        return np.asarray(self.array.oindex[tuple(parts)]).transpose(order)
 
     def close(self) -> None:
         """Nothing is held but the store, which is the user's."""
@@ -209,7 +215,7 @@ def open_zarr(
     storage_options: Mapping[str, Any] | None = None,
     fill_missing: bool = False,
     mask_and_scale: bool = True,
-) -> LocalSource:
+) -> Source:
     """Open one array of a store through zarr-python.
 
     Parameters
@@ -223,7 +229,7 @@ def open_zarr(
 
     Returns
     -------
-    LocalSource
+    Source
 
     Raises
     ------

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceError, SourceFormatError
 
-from .base import LocalSource
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -320,5 +319,5 @@ def _open_fetched(request: Request) -> Source:
             labels=labels,
             timestamps=source.timestamps(),
         )
-        whole.doubts = source.doubts if isinstance(source, LocalSource) else ()
+        whole.doubts = source.doubts
         return whole

@@ -14,13 +14,15 @@ import numpy as np
 
 from windowloader.errors import AxesError, SourceFormatError
 
-from .base import LocalSource, digest, to_nanoseconds
+from .base import Description, LocalSource, digest, to_nanoseconds
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
 from .unpickle import load_plain
 
 if TYPE_CHECKING:
     from windowloader.source import Source
+
+    from .box import Box
 
 __all__ = ["FrameSource", "is_frame", "open_frame"]
 
@@ -136,11 +138,16 @@ class FrameSource(LocalSource):
         self.check()
         return _OpenFrame(self._stamp, self._key)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         with self._handle.held(self._open) as opened:
             for piece in opened.pieces:
                 out[:, piece.columns] = piece.read(start, stop)
         self.check()
+        return self.bytes_of(start, stop)
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the file."""
+        return self._stamp.size
 
     def fingerprint(self) -> str:
         """Key, shape, dtype, and size and time of change of the file."""
@@ -163,7 +170,7 @@ class _OpenFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameDescription:
+class FrameDescription(Description):
     """Column labels and timestamps of a frame, read when asked for.
 
     Parameters

@@ -20,11 +20,12 @@ from .mapped import MappedSource
 from .region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from windowloader.source import Source
 
     from .base import Description
+    from .box import Box
 
 __all__ = ["HDF5Source", "map_dataset", "open_dataset", "open_file"]
 
@@ -75,21 +76,38 @@ class HDF5Source(SlabSource):
         self.check()
         return _Opened(open_file(self._stamp, cache=self._cache), self._dataset)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        index, target = self.slab(start, stop), self.as_stored(out)
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        index, target = self.slab(start, stop, box), self.as_stored(out)
         with self._handle.held(self._open) as opened, _told(self.name, start, stop, self._stamp):
             if target.flags.c_contiguous and target.dtype == self.dtype:
                 opened.dataset.read_direct(target, index)
             else:
                 target[...] = opened.dataset[index]
             self.check()
+        return self.bytes_of(start, stop, box)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the dataset."""
+        with open_file(self._stamp) as file:
+            return {**super().attributes(), **file[self._dataset].attrs}
+
+    def codecs(self) -> list[str]:
+        """Names of the filters."""
+        with open_file(self._stamp) as file:
+            found = file[self._dataset]
+            return ["shuffle"] * bool(found.shuffle) + [str(found.compression)] * (
+                found.compression is not None
+            )
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the dataset's chunks."""
+        with open_file(self._stamp) as file:
+            return int(file[self._dataset].id.get_storage_size())
 
     def fingerprint(self) -> str:
         """Name, shape, dtype, and size and time of change of the file."""
         stamp = self._stamp
-        return digest(
-            self.axes, self.shape, self.box, self.dtype.str, self._dataset, stamp.size, stamp.mtime_ns
-        )
+        return digest(self.axes, self.shape, None, self.dtype.str, self._dataset, stamp.size, stamp.mtime_ns)
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

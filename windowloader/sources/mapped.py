@@ -89,6 +89,10 @@ class MappedSource(AddressableSource):
             place.stamp.mtime_ns,
         )
 
+    def stored_bytes(self) -> int | None:
+        """Bytes of the region."""
+        return int(self.region.nbytes)
+
     def close(self) -> None:
         """Let go of the map; views that someone holds stay valid."""
         self._handle.close()

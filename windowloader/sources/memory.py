@@ -14,6 +14,7 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
+from .box import within
 from .handles import Handle, Stamp
 from .mapping import unchanged
 from .npz import open_npz_archive
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .base import Description
+    from .box import Box
 
 __all__ = ["AddressableSource", "ArraySource", "LoadedSource", "as_array", "list_npz", "open_npz"]
 
 
 class AddressableSource(LocalSource):
     """A source whose values can be indexed where they lie; subclasses say where that is."""
+
+    boxes = "indices"
 
     def values(self) -> np.ndarray:
         """Return the array as stored: its own order of axes and bytes."""
@@ -50,10 +54,11 @@ class AddressableSource(LocalSource):
         view.flags.writeable = False
         return view
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         rows = self._rows_first()[start:stop]
         with unchanged(rows):
-            out[...] = rows
+            out[...] = rows if box is None else within(rows, box)
+        return out.nbytes
 
 
 class ArraySource(AddressableSource):
@@ -188,6 +193,10 @@ class LoadedSource(AddressableSource):
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, or None."""
         return self.loaded()[1].timestamps()
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the file."""
+        return self._stamp.size
 
     def fingerprint(self) -> str:
         """Shape, dtype, and size and time of change of the file."""

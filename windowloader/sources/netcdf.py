@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import SlabSource, digest, optional, unknown_variable
+from .base import Description, SlabSource, digest, optional, unknown_variable
 from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values, with_times
 from .handles import Handle, Stamp
 from .hdf5_dataset import open_dataset, open_file
@@ -22,9 +22,11 @@ from .mapping import unchanged
 from .memory import ArraySource
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from windowloader.source import Source
+
+    from .box import Box
 
 __all__ = ["XarraySource", "list_netcdf", "list_xarray", "open_netcdf", "open_xarray"]
 
@@ -141,15 +143,16 @@ class XarraySource(SlabSource):
             )
         self._handle.close()
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         with self._handle.held(self._where.open) as opened:
             self.check()
             try:
                 with unchanged():  # scipy maps netCDF 3
-                    self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
+                    self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop, box)].values
             except SourceChangedError:
                 self._cut = True  # its map has zeros in place of pages: nobody may read them
         self.check()
+        return self.bytes_of(start, stop, box)
 
     def check(self) -> None:
         """Raise `SourceChangedError` where the file is known and no longer what was opened, or was cut in a read."""
@@ -161,7 +164,7 @@ class XarraySource(SlabSource):
 
     def fingerprint(self) -> str:
         """Shape, dtype and what the file shows of itself."""
-        return digest(self.axes, self.shape, self.box, self.dtype.str, self._where.fingerprint())
+        return digest(self.axes, self.shape, None, self.dtype.str, self._where.fingerprint())
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -169,7 +172,7 @@ class XarraySource(SlabSource):
 
 
 @dataclass(frozen=True, slots=True)
-class XarrayDescription:
+class XarrayDescription(Description):
     """Coordinates of a variable, read when asked for.
 
     Parameters
@@ -198,6 +201,14 @@ class XarrayDescription:
         opened = self.where.open()
         try:
             return None if self.time_dim is None else time_values(opened.values, self.time_dim)
+        finally:
+            opened.close()
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the variable."""
+        opened = self.where.open()
+        try:
+            return dict(opened.values.attrs)
         finally:
             opened.close()
 

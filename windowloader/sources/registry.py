@@ -19,7 +19,6 @@ from windowloader.errors import AxesError, SourceFormatError
 from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
-from .base import complete
 from .formats import Request, is_url, list_path, open_path
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def _open_ready(request: Request) -> Source:
         raise AxesError(
             f"axes={request.axes!r} were given for {source.name!r}, which is open with {source.axes!r}."
         )
-    return complete(source)
+    return source
 
 
 def _open_array(request: Request) -> Source:
@@ -279,7 +278,11 @@ def _matching(pattern: str) -> list[str]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("an open Source", lambda target: isinstance(target, Source), _open_ready),
+    Family(
+        "an object of a class derived from windowloader.Source",
+        lambda target: isinstance(target, Source),
+        _open_ready,
+    ),
     Family(
         "a path with * for files that follow one another in time",
         _is_pattern,

@@ -22,6 +22,7 @@ import numpy as np
 
 from windowloader.errors import SourceError
 
+from .box import box_shape
 from .failures import Asked
 from .processes import PerProcess
 from .reads import Progress, Read
@@ -29,7 +30,9 @@ from .reads import Progress, Read
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.source import Pending, Source
+    from .base import Source
+    from .box import Box
+    from .reads import Pending
 
 __all__ = ["Relayed", "serve"]
 
@@ -51,18 +54,18 @@ class Relayed:
         self.helper = _HELPER.get(_Helper)
         self.key = self.helper.open(source)
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows."""
-        future = self.helper.ask(("read", self.key, start, stop), out)
-        return Read([future], None, Asked(self.source.name, (start, stop)), FOREVER, Progress())
+        future = self.helper.ask(("read", self.key, start, stop, box), out)
+        return Read([future], None, Asked(self.source.name, (start, stop)), FOREVER, Progress(), None)
 
-    def call(self, method: str, *arguments: object) -> Any:
-        """Return what a method of the source returns."""
+    def call(self, method: Callable[..., Any], *arguments: object) -> Any:
+        """Return what a method of the source's class returns."""
         return self.helper.ask(("call", self.key, method, arguments)).result()
 
     def close(self) -> None:
         """Close the source in the helper."""
-        self.helper.ask(("close", self.key)).result()
+        self.call(type(self.source).close)
 
 
 class _Helper:
@@ -159,13 +162,11 @@ def _job(
         return lambda: (None, None)
     source = sources[key]
     if kind == "call":
-        return lambda: (getattr(source, rest[0])(*rest[1]), None)
-    if kind == "close":
-        return lambda: (getattr(source, kind)(), None)
-    start, stop = rest
-    rows = np.empty((stop - start, *source.shape[1:]), source.dtype)
+        return lambda: (rest[0](source, *rest[1]), None)
+    start, stop, box = rest
+    rows = np.empty((stop - start, *(source.shape[1:] if box is None else box_shape(box))), source.dtype)
     try:
-        pending = source.submit(start, stop, rows)
+        pending = source.submit(start, stop, rows, box)
     except Exception as error:
         problem = error
         return lambda: _raise(problem)

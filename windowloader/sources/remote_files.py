@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from .base import LocalSource
+    from .base import Source
     from .blobs import Blob
 
 __all__ = ["open_remote"]
@@ -42,7 +42,7 @@ def open_remote(
     dtype: Any = None,
     offset: int = 0,
     mask_and_scale: bool = True,
-) -> LocalSource:
+) -> Source:
     """Open an array that lies in one remote object.
 
     Parameters
@@ -64,7 +64,7 @@ def open_remote(
 
     Returns
     -------
-    LocalSource
+    Source
 
     Raises
     ------

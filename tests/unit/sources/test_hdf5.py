@@ -46,7 +46,7 @@ def test_contiguous_is_mapped_and_chunked_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.array(), VALUES)
     assert isinstance(packed, HDF5Source)
     assert packed.array() is None
-    np.testing.assert_array_equal(packed.edges(), [0, 4, 8, 12])
+    np.testing.assert_array_equal(packed.storage().edges, [0, 4, 8, 12])
     assert packed.chunks == (4, 5)
 
 
@@ -204,7 +204,7 @@ def test_pandas_frame_as_pems_bay_comes(tmp_path: Path) -> None:
     source = open_source(path)
     check_source(source, VALUES, timestamps=TIMES)
     np.testing.assert_array_equal(source.labels(1), sensors)
-    np.testing.assert_array_equal(source.edges(), [0, 5, 10, 12])
+    np.testing.assert_array_equal(source.storage().edges, [0, 5, 10, 12])
 
 
 def test_pandas_frame_in_several_blocks(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_pandas_table_format(tmp_path: Path) -> None:
     source = open_source(write_table(tmp_path / "a.h5"))
     check_source(source, VALUES, timestamps=TIMES)
     np.testing.assert_array_equal(source.labels(1), list("abcde"))
-    np.testing.assert_array_equal(source.edges(), [0, 8, 12])
+    np.testing.assert_array_equal(source.storage().edges, [0, 8, 12])
 
 
 def test_pickled_names_are_read_only_where_they_are_plain(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.base import Source
+from windowloader.sources.base import SourceOver
 
 from .joining import Opener, missing_of
 from .labels import tells
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
+    from windowloader.source import Source
     from windowloader.sources.box import Box
 
     from .alignment import Alignment
@@ -183,7 +184,7 @@ def _check_sizes(name: str, source: Source, num_steps: int, space_shape: tuple[i
     )
 
 
-class StaticSource(Source):
+class StaticSource(SourceOver):
     """A source without time, read whole when first needed: attributes of nodes are small.
 
     Parameters
@@ -194,33 +195,29 @@ class StaticSource(Source):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes)
-        self._source = source
+        self.source = source
         self._values: np.ndarray | None = None
 
     def array(self) -> np.ndarray | None:
         """Return the values, read once a process."""
         if self._values is None:
             values = np.empty(self.shape, self.dtype)
-            self._source.read(0, self.shape[0], values)
+            self.source.read(0, self.shape[0], values)
             self._values = values
         return self._values
 
     def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Copy a part of the values."""
-        return self._source.read(start, stop, out)
+        return self.source.read(start, stop, out)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis, or None."""
-        return self._source.labels(axis)
-
-    def fingerprint(self) -> str:
-        """Return that of the file."""
-        return self._source.fingerprint()
+        return self.source.labels(axis)
 
     def close(self) -> None:
         """Let go of the values and the file."""
         self._values = None
-        self._source.close()
+        self.source.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_values": None}  # pickles small; read again where it arrives

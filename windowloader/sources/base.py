@@ -36,6 +36,7 @@ __all__ = [
     "LocalSource",
     "SlabSource",
     "Source",
+    "SourceOver",
     "bytes_on_disk",
     "check_dtype",
     "digest",
@@ -331,6 +332,36 @@ class LocalSource(Source):
     def stored_bytes(self) -> int | None:
         """Bytes of the file or folder of its name."""
         return bytes_on_disk(self.name)
+
+
+class SourceOver(Source):
+    """Base of the sources that read another, `source`, and say of its file what that one says."""
+
+    source: Source
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the other."""
+        return self.source.attributes()
+
+    def codecs(self) -> list[str]:
+        """Codecs of the other."""
+        return self.source.codecs()
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the other, whole."""
+        return self.source.stored_bytes()
+
+    def url(self) -> str | None:
+        """URL of the other."""
+        return self.source.url()
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the other."""
+        return self.source.fingerprint()
+
+    def close(self) -> None:
+        """Close the other."""
+        self.source.close()
 
 
 class SlabSource(LocalSource):

@@ -22,7 +22,7 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError
 
-from .base import Source, digest
+from .base import SourceOver, digest
 from .box import box_shape
 from .joined import JoinedSource
 from .mirror_form import Form
@@ -32,6 +32,7 @@ from .reads import Done, begun
 from .storage import chunk_edges
 
 if TYPE_CHECKING:
+    from .base import Source
     from .box import Box
     from .mirror import Mirror
     from .mirror_folder import Lease, MirrorFolder
@@ -72,7 +73,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
     return CachedSource(source, folder, options=options)
 
 
-class CachedSource(Source):
+class CachedSource(SourceOver):
     """A source and its mirror on this node.
 
     Parameters
@@ -160,10 +161,6 @@ class CachedSource(Source):
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, or None."""
         return self.source.timestamps()
-
-    def fingerprint(self) -> str:
-        """Fingerprint of the source: the mirror makes no difference to a run."""
-        return self.source.fingerprint()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import Source, digest
+from .base import SourceOver, digest
 from .box import box_shape
 from .mapping import unchanged
 from .reads import Done, Pending, begun
@@ -23,6 +23,7 @@ from .storage import Storage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .base import Source
     from .box import Box
 
 __all__ = ["SelectedSource"]
@@ -126,7 +127,7 @@ def _narrowed(source: Source, picks: Sequence[Pick]) -> tuple[Box | None, list[P
     return None if whole else tuple(box), within
 
 
-class SelectedSource(Source):
+class SelectedSource(SourceOver):
     """Rows, nodes and features of another source.
 
     Parameters
@@ -300,14 +301,6 @@ class SelectedSource(Source):
         """Fingerprint of the source, and what stays of it."""
         picked = [(pick.axes, digest(*[part.tobytes() for part in pick.coordinates])) for pick in self.picks]
         return digest(self.source.fingerprint(), self.rows, picked)
-
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the source."""
-        return self.source.attributes()
-
-    def close(self) -> None:
-        """Close the source."""
-        self.source.close()
 
 
 class Picked(Pending):

@@ -57,6 +57,7 @@ def test_bytes_and_requests_are_those_of_the_chunks(data, case):
     storage, expected = of(case), chunks_met(case, start, stop)
     cost = storage.cost([start], [stop])
     assert (cost.bytes[0], cost.requests[0]) == (sum(expected), len(expected))
+    assert storage.bytes(start, stop) == sum(expected)
     assert storage.distinct([start], [stop]) == sum(expected)
     assert len(storage.requests(start, stop)) == len(expected)
     assert storage.chunk_bytes >= max(chunks_met(case, 0, case[0][0])) // max(1, storage.columns)
@@ -86,4 +87,5 @@ def test_arrays_joined_cost_what_their_parts_do(data, sizes):
         if first < last:
             row = 4 * math.prod(sizes)
             size += (last - first) * row if apart else sum(chunks_met(case, first, last))
-    assert joined(parts, borders).cost([start], [stop]).bytes[0] == size
+    storage = joined(parts, borders)
+    assert storage.cost([start], [stop]).bytes[0] == storage.bytes(start, stop) == size

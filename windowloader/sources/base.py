@@ -233,7 +233,7 @@ class Source:
 
     def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
         """Count the bytes of the chunks that rows, or a box of them, lie in: what a read of whole chunks takes."""
-        return int(self.storage(*(() if box is None else (box,))).cost([start], [stop]).bytes[0])
+        return self.storage(*(() if box is None else (box,))).bytes(start, stop)
 
     def check_range(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> None:
         """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` or a box does not fit."""

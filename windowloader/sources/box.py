@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "box_shape", "met", "within"]
+__all__ = ["Box", "box_shape", "chunk_edges", "met", "within"]
 
 Box: TypeAlias = "tuple[slice | NDArray[np.int64], ...]"
 """One for each axis after the first: a slice of step 1 with both ends, or rising positions."""
@@ -36,6 +36,17 @@ def within(rows: NDArray[Any], box: Box) -> NDArray[Any]:
         if not isinstance(part, slice):
             rows = rows.take(part, axis)
     return rows
+
+
+def chunk_edges(num_rows: int, chunk: int) -> NDArray[np.int64]:
+    """Rows where a chunk begins, and the end.
+
+    Examples
+    --------
+    >>> chunk_edges(10, 4)
+    array([ 0,  4,  8, 10])
+    """
+    return np.append(np.arange(0, num_rows, max(chunk, 1), dtype=np.int64), np.int64(num_rows))
 
 
 def met(part: slice | NDArray[np.int64], chunk: int) -> NDArray[np.int64]:

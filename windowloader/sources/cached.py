@@ -23,13 +23,12 @@ import numpy as np
 from windowloader.errors import CorruptDataError
 
 from .base import SourceOver, digest
-from .box import box_shape
+from .box import box_shape, chunk_edges
 from .joined import JoinedSource
 from .mirror_form import Form
 from .mirror_reads import MirrorRead
 from .processes import PerProcess
 from .reads import Done, begun
-from .storage import chunk_edges
 
 if TYPE_CHECKING:
     from .base import Source

@@ -79,7 +79,7 @@ class RemoteSource(Source):
         if key is not box or storage is None:
             storage = self.storage(box)
             self._storage = (box, storage)
-        return int(storage.cost([start], [stop]).bytes[0])
+        return storage.bytes(start, stop)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape`, or None."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from windowloader.errors import LoaderError
 
-from .box import box_shape, met
+from .box import box_shape, chunk_edges, met
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .box import Box
 
-__all__ = ["Cost", "Storage", "chunk_edges", "joined", "total_cost"]
+__all__ = ["Cost", "Storage", "joined", "total_cost"]
 
 
 class Cost(NamedTuple):
@@ -34,17 +34,6 @@ class Cost(NamedTuple):
     """Decoded bytes of the chunks that must be read."""
     requests: NDArray[np.int64]
     """Requests to storage; a shard's index is not among them (`Storage.indexes`)."""
-
-
-def chunk_edges(num_rows: int, chunk: int) -> NDArray[np.int64]:
-    """Rows where a chunk begins, and the end.
-
-    Examples
-    --------
-    >>> chunk_edges(10, 4)
-    array([ 0,  4,  8, 10])
-    """
-    return np.append(np.arange(0, num_rows, max(chunk, 1), dtype=np.int64), np.int64(num_rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +146,7 @@ class Storage:
         whole : bool
             Whether a chunk that reaches beyond the array is stored, and read, whole.
         more :
-            Further parameters of `Storage`.
+            Of `Storage`.
 
         Returns
         -------
@@ -235,6 +224,13 @@ class Storage:
     def _handed(self) -> int:
         return self.row_bytes if self.handed_bytes is None else self.handed_bytes
 
+    def bytes(self, start: int, stop: int) -> int:
+        """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
+        if self.edges is None or self.rates is not None:
+            return int(self._size(np.array([start]), np.array([stop]))[0])
+        first = np.searchsorted(self.edges, start, side="right") - 1
+        return int(self._bytes[np.searchsorted(self.edges, stop, side="left")] - self._bytes[first])
+
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.
 
@@ -249,17 +245,10 @@ class Storage:
             Arrays of shape (n,), int64.
         """
         begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
+        size = self._size(begin, end)
         if self.edges is None:
-            requests = self._count(begin, end) if self.piece else np.full(begin.shape, self.columns, np.int64)
-            between = (self.step - 1) * (
-                self._handed // self.step
-            )  # rows left out after the last are not read
-            return Cost((end - begin) * self._handed - between, requests)
+            return Cost(size, self._count(begin, end) if self.piece else np.full(begin.shape, self.columns))
         first, last = _touched(self.edges, begin, end)
-        size = self._bytes[last] - self._bytes[first]
-        if self.rates is not None:
-            size -= (begin - self.edges[first]) * self.rates[first]
-            size -= (self.edges[last] - end) * self.rates[last - 1]
         if self.piece:
             return Cost(size, self._count(self.edges[first], self.edges[last]))
         if self.counts is not None:
@@ -267,6 +256,19 @@ class Storage:
         if self.shards is not None:
             first, last = _touched(self.shards, begin, end)
         return Cost(size, (last - first) * self.columns)
+
+    def _size(self, begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.edges is None:
+            between = (self.step - 1) * (
+                self._handed // self.step
+            )  # rows left out after the last are not read
+            return (end - begin) * self._handed - between
+        first, last = _touched(self.edges, begin, end)
+        size: NDArray[np.int64] = self._bytes[last] - self._bytes[first]
+        if self.rates is not None:
+            size -= (begin - self.edges[first]) * self.rates[first]
+            size -= (self.edges[last] - end) * self.rates[last - 1]
+        return size
 
     def requests(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the bytes of each request that reading rows ``[start, stop)`` at once makes, int64."""

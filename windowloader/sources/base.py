@@ -167,9 +167,7 @@ class Source:
         )
         self.name = hide_secrets(name)
         self.axes = "".join(axes[dim] for dim in self.order)
-        self.dims = (
-            tuple(str(dims[dim]) for dim in self.order) if dims else None
-        )  # names, where the file has some
+        self.dims = tuple(str(dims[dim]) for dim in self.order) if dims else None
         self.shape = tuple(int(shape[dim]) for dim in self.order)
         self.stored_dtype = np.dtype(dtype)
         self.dtype = check_dtype(self.stored_dtype, name)
@@ -180,8 +178,6 @@ class Source:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.axes} {self.shape} {self.dtype}>"
-
-    # -- rows ----------------------------------------------------------------------------------------------------------
 
     def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         r"""Read rows ``[start, stop)`` into ``out``, any strides, and return the bytes taken from storage.
@@ -267,8 +263,6 @@ class Source:
             if not 0 <= ends[0] <= max(ends) <= size:
                 raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
 
-    # -- what it is ----------------------------------------------------------------------------------------------------
-
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape` as the file has them (sensor ids, latitudes, feature names), or None."""
         return self.description.labels(self.order[axis])
@@ -286,8 +280,6 @@ class Source:
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""
-
-    # -- for people and caches -----------------------------------------------------------------------------------------
 
     def attributes(self) -> Mapping[str, Any]:
         """Attributes that the file gives the array: units, names, titles."""

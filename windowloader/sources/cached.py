@@ -95,7 +95,7 @@ class CachedSource(SourceOver):
     >>> from windowloader.sources.mirror_folder import MirrorFolder
     >>> source = CachedSource(ArraySource(np.arange(12.0).reshape(6, 2)), MirrorFolder(tempfile.mkdtemp()))
     >>> rows = np.empty((2, 2))
-    >>> source.read(1, 3, rows)
+    >>> taken = source.read(1, 3, rows)
     >>> rows[0].tolist(), bool(source.rows_held([0], [6]))
     ([2.0, 3.0], True)
     >>> source.close()

@@ -70,7 +70,7 @@ class ChunkedSource(RemoteSource):
     >>> source.axes, source.shape, source.dtype
     ('tn', (6, 4), dtype('float32'))
     >>> rows = np.empty((2, 4), "f4")
-    >>> source.read(1, 3, rows)
+    >>> taken = source.read(1, 3, rows)
     >>> rows[0]
     array([4., 5., 6., 7.], dtype=float32)
     """

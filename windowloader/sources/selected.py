@@ -152,7 +152,7 @@ class SelectedSource(SourceOver):
     >>> from windowloader.sources.memory import ArraySource
     >>> part = SelectedSource(ArraySource(np.arange(12).reshape(4, 3)), rows=slice(1, 3), nodes=[2, 0])
     >>> out = np.empty(part.shape, part.dtype)
-    >>> part.read(0, 2, out)
+    >>> taken = part.read(0, 2, out)
     >>> out
     array([[5, 3],
            [8, 6]])

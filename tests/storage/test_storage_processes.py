@@ -201,7 +201,7 @@ def test_opening_here_leaves_tensorstore_alone(tmp_path, write_array):
         import sys
         from windowloader.sources.chunked import list_arrays, open_chunked
         source = open_chunked(sys.argv[1])
-        source.fingerprint(), source.edges(), source.timestamps(), source.labels(1), list_arrays(sys.argv[1])
+        source.fingerprint(), source.storage().edges, source.timestamps(), source.labels(1), list_arrays(sys.argv[1])
         assert "tensorstore" not in sys.modules
     """
     run(code, tmp_path / "a.zarr")

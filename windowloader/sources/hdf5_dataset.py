@@ -24,10 +24,11 @@ from .mapped import MappedSource
 from .region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from .base import Description, LocalSource
+    from .base import Description, Source
     from .blobs import Blob
+    from .box import Box
     from .cf import Packing
 
 __all__ = [
@@ -59,7 +60,7 @@ class HDF5Source(SlabSource):
     dataset : h5py.Dataset
         The open dataset; nothing of it is kept but its name and form.
     axes, dims, description : optional
-        As for `LocalSource`.
+        As for `Source`.
     field : str, optional
         Which field of records.
     values : Packing, optional
@@ -105,8 +106,8 @@ class HDF5Source(SlabSource):
         with told(self.name, file, self._stamp):
             return _Opened(file, self._dataset, self._field)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        index, target = self.slab(start, stop), self.as_stored(out)
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        index, target = self.slab(start, stop, box), self.as_stored(out)
         with (
             self._handle.held(self._open) as opened,
             told(self.name, opened.file, self._stamp, (start, stop), self._plugins),
@@ -122,12 +123,31 @@ class HDF5Source(SlabSource):
                 else:
                     self.packing.unpack(found, target)
             self.check()
+        return self.bytes_of(start, stop, box)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the dataset."""
+        with open_file(self._stamp) as file:
+            return {**super().attributes(), **file[self._dataset].attrs}
+
+    def codecs(self) -> list[str]:
+        """Names of the filters."""
+        with open_file(self._stamp) as file:
+            found = file[self._dataset]
+            return ["shuffle"] * bool(found.shuffle) + [str(found.compression)] * (
+                found.compression is not None
+            )
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the dataset's chunks."""
+        with open_file(self._stamp) as file:
+            return int(file[self._dataset].id.get_storage_size())
 
     def fingerprint(self) -> str:
         """Name, shape, dtype, and size and time of change of the file, or version of the object."""
         stamp = self._stamp
         place = (stamp.size, stamp.mtime_ns) if isinstance(stamp, Stamp) else (stamp.identity(),)
-        return digest(self.axes, self.shape, self.box, self.dtype.str, self._dataset, self._field, *place)
+        return digest(self.axes, self.shape, None, self.dtype.str, self._dataset, self._field, *place)
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -273,7 +293,7 @@ def open_dataset(
     dims: Sequence[str] | None = None,
     description: Description | None = None,
     values: Packing | None = None,
-) -> LocalSource:
+) -> Source:
     """Open a dataset the fastest way its storage allows: mapped or by byte ranges, else by h5py."""
     check_readable(dataset, stamp)
     how: dict[str, Any] = {"axes": axes, "dims": dims, "description": description, "values": values}
@@ -285,7 +305,7 @@ def open_dataset(
     return MappedSource(region, name=f"{name_of(stamp)}:{dataset.name.lstrip('/')}", **how)
 
 
-def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> LocalSource:
+def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> Source:
     from .hdf5table import has_table, table_of
     from .ranges import Place, RangeSource
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .base import LocalSource
+from .base import Source
 from .processes import PerProcess
 from .reads import Done
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from windowloader.source import Pending
+    from .box import Box
+    from .reads import Pending
+    from .storage import Storage
 
 __all__ = ["Opened", "RemoteSource"]
 
@@ -22,15 +24,15 @@ __all__ = ["Opened", "RemoteSource"]
 class Opened(Protocol):
     """A store as one process has it open."""
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows, which are there."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
-class RemoteSource(LocalSource):
-    """Base of the sources that ask a store: a family gives `_open`, `requests`, `fingerprint`.
+class RemoteSource(Source):
+    """Base of the sources that ask a store: a family gives `_open`, `storage`, `fingerprint`.
 
     Opened at the first read, once per process. In a process that was forked after TensorStore was loaded, a read by
     TensorStore is an error.
@@ -41,30 +43,32 @@ class RemoteSource(LocalSource):
     def __init__(self, name: str, **described: Any) -> None:
         super().__init__(name, **described)
         self._process: PerProcess[Opened] = PerProcess()
+        self._storage: tuple[Box | None, Storage | None] = (None, None)  # of the box that was read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_storage": (None, None)}
 
     def _open(self) -> Opened:
         raise NotImplementedError
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Read rows ``[start, stop)`` into ``out``, any strides; do not use ``out`` again after an error."""
-        self.submit(start, stop, out).result()
+        return self.submit(start, stop, out, box).result()
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read and return at once; ``out`` must stay alive until the result."""
-        if not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(
-                f"rows [{start}, {stop}) were asked of {self.name!r}, which has rows [0, {self.shape[0]})."
-            )
-        if out.shape != (expected := (stop - start, *self.shape[1:])) or out.dtype != self.dtype:
-            raise ValueError(
-                f"rows [{start}, {stop}) of {self.name!r} have shape {expected} and dtype {self.dtype}, "
-                f"but out has {out.shape} and {out.dtype}."
-            )
-        return self._process.get(self._open).submit(start, stop, out) if out.size else Done()
+        self.check_range(start, stop, out, box)
+        if out.dtype != self.dtype:
+            raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
+        return self._process.get(self._open).submit(start, stop, out, box) if out.size else Done()
 
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes, int64, one entry a request."""
-        raise NotImplementedError
+    def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
+        """Count the bytes of the chunks that rows, or a box of them, lie in."""
+        key, storage = self._storage
+        if key is not box or storage is None:
+            storage = self.storage(box)
+            self._storage = (box, storage)
+        return storage.bytes(start, stop)
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""

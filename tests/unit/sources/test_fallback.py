@@ -23,8 +23,8 @@ def check(source, expected=VALUES):
     out = np.zeros((33, 2 * expected.shape[1]), expected.dtype)[:, ::2]
     source.submit(5, 38, out).result(timeout=60)
     np.testing.assert_array_equal(out, expected[5:38])
-    assert (source.edges()[0], source.edges()[-1]) == (0, len(expected))
-    assert len(source.requests(0, 40)) == len(source.edges()) - 1
+    assert (source.storage().edges[0], source.storage().edges[-1]) == (0, len(expected))
+    assert len(source.storage().requests(0, 40)) == len(source.storage().edges) - 1
 
 
 @pytest.mark.parametrize("form", [2, 3])

@@ -15,10 +15,11 @@ import numpy as np
 
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Source, bytes_on_disk, digest
+from .base import Source, digest
 from .catalog import ArrayInfo, read_catalog
 from .cf import Packing, packing
 from .failures import Asked, explained
+from .handles import bytes_on_disk
 from .keys import keys_of
 from .mirror_state import place_of, state_of
 from .options import locate, scheme_of, supported

@@ -11,6 +11,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.errors import SourceChangedError, SourceError, SourceNotFoundError
@@ -18,7 +19,7 @@ from windowloader.errors import SourceChangedError, SourceError, SourceNotFoundE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Handle", "Stamp", "nearby"]
+__all__ = ["Handle", "Stamp", "bytes_on_disk", "nearby"]
 
 T = TypeVar("T")
 
@@ -170,3 +171,12 @@ def _after_fork() -> None:
 _handles: weakref.WeakSet[Handle[Any]] = weakref.WeakSet()
 _inherited: list[object] = []
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def bytes_on_disk(place: str) -> int | None:
+    """Bytes of a file, or of a folder's files; None where there is neither."""
+    if os.path.isfile(place):
+        return os.path.getsize(place)
+    if os.path.isdir(place):
+        return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    return None

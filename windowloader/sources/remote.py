@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from .box import Box
     from .reads import Pending
-    from .storage import Storage
 
 __all__ = ["Opened", "RemoteSource"]
 
@@ -44,10 +43,6 @@ class RemoteSource(Source):
     def __init__(self, name: str, **described: Any) -> None:
         super().__init__(name, **described)
         self._process: PerProcess[Opened] = PerProcess()
-        self._storage: tuple[Box | None, Storage | None] = (None, None)  # of the box that was read last
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_storage": (None, None)}
 
     def _open(self) -> Opened:
         raise NotImplementedError
@@ -72,14 +67,6 @@ class RemoteSource(Source):
         if out.dtype != self.dtype:
             raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
         return self._opened().submit(start, stop, out, box) if out.size else Done()
-
-    def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
-        """Count the bytes of the chunks that rows, or a box of them, lie in."""
-        key, storage = self._storage
-        if key is not box or storage is None:
-            storage = self.storage(box)
-            self._storage = (box, storage)
-        return storage.bytes(start, stop)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape`, or None."""

@@ -10,10 +10,8 @@ import hashlib
 import importlib
 import math
 import operator
-import os
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -24,6 +22,7 @@ from windowloader.hiding import hide_secrets
 
 from .box import box_shape
 from .failures import Asked, Guard
+from .handles import bytes_on_disk
 from .reads import Done, Threaded, read_threads
 from .storage import Storage
 
@@ -41,7 +40,6 @@ __all__ = [
     "SlabSource",
     "Source",
     "SourceOver",
-    "bytes_on_disk",
     "check_dtype",
     "check_shape",
     "digest",
@@ -157,6 +155,10 @@ class Source:
     fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
+    _told: tuple[Box | None, Storage | None] = (None, None)  # of `bytes_of`
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_told": (None, None)}
 
     def __init__(
         self,
@@ -249,8 +251,12 @@ class Source:
         return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box)
 
     def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
-        """Count the bytes of the chunks that rows, or a box of them, lie in: what a read of whole chunks takes."""
-        return self.storage(*(() if box is None else (box,))).bytes(start, stop)
+        """Count the bytes of the chunks that rows, or a box of them, lie in."""
+        last, storage = self._told
+        if storage is None or last is not box:  # whoever reads a part asks for the same one each time
+            storage = self.storage(*(() if box is None else (box,)))
+            self._told = (box, storage)
+        return storage.bytes(start, stop)
 
     def check_range(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> None:
         """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` or a box does not fit."""
@@ -399,15 +405,6 @@ class SlabSource(LocalSource):
     def as_stored(self, out: np.ndarray) -> np.ndarray:
         """View ``out`` in the stored order of axes."""
         return out.transpose([self.order.index(dim) for dim in range(len(self.order))])
-
-
-def bytes_on_disk(place: str) -> int | None:
-    """Bytes of a file, or of a folder's files; None where there is neither."""
-    if os.path.isfile(place):
-        return os.path.getsize(place)
-    if os.path.isdir(place):
-        return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
-    return None
 
 
 def check_dtype(dtype: np.dtype, name: str) -> np.dtype:

@@ -18,8 +18,9 @@ import numpy as np
 from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Described, Source, bytes_on_disk, digest
+from .base import Described, Source, digest
 from .failures import Asked
+from .handles import bytes_on_disk
 from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import Packing, delivered, packing

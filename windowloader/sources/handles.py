@@ -9,12 +9,13 @@ import difflib
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 from windowloader.errors import SourceChangedError, SourceError, SourceFormatError, SourceNotFoundError
 
 from .processes import PerProcess as Handle
 
-__all__ = ["Handle", "Stamp", "nearby"]
+__all__ = ["Handle", "Stamp", "bytes_on_disk", "nearby"]
 
 
 def nearby(path: str | os.PathLike[str]) -> str:
@@ -106,3 +107,12 @@ class Stamp:
                 f"{self.path!r} changed since it was opened: {self.size} bytes then and {now.size} now, last "
                 f"changed at {self.mtime_ns} ns then and {now.mtime_ns} now. Open it again."
             )
+
+
+def bytes_on_disk(place: str) -> int | None:
+    """Bytes of a file, or of a folder's files; None where there is neither."""
+    if os.path.isfile(place):
+        return os.path.getsize(place)
+    if os.path.isdir(place):
+        return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    return None

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from .box import Box
     from .reads import Pending
-    from .storage import Storage
 
 __all__ = ["Opened", "RemoteSource"]
 
@@ -43,10 +42,6 @@ class RemoteSource(Source):
     def __init__(self, name: str, **described: Any) -> None:
         super().__init__(name, **described)
         self._process: PerProcess[Opened] = PerProcess()
-        self._storage: tuple[Box | None, Storage | None] = (None, None)  # of the box that was read last
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_storage": (None, None)}
 
     def _open(self) -> Opened:
         raise NotImplementedError
@@ -62,13 +57,6 @@ class RemoteSource(Source):
             raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
         return self._process.get(self._open).submit(start, stop, out, box) if out.size else Done()
 
-    def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
-        """Count the bytes of the chunks that rows, or a box of them, lie in."""
-        key, storage = self._storage
-        if key is not box or storage is None:
-            storage = self.storage(box)
-            self._storage = (box, storage)
-        return storage.bytes(start, stop)
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""

@@ -162,6 +162,7 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
     if found == "npz":
         from .memory import list_npz
 
+        _refuse_foreign(path, ".npz archive")
         names = list_npz(path)
         return names if len(names) > 1 else ()
     return ()
@@ -217,7 +218,7 @@ def _refuse_foreign(name: str, asked: str, head: bytes | None = None) -> None:
     """Raise `SourceFormatError` where the first bytes are those of something else than a name says."""
     head = _head(name) if head is None else head
     for magic, what in FOREIGN:
-        if head.lstrip().startswith(magic):
+        if head.lstrip().startswith(magic) and not (asked.startswith(".npz") and magic.startswith(b"PK")):
             raise SourceFormatError(f"{hide_secrets(name)!r} is no {asked}, but {what}.")
 
 
@@ -299,8 +300,7 @@ def _open_npz(request: Request) -> Source:
     from .memory import open_npz
 
     request.takes("an .npz archive", "member")
-    if not _head(request.target).startswith(b"PK"):
-        _refuse_foreign(request.target, ".npz archive")
+    _refuse_foreign(request.target, ".npz archive")
     member = request.options.get("member", request.variable)
     return open_npz(request.target, member=member, axes=request.axes)
 
@@ -371,6 +371,8 @@ def _open_table(request: Request) -> Source:
     from .tables import open_table
 
     request.takes("a table", *_table_options())
+    if os.fspath(request.target).lower().endswith(SUFFIXES["table"][:3]):
+        _refuse_foreign(request.target, "text")
     return open_table(request.target, axes=request.axes, **request.options)
 
 

@@ -31,17 +31,7 @@ if TYPE_CHECKING:
     from .box import Box
     from .cf import Packing
 
-__all__ = [
-    "HDF5Source",
-    "NotHDF5Error",
-    "check_readable",
-    "map_dataset",
-    "name_of",
-    "open_dataset",
-    "open_file",
-    "opened",
-    "told",
-]
+__all__ = ["HDF5Source", "NotHDF5Error", "open_dataset", "open_file", "opened", "told"]
 
 CACHE_BYTES = 64 << 20  # the most that decoded chunks may take; less, where one row of chunks is less
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -394,23 +384,23 @@ def _available(h5py: Any, number: int) -> bool:
 def _check_sources(h5py: Any, dataset: Any, name: str, depth: int = 8) -> None:
     folder = os.path.dirname(os.path.abspath(dataset.file.filename))
     for source in dataset.virtual_sources():
-        paths = [os.path.join(folder, source.file_name), source.file_name]
-        path = next((path for path in paths if os.path.exists(path)), None)
-        if source.file_name == ".":
-            path = dataset.file.filename
         if "%b" in source.file_name:  # as many files as there are
             continue
-        if path is None:
-            raise SourceNotFoundError(
-                f"{name!r} is a virtual dataset, one of whose files is not there: {source.file_name!r}. HDF5 would "
-                "give fill values for its rows. Put it beside the file, or write the virtual dataset anew."
-            )
-        with h5py.File(path, "r") as file:
-            inner = file.get(source.dset_name)
-            if not isinstance(inner, h5py.Dataset):
-                raise SourceNotFoundError(
-                    f"{name!r} is a virtual dataset, and {path!r} has no dataset {source.dset_name!r}, which is part "
-                    "of it. HDF5 would give fill values for its rows. Write the virtual dataset anew."
+        paths = [os.path.join(folder, source.file_name), source.file_name]
+        paths = [dataset.file.filename] if source.file_name == "." else list(filter(os.path.exists, paths))
+        missing = f"one of whose files is not there: {source.file_name!r}"
+        for path in paths[:1]:
+            with h5py.File(path, "r") as file:
+                inner = file.get(source.dset_name)
+                missing = (
+                    ""
+                    if isinstance(inner, h5py.Dataset)
+                    else f"and {path!r} has no dataset {source.dset_name!r}"
                 )
-            if inner.is_virtual and depth:
-                _check_sources(h5py, inner, name, depth - 1)
+                if not missing and inner.is_virtual and depth:
+                    _check_sources(h5py, inner, name, depth - 1)
+        if missing:
+            raise SourceNotFoundError(
+                f"{name!r} is a virtual dataset, {missing}. HDF5 would give fill values for its rows. Restore the file "
+                "beside this one, or write the virtual dataset anew."
+            )

@@ -33,15 +33,7 @@ if TYPE_CHECKING:
     from .box import Box
     from .cf import Packing
 
-__all__ = [
-    "FileOpener",
-    "XarraySource",
-    "described",
-    "list_netcdf",
-    "list_xarray",
-    "open_netcdf",
-    "open_xarray",
-]
+__all__ = ["FileOpener", "XarraySource", "described", "list_netcdf", "open_netcdf", "open_xarray"]
 
 
 @dataclass(frozen=True, slots=True)

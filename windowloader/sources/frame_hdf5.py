@@ -197,7 +197,10 @@ def read_frame(path: str, key: str | None = None) -> Any:
     try:
         return pandas.read_hdf(path, key=key, mode="r")
     except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
-        raise SourceFormatError(f"pandas cannot read the frame {key!r} of {path!r}: {error}") from error
+        raise SourceFormatError(
+            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again with DataFrame.to_hdf, or save "
+            "it as Parquet."
+        ) from error
 
 
 def _refuse_objects(group: Any, path: str) -> None:

@@ -93,7 +93,8 @@ def by_pandas(frame: pd.DataFrame, name: str = "value") -> Expected:
         else:
             times = frame.index.to_numpy().astype("datetime64[ns]")
     values = frame.to_numpy(np.float64, na_value=np.nan)[..., None]
-    return Expected(values, (name,), times, frame.columns.to_numpy(), "" if zone == "UTC" else zone)
+    nodes = None if isinstance(frame.columns, pd.RangeIndex) else frame.columns.to_numpy()
+    return Expected(values, (name,), times, nodes, "" if zone == "UTC" else zone)
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def holds(target: Any, expected: Expected, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what was assumed is said elsewhere
         warnings.filterwarnings("ignore", "variable .* has multiple fill values")  # xarray's own word
-        with opened(target, segments=[0, rows], **options) as series:
+        with opened(target, **{"segments": [0, rows], **options}) as series:
             described(series, expected)
             delivered(series, expected)
 
@@ -159,7 +160,8 @@ def delivered(series: wl.Series, expected: Expected) -> None:
     windows = wl.WindowSet(series, wl.WindowSpec(lookback=LOOKBACK, horizon=HORIZON))
     starts: list[int] = []
     fill = np.nan if masked else None
-    with wl.WindowLoader(windows, batch_size=3, shuffle=True, seed=1, dtype="float64", fill=fill) as loader:
+    how: dict[str, Any] = {"batch_size": max(3, len(values) // 16), "dtype": "float64", "fill": fill}
+    with wl.WindowLoader(windows, shuffle=True, seed=1, **how) as loader:
         for batch in loader:
             rows = batch.starts[:, None] + np.arange(SPAN)
             for found, mask, wanted in (

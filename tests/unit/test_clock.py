@@ -134,7 +134,7 @@ def test_time_may_fall_from_one_entity_to_the_next() -> None:
         (FIVE_MINUTES[:-1], "2015 timestamps for 2016 rows"),
         (np.arange(2016), "int64 numbers, whose unit is not known"),
         (np.arange(2016.0), "float64 numbers"),
-        (np.append(FIVE_MINUTES[:-1], np.datetime64("NaT")), "row 2015 is not a time"),
+        (np.append(FIVE_MINUTES[:-1], np.datetime64("NaT", "ns")), "row 2015 is not a time"),
         (["yesterday"] * 2016, "cannot be read as moments"),
         ([object()] * 2016, "object is no moment"),
         (FIVE_MINUTES.astype("datetime64[D]").astype("datetime64[Y]") + 400, "outside what nanoseconds"),

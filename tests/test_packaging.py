@@ -139,6 +139,27 @@ def test_the_tree_of_errors_is_the_classes() -> None:
         assert builtin is None or hasattr(builtins, builtin)
 
 
+def test_the_command_line_is_an_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert {re.split(r"\W", one)[0] for one in extras["cli"]} == {"typer", "rich"}
+    assert all(set(extras["cli"]) <= set(extras[name]) for name in ("demo", "test"))
+    assert not [one for one in PROJECT["project"]["dependencies"] if one.startswith(("typer", "rich"))]
+
+
+def test_opening_an_array_loads_nothing_of_the_command_line_and_no_library_of_formats(tmp_path) -> None:
+    script = (
+        "import sys, numpy as np, windowloader as wl\n"
+        "np.save('a.npy', np.zeros((30, 4)))\n"
+        "assert wl.open('a.npy').num_steps == 30\n"
+        "found = {'typer', 'rich', 'click', 'pandas', 'xarray', 'h5py', 'zarr', 'torch'} & set(sys.modules)\n"
+        "print(*sorted(found))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == []
+
+
 def test_extras_pin_torch_where_the_readme_installs_it() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     assert all("torch==2.13.0" in extras[name] for name in ("demo", "test"))

@@ -13,22 +13,64 @@ from typing import TYPE_CHECKING
 from .errors import AxesError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     import numpy as np
 
-__all__ = ["Layout", "canonical", "check_axes", "default_axes", "sizes"]
+__all__ = ["Layout", "canonical", "check_axes", "default_axes", "dimension_role", "sizes"]
 
 TIME_NAMES = frozenset(
     {"time", "t", "date", "datetime", "timestamp", "time_counter", "valid_time", "step_time"}
 )
 FEATURE_NAMES = frozenset(
-    {"feature", "features", "f", "variable", "variables", "channel", "channels", "band", "level", "levels",
-     "lev", "plev", "height", "depth", "pressure", "pressure_level", "isobaricinhpa", "number", "member"}
+    {"feature", "features", "f", "variable", "variables", "channel", "channels", "band", "bands", "level", "levels",
+     "lev", "plev", "height", "depth", "pressure", "pressure_level", "isobaricinhpa", "number", "member", "members",
+     "ensemble", "ensemble_member", "realization", "quantile"}
 )  # fmt: skip
+LEAD_NAMES = frozenset({"step", "lead", "lead_time", "leadtime", "lead_hour", "lead_day", "forecast_period",
+                        "forecast_hour", "prediction_timedelta"})  # fmt: skip
+ISSUE_NAMES = frozenset({"forecast_reference_time", "init_time", "issue_time", "initialization_time"})
+SPACE_SAID = ("latitude", "longitude", "grid_latitude", "grid_longitude", "projection_x_coordinate",
+              "projection_y_coordinate", "degrees_north", "degrees_east")  # fmt: skip
 
 
-def default_axes(ndim: int, dims: Sequence[str] | None = None, name: str = "array") -> str:
+def dimension_role(name: str, attributes: Mapping[str, Any]) -> str:
+    """Name that `default_axes` knows for a dimension whose coordinate says by CF attributes what it is.
+
+    Parameters
+    ----------
+    name : str
+        Of the dimension.
+    attributes : mapping
+        Of its coordinate: ``axis``, ``standard_name``, ``units``, ``positive``.
+
+    Returns
+    -------
+    str
+        ``level``, ``member``, ``forecast_period`` or ``space``; else the name.
+
+    Examples
+    --------
+    >>> dimension_role("z", {"positive": "up"}), dimension_role("y", {"units": "m"})
+    ('level', 'y')
+    """
+    said = [str(attributes.get(key, "")).lower() for key in ("standard_name", "units", "axis")]
+    lower = name.lower()
+    if lower in LEAD_NAMES:
+        return name
+    if said[0] == "forecast_period" or str(attributes.get("dtype", "")).startswith("timedelta64"):
+        return "forecast_period"
+    if lower in FEATURE_NAMES and (said[2] in ("x", "y") or not {*said[:2]}.isdisjoint(SPACE_SAID)):
+        return "space"
+    if lower not in FEATURE_NAMES | TIME_NAMES and (said[2] == "z" or "positive" in attributes):
+        return "level"
+    return "member" if said[0] == "realization" else name
+
+
+def default_axes(
+    ndim: int, dims: Sequence[str] | None = None, name: str = "array", shape: Sequence[int] | None = None
+) -> str:
     """Letters for an array that came without any.
 
     Parameters
@@ -37,9 +79,11 @@ def default_axes(ndim: int, dims: Sequence[str] | None = None, name: str = "arra
         Number of dimensions.
     dims : sequence of str, optional
         Dimension names as xarray, netCDF and Zarr keep them: a time name becomes ``t``, a name of
-        levels or channels ``f``, anything else ``n``.
+        levels, members or channels ``f``, anything else ``n``.
     name : str
         What to call the array in an error.
+    shape : sequence of int, optional
+        A lead time of size 1 is no archive of forecasts.
 
     Returns
     -------
@@ -49,8 +93,8 @@ def default_axes(ndim: int, dims: Sequence[str] | None = None, name: str = "arra
     Raises
     ------
     AxesError
-        Without dimension names where ``ndim`` is neither 2 (``tn``) nor 3 (``tnf``), or where the
-        names hold no single time.
+        Without dimension names where ``ndim`` is neither 2 (``tn``) nor 3 (``tnf``), where the
+        names hold no single time, and for forecasts of several lead times.
 
     Examples
     --------
@@ -60,11 +104,16 @@ def default_axes(ndim: int, dims: Sequence[str] | None = None, name: str = "arra
     'tn'
     """
     if dims is not None:
-        times = [i for i, dim in enumerate(dims) if str(dim).lower() in TIME_NAMES]
+        lower = [str(dim).lower() for dim in dims]
+        _refuse_forecasts(dims, name, shape)
+        times = [place for place, dim in enumerate(lower) if dim in TIME_NAMES | ISSUE_NAMES]
+        features = (FEATURE_NAMES | LEAD_NAMES) - (
+            {"height"} if "width" in lower else set()
+        )  # an image's rows
         if len(times) == 1:
             return "".join(
-                "t" if i == times[0] else "f" if str(dim).lower() in FEATURE_NAMES else "n"
-                for i, dim in enumerate(dims)
+                "t" if place == times[0] else "f" if dim in features else "n"
+                for place, dim in enumerate(lower)
             )
         if any(not str(dim).startswith(("dim_", "phony_dim_")) for dim in dims):
             raise AxesError(
@@ -81,7 +130,28 @@ def default_axes(ndim: int, dims: Sequence[str] | None = None, name: str = "arra
     )
 
 
-def check_axes(axes: str, ndim: int, *, name: str = "array", need_time: bool = True) -> str:
+def _refuse_forecasts(dims: Sequence[str], name: str, shape: Sequence[int] | None) -> None:
+    """Raise `AxesError` where a time goes along with lead times, or with the times at which forecasts were made."""
+    sizes = [2] * len(dims) if shape is None else shape
+    leads = [
+        dim for dim, size in zip(dims, sizes, strict=True) if str(dim).lower() in LEAD_NAMES and size != 1
+    ]
+    issued = [dim for dim in dims if str(dim).lower() in ISSUE_NAMES]
+    timed = [dim for dim in dims if str(dim).lower() in TIME_NAMES]
+    if not (leads and (timed or issued)) and not (timed and issued):
+        return
+    what = f"{leads[0]!r} says how far ahead" if leads else f"{issued[0]!r} says when each was made"
+    first = leads[0] if leads else "step"
+    raise AxesError(
+        f"{name!r} of dimensions {tuple(dims)} is an archive of forecasts: {what}, which is neither space nor a time "
+        f"that windows can run along. Choose one lead time by xarray, e.g. wl.open(dataset.isel({first}=0)), and say "
+        f"which letter each axis is where that is not the case, e.g. axes='{'t' + 'n' * (len(dims) - 1)}'."
+    )
+
+
+def check_axes(
+    axes: str, ndim: int, *, name: str = "array", need_time: bool = True, dims: Sequence[str] | None = None
+) -> str:
     """Return ``axes`` if it fits an array of ``ndim`` dimensions, else raise `AxesError`."""
     wrong = sorted(set(axes) - set("tnf"))
     if wrong:
@@ -95,6 +165,16 @@ def check_axes(axes: str, ndim: int, *, name: str = "array", need_time: bool = T
     if axes.count("t") != 1 and (need_time or "t" in axes):
         raise AxesError(
             f"axes={axes!r} of {name!r} has t {axes.count('t')} times; the time axis is t, exactly once."
+        )
+    leads = [
+        dim
+        for dim, axis in zip(dims or (), axes, strict=False)
+        if axis == "n" and str(dim).lower() in LEAD_NAMES
+    ]
+    if leads and "t" in axes:
+        raise AxesError(
+            f"axes={axes!r} of {name!r} takes {leads[0]!r} for space, and lead times of forecasts are no places. Give "
+            f"it the letter f, or choose one by xarray, e.g. wl.open(dataset.isel({leads[0]}=0))."
         )
     return axes
 

@@ -12,6 +12,8 @@ from .assembly.assembling import assemble
 from .assembly.joining import Opener
 from .errors import SeriesError
 from .series import Series
+from .sources.description import sharing
+from .sources.foreign import guarded
 from .units import parse_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["open"]
 
 
+@guarded
+@sharing()
 def open(
     target: Any,
     *,
@@ -33,7 +37,7 @@ def open(
     covariates: Mapping[str, Any] = {},
     graph: Any = None,
     segments: Any = None,
-    missing: float | Mapping[str, float] | None = None,
+    missing: float | str | Mapping[str, float | str] | None = None,
     storage_options: Mapping[str, Any] = {},
     cache_dir: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
@@ -47,7 +51,7 @@ def open(
     Parameters
     ----------
     target : path, URL, array, source, mapping or list
-        A ``.npy``, raw, Zarr, N5, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
+        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
         or an ``xarray`` object. A mapping of name to target is joined along features, by labels and times; a list or
         pattern of files along time, in the order of their times where all have some.
     axes : str or mapping of variable to str, optional
@@ -67,7 +71,8 @@ def open(
     segments : array-like of int, shape (segment + 1,), optional
         Rows where segments begin, and the end; default where time jumps.
     missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel.
+        What marks a missing value: NaN or a sentinel; ``"fill_value"``: what the array's store fills in where nothing
+        was written.
     storage_options : mapping
         For the file system or bucket.
     cache_dir : path, optional

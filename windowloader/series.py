@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from .errors import FeatureNameError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .assembly.assembling import Fields
     from .dynamic_graph import DynamicGraph
     from .graph import Graph
 
@@ -75,7 +74,8 @@ class Series:
         Rows where segments begin, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time
         jumps (`Clock.jumps`); ``[0, num_steps]`` for none.
     missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel. A number alone is about the series' own variables.
+        What marks a missing value: NaN or a sentinel, or ``"fill_value"``: that of the array in its store. One
+        alone is about the series' own variables.
     nodes : array-like, shape (node,), optional
         Labels of the nodes; default what the file has.
     entities : array-like of int, shape (entity + 1,), optional
@@ -144,7 +144,7 @@ class Series:
         covariates: Mapping[str, Any] = {},
         graph: Any = None,
         segments: Any = None,
-        missing: float | Mapping[str, float] | None = None,
+        missing: float | str | Mapping[str, float | str] | None = None,
         nodes: Any = None,
         entities: Any = None,
         entity_names: Any = None,
@@ -173,13 +173,13 @@ class Series:
         )
 
     @classmethod
-    def of(cls, fields: Fields) -> Series:
+    def of(cls, fields: Mapping[str, Any]) -> Series:
         """Build from fields that are known to fit."""
         series = object.__new__(cls)
         series._fill(fields)
         return series
 
-    def _fill(self, fields: Fields) -> None:
+    def _fill(self, fields: Mapping[str, Any]) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -358,4 +358,4 @@ def _unpacked(fields: dict[str, Any]) -> Series:
 
     for name in ("borders", "entity_borders"):
         fields[name] = None if fields[name] is None else unpack_integers(fields[name])
-    return Series.of(cast("Fields", fields))
+    return Series.of(fields)

@@ -71,6 +71,20 @@ def proxy(_proxy, static):
     return _proxy
 
 
+@pytest.fixture
+def web():
+    """Start web servers, each with what it answers to a path: status, headers, body."""
+    kind, started = _load("webserver").Web, []
+
+    def web(answer):
+        started.append(kind(answer))
+        return started[-1]
+
+    yield web
+    for server in started:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def moto():
     """Endpoint of a real S3 server, with the bucket ``bkt``."""
@@ -146,16 +160,9 @@ def write_array():
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": grid}},
                 "codecs": codecs,
             }
-        elif form == "zarr":
+        else:
             small = stored or values.dtype.str
             metadata = {"shape": list(values.shape), "dtype": small, "chunks": grid, "compressor": None}
-        else:
-            metadata = {
-                "dimensions": list(values.shape),
-                "dataType": dtype,
-                "blockSize": grid,
-                "compression": {"type": "gzip"},
-            }
         spec = {
             "driver": form,
             "kvstore": kvstore,

@@ -42,7 +42,9 @@ class FaultProxy:
     age: int = 0
     most_in_flight: int = 0
     owed: int = 0  # answers that are late or held
-    kept: dict | None = None  # answers of a server whose objects never change, by what was asked: it is asked once
+    kept: dict | None = (
+        None  # answers of a server whose objects never change, by what was asked: it is asked once
+    )
 
     def start(self) -> FaultProxy:
         ready = threading.Event()

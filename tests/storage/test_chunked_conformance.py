@@ -20,11 +20,7 @@ GRIDS = {
     "larger": {"chunks": (64, 16, 4)},
     "sharded": {"chunks": (4, 7, 2), "shards": (16, 14, 2)},
 }
-FORMS = (
-    [("zarr", grid) for grid in GRIDS if grid != "sharded"]
-    + [("zarr3", grid) for grid in GRIDS]
-    + [("n5", "node-cut")]
-)
+FORMS = [("zarr", grid) for grid in GRIDS if grid != "sharded"] + [("zarr3", grid) for grid in GRIDS]
 CASES = [pytest.param(form, grid, id=f"{form}-{grid}") for form, grid in FORMS]
 
 
@@ -135,7 +131,7 @@ def test_dtypes(tmp_path, write_array, form, dtype):
 
 
 @pytest.mark.parametrize("axes", ["ntf", "nft", "ftn"])
-@pytest.mark.parametrize("form", ["zarr3", "n5"])
+@pytest.mark.parametrize("form", ["zarr3", "zarr"])
 def test_time_may_be_any_axis(tmp_path, write_array, axes, form):
     order = ["tnf".index(letter) for letter in axes]
     write_array(

@@ -339,10 +339,6 @@ def shards(place):
     return local_store(place, chunks=(10, 3), shards=(60, 6))
 
 
-def n5(place):
-    return local_store(place, "n5", chunks=(11, 4))
-
-
 def zarr_files(place):
     for number, rows in enumerate(np.array_split(VALUES, 3)):
         place.write_array({"driver": "file", "path": f"{place.folder}/{number}.zarr/"}, rows, chunks=(11, 4))
@@ -367,6 +363,20 @@ def shards_in_s3(place):
 def zarr_by_url(place):
     place.s3("family-url.zarr", chunks=(13, 4))
     return Target(f"{place.url}/bkt/family-url.zarr", tier="streamed")
+
+
+def zarr_lz4(place):
+    lz4 = pytest.importorskip("numcodecs").LZ4()  # which TensorStore does not have
+    zarr.create_array(place.folder / "a.zarr", data=VALUES, chunks=(13, 4), zarr_format=2, compressors=lz4)
+    return Target(place.folder / "a.zarr", tier="streamed")
+
+
+def zarr_delta_in_s3(place):
+    delta = [pytest.importorskip("numcodecs").Delta("f4")]
+    folder = place.bucket / "bkt" / "family-delta.zarr"
+    zarr.create_array(folder, data=VALUES, chunks=(13, 4), zarr_format=2, filters=delta, overwrite=True)
+    options = {"storage_options": {"endpoint_url": place.url, "anon": True}}
+    return Target("s3://bkt/family-delta.zarr", options, tier="streamed")
 
 
 def filled(store, form=3):
@@ -545,7 +555,8 @@ FAMILIES = [
     npz_by_url, hdf5_contiguous, hdf5_chunked, hdf5_files, hdf5_by_url, pandas_hdf5, pandas_hdf5_blocks, csv,
     csv_files, csv_by_url, parquet, long_csv, long_parquet, netcdf3, netcdf4, netcdf4_packed, netcdf4_by_url,
     xarray_in_memory, xarray_variables, xarray_lazy, xarray_dask, pandas_frame, polars_frame, zarr2, zarr3, zarr_rows,
-    shards, n5, zarr_files, tensorstore, zarr_in_s3, shards_in_s3, zarr_by_url, memory_store, memory_url, zip_store,
+    shards, zarr_files, tensorstore, zarr_in_s3, shards_in_s3, zarr_by_url, zarr_lz4, zarr_delta_in_s3,
+    memory_store, memory_url, zip_store,
     zarr_object, zarr_group, zarr_shards_object, zarr_objects, zarr_transposed, icechunk, kerchunk, users_own,
     users_own_chunked, users_bare, variables_of_all_kinds, covariates,
 ]  # fmt: skip

@@ -348,7 +348,9 @@ def test_same_batches_or_the_right_error(static, moto, fault_proxy, arrays, tmp_
     faulthandler.cancel_dump_traceback_later()  # it may take longer than most tests
     order, chosen = orders(static.url, arrays, tmp_path), cases()
     servers = {"http": ("127.0.0.1", static.port), "s3": tuple(moto.removeprefix("http://").split(":"))}
-    kept = {scheme: {} for scheme in servers}  # the servers share one processor with all cases: each answers once
+    kept = {
+        scheme: {} for scheme in servers
+    }  # the servers share one processor with all cases: each answers once
 
     def one(number: int) -> tuple[str, str]:
         scheme = chosen[number].split("-")[1]

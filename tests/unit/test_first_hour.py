@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,12 @@ def two_variables() -> Any:
     import xarray
 
     return xarray.Dataset(dict.fromkeys("tu", (("time", "y"), VALUES)))
+
+
+def keep_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore what the command line sets for its process."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 
 
 @pytest.fixture(autouse=True)
@@ -303,13 +310,14 @@ def test_the_command_line_prints_the_message_alone(monkeypatch, capsys) -> None:
         ("inspct pems.zarr", ("inspect",)),
         ("demo --data pens.zarr", ("'pems.zarr'",)),
         ("inspect sparse.zarr", ("a chunk is missing", "\nHere: --fill-missing\n")),
-        ("inspect meters.csv", ("entity=", "\nHere: --time, --entity\n")),
+        ("inspect meters.csv", ("entity=", "\nHere: --columns, --time, --entity\n")),
         ("preview meters.csv --entity meter --time utc", ("by='entities'", "\nHere: --by\n")),
     ],
 )
 def test_the_command_line_says_what_to_type(typed, words, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["windowloader", *typed.split()])
+    keep_hooks(monkeypatch)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from windowloader.graphs.files import lists_edges, read_graph, table_edges
 from .alignment import Alignment, order
 from .covariates import open_covariates
 from .entities import check_borders, unite
-from .joining import Opener, align_variables, join_variables
+from .joining import Opener, align_variables, check_named, join_variables
 from .labels import as_labels, listed, tells
 
 if TYPE_CHECKING:
@@ -29,23 +30,7 @@ if TYPE_CHECKING:
 
     from .variable import Variable
 
-__all__ = ["Fields", "align_graph", "assemble"]
-
-
-class Fields(TypedDict):
-    """What a `Series` holds."""
-
-    name: str
-    variables: tuple[Variable, ...]
-    num_steps: int
-    space_shape: tuple[int, ...]
-    nodes: np.ndarray | None
-    features: tuple[str, ...]
-    clock: Clock | None
-    borders: np.ndarray
-    entity_borders: np.ndarray | None
-    entity_names: np.ndarray | None
-    graph: Graph | DynamicGraph | None
+__all__ = ["align_graph", "assemble"]
 
 
 def assemble(
@@ -58,14 +43,14 @@ def assemble(
     covariates: Mapping[str, Any],
     graph: Any,
     segments: Any,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     nodes: Any,
     entities: Any,
     entity_names: Any,
     name: str | None,
     opener: Opener,
-) -> Fields:
-    """Open, join, check and align; `Series` says what each argument is."""
+) -> dict[str, Any]:
+    """Open, join, check and align; `Series` says what each argument is. Returns the fields of a `Series`."""
     opened = join_variables(
         target, axes=axes, variables=variables, features=features, missing=missing, opener=opener
     )
@@ -91,48 +76,41 @@ def assemble(
     _check_moved(alignment.moved, (*own, *others), by_row)
     if clock is None and alignment.times is not None:
         clock = Clock.from_timestamps(alignment.times, num_steps, entity_borders)
-    return Fields(
-        name=name if name is not None else opened[0].source.name,
-        variables=(*own, *others),
-        num_steps=num_steps,
-        space_shape=opened[0].space_shape,
-        nodes=labels,
-        features=tuple(feature for variable in own for feature in variable.features),
-        clock=clock,
-        borders=_segments(segments, clock, whole, num_steps),
-        entity_borders=entity_borders,
-        entity_names=_entity_names(entity_names, entity_borders),
-        graph=align_graph(graph, labels, num_nodes, num_steps, stored),
-    )
+    return {
+        "name": name if name is not None else opened[0].source.name,
+        "variables": (*own, *others),
+        "num_steps": num_steps,
+        "space_shape": opened[0].space_shape,
+        "nodes": labels,
+        "features": tuple(feature for variable in own for feature in variable.features),
+        "clock": clock,
+        "borders": _segments(segments, clock, whole, num_steps),
+        "entity_borders": entity_borders,
+        "entity_names": _entity_names(entity_names, entity_borders),
+        "graph": align_graph(graph, labels, num_nodes, num_steps, stored),
+    }
 
 
 def _check_names(own: tuple[Variable, ...], others: tuple[Variable, ...], missing: Any) -> None:
     """Each name means one thing: a feature, a covariate, a variable or a clock."""
     variables = (*own, *others)
-    features = [feature for variable in variables for feature in variable.features]
-    repeated = sorted({feature for feature in features if features.count(feature) > 1})
-    if repeated:
+    names = Counter(variable.name for variable in variables)
+    features = Counter(feature for variable in variables for feature in variable.features)
+    if repeated := sorted(name for name, count in features.items() if count > 1):
         raise SeriesError(
             f"the feature names {listed(repeated)} occur more than once. Name them apart with features=…."
         )
-    clocks = [name for name in (*features, *(variable.name for variable in variables)) if name in CLOCK_NAMES]
-    if clocks:
+    if clocks := [name for name in (*features, *names) if name in CLOCK_NAMES]:
         raise SeriesError(
             f"{clocks[0]!r} is the name of a clock, which is made from the timestamps and needs no array. "
             "Name the feature or covariate otherwise."
         )
-    home = {feature: variable.name for variable in variables for feature in variable.features}
-    for place, variable in enumerate(variables):
-        taken = home.get(variable.name, variable.name)
-        if taken != variable.name or variable.name in [other.name for other in variables[:place]]:
+    for one in variables:
+        if names[one.name] > 1 or (one.name in features and one.name not in one.features):
             raise SeriesError(
-                f"the name {variable.name!r} is given to two things. Rename the variable or the covariate."
+                f"the name {one.name!r} is given to two things. Rename the variable or the covariate."
             )
-    unknown = [name for name in missing if name not in home.values()] if hasattr(missing, "keys") else []
-    if unknown:
-        raise SeriesError(
-            f"missing= names {listed(unknown)}, but the variables are {listed(dict.fromkeys(home.values()))}."
-        )
+    check_named("missing", missing, names)
 
 
 def _check_moved(moved: Sequence[str], variables: tuple[Variable, ...], by_row: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.base import LocalSource
 
+from .alignment import find
 from .joining import Opener, missing_of
 from .labels import tells
 from .variable import Variable, feature_names
@@ -33,7 +34,7 @@ __all__ = ["StaticSource", "infer_axes", "open_covariates"]
 def open_covariates(
     covariates: Mapping[str, Any],
     *,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     opener: Opener,
     alignment: Alignment,
 ) -> tuple[Variable, ...]:
@@ -72,7 +73,7 @@ def open_covariates(
         source = alignment(source, f"covariate {name!r}", advice=advice)
         _check_sizes(name, source, *alignment.size)
         features = feature_names(name, source, named=True)
-        variable = Variable(name, source, features, missing_of(marks, name, source.dtype))
+        variable = Variable(name, source, features, missing_of(marks, name, source))
         if not variable.has_time and variable.view() is None:
             variable = replace(variable, source=StaticSource(source))
         opened.append(variable)
@@ -103,11 +104,7 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
         source = _named(name, target, axes, opener)
     if source is None or source.timestamps() is None:
-        from windowloader.sources.tables import open_by_node
-
-        table = (
-            None if nodes is None else open_by_node(target, nodes, alignment.size[0], opener.storage_options)
-        )
+        table = None if nodes is None else _by_node(target, nodes, alignment.size[0], opener)
         source = table or source or _named(name, target, axes, opener)
     if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source
@@ -119,6 +116,30 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     return _named(
         name, target, "".join(letter for _, letter in sorted(zip(order, letters, strict=True))), opener
     )
+
+
+def _by_node(target: Any, nodes: np.ndarray, steps: int, opener: Opener) -> Source | None:
+    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
+
+    A column that counts the ``steps`` of the series is no such column.
+    """
+    from windowloader.sources.table_files import as_table
+    from windowloader.sources.tables import find_time, open_frame
+
+    table = as_table(target, opener.storage_options)
+    if table is None or table.index.dtype.kind == "M" or not table.columns.is_unique:
+        return None
+    if find_time(table) is not None:
+        return None
+    for column, values in table.items():
+        kind = values.dtype.kind
+        counts = len(table) == steps and kind in "iuf" and set(values.diff()[1:]) == {1}
+        if kind not in "iufOUT" or counts or not values.is_unique:
+            continue
+        missing = len(find(values, nodes)[1])
+        if missing == 0 or (kind != "f" and 2 * missing < len(nodes)):  # a few missing ones are an error
+            return open_frame(table.set_index(column), axes="nf")
+    return None
 
 
 def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:

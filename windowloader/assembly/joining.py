@@ -6,18 +6,20 @@ tuple of `Variable`, aligned to one clock and one space. Never copies or reads v
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.axes import sizes
 from windowloader.errors import SeriesError
 from windowloader.source import Source
-from windowloader.sources.base import LocalSource
+from windowloader.sources.base import LocalSource, complete
 from windowloader.sources.tiers import tier_of
 
 from .labels import listed
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from .alignment import Alignment
 
-__all__ = ["Opener", "align_variables", "join_variables", "missing_of"]
+__all__ = ["Opener", "align_variables", "check_named", "join_variables", "missing_of"]
 
 UNNAMED = "value"
 STORES = ("xarray", "h5py", "zarr", "pandas")
@@ -78,13 +80,19 @@ class Opener:
 
         return cached(source, self.mirrors, options=repr(sorted(self.options.items())))
 
-    def variables(self, target: Any) -> tuple[str, ...]:
-        """Names of the arrays a store holds; () where the target is one array."""
+    def variables(self, target: Any, names: list[str] | None = None) -> tuple[str, ...]:
+        """Names of the arrays a store holds; () where the target is one array.
+
+        With ``names``, those that are asked for: opening them says which of them a store does not have, and a store
+        that cannot be listed is opened by them.
+        """
         first = target[0] if isinstance(target, (list, tuple)) and target else target
         if isinstance(first, (np.ndarray, Source)) or not self.options.keys().isdisjoint(("member", "shape")):
             return ()
-        from windowloader.sources.registry import list_variables
+        from windowloader.sources.registry import list_variables, opens_by_name
 
+        if names and opens_by_name(first):
+            return tuple(names)
         return list_variables(first, storage_options=self.storage_options)
 
 
@@ -100,7 +108,7 @@ def join_variables(
     axes: str | Mapping[str, str] | None,
     variables: str | Sequence[str] | None,
     features: Sequence[str] | Mapping[str, Sequence[str]] | None,
-    missing: float | Mapping[str, float] | None,
+    missing: float | str | Mapping[str, float | str] | None,
     opener: Opener,
 ) -> tuple[Variable, ...]:
     """Open what a series is made of.
@@ -131,10 +139,8 @@ def join_variables(
     """
     names = [variables] if isinstance(variables, str) else None if variables is None else list(variables)
     chosen, named = _choose(target, names, opener)
-    for what, given in (("axes", axes), ("features", features)):
-        unknown = [name for name in given if name not in chosen] if isinstance(given, Mapping) else []
-        if unknown:
-            raise SeriesError(f"{what}= names {listed(unknown)}, but the variables are {listed(chosen)}.")
+    check_named("axes", axes, chosen)
+    check_named("features", features, chosen)
     sources = {
         name: opener(found, variable=inner, axes=axes.get(name) if isinstance(axes, Mapping) else axes)
         for name, (found, inner) in chosen.items()
@@ -148,7 +154,7 @@ def join_variables(
             name,
             source,
             feature_names(name, source, named=named, given=given_names.get(name)),
-            missing_of(missing, name, source.dtype),
+            missing_of(missing, name, source),
         )
         for name, source in sources.items()
     )
@@ -158,17 +164,39 @@ def join_variables(
                 f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
                 f"change is a covariate: covariates={{{variable.name!r}: …}}."
             )
+        if 0 in variable.source.shape[1:]:
+            raise SeriesError(
+                f"variable {variable.name!r} has axes {variable.source.axes!r} and shape {variable.source.shape}: an axis "
+                "beside time is empty, so there is nothing to read."
+            )
     return joined
 
 
-def missing_of(missing: float | Mapping[str, float] | None, name: str, dtype: np.dtype) -> float | None:
+def check_named(what: str, given: Any, variables: Collection[str]) -> None:
+    """Raise `SeriesError` where a mapping by variable names one that is not there."""
+    if isinstance(given, Mapping) and (unknown := [name for name in given if name not in variables]):
+        raise SeriesError(f"{what}= names {listed(unknown)}, but the variables are {listed(variables)}.")
+
+
+def missing_of(
+    missing: float | str | Mapping[str, float | str] | None, name: str, source: Source
+) -> float | None:
     """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
     mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
+    if isinstance(mark, str) and mark == "fill_value":
+        mark = complete(source).fill_value
+        if mark is None:
+            raise SeriesError(
+                f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "
+                "the number that marks a missing value."
+            )
+    dtype = source.dtype
     if np.asarray(mark).dtype.kind not in "fiub" or np.ndim(mark) != 0:
         raise SeriesError(
-            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, or a mapping by variable."
+            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, 'fill_value' for that of the array in "
+            "its store, or a mapping by variable."
         )
     mark = float(mark)
     if dtype.kind in "iub":
@@ -194,7 +222,7 @@ def _choose(
         asked = found if names is None else names
         _check_known(asked, found, "the mapping")
         return {name: (target[name], None) for name in asked}, True
-    stored = opener.variables(target)
+    stored = opener.variables(target, names)
     if names is None:
         if len(stored) > 1:
             raise SeriesError(
@@ -202,12 +230,9 @@ def _choose(
                 f"variables=[{stored[0]!r}]."
             )
         own = stored[0] if stored else getattr(target, "name", None)
-        own = (
-            own
-            if isinstance(own, str) and (stored or not isinstance(target, (Source, os.PathLike)))
-            else None
-        )
-        return {own or UNNAMED: (target, stored[0] if stored else None)}, own not in (None, UNNAMED)
+        if not isinstance(own, str) or (not stored and isinstance(target, (Source, os.PathLike))):
+            own = UNNAMED
+        return {own: (target, stored[0] if stored else None)}, own != UNNAMED
     if not names:
         raise SeriesError("variables=[] leaves nothing to open. Leave it out, or name at least one.")
     if stored:
@@ -239,13 +264,8 @@ def _check_keys(items: Sequence[Mapping[str, Any]]) -> None:
 def _check_known(asked: Sequence[str], found: Sequence[str], where: str) -> None:
     unknown = [name for name in asked if name not in found]
     if unknown or len(set(asked)) < len(asked) or not asked:
-        what = (
-            f"unknown: {listed(unknown)}"
-            if unknown
-            else "each may be named once"
-            if asked
-            else "there are none"
-        )
+        what = "each may be named once" if asked else "there are none"
+        what = f"unknown: {listed(unknown)}" if unknown else what
         raise SeriesError(f"variables={list(asked)}: {what}. {where} has {listed(found, 20)}.")
 
 
@@ -256,22 +276,15 @@ def _given_features(features: Any, sources: Mapping[str, Source]) -> dict[str, S
     if isinstance(features, Mapping):
         return {name: [given] if isinstance(given, str) else list(given) for name, given in features.items()}
     flat = [features] if isinstance(features, str) else [str(feature) for feature in features]
-    counts = {
-        name: math.prod(size for axis, size in zip(source.axes, source.shape, strict=True) if axis == "f")
-        for name, source in sources.items()
-    }
+    counts = {name: math.prod(sizes(source.axes, source.shape, "f")) for name, source in sources.items()}
     if len(flat) != sum(counts.values()):
         shapes = ", ".join(f"{name!r} has {source.axes} {source.shape}" for name, source in sources.items())
         raise SeriesError(
             f"features= has {len(flat)} names ({listed(flat)}) for {sum(counts.values())} features: "
             f"{shapes}. Is an axis of features taken for nodes? Say so with axes=, e.g. axes='tf'."
         )
-    dealt: dict[str, Sequence[str]] = {}
-    place = 0
-    for name, count in counts.items():
-        dealt[name] = flat[place : place + count]
-        place += count
-    return dealt
+    names = iter(flat)
+    return {name: list(itertools.islice(names, count)) for name, count in counts.items()}
 
 
 def align_variables(
@@ -310,9 +323,8 @@ def align_variables(
             )
         if other.space_shape != first.space_shape:
             raise SeriesError(
-                f"variable {other.name!r} has space {other.space_shape} and {first.name!r} has "
-                f"{first.space_shape}; "
-                "variables joined along features share one space. What has no space axis is a covariate: "
+                f"variable {other.name!r} has space {other.space_shape} and {first.name!r} has {first.space_shape}; "
+                "they are joined along features and share one space. What has no space axis is a covariate: "
                 "covariates={…}."
             )
     return tuple(aligned)

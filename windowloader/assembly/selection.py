@@ -16,11 +16,9 @@ from windowloader.series import Series
 from windowloader.sources.selected import SelectedSource
 
 from .alignment import find
-from .assembling import Fields
 from .covariates import StaticSource
 from .entities import clip_borders
 from .labels import listed
-from .variable import Variable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,19 +32,7 @@ def select(
     series: Series, *, time: Any = None, nodes: Any = None, features: Sequence[str] | None = None
 ) -> Series:
     """Return a part of a series; `Series.select` says what each argument is."""
-    fields = Fields(
-        name=series.name,
-        variables=series.variables,
-        num_steps=series.num_steps,
-        space_shape=series.space_shape,
-        nodes=series.nodes,
-        features=series.features,
-        clock=series.clock,
-        borders=series.borders,
-        entity_borders=series.entity_borders,
-        entity_names=series.entity_names,
-        graph=series.graph,
-    )
+    fields = {name: getattr(series, name) for name in Series.__slots__}
     if features is not None:
         _cut_features(fields, series, features)
     if time is not None:
@@ -56,7 +42,7 @@ def select(
     return Series.of(fields)
 
 
-def _cut_features(fields: Fields, series: Series, names: Sequence[str]) -> None:
+def _cut_features(fields: dict[str, Any], series: Series, names: Sequence[str]) -> None:
     """Keep some of the series' own features, in the order asked; covariates stay."""
     columns = series.columns(names)
     own = series.variables[: series.num_own]
@@ -73,13 +59,10 @@ def _cut_features(fields: Fields, series: Series, names: Sequence[str]) -> None:
             kept.append(variable)
         elif chosen:
             source = SelectedSource(variable.source, features=_index(np.array(chosen, np.int64)))
-            kept.append(Variable(variable.name, source, _named(variable, chosen), variable.missing))
+            names_kept = tuple(variable.features[number] for number in chosen)
+            kept.append(replace(variable, source=source, features=names_kept))
     fields["variables"] = (*kept, *series.variables[len(own) :])
     fields["features"] = tuple(column.name for column in columns)
-
-
-def _named(variable: Variable, chosen: list[int]) -> tuple[str, ...]:
-    return tuple(variable.features[feature] for feature in chosen)
 
 
 def _index(numbers: np.ndarray) -> np.ndarray | slice:
@@ -90,7 +73,7 @@ def _index(numbers: np.ndarray) -> np.ndarray | slice:
     return slice(int(numbers[0]), int(numbers[-1]) + 1, int(steps[0]) if len(steps) else 1)
 
 
-def _cut_time(fields: Fields, start: int, stop: int) -> None:
+def _cut_time(fields: dict[str, Any], start: int, stop: int) -> None:
     """Keep rows [start, stop) of everything that has rows."""
     fields["variables"] = tuple(
         replace(variable, source=SelectedSource(variable.source, rows=slice(start, stop)))
@@ -110,7 +93,7 @@ def _cut_time(fields: Fields, start: int, stop: int) -> None:
         fields["graph"] = fields["graph"].steps(start, stop)
 
 
-def _cut_nodes(fields: Fields, numbers: np.ndarray) -> None:
+def _cut_nodes(fields: dict[str, Any], numbers: np.ndarray) -> None:
     """Keep some nodes, in the order asked; several space axes become one."""
     index = _index(numbers) if len(fields["space_shape"]) == 1 else numbers
     fields["variables"] = tuple(
@@ -183,9 +166,7 @@ def _node_numbers(series: Series, nodes: Any) -> np.ndarray:
     if isinstance(nodes, slice):
         numbers = np.arange(count, dtype=np.int64)[nodes]
     else:
-        array = np.asarray(nodes)
-        array = array.reshape(1) if array.ndim == 0 else array
-        numbers = _numbers(series, array)
+        numbers = _numbers(series, np.atleast_1d(np.asarray(nodes)))
     if not numbers.size:
         raise SeriesError(f"nodes={nodes!r} leaves none of the {count} nodes.")
     if len(np.unique(numbers)) < len(numbers):
@@ -201,9 +182,9 @@ def _numbers(series: Series, array: np.ndarray) -> np.ndarray:
         return np.flatnonzero(array)
     if array.ndim != 1:
         raise SeriesError(f"nodes= has shape {array.shape}; one dimension, or a mask, is needed.")
-    if array.dtype.kind in "iu" or not array.size:
-        wrong = array[(array < -count) | (array >= count)] if array.size else array
-        if wrong.size:
+    array = array if array.size else array.astype(np.int64)
+    if array.dtype.kind in "iu":
+        if (wrong := array[(array < -count) | (array >= count)]).size:
             raise SeriesError(
                 f"node {wrong[0]} is not among the {count} of {series.name!r}. Integers are positions; "
                 f"labels are given as text, nodes=['{wrong[0]}']."

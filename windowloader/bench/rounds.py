@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from windowloader.errors import LoaderError
+
 from .cases import CASES
 
 if TYPE_CHECKING:
@@ -115,7 +117,12 @@ class _Process:
         # torch's OpenMP threads spin at barriers, which on shared processors slows everybody
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            process_group=0,  # an interrupt ends this process, which ends the others
         )
         self._read(lambda said: setattr(self.result, "setup", said["setup"]))
 
@@ -177,6 +184,9 @@ def measure(
     """
     wanted = None if names is None else {LIMIT, *names}
     chosen = [case for case in CASES if wanted is None or case.name in wanted]
+    unknown = (wanted or set()) - {case.name for case in CASES}
+    if unknown:
+        raise LoaderError(f"no means is called {sorted(unknown)}: {', '.join(case.name for case in CASES)}.")
     limit, others = chosen[0], chosen[1:]
     together = max(1, int(HELD // (size.steps * size.nodes * 8)))
     groups = [others[at : at + together] for at in range(0, len(others), together)]

@@ -48,6 +48,8 @@ def main(name: str, size: str, file: str, batch: str) -> None:
                 )
     except (Unavailable, ImportError) as error:
         say(skipped=str(error))
+    except Exception as error:
+        say(skipped=f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

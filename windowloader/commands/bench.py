@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import data_folder
+from windowloader.commands.common import app, data_folder
 
 if TYPE_CHECKING:
     from windowloader.bench.rounds import Result
 
-__all__ = ["bench", "register"]
+__all__ = ["bench"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(bench)
-
-
+@app.command()
 def bench(
     size: Annotated[
         list[str] | None,

@@ -12,27 +12,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from windowloader.commands.common import AsJson, app
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.sources.mirror_entry import Entry
 
-__all__ = ["clear", "register", "show"]
+__all__ = ["clear", "show"]
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_dir=.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+
+commands = typer.Typer(help="What is kept on this node of data from elsewhere.", no_args_is_help=True)
+app.add_typer(commands, name="cache")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    commands = typer.Typer(help="What is kept on this node of data from elsewhere.", no_args_is_help=True)
-    commands.command("list")(show)
-    commands.command("clear")(clear)
-    app.add_typer(commands, name="cache")
-
-
+@commands.command("list")
 def show(folder: Folder, as_json: AsJson = False) -> None:
     """List the arrays in a cache folder."""
     from windowloader.sources.mirror_folder import MirrorFolder, check_folder
@@ -44,6 +41,7 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
         _print(found, folder)
 
 
+@commands.command("clear")
 def clear(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Only arrays whose path or URL has this in it.")] = "",

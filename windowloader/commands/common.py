@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
+    "By",
+    "app",
     "data_folder",
     "duration",
     "emit",
@@ -38,6 +40,27 @@ __all__ = [
 SOON = 2.0  # seconds of work that need no bar
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+By = Annotated[
+    Literal["targets", "rows", "windows", "entities"],
+    typer.Option(help="How the parts of a split are told apart."),
+]
+
+app = typer.Typer(
+    name="windowloader",
+    help="Training batches of sliding windows over spatiotemporal arrays, built at run time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Training batches of sliding windows over spatiotemporal arrays, built at run time."""
+    if version:
+        from windowloader import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def data_folder(name: str) -> Path:
@@ -159,7 +182,7 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[Callable[[str, i
     >>> with progress_bar("rows") as advance:
     ...     advance("reading", 1, 2)
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return
     from rich.console import Console

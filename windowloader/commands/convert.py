@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, emit, fields, progress_bar
+from windowloader.commands.common import AsJson, app, emit, fields, progress_bar
 from windowloader.commands.target import Target, on_target, options_of
 
 if TYPE_CHECKING:
     from windowloader.conversion.report import ArrayReport, Conversion
 
-__all__ = ["convert", "register"]
+__all__ = ["convert"]
 
 PHASES = {"scan": "looking for the range", "write": "writing", "check": "reading back"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(on_target(convert))
-
-
+@app.command()
+@on_target
 def convert(
     source: Target,
     destination: Annotated[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import data_folder
+from windowloader.commands.common import app, data_folder
 from windowloader.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -27,14 +27,10 @@ if TYPE_CHECKING:
     from windowloader.demo.task import Task
     from windowloader.demo.training import Settings
 
-__all__ = ["demo", "register"]
+__all__ = ["demo"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
-
-
+@app.command()
 def demo(
     data: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, emit, fields, progress_bar
+from windowloader.commands.common import AsJson, app, emit, fields, progress_bar
 from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
@@ -17,16 +17,13 @@ if TYPE_CHECKING:
 
     from windowloader.viewing.inspection import Inspection, VariableReport
 
-__all__ = ["inspect", "register"]
+__all__ = ["inspect"]
 
 SHOWN = 12
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(on_target(inspect))
-
-
+@app.command()
+@on_target
 def inspect(
     target: Target,
     lookback: Annotated[int, typer.Option(min=1, help="Of the batch that is described.")] = 12,

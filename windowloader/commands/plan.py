@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, duration, emit, fields, rate, windows_of
+from windowloader.commands.common import AsJson, app, duration, emit, fields, rate, windows_of
 from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
     from windowloader.plan import Plan
     from windowloader.report import Outlook
 
-__all__ = ["plan", "register"]
+__all__ = ["plan"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(on_target(plan))
-
-
+@app.command()
+@on_target
 def plan(
     target: Target,
     lookback: Annotated[int, typer.Option(min=1)] = 12,

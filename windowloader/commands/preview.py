@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, emit, fields, parts_of
+from windowloader.commands.common import AsJson, By, app, emit, fields, parts_of
 from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 
     from windowloader.viewing.preview import Preview, WindowRows
 
-__all__ = ["preview", "register"]
+__all__ = ["preview"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(on_target(preview))
-
-
+@app.command()
+@on_target
 def preview(
     target: Target,
     lookback: Annotated[int, typer.Option(min=1)] = 12,
@@ -35,7 +32,7 @@ def preview(
     split: Annotated[
         str, typer.Option(help="Ratios, rows or dates: 0.7,0.1,0.2 or 2012-05-01,2012-06-01.")
     ] = "0.7,0.1,0.2",
-    by: Annotated[str, typer.Option(help="targets, rows, windows, entities.")] = "targets",
+    by: By = "targets",
     purge: Annotated[int, typer.Option(min=0, help="Rows left out between parts.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the random window.")] = 0,
     as_json: AsJson = False,
@@ -47,9 +44,7 @@ def preview(
 
     series = target.open()
     spec = WindowSpec(lookback=lookback, horizon=horizon, delay=delay, stride=stride, dilation=dilation)
-    if by not in ("targets", "rows", "windows", "entities"):
-        raise typer.BadParameter(f"--by {by}: targets, rows, windows or entities.")
-    found = look(split_series(series, spec, parts_of(split), by=by, purge=purge), seed=seed)  # type: ignore[arg-type]
+    found = look(split_series(series, spec, parts_of(split), by=by, purge=purge), seed=seed)
     emit(found.to_dict(), as_json=as_json, show=lambda: fields(list(_page(found))))
 
 

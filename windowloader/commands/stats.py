@@ -7,53 +7,55 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from windowloader.commands.common import AsJson, fields, progress_bar, windows_of
+from windowloader.commands.common import AsJson, By, app, fields, progress_bar, windows_of
 from windowloader.commands.target import Target, on_target
 
 if TYPE_CHECKING:
     from windowloader.scaling import Scaler
 
-__all__ = ["register", "stats"]
-
-KINDS = ("standard", "minmax", "robust")
+__all__ = ["stats"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(on_target(stats))
-
-
+@app.command()
+@on_target
 def stats(
     target: Target,
-    kind: Annotated[str, typer.Option(help="standard, minmax, robust.")] = "standard",
-    per: Annotated[str, typer.Option(help="feature, node, entity.")] = "feature",
-    weighting: Annotated[str, typer.Option(help="rows, or windows (DCRNN's numbers).")] = "rows",
-    unseen: Annotated[str, typer.Option(help="Entities without rows: raise, or pooled.")] = "raise",
+    kind: Annotated[
+        Literal["standard", "minmax", "robust"], typer.Option(help="Kind of scaler.")
+    ] = "standard",
+    per: Annotated[
+        Literal["feature", "node", "entity"], typer.Option(help="What has its own numbers.")
+    ] = "feature",
+    weighting: Annotated[
+        Literal["rows", "windows"],
+        typer.Option(help="How often a row counts: once, or as windows hold it (DCRNN)."),
+    ] = "rows",
+    unseen: Annotated[
+        Literal["raise", "pooled"],
+        typer.Option(help="For entities without rows: an error, or all rows together."),
+    ] = "raise",
     lookback: Annotated[int, typer.Option(min=1, help="Of the windows whose rows count.")] = 12,
     horizon: Annotated[int, typer.Option(min=0)] = 12,
     split: Annotated[
         str | None, typer.Option(help="Fit on the first part of: 0.7,0.1,0.2.", show_default="all rows")
     ] = None,
-    by: Annotated[str, typer.Option(help="How parts are told apart: targets, rows, windows.")] = "targets",
+    by: By = "targets",
     out: Annotated[Path | None, typer.Option(help="Write the scaler here, for StandardScaler.load.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a scaler in one pass, in bounded memory."""
-    for name, value, known in (("kind", kind, KINDS), ("per", per, ("feature", "node", "entity")),
-                               ("weighting", weighting, ("rows", "windows")),
-                               ("unseen", unseen, ("raise", "pooled")),
-                               ("by", by, ("targets", "rows", "windows", "entities"))):  # fmt: skip
-        if value not in known:
-            raise typer.BadParameter(f"--{name} {value}: {', '.join(known)}.")
+    from windowloader.scaling import MinMaxScaler, RobustScaler, StandardScaler
+
+    kinds: Any = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
     if out is not None and not out.resolve().parent.is_dir():
         raise typer.BadParameter(f"--out {out}: there is no folder {out.resolve().parent}")
     windows = windows_of(target.open(), lookback, horizon, split=split, by=by)
     with progress_bar("rows", quiet=as_json) as advance:
-        scaler = _kind(kind).fit(
+        scaler = kinds[kind].fit(
             windows,
             per=per,
             weighting=weighting,
@@ -66,16 +68,6 @@ def stats(
         typer.echo(json.dumps({"windows": len(windows), "scaler": json.loads(scaler.to_json())}, indent=2))
     else:
         _show(scaler, len(windows), out)
-
-
-def _kind(kind: str) -> Any:
-    from windowloader import scaling
-
-    return {
-        "standard": scaling.StandardScaler,
-        "minmax": scaling.MinMaxScaler,
-        "robust": scaling.RobustScaler,
-    }[kind]
 
 
 def _show(scaler: Scaler, windows: int, out: Path | None) -> None:

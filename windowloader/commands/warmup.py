@@ -10,16 +10,12 @@ from typing import Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, emit
+from windowloader.commands.common import AsJson, app, emit
 
-__all__ = ["register", "warmup"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("warmup")(warmup)
+__all__ = ["warmup"]
 
 
+@app.command()
 def warmup(
     source: Annotated[
         list[str] | None, typer.Option(help="Dtype of the stored values; may be repeated. Default float32.")

@@ -42,14 +42,8 @@ def _found(source: Any) -> Mapping[str, Any]:
             return dict(opened.values.attrs)
         finally:
             opened.close()
-    if hasattr(source, "coordinates") and hasattr(source, "location"):  # Zarr, N5
-        import zarr
-
-        try:
-            array = zarr.open_array(source.coordinates.keys.zarr(), path=source.info.path, mode="r")
-            return dict(array.attrs)
-        except Exception:  # N5, which zarr-python does not open: nothing but attributes is lost
-            return {}
+    if hasattr(source, "stored"):  # Zarr
+        return dict(source.stored().attrs)
     dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
     if isinstance(dataset, str) and stamp is not None:
         from windowloader.sources.hdf5_dataset import open_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
 from windowloader.sources.base import digest
-from windowloader.sources.keys import StoreKeys
+from windowloader.sources.kvstore import check_bucket
 from windowloader.sources.options import locate, supported
 
 from .bucket_journal import HEAD, BucketJournal, read_head, remove_records
@@ -91,7 +91,7 @@ class BucketPlace:
 
     def check(self, *, overwrite: bool) -> None:
         """Raise where the bucket cannot be used, or the name is taken."""
-        StoreKeys(self.final.location).check_bucket()
+        check_bucket(self.final.location)
         head, taken = read_head(self.aside), self.taken()
         self.staged = taken if head is None else head["staged"]
         if taken and head is None and not overwrite:

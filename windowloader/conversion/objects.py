@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
 from windowloader.sources.failures import Asked
-from windowloader.sources.keys import StoreKeys
+from windowloader.sources.kvstore import open_store, read_keys
 from windowloader.sources.processes import tensorstore
 from windowloader.sources.reads import Progress, wait
 
@@ -53,7 +53,7 @@ class Objects:
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Values, asked for at once; None where there is none."""
-        return [None if one is None else one.data for one in StoreKeys(self.location).get(keys)]
+        return read_keys(self.location, keys)
 
     def list(self) -> list[str]:
         """Return all keys, in order."""
@@ -106,7 +106,7 @@ class Objects:
             place += len(some)
 
     def _open(self) -> Any:
-        return StoreKeys(self.location).open()
+        return open_store(self.location)
 
     def _wait(self, future: Any, key: str = "", size: int = 0) -> Any:
         asked = Asked(self.location.child(key).url, doing="written" if key and size else "read")

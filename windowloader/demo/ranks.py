@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +78,11 @@ def _join(rank: int, ranks: int, meeting: str) -> None:
 
 def _follow(rank: int, ranks: int, meeting: str, task: Task, settings: Settings) -> None:
     """Do what the first rank does, without its words and scores."""
-    _join(rank, ranks, meeting)
-    training.load_once(task, settings)
-    training.fit(task, settings, wrap=DistributedDataParallel)
-    distributed.destroy_process_group()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt ends the first rank, which ends the others
+    try:
+        _join(rank, ranks, meeting)
+        training.load_once(task, settings)
+        training.fit(task, settings, wrap=DistributedDataParallel)
+        distributed.destroy_process_group()
+    except Exception as error:
+        sys.exit(f"rank {rank}: {type(error).__name__}: {' '.join(str(error).split())}")

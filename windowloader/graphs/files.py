@@ -22,6 +22,7 @@ import numpy as np
 from windowloader.assembly.alignment import find, order
 from windowloader.assembly.labels import as_labels, counts, listed, text_of, texts
 from windowloader.errors import GraphError, MissingExtraError, SourceError, SourceNotFoundError
+from windowloader.sources.foreign import guarded
 from windowloader.sources.handles import nearby
 from windowloader.sources.npz import Archive, open_npz_archive, read_npy
 from windowloader.sources.unpickle import load_plain
@@ -52,6 +53,7 @@ SPARSE = ("csr", "csc", "bsr", "coo", "dia")
 ADJACENCIES = ("adj", "adjacency", "adj_mx", "adjacency_matrix", "weights", "W", "A")
 
 
+@guarded
 def read_graph(
     path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None, more: bool = False
 ) -> Edges:
@@ -59,11 +61,11 @@ def read_graph(
     if ends not in (None, "labels", "numbers"):
         raise GraphError(f"ends={ends!r}: a list of edges is written in 'labels' or in 'numbers'.")
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         raise GraphError(
             f"{str(path)!r} is a folder, and a graph is read from a file: .npz, .npy, .csv, .txt or .pkl."
         )
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise SourceNotFoundError(
             f"no graph at {str(path)!r}: there is no such file (looked for {os.path.abspath(path)}). {nearby(path)}"
         )
@@ -80,8 +82,11 @@ def read_graph(
         return readers[suffix](file, nodes).check()
     except GraphError as error:
         raise error if str(path) in str(error) else GraphError(f"{str(path)!r}: {error}") from error
-    except UNREADABLE as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error or type(error).__name__}") from error
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        said = f"{error}" if isinstance(error, UNREADABLE) else f"{type(error).__name__}: {error}"
+        raise GraphError(f"{str(path)!r} cannot be read: {said or type(error).__name__}") from error
 
 
 def lists_edges(table: Any) -> bool:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import math
+import operator
+import reprlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -19,6 +22,7 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
+from .failures import Asked, Guard
 from .reads import Done
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from windowloader.source import Pending, Source
 
-    from .catalog import ArrayInfo
+    from .chunked import ArrayInfo
 
 __all__ = [
     "Described",
@@ -34,6 +38,7 @@ __all__ = [
     "LocalSource",
     "SlabSource",
     "check_dtype",
+    "check_shape",
     "chunk_edges",
     "complete",
     "digest",
@@ -41,6 +46,9 @@ __all__ = [
     "to_nanoseconds",
     "unknown_variable",
 ]
+
+
+MOST_CHUNKS = 1 << 25  # along time, or of one row: plans have a number for each
 
 
 class Description(Protocol):
@@ -105,7 +113,7 @@ class LocalSource:
     Attributes
     ----------
     info : ArrayInfo or None
-        Chunks and shards of a Zarr or N5 array, in the stored order; None for other sources.
+        Chunks and shards of a Zarr array, in the stored order; None for other sources.
     selection : mapping of int to ndarray
         Positions along stored dimensions that are read, for dimensions of ``info`` that are not read whole.
     box : tuple of slice or None
@@ -114,6 +122,8 @@ class LocalSource:
         Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
     can_take : bool
         Whether ``take(axis, index)`` returns a source of some positions.
+    fill_value : float or None
+        What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
         Whether its parts stand in another order of time than they were given in.
     doubts : tuple of str
@@ -125,6 +135,7 @@ class LocalSource:
     box: tuple[slice, ...] | None = None
     whole_chunks = False
     can_take = False
+    fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
 
@@ -139,9 +150,13 @@ class LocalSource:
         chunks: Sequence[int] | None = None,
         description: Description | None = None,
     ) -> None:
+        self.stored_dtype = np.dtype(dtype)
+        shape = check_shape(shape, self.stored_dtype.itemsize, name)
+        if chunks is not None:
+            chunks = check_shape(chunks, self.stored_dtype.itemsize, name, what="chunks", least=1)
         if axes is None:
-            axes = default_axes(len(shape), dims, name)
-        check_axes(axes, len(shape), name=name, need_time=False)
+            axes = default_axes(len(shape), dims, name, shape)
+        check_axes(axes, len(shape), name=name, need_time=False, dims=dims)
         first = max(axes.find("t"), 0)
         self.order: tuple[int, ...] = (
             (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
@@ -151,12 +166,17 @@ class LocalSource:
         self.dims = (
             tuple(str(dims[dim]) for dim in self.order) if dims else None
         )  # names, where the file has some
-        self.shape = tuple(int(shape[dim]) for dim in self.order)
-        self.stored_dtype = np.dtype(dtype)
+        self.shape = tuple(shape[dim] for dim in self.order)
         self.dtype = check_dtype(self.stored_dtype, name)
         self.chunks: tuple[int, ...] | None = (
-            None if chunks is None else tuple(int(chunks[dim]) for dim in self.order)
+            None if chunks is None else tuple(chunks[dim] for dim in self.order)
         )
+        grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks or (), strict=False)]
+        if grid and max(grid[0], math.prod(grid[1:])) > MOST_CHUNKS:
+            raise SourceFormatError(
+                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along time or "
+                "for a row, more than can be planned for. If that is no damage, `windowloader convert` makes larger ones."
+            )
         self.description = description or Described()
 
     def __repr__(self) -> str:
@@ -170,7 +190,8 @@ class LocalSource:
         """Read rows ``[start, stop)`` into ``out``, any strides."""
         self.check_range(start, stop, out)
         if out.size:
-            self._read(start, stop, out)
+            with Guard(Asked(self.name, (start, stop))):
+                self._read(start, stop, out)
 
     def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
         """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` does not fit them."""
@@ -348,6 +369,28 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
     raise SourceFormatError(
         f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
     )
+
+
+def check_shape(
+    shape: Any, itemsize: int, name: str, *, what: str = "shape", least: int = 0
+) -> tuple[int, ...]:
+    """Sizes as integers, else `SourceFormatError`: damaged metadata and typing errors give any.
+
+    Examples
+    --------
+    >>> check_shape((288, np.int64(207)), 4, "x.npy")
+    (288, 207)
+    """
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = (-1,)
+    if min(sizes, default=least) < least or math.prod(max(size, 1) for size in sizes) * itemsize >= 1 << 63:
+        raise SourceFormatError(
+            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are whole numbers of {least} or "
+            "more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
+        )
+    return sizes
 
 
 def chunk_edges(num_rows: int, chunk: int) -> np.ndarray:

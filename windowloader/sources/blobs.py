@@ -24,7 +24,7 @@ from windowloader.errors import (
 from windowloader.hiding import hide_secrets
 
 from .failures import Asked, explained
-from .keys import open_store
+from .kvstore import open_store
 from .options import Location, locate, supported
 from .processes import PerProcess
 from .reads import Progress, wait
@@ -206,6 +206,7 @@ def own_headers_stay(options: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(nested, Mapping):
             own_headers_stay(nested)
     foreign = sorted(set(map(str.lower, found.get("headers") or ())) - {"authorization", "cookie"})
+    foreign += sorted({"auth", "cookies"} & set(found.get("client_kwargs") or ()))
     if foreign:
         raise SourceFormatError(
             f"storage_options has the headers {foreign}, which fsspec would send on to any host that a redirect names. "
@@ -277,7 +278,8 @@ class BlobFile(io.RawIOBase):
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
         stop = min(self._at + len(view), self._size)
-        count = max(stop - self._at, 0)
+        if (count := stop - self._at) <= 0:
+            return 0
         for number in range(self._at // BLOCK, -(-stop // BLOCK)):
             block = self._block(number)
             first, last = max(self._at, number * BLOCK), min(stop, number * BLOCK + len(block))
@@ -289,9 +291,15 @@ class BlobFile(io.RawIOBase):
         if number not in self._blocks:
             while len(self._blocks) > 64:  # the oldest goes: metadata of one array rarely take as much
                 self._blocks.pop(next(iter(self._blocks)))
-            first = number * BLOCK
+            first, stop = number * BLOCK, min((number + 1) * BLOCK, self._size)
             try:
-                self._blocks[number] = get(self._blob, first, min(first + BLOCK, self._size))
+                found = get(self._blob, first, stop)
+                if len(found) != stop - first:
+                    raise CorruptDataError(
+                        f"{self._blob.name!r} ends at byte {first + len(found)}, and has {self._size} bytes by its own "
+                        "account. It was not written to its end."
+                    )
+                self._blocks[number] = found
             except WindowLoaderError as error:
                 self.problem = error
                 raise

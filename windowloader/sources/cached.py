@@ -110,6 +110,7 @@ class CachedSource(LocalSource):
         self._rows = 0 if source.chunks is not None else max(1, -(-BLOCK // max(row_bytes, 1)))
         grid = (self._rows, *source.shape[1:]) if self._rows > 1 else source.chunks
         super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=grid)
+        self.fill_value = self.source.fill_value
         self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
 
     @property

@@ -1,49 +1,129 @@
-"""Zarr 2, Zarr 3 (sharded too) and N5, on this machine, in S3, in Google's store or behind a web server.
+"""Zarr 2 and 3 (sharded too), wherever they are: described by zarr-python and xarray, read by TensorStore.
 
-In: a path or URL and ``storage_options``. Out: `ChunkedSource`, read by TensorStore: many chunks at once, straight
-into the caller's array. Never keeps chunks; what is kept how long is the plan's.
+In: a path, URL or object of zarr-python, and ``storage_options``. Out: `ChunkedSource`, many chunks at once, straight
+into the caller's array; where TensorStore does not have the store, `ZarrSource`. Never keeps chunks; what is kept how
+long is the plan's.
 """
 
 from __future__ import annotations
 
 import copy
-import time
-from dataclasses import replace
+import math
+import os
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import LocalSource, digest
-from .catalog import ArrayInfo, read_catalog
-from .cf import Packing, packing
-from .failures import Asked, explained
-from .keys import keys_of
-from .options import locate, scheme_of, supported
+from .base import Described, LocalSource, digest
+from .failures import Asked
+from .options import scheme_of
+from .packing import Packing, delivered, packing
 from .processes import tensorstore
-from .reads import Progress, Read, lend, wait
+from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
-from .stored_axes import Coordinates, describe
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from windowloader.source import Pending
 
+    from .base import Description
     from .options import Location
+    from .zarr_contents import ZarrContents
 
-__all__ = ["ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
+__all__ = ["ArrayInfo", "ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
 
-SUFFIXES = (".zarr", ".zarr2", ".zarr3", ".n5")
+SUFFIXES = (".zarr", ".zarr2", ".zarr3")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """How one array lies in its store.
+
+    Parameters
+    ----------
+    path : str
+        Below the place that was opened; empty where that is the array.
+    driver : str
+        ``zarr`` or ``zarr3``: TensorStore's words.
+    shape : tuple of int
+    dtype : numpy.dtype
+        As delivered, native byte order.
+    chunks : tuple of int
+        What is read at once: the inner chunk of a shard.
+    shards : tuple of int or None
+        What is one object where that is larger than a chunk.
+    itemsize : int
+        Bytes of a stored number.
+    exact : bool
+        Whether a chunk's stored size is known: nothing is compressed.
+    dims : tuple of str or None
+        Names of dimensions, that of time called so.
+    identity : str
+        Changes when the metadata do.
+    fill_value : number or None
+        What cells hold that were never written.
+    """
+
+    path: str
+    driver: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+    itemsize: int = 0
+    exact: bool = False
+    dims: tuple[str, ...] | None = None
+    identity: str = ""
+    fill_value: Any = None
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk as decoded; with `exact`, about as stored.
+
+        Examples
+        --------
+        >>> ArrayInfo("", "zarr3", (9, 4), np.dtype("f4"), (3, 4), itemsize=4).chunk_bytes
+        48
+        """
+        return math.prod(self.chunks) * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Labels and timestamps of some positions along stored dimensions.
+
+    Parameters
+    ----------
+    whole : Description
+        Of all.
+    selection : mapping of int to ndarray
+        Positions along stored dimensions.
+    """
+
+    whole: Description
+    selection: Mapping[int, np.ndarray]
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a stored dimension."""
+        found, index = self.whole.labels(dim), self.selection.get(dim)
+        return found if found is None or index is None else found[index]
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, which are all there."""
+        return self.whole.timestamps()
+
+
 class ChunkedSource(RemoteSource):
-    """One array of a Zarr or N5 store, read by TensorStore.
+    """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know its codec.
 
     Parameters
     ----------
@@ -53,7 +133,7 @@ class ChunkedSource(RemoteSource):
         Of the array in it.
     axes : str
         Letters of the stored shape.
-    coordinates : Coordinates
+    coordinates : Description
         Labels and timestamps.
     values : Packing or None
         How stored numbers become values.
@@ -83,7 +163,7 @@ class ChunkedSource(RemoteSource):
         array: ArrayInfo,
         *,
         axes: str,
-        coordinates: Coordinates,
+        coordinates: Description,
         values: Packing | None,
         fill_missing: bool,
     ) -> None:
@@ -97,10 +177,9 @@ class ChunkedSource(RemoteSource):
             chunks=array.chunks,
             description=coordinates,
         )
-        self.location = where
-        self.info = replace(array, attributes={})  # read already; a pickle stays small
-        self.coordinates = coordinates
+        self.location, self.info = where, array
         self.packing = values
+        self.fill_value = delivered(values, array.dtype, array.fill_value)
         self.fill_missing = fill_missing
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
@@ -140,9 +219,8 @@ class ChunkedSource(RemoteSource):
                 min(self.chunks[axis], max(len(index), 1)),
                 *self.chunks[axis + 1 :],
             )
-        taken.description = taken.coordinates = replace(
-            self.coordinates, selection=tuple(taken.selection.items())
-        )
+        whole = self.description.whole if isinstance(self.description, Taken) else self.description
+        taken.description = Taken(whole, taken.selection)
         return taken
 
     def requests(self, start: int, stop: int) -> np.ndarray:
@@ -159,8 +237,20 @@ class ChunkedSource(RemoteSource):
         chosen = [(dim, digest(index.tobytes())) for dim, index in sorted(self.selection.items())]
         return digest(self.shape, str(self.dtype), self.axes, self.info.identity, chosen)
 
+    def stored(self, *, whole: bool = False) -> Any:
+        """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
+        from .fallback import open_array
+        from .kvzarr import store_of
+
+        return open_array(store_of(self.location), "", self.name, whole=whole)
+
     def _open(self) -> Opened:
-        return _Store(self)
+        try:
+            return _Store(self)
+        except SourceFormatError:  # a codec, filter or option of a codec that TensorStore does not have
+            from .fallback import ZarrRows
+
+            return ZarrRows(self)
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
@@ -175,26 +265,14 @@ class _Store:
     """A `ChunkedSource` as this process has it open."""
 
     def __init__(self, source: ChunkedSource) -> None:
+        from .zarr_contents import open_tensorstore
+
         self.source = source
         self.ts = tensorstore()
         self.progress = Progress(self.renew)
-        info, location = source.info, source.location
-        spec = {
-            "driver": info.driver,
-            "kvstore": location.store(),
-            "recheck_cached_metadata": "open",
-            "recheck_cached_data": "open",
-            "fill_missing_data_reads": source.fill_missing,
-        }
-        context = location.resources(cache_bytes=source.cache_bytes)
-        asked = Asked(source.name)
-        store = wait(
-            explained(asked, lambda: self.ts.open(spec, read=True, context=context)),
-            asked,
-            since=time.monotonic(),
-            limit=location.timeout,
-            progress=self.progress,
-            timeout=None,
+        form = 3 if source.info.driver == "zarr3" else 2
+        store = open_tensorstore(
+            source.location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
         self.stored = self._arranged(self._checked(store))
 
@@ -240,7 +318,7 @@ class _Store:
 
 
 def open_chunked(
-    target: str | os.PathLike[str],
+    target: Any,
     *,
     variable: str | None = None,
     axes: str | None = None,
@@ -248,18 +326,18 @@ def open_chunked(
     fill_missing: bool = False,
     mask_and_scale: bool = True,
 ) -> LocalSource:
-    """Open one array of a Zarr or N5 store.
+    """Open one array of a Zarr store.
 
     Parameters
     ----------
-    target : str or path
-        Of the store, a group in it, or the array; schemes that TensorStore lacks go through zarr-python and fsspec.
+    target : str, path, or zarr Store, Group or Array
+        The store, a group in it, or the array; what TensorStore lacks is read through zarr-python and fsspec.
     variable : str, optional
         Path of the array below it; needed where several have a time axis.
     axes : str, optional
         Letters of the stored shape; default: by dimension names, else ``tn`` or ``tnf``.
     storage_options : mapping, optional
-        See `windowloader.sources.options.locate`.
+        See `windowloader.sources.options.locate`; for other schemes, fsspec's.
     fill_missing : bool
         Whether absent chunks mean the fill value (sparse stores); else they are an error.
     mask_and_scale : bool
@@ -277,33 +355,79 @@ def open_chunked(
         Where no array, or more than one, is meant.
     AxesError
         Where axes cannot be told from the dimension names.
-    """
-    if not supported(target):
-        from .fallback import open_zarr
 
-        return open_zarr(target, variable=variable, axes=axes, storage_options=storage_options,
-                         fill_missing=fill_missing, mask_and_scale=mask_and_scale)  # fmt: skip
-    location = locate(target, storage_options)
-    keys = keys_of(location)
-    catalog = read_catalog(keys, variable)
-    array = catalog.choose(variable)
-    letters, coordinates = describe(keys, catalog, array, axes)
-    if catalog.single and array.dims:  # coordinates lie beside it, if anywhere
-        coordinates = replace(coordinates, keys=keys_of(location.parent()), paths=array.dims)
+    Examples
+    --------
+    >>> import zarr
+    >>> store = zarr.storage.MemoryStore()
+    >>> array = zarr.create_array(store, name="speed", data=np.arange(6.0).reshape(3, 2))
+    >>> source = open_chunked(store, variable="speed")
+    >>> rows = np.empty((1, 2))
+    >>> source.read(2, 3, rows)
+    >>> rows
+    array([[4., 5.]])
+    """
+    from .zarr_contents import ZarrContents, dimensions, place_of
+
+    contents = ZarrContents.of(place_of(target, storage_options), variable)
+    path = contents.choose(variable)
+    if not path and dimensions(contents.arrays[""]):
+        above, name = contents.place.parent(contents.form)  # its coordinates lie beside it, if anywhere
+        beside = ZarrContents.of(above, name) if name else contents
+        path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
+    return _source(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
+
+
+def _source(
+    contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
+) -> LocalSource:
+    from .coordinates import dimension_names, time_dimension
+    from .description import StoreDescription
+    from .fallback import ZarrSource
+    from .zarr_contents import ZarrContents, dimensions
+
+    place = contents.place
+    array = contents.arrays[path]
+    attributes, dims = dict(array.attrs), dimensions(array)
+    coordinates: Description = Described()
+    if contents.described(path):
+        described, attributes = contents.array(path), contents.raw(path).attrs
+        dims = dimension_names(described)
+        coordinates = StoreDescription(
+            partial(ZarrContents.of, place, path), path, time_dimension(described, axes)
+        )
+    info = _info(contents, path, dims)
+    name = f"{place.name}/{path}".rstrip("/")
+    letters = axes or default_axes(len(info.shape), dims, name, info.shape)
+    check_axes(letters, len(info.shape), name=name, need_time=False)
+    values = packing(info.dtype, attributes) if mask_and_scale else None
+    if place.location is None:
+        return ZarrSource(
+            place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
+        )
     return ChunkedSource(
-        location,
-        array,
-        axes=letters,
-        coordinates=coordinates,
-        values=packing(_known(array), array.attributes, array.fill_value) if mask_and_scale else None,
-        fill_missing=fill_missing,
+        place.location, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
     )
 
 
-def _known(array: ArrayInfo) -> np.dtype:
-    if array.dtype is None:  # pragma: no cover, `Catalog.choose` refuses it
-        raise SourceFormatError(f"{array.path!r} holds no numbers.")
-    return array.dtype
+def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:
+    """Describe how an array lies, by zarr-python's own metadata."""
+    array, form = contents.arrays[path], contents.form
+    dtype = contents.dtype(path)
+    kinds = {type(codec).__name__ for codec in (*array.filters, *array.compressors)}
+    return ArrayInfo(
+        path,
+        "zarr3" if form == 3 else "zarr",
+        tuple(array.shape),
+        dtype,
+        tuple(array.chunks),
+        array.shards and tuple(array.shards),
+        array.dtype.itemsize,
+        kinds <= {"TransposeCodec", "Crc32cCodec"},
+        dims,
+        contents.identity(path),
+        array.fill_value,
+    )
 
 
 def is_chunked(target: str | os.PathLike[str]) -> bool:
@@ -320,20 +444,18 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     if scheme_of(target) in ("", "file", "local"):
         folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
         return any(
-            (folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", "attributes.json")
+            os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
         )
     return not path.suffix
 
 
-def list_arrays(
-    target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> tuple[str, ...]:
+def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Return paths of the arrays of numbers along time in a store; () where the store is one array.
 
     Parameters
     ----------
-    target : str or path
-        Of the store.
+    target : str, path, or zarr Store, Group or Array
+        The store.
     storage_options : mapping, optional
         See `windowloader.sources.options.locate`.
 
@@ -341,9 +463,7 @@ def list_arrays(
     -------
     tuple of str
     """
-    if not supported(target):
-        from .fallback import list_zarr
+    from .zarr_contents import ZarrContents, place_of
 
-        return list_zarr(target, storage_options)
-    catalog = read_catalog(keys_of(locate(target, storage_options)))
-    return () if catalog.single else catalog.variables()
+    contents = ZarrContents.of(place_of(target, storage_options))
+    return () if contents.single else contents.variables()

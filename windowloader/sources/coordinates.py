@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from windowloader.axes import TIME_NAMES
+from windowloader.axes import TIME_NAMES, dimension_role
 from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.clocks.moments import nanoseconds_of
 from windowloader.errors import SeriesError, SourceFormatError
@@ -21,7 +21,7 @@ __all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_value
 
 
 def dimension_names(values: Any) -> tuple[str, ...]:
-    """Names of the dimensions, the one that CF knows as time called so.
+    """Names of the dimensions, those that CF attributes describe called by what they are, such as ``time``.
 
     Examples
     --------
@@ -31,7 +31,15 @@ def dimension_names(values: Any) -> tuple[str, ...]:
     ('time', 'sensor')
     """
     time = time_dimension(values)
-    return tuple("time" if dim == time else str(name) for dim, name in enumerate(values.dims))
+    return tuple("time" if dim == time else _role(values, name) for dim, name in enumerate(values.dims))
+
+
+def _role(values: Any, name: Any) -> str:
+    if name not in values.coords:
+        return str(name)
+    coordinate = values.coords[name]
+    said = {"dtype": coordinate.dtype.name, **coordinate.encoding, **coordinate.attrs}
+    return dimension_role(str(name), said)
 
 
 def with_times(dataset: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What storage says when it fails, as errors of this package that say what to do.
+"""What libraries raise, as errors of this package that say what to do.
 
-In: an exception of TensorStore, zarr or fsspec, and what was being read. Out: a `SourceError`. Never retries:
-that happened before, within bounds.
+In: an exception of any library, and what was being opened or read. Out: an error of this package. Never retries: that
+happened before, within bounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .received import LEAST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["REDIRECT", "Asked", "explain", "explained", "late", "stalled"]
+__all__ = ["REDIRECT", "Asked", "Guard", "explain", "explained", "late", "stalled"]
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ STALL = re.compile(r"too slow|timed out|timeout was reached|DEADLINE_EXCEEDED", 
 CORRUPT = re.compile(
     r"digest|checksum|crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|"
     r"uncompressed|expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|"
-    r"buffer (?:size|is)|corrupt", re.IGNORECASE,
+    r"buffer (?:size|is)|corrupt|filter returned failure", re.IGNORECASE,
 )  # fmt: skip
 REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
 # What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
@@ -55,6 +55,10 @@ QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
 SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
+UNSUPPORTED = (
+    "It is damaged, or holds something that is not supported. Open it with the library that wrote it, and pass what "
+    "that returns; where that works and this does not, please report it."
+)
 REFUSED = (
     "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."
 )
@@ -72,7 +76,7 @@ class Asked:
         First row and the end of the range.
     locate : callable, optional
         Rows that a chunk's indices (in storage order) hold, as text.
-    doing : {"read", "written"}
+    doing : {"read", "written", "opened"}
         What was asked.
     """
 
@@ -116,15 +120,26 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     """
     if isinstance(error, WindowLoaderError):
         return error
-    whole = SPEC.sub("", f"{error}" or type(error).__name__)
+    whole = SPEC.sub("", f"{error}")
     text = BODY.sub(_code_of, whole)
     status = match.group(1) if (match := STATUS.search(text)) else ""
-    for kind in (_missing, _credentials, _refused, _timeout, _corrupt, _unreachable, _builtin):
-        said = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
-        if found := kind(error, status, said, asked):
+    said = f"{'Cause' if asked.doing == 'opened' else 'Storage said'}: {_short(_named(error, status, text))}"
+    kinds = [_corrupt, _unreachable, _builtin]
+    if asked.doing != "opened" or "://" in asked.name:
+        kinds = [_missing, _credentials, _refused, _timeout, _unknown, *kinds]
+    for kind in kinds:
+        part = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
+        if found := kind(error, status, part, asked):
             cls, message = found
-            return cls(f"{asked}: {message} Storage said: {_short(text)}")
-    return SourceError(f"{asked}: cannot be {asked.doing}. Storage said: {_short(text)}")
+            return cls(f"{asked}: {message} {said}")
+    if asked.doing != "opened" or isinstance(error, OSError):
+        return SourceError(f"{asked}: cannot be {asked.doing}. {said}")
+    return SourceFormatError(f"{asked}: cannot be opened. {UNSUPPORTED} {said}")
+
+
+def _named(error: BaseException, status: str, text: str) -> str:
+    """Put the class of an error before its text, unless the text has the status of a storage library."""
+    return text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def explained(asked: Asked, call: Callable[[], T]) -> T:
@@ -147,6 +162,53 @@ def explained(asked: Asked, call: Callable[[], T]) -> T:
     except Exception as error:
         failed = explain(error, asked)
     raise failed
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Raises what a library raises within ``with`` as an error of this package, from the original.
+
+    Errors of this package and warnings that were made errors pass as they are. An original whose text may hold secrets
+    is left out.
+
+    Parameters
+    ----------
+    asked : Asked
+        For messages.
+
+    Examples
+    --------
+    >>> with Guard(Asked("a.npy", doing="opened")):
+    ...     {}["shape"]
+    Traceback (most recent call last):
+    windowloader.errors.SourceFormatError: 'a.npy': cannot be opened. ... Cause: KeyError: 'shape'
+    """
+
+    asked: Asked
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Replace an error of a library."""
+        if not isinstance(error, Exception) or isinstance(error, WindowLoaderError | Warning):
+            return
+        found = explain(error, self.asked)
+        cause = error if _shows_nothing(error) else None
+        try:
+            raise found from cause
+        finally:
+            found.__context__ = cause
+
+
+def _shows_nothing(error: BaseException | None) -> bool:
+    """Whether neither an error nor those it came from have text with passwords, queries or specifications."""
+    while error is not None:
+        text = str(error)
+        if hide_secrets(text) != text or SPEC.search(text) or BODY.search(text):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
 
 
 def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
@@ -259,6 +321,13 @@ def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
     return None
 
 
+def _unknown(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
+    """Tell metadata that TensorStore does not take, such as those of a codec it does not have."""
+    if status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text:
+        return SourceFormatError, "TensorStore does not know a codec or a word of the array's metadata."
+    return None
+
+
 def _corrupt(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
     if status == "ABORTED":
         return None
@@ -294,14 +363,27 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "need their package (adlfs for abfs://, sshfs for ssh://)."
         )
     if isinstance(error, ImportError):
-        return MissingExtraError, "its file system needs a package that is not installed; install it."
-    if isinstance(error, FileNotFoundError | KeyError):
+        return MissingExtraError, "it needs a package that is not installed; install it."
+    if isinstance(error, FileNotFoundError) or _names_it(error, asked.name):
         return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
     if isinstance(error, PermissionError):
         return CredentialsError, "reading is not allowed; check the credentials or the file's permissions."
     if isinstance(error, TimeoutError):
         return SourceTimeoutError, "the store did not answer in time."
+    if isinstance(error, MemoryError):
+        return SourceError, (
+            "more memory was needed than there is. Where its shape is not what was written, it is damaged; else open a "
+            "part of it, or convert it to Zarr in a place with more memory."
+        )
+    if isinstance(error, RecursionError | UnicodeError | EOFError):
+        return CorruptDataError, "its metadata or text cannot be read: restore it from its origin."
     return None
+
+
+def _names_it(error: BaseException, name: str) -> bool:
+    """Whether an error is a `KeyError` for what was asked; for a field of its metadata it means something else."""
+    key = str(error.args[0]).strip("/") if isinstance(error, KeyError) and error.args else ""
+    return bool(key) and name.rstrip("/").endswith(key)
 
 
 def _code_of(quoted: re.Match[str]) -> str:

@@ -1,43 +1,40 @@
-"""Zarr stores that only zarr-python can open: Icechunk sessions, kerchunk references, fsspec's other schemes.
+"""What zarr-python reads: any store it has, any codec, where TensorStore has none.
 
-In: a ``zarr.abc.store.Store``, a zarr Array or Group, or a URL. Out: `ZarrSource`, read by zarr-python in a few
-threads. Slower than TensorStore by a factor of 1 to 10, so only where there is no other way.
+In: a `Place` and an array in it. Out: `ZarrSource`; rows in a few threads. Slower than TensorStore by a factor of
+1 to 10, so only where there is no other way.
 """
 
 from __future__ import annotations
 
+import itertools
+import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
-from windowloader.hiding import hide_secrets
-
 from .base import digest
-from .blobs import own_headers_stay, pool, renew_pool
-from .catalog import DOCUMENTS, read_catalog
-from .cf import packing
+from .blobs import pool, renew_pool
+from .bounded import bounded
 from .failures import Asked, explained
-from .keys import ZarrKeys
+from .packing import delivered
 from .reads import Progress, Read
 from .remote import RemoteSource
-from .stored_axes import describe
 from .traffic import chunk_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from windowloader.source import Pending
 
-    from .base import LocalSource
-    from .catalog import ArrayInfo
+    from .base import Description
     from .cf import Packing
+    from .chunked import ArrayInfo
     from .remote import Opened
-    from .stored_axes import Coordinates
+    from .zarr_contents import Place
 
-__all__ = ["ZarrSource", "is_zarr", "list_zarr", "open_zarr"]
+__all__ = ["ZarrRows", "ZarrSource", "is_zarr"]
 
+AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
 TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
 
 
@@ -49,8 +46,6 @@ def is_zarr(target: object) -> bool:
     >>> is_zarr("a.zarr")
     False
     """
-    import sys
-
     if "zarr" not in sys.modules:
         return False
     import zarr
@@ -64,13 +59,13 @@ class ZarrSource(RemoteSource):
 
     Parameters
     ----------
-    keys : ZarrKeys
-        Of the store.
+    keys : Place
+        Where the store is.
     array : ArrayInfo
         Of the array in it.
     axes : str
         Letters of the stored shape.
-    coordinates : Coordinates
+    coordinates : Description
         Labels and timestamps.
     values : Packing or None
         How stored numbers become values.
@@ -83,11 +78,11 @@ class ZarrSource(RemoteSource):
 
     def __init__(
         self,
-        keys: ZarrKeys,
+        keys: Place,
         array: ArrayInfo,
         *,
         axes: str,
-        coordinates: Coordinates,
+        coordinates: Description,
         values: Packing | None,
         fill_missing: bool,
     ) -> None:
@@ -96,164 +91,110 @@ class ZarrSource(RemoteSource):
             shape=array.shape,
             dtype=values.dtype if values else array.dtype,
             axes=axes,
+            dims=array.dims,
             chunks=array.chunks,
             description=coordinates,
         )
         self.keys, self.info, self.packing, self.fill_missing = keys, array, values, fill_missing
+        self.fill_value = delivered(values, array.dtype, array.fill_value)
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        return chunk_requests(self.info, self.order, {}, start, stop)
+        return chunk_requests(self.info, self.order, self.selection, start, stop)
 
     @property
     def exact_bytes(self) -> bool:
         """Whether `requests` knows bytes as stored; else they are as decoded."""
         return self.info.exact
 
+    def stored(self, *, whole: bool = False) -> Any:
+        """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
+        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, whole=whole)
+
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""
         return digest(self.shape, str(self.dtype), self.axes, self.info.identity, _snapshot(self.keys.store))
 
     def _open(self) -> Opened:
-        return _ZarrArray(self)
+        return ZarrRows(self)
 
 
-class _ZarrArray:
-    """A `ZarrSource` as this process has it open."""
+def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
+    """Return an array of zarr-python.
 
-    def __init__(self, source: ZarrSource) -> None:
-        import zarr
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    path : str
+        Of the array.
+    name : str
+        For messages.
+    whole : bool
+        Whether absent chunks are errors, rather than the fill value.
+    """
+    import zarr
 
-        self.source, self.progress = source, Progress(renew_pool)
-        path = f"{source.keys.prefix}{source.info.path}".rstrip("/")
-        self.array = explained(
-            Asked(source.name), lambda: zarr.open_array(_store(source), path=path, mode="r")
+    if whole:
+        from .kvzarr import Whole
+
+        store = Whole(store, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
+        return explained(
+            Asked(name), lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r"))
         )
 
+
+class ZarrRows:
+    """A source of a Zarr array as this process has it open by zarr-python.
+
+    Parameters
+    ----------
+    source : ZarrSource or ChunkedSource
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.progress = source, Progress(renew_pool)
+        self.array = source.stored(whole=not source.fill_missing)
+
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin to read rows."""
-        future = pool().submit(self._rows, start, stop)
-        future.add_done_callback(self.progress.touch)
+        """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
+        cuts, source = self._cuts(start, stop), self.source
+        futures = [pool().submit(self._rows, first, end) for first, end in itertools.pairwise(cuts)]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
 
         def finish(results: list[Any]) -> None:
-            if self.source.packing is None:
-                out[...] = results[0]
-            else:
-                self.source.packing.unpack(results[0], out)
+            for (first, end), rows in zip(itertools.pairwise(cuts), results, strict=True):
+                part = out[first - start : end - start]
+                if source.packing is None:
+                    part[...] = rows
+                else:
+                    source.packing.unpack(rows, part)
 
-        asked = Asked(self.source.name, (start, stop))
-        return Read([future], finish, asked, TIMEOUT, self.progress, time.monotonic())
+        return Read(
+            futures, finish, Asked(source.name, (start, stop)), TIMEOUT, self.progress, time.monotonic()
+        )
+
+    def _cuts(self, start: int, stop: int) -> list[int]:
+        """Rows where pieces begin, at edges of chunks, and the end."""
+        chunk = self.source.info.chunks[self.source.order[0]]
+        edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
+        requests = max(len(edges), len(self.source.requests(start, stop)))
+        pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
+        return [*edges[:: -(-len(edges) // pieces)], stop]
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
-        order = self.source.order
-        parts: list[slice] = [slice(None)] * len(order)
+        order, picked = self.source.order, self.source.selection
+        parts: list[Any] = [picked.get(dim, slice(None)) for dim in range(len(order))]
         parts[order[0]] = slice(start, stop)
-        return np.asarray(self.array[tuple(parts)]).transpose(order)
+        index = tuple(parts)
+        return np.asarray(self.array.oindex[index] if picked else self.array[index]).transpose(order)
 
     def close(self) -> None:
         """Nothing is held but the store, which is the user's."""
 
 
-def _store(source: ZarrSource) -> Any:
-    """Return the store; one that refuses absent chunks, which zarr-python fills in, unless they are meant."""
-    if source.fill_missing:
-        return source.keys.store
-    from zarr.storage import WrapperStore
-
-    class Whole(WrapperStore):  # type: ignore[type-arg, misc, unused-ignore]
-        """A store in which no chunk may be absent."""
-
-        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
-            found = await super().get(key, *arguments, **options)
-            if found is None and key.rpartition("/")[2] not in DOCUMENTS:
-                raise CorruptDataError(
-                    f"{source.name!r}: chunk {key!r} is missing. If absent chunks mean the fill value, pass "
-                    "fill_missing=True; else the store is incomplete: write it again."
-                )
-            return found
-
-    return Whole(source.keys.store)
-
-
 def _snapshot(store: Any) -> str:
     session = getattr(store, "session", None)
     return str(getattr(session, "snapshot_id", ""))
-
-
-def _keys(target: Any, storage_options: Mapping[str, Any] | None) -> ZarrKeys:
-    import zarr
-    from zarr.abc.store import Store
-
-    if isinstance(target, zarr.Array | zarr.Group):
-        path = target.store_path
-        prefix = f"{path.path}/" if path.path else ""
-        return ZarrKeys(path.store, str(path).rstrip("/"), prefix)
-    if isinstance(target, Store):
-        name = str(target).rstrip("/")
-        return ZarrKeys(target, f"<{type(target).__name__}>" if " object at " in name else name)
-    from zarr.storage import FsspecStore
-
-    options = own_headers_stay(storage_options)
-    store = explained(
-        Asked(str(target)),
-        lambda: FsspecStore.from_url(str(target), storage_options=options, read_only=True),
-    )
-    return ZarrKeys(store, hide_secrets(str(target)).rstrip("/"))
-
-
-def open_zarr(
-    target: Any,
-    *,
-    variable: str | None = None,
-    axes: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    fill_missing: bool = False,
-    mask_and_scale: bool = True,
-) -> LocalSource:
-    """Open one array of a store through zarr-python.
-
-    Parameters
-    ----------
-    target : zarr Store, Group or Array, or URL
-        What holds it.
-    variable, axes, fill_missing, mask_and_scale :
-        See `windowloader.sources.chunked.open_chunked`.
-    storage_options : mapping, optional
-        For fsspec, with a URL.
-
-    Returns
-    -------
-    LocalSource
-
-    Raises
-    ------
-    SourceNotFoundError, SourceFormatError, AxesError
-        As `windowloader.sources.chunked.open_chunked`.
-
-    Examples
-    --------
-    >>> import zarr
-    >>> store = zarr.storage.MemoryStore()
-    >>> array = zarr.create_array(store, name="speed", data=np.arange(6.0).reshape(3, 2))
-    >>> source = open_zarr(store, variable="speed")
-    >>> rows = np.empty((1, 2))
-    >>> source.read(2, 3, rows)
-    >>> rows
-    array([[4., 5.]])
-    """
-    keys = _keys(target, storage_options)
-    catalog = read_catalog(keys, variable)
-    array = catalog.choose(variable)
-    if array.dtype is None:  # pragma: no cover, `Catalog.choose` refuses it
-        raise SourceFormatError(f"{keys.name!r} holds no numbers.")
-    letters, coordinates = describe(keys, catalog, array, axes)
-    values = packing(array.dtype, array.attributes, array.fill_value) if mask_and_scale else None
-    return ZarrSource(
-        keys, array, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
-    )
-
-
-def list_zarr(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """Return paths of the arrays of numbers along time; () where the store is one array."""
-    catalog = read_catalog(_keys(target, storage_options))
-    return () if catalog.single else catalog.variables()

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from windowloader.errors import SourceError, SourceFormatError
 
 from .base import LocalSource
+from .foreign import check_answer
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -59,13 +62,15 @@ class Request:
 
 Opener = Callable[[Request], "Source"]
 
-MAGIC = ((b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"))
+MAGIC = (
+    (b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"), (b"ARROW1", "table")
+)  # fmt: skip
 SUFFIXES = {
     "npy": (".npy",),
     "npz": (".npz",),
     "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
     "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
-    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq"),
+    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods"),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PICKLED = (
@@ -77,8 +82,6 @@ ADVICE = {
     ".grb": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
     ".pkl": PICKLED,
     ".pickle": PICKLED,
-    ".xlsx": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
-    ".xls": "Open it by pandas.read_excel and pass the frame, or save it as CSV.",
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
     ".mat": "Open it by scipy.io.loadmat and pass the array, or save it as HDF5 (-v7.3) under the name .h5.",
     ".json": "Build the array from it and pass that.",
@@ -98,6 +101,16 @@ def open_path(request: Request) -> Source:
     if "shape" in request.options:
         return _open_raw(request)
     return OPENERS[_format(request.target)](request)
+
+
+def format_of(target: Any) -> str | None:
+    """Format of a path or URL, as far as that is told without reading it."""
+    if is_url(target):
+        return by_name(target) or "zarr"
+    from .chunked import is_chunked
+
+    path = _local(target)
+    return "zarr" if is_chunked(path) else by_name(path)
 
 
 def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,8 +192,12 @@ def _format(path: str) -> str:
         return "zarr"
     Stamp.of(path)  # nothing there is its own error
     if os.path.isdir(path):
+        from .table_files import parquet_files
+
+        if parquet_files(path):
+            return "table"
         raise SourceFormatError(
-            f"{path!r} is a folder without a Zarr or N5 store. For one file a month, list the files or give a pattern, "
+            f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
             f"e.g. {os.path.join(path, '*' + _commonest(path))!r}."
         )
     found = _by_bytes(path) or by_name(path)
@@ -189,7 +206,7 @@ def _format(path: str) -> str:
         raise SourceFormatError(
             f"{path!r} is in no format that is known by its first bytes or its name. "
             + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
-            + " What can be opened: .npy, .npz, raw, Zarr, N5, HDF5, netCDF, CSV, Parquet."
+            + " What can be opened: .npy, .npz, raw, Zarr, HDF5, netCDF, CSV, Parquet, Feather, Excel."
         )
     return found
 
@@ -228,7 +245,9 @@ def _in_ranges(request: Request, mapped: MappedSource, kind: str) -> Source:
     if kind == "raw":
         options["shape"] = mapped.region.shape
     url = Path(request.target).resolve().as_uri()
-    return open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
+    found = open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
+    assert found is not None  # None is for frames of pandas
+    return found
 
 
 def _open_npz(request: Request) -> Source:
@@ -242,8 +261,8 @@ def _open_npz(request: Request) -> Source:
 def _open_hdf5(request: Request) -> Source:
     from .hdf5 import open_hdf5
 
-    request.takes("an HDF5 file")
-    return open_hdf5(request.target, variable=request.variable, axes=request.axes)
+    request.takes("an HDF5 file", *_table_options())
+    return open_hdf5(request.target, variable=request.variable, axes=request.axes, **request.options)
 
 
 def _open_netcdf(request: Request) -> Source:
@@ -253,17 +272,24 @@ def _open_netcdf(request: Request) -> Source:
     return open_netcdf(request.target, variable=request.variable, axes=request.axes)
 
 
-def _open_table(request: Request) -> Source:
-    from .tables import TableOptions, open_table
+def _table_options() -> list[str]:
+    from .tables import TableOptions
 
-    request.takes("a table", *(one.name for one in fields(TableOptions)))
+    return [one.name for one in fields(TableOptions) if one.name != "axes"]
+
+
+def _open_table(request: Request) -> Source:
+    from .tables import open_table
+
+    request.takes("a table", *_table_options())
+    check_answer(request.target)
     return open_table(request.target, axes=request.axes, **request.options)
 
 
 def _open_zarr(request: Request) -> Source:
     from .chunked import open_chunked
 
-    request.takes("a Zarr or N5 store", "fill_missing", "mask_and_scale")
+    request.takes("a Zarr store", "fill_missing", "mask_and_scale")
     return open_chunked(
         request.target,
         variable=request.variable,
@@ -292,8 +318,10 @@ def _open_url(request: Request) -> Source:
         return _open_fetched(request)
     from .remote_files import open_remote
 
-    request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
-    return open_remote(
+    own = ("shape", "dtype", "offset", "mask_and_scale")
+    request.takes("a remote object", *own, *(_table_options() if found == "hdf5" else ()))
+    frame = found == "hdf5" and not set(request.options) <= set(own)  # options that a frame alone takes
+    source = None if frame else open_remote(
         request.target,
         kind="hdf5" if found == "netcdf" else found,
         variable=request.variable,
@@ -301,24 +329,26 @@ def _open_url(request: Request) -> Source:
         storage_options=request.storage_options,
         **request.options,
     )
+    return source or _open_fetched(request)
 
 
 def _open_fetched(request: Request) -> Source:
-    """Open a remote table or archive in memory."""
+    """Open a remote table, frame or archive in memory."""
     from .fetching import fetched
-    from .memory import ArraySource
+    from .memory import ArraySource, LoadedSource
 
     with fetched(request.target, request.storage_options) as path:
         source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
         labels = {
             axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
         }
+        rows = source.array() if isinstance(source, LoadedSource) else None
+        if rows is None:  # the file that it lies in will be gone
+            rows = np.empty(source.shape, source.dtype)
+            source.read(0, len(rows), rows)
         whole = ArraySource(
-            source.array(),
-            axes=source.axes,
-            name=request.target,
-            labels=labels,
-            timestamps=source.timestamps(),
+            rows, axes=source.axes, name=request.target, labels=labels, timestamps=source.timestamps()
         )
         whole.doubts = source.doubts if isinstance(source, LocalSource) else ()
+        source.close()
         return whole

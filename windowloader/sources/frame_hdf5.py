@@ -1,289 +1,261 @@
 """Frames that pandas wrote to HDF5 (``to_hdf``), as metr-la.h5 and pems-bay.h5 come: columns are sensors.
 
-In: the group of a frame, fixed or ``table`` format. Out: a source with timestamps and column labels. Never
-needs pandas or PyTables, and never unpickles anything but lists of names and numbers.
+In: the group of a frame or series. Out: a source with timestamps and column labels. pandas reads them, by PyTables. A
+frame in the fixed format whose numbers are one block, with one level of labels on both sides, is described from its
+labels and stays in the file. Never unpickles anything but what pandas itself writes beside a frame.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import AxesError, SourceFormatError
+from windowloader.errors import SourceFormatError
 
-from .base import LocalSource, digest, to_nanoseconds
-from .handles import Handle, Stamp
+from .base import Described, optional, unknown_variable
+from .handles import Stamp
 from .hdf5_dataset import open_dataset, open_file
-from .unpickle import load_plain
+from .memory import LoadedSource
+from .tables import TableOptions, index_times, labels_of, wide
+from .unpickle import load_attribute
 
 if TYPE_CHECKING:
     from windowloader.source import Source
 
-__all__ = ["FrameSource", "is_frame", "open_frame"]
+__all__ = ["holds_frame", "is_frame", "open_frame", "read_frame"]
+
+KINDS = ("frame", "frame_table", "series", "series_table")
+SAMPLE = 1000  # rows that tell whether the columns are all readings
+
+
+def is_frame(item: Any) -> bool:
+    """Whether an HDF5 item is a group that pandas wrote a frame or series to."""
+    return "pandas_type" in item.attrs and _text(item.attrs["pandas_type"]) in KINDS
+
+
+def holds_frame(file: Any, variable: str | None) -> bool:
+    """Whether an open HDF5 file has a frame of that name, or frames where none was named."""
+    if variable is not None:
+        return variable in file and is_frame(file[variable])
+    return file.visititems(lambda _, item: is_frame(item) or None) is not None
+
+
+def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:
+    """Open a frame: in its file where it is one block of numbers, else read by pandas.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The file.
+    group : h5py.Group
+        Of the frame, open.
+    axes : str, optional
+        ``tn`` (default), or another that `windowloader.sources.tables.open_table` takes.
+    **options
+        See `windowloader.sources.tables.TableOptions`.
+    """
+    asked = TableOptions(axes=axes, key=group.name, **options)
+    block = _block(group) if set(options) <= {"time"} and options.get("time") in (None, True, False) else None
+    if block is not None and axes in (None, "tn", "tf"):
+        description = FrameDescription(stamp, asked)
+        found = block.described(asked)
+        if found is not None:
+            letters = (axes or "tn")[:: 1 if block.rows_first else -1]
+            source = open_dataset(stamp, block.dataset, axes=letters, description=description)
+            source.doubts = found.doubts  # type: ignore[attr-defined]
+            return source
+    source = LoadedSource(stamp, asked, what=group.name.lstrip("/"), axes=axes)
+    source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]
+    return source
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Columns of one dtype: a dataset of their own, or a field of a table.
+class FrameDescription:
+    """Column labels and timestamps of a frame of one block, read when asked for.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The file.
+    options : TableOptions
+        Names the frame.
+    """
+
+    stamp: Stamp
+    options: TableOptions
+
+    def _found(self) -> tuple[Described, bool]:
+        with open_file(self.stamp) as file:
+            block = _block(file[self.options.key])
+            return (block and block.described(self.options)) or Described(), bool(block and block.rows_first)
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a dimension as stored: of the columns, and of rows that are no times."""
+        found, rows_first = self._found()
+        return found.labels(dim if rows_first else 1 - dim)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Index of the frame where it is times, else None."""
+        return self._found()[0].timestamps()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The numbers of a frame as one dataset, and the labels of both sides.
 
     Parameters
     ----------
     dataset : h5py.Dataset
         Open.
-    field : str or None
-        Name in the table's records; None for a dataset of numbers.
-    columns : ndarray of int64
-        Where the columns stand in the frame.
+    index, columns : pandas.Index
     rows_first : bool
         False where the dataset is columns × rows.
     """
 
     dataset: Any
-    field: str | None
-    columns: np.ndarray
-    rows_first: bool = True
+    index: Any
+    columns: Any
+    rows_first: bool
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        dtype: np.dtype = self.dataset.dtype if self.field is None else self.dataset.dtype[self.field].base
-        return dtype
+    def frame(self, rows: int | None = None) -> Any:
+        """Return the frame, or its first rows."""
+        import pandas
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Values of rows ``[start, stop)``, shape (rows, columns)."""
-        if self.field is not None:
-            return np.asarray(self.dataset.fields(self.field)[start:stop]).reshape(stop - start, -1)
-        found = self.dataset[start:stop] if self.rows_first else self.dataset[:, start:stop].T
-        return np.asarray(found)
+        whole = self.dataset[:rows] if self.rows_first else self.dataset[:, :rows].T
+        return pandas.DataFrame(whole, self.index[:rows], self.columns, copy=False)
 
-
-def is_frame(item: Any) -> bool:
-    """Whether an HDF5 item is a group that pandas wrote a frame to."""
-    return "pandas_type" in item.attrs and _text(item.attrs["pandas_type"]) in ("frame", "frame_table")
-
-
-def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None) -> Source:
-    """Open a frame: mapped or by chunks where all its columns are one block, else block by block."""
-    pieces, rows = _pieces(group)
-    description = FrameDescription(stamp, group.name)
-    whole = pieces[0]
-    if (
-        len(pieces) == 1
-        and whole.field is None
-        and np.array_equal(whole.columns, np.arange(whole.columns.size))
-    ):
-        axes = axes or "tn"
-        if not whole.rows_first:
-            axes, description = axes[::-1], FrameDescription(stamp, group.name, rows_first=False)
-        return open_dataset(stamp, whole.dataset, axes=axes, description=description)
-    return FrameSource(stamp, group.name, pieces, rows, axes=axes or "tn", description=description)
-
-
-class FrameSource(LocalSource):
-    """A frame in several blocks, or in ``table`` format.
-
-    Parameters
-    ----------
-    stamp : Stamp
-        The file.
-    key : str
-        The frame's group.
-    pieces : sequence of Piece
-        As found when opening; found again where it was pickled to.
-    rows : int
-        Number of rows.
-    axes : str
-        Two letters.
-    description : FrameDescription
-        Labels and timestamps.
-    """
-
-    def __init__(
-        self,
-        stamp: Stamp,
-        key: str,
-        pieces: list[Piece],
-        rows: int,
-        *,
-        axes: str,
-        description: FrameDescription,
-    ) -> None:
-        self._stamp, self._key = stamp, key
-        self._handle: Handle[_OpenFrame] = Handle()
-        columns = sum(piece.columns.size for piece in pieces)
-        chunk = max((piece.dataset.chunks or (0,))[0] if piece.rows_first else 0 for piece in pieces)
-        super().__init__(
-            f"{os.path.basename(stamp.path)}:{key.lstrip('/')}",
-            shape=(rows, columns),
-            dtype=np.result_type(*[piece.dtype for piece in pieces]),
-            axes=axes,
-            chunks=(chunk, columns) if chunk else None,
-            description=description,
-        )
-        if self.order[0] != 0:
-            raise AxesError(
-                f"axes={axes!r} of {self.name!r}: the rows of a frame are its time, e.g. axes='tn'."
-            )
-
-    def check(self) -> None:
-        """Raise `SourceChangedError` where the file is no longer what was opened."""
-        self._stamp.check()
-
-    def _open(self) -> _OpenFrame:
-        self.check()
-        return _OpenFrame(self._stamp, self._key)
-
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        with self._handle.held(self._open) as opened:
-            for piece in opened.pieces:
-                out[:, piece.columns] = piece.read(start, stop)
-        self.check()
-
-    def fingerprint(self) -> str:
-        """Key, shape, dtype, and size and time of change of the file."""
-        return digest(self.shape, self.dtype.str, self._key, self._stamp.size, self._stamp.mtime_ns)
-
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        self._handle.close()
-
-
-class _OpenFrame:
-    """The pieces of a frame and the file they keep open."""
-
-    def __init__(self, stamp: Stamp, key: str) -> None:
-        self.file = open_file(stamp)
-        self.pieces, _ = _pieces(self.file[key])
-
-    def close(self) -> None:
-        self.file.close()
-
-
-@dataclass(frozen=True, slots=True)
-class FrameDescription:
-    """Column labels and timestamps of a frame, read when asked for.
-
-    Parameters
-    ----------
-    stamp : Stamp
-        The file.
-    key : str
-        The frame's group.
-    rows_first : bool
-        Whether the rows are the first stored dimension.
-    """
-
-    stamp: Stamp
-    key: str
-    rows_first: bool = True
-
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Labels of the columns; None for the rows."""
-        if (dim == 0) == self.rows_first:
+    def described(self, options: TableOptions) -> Described | None:
+        """Labels and times, as of the frame in memory; None where its values would not be the block."""
+        name = self.dataset.parent.name
+        values, head = wide(self.frame(SAMPLE), options, name)
+        if values.shape[1] != len(self.columns) or values.dtype != self.dataset.dtype:
             return None
-        with open_file(self.stamp) as file:
-            return _columns(file[self.key])
-
-    def timestamps(self) -> np.ndarray | None:
-        """Index of the frame where it is times (in UTC where it has a zone), else None."""
-        with open_file(self.stamp) as file:
-            group = file[self.key]
-            if "table" in group:
-                kind, raw = group["table"].attrs.get("index_kind", ""), group["table"].fields("index")[:]
-            elif "axis1" in group:
-                kind, raw = group["axis1"].attrs.get("kind", ""), group["axis1"][:]
-            else:
-                return None
-        unit = _text(kind)
-        if not unit.startswith("datetime64"):
-            return None
-        unit = "datetime64[ns]" if unit == "datetime64" else unit.split(",")[0].rstrip("]") + "]"
-        return to_nanoseconds(np.asarray(raw, "int64").view(unit), self.key)
+        times = index_times(self.index, options, name)
+        return Described(labels_of(self.index, self.columns, timed=times is not None), times, head.doubts)
 
 
-def _pieces(group: Any) -> tuple[list[Piece], int]:
-    """Blocks of a frame and its number of rows."""
-    pieces = _table_pieces(group) if "table" in group else _fixed_pieces(group)
-    for piece in pieces:
-        if piece.dtype.kind not in "fiub":
-            raise SourceFormatError(
-                f"the frame {group.name!r} of {group.file.filename!r} has columns of dtype {piece.dtype} "
-                "beside its numbers. Write the numbers alone, e.g. frame.select_dtypes('number').to_hdf(...)."
-            )
-    if not pieces:
-        raise SourceFormatError(f"the frame {group.name!r} of {group.file.filename!r} has no columns.")
-    first = pieces[0]
-    return pieces, int(first.dataset.shape[0 if first.rows_first else 1])
+def _block(group: Any) -> Block | None:
+    """Return the block of a frame that has but one; None where pandas has to read it."""
+    if "block0_values" not in group or int(group.attrs.get("nblocks", 0)) != 1:
+        return None
+    import h5py
+
+    dataset = group["block0_values"]
+    numbers = dataset.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+    if not numbers or dataset.ndim != 2 or {"shape", "value_type"} & set(dataset.attrs):
+        return None
+    index, columns, items = (_index(group, name) for name in ("axis1", "axis0", "block0_items"))
+    if index is None or columns is None or not columns.equals(items):
+        return None
+    rows_first = bool(dataset.attrs.get("transposed", True))
+    fits = dataset.shape == ((len(index), len(columns)) if rows_first else (len(columns), len(index)))
+    return Block(dataset, index, columns, rows_first) if fits else None
 
 
-def _fixed_pieces(group: Any) -> list[Piece]:
-    labels = _columns(group)
-    order = {label: i for i, label in enumerate(labels.tolist())} if labels is not None else {}
-    pieces: list[Piece] = []
-    for number in range(int(group.attrs.get("nblocks", 1))):
-        dataset = group[f"block{number}_values"]
-        items = _labels(group.get(f"block{number}_items"))
-        if items is not None and order:
-            columns = np.array([order[item] for item in items.tolist()], dtype=np.int64)
-        else:  # labels of several levels: the blocks stand in order where there is but one
-            columns = np.arange(dataset.shape[-1], dtype=np.int64)
-        if dataset.ndim != 2:
-            raise SourceFormatError(
-                f"{dataset.name!r} of {group.file.filename!r} holds pickled objects, which are never "
-                "unpickled. Write the numbers alone, e.g. frame.select_dtypes('number').to_hdf(...)."
-            )
-        pieces.append(Piece(dataset, None, columns, bool(dataset.attrs.get("transposed", True))))
-    return pieces
+def _index(group: Any, name: str) -> Any:
+    """Labels of one level, as pandas has them: text, whole numbers and moments; None for others."""
+    import pandas
+
+    dataset = group.get(name)
+    if dataset is None or dataset.ndim != 1 or "shape" in dataset.attrs:
+        return None
+    about = {key: _attribute(dataset, key) for key in ("kind", "index_class", "tz", "name")}
+    kind, raw = str(about["kind"]), dataset[:]
+    if kind == "string" and raw.dtype.kind == "S":
+        found = pandas.Index(np.char.decode(raw, _text(group.attrs.get("encoding", "UTF-8"))))
+    elif kind == "integer" and raw.dtype.kind in "iu" and about["index_class"] in (None, "index"):
+        found = pandas.Index(raw)
+    elif kind.startswith("datetime64") and raw.dtype == np.int64:
+        unit = "ns" if kind == "datetime64" else kind.removeprefix("datetime64[").rstrip("]")
+        found = pandas.DatetimeIndex(raw.view(f"datetime64[{unit}]"))
+        found = found if about["tz"] is None else found.tz_localize("UTC").tz_convert(about["tz"])
+    else:
+        return None
+    return found.rename(about["name"])
 
 
-def _table_pieces(group: Any) -> list[Piece]:
-    table = group["table"]
-    labels = _columns(group)
-    order = {label: i for i, label in enumerate(labels.tolist())} if labels is not None else {}
-    pieces: list[Piece] = []
-    position = 0
-    for field in table.dtype.names:
-        if field == "index":
-            continue
-        width = int(np.prod(table.dtype[field].shape, dtype=np.int64))
-        items = _literal(table.attrs.get(f"{field}_kind"))
-        known = isinstance(items, list) and len(items) == width and all(item in order for item in items)
-        columns = [order[item] for item in items] if known else range(position, position + width)
-        pieces.append(Piece(table, field, np.array(columns, dtype=np.int64)))
-        position += width
-    return pieces
+def read_frame(path: str, key: str | None = None) -> Any:
+    """Read a frame or series of an HDF5 file, as pandas does; without ``key`` the only one there is.
 
+    Raises
+    ------
+    SourceFormatError
+        Where it holds pickled objects, or pandas cannot read it.
+    MissingExtraError
+        Where pandas needs PyTables for it, which is not installed.
+    """
+    with open_file(Stamp.of(path)) as file:
+        frames: list[str] = []
+        file.visititems(lambda name, item: frames.append(name) if is_frame(item) else None)
+        key = key or (frames[0] if len(frames) == 1 else None)
+        if key is None or key.strip("/") not in frames:
+            unknown_variable(path, key, frames)
+        block = _block(file[key])
+        if block is not None:
+            return block.frame()
+        _refuse_objects(file[key], path)
+    optional("tables", extra="tables", purpose=f"reading the frame {key!r} of {path!r} by PyTables")
+    import pandas
 
-def _columns(group: Any) -> np.ndarray | None:
-    """Labels of a frame's columns; None where they have several levels or are pickled."""
-    if "table" not in group:
-        return _labels(group.get("axis0"))
-    axes = _literal(group.attrs.get("non_index_axes"))
     try:
-        return np.array(axes[0][1])
-    except (TypeError, IndexError, KeyError):
-        return None
+        return pandas.read_hdf(path, key=key, mode="r")
+    except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
+        raise SourceFormatError(f"pandas cannot read the frame {key!r} of {path!r}: {error}") from error
 
 
-def _labels(dataset: Any) -> np.ndarray | None:
-    if dataset is None or dataset.ndim != 1 or dataset.dtype.kind not in "iufbS":
+def _refuse_objects(group: Any, path: str) -> None:
+    """Refuse what PyTables would unpickle: columns of objects, and attributes that name more than pandas writes."""
+    import h5py
+
+    def check(_name: str, node: Any) -> None:
+        links = [node.get(name, getlink=True) for name in node] if isinstance(node, h5py.Group) else []
+        if not all(isinstance(link, h5py.HardLink) for link in links):
+            raise SourceFormatError(f"{node.name!r} of {path!r} has links, which no frame of pandas has.")
+        if isinstance(node, h5py.Dataset) and node.dtype.kind == "O":
+            raise SourceFormatError(
+                f"{node.name!r} of {path!r} holds pickled objects, such as text, which are never unpickled. Write the "
+                "numbers alone, frame.select_dtypes('number').to_hdf(...), or text with format='table'."
+            )
+        _check_attributes(node, path)
+
+    check("", group)
+    group.visititems(check)
+    while group.name != "/":
+        group = group.parent
+        _check_attributes(group, path)
+
+
+def _check_attributes(node: Any, path: str) -> None:
+    for name in node.attrs:
+        try:
+            _attribute(node, name)
+        except SourceFormatError as error:
+            raise SourceFormatError(
+                f"the attribute {name!r} of {node.name!r} in {path!r} is refused: {error} Write the frame again with "
+                "pandas, if you trust the file."
+            ) from error
+
+
+def _attribute(node: Any, name: str) -> Any:
+    """Value of a text attribute as PyTables has it: what ends in a point is a pickle; None where there is none."""
+    import h5py
+
+    if name not in node.attrs:
         return None
-    found: np.ndarray = dataset[:]
-    return np.char.decode(found, "utf-8") if found.dtype.kind == "S" else found
+    identifier = h5py.h5a.open(node.id, name.encode())
+    kind = identifier.get_type()
+    if kind.get_class() != h5py.h5t.STRING or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
+        return None
+    if kind.is_variable_str():
+        raw = str(node.attrs[name]).encode("utf-8", "surrogateescape")
+    else:  # all of its bytes: HDF5 ends text at the first zero, and PyTables does not
+        stored = np.empty((), f"V{kind.get_size()}")
+        identifier.read(stored, mtype=kind)
+        raw = stored.tobytes().rstrip(b"\0")
+    return load_attribute(raw) if raw.endswith(b".") else raw.decode("utf-8", "replace")
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _literal(value: Any) -> Any:
-    """Turn a list that PyTables stored in an attribute back into one; None for anything else."""
-    if not isinstance(value, bytes):
-        return None
-    try:
-        return load_plain(value, encoding="utf-8")
-    except SourceFormatError:
-        return None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 import threading
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from windowloader.errors import SourceChangedError, SourceError, SourceNotFoundError
+from windowloader.errors import SourceChangedError, SourceError, SourceFormatError, SourceNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Stamp:
-        """Stamp of a file as it is now; `SourceNotFoundError` where there is none."""
+        """Stamp of a file or folder as it is now; `SourceNotFoundError` where there is none."""
         absolute = os.path.abspath(path)
         try:
             found = os.stat(absolute)
@@ -88,8 +89,15 @@ class Stamp:
             raise SourceNotFoundError(
                 f"{os.fspath(path)!r} does not exist (looked for {absolute}). {nearby(absolute)}"
             ) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SourceError(f"{os.fspath(path)!r} cannot be read: {error}.") from error
+        if not (
+            stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+        ):  # opening a pipe waits for who writes
+            raise SourceFormatError(
+                f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read from files, in any order and more than "
+                "once: write what comes out of it to a file."
+            )
         return cls(absolute, found.st_size, found.st_mtime_ns)
 
     def check(self) -> None:

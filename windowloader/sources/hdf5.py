@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from windowloader.errors import SourceFormatError
+
 from .base import unknown_variable
 from .frame_hdf5 import is_frame, open_frame
 from .handles import Stamp
@@ -46,7 +48,7 @@ def _names(file: Any) -> tuple[str, ...]:
 
 
 def open_hdf5(
-    path: str | os.PathLike[str], *, variable: str | None = None, axes: str | None = None
+    path: str | os.PathLike[str], *, variable: str | None = None, axes: str | None = None, **options: Any
 ) -> Source:
     """Open one array of an HDF5 file.
 
@@ -58,6 +60,8 @@ def open_hdf5(
         Path of a dataset in the file, or key of a pandas frame; may be left out where there is one.
     axes : str, optional
         One letter an axis; default from dimension labels, else ``tn`` or ``tnf``.
+    **options
+        Of a frame; see `windowloader.sources.tables.TableOptions`.
 
     Raises
     ------
@@ -71,7 +75,12 @@ def open_hdf5(
         if asked is None or asked not in file:
             unknown_variable(os.fspath(path), variable, names)
         if is_frame(file[asked]):
-            return open_frame(stamp, file[asked], axes=axes)
+            return open_frame(stamp, file[asked], axes=axes, **options)
+        if options:
+            raise SourceFormatError(
+                f"{asked!r} of {os.fspath(path)!r} is no frame of pandas, and takes no options of tables; "
+                f"{sorted(options)} were given."
+            )
         if not hasattr(file[asked], "shape"):
             unknown_variable(os.fspath(path), variable, names)
         return open_dataset(stamp, file[asked], axes=axes, dims=_dims(file[asked]))

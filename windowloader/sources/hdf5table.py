@@ -6,6 +6,7 @@ values through h5py.
 
 from __future__ import annotations
 
+import math
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoade
 
 from .base import optional, unknown_variable
 from .blobs import BlobFile, get
+from .bounded import inflate
 from .cf import is_time
+from .frame_hdf5 import holds_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +33,8 @@ __all__ = ["Table", "decode_chunk", "read_table"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 GZIP, SHUFFLE, FLETCHER = 1, 2, 3  # numbers of HDF5's own filters
 HEAD = 64
+MOST = 1 << 24  # chunks of which a table is made
+CHECKSUMS = 64  # bytes that filters may add to a chunk before it is compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def end_of_file(blob: Blob) -> int:
     return int.from_bytes(head[end : end + width], "little")
 
 
-def read_table(blob: Blob, variable: str | None) -> Table:
+def read_table(blob: Blob, variable: str | None) -> Table | None:
     """Read where an array lies.
 
     Parameters
@@ -105,7 +110,8 @@ def read_table(blob: Blob, variable: str | None) -> Table:
 
     Returns
     -------
-    Table
+    Table or None
+        None for a frame of pandas, which is no single array.
 
     Raises
     ------
@@ -114,6 +120,8 @@ def read_table(blob: Blob, variable: str | None) -> Table:
     """
     h5py = optional("h5py", extra="hdf5", purpose=f"reading {blob.name!r}")
     with _opened(h5py, blob) as file:
+        if holds_frame(file, variable):
+            return None
         dataset = _choose(h5py, file, variable, blob.name)
         return _describe(h5py, dataset, blob.name)
 
@@ -251,6 +259,11 @@ def _chunk_table(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if dataset.chunks is None:
         return (np.empty(0, np.int64),) * 3
     grid = tuple(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if math.prod(grid) > MOST:
+        raise CorruptDataError(
+            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, of which {MOST} "
+            "are listed at most. If that is not damage, copy it into larger chunks."
+        )
     offsets = np.full(grid, -1, np.int64)
     sizes, masks = np.zeros(grid, np.int64), np.zeros(grid, np.int64)
 
@@ -286,7 +299,7 @@ def decode_chunk(table: Table, stored: bytes | memoryview, mask: int, where: Cal
         for number in range(len(table.filters) - 1, -1, -1):
             if mask >> number & 1:
                 continue
-            data = _UNDO[table.filters[number]](data, table.dtype.itemsize)
+            data = _UNDO[table.filters[number]](data, table.dtype.itemsize, size + CHECKSUMS)
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes instead of {size}")  # noqa: TRY301
         return np.frombuffer(data, table.dtype).reshape(table.chunks or ())
@@ -296,18 +309,18 @@ def decode_chunk(table: Table, stored: bytes | memoryview, mask: int, where: Cal
         ) from error
 
 
-def _unzip(data: Any, itemsize: int) -> Any:
-    return zlib.decompress(data)
+def _unzip(data: Any, itemsize: int, limit: int) -> Any:
+    return inflate(data, limit)
 
 
-def _unshuffle(data: Any, itemsize: int) -> Any:
+def _unshuffle(data: Any, itemsize: int, limit: int) -> Any:
     flat = np.frombuffer(data, np.uint8)
     whole = len(flat) - len(flat) % itemsize
     mixed = flat[:whole].reshape(itemsize, -1).T.tobytes()
     return mixed + flat[whole:].tobytes()
 
 
-def _unfletcher(data: Any, itemsize: int) -> Any:
+def _unfletcher(data: Any, itemsize: int, limit: int) -> Any:
     body, stored = data[:-4], int.from_bytes(data[-4:], "little")
     if fletcher32(bytes(body)) != stored:
         raise ValueError("its Fletcher checksum does not fit")
@@ -336,4 +349,4 @@ def fletcher32(data: bytes) -> int:
     return second << 16 | first
 
 
-_UNDO: dict[int, Callable[[Any, int], Any]] = {GZIP: _unzip, SHUFFLE: _unshuffle, FLETCHER: _unfletcher}
+_UNDO: dict[int, Callable[[Any, int, int], Any]] = {GZIP: _unzip, SHUFFLE: _unshuffle, FLETCHER: _unfletcher}

@@ -104,6 +104,7 @@ class JoinedSource(LocalSource):
             axes=parts[0].axes,
             chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
+        self.fill_value = self.parts[0].fill_value
         self._recent = _Recent()
 
     def __getstate__(self) -> dict[str, Any]:

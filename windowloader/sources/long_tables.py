@@ -1,31 +1,33 @@
 """Long tables: one row a reading, an entity and a time beside it. Entities are laid end to end.
 
-In: CSV or Parquet files or a frame, and the names of the two columns. Out: a source [row, feature] with
-timestamps, the rows where each entity begins, and the entities' names. Never makes a grid of it: entities
-keep their own lengths.
+In: files or frames, and the names of the two columns. Out: a source [row, feature] with timestamps, the rows where each
+entity begins, and the entities' names. Never makes a grid of it: entities keep their own lengths. Of Parquet files no
+more is in memory than the result and a batch of rows.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.clocks.calendars import Times
 from windowloader.errors import SourceFormatError
 from windowloader.hiding import hide_secrets
 
-from .base import Described, optional
+from .base import Described
 from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import as_frame, ids, numbers, read_table
+from .table_files import as_frame, ids, is_parquet, numbers, parquet_parts, read_table, widened
 from .table_times import ReadOptions, times_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["LongTable", "open_long_table"]
 
@@ -61,14 +63,29 @@ class LongOptions(ReadOptions):
         """Columns of the time."""
         return [self.time] if isinstance(self.time, str) else list(self.time)
 
-    def read(self, path: str) -> Any:
-        """Read a file."""
-        texts = [self.entity, *(self.times if len(self.times) > 1 else ())]
-        return read_table(path, self, texts=texts, wanted=self.values)
+    def parts(self, target: Any, *, ids_only: bool = False) -> Iterator[Any]:
+        """Frames of a table, one after another: of a Parquet file in batches, of others the whole."""
+        columns = [self.entity] if ids_only else None if self.values is None else self.wanted
+        if isinstance(target, str | os.PathLike):
+            path = os.fspath(target)
+            if is_parquet(path):
+                yield from parquet_parts(path, columns, self.entity, self.wanted)
+                return
+            texts = [self.entity, *(self.times if len(self.times) > 1 else ())]
+            target = read_table(path, self, texts=texts, wanted=self.values, named=self.wanted)
+        elif (found := as_frame(target)) is not None:
+            target = found
+        flat = {self.entity, *self.times}.isdisjoint(target.index.names)
+        yield target if flat else target.reset_index()
+
+    @property
+    def wanted(self) -> list[str]:
+        """Every column that is named."""
+        return list(dict.fromkeys([self.entity, *self.times, *(self.values or ())]))
 
     def __call__(self, path: str) -> tuple[np.ndarray, Entities]:
         """Read a table."""
-        return lay_out(self.read(path), self, os.path.basename(path))
+        return lay_out([path], self, os.path.basename(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,49 +156,113 @@ def open_long_table(
         _, described = loaded.loaded()
         return LongTable(loaded, described.borders, described.names)  # type: ignore[attr-defined]
     name = hide_secrets(target) if is_url(target) else "DataFrame"
-    if isinstance(target, str | list | tuple):
-        pandas = optional("pandas", extra="tables", purpose="opening a long table")
-        parts = [target] if isinstance(target, str) else target
-        target = pandas.concat([_frame(part, asked, storage_options) for part in parts], ignore_index=True)
-    else:
-        target = _frame(target, asked, storage_options)
-    array, found = lay_out(target, asked, name)
+    with ExitStack() as files:
+        parts = [
+            files.enter_context(fetched(part, storage_options)) if is_url(part) else part
+            for part in (target if isinstance(target, list | tuple) else [target])
+        ]
+        array, found = lay_out(parts, asked, name)
     labels = {1: found.labels(1)}
     source = ArraySource(array, axes="tf", name=name, labels=labels, timestamps=found.timestamps())
     return LongTable(source, found.borders, found.names)
 
 
-def _frame(part: Any, asked: LongOptions, storage_options: Mapping[str, Any] | None) -> Any:
-    """Read one of several tables; a frame is one already."""
-    if is_url(part):
-        with fetched(part, storage_options) as path:
-            return asked.read(path)
-    if isinstance(part, str | os.PathLike):
-        return asked.read(os.fspath(part))
-    found = as_frame(part)
-    return part if found is None else found
+def lay_out(targets: Sequence[Any], asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:
+    """Rows by entity, and by time within, stable: what stands twice stays in the order of the files."""
+    stored = all(isinstance(target, str | os.PathLike) and is_parquet(target) for target in targets)
+    frames = None if stored else [part for target in targets for part in asked.parts(target)]
+
+    def parts(*, ids_only: bool = False) -> Iterable[Any]:
+        if frames is not None:
+            return frames
+        return (part for target in targets for part in asked.parts(target, ids_only=ids_only))
+
+    codes, sizes = _entities(parts(ids_only=True), asked, name)
+    borders = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    times, values = np.empty(borders[-1], np.int64), np.empty(0)
+    features: list[Any] = []
+    free, rows, zones = borders[:-1].copy(), 0, set()
+    for part in parts():
+        where = f"{name} from row {rows}" if rows else name
+        _check_columns(part, [*asked.wanted, *features], name)
+        features = features or [*(asked.values or (c for c in part.columns if c not in asked.wanted))]
+        found, block = times_of(part, asked.times, asked, where), numbers(part[features], where)
+        values = widened(values, block.dtype, name) if rows else np.empty((len(times), len(features)), block.dtype)
+        place = _places(part[asked.entity], codes, free)
+        times[place], values[place] = found.view(np.int64), block
+        zones.add(found.calendar)
+        rows += len(part)
+    _sort_within(times, values, borders)
+    labels = _names(codes)
+    described = Entities(
+        {1: np.asarray(features).astype(str)},
+        Times(times, zones.pop() if len(zones) == 1 else ""),
+        borders=borders,
+        names=labels,
+    )
+    return values, described
 
 
-def lay_out(frame: Any, asked: LongOptions, name: str) -> tuple[np.ndarray, Entities]:
-    """Rows by entity, and by time within, stable: what stands twice stays in the file's order."""
+def _check_columns(part: Any, wanted: Sequence[Any], name: str) -> None:
+    if absent := [column for column in wanted if column not in part.columns]:
+        raise SourceFormatError(f"{name!r} has no columns {absent}; it has {list(part.columns)[:20]}.")
+
+
+def _entities(parts: Iterable[Any], asked: LongOptions, name: str) -> tuple[dict[Any, int], list[int]]:
+    """Numbers of the entities, in the order in which they appear, and how many rows each has."""
     import pandas
 
-    if not {asked.entity, *asked.times}.isdisjoint(frame.index.names):
-        frame = frame.reset_index()
-    wanted = [asked.entity, *asked.times, *(asked.values or ())]
-    if absent := [column for column in wanted if column not in frame.columns]:
-        raise SourceFormatError(f"{name!r} has no columns {absent}; it has {list(frame.columns)[:20]}.")
-    times = times_of(frame, asked.times, asked, name)
-    codes, names = pandas.factorize(ids(frame[asked.entity]))
-    if (codes < 0).any():
-        row = int(np.flatnonzero(codes < 0)[0])
-        raise SourceFormatError(
-            f"row {row} of {name!r} has no {asked.entity!r}. Drop such rows, or name them."
-        )
-    rest = [column for column in frame.columns if column not in (asked.entity, *asked.times)]
-    values = frame[rest if asked.values is None else list(asked.values)]
-    order = np.lexsort((times.view(np.int64), codes))
-    borders = np.append(0, np.cumsum(np.bincount(codes, minlength=len(names)))).astype(np.int64)
-    features, labels = np.asarray(values.columns).astype(str), np.asarray(names)
-    labels = labels.astype(str) if labels.dtype.kind == "O" else labels
-    return numbers(values, name)[order], Entities({1: features}, times[order], borders=borders, names=labels)
+    codes: dict[Any, int] = {}
+    sizes: list[int] = []
+    rows = 0
+    for part in parts:
+        _check_columns(part, [asked.entity], name)
+        own, names = pandas.factorize(part[asked.entity])
+        if (own < 0).any():
+            row = rows + int(np.flatnonzero(own < 0)[0])
+            raise SourceFormatError(
+                f"row {row} of {name!r} has no {asked.entity!r}. Drop such rows, or name them."
+            )
+        rows += len(part)
+        for label, count in zip(names, np.bincount(own).tolist(), strict=True):
+            if codes.setdefault(label, len(codes)) == len(sizes):
+                sizes.append(0)
+            sizes[codes[label]] += count
+    if not rows:
+        raise SourceFormatError(f"{name!r} has no rows.")
+    return codes, sizes
+
+
+def _places(column: Any, codes: Mapping[Any, int], free: np.ndarray) -> np.ndarray:
+    """Rows of the result that the rows of a part take: the next free ones of their entities, which are then taken."""
+    import pandas
+
+    own, names = pandas.factorize(column)
+    entity = np.array([codes[label] for label in names], np.int64)[own]
+    order = np.argsort(entity, kind="stable")
+    counts = np.bincount(entity, minlength=len(free))
+    begins = np.cumsum(counts) - counts
+    place = np.empty(len(entity), np.int64)
+    place[order] = np.arange(len(entity)) + (free - begins)[entity[order]]
+    free += counts
+    return place
+
+
+def _sort_within(times: np.ndarray, values: np.ndarray, borders: np.ndarray) -> None:
+    """Sort the rows of each entity by time, in place, where they are not."""
+    falls = np.flatnonzero(times[1:] < times[:-1]) + 1
+    inside = falls[~np.isin(falls, borders)]
+    for entity in np.unique(np.searchsorted(borders, inside, side="right") - 1).tolist():
+        rows = slice(borders[entity], borders[entity + 1])
+        order = np.argsort(times[rows], kind="stable")
+        times[rows], values[rows] = times[rows][order], values[rows][order]
+
+
+def _names(codes: Mapping[Any, int]) -> np.ndarray:
+    """Labels of the entities: numbers where they are, or write, numbers."""
+    import pandas
+
+    names = pandas.Series(list(codes))
+    found = ids(names)
+    labels = np.asarray(found if found.is_unique else names)
+    return labels if labels.dtype.kind in "iuf" else labels.astype(str)

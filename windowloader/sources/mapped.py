@@ -6,14 +6,17 @@ without filters, a memmap). Out: `NpySource`, `RawSource`, `MappedSource`. Never
 
 from __future__ import annotations
 
+import math
+import operator
 import os
+import reprlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceFormatError
 
-from .base import check_dtype, digest
+from .base import check_dtype, check_shape, digest
 from .handles import Handle, Stamp
 from .memory import AddressableSource
 from .npz import read_npy_header
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from .base import Description
 
-__all__ = ["MappedSource", "NpySource", "RawSource"]
+__all__ = ["MappedSource", "NpySource", "RawSource", "check_raw"]
 
 
 class MappedSource(AddressableSource):
@@ -174,13 +177,10 @@ class RawSource(MappedSource):
         axes: str | None = None,
     ) -> None:
         stamp = Stamp.of(path)
-        if offset < 0 or order not in ("C", "F"):
-            raise SourceFormatError(
-                f"offset={offset} and order={order!r} of {stamp.path!r}: offset is 0 or more, "
-                "order 'C' or 'F'."
-            )
-        item = check_dtype(np.dtype(dtype), stamp.path).itemsize
-        shape = _fill_in(tuple(int(size) for size in shape), (stamp.size - offset) // item, stamp.path)
+        if order not in ("C", "F"):
+            raise SourceFormatError(f"order={order!r} of {stamp.path!r}: the order is 'C' or 'F'.")
+        shape, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
+        shape = _fill_in(shape, (stamp.size - offset) // dtype.itemsize, stamp.path)
         region = Region.packed(stamp, offset=offset, shape=shape, dtype=dtype, order=order)
         if stamp.size > offset + region.nbytes:
             raise SourceFormatError(
@@ -191,14 +191,38 @@ class RawSource(MappedSource):
         super().__init__(region, axes=axes)
 
 
+def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, dtype and offset that describe bare numbers, checked; a size of -1 stays.
+
+    Raises
+    ------
+    SourceFormatError
+        For what is no sequence of sizes, no dtype of numbers, or no number of bytes.
+    """
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+        stored, first = np.dtype(dtype), operator.index(offset)
+    except (TypeError, ValueError, SyntaxError):
+        stored, first = None, -1
+    if stored is None or dtype is None or not 0 <= first < 1 << 63:
+        raise SourceFormatError(
+            f"{name!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)} and "
+            f"offset={reprlib.repr(offset)}; bare numbers take e.g. shape=(105120, 325), dtype='<f4' and an offset in "
+            "bytes of 0 or more."
+        )
+    check_dtype(stored, name)
+    check_shape(tuple(1 if size == -1 else size for size in sizes), stored.itemsize, name)
+    return sizes, stored, first
+
+
 def _fill_in(shape: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
     """Replace one -1 by what ``count`` values leave for it."""
     unknown = [dim for dim, size in enumerate(shape) if size == -1]
-    if len(unknown) > 1 or any(size < -1 for size in shape):
-        raise SourceFormatError(f"shape={shape} of {name!r}: sizes are 0 or more, and one of them may be -1.")
+    if len(unknown) > 1:
+        raise SourceFormatError(f"shape={shape} of {name!r}: one size may be -1, not {len(unknown)}.")
     if not unknown:
         return shape
-    rest = int(np.prod([size for size in shape if size != -1]))
+    rest = math.prod(size for size in shape if size != -1)
     if not rest or count % rest:
         raise SourceFormatError(
             f"shape={shape} of {name!r}: {count} values do not come out even in {rest} each."

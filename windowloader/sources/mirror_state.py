@@ -15,7 +15,7 @@ import numpy as np
 
 from .base import digest
 from .failures import Asked
-from .keys import StoreKeys
+from .kvstore import open_store
 from .processes import forked_after_use
 from .reads import Progress, wait
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from windowloader.source import Source
 
-    from .catalog import ArrayInfo
+    from .chunked import ArrayInfo
 
 __all__ = ["place_of", "state_of"]
 
@@ -51,7 +51,7 @@ AZURE = (
     "sks",
     "skv",
 )
-FORMS = {"zarr3": ("c/{/}", "{.}"), "zarr": ("{.}", "{/}"), "n5": ("{/}",)}  # how keys of chunks are written
+FORMS = {"zarr3": ("c/{/}", "{.}"), "zarr": ("{.}", "{/}")}  # how keys of chunks are written
 
 
 def place_of(source: Source) -> str:
@@ -96,7 +96,7 @@ def _versions(location: Any, info: ArrayInfo) -> list[bytes]:
     keys = [_key(form, cell) for cell, form in itertools.product(cells, FORMS.get(info.driver, ()))]
     if location.local is not None:
         return [_local(location.local / key) for key in keys]
-    store = StoreKeys(location).open()
+    store = open_store(location)
     futures = [store.read(key, byte_range=slice(0, 0)) for key in keys]
     progress = Progress(location.renew)
     return [_version(key, future, location, progress) for key, future in zip(keys, futures, strict=True)]

@@ -6,6 +6,7 @@ unpickles objects.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zipfile
@@ -17,11 +18,14 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceFormatError
 
+from .base import check_shape
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["Archive", "open_npz_archive", "read_npy", "read_npy_header"]
 
+LONGEST = 10_012  # bytes of a header that numpy.lib.format reads, with what stands before it
 DEFLATED = 1032  # bytes at most that a compressed byte can stand for
 DAMAGED = (
     zipfile.BadZipFile,
@@ -34,21 +38,23 @@ DAMAGED = (
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read shape, order (whether Fortran's) and dtype, up to the first value; ValueError where there are none."""
-    short = np.lib.format.read_magic(file) == (1, 0)
-    # version 3.0 differs from 2.0 in the text encoding alone
-    read = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
+    head = io.BytesIO(file.read(LONGEST))  # a damaged length would have NumPy read up to 4 GiB
     try:
-        shape, fortran, dtype = read(file)
+        short = np.lib.format.read_magic(head) == (1, 0)
+        # version 3.0 differs from 2.0 in the text encoding alone
+        read = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(head)
     except Exception as error:  # whatever NumPy's and Python's parsers raise
-        raise ValueError(str(error)) from error
-    return tuple(shape), fortran, dtype
+        raise ValueError(str(error) or type(error).__name__) from error
+    file.seek(head.tell())
+    return check_shape(shape, dtype.itemsize, "this array"), fortran, dtype
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """Read an array from a file of ``size`` bytes; ValueError where its header asks for more, or for objects."""
     shape, _, dtype = read_npy_header(file)
     needed, rest = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if not dtype.hasobject and (min(shape, default=0) < 0 or needed > rest):
+    if not dtype.hasobject and needed > rest:
         raise ValueError(f"its header says shape {shape} of {dtype}, {needed} bytes, and {rest} follow")
     file.seek(0)
     array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)

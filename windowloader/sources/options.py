@@ -61,6 +61,8 @@ class Location:
         TensorStore's resources: credentials, retries, limits.
     secret : str
         Text of an AWS credentials file with the key given by the user, or empty.
+    options : mapping
+        What fsspec's file system of a bucket takes, which lists folders.
     request_limit : int
         Requests in flight at most, over all sources with these options in this process.
     timeout : float
@@ -75,6 +77,7 @@ class Location:
     path: str = field(repr=False)
     context: Mapping[str, Any] = field(repr=False)
     secret: str = field(default="", repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     request_limit: int = 32
     timeout: float = 25.0
     cache_bytes: int | None = None
@@ -233,7 +236,19 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
     context = {**made.context, f"{prefix[made.scheme]}_concurrency": limit}
     if made.scheme != "file":
         context[f"{prefix[made.scheme]}_retries"] = retry
-    return replace(made, context=context, **limits)
+    return replace(made, context=context, options=_for_fsspec(made, options), **limits)
+
+
+def _for_fsspec(made: Location, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options in the words of the bucket's file system, with what the environment adds."""
+    if made.scheme not in ("s3", "gcs"):
+        return {}
+    found = {name: value for name, value in options.items() if name not in ("region", "region_name")}
+    if endpoint := made.kvstore.get("endpoint"):
+        found["endpoint_url"] = endpoint
+    if region := made.kvstore.get("aws_region"):
+        found["client_kwargs"] = {"region_name": region}
+    return found
 
 
 def _checked(scheme: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .base import digest
 from .blobs import StoreBlob
-from .cf import is_time, times_of, unpacked
+from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked
 from .hdf5table import Table, decode_chunk, read_table
 from .processes import PerProcess, forked_after_use
@@ -231,7 +231,8 @@ class RangeSource(RemoteSource):
     def _coordinate(self, dim: int, time: bool) -> np.ndarray | None:
         if self.place.kind != "hdf5" or (found := self.table().coordinates.get(dim)) is None:
             return None
-        values, attributes = unpacked(*found), found[1]
+        values = unpacked(*found)
+        attributes = {key: said for key, said in found[1].items() if key not in PACKED}
         return times_of(values, attributes, name=self.name) if time or is_time(attributes) else values
 
     def fingerprint(self) -> str:

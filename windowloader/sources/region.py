@@ -13,7 +13,7 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceError
 
-from .base import check_dtype
+from .base import check_dtype, check_shape
 from .handles import Stamp
 from .mapping import FileMap, owner_of
 
@@ -52,7 +52,8 @@ class Region:
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype, self.stamp.path)
-        if self.stamp.size < (needed := self.offset + self.nbytes):
+        check_shape(self.shape, self.dtype.itemsize, self.stamp.path)
+        if self.offset < 0 or self.stamp.size < (needed := self.offset + self.nbytes):
             raise CorruptDataError(
                 f"{self.stamp.path!r} is truncated: {self.shape} of {self.dtype} at offset {self.offset} "
                 f"needs {needed} bytes, and the file has {self.stamp.size}. Was it copied to its end?"
@@ -63,9 +64,9 @@ class Region:
         cls, stamp: Stamp, *, offset: int, shape: Sequence[int], dtype: Any, order: str = "C"
     ) -> Region:
         """Region of an array without gaps, in C or Fortran order."""
-        shape = tuple(int(size) for size in shape)
         dtype = np.dtype(dtype)
         check_dtype(dtype, stamp.path)
+        shape = check_shape(shape, dtype.itemsize, stamp.path)
         strides = [dtype.itemsize] * len(shape)
         dims = range(len(shape) - 2, -1, -1) if order == "C" else range(1, len(shape))
         for dim in dims:

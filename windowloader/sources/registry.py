@@ -20,7 +20,8 @@ from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
 from .base import complete
-from .formats import Request, is_url, list_path, open_path
+from .foreign import guarded
+from .formats import Request, format_of, is_url, list_path, open_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class Family:
     )
 
 
+@guarded
 def open_source(
     target: Any,
     *,
@@ -99,6 +101,14 @@ def open_source(
     return family.open(Request(target, variable, axes, dict(storage_options or {}), options))
 
 
+def opens_by_name(target: Any) -> bool:
+    """Whether a target is a store whose arrays are opened by name without a list of all there are."""
+    if _is_zarr(target):
+        return not _is_array(target)
+    return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
+
+
+@guarded
 def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names of the arrays of numbers along time in a file or store of several; () for a single array."""
     return _family(target).variables(target, dict(storage_options or {}))
@@ -166,7 +176,13 @@ def _open_array(request: Request) -> Source:
 def _open_list(request: Request) -> Source:
     from .joined import join
 
-    return join([_family(part).open(request.of(part)) for part in request.target])
+    variable, axes, storage = request.variable, request.axes, request.storage_options
+    return join(
+        [
+            open_source(part, variable=variable, axes=axes, storage_options=storage, **request.options)
+            for part in request.target
+        ]
+    )
 
 
 def _open_xarray(request: Request) -> Source:
@@ -215,16 +231,16 @@ def _is_zarr(target: Any) -> bool:
 
 
 def _open_zarr(request: Request) -> Source:
-    from .fallback import open_zarr
+    from .chunked import open_chunked
 
     request.takes("a Zarr object", "fill_missing", "mask_and_scale")
-    return open_zarr(request.target, variable=request.variable, axes=request.axes, **request.options)
+    return open_chunked(request.target, variable=request.variable, axes=request.axes, **request.options)
 
 
 def _list_zarr(target: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .fallback import list_zarr
+    from .chunked import list_arrays
 
-    return list_zarr(target, options)
+    return list_arrays(target, options)
 
 
 def _open_tensorstore(request: Request) -> Source:
@@ -287,7 +303,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda target, options: list_path(_matching(target)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, N5, HDF5, netCDF, CSV, Parquet",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet, Feather, Excel",
         _is_path,
         open_path,
         list_path,

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.axes import check_axes, default_axes
-from windowloader.errors import SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .blobs import blob_of, get
 from .cf import packing
 from .hdf5table import read_table
+from .mapped import check_raw
+from .npz import LONGEST, read_npy_header
 from .ranges import Place, RangeSource
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def open_remote(
     dtype: Any = None,
     offset: int = 0,
     mask_and_scale: bool = True,
-) -> LocalSource:
+) -> LocalSource | None:
     """Open an array that lies in one remote object.
 
     Parameters
@@ -64,7 +66,8 @@ def open_remote(
 
     Returns
     -------
-    LocalSource
+    LocalSource or None
+        None for a frame of pandas in an HDF5 file, which is read whole.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def open_remote(
             raise SourceFormatError(
                 f"{blob.name!r} is raw: give shape= and dtype=, e.g. shape=(105120, 325), dtype='<f4'."
             )
-        found = tuple(shape)
+        found, dtype, offset = check_raw(shape, dtype, offset, blob.name)
     else:
         raise SourceFormatError(
             f"kind={kind!r} of {blob.name!r}; remote objects are read as 'npy', 'raw' or 'hdf5'."
@@ -110,8 +113,10 @@ def open_remote(
     return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
 
 
-def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource:
+def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource | None:
     table = read_table(blob, variable)
+    if table is None:
+        return None
     name = f"{blob.name}{table.path}"
     letters = axes or default_axes(len(table.shape), table.dims, name)
     check_axes(letters, len(table.shape), name=name, need_time=False)
@@ -133,16 +138,17 @@ def _check_order(axes: str, shape: tuple[int, ...], name: str) -> None:
 
 
 def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
-    from numpy.lib import format as npy
-
     head = get(blob, 0, 12)
-    if not head.startswith(npy.MAGIC_PREFIX):
+    if not head.startswith(np.lib.format.MAGIC_PREFIX):
         raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
     long = head[6] > 1
     length = struct.unpack("<I", head[8:12])[0] + 12 if long else struct.unpack("<H", head[8:10])[0] + 10
-    file = io.BytesIO(get(blob, 0, length))
-    npy.read_magic(file)
-    shape, fortran, dtype = (npy.read_array_header_2_0 if long else npy.read_array_header_1_0)(file)
+    try:
+        shape, fortran, dtype = read_npy_header(io.BytesIO(get(blob, 0, min(length, LONGEST))))
+    except ValueError as error:
+        raise CorruptDataError(
+            f"the header of {blob.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
+        ) from error
     if dtype.hasobject:
         raise SourceFormatError(
             f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32."
@@ -151,4 +157,4 @@ def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
         raise SourceFormatError(
             f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
         )
-    return length, tuple(shape), dtype
+    return length, shape, dtype

@@ -184,6 +184,7 @@ class SelectedSource(LocalSource):
             grid = grid and [max(1, grid[0] // self.rows.step), *grid[1:]]
         axes = "".join(source.axes[axis] for axis in kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes, chunks=grid)
+        self.fill_value = self.source.fill_value
         self._inner, self._inner_picks = _narrowed(self.source, self.picks)
 
         self.can_take = all(len(pick.axes) == 1 for pick in self.picks)

@@ -1,33 +1,42 @@
-"""CSV and Parquet files as pandas frames, columns of times as datetime64[ns], columns of numbers as one array.
+"""CSV, Parquet, Feather and Excel files as pandas frames; columns of numbers as one array.
 
-In: a path or a frame. Out: a frame, times, values. pandas reads; where it would have to guess (a header or data, day
-or month first, a number or a time), the error asks and names the option.
+In: a path or a table of any library. Out: a frame, values. pandas and pyarrow read; where they would have to guess (a
+header or data, a number or a time), the error asks and names the option.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import os
 import re
 import warnings
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 
-from windowloader.errors import SourceFormatError
+from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
 
 from .base import check_dtype, optional
-from .table_times import CLOCK_ONLY, TIME_TEXT, ReadOptions
+from .fetching import fetched
+from .formats import by_name, is_url
+from .handles import Stamp
+from .table_times import CLOCK_ONLY, PARTS, TIME_TEXT, ReadOptions, some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["as_frame", "has_header", "ids", "numbers", "read_table", "separator"]
+__all__ = ["as_frame", "as_table", "has_header", "ids", "is_parquet", "numbers", "parquet_files", "parquet_parts", "read_table",
+           "separator", "widened"]
 
-PARQUET = (".parquet", ".pq")
+MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel", b"\x89HDF": "hdf5"}
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
+BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
+EXACT = 2**53  # the largest whole number up to which float64 holds each
 GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*")  # digits with commas or marks between thousands
 THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
 
@@ -36,11 +45,34 @@ def as_frame(target: Any) -> Any:
     """Return a pandas frame or series of a table of another library (polars, Arrow); None where it is none."""
     if type(target).__module__.partition(".")[0] in ("pandas", "xarray"):  # have families of their own
         return None
-    if hasattr(target, "to_pandas"):
-        return target.to_pandas()
     if hasattr(target, "__arrow_c_stream__"):
-        return optional("pyarrow", extra="tables", purpose="opening an Arrow table").table(target).to_pandas()
-    return None
+        pyarrow = optional("pyarrow", extra="parquet", purpose="opening an Arrow or polars table")
+        try:
+            return _from_arrow(pyarrow.table(target))
+        except pyarrow.ArrowInvalid:  # one column, without a name
+            return target.to_pandas()
+    return target.to_pandas() if hasattr(target, "to_pandas") else None
+
+
+def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
+    """Return the frame of what is a table: a file, a URL, a frame of any library; None for other targets."""
+    if isinstance(target, str | os.PathLike):
+        path = os.fspath(target)
+        if by_name(path) != "table":
+            return None
+        with fetched(path, storage_options) if is_url(path) else nullcontext(path) as found:
+            return read_table(found)
+    found = target if type(target).__module__.partition(".")[0] == "pandas" else as_frame(target)
+    return found if found is not None and found.ndim == 2 else None
+
+
+def _from_arrow(table: Any) -> Any:
+    """Frame of an Arrow table; whole numbers of which some are missing stay whole numbers."""
+    import pandas
+    import pyarrow
+
+    whole = {pyarrow.int64(): pandas.Int64Dtype(), pyarrow.uint64(): pandas.UInt64Dtype()}
+    return table.to_pandas(types_mapper=whole.get)
 
 
 def read_table(
@@ -49,8 +81,9 @@ def read_table(
     *,
     texts: Sequence[str] | None = (),
     wanted: Sequence[str] | None = None,
+    named: Sequence[str] = (),
 ) -> Any:
-    """Read a CSV or Parquet file as a pandas frame.
+    """Read a file, or a folder of Parquet files, as a pandas frame.
 
     Parameters
     ----------
@@ -62,18 +95,169 @@ def read_table(
         Columns of a CSV file that stay text: identifiers, and parts of times. None: the first one.
     wanted : sequence of str, optional
         The columns that are used; None: all, each of which needs a name of its own.
+    named : sequence of str
+        Other columns that were asked for: names of folders (``year=2020``) are columns only where they are.
     """
     options = options or ReadOptions()
-    pandas = optional("pandas", extra="tables", purpose=f"opening {path!r}")
-    if path.lower().endswith(PARQUET):
-        optional("pyarrow", extra="tables", purpose=f"opening {path!r}")
-        try:
-            return pandas.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise SourceFormatError(f"{path!r} cannot be read as Parquet: {error}") from error
-    sep, header = options.sep, options.header
+    kind = _kind(path)
+    if kind == "csv":
+        return _read_csv(path, options, texts, wanted)
+    if kind == "hdf5":
+        from .frame_hdf5 import read_frame
+
+        return read_frame(path, options.key)
+    if kind == "excel":
+        return _read_excel(path, options, texts, wanted)
+    pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")
+    with _reading(path, kind.title()):
+        if kind == "feather":
+            from pyarrow.feather import read_table as read_feather
+
+            return _from_arrow(read_feather(path, memory_map=False))
+        asked = [*(wanted or ()), *named]
+        tables = [_parquet_table(path, file, asked) for file in parquet_files(path)]
+        return _from_arrow(pyarrow.concat_tables(tables, promote_options="permissive"))
+
+
+@contextmanager
+def _reading(path: str, what: str) -> Iterator[None]:
+    """Tell what the libraries raise, which is of many classes, as one error."""
     try:
-        encoding = options.encoding or _encoding(path)
+        yield
+    except WindowLoaderError:
+        raise
+    except UnicodeError as error:
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {what}: {error}. Say which encoding it has, e.g. encoding='latin-1', 'cp1252' "
+            "or 'utf-16'."
+        ) from error
+    except ImportError as error:
+        raise MissingExtraError(
+            f"opening {path!r} needs a package that is not installed: {error} Most files need no more than pip install "
+            "'windowloader[tables]'."
+        ) from error
+    except Exception as error:
+        raise SourceFormatError(f"{path!r} cannot be read as {what}: {error}") from error
+
+
+def _kind(path: str) -> str:
+    """Format of a table: told by its first bytes."""
+    Stamp.of(path)  # nothing there is its own error
+    if os.path.isdir(path):
+        return "parquet"
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "csv")
+
+
+def parquet_files(path: str) -> list[str]:
+    """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
+    from .registry import natural
+
+    if not os.path.isdir(path):
+        return [path]
+    found = [file for file in Path(path).rglob("*") if file.suffix in (".parquet", ".pq")]
+    hidden = ("_", ".")  # as Spark names what is no data
+    return sorted((str(file) for file in found if not file.name.startswith(hidden)), key=natural)
+
+
+def _folder_columns(path: str, file: str, asked: Sequence[str]) -> dict[str, str]:
+    """Columns that the names of folders are, ``year=2020``, of those that were asked for."""
+    parts = Path(file).relative_to(path).parts[:-1] if os.path.isdir(path) else ()
+    pairs = dict(part.split("=", 1) for part in parts if "=" in part)
+    if left := [name for name in pairs if name not in asked and name.lower() not in (*PARTS, "date")]:
+        warnings.warn(
+            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where columns=, "
+            "entity= or time= names it.",
+            stacklevel=2,
+        )
+    return {name: text for name, text in pairs.items() if name in asked}
+
+
+def _parquet_table(path: str, file: str, asked: Sequence[str]) -> Any:
+    import pyarrow
+    from pyarrow.parquet import read_table as read_parquet
+
+    table = read_parquet(file, partitioning=None)
+    for name, text in _folder_columns(path, file, asked).items():
+        table = table.append_column(name, pyarrow.array([text] * len(table)))
+    return table
+
+
+def is_parquet(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a Parquet file, or a folder of some."""
+    return _kind(os.fspath(path)) == "parquet"
+
+
+def parquet_parts(path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]) -> Iterator[Any]:
+    """Read Parquet files in frames of a bounded number of rows.
+
+    Parameters
+    ----------
+    path : str
+        A file, or a folder of some.
+    columns : sequence of str, optional
+        The columns to read; None: all.
+    entity : str
+        A column of text that repeats, which comes as categories.
+    named : sequence of str
+        The columns that were asked for, see `read_table`.
+    """
+    parquet = optional("pyarrow.parquet", extra="parquet", purpose=f"opening {path!r}")
+    with _reading(path, "Parquet"):
+        for file in parquet_files(path):
+            added = _folder_columns(path, file, named)
+            stored = None if columns is None else [name for name in columns if name not in added]
+            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=[entity]) as opened:
+                for batch in opened.iter_batches(BATCH, columns=stored, use_threads=False):
+                    frame = _from_arrow(batch)
+                    flat = set(named).isdisjoint(frame.index.names)
+                    yield (frame if flat else frame.reset_index()).assign(**added)
+
+
+def _read_excel(
+    path: str, options: ReadOptions, texts: Sequence[str] | None, wanted: Sequence[str] | None
+) -> Any:
+    """Read a sheet of an Excel file; see `read_table`."""
+    import pandas
+
+    header = 0 if options.header in (None, True) else None if options.header is False else options.header
+    with _reading(path, "Excel"):
+        first = pandas.read_excel(path, sheet_name=options.sheet_name, header=None, nrows=1)
+        names = first.iloc[0].dropna().tolist() if header == 0 and len(first) else []
+        if options.header is None and all(isinstance(name, int | float) for name in names):
+            raise SourceFormatError(
+                f"the first line of {path!r} holds numbers ({some(names)}), which could name the columns or be "
+                "readings. Say header=True or header=False."
+            )
+        frame = pandas.read_excel(
+            path,
+            sheet_name=options.sheet_name,
+            header=header,
+            dtype=_dtypes(options, texts, names[:1]) if names else options.dtype,
+            decimal=options.decimal,
+            thousands=options.thousands,
+            na_values=options.na_values,
+        )
+    return _checked(frame, [str(name) for name in names] if wanted is None else [], path)
+
+
+def _dtypes(options: ReadOptions, texts: Sequence[str] | None, first: Sequence[Any]) -> Any:
+    """Dtypes that were asked for, and text for columns that have to stay so: ids, parts of times."""
+    if not isinstance(options.dtype, dict | None):
+        return options.dtype
+    return {**dict.fromkeys(first if texts is None else texts, str), **(options.dtype or {})} or None
+
+
+def _read_csv(
+    path: str, options: ReadOptions, texts: Sequence[str] | None, wanted: Sequence[str] | None
+) -> Any:
+    """Read a CSV file; see `read_table`."""
+    import pandas
+
+    sep, header = options.sep, options.header
+    encoding = options.encoding or _encoding(path)
+    with _reading(path, f"CSV in {encoding!r} with sep={sep!r}"):
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12)]
         if not lines:
@@ -83,13 +267,7 @@ def read_table(
             _warn_of_numbers(lines[0], sep, path)
         if header is True or header is False:
             header = 0 if header else None
-        first, *_ = names = _fields(lines[0], sep) if header == 0 else [""]
-        dtype = options.dtype
-        if header == 0 and (dtype is None or isinstance(dtype, dict)):
-            dtype = {
-                **dict.fromkeys([first or "Unnamed: 0"] if texts is None else texts, str),
-                **(dtype or {}),
-            }
+        names = _fields(lines[0], sep) if header == 0 else [""]
         frame = pandas.read_csv(
             path,
             sep=sep,
@@ -97,23 +275,12 @@ def read_table(
             decimal=options.decimal,
             thousands=options.thousands,
             encoding=encoding,
-            dtype=dtype,
+            dtype=_dtypes(options, texts, [names[0] or "Unnamed: 0"]) if header == 0 else options.dtype,
             na_values=options.na_values,
             low_memory=False,
         )
-    except UnicodeError as error:
-        raise SourceFormatError(
-            f"{path!r} is not text in {encoding!r}: {error}. Say which encoding it has, e.g. encoding='latin-1', "
-            "'cp1252' or 'utf-16'."
-        ) from error
-    except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
-        if isinstance(error, SourceFormatError):
-            raise
-        raise SourceFormatError(f"{path!r} cannot be read as CSV with sep={sep!r}: {error}") from error
     more = header == 0 and len(lines) > 1 and len(_fields(lines[1], sep)) > len(names)
-    if more or not isinstance(
-        frame.index, pandas.RangeIndex
-    ):  # pandas took what is too much for labels of rows
+    if more or not isinstance(frame.index, pandas.RangeIndex):  # the first columns became labels of rows
         raise SourceFormatError(
             f"{path!r} cannot be read as CSV: its lines have more fields than the {len(names)} names of its first "
             "line. Name every column, or say header=False; where commas are decimal points, decimal=',' and sep=';'."
@@ -239,6 +406,8 @@ def ids(column: Any) -> Any:
     """Turn identifiers that were read as text into numbers, but where that would lose zeros: 0042."""
     import pandas
 
+    if isinstance(column.dtype, pandas.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if column.dtype.kind != "O" or column.astype(str).str.match(r"[-+]?0\d").any():
         return column
     found = pandas.to_numeric(column, errors="coerce")
@@ -246,29 +415,82 @@ def ids(column: Any) -> Any:
 
 
 def numbers(frame: Any, name: str) -> np.ndarray:
-    """Values of a frame, shape (row, column), in one dtype of numbers."""
+    """Values of a frame, shape (row, column), in one dtype of numbers.
+
+    Raises
+    ------
+    SourceFormatError
+        For columns that hold no numbers, and whole numbers that the common dtype of the columns does not hold.
+    """
     import pandas
 
     if not len(frame.columns):
         raise SourceFormatError(f"{name!r} has no columns of numbers.")
     text = [place for place, dtype in enumerate(frame.dtypes) if dtype.kind not in "fiub"]
-    if text:
-        parsed = {place: pandas.to_numeric(frame.iloc[:, place], errors="coerce") for place in text}
-        wrong = {
-            place: np.flatnonzero(found.isna() & frame.iloc[:, place].notna())
-            for place, found in parsed.items()
-        }
-        bad = [place for place in text if wrong[place].size or str(frame.dtypes.iloc[place]) != "object"]
-        if bad:
-            raise SourceFormatError(_no_numbers(frame, name, bad, wrong[bad[0]]))
-        frame = frame.copy()
-        for place, found in parsed.items():  # objects that are numbers: decimals
-            frame.isetitem(place, found)
-    values: np.ndarray = frame.to_numpy()
-    if values.dtype.kind == "O":  # columns of pandas' own types that may lack values
-        values = frame.to_numpy(dtype="float64", na_value=np.nan)
+    parsed = {place: pandas.to_numeric(frame.iloc[:, place], errors="coerce") for place in text}
+    wrong = {
+        place: np.flatnonzero(found.isna() & frame.iloc[:, place].notna()) for place, found in parsed.items()
+    }
+    bad = [place for place in text if wrong[place].size or str(frame.dtypes.iloc[place]) != "object"]
+    if text and not len(frame):
+        return np.empty(frame.shape)
+    if bad:
+        raise SourceFormatError(_no_numbers(frame, name, bad, wrong[bad[0]]))
+    own = [place for place, dtype in enumerate(frame.dtypes) if not isinstance(dtype, np.dtype)]
+    values: np.ndarray
+    if not text and not own and len(set(frame.dtypes)) == 1:
+        values = frame.to_numpy()
+    else:
+        columns = [_plain(parsed.get(place, column)) for place, (_, column) in enumerate(frame.items())]
+        values = np.empty(frame.shape, np.result_type(*(column.dtype for column in columns)))
+        for place, column in enumerate(columns):
+            values[:, place] = column
     check_dtype(values.dtype, name)
+    _check_exact(frame, values, name)
     return np.ascontiguousarray(values)
+
+
+def _plain(column: Any) -> np.ndarray:
+    """Values of one column: as they are where none is missing, else floats with NaN."""
+    import pandas
+
+    if isinstance(column.dtype, pandas.SparseDtype):
+        column = column.sparse.to_dense()
+    if isinstance(column.dtype, np.dtype):
+        return np.asarray(column)
+    whole = column.dtype.kind in "f" or not column.isna().any()
+    return np.asarray(column.to_numpy(column.dtype.numpy_dtype if whole else "float64", na_value=np.nan))
+
+
+def widened(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Values in a dtype that also holds another: themselves where theirs does."""
+    import pandas
+
+    common = np.result_type(values.dtype, dtype)
+    if common == values.dtype:
+        return values
+    found = values.astype(common)
+    _check_exact(pandas.DataFrame(values), found, name)
+    return found
+
+
+def _check_exact(frame: Any, values: np.ndarray, name: str) -> None:
+    """Refuse whole numbers beyond 2**53 that became floats, beside missing ones or columns of floats."""
+    if values.dtype.kind != "f":
+        return
+    large = [
+        column
+        for column, found in frame.items()
+        if found.dtype.kind in "iu"
+        and not found.isna().all()
+        and (found.max() > EXACT or found.min() < -EXACT)
+    ]
+    if large:
+        raise SourceFormatError(
+            f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {values.dtype}, the dtype "
+            "that all columns have in common, does not hold exactly. Choose columns=[…], or, if rounding them is "
+            "right, cast them: frame.astype('float64')."
+        )
 
 
 def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> str:

@@ -1,7 +1,8 @@
-"""Times of tables: one column, or several together, as datetime64[ns].
+"""Times of tables: one column, or several together, as datetime64[ns] with their time zone.
 
-In: columns of a frame, and how they are read. Out: moments in UTC. Never takes the day for the month, a number for a
-date or a time of day for a moment: where it could be either, the error asks and names the option.
+In: columns of a frame, and how they are read. Out: moments in UTC, with the zone that they were written in. Never takes
+the day for the month, a number for a date or a time of day for a moment: where it could be either, the error asks and
+names the option.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SourceFormatError
 
 from .base import to_nanoseconds
@@ -27,11 +29,12 @@ PARTS = ("year", "month", "day", "hour", "minute", "second")
 TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
 EITHER_FIRST = re.compile(r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)")
 CLOCK_ONLY = re.compile(r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*")
+OFFSET = r"(?:\d:\d\d|T\d{2,6})\S*?\s?([+-]\d\d(?::?\d\d)?|Z)\s*$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How text becomes a frame and times: options of `pandas.read_csv` and `pandas.to_datetime` by their names.
+    """How a file becomes a frame and times: options of `pandas.read_csv` and `pandas.to_datetime` by their names.
 
     Parameters
     ----------
@@ -41,12 +44,16 @@ class ReadOptions:
         For times that are text or dates as numbers, as `datetime.datetime.strptime` has it; None: ISO 8601, or what
         leaves no doubt.
     header : bool, int or sequence of int, optional
-        Whether the first line of a CSV file names the columns, or which lines do; None: seen from the file, or
-        asked for.
+        Whether the first line of a CSV file or Excel sheet names the columns, or which lines do; None: seen from the
+        file, or asked for.
     sep : str, optional
         What separates the columns of a CSV file; None: seen from its first lines.
     decimal, thousands, encoding, dtype, na_values : optional
-        Handed to `pandas.read_csv`.
+        Handed to `pandas.read_csv`, and to `pandas.read_excel` as far as it takes them.
+    sheet_name : str or int
+        Sheet of an Excel file.
+    key : str, optional
+        Frame of an HDF5 file.
     """
 
     time_unit: str | None = None
@@ -58,10 +65,12 @@ class ReadOptions:
     encoding: str | None = None
     dtype: Any = None
     na_values: Any = None
+    sheet_name: str | int = 0
+    key: str | None = None
 
 
-def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> np.ndarray:
-    """Turn a column of times into datetime64[ns], shape (row,); times with a zone become UTC.
+def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> Times:
+    """Turn a column of times into datetime64[ns], shape (row,); UTC, with the zone that the column has.
 
     Raises
     ------
@@ -71,6 +80,10 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     """
     import pandas
 
+    if isinstance(column.dtype, pandas.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    if isinstance(column.dtype, pandas.PeriodDtype):
+        column = column.dt.to_timestamp()
     kind = column.dtype.kind
     if kind in "iuf" and form is not None:
         column, kind = column.astype("Int64").astype("str"), "O"
@@ -102,7 +115,32 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
             f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
             f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows.{second}"
         )
-    return to_nanoseconds(parsed.dt.tz_convert(None).to_numpy(), name)
+    written = not timely and (form is None or "%z" in form)
+    zone = calendar_of(column) if kind == "M" else _offset(column, name) if written else ""
+    return Times(to_nanoseconds(parsed.dt.tz_convert(None).to_numpy(), name), zone)
+
+
+def _offset(column: Any, name: str) -> str:
+    """Return the zone of times that are text with an offset, "UTC+02:00"; a warning where there are several."""
+    found = column.astype(str).str.extract(OFFSET, expand=False)
+    offsets = sorted(found.dropna().unique())
+    if offsets and (rows := np.flatnonzero(found.isna())).size:
+        raise SourceFormatError(
+            f"row {rows[0]} of the times {name!r} is {column.iloc[rows[0]]!r}, without an offset from UTC, and others "
+            f"have {offsets[0]!r}. Write all with an offset, or none."
+        )
+    if len(offsets) > 1:
+        warnings.warn(
+            f"the times {name!r} have the offsets {some(offsets)}: they are moments of UTC here, and clocks such as "
+            "time_of_day are of UTC. For clocks of a zone pass timestamps=, a pandas index with its time zone: "
+            "pandas.to_datetime(column, utc=True).dt.tz_convert('Europe/Berlin').",
+            UserWarning,
+            stacklevel=2,
+        )
+    if len(offsets) != 1 or not offsets[0].strip("Z+-0:"):
+        return ""
+    digits = offsets[0].replace(":", "").ljust(5, "0")
+    return f"UTC{digits[:3]}:{digits[3:]}"
 
 
 def _inferred(column: Any, name: str) -> Any:
@@ -148,6 +186,15 @@ def _check_open(column: Any, name: str) -> None:
         )
 
 
+def times_of(frame: Any, columns: Sequence[str], options: ReadOptions, name: str) -> Times:
+    """Parse the times that one column has, or several have together."""
+    if absent := [column for column in columns if column not in frame.columns]:
+        raise SourceFormatError(f"{name!r} has no column {absent[0]!r}; it has {some(frame.columns)}.")
+    column = frame[columns[0]] if len(columns) == 1 else _join_times(frame, columns)
+    where = f"{name}:{' + '.join(map(str, columns))}"
+    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
+
+
 def _join_times(frame: Any, columns: Sequence[str]) -> Any:
     """One column of times from several: year, month, day, … by their names, else text joined by blanks."""
     import pandas
@@ -158,15 +205,6 @@ def _join_times(frame: Any, columns: Sequence[str]) -> Any:
         return pandas.to_datetime(parts, errors="coerce")
     first, *others = (frame[column].astype(str).str.strip() for column in columns)
     return first.str.cat(others, sep=" ")
-
-
-def times_of(frame: Any, columns: Sequence[str], options: ReadOptions, name: str) -> np.ndarray:
-    """Parse the times that one column has, or several have together."""
-    if absent := [column for column in columns if column not in frame.columns]:
-        raise SourceFormatError(f"{name!r} has no column {absent[0]!r}; it has {some(frame.columns)}.")
-    column = frame[columns[0]] if len(columns) == 1 else _join_times(frame, columns)
-    where = f"{name}:{' + '.join(map(str, columns))}"
-    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
 
 
 def some(columns: Any) -> str:

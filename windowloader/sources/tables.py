@@ -1,4 +1,4 @@
-"""Tables of time × sensor: CSV, Parquet, pandas frames. In memory, columns are sensors.
+"""Tables of time × sensor: CSV, Parquet, Feather, Excel, pandas frames. In memory, columns are sensors.
 
 In: a file or a frame, perhaps which column is time. Out: `LoadedSource` or `ArraySource`, with timestamps and
 labels, and with what was assumed about its columns, for a warning.
@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.assembly.alignment import find
 from windowloader.axes import TIME_NAMES
-from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SourceFormatError
 
 from .base import Described
-from .fetching import fetched
-from .formats import by_name, is_url
 from .handles import Stamp
-from .long_tables import open_long_table
 from .memory import ArraySource, LoadedSource
-from .table_files import as_frame, ids, numbers, read_table
+from .table_files import ids, numbers, read_table
 from .table_times import PARTS, TIME_TEXT, ReadOptions, parse_times, some, times_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from windowloader.clocks.calendars import Times
 
-__all__ = ["TableOptions", "open_by_node", "open_frame", "open_long_table", "open_table"]
-
+__all__ = ["TableOptions", "find_time", "index_times", "labels_of", "open_frame", "open_table", "wide"]
 
 LEAST_ROWS = 12  # below which ranges of columns tell nothing
+SAMPLE = 4096  # rows that tell them
+QUANTITIES = ["temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt", "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +55,24 @@ class TableOptions(ReadOptions):
     axes: str | None = None
 
     def __call__(self, path: str) -> tuple[np.ndarray, Described]:
-        """Read a table."""
+        """Read a table; rows of a folder of files go by their times."""
         several = () if isinstance(self.time, str | bool | None) else self.time
         texts = None if self.by_row else several
-        return wide(read_table(path, self, texts=texts, wanted=self.columns), self, os.path.basename(path))
+        values, found = wide(
+            read_table(path, self, texts=texts, wanted=self.columns, named=self.times),
+            self,
+            os.path.basename(path),
+        )
+        times = found.times
+        if times is None or not os.path.isdir(path) or (times[1:] > times[:-1]).all():
+            return values, found
+        order = np.argsort(times, kind="stable")
+        return values[order], Described(found.by_dim, times[order], found.doubts)
+
+    @property
+    def times(self) -> list[str]:
+        """Columns of the time, where they are named."""
+        return [] if self.time in (None, True, False) else [self.time] if isinstance(self.time, str) else [*self.time]
 
     @property
     def by_row(self) -> bool:
@@ -72,12 +81,12 @@ class TableOptions(ReadOptions):
 
 
 def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **options: Any) -> LoadedSource:
-    """Open a CSV or Parquet file whose rows are times and whose columns are sensors.
+    """Open a file whose rows are times and whose columns are sensors.
 
     Parameters
     ----------
     path : path-like
-        The file; ``.gz`` and the like are unpacked.
+        CSV (``.gz`` and the like are unpacked), Parquet, a folder of Parquet files, Feather or Excel.
     axes : str, optional
         ``tn`` (default); ``tf`` where the columns are features; ``nt`` where a row is a sensor: then its column of
         text, or the one column that the header does not number or date, has the labels, and the header the times.
@@ -97,8 +106,7 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
 def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArraySource:
     """Open a pandas.DataFrame, or Series, as `open_table` does a file; an index of times is the time."""
     name, single = type(frame).__name__, frame.ndim == 1 and frame.index.nlevels == 1
-    given = TableOptions(axes=axes, **options)
-    values, described = wide(frame.to_frame("value") if frame.ndim == 1 else frame, given, name)
+    values, described = wide(frame, TableOptions(axes=axes, **options), name)
     labels = {dim: found for dim, found in (described.by_dim or {}).items() if not single or dim == 0}
     source = ArraySource(
         values[:, 0] if single else values,
@@ -111,42 +119,9 @@ def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArrayS
     return source
 
 
-def open_by_node(
-    target: Any, nodes: np.ndarray, steps: int, storage_options: Mapping[str, Any]
-) -> ArraySource | None:
-    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
-
-    A column that counts the ``steps`` of the series is no such column.
-    """
-    pandas = sys.modules.get("pandas")
-    if isinstance(target, str | os.PathLike):
-        name = os.fspath(target)
-        if by_name(name) != "table":
-            return None
-        with fetched(name, storage_options) if is_url(name) else nullcontext(name) as path:
-            target = read_table(path)
-    elif pandas is None or not isinstance(target, pandas.DataFrame):
-        target = as_frame(target)
-        if target is None or not isinstance(target, sys.modules["pandas"].DataFrame):
-            return None
-    if target.index.dtype.kind == "M" or not target.columns.is_unique or find_time(target) is not None:
-        return None
-    for column, values in target.items():
-        kind = values.dtype.kind
-        counts = len(target) == steps and kind in "iuf" and set(values.diff()[1:]) == {1}
-        if kind not in "iufOUT" or counts or not values.is_unique:
-            continue
-        missing = len(find(values, nodes)[1])
-        if missing == 0 or (
-            kind != "f" and 2 * missing < len(nodes)
-        ):  # a few may be missing, which is an error
-            return open_frame(target.set_index(column), axes="nf")
-    return None
-
-
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
     """Values [time, column] of a frame, its column labels and its times; [row, time] where a row is a sensor."""
-    frame = _unstacked(frame, name)
+    frame = _unstacked(frame.to_frame("value") if frame.ndim == 1 else frame, name)
     if frame.columns.nlevels > 1:  # two lines of names: what pandas calls an empty one is left out
         levels = [
             [str(level) for level in column if not str(level).startswith("Unnamed: ")]
@@ -166,20 +141,26 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
             raise SourceFormatError(f"{name!r} has no columns {absent}; it has {some(frame.columns)}.")
         frame = frame[list(options.columns)]
     values = numbers(frame, name)
-    labels = {}
-    for dim, side in enumerate((frame.index, frame.columns)):
-        if not _counts(side) and (dim or options.by_row or (times is None and side.nlevels == 1)):
-            found = np.asarray(side)
-            labels[dim] = found.astype(str) if found.dtype.kind == "O" else found
+    labels = labels_of(frame.index, frame.columns, timed=times is not None and not options.by_row)
     doubts = () if options.by_row else _doubts(frame, values, times, options, name)
     return values, Described(labels, times, doubts)
+
+
+def labels_of(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]:
+    """Labels of rows, where they are no times, and of columns; none where they only count."""
+    labels = {}
+    for dim, side in enumerate((index, columns)):
+        counted = side.dtype.kind in "iu" and np.array_equal(side, np.arange(len(side)))
+        if not counted and not (dim == 0 and (timed or side.nlevels > 1)):
+            labels[dim] = np.asarray(side) if side.dtype.kind in "iuf" else np.asarray(side).astype(str)
+    return labels
 
 
 def _unstacked(frame: Any, name: str) -> Any:
     """Frame with one row a time, where a row of it is a time of an id: index (time, id)."""
     levels = list(frame.index.names)
     if len(levels) == 1:
-        return frame
+        return frame.set_axis(frame.index.get_level_values(0))
     dated = [place for place, level in enumerate(frame.index.levels) if level.dtype.kind == "M"]
     named = [place for place, level in enumerate(levels) if str(level).lower() in TIME_NAMES]
     if len(levels) == 2 and len(frame.columns) == 1 and len(dated or named) == 1:
@@ -196,34 +177,33 @@ def _unstacked(frame: Any, name: str) -> Any:
     )
 
 
-def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, np.ndarray | None]:
+def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times | None]:
     """Frame without its columns of time, and the times as datetime64[ns]."""
-    time = options.time
-    if time is False:
+    if options.time is False:
         return frame, None
-    time = None if time is True else time
-    if isinstance(time, str) and frame.index.name == time and time not in frame.columns:
+    columns: list[Any] = options.times
+    if len(columns) == 1 and frame.index.name == columns[0] and columns[0] not in frame.columns:
         frame = frame.reset_index()
-    if time is None and (index := _index_times(frame.index)) is not None:
-        return frame, Times(parse_times(index, name, form=options.time_format), calendar_of(frame.index))
-    columns: Sequence[Any] = [time] if isinstance(time, str) else time or [find_time(frame, name)]
+    if not columns and (times := index_times(frame.index, options, name)) is not None:
+        return frame, times
+    columns = columns or [find_time(frame, name)]
     if columns[0] is None:
         return frame, None
     times = times_of(frame, columns, options, name)
-    zone = calendar_of(frame[columns[0]]) if len(columns) == 1 else ""
-    return frame.drop(columns=list(columns), errors="ignore"), Times(times, zone)
+    return frame.drop(columns=columns), times
 
 
-def _index_times(index: Any) -> Any:
-    """Return the row labels of a frame as a column, where they are times; None for others."""
+def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
+    """Times that the row labels of a frame are; None where they are none, or are not to be."""
     import pandas
 
-    if isinstance(index, pandas.PeriodIndex):
-        index = index.to_timestamp()
-    texts = index[:8].astype(str) if index.dtype.kind == "O" else []
-    if index.dtype.kind in "mM" or (len(texts) and all(TIME_TEXT.match(text) for text in texts)):
-        return index.to_series()
-    return None
+    dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
+    texts = [] if dated or index.dtype.kind in "iufb" else index[:8].astype(str)
+    if options.time is False or not (
+        dated or (len(texts) and all(TIME_TEXT.match(text) for text in texts))
+    ):
+        return None
+    return parse_times(index.to_series(), name, form=options.time_format)
 
 
 def find_time(frame: Any, name: str = "") -> Any:
@@ -242,10 +222,10 @@ def find_time(frame: Any, name: str = "") -> Any:
     if first is None or frame[first].dtype.kind in "fiub":
         return None
     samples = frame[first].head(8).astype(str)
-    return first if all(TIME_TEXT.match(text) for text in samples) else None
+    return first if len(samples) and all(TIME_TEXT.match(text) for text in samples) else None
 
 
-def _by_row(frame: Any, options: TableOptions, name: str) -> tuple[Any, np.ndarray | None]:
+def _by_row(frame: Any, options: TableOptions, name: str) -> tuple[Any, Times | None]:
     """Frame [row, time] with the labels of the rows as its index, and the times that its header has."""
     import pandas
 
@@ -288,23 +268,21 @@ def _by_row(frame: Any, options: TableOptions, name: str) -> tuple[Any, np.ndarr
 
 
 def _doubts(
-    frame: Any, values: np.ndarray, times: np.ndarray | None, options: TableOptions, name: str
+    frame: Any, values: np.ndarray, times: Times | None, options: TableOptions, name: str
 ) -> tuple[str, ...]:
     """Say what was assumed about columns that may be no readings, or not all of one quantity."""
     if options.columns is not None:
         return ()
     found = []
-    counters = [str(column) for column in frame.columns if str(column).strip().lower() in PARTS]
-    counters = [] if times is not None and options.axes == "tf" else counters  # features of a row, on purpose
-    if options.time is not False and times is None:
-        if len(frame.columns) > 1 and _rises(frame):
-            counters = list(dict.fromkeys([str(frame.columns[0]), *counters]))
-        index = frame.index.to_series()
-        if _dated(index) or (index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES):
+    index = frame.index.to_series()
+    if options.time is not False and times is None and len(index):
+        named = index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES
+        if named or (index.dtype.kind in "iu" and _dated(index.to_numpy())):
             found.append(
-                f"the row labels of {name!r}, {index.iloc[0]} to {index.iloc[-1]}, are not taken for times. If they "
-                "are, name the index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
+                f"the row labels of {name!r}, the first {index.iloc[0]}, are not taken for times. If they are, name the "
+                "index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
             )
+    counters = [] if times is not None and options.axes == "tf" else _counters(frame, options.time is not False)
     if counters:
         found.append(
             f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
@@ -312,54 +290,54 @@ def _doubts(
             "time_format='%Y', parts by time=['year', 'month', 'day', 'hour']; columns=[…] says that they are "
             "meant."
         )
-    if options.axes is None and (pair := _apart(frame.columns, values)):
+    if options.axes is None and (apart := _apart([str(column) for column in frame.columns], values)):
         found.append(
             f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
-            f"those of {pair[0]!r} and {pair[1]!r} have no values in common. Different quantities are axes='tf', each "
-            "with its own mean and deviation; axes='tn' says that they are sensors."
+            f"{apart}. Different quantities are axes='tf', each with its own mean and deviation; axes='tn' says that "
+            "they are sensors."
         )
     return tuple(found)
 
 
-def _rises(frame: Any) -> bool:
-    """Whether the first column rises as counters, epoch seconds or years do, and another column does not."""
-    steps = [
-        np.unique(np.diff(frame.iloc[:, place].to_numpy()))
-        for place in range(min(len(frame.columns), 9))
-        if frame.dtypes.iloc[place].kind in "iu"
+def _counters(frame: Any, rising: bool) -> list[str]:
+    """Columns that are parts of times by their name, or (``rising``) rise as counters, epochs or years do."""
+    head = frame.iloc[:SAMPLE, :9]
+    counted = [
+        str(column)
+        for column, values in head.items()
+        if rising and values.dtype.kind in "iuf" and _counts(values.to_numpy(float, na_value=np.nan), values.dtype)
     ]
-    first = frame.iloc[:, 0]
-    if first.dtype.kind not in "iu" or len(frame) < 3 or not steps[0][0] > 0:
-        return False
-    others = len(steps) < min(len(frame.columns), 9) or any(len(step) > 1 for step in steps[1:])
-    return others and (len(steps[0]) == 1 or _dated(first))
+    counted = counted if len(counted) < len(head.columns) else []
+    names = [str(column) for column in frame.columns]
+    return [name for name in names if name in counted or name.strip().lower() in PARTS]
 
 
-def _dated(column: Any) -> bool:
-    """Whether a column of whole numbers rises like years, dates written as numbers or epoch seconds."""
-    if (
-        column.dtype.kind not in "iu"
-        or len(column) < 3
-        or not (column.is_monotonic_increasing and column.is_unique)
-    ):
-        return False
-    return bool(column.between(1800, 2100).all() or column.iloc[0] > 15_000_000)
+def _counts(values: np.ndarray, dtype: Any) -> bool:
+    """Whether whole numbers rise by one step throughout, or like years and epochs."""
+    steps = np.diff(values)
+    even = dtype.kind in "iu" and len(values) > 2 and steps[0] > 0 and bool((steps == steps[0]).all())
+    return even or (not (values % 1).any() and _dated(values))
 
 
-def _apart(columns: Any, values: np.ndarray) -> tuple[str, str] | None:
-    """Two columns whose ranges have nothing in common, of a table whose column names are no ids."""
-    names = [str(column) for column in columns]
+def _dated(values: np.ndarray) -> bool:
+    """Whether whole numbers rise like years, dates written as numbers or epoch seconds."""
+    rises = len(values) > 2 and bool((np.diff(values) > 0).all())
+    return rises and (bool(values[0] > 15_000_000) or bool(values[0] >= 1800 and values[-1] <= 2100))
+
+
+def _apart(names: list[str], values: np.ndarray) -> str:
+    """Say of two columns whose ranges have nothing in common, or whose names are of different quantities."""
     stems = {re.sub(r"\d+\w?$", "", name) for name in names if name}
-    if len(values) < LEAST_ROWS or len(names) < 2 or len(stems) == 1 or all(len(name) == 1 for name in names):
-        return None
-    lows, highs = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # without NaN
-    used = np.flatnonzero(lows < highs)
-    lows, highs = lows[used], highs[used]
-    if not used.size or lows.max() <= highs.min():
-        return None
-    return names[used[highs.argmin()]], names[used[lows.argmax()]]
-
-
-def _counts(columns: Any) -> bool:
-    """Whether column labels only count: they came from no header."""
-    return bool(columns.dtype.kind in "iu" and np.array_equal(columns, np.arange(len(columns))))
+    if len(names) < 2 or len(stems) == 1 or all(len(name) == 1 for name in names):
+        return ""
+    values = values[:: max(1, len(values) // SAMPLE)]
+    if len(values) >= LEAST_ROWS:
+        lows, highs = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # without NaN
+        used = np.flatnonzero(lows < highs)
+        if used.size and lows[used].max() > highs[used].min():
+            pair = names[used[highs[used].argmin()]], names[used[lows[used].argmax()]]
+            return f"those of {pair[0]!r} and {pair[1]!r} have no values in common"
+    kinds = {name: {word for word in QUANTITIES if word in name.lower()} for name in names}
+    told = [name for name, kind in kinds.items() if kind]
+    other = next((name for name in told[1:] if kinds[name].isdisjoint(kinds[told[0]])), None)
+    return f"{told[0]!r} and {other!r} are names of different ones" if other else ""

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import chunk_bytes
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .catalog import ArrayInfo
+    from .chunked import ArrayInfo
 
 __all__ = ["chunk_requests"]
 
@@ -49,7 +47,7 @@ def chunk_requests(
 
     Examples
     --------
-    >>> from windowloader.sources.catalog import ArrayInfo
+    >>> from windowloader.sources.chunked import ArrayInfo
     >>> array = ArrayInfo("", "zarr3", (9, 4), np.dtype("f4"), (3, 2), itemsize=4)
     >>> chunk_requests(array, (0, 1), {}, 0, 4)
     array([24, 24, 24, 24])
@@ -65,13 +63,13 @@ def chunk_requests(
         else:
             touched.append(np.arange(-(-size // chunk)))
     if array.shards is None:
-        return np.full(math.prod(map(len, touched)), chunk_bytes(array), np.int64)
+        return np.full(math.prod(map(len, touched)), array.chunk_bytes, np.int64)
     return _shard_requests(array, touched)
 
 
 def _shard_requests(array: ArrayInfo, touched: list[np.ndarray]) -> np.ndarray:
     per_shard = [outer // inner for outer, inner in zip(array.shards or (), array.chunks, strict=True)]
-    num_inner, size = math.prod(per_shard), chunk_bytes(array)
+    num_inner, size = math.prod(per_shard), array.chunk_bytes
     cells = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, len(touched))
     grid = [-(-whole // outer) for whole, outer in zip(array.shape, array.shards or (), strict=True)]
     shard = np.ravel_multi_index(tuple((cells // per_shard).T), grid)

@@ -1,7 +1,7 @@
 """Reads pickles of plain data without running anything that they name.
 
-In: the bytes of a pickle (DCRNN's ``adj_mx.pkl``, from Python 2; attributes of PyTables). Out: lists, tuples, dicts,
-strings, numbers, NumPy arrays. Never imports or calls what a pickle names, and never makes more than a fixed multiple
+In: the bytes of a pickle: DCRNN's ``adj_mx.pkl``, from Python 2; an attribute of a frame in HDF5. Out: lists, tuples,
+dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a pickle names, and never makes more than a fixed multiple
 of its size: no object but text and bytes can be in the result twice, so that walking through it takes no longer.
 """
 
@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from windowloader.errors import SourceFormatError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["load_plain"]
+__all__ = ["load_attribute", "load_plain"]
 
 CODES = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,3}")
 OPCODES = (
@@ -29,6 +30,7 @@ OPCODES = (
     "TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL "
     "REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
+ZONES = (("datetime", "timezone"), ("datetime", "timedelta"), ("zoneinfo", "ZoneInfo"))
 INTEGERS = "INT LONG LONG1 LONG4"
 
 
@@ -64,6 +66,44 @@ def load_plain(data: bytes, *, encoding: str = "latin1") -> Any:
         raise SourceFormatError(
             f"this is no pickle of plain data: {type(error).__name__}: {error}"
         ) from error
+
+
+def load_attribute(data: bytes) -> Any:
+    """Read a pickle that PyTables keeps in an attribute: lists, text, numbers, and steps and zones of time.
+
+    Raises
+    ------
+    SourceFormatError
+        Where it names anything else.
+    """
+    try:
+        return _Attribute(io.BytesIO(data), encoding="latin1").load()
+    except SourceFormatError:
+        raise
+    except Exception as error:
+        raise SourceFormatError(f"it is no whole pickle: {type(error).__name__}: {error}") from error
+
+
+class _Attribute(pickle.Unpickler):
+    """Makes nothing but what pandas itself writes beside a frame."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Resolve names of steps and zones of time; what else a module holds is refused."""
+        from pandas.tseries import offsets
+
+        if (module, name) in (("builtins", "getattr"), ("__builtin__", "getattr")):
+            return _unpickle_zone
+        step = module in ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets") and name in offsets.__all__
+        if not step and (module, name) not in ZONES:
+            raise SourceFormatError(f"it is a pickle that names {module}.{name}, which could run code.")
+        return getattr(offsets, name) if step else super().find_class(module, name)
+
+
+def _unpickle_zone(kind: object, name: object) -> Any:
+    """Stand-in for ``getattr``, by which zones are pickled."""
+    if kind is not ZoneInfo or name != "_unpickle":
+        raise SourceFormatError("it is a pickle that names an attribute, which could run code.")
+    return ZoneInfo._unpickle  # type: ignore[attr-defined]
 
 
 class _Dtype:

@@ -5,7 +5,6 @@ In: a source. Out: names of codecs, bytes taken. Never reads values, and asks no
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,10 @@ def in_order(source: Any, sizes: tuple[int, ...] | None) -> tuple[int, ...] | No
 
 def codecs(source: Any) -> list[str]:
     """Names of the codecs of a Zarr array or an HDF5 dataset."""
-    if hasattr(source, "coordinates") and hasattr(source, "info"):
-        path = source.info.path
-        names = [f"{path}/{name}".lstrip("/") for name in ("zarr.json", ".zarray")]
-        documents = [
-            json.loads(value.data) if value else None for value in source.coordinates.keys.get(names)
-        ]
-        return [_codec(one) for one in _chain(*documents)]
+    if hasattr(source, "stored"):
+        array = source.stored()
+        document, third = array.metadata.to_dict(), array.metadata.zarr_format == 3
+        return [_codec(one) for one in _chain(document if third else None, None if third else document)]
     dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
     if isinstance(dataset, str) and stamp is not None:
         from windowloader.sources.hdf5_dataset import open_file

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from windowloader.clock import Clock
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.catalog import ArrayInfo
 from windowloader.sources.cf import decode_time
-from windowloader.sources.chunked import is_chunked, list_arrays, open_chunked
+from windowloader.sources.chunked import ArrayInfo, is_chunked, list_arrays, open_chunked
 from windowloader.sources.traffic import chunk_requests
 
 xarray = pytest.importorskip("xarray")

@@ -1,0 +1,274 @@
+"""What a store says of its variables, as xarray has it: dimensions, labels, times, marks and packing.
+
+In: one lazy `xarray.Dataset` a group, opened with ``decode_cf=False, create_default_indexes=False, cache=False``, or
+the user's own. Out: the variables of numbers, one of them with its coordinates, a `Description` that pickles small.
+Never reads the values of a variable; coordinates are read once.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from windowloader.errors import WindowLoaderError
+
+from .base import unknown_variable
+from .coordinates import coordinate_labels, time_dimension, time_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+
+__all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
+
+C = TypeVar("C", bound="Contents")
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+MOST_SHARED = 8  # files of a long list are not all held open
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within, a store whose variables are opened one after the other is opened and described once."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        for contents in (_SHARED.get() or {}).values():
+            contents.close()
+        _SHARED.reset(token)
+
+
+@contextmanager
+def opened(opener: Callable[[], C]) -> Iterator[C]:
+    """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
+    held = _SHARED.get()
+    contents: C = opener() if held is None or opener not in held else held[opener]
+    try:
+        yield contents
+    finally:
+        if held is None:
+            contents.close()
+        else:
+            held.setdefault(opener, contents)
+            while len(held) > MOST_SHARED:
+                held.pop(next(iter(held))).close()
+
+
+def split_path(variable: str) -> tuple[str, str]:
+    """Group and name of a variable's path.
+
+    Examples
+    --------
+    >>> split_path("/forecast/surface/t2m"), split_path("t2m")
+    (('forecast/surface', 't2m'), ('', 't2m'))
+    """
+    group, _, name = variable.strip("/").rpartition("/")
+    return group, name
+
+
+@dataclass(eq=False)
+class Contents:
+    """The groups of a store.
+
+    Parameters
+    ----------
+    name : str
+        Of the store, for messages.
+    groups : dict of str to xarray.Dataset
+        By path, ``""`` the root, parents before children.
+    close : callable
+        Lets go of what the datasets read from.
+    problem : callable
+        Why the last read failed, where a library raises an error of its own instead; None where it did not.
+    """
+
+    name: str
+    groups: dict[str, Any]
+    close: Callable[[], None] = field(default=lambda: None)
+    problem: Callable[[], Exception | None] = field(default=lambda: None)
+
+    def variables(self) -> tuple[str, ...]:
+        """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
+        numbers = list(self._numbers())
+        known: dict[
+            Any, bool
+        ] = {}  # by what decides it: describing each of hundreds of variables takes seconds
+        timed = []
+        for path in numbers:
+            key = path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
+            if key not in known:
+                known[key] = time_dimension(self.array(path)) is not None
+            timed += [path] if known[key] else []
+        return tuple(timed or numbers)
+
+    def choose(self, variable: str | None) -> str:
+        """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
+        if variable is not None:
+            group, name = self._place(variable)
+            if group in self.groups and name in self.groups[group].variables:
+                return variable.strip("/")
+        found = self.variables()
+        if variable is not None or len(found) != 1:
+            unknown_variable(self.name, variable, found)
+        return found[0]
+
+    def raw(self, path: str) -> Any:
+        """Return a variable as stored: an `xarray.Variable` with its attributes, undecoded."""
+        group, name = self._place(path)
+        return self.groups[group].variables[name]
+
+    def _place(self, path: str) -> tuple[str, str]:
+        """Group and name of a variable; a name in the root may have a slash."""
+        return ("", path) if path in self.groups.get("", ()) else split_path(path)
+
+    def load(self, path: str) -> None:
+        """Read a coordinate, which then stays in memory."""
+        self.raw(path).load()
+
+    def array(self, path: str, *, load: bool = False) -> Any:
+        """Return a variable with its coordinates along one dimension, also those of the groups above it.
+
+        Parameters
+        ----------
+        path : str
+            Of the variable.
+        load : bool
+            Whether the coordinates are read (`load`); those that cannot be read are left out, with a warning.
+
+        Returns
+        -------
+        xarray.DataArray
+            Undecoded but for its coordinates, of which times stay numbers with their units. Without indexes, which
+            would read the coordinates.
+        """
+        import xarray
+
+        group, name = self._place(path)
+        values = self.raw(path)
+        homes: dict[Any, str] = {}
+        for place in (group, *_above(group)):
+            for other, one in self.groups[place].variables.items() if place in self.groups else ():
+                if (place, other) == (group, name) or not _describes(other, one, values):
+                    continue
+                if other not in homes and (not load or self._loaded(f"{place}/{other}".lstrip("/"))):
+                    homes[other] = place
+        coordinates = {
+            other: _decoded(other, self.groups[home].variables[other]) for other, home in homes.items()
+        }
+        index = values.dims == (name,)
+        own = _decoded(name, values) if index else values
+        known = xarray.Coordinates({**coordinates, name: own}, indexes={})
+        return xarray.Dataset(coords=known)[name].drop_vars([] if index else [name])
+
+    def _loaded(self, path: str) -> bool:
+        try:
+            self.load(path)
+        except WindowLoaderError:
+            raise
+        except Exception as error:
+            if (problem := self.problem()) is not None:
+                raise problem from None
+            warnings.warn(
+                f"the coordinate {path!r} of {self.name!r} cannot be read and is left out: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
+
+    def _numbers(self) -> Iterator[str]:
+        for group, dataset in self.groups.items():
+            beside = {
+                word
+                for one in dataset.variables.values()
+                for key in ("bounds", "grid_mapping", "coordinates", "ancillary_variables")
+                for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
+            }
+            for name, one in dataset.data_vars.items():
+                number = (
+                    one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
+                )
+                if number and name not in beside and one.dims != (name,):
+                    yield f"{group}/{name}".lstrip("/")
+
+
+def _above(group: str) -> Iterator[str]:
+    """Paths of the groups above one, the nearest first."""
+    while group:
+        group = group.rpartition("/")[0]
+        yield group
+
+
+def _describes(name: str, one: Any, values: Any) -> bool:
+    """Whether a variable lies along one dimension of another and may label it or say its times.
+
+    Dimensions that the file does not name are shared by all that have the same size: they say nothing.
+    """
+    texts = one.dtype == "S1" and one.ndim == 2  # characters, one dimension of them
+    if one.ndim != 1 + texts or one.sizes[one.dims[0]] != values.sizes.get(one.dims[0]):
+        return False
+    if str(one.dims[0]).startswith("phony_dim_"):
+        return False
+    timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
+    return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
+
+
+def _decoded(name: str, one: Any) -> Any:
+    """Decode a coordinate as xarray does, but for its times."""
+    import xarray
+
+    if one.dtype.kind in "Mm":
+        return one
+    return xarray.conventions.decode_cf_variable(name, one, decode_times=False)
+
+
+class StoreDescription:
+    """Labels and timestamps of a variable, read when asked for and kept; a pickle opens the store anew.
+
+    Parameters
+    ----------
+    opener : callable
+        Opens the `Contents`; pickles.
+    path : str
+        Of the variable.
+    time_dim : int or None
+        Which stored dimension is time.
+    array : xarray.DataArray, optional
+        What `Contents.array` returned, coordinates loaded, where it is in hand.
+    """
+
+    def __init__(
+        self, opener: Callable[[], Contents], path: str, time_dim: int | None, array: Any = None
+    ) -> None:
+        self.opener, self.path, self.time_dim = opener, path, time_dim
+        self._array, self._lock = array, threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.opener, self.path, self.time_dim)
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a dimension of the array as stored; None for time."""
+        return None if dim == self.time_dim else coordinate_labels(self._held(), dim)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows; None, with a warning, where there are none."""
+        return None if self.time_dim is None else time_values(self._held(), self.time_dim)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the variable as stored."""
+        return dict(self._held().attrs)
+
+    def _held(self) -> Any:
+        with self._lock:
+            if self._array is None:
+                with opened(self.opener) as contents:
+                    self._array = contents.array(self.path, load=True)
+            return self._array

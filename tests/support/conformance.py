@@ -128,7 +128,7 @@ def described(series: wl.Series, expected: Expected) -> None:
     assert series.features == expected.features
     if expected.nodes is not None:
         assert series.nodes is not None, "the labels of the nodes are lost"
-        assert [_plain(label) for label in series.nodes] == [_plain(label) for label in expected.nodes]
+        assert [_text(label) for label in series.nodes] == [_text(label) for label in expected.nodes]
     if expected.times is None:
         assert series.clock is None, f"times out of nothing: {series.clock}"
         return
@@ -146,11 +146,13 @@ def described(series: wl.Series, expected: Expected) -> None:
     )
 
 
-def _plain(label: Any) -> Any:
-    """Return a label as Python has it: text stays text, numbers are compared as numbers."""
+def _text(label: Any) -> str:
+    """Return a label as text: whole numbers are labels as they are, others as text."""
     if isinstance(label, bytes):
         return label.decode()
-    return label if isinstance(label, str) else float(label)
+    if isinstance(label, (float, np.floating)):
+        return str(int(label)) if float(label).is_integer() else str(label.item())
+    return str(label)
 
 
 def delivered(series: wl.Series, expected: Expected) -> None:

@@ -112,7 +112,9 @@ def google(binary: str) -> None:
         post("/storage/v1/b?project=p", json.dumps({"name": "bkt"}).encode(), "application/json")
         raw = "application/octet-stream"
         conform(
-            lambda key, body: post(f"/upload/storage/v1/b/bkt/o?uploadType=media&name={key}", body, raw), "gs://bkt", {}
+            lambda key, body: post(f"/upload/storage/v1/b/bkt/o?uploadType=media&name={key}", body, raw),
+            "gs://bkt",
+            {},
         )
 
 
@@ -122,7 +124,16 @@ def azure(binary: str) -> None:
 
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = [binary, "--location", folder, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
+        command = [
+            binary,
+            "--location",
+            folder,
+            "--blobHost",
+            "127.0.0.1",
+            "--blobPort",
+            str(port),
+            "--silent",
+        ]
         with server([*command, "--skipApiVersionCheck", "--loose"], port):
             login = (
                 f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={KEY};"

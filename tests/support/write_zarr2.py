@@ -19,7 +19,9 @@ FILTERS = {
 def write(folder, name, values, times="hours since 2000-01-01", attrs=None, **how):
     """Write a group of v and time."""
     group = zarr.open_group(f"{folder}/{name}.zarr", mode="w")
-    group.array("v", values, chunks=(4, 2), **how).attrs.update({"_ARRAY_DIMENSIONS": ["time", "x"], **(attrs or {})})
+    group.array("v", values, chunks=(4, 2), **how).attrs.update(
+        {"_ARRAY_DIMENSIONS": ["time", "x"], **(attrs or {})}
+    )
     group.array("time", np.arange(len(values))).attrs.update({"_ARRAY_DIMENSIONS": ["time"], "units": times})
     zarr.consolidate_metadata(group.store)
 
@@ -35,7 +37,13 @@ def main(folder):
     write(folder, "order", values, order="F")
     write(folder, "nested", values, dimension_separator="/")
     write(folder, "big", values.astype(">f4"))
-    write(folder, "packed", (values * 4).astype("i2"), attrs={"scale_factor": 0.25, "add_offset": 1.0}, fill_value=None)
+    write(
+        folder,
+        "packed",
+        (values * 4).astype("i2"),
+        attrs={"scale_factor": 0.25, "add_offset": 1.0},
+        fill_value=None,
+    )
     marked = np.where(values > 80, -1, values * 4).astype("i2")
     write(folder, "marked", marked, attrs={"scale_factor": 0.25, "_FillValue": -1}, fill_value=None)
 

@@ -49,7 +49,11 @@ def main() -> Any:
     errors have their traceback and warnings their place.
     """
     if app is None:
-        sys.exit("MissingExtraError: the command line needs typer and rich: pip install 'windowloader[cli]'")
+        print(
+            "MissingExtraError: the command line needs typer and rich: pip install 'windowloader[cli]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     if os.environ.get(TRACEBACK):
         return app()
     threading.excepthook = lambda failed: _unexpected(failed.exc_value)

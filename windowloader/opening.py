@@ -51,9 +51,10 @@ def open(
     Parameters
     ----------
     target : path, URL, array, source, mapping or list
-        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV or Parquet file, a folder or URL of such, an array,
-        or an ``xarray`` object. A mapping of name to target is joined along features, by labels and times; a list or
-        pattern of files along time, in the order of their times where all have some.
+        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV, Parquet, Feather or Excel file, a folder or URL of such, an
+        array, a frame of pandas, polars or Arrow, or an ``xarray`` object. A mapping of name to target is joined along
+        features, by labels and times; a list or pattern of files along time, in the order of their times where all
+        have some.
     axes : str or mapping of variable to str, optional
         One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
         one). Default: dimension names, else ``tn`` or ``tnf``.
@@ -89,8 +90,8 @@ def open(
         Labels of the nodes; default what the file has.
     **options
         What the family of sources takes: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an
-        npz; of tables ``time_format=``, ``time_unit=``, ``columns=``, and what `pandas.read_csv` calls ``sep=``,
-        ``header=``, ``decimal=``, ``thousands=``, ``encoding=``, ``dtype=`` and ``na_values=``.
+        npz; of tables ``time_format=``, ``time_unit=``, ``columns=``, and what pandas calls ``sep=``, ``header=``,
+        ``decimal=``, ``thousands=``, ``encoding=``, ``dtype=``, ``na_values=``, ``sheet_name=`` and ``key=``.
 
     Returns
     -------

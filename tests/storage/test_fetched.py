@@ -7,11 +7,11 @@ import pytest
 import zarr
 
 import windowloader as wl
-from windowloader.errors import SourceError, SourceTimeoutError
+from windowloader.errors import SourceError, SourceFormatError, SourceTimeoutError, WindowLoaderError
 
 VALUES = np.random.default_rng(3).normal(size=(60, 4)).astype("f4")
 LONG = pd.DataFrame({"id": np.repeat(["a", "b"], 30), "utc": np.tile(pd.date_range("2020", periods=30), 2)})
-WHOLE = ("a.csv", "a.csv.gz", "a.npz", "a.parquet", "long.csv")
+WHOLE = ("a.csv", "a.csv.gz", "a.npz", "a.parquet", "a.feather", "long.csv")
 HOW = {"long.csv": {"entity": "id", "time": "utc"}}
 
 
@@ -22,6 +22,7 @@ def folder(bucket_folder):
     wide.to_csv(folder / "a.csv", index=False)
     wide.to_csv(folder / "a.csv.gz", index=False)
     wide.to_parquet(folder / "a.parquet")
+    wide.to_feather(folder / "a.feather")
     pd.concat([LONG, wide], axis=1).to_csv(folder / "long.csv", index=False)
     np.savez(folder / "a.npz", VALUES)
     np.save(folder / "a.npy", VALUES)
@@ -75,6 +76,26 @@ def test_lasting_faults_are_the_errors_of_streams(place, proxy, fault):
         )
     assert len(set(found.values())) == 1, found
     assert (fault == "stall") == (found["a.csv"][0] is SourceTimeoutError)
+
+
+@pytest.mark.parametrize("form", ["fixed", "table"])
+@pytest.mark.parametrize("dtypes", ["one", "two"])
+def test_frames_in_hdf5_are_those_here(place, folder, form, dtypes):
+    pytest.importorskip("tables")
+    index = pd.date_range("2020-03-28", periods=60, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame(VALUES, index, list("abcd"))
+    frame = frame.assign(e=np.arange(60) % 7) if dtypes == "two" else frame
+    name = f"{form}-{dtypes}.h5"
+    frame.to_hdf(folder / name, key="df", format=form)
+    url, options = place(name)
+    here, there = wl.open(folder / name, axes="tn"), wl.open(url, axes="tn", storage_options=options)
+    for series in (here, there):
+        windows = wl.WindowSet(series, wl.WindowSpec(lookback=1, horizon=0, inputs=["value", "time_of_day"]))
+        with wl.WindowLoader(windows, batch_size=60, dtype="float64") as loader:
+            inputs = next(iter(loader)).inputs[:, 0]
+        np.testing.assert_array_equal(inputs[..., 0], frame)
+        np.testing.assert_allclose(inputs[..., 0, 1] * 24, index.hour)
+        assert series.nodes.tolist() == list(frame.columns)
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -191,3 +212,32 @@ def test_a_static_table_goes_by_its_column_of_labels(ids, folder, place):
     series = wl.open({"speed": VALUES[:, :3]}, nodes=nodes, covariates={"road": url}, storage_options=options)
     found = series.variables[1].view()
     np.testing.assert_array_equal(found[0], [[1, 10.5], [2, 20.5], [3, 30.5]])
+
+
+FOREIGN = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html><html><title>Sign in</title></html>", "web page ('Sign in')"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+def test_a_file_that_is_something_else_is_called_what_it_is(kind, suffix, folder, place):
+    content, words = FOREIGN[kind]
+    (folder / f"{kind}.{suffix}").write_bytes(content)
+    url, options = place(f"{kind}.{suffix}")
+    with pytest.raises(SourceFormatError) as caught:
+        wl.open(url, storage_options=options)
+    assert words in str(caught.value)
+    assert url in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "zarr", "h5", "nc"])
+def test_a_page_in_place_of_what_is_read_in_ranges_is_an_error_with_its_url(suffix, folder, place):
+    file = folder / f"page.{suffix}" / "zarr.json" if suffix == "zarr" else folder / f"page.{suffix}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(FOREIGN["page"][0] * 200)
+    url, options = place(f"page.{suffix}")
+    with pytest.raises(WindowLoaderError) as caught:
+        wl.open(url, storage_options=options)
+    assert url in str(caught.value)

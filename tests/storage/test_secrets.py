@@ -304,7 +304,7 @@ def test_commands_show_no_secret(fault, proxy, seen, tmp_path, monkeypatch):
         ["convert", target, made, *own],
         ["inspect", url(proxy.port, "nothing.csv")],
     ]
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which the command line sets for its process
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the command line sets it for its process
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     for command in commands:
         monkeypatch.setattr(sys, "argv", ["windowloader", *command])

@@ -332,3 +332,42 @@ def test_both_engines_read_what_xarray_reads(tmp_path, data):
         np.testing.assert_array_equal(rows(source), right)
         assert source.dtype == right.dtype.newbyteorder("=")
         np.testing.assert_array_equal(source.labels(place), [2.5, 7.5, 5.0])
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_single_array_keeps_its_marks_and_packing(tmp_path, form):
+    values = np.where(VALUES[..., 0] > 1, np.nan, VALUES[..., 0].round(2))
+    encoding = {"speed": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -99}}
+    data = xr.Dataset({"speed": (("time", "node"), values)})
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=form, consolidated=False, encoding=encoding)
+    with xr.open_zarr(tmp_path / "a.zarr", consolidated=False, chunks=None) as opened:
+        right = opened.speed.values
+    assert np.isnan(right).any()
+    for target, variable in (("a.zarr", None), ("a.zarr", "speed"), ("a.zarr/speed", None)):
+        np.testing.assert_array_equal(rows(open_chunked(tmp_path / target, variable=variable)), right)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("shape", 0), -5),
+        (("shape", 0), 2**70),
+        (("chunk_grid", "configuration", "chunk_shape", 0), 0),
+        (("chunk_grid", "configuration", "chunk_shape", 0), 2**70),
+        (("attributes",), "text"),
+        (("codecs",), []),
+        (("data_type",), "acme"),
+        (("node_type",), 3),
+    ],
+)
+@pytest.mark.parametrize("shards", [None, (20, 4)])
+def test_damaged_metadata_are_an_error_that_names_the_array(tmp_path, at, value, shards):
+    zarr.create_array(tmp_path / "a.zarr", data=VALUES[..., 0], chunks=(10, 2), shards=shards)
+    file = tmp_path / "a.zarr" / "zarr.json"
+    document = inner = json.loads(file.read_text())
+    for step in at[:-1]:
+        inner = inner[step]
+    inner[at[-1]] = value
+    file.write_text(json.dumps(document))
+    with pytest.raises(SourceFormatError, match="a.zarr"):
+        wl.open(tmp_path / "a.zarr")

@@ -14,7 +14,7 @@ from windowloader.assembly.alignment import order, rows
 from windowloader.errors import CorruptDataError, GraphError, SeriesError
 from windowloader.sources.base import Described, LocalSource
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.registry import natural
+from windowloader.sources.patterns import natural
 
 if TYPE_CHECKING:
     from pathlib import Path

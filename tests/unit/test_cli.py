@@ -169,7 +169,9 @@ def test_wrong_options_are_one_message(wrong: tuple[str, ...], folder, main) -> 
         ("cache", "clear", "a.npy"),
         ("cache", "list"),
         ("bench", "--size", "nothing"),
-        ("bench", "--only", "nothing"),
+        ("bench", "--size", "40x0"),
+        ("bench", "--size", "40x5"),
+        ("bench", "--size", "400x5", "--only", "nothing"),
         ("warmup", "--dtype", "nothing"),
         ("warmup", "--source", "str"),
         ("stats", "a.npy", "--lookback", "1000"),
@@ -192,7 +194,8 @@ def test_wrong_options_are_one_message(wrong: tuple[str, ...], folder, main) -> 
         ("convert", "a.npy", "/dev/full/made.npy"),
     ],
 )
-def test_wrong_use_is_one_message(arguments: tuple[str, ...], folder, main) -> None:
+def test_wrong_use_is_one_message(arguments: tuple[str, ...], folder, main, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     code, out, said = main(*arguments)
     assert code in (1, 2), said
     assert said
@@ -321,7 +324,7 @@ def test_errors_of_the_package_are_messages_not_tracebacks(tmp_path) -> None:
 @pytest.mark.parametrize("absent", ["typer", "rich"])
 def test_without_typer_or_rich_the_command_says_what_to_install(absent: str) -> None:
     done = script(f"sys.modules[{absent!r}] = None", "--version")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pip install 'windowloader[cli]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     module = "import runpy; runpy.run_module('windowloader', run_name='__main__')"

@@ -107,7 +107,7 @@ OPENING = [
     case("bare bytes", lambda: wl.open("bytes.bin"), ValueError, "shape= and dtype="),
     case("pickled frame", lambda: wl.open("frame.pkl"), ValueError, "never opened",
          "pandas.read_pickle", "pass the frame"),
-    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "pandas.read_excel"),
+    case("spreadsheet", lambda: wl.open("book.xlsx"), ValueError, "book.xlsx", "Excel", "zip file"),
     case("folder of tables", lambda: wl.open("months"), ValueError, "months", "'months/*.csv'"),
     case("column of text", lambda: wl.open("text.csv"), ValueError, "['city']", "'Aachen'", "columns=[", "entity="),
     case("decimal commas", lambda: wl.open("commas.csv"), ValueError, "['a']", "'1,5'", "decimal=','"),
@@ -264,14 +264,14 @@ def test_missing_credentials_are_asked_for_in_the_words_of_their_store(url, word
 @pytest.mark.parametrize(
     ("package", "code", "extra"),
     [
-        ("h5py", "import windowloader as wl; wl.open('a.h5')", "windowloader[hdf5]"),
-        ("pandas", "import windowloader as wl; wl.open('a.csv', time='time')", "windowloader[tables]"),
+        ("h5py", "import windowloader as wl; wl.open('a.h5')", "windowloader[netcdf]"),
+        ("pyarrow", "import windowloader as wl; wl.open('a.parquet', time='time')", "windowloader[parquet]"),
         ("torch", "import windowloader.adapters.pytorch", "windowloader[torch]"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(package, code, extra, folder) -> None:
     (folder / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    (folder / "a.csv").write_text("time,a\n2012-03-01,1.0\n2012-03-02,2.0\n")
+    (folder / "a.parquet").write_bytes(b"PAR1 and no more")
     code = f"import sys; sys.modules[{package!r}] = None; {code}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False

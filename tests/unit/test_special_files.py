@@ -59,7 +59,9 @@ def test_a_socket_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("which", ["document", "attributes"])
 def test_pipes_within_a_store(tmp_path, form, which):
     zarr.save_array(tmp_path / "a.zarr", VALUES, zarr_format=form)
-    place = tmp_path / "a.zarr" / ("zarr.json" if form == 3 else {"document": ".zarray"}.get(which, ".zattrs"))
+    place = (
+        tmp_path / "a.zarr" / ("zarr.json" if form == 3 else {"document": ".zarray"}.get(which, ".zattrs"))
+    )
     place.unlink(missing_ok=True)
     os.mkfifo(place)
     with pytest.raises(WindowLoaderError):
@@ -97,7 +99,8 @@ def test_files_that_may_not_be_read(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["a\0.npy", "x" * 300 + ".npy", "x/" * 3000 + "a.npy", "\udcff.npy", "", ".", "..", "/", "~nobody/a.npy"]
+    "name",
+    ["a\0.npy", "x" * 300 + ".npy", "x/" * 3000 + "a.npy", "\udcff.npy", "", ".", "..", "/", "~nobody/a.npy"],
 )
 def test_paths_that_cannot_be(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

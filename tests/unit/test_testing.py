@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from windowloader.errors import SourceError
 from windowloader.sources.base import LocalSource
 from windowloader.sources.reads import Done
 from windowloader.testing import check_source
@@ -100,5 +101,6 @@ def test_other_ways_to_be_wrong() -> None:
         check_source(Good(), VALUES, timestamps=np.arange(8).astype("M8[ns]"))
     with pytest.raises(AssertionError, match="other data have the fingerprint"):
         check_source(Good(), VALUES, changed=Good())
-    with pytest.raises(TypeError):
+    with pytest.raises(SourceError, match="TypeError") as caught:
         check_source(Once(), VALUES)
+    assert isinstance(caught.value.__cause__, TypeError)

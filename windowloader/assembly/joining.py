@@ -166,8 +166,8 @@ def join_variables(
             )
         if 0 in variable.source.shape[1:]:
             raise SeriesError(
-                f"variable {variable.name!r} has axes {variable.source.axes!r} and shape {variable.source.shape}: an axis "
-                "beside time is empty, so there is nothing to read."
+                f"variable {variable.name!r} has axes {variable.source.axes!r} and shape {variable.source.shape}: an "
+                "axis beside time is empty, so there is nothing to read."
             )
     return joined
 

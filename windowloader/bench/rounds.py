@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from windowloader.errors import LoaderError
 
+from .case import SPAN
 from .cases import CASES
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ class _Process:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            process_group=0,  # an interrupt ends this process, which ends the others
         )
         self._read(lambda said: setattr(self.result, "setup", said["setup"]))
 
@@ -187,6 +187,8 @@ def measure(
     unknown = (wanted or set()) - {case.name for case in CASES}
     if unknown:
         raise LoaderError(f"no means is called {sorted(unknown)}: {', '.join(case.name for case in CASES)}.")
+    if size.steps - SPAN + 1 < batch:
+        raise LoaderError(f"size {size.name!r} holds fewer windows of {SPAN} rows than a batch of {batch}.")
     limit, others = chosen[0], chosen[1:]
     together = max(1, int(HELD // (size.steps * size.nodes * 8)))
     groups = [others[at : at + together] for at in range(0, len(others), together)]

@@ -66,7 +66,7 @@ def find(name: str) -> Size:
         if size.name == name:
             return size
     steps, _, nodes = name.partition("x")
-    if steps.isdigit() and nodes.isdigit():
+    if steps.isdigit() and nodes.isdigit() and int(steps) * int(nodes):
         return Size(name, int(steps), int(nodes))
     raise LoaderError(
         f"size {name!r} is none of {', '.join(size.name for size in SIZES)}, nor a shape like 10000x50."

@@ -50,6 +50,8 @@ def main(name: str, size: str, file: str, batch: str) -> None:
         say(skipped=str(error))
     except Exception as error:
         say(skipped=f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

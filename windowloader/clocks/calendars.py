@@ -72,11 +72,26 @@ def calendar_of(values: Any) -> str:
         return values.calendar
     zone = getattr(getattr(values, "dt", values), "tz", None)
     if zone is not None:
-        name = str(getattr(zone, "key", None) or getattr(zone, "zone", None) or zone)
-        return "" if name in ("UTC", "tzutc()") else name
+        return _zone_name(zone)
     array = np.asarray(values) if np.size(values) else np.empty(0)
     first = array.flat[0] if array.dtype.kind == "O" else None
     return own(str(getattr(first, "calendar", "")))
+
+
+def _zone_name(zone: Any) -> str:
+    """Name by which pandas finds a time zone again, ``"UTC+02:00"`` where it only has an offset; empty for UTC."""
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    fixed = None if name else zone.utcoffset(None)
+    if fixed is not None:
+        minutes = round(fixed.total_seconds() / 60)
+        name = (
+            f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+            if minutes
+            else "UTC"
+        )
+    file = re.fullmatch(r"tzfile\('(.+)'\)", str(zone))  # of dateutil
+    name = str(name or (f"dateutil/{file[1]}" if file else zone))
+    return "" if name == "UTC" else name
 
 
 def ordinals(dates: Any, calendar: str) -> Times:

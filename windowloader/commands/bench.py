@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import app, data_folder
+from windowloader.commands.common import AsJson, app, data_folder
+from windowloader.commands.target import BatchSize
 
 if TYPE_CHECKING:
     from windowloader.bench.rounds import Result
@@ -29,16 +30,16 @@ def bench(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="A means to measure, beside the limit; may be given again.")
+        list[str] | None, typer.Option(help="Name of a loader to measure; may be given again. Default: all.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows a batch.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.05, help="A turn.")] = 2.0,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where generated data is kept.")] = None,
+    batch_size: BatchSize = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per loader.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Duration of a round.")] = 2.0,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder for generated data.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for JSON, Markdown and pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure memcpy, windowloader and its peers in turns, on generated data of the literature's sizes."""
+    """Measure memcpy, windowloader and other loaders in turns, on generated data of the sizes in the literature."""
     from rich.console import Console
 
     from windowloader.bench.rounds import measure

@@ -25,7 +25,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_dir=.", show_default=False)]
 
-commands = typer.Typer(help="What is kept on this node of data from elsewhere.", no_args_is_help=True)
+commands = typer.Typer(help="List or clear what is cached on this node's disk.", no_args_is_help=True)
 app.add_typer(commands, name="cache")
 
 
@@ -44,7 +44,7 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
 @commands.command("clear")
 def clear(
     folder: Folder,
-    name: Annotated[str, typer.Option(help="Only arrays whose path or URL has this in it.")] = "",
+    name: Annotated[str, typer.Option(help="Only arrays whose path or URL contains this text.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Remove arrays from a cache folder; those that a process has open stay."""

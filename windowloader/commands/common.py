@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
-    "By",
     "app",
     "data_folder",
     "duration",
@@ -40,10 +39,6 @@ __all__ = [
 SOON = 2.0  # seconds of work that need no bar
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
-By = Annotated[
-    Literal["targets", "rows", "windows", "entities"],
-    typer.Option(help="How the parts of a split are told apart."),
-]
 
 app = typer.Typer(
     name="windowloader",

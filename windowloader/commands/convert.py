@@ -26,39 +26,48 @@ def convert(
     source: Target,
     destination: Annotated[
         str,
-        typer.Argument(
-            help="What to make: NAME.zarr (here, s3:// or gs://) or NAME.npy.", show_default=False
-        ),
+        typer.Argument(help="Result: NAME.zarr (local, s3:// or gs://) or NAME.npy.", show_default=False),
     ],
     chunks: Annotated[
         str | None,
-        typer.Option(help="Rows of a chunk, or all its sizes: 288 or 288,100.", show_default="by cost"),
+        typer.Option(
+            help="Rows per chunk, or its size along each axis: 288 or 288,100.", show_default="by cost"
+        ),
     ] = None,
     shards: Annotated[
-        str | None, typer.Option(help="Rows of a shard, or yes, or no.", show_default="over 4,096 objects")
+        str | None, typer.Option(help="Rows per shard, or yes, or no.", show_default="over 4,096 objects")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float64, float32, float16, int16 (scaled).", show_default="as it is")
+        str | None,
+        typer.Option(
+            help="Type of the result: float64, float32, float16, int16 (scaled).", show_default="as it is"
+        ),
     ] = None,
-    compression: Annotated[str, typer.Option(help="lz4, zstd, gzip, none; with a level: zstd:9.")] = "lz4",
-    span: Annotated[int, typer.Option(min=1, help="Rows of the windows that will be read.")] = 24,
-    memory: Annotated[str, typer.Option(help="For the whole process, about.")] = "1GiB",
-    threads: Annotated[int | None, typer.Option(min=1, show_default="up to 4")] = None,
-    verify: Annotated[bool, typer.Option(help="Read all back and compare.")] = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was interrupted.")] = False,
+    compression: Annotated[
+        str, typer.Option(help="Of the result: lz4, zstd, gzip, none; with a level: zstd:9.")
+    ] = "lz4",
+    span: Annotated[int, typer.Option(min=1, help="Rows that a window spans when the result is read.")] = 24,
+    memory: Annotated[str, typer.Option(help="Memory of the whole process, approximately.")] = "1GiB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and write.", show_default="up to 4")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Read everything back and compare.")] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start again instead of resuming an interrupted conversion.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what has the name, once the new one is whole.")
+        bool, typer.Option("--overwrite", help="Replace an existing result once the new one is complete.")
     ] = False,
     to_option: Annotated[
         list[str] | None,
         typer.Option(
-            help="For the bucket of the destination, KEY=VALUE, where --option is for another.",
+            help="KEY=VALUE for the bucket of the destination, where --option is for another.",
             show_default="--option",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rewrite data in chunks made for windows; goes on where it was killed, and shows nothing before it is whole."""
+    """Convert data to chunks made for windows. Resumes after an interruption; an unfinished result is not shown."""
     from windowloader.convert import convert as convert_series
 
     series = source.open()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import app, data_folder
+from windowloader.commands.common import AsJson, app, data_folder
+from windowloader.commands.target import GraphFile
 from windowloader.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -34,21 +35,21 @@ __all__ = ["demo"]
 def demo(
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Your own: CSV, HDF5, npy, Zarr, netCDF, … file or URL. Default: a generated set of METR-LA's size."
-        ),
+        typer.Option(help="Your own data: a file or URL. Default: generated data of METR-LA's size."),
     ] = None,
-    adjacency: Annotated[str | None, typer.Option(help="Its graph: pkl, npz, npy or CSV.")] = None,
+    adjacency: GraphFile = None,
     variable: Annotated[
         list[str] | None, typer.Option(help="Arrays of the store; may be given again.")
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="Time of the first row, where the file has none: 2012-03-01.")
     ] = None,
-    freq: Annotated[str | None, typer.Option(help="From row to row, with --start: 5min.")] = None,
-    missing: Annotated[float, typer.Option(help="What marks a missing reading in your data.")] = float("nan"),
+    freq: Annotated[str | None, typer.Option(help="Time from row to row, with --start: 5min.")] = None,
+    missing: Annotated[float, typer.Option(help="Value that marks missing values in your data.")] = float(
+        "nan"
+    ),
     fill_missing: Annotated[
-        bool, typer.Option("--fill-missing", help="Chunks that a store lacks hold its fill value.")
+        bool, typer.Option("--fill-missing", help="Absent chunks of a store hold its fill value.")
     ] = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: 2, more where the data are short.", show_default=False)
@@ -60,16 +61,14 @@ def demo(
     steps_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Default: all windows once.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order and of the model.")] = 0,
-    ranks: Annotated[
-        int, typer.Option(min=1, help="Train on so many processes of this machine, by DDP over gloo.")
-    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order and the model.")] = 0,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of processes to train on, by DDP over gloo.")] = 1,
     save: Annotated[
         Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, nothing else.")] = False,
+    as_json: AsJson = False,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where the generated data set is kept.", show_default=False)
+        Path | None, typer.Option(help="Folder for the generated data set.", show_default=False)
     ] = None,
     size: Annotated[tuple[int, int], typer.Option(help="Steps and nodes of the generated data set.")] = (
         34_272,

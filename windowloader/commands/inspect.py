@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windowloader.commands.common import AsJson, app, emit, fields, progress_bar
-from windowloader.commands.target import Target, on_target
+from windowloader.commands.target import BatchSize, GraphFile, Horizon, Lookback, Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +26,11 @@ SHOWN = 12
 @on_target
 def inspect(
     target: Target,
-    lookback: Annotated[int, typer.Option(min=1, help="Of the batch that is described.")] = 12,
-    horizon: Annotated[int, typer.Option(min=0)] = 12,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    graph: Annotated[str | None, typer.Option(help="Its graph: pkl, npz, npy or CSV.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Look at all values, not a sample.")] = False,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
+    batch_size: BatchSize = 64,
+    graph: GraphFile = None,
+    full: Annotated[bool, typer.Option("--full", help="Read all values instead of a sample.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show form, storage, time range, gaps, missing values, and what a batch would be."""

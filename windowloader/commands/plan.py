@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windowloader.commands.common import AsJson, app, duration, emit, fields, rate, windows_of
-from windowloader.commands.target import Target, on_target
+from windowloader.commands.target import BatchSize, Horizon, Lookback, Stride, Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,29 +26,34 @@ __all__ = ["plan"]
 @on_target
 def plan(
     target: Target,
-    lookback: Annotated[int, typer.Option(min=1)] = 12,
-    horizon: Annotated[int, typer.Option(min=0)] = 12,
-    stride: Annotated[int, typer.Option(min=1, help="Rows between starts.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows a rank and step.")] = 64,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
-    rank: Annotated[int, typer.Option(min=0, help="The one that is told of.")] = 0,
-    memory: Annotated[str, typer.Option(help="Of a process: 4GiB.")] = "1GiB",
-    shuffle: Annotated[bool, typer.Option(help="Or in the order of time.")] = True,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    active_blocks: Annotated[int | None, typer.Option(min=1, show_default="by memory")] = None,
-    lanes: Annotated[int | None, typer.Option(min=1, show_default="as ranks")] = None,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
+    stride: Stride = 1,
+    batch_size: BatchSize = 64,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, help="Rank to report.")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory per process, e.g. 4GiB.")] = "1GiB",
+    shuffle: Annotated[bool, typer.Option(help="Shuffle, or keep the order of time.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order.")] = 0,
+    active_blocks: Annotated[
+        int | None, typer.Option(min=1, help="Blocks that are mixed at a time.", show_default="by memory")
+    ] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="Lanes of the shuffled order.", show_default="as ranks")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Plan the first part of: 0.7,0.1,0.2.", show_default="all windows")
+        str | None,
+        typer.Option(help="Plan the first part of this split: 0.7,0.1,0.2.", show_default="all windows"),
     ] = None,
     step_time: Annotated[
         str | None,
-        typer.Option(help="Of a training step, 80ms: says what the GPU waits.", show_default=False),
+        typer.Option(help="Duration of a training step, 80ms: adds how long it waits.", show_default=False),
     ] = None,
-    latency: Annotated[str, typer.Option(help="Of a request to storage.")] = "20ms",
-    bandwidth: Annotated[str, typer.Option(help="That a process gets.")] = "2Gbit",
+    latency: Annotated[str, typer.Option(help="Latency of a storage request.")] = "20ms",
+    bandwidth: Annotated[str, typer.Option(help="Bandwidth per process.")] = "2Gbit",
     as_json: AsJson = False,
 ) -> None:
-    """Foretell an epoch: bytes, requests, memory, mixing, time to the first batch; reads no values."""
+    """Show what an epoch will take: bytes, requests, memory, mixing, time to the first batch. Reads no values."""
     from windowloader.loader import WindowLoader
     from windowloader.report import outlook
 

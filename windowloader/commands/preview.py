@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from windowloader.commands.common import AsJson, By, app, emit, fields, parts_of
-from windowloader.commands.target import Target, on_target
+from windowloader.commands.common import AsJson, app, emit, fields, parts_of
+from windowloader.commands.target import By, Horizon, Lookback, Stride, Target, on_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,17 +24,17 @@ __all__ = ["preview"]
 @on_target
 def preview(
     target: Target,
-    lookback: Annotated[int, typer.Option(min=1)] = 12,
-    horizon: Annotated[int, typer.Option(min=0)] = 12,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
     delay: Annotated[int, typer.Option(min=0, help="Rows between inputs and targets.")] = 0,
-    stride: Annotated[int, typer.Option(min=1, help="Rows between starts.")] = 1,
-    dilation: Annotated[int, typer.Option(min=1, help="Rows between steps.")] = 1,
+    stride: Stride = 1,
+    dilation: Annotated[int, typer.Option(min=1, help="Rows between the steps of a window.")] = 1,
     split: Annotated[
-        str, typer.Option(help="Ratios, rows or dates: 0.7,0.1,0.2 or 2012-05-01,2012-06-01.")
+        str, typer.Option(help="Parts, as ratios, rows or dates: 0.7,0.1,0.2 or 2012-05-01,2012-06-01.")
     ] = "0.7,0.1,0.2",
     by: By = "targets",
-    purge: Annotated[int, typer.Option(min=0, help="Rows left out between parts.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random window.")] = 0,
+    purge: Annotated[int, typer.Option(min=0, help="Rows left out between the parts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random window.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show which rows are inputs and targets, the parts of a split on a time line, and what they share."""

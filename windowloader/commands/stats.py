@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from windowloader.commands.common import AsJson, By, app, fields, progress_bar, windows_of
-from windowloader.commands.target import Target, on_target
+from windowloader.commands.common import AsJson, app, fields, progress_bar, windows_of
+from windowloader.commands.target import By, Horizon, Lookback, Target, on_target
 
 if TYPE_CHECKING:
     from windowloader.scaling import Scaler
@@ -38,13 +38,14 @@ def stats(
         Literal["raise", "pooled"],
         typer.Option(help="For entities without rows: an error, or all rows together."),
     ] = "raise",
-    lookback: Annotated[int, typer.Option(min=1, help="Of the windows whose rows count.")] = 12,
-    horizon: Annotated[int, typer.Option(min=0)] = 12,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
     split: Annotated[
-        str | None, typer.Option(help="Fit on the first part of: 0.7,0.1,0.2.", show_default="all rows")
+        str | None,
+        typer.Option(help="Fit on the first part of this split: 0.7,0.1,0.2.", show_default="all rows"),
     ] = None,
     by: By = "targets",
-    out: Annotated[Path | None, typer.Option(help="Write the scaler here, for StandardScaler.load.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the scaler, for StandardScaler.load.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a scaler in one pass, in bounded memory."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,9 +21,29 @@ if TYPE_CHECKING:
 
     from windowloader.series import Series
 
-__all__ = ["Target", "on_target", "options_of"]
+__all__ = [
+    "BatchSize",
+    "By",
+    "GraphFile",
+    "Horizon",
+    "Lookback",
+    "Stride",
+    "Target",
+    "on_target",
+    "options_of",
+]
 
 SUFFIXES = {".npy", ".npz", ".h5", ".hdf5", ".nc", ".nc4", ".csv", ".tsv", ".txt", ".parquet", ".pq", ".zarr"}
+
+Lookback = Annotated[int, typer.Option(min=1, help="Input rows of a window.")]
+Horizon = Annotated[int, typer.Option(min=0, help="Target rows of a window.")]
+Stride = Annotated[int, typer.Option(min=1, help="Rows between the starts of windows.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Windows per batch.")]
+GraphFile = Annotated[str | None, typer.Option(help="File of the graph: .pkl, .npz, .npy or .csv.")]
+By = Annotated[
+    Literal["targets", "rows", "windows", "entities"],
+    typer.Option(help="How the parts of a split are told apart."),
+]
 
 # What `windowloader.open` calls it (but start and freq: its timestamps), its type, how it is typed, what it is.
 DATA: tuple[tuple[str, Any, str, str], ...] = (
@@ -132,7 +152,7 @@ def _expanded(target: str) -> list[str]:
     """Files of a folder that is no store, in natural order of their names."""
     from windowloader.sources.chunked import is_chunked
     from windowloader.sources.failures import Asked, Guard
-    from windowloader.sources.registry import natural
+    from windowloader.sources.patterns import natural
 
     with Guard(Asked(target, doing="opened")):
         folder = Path(target)

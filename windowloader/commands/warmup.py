@@ -18,12 +18,13 @@ __all__ = ["warmup"]
 @app.command()
 def warmup(
     source: Annotated[
-        list[str] | None, typer.Option(help="Dtype of the stored values; may be repeated. Default float32.")
+        list[str] | None,
+        typer.Option(help="Type of the stored values; may be given again. Default: float32."),
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="Dtype of the batches; may be repeated. Default float32.")
+        list[str] | None, typer.Option(help="Type of the batches; may be given again. Default: float32.")
     ] = None,
-    missing: Annotated[bool, typer.Option(help="Also what masks and fills need.")] = True,
+    missing: Annotated[bool, typer.Option(help="Compile what masks and fills need, too.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Compile the kernels now, so that no first batch waits for it. NUMBA_CACHE_DIR says where they are kept."""

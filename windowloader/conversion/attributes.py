@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.sources.description import StoreDescription
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,21 +37,10 @@ def attributes_of(source: Any) -> dict[str, Any]:
 
 
 def _found(source: Any) -> Mapping[str, Any]:
-    where = getattr(getattr(source, "description", None), "where", None)
-    if where is not None:  # by xarray
-        opened = where.open()
-        try:
-            return dict(opened.values.attrs)
-        finally:
-            opened.close()
     if hasattr(source, "stored"):  # Zarr
         return dict(source.stored().attrs)
-    dataset, stamp = getattr(source, "_dataset", None), getattr(source, "_stamp", None)
-    if isinstance(dataset, str) and stamp is not None:
-        from windowloader.sources.hdf5_dataset import open_file
-
-        with open_file(stamp) as file:
-            return dict(file[dataset].attrs) if dataset in file else {}
+    if isinstance(source.description, StoreDescription):  # by xarray
+        return source.description.attributes()
     return {}
 
 

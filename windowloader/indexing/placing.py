@@ -101,7 +101,7 @@ def _other_axis(series: Series, spec: WindowSpec) -> str:
 
 
 def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
-    empty = [name for name, size in (("steps", series.num_steps), ("nodes", series.num_nodes)) if not size]
+    empty = [name for name, size in (("rows", series.num_steps), ("nodes", series.num_nodes)) if not size]
     if empty := empty or ([] if series.features else ["features"]):
         raise WindowSpecError(
             f"{series.name!r} has no {empty[0]}, so that no window holds a value. Was it written to its end, and is "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +32,13 @@ from .reads import Progress, wait
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Blob", "BlobFile", "FsspecBlob", "StoreBlob", "blob_of"]
 
-BLOCK = 1 << 20
+PAGE = 64 << 10  # of a file over an object: 12 requests for the metadata of five variables, 10 of 1 MiB
+KEPT = 1024  # pages
+LARGE = 16 << 20
 REQUESTS = 16
 
 
@@ -59,11 +63,18 @@ class Blob(Protocol):
 
 def get(blob: Blob, start: int, stop: int | None) -> bytes:
     """Read bytes and wait for them; ``stop=None``: to the end of the object."""
-    now, asked = time.monotonic(), Asked(blob.name)
-    future = blob.fetch(start, stop)
-    return blob.bytes_of(
-        wait(future, asked, since=now, limit=blob.timeout, progress=Progress(blob.renew), timeout=None)
-    )
+    return get_all(blob, [(start, stop)])[0]
+
+
+def get_all(blob: Blob, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
+    """Read byte ranges, all at once, and wait for them."""
+    now, asked, progress = time.monotonic(), Asked(blob.name), Progress(blob.renew)
+    futures = [blob.fetch(start, stop) for start, stop in ranges]
+    limit = blob.timeout
+    return [
+        blob.bytes_of(wait(future, asked, since=now, limit=limit, progress=progress, timeout=None))
+        for future in futures
+    ]
 
 
 class StoreBlob:
@@ -242,7 +253,7 @@ def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = Non
 
 
 class BlobFile(io.RawIOBase):
-    """A file over an object, for libraries that read metadata here and there: blocks stay once read.
+    """A file over an object, for libraries that read metadata here and there: pages stay once read.
 
     Parameters
     ----------
@@ -250,11 +261,13 @@ class BlobFile(io.RawIOBase):
         The object.
     size : int
         Its bytes.
+    first : bytes
+        Its first page, where it is there already.
     """
 
-    def __init__(self, blob: Blob, size: int) -> None:
-        self._blob, self._size, self._at = blob, size, 0
-        self._blocks: dict[int, bytes] = {}
+    def __init__(self, blob: Blob, size: int, first: bytes = b"") -> None:
+        self._blob, self._size, self._at, self.name = blob, size, 0, blob.name
+        self._pages = {0: first} if len(first) == PAGE else {}
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
 
     def readable(self) -> bool:
@@ -277,30 +290,40 @@ class BlobFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
-        stop = min(self._at + len(view), self._size)
-        if (count := stop - self._at) <= 0:
-            return 0
-        for number in range(self._at // BLOCK, -(-stop // BLOCK)):
-            block = self._block(number)
-            first, last = max(self._at, number * BLOCK), min(stop, number * BLOCK + len(block))
-            view[first - self._at : last - self._at] = block[first - number * BLOCK : last - number * BLOCK]
-        self._at += count
-        return count
+        first, stop = self._at, max(min(self._at + len(view), self._size), self._at)
+        try:
+            if stop - first > LARGE:  # values: they are not asked for again
+                view[: stop - first] = get(self._blob, first, stop)
+            else:
+                self.fetch([(first, stop)])
+                for number in range(first // PAGE, -(-stop // PAGE)):
+                    page, begin = self._pages[number], number * PAGE
+                    here, end = max(first, begin), min(stop, begin + len(page))
+                    view[here - first : end - first] = page[here - begin : end - begin]
+        except WindowLoaderError as error:
+            self.problem = error
+            raise
+        self._at = stop
+        return stop - first
 
-    def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            while len(self._blocks) > 64:  # the oldest goes: metadata of one array rarely take as much
-                self._blocks.pop(next(iter(self._blocks)))
-            first, stop = number * BLOCK, min((number + 1) * BLOCK, self._size)
-            try:
-                found = get(self._blob, first, stop)
-                if len(found) != stop - first:
-                    raise CorruptDataError(
-                        f"{self._blob.name!r} ends at byte {first + len(found)}, and has {self._size} bytes by its own "
-                        "account. It was not written to its end."
-                    )
-                self._blocks[number] = found
-            except WindowLoaderError as error:
-                self.problem = error
-                raise
-        return self._blocks[number]
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Read the pages of byte ranges that are not there yet, neighbours by one request, all requests at once."""
+        wanted = sorted({page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))})[
+            :KEPT
+        ]
+        missing = [page for page in wanted if page not in self._pages]
+        while len(self._pages) > KEPT:  # the oldest go
+            self._pages.pop(next(iter(self._pages)))
+        runs = [
+            [page for _, page in group]
+            for _, group in itertools.groupby(enumerate(missing), lambda found: found[1] - found[0])
+        ]
+        places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self._size)) for run in runs]
+        for run, (first, stop), data in zip(runs, places, get_all(self._blob, places), strict=True):
+            if len(data) != stop - first:
+                raise CorruptDataError(
+                    f"{self._blob.name!r} ends at byte {first + len(data)}, and has {self._size} bytes by its own "
+                    "account. It was not written to its end."
+                )
+            for count, page in enumerate(run):
+                self._pages[page] = data[count * PAGE : (count + 1) * PAGE]

@@ -167,7 +167,7 @@ def _codec3(codec: Any) -> Any:
         return codec
     import numcodecs
 
-    options = described.get("configuration", {}) if described["name"] != name else {}
+    options: Any = described.get("configuration", {}) if described["name"] != name else {}
     plain = numcodecs.get_codec({"id": name, **options})
 
     @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import copy
 import math
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -87,27 +86,13 @@ class ArrayInfo:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of one chunk as decoded; with `exact`, about as stored.
-
-        Examples
-        --------
-        >>> ArrayInfo("", "zarr3", (9, 4), np.dtype("f4"), (3, 4), itemsize=4).chunk_bytes
-        48
-        """
+        """Bytes of one chunk as decoded; with `exact`, about as stored."""
         return math.prod(self.chunks) * self.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Labels and timestamps of some positions along stored dimensions.
-
-    Parameters
-    ----------
-    whole : Description
-        Of all.
-    selection : mapping of int to ndarray
-        Positions along stored dimensions.
-    """
+    """Labels and timestamps of some positions along stored dimensions."""
 
     whole: Description
     selection: Mapping[int, np.ndarray]
@@ -384,23 +369,20 @@ def _source(
     from .coordinates import dimension_names, time_dimension
     from .description import StoreDescription
     from .fallback import ZarrSource
-    from .zarr_contents import ZarrContents, dimensions
+    from .zarr_contents import attributes_of, dimensions
 
-    place = contents.place
-    array = contents.arrays[path]
-    attributes, dims = dict(array.attrs), dimensions(array)
+    place, array = contents.place, contents.arrays[path]
+    dims = dimensions(array)
     coordinates: Description = Described()
     if contents.described(path):
-        described, attributes = contents.array(path), contents.raw(path).attrs
+        described = contents.array(path)
         dims = dimension_names(described)
-        coordinates = StoreDescription(
-            partial(ZarrContents.of, place, path), path, time_dimension(described, axes)
-        )
+        coordinates = StoreDescription(place, path, time_dimension(described, axes))
     info = _info(contents, path, dims)
     name = f"{place.name}/{path}".rstrip("/")
     letters = axes or default_axes(len(info.shape), dims, name, info.shape)
     check_axes(letters, len(info.shape), name=name, need_time=False)
-    values = packing(info.dtype, attributes) if mask_and_scale else None
+    values = packing(info.dtype, attributes_of(array)) if mask_and_scale else None
     if place.location is None:
         return ZarrSource(
             place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
@@ -412,14 +394,13 @@ def _source(
 
 def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:
     """Describe how an array lies, by zarr-python's own metadata."""
-    array, form = contents.arrays[path], contents.form
-    dtype = contents.dtype(path)
+    array = contents.arrays[path]
     kinds = {type(codec).__name__ for codec in (*array.filters, *array.compressors)}
     return ArrayInfo(
         path,
-        "zarr3" if form == 3 else "zarr",
+        "zarr3" if contents.form == 3 else "zarr",
         tuple(array.shape),
-        dtype,
+        contents.dtype(path),
         tuple(array.chunks),
         array.shards and tuple(array.shards),
         array.dtype.itemsize,

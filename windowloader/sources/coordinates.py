@@ -17,10 +17,10 @@ from windowloader.errors import SeriesError, SourceFormatError
 
 from .cf import is_text_of_time, times_of
 
-__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values", "with_times"]
+__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
 
 
-def dimension_names(values: Any) -> tuple[str, ...]:
+def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
     """Names of the dimensions, those that CF attributes describe called by what they are, such as ``time``.
 
     Examples
@@ -30,7 +30,7 @@ def dimension_names(values: Any) -> tuple[str, ...]:
     >>> dimension_names(xarray.DataArray(np.zeros((2, 3)), {"when": when}, ("when", "sensor")))
     ('time', 'sensor')
     """
-    time = time_dimension(values)
+    time = time_dimension(values, axes)
     return tuple("time" if dim == time else _role(values, name) for dim, name in enumerate(values.dims))
 
 
@@ -42,26 +42,15 @@ def _role(values: Any, name: Any) -> str:
     return dimension_role(str(name), said)
 
 
-def with_times(dataset: Any) -> Any:
-    """Make coordinates of what holds times along a dimension by CF's name or as text, as WRF's ``Times``."""
-    found = [
-        name
-        for name, array in dataset.data_vars.items()
-        if array.ndim == 1
-        and (array.attrs.get("standard_name") == "time" or array.dtype.kind in "SUO")
-        and _holds_times(array)
-    ]
-    return dataset.set_coords(found)
-
-
 def time_dimension(values: Any, axes: str | None = None) -> int | None:
     """Which dimension is time: by the letters given, by its name, or by its coordinate (CF)."""
     if axes is not None:
         return axes.find("t") if "t" in axes else None
     named = [dim for dim, name in enumerate(values.dims) if str(name).lower() in TIME_NAMES]
-    found = named or [
-        dim for dim, name in enumerate(values.dims) if name in values.coords and _is_time(values.coords[name])
-    ]
+    along = (
+        [] if named else [one.dims[0] for one in values.coords.values() if one.ndim == 1 and _is_time(one)]
+    )
+    found = named or [dim for dim, name in enumerate(values.dims) if name in along]
     return found[0] if len(found) == 1 else None
 
 
@@ -122,4 +111,11 @@ def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
     if name not in values.coords or values.coords[name].dims != (name,):  # coords[name] would count from 0
         return None
     found = np.asarray(values.coords[name].values)
-    return found.astype(str) if found.dtype.kind == "O" else found
+    if found.dtype.kind != "O":
+        return found
+    levels = [label if isinstance(label, tuple) else (label,) for label in found]
+    return np.array([".".join(map(_text, level)) for level in levels], str)
+
+
+def _text(label: Any) -> str:
+    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)

@@ -98,9 +98,7 @@ class Contents:
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
         numbers = list(self._numbers())
-        known: dict[
-            Any, bool
-        ] = {}  # by what decides it: describing each of hundreds of variables takes seconds
+        known: dict[Any, bool] = {}  # by what decides it: hundreds of variables would take seconds
         timed = []
         for path in numbers:
             key = path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape

@@ -363,7 +363,8 @@ def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
             "need their package (adlfs for abfs://, sshfs for ssh://)."
         )
     if isinstance(error, ImportError):
-        return MissingExtraError, "it needs a package that is not installed; install it."
+        package = error.name or "a package"
+        return MissingExtraError, f"it needs {package}, which is not installed: pip install {package}."
     if isinstance(error, FileNotFoundError) or _names_it(error, asked.name):
         return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
     if isinstance(error, PermissionError):

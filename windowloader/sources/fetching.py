@@ -15,17 +15,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+import numpy as np
+
 from windowloader.errors import SourceError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
+from .base import complete
 from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
+from .memory import ArraySource, LoadedSource
 from .options import headers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["fetched"]
+    from windowloader.source import Source
+
+__all__ = ["fetched", "open_fetched"]
 
 HOPS = 5  # redirects that are followed, one after the other
 WEB = ("http://", "https://")
@@ -64,6 +70,31 @@ def fetched(url: str, storage_options: Mapping[str, Any] | None = None) -> Itera
             yield path
         except WindowLoaderError as error:
             raise type(error)(str(error).replace(path, shown)) from None
+
+
+def open_fetched(
+    url: str, storage_options: Mapping[str, Any] | None, opener: Callable[[str], Source]
+) -> Source:
+    """Open in memory what cannot be read in parts: ``opener`` opens the file of the object."""
+    with fetched(url, storage_options) as path:
+        source = opener(path)
+        values = source.array() if isinstance(source, LoadedSource) else None
+        if values is None:  # the file that it lies in will be gone
+            values = np.empty(source.shape, source.dtype)
+            source.read(0, len(values), values)
+        axes = range(len(source.shape))
+        found = complete(source)
+        whole = ArraySource(
+            values,
+            axes=source.axes,
+            name=hide_secrets(url),
+            dims=found.dims,
+            labels={axis: labels for axis in axes if (labels := source.labels(axis)) is not None},
+            timestamps=source.timestamps(),
+        )
+        whole.doubts = found.doubts
+        source.close()
+        return whole
 
 
 def _whole(url: str, options: dict[str, Any]) -> bytes:

@@ -11,13 +11,14 @@ import re
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from windowloader.errors import CorruptDataError, GraphError, SourceFormatError, SourceNotFoundError
+from windowloader.hiding import hide_secrets
 
 from .failures import Asked, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_answer", "foreign", "guarded"]
+__all__ = ["check_head", "check_table", "foreign", "guarded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,12 +34,13 @@ HEADS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard. Unpack it with unzstd, or add .zst to the name of a table",
      (".zst",)),
     (b"PK\x03\x04", "a zip archive. Unpack it; where numpy.savez wrote it, name it .npz; where a spreadsheet program "
-     "did, pass what pandas.read_excel returns", (".npz", ".zip", ".xlsx", ".pt")),
+     "did, pass what pandas.read_excel returns", (".npz", ".zip", ".xlsx", ".xls", ".ods", ".pt")),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet or text of an office program. Save it as CSV", (".xls",)),
     (b"PAR1", "a Parquet file. Name it .parquet", (".parquet", ".pq")),
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
-     (".feather", ".arrow")),
-    (b"GRIB", "a GRIB file. Pass what xarray.open_dataset(path, engine='cfgrib') returns", (".grib", ".grb", ".grib2")),
+     (".feather", ".arrow", ".ipc")),
+    (b"\x0e\x03\x13\x01", "an HDF 4 file, which is another format than HDF5. Convert it by h4toh5", ()),
+    (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", (".mat",)),
     (b"\x89PNG", "a PNG picture, which has no time", ()),
     (b"\xff\xd8\xff", "a JPEG picture, which has no time", ()),
     (b"II*\0", "a TIFF picture, which has no time. Join several in xarray, along a time of your own", ()),
@@ -79,6 +81,8 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
     --------
     >>> foreign("nothing.npy")
     """
+    if not os.path.isfile(path):  # opening a pipe would wait for who writes
+        return None
     try:
         with open(path, "rb") as file:
             head = file.read(READ)
@@ -99,12 +103,27 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
     return None if name.endswith((".json", ".xml", ".html")) else _answer(head)
 
 
-def check_answer(path: str) -> None:
-    """Raise `SourceFormatError` for a file that is named as a table and holds what a web server answered."""
+def check_table(path: str) -> None:
+    """Raise `SourceFormatError` for a table whose bytes are not what its name says: it would be read as text."""
+    if os.path.isdir(path):
+        return
     with open(path, "rb") as file:
-        told = _answer(file.read(READ))
+        head = file.read(8)
+    if head.startswith((b"PAR1", b"ARROW1")) and not path.lower().endswith((".csv", ".tsv", ".txt")):
+        return  # told by its bytes
+    told = foreign(path)
+    for start, _told, names in HEADS:
+        if start in (b"PAR1", b"ARROW1") and path.lower().endswith(names) and not head.startswith(start):
+            told = told or f"no file of the kind that its name says: it begins with {head!r}, not {start!r}"
     if told is not None:
         raise SourceFormatError(f"{path!r} is {told}.")
+
+
+def check_head(name: str, head: bytes) -> None:
+    """Raise `SourceFormatError` where the first bytes of an object are those of something that is not opened."""
+    told = next((told for start, told, _ in HEADS if head.startswith(start)), None) or _answer(head)
+    if told is not None:
+        raise SourceFormatError(f"{hide_secrets(name)!r} is {told}.")
 
 
 def _answer(head: bytes) -> str | None:
@@ -147,9 +166,16 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
                 return function(*given, **options)
         except (SourceFormatError, SourceNotFoundError, CorruptDataError, GraphError) as error:
             told = None if path is None else foreign(path)
+            if told is None and path is not None and "://" in path and _last(path) not in str(error):
+                raise type(error)(f"{path!r}: {error}") from error.__cause__
             if told is None or told in str(error):
                 raise
             kind = GraphError if isinstance(error, GraphError) else SourceFormatError
             raise kind(f"{path!r} is {told}.") from error
 
     return guard
+
+
+def _last(path: str) -> str:
+    """Return the last part of a path or URL, by which messages know it."""
+    return path.partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -12,12 +12,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from windowloader.errors import SourceError, SourceFormatError
 
-from .base import LocalSource
-from .foreign import check_answer
+from .foreign import check_head, check_table, guarded
 from .handles import Stamp
 
 if TYPE_CHECKING:
@@ -62,28 +59,41 @@ class Request:
 
 Opener = Callable[[Request], "Source"]
 
-MAGIC = (
-    (b"\x93NUMPY", "npy"), (b"\x89HDF\r\n\x1a\n", "hdf5"), (b"CDF", "netcdf"), (b"PAR1", "table"), (b"ARROW1", "table")
-)  # fmt: skip
+HDF5 = b"\x89HDF\r\n\x1a\n"
+MAGIC = ((b"\x93NUMPY", "npy"), (HDF5, "hdf5"), (b"CDF", "netcdf"), (b"GRIB", "netcdf"), (b"PAR1", "table"),
+         (b"ARROW1", "table"))  # fmt: skip
 SUFFIXES = {
     "npy": (".npy",),
     "npz": (".npz",),
     "hdf5": (".h5", ".hdf5", ".hdf", ".he5"),
-    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf"),
-    "table": (".csv", ".tsv", ".txt", ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods"),
+    "netcdf": (".nc", ".nc4", ".cdf", ".netcdf", ".nc3"),
+    "table": (
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".parquet",
+        ".pq",
+        ".feather",
+        ".arrow",
+        ".ipc",
+        ".xlsx",
+        ".xls",
+        ".ods",
+    ),
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PICKLED = (
     "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
     "and pass the frame or array."
 )
+GRIB = (".grib", ".grib2", ".grb", ".grb2")
+NO_GRIB = "Its first bytes are not those of GRIB, which is opened by cfgrib; was it copied to its end?"
 ADVICE = {
-    ".grib": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
-    ".grb": "Open it by xarray with cfgrib and pass the DataArray, or convert it to netCDF or Zarr.",
+    **dict.fromkeys(GRIB, NO_GRIB),
+    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
     ".pkl": PICKLED,
     ".pickle": PICKLED,
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
-    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it as HDF5 (-v7.3) under the name .h5.",
     ".json": "Build the array from it and pass that.",
 }
 
@@ -118,7 +128,10 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
     if is_url(target):
         from . import chunked
 
-        return chunked.list_arrays(target, storage_options) if by_name(target) is None else ()
+        found = _of_object(target)
+        if found in ("hdf5", "netcdf"):
+            return _list_described(target, storage_options)
+        return chunked.list_arrays(target, storage_options) if found is None else ()
     path = _local(target)
     if os.path.isfile(path) and _by_bytes(path) is None and by_name(path) is None:
         return ()  # raw, or nothing: opening it will tell
@@ -127,14 +140,8 @@ def list_path(target: Any, storage_options: Mapping[str, Any]) -> tuple[str, ...
         from . import chunked
 
         return chunked.list_arrays(path, storage_options)
-    if found == "hdf5":
-        from .hdf5 import list_hdf5
-
-        return list_hdf5(path)
-    if found == "netcdf":
-        from .netcdf import list_netcdf
-
-        return list_netcdf(path)
+    if found in ("hdf5", "netcdf"):
+        return _list_described(path, storage_options)
     if found == "npz":
         from .memory import list_npz
 
@@ -160,20 +167,25 @@ def by_name(path: str) -> str | None:
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
 
 
+def _of_object(url: str) -> str | None:
+    """Format that the name of an object tells, of whose first bytes nothing is known yet."""
+    name = url.lower().partition("?")[0]
+    return "hdf5" if name.endswith(".mat") else "netcdf" if name.endswith(GRIB) else by_name(url)
+
+
 def _by_bytes(path: str) -> str | None:
-    """Format that the first bytes tell; netCDF 4 is HDF5 that says so."""
+    """Format that the first bytes tell; an HDF5 file may begin with a block of its user's, as MATLAB's do."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
+            found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
+            for place in (512 << step for step in range(12)) if found is None else ():
+                file.seek(place)
+                if file.read(8) == HDF5:
+                    return "hdf5"
     except OSError as error:
         raise SourceError(f"{path!r} cannot be read: {error}") from error
-    found = next((kind for magic, kind in MAGIC if head.startswith(magic)), None)
-    if found == "hdf5" and by_name(path) != "netcdf":
-        from .hdf5_dataset import open_file
-
-        with open_file(Stamp.of(path)) as opened:
-            return "netcdf" if "_NCProperties" in opened.attrs else "hdf5"
-    return "netcdf" if found == "hdf5" else found
+    return found
 
 
 def _commonest(folder: str) -> str:
@@ -245,9 +257,7 @@ def _in_ranges(request: Request, mapped: MappedSource, kind: str) -> Source:
     if kind == "raw":
         options["shape"] = mapped.region.shape
     url = Path(request.target).resolve().as_uri()
-    found = open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
-    assert found is not None  # None is for frames of pandas
-    return found
+    return open_remote(url, kind=kind, axes=request.axes, storage_options=request.storage_options, **options)
 
 
 def _open_npz(request: Request) -> Source:
@@ -261,15 +271,54 @@ def _open_npz(request: Request) -> Source:
 def _open_hdf5(request: Request) -> Source:
     from .hdf5 import open_hdf5
 
-    request.takes("an HDF5 file", *_table_options())
-    return open_hdf5(request.target, variable=request.variable, axes=request.axes, **request.options)
+    request.takes("an HDF5 or netCDF-4 file", "mask_and_scale", *_table_options())
+    return open_hdf5(
+        request.target,
+        variable=request.variable,
+        axes=request.axes,
+        storage_options=request.storage_options,
+        **request.options,
+    )
 
 
 def _open_netcdf(request: Request) -> Source:
     from .netcdf import open_netcdf
 
-    request.takes("a netCDF file")
-    return open_netcdf(request.target, variable=request.variable, axes=request.axes)
+    request.takes("a netCDF 3 or GRIB file", "mask_and_scale")
+    return open_netcdf(request.target, variable=request.variable, axes=request.axes, **request.options)
+
+
+def _open_described(request: Request) -> Source:
+    """Open an object that is netCDF or HDF5 by its name: HDF5 is read in parts, the others are fetched."""
+    from .hdf5_dataset import NotHDF5Error
+
+    try:
+        return _open_hdf5(request)
+    except NotHDF5Error as error:
+        if not error.head.startswith((b"CDF", b"GRIB")):
+            check_head(str(request.target), error.head)
+            raise
+    return _open_fetched(request, _open_netcdf)
+
+
+def _list_described(target: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the variables of a netCDF, HDF5 or GRIB file or object."""
+    from .hdf5 import list_hdf5
+    from .hdf5_dataset import NotHDF5Error
+    from .netcdf import list_netcdf
+
+    if not is_url(target) and _by_bytes(target) == "netcdf":
+        return list_netcdf(target)
+    try:
+        return list_hdf5(target, options)
+    except NotHDF5Error as error:
+        if not error.head.startswith((b"CDF", b"GRIB")):
+            check_head(target, error.head)
+            raise
+    from .fetching import fetched
+
+    with fetched(target, options) as path:
+        return list_netcdf(path)
 
 
 def _table_options() -> list[str]:
@@ -282,7 +331,7 @@ def _open_table(request: Request) -> Source:
     from .tables import open_table
 
     request.takes("a table", *_table_options())
-    check_answer(request.target)
+    check_table(request.target)
     return open_table(request.target, axes=request.axes, **request.options)
 
 
@@ -311,44 +360,32 @@ OPENERS: dict[str, Opener] = {
 
 def _open_url(request: Request) -> Source:
     """Objects that can be read in ranges are; tables and archives are fetched as a whole."""
-    found = "raw" if "shape" in request.options else by_name(request.target)
+    found = "raw" if "shape" in request.options else _of_object(request.target)
     if found is None:
         return _open_zarr(request)
     if found in ("table", "npz"):
         return _open_fetched(request)
+    if found in ("hdf5", "netcdf"):
+        return _open_described(request)
     from .remote_files import open_remote
 
-    own = ("shape", "dtype", "offset", "mask_and_scale")
-    request.takes("a remote object", *own, *(_table_options() if found == "hdf5" else ()))
-    frame = found == "hdf5" and not set(request.options) <= set(own)  # options that a frame alone takes
-    source = None if frame else open_remote(
+    request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
+    return open_remote(
         request.target,
-        kind="hdf5" if found == "netcdf" else found,
+        kind=found,
         variable=request.variable,
         axes=request.axes,
         storage_options=request.storage_options,
         **request.options,
     )
-    return source or _open_fetched(request)
 
 
-def _open_fetched(request: Request) -> Source:
-    """Open a remote table, frame or archive in memory."""
-    from .fetching import fetched
-    from .memory import ArraySource, LoadedSource
+def _open_fetched(request: Request, opener: Opener | None = None) -> Source:
+    """Open in memory a remote table or archive, or what else cannot be read in parts."""
+    from .fetching import open_fetched
 
-    with fetched(request.target, request.storage_options) as path:
-        source = OPENERS[by_name(path) or "table"](replace(request, target=path, storage_options={}))
-        labels = {
-            axis: found for axis in range(len(source.shape)) if (found := source.labels(axis)) is not None
-        }
-        rows = source.array() if isinstance(source, LoadedSource) else None
-        if rows is None:  # the file that it lies in will be gone
-            rows = np.empty(source.shape, source.dtype)
-            source.read(0, len(rows), rows)
-        whole = ArraySource(
-            rows, axes=source.axes, name=request.target, labels=labels, timestamps=source.timestamps()
-        )
-        whole.doubts = source.doubts if isinstance(source, LocalSource) else ()
-        source.close()
-        return whole
+    def opened(path: str) -> Source:
+        here = replace(request, target=path, storage_options={})
+        return guarded(lambda _: (opener or OPENERS[by_name(path) or "table"])(here))(path)
+
+    return open_fetched(request.target, request.storage_options, opened)

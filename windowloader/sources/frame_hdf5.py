@@ -16,7 +16,7 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, optional, unknown_variable
 from .handles import Stamp
-from .hdf5_dataset import open_dataset, open_file
+from .hdf5_dataset import open_dataset, opened
 from .memory import LoadedSource
 from .tables import TableOptions, index_times, labels_of, wide
 from .unpickle import load_attribute
@@ -24,7 +24,7 @@ from .unpickle import load_attribute
 if TYPE_CHECKING:
     from windowloader.source import Source
 
-__all__ = ["holds_frame", "is_frame", "open_frame", "read_frame"]
+__all__ = ["is_frame", "open_frame", "read_frame"]
 
 KINDS = ("frame", "frame_table", "series", "series_table")
 SAMPLE = 1000  # rows that tell whether the columns are all readings
@@ -33,13 +33,6 @@ SAMPLE = 1000  # rows that tell whether the columns are all readings
 def is_frame(item: Any) -> bool:
     """Whether an HDF5 item is a group that pandas wrote a frame or series to."""
     return "pandas_type" in item.attrs and _text(item.attrs["pandas_type"]) in KINDS
-
-
-def holds_frame(file: Any, variable: str | None) -> bool:
-    """Whether an open HDF5 file has a frame of that name, or frames where none was named."""
-    if variable is not None:
-        return variable in file and is_frame(file[variable])
-    return file.visititems(lambda _, item: is_frame(item) or None) is not None
 
 
 def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:
@@ -64,7 +57,7 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
         if found is not None:
             letters = (axes or "tn")[:: 1 if block.rows_first else -1]
             source = open_dataset(stamp, block.dataset, axes=letters, description=description)
-            source.doubts = found.doubts  # type: ignore[attr-defined]
+            source.doubts = found.doubts
             return source
     source = LoadedSource(stamp, asked, what=group.name.lstrip("/"), axes=axes)
     source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]
@@ -87,7 +80,7 @@ class FrameDescription:
     options: TableOptions
 
     def _found(self) -> tuple[Described, bool]:
-        with open_file(self.stamp) as file:
+        with opened(self.stamp) as file:
             block = _block(file[self.options.key])
             return (block and block.described(self.options)) or Described(), bool(block and block.rows_first)
 
@@ -162,7 +155,9 @@ def _index(group: Any, name: str) -> Any:
     if dataset is None or dataset.ndim != 1 or "shape" in dataset.attrs:
         return None
     about = {key: _attribute(dataset, key) for key in ("kind", "index_class", "tz", "name")}
-    kind, raw = str(about["kind"]), dataset[:]
+    raw = dataset[:]
+    kind = str(about["kind"] or {"S": "string"}.get(raw.dtype.kind, "integer"))
+    found: Any
     if kind == "string" and raw.dtype.kind == "S":
         found = pandas.Index(np.char.decode(raw, _text(group.attrs.get("encoding", "UTF-8"))))
     elif kind == "integer" and raw.dtype.kind in "iu" and about["index_class"] in (None, "index"):
@@ -186,7 +181,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
     MissingExtraError
         Where pandas needs PyTables for it, which is not installed.
     """
-    with open_file(Stamp.of(path)) as file:
+    with opened(Stamp.of(path)) as file:
         frames: list[str] = []
         file.visititems(lambda name, item: frames.append(name) if is_frame(item) else None)
         key = key or (frames[0] if len(frames) == 1 else None)
@@ -246,7 +241,10 @@ def _attribute(node: Any, name: str) -> Any:
         return None
     identifier = h5py.h5a.open(node.id, name.encode())
     kind = identifier.get_type()
-    if kind.get_class() != h5py.h5t.STRING or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
+    if (
+        kind.get_class() != h5py.h5t.STRING
+        or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR
+    ):
         return None
     if kind.is_variable_str():
         raw = str(node.attrs[name]).encode("utf-8", "surrogateescape")

@@ -1,65 +1,184 @@
-"""HDF5 files: which arrays and frames of pandas they hold, and one of them opened.
+"""HDF5 and netCDF-4 files, here and in a bucket: which arrays and frames they hold, and one of them opened.
 
-In: a file, perhaps the name of a dataset or frame. Out: a source, from `hdf5_dataset` or `frame_hdf5`. Never reads
+In: a path or an object, perhaps the name of an array. Out: a source, from `hdf5_dataset` or `frame_hdf5`. Never reads
 values when opening, never unpickles.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from windowloader.axes import default_axes
 from windowloader.errors import SourceFormatError
 
-from .base import unknown_variable
-from .frame_hdf5 import is_frame, open_frame
+from .base import digest, unknown_variable
+from .description import Contents, opened, split_path
+from .frame_hdf5 import open_frame
 from .handles import Stamp
-from .hdf5_dataset import open_dataset, open_file
+from .hdf5_dataset import HDF5Source, open_dataset, open_file, told
+from .netcdf import FileOpener, XarraySource, described
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
     from windowloader.source import Source
 
-__all__ = ["list_hdf5", "open_hdf5"]
+    from .base import LocalSource
+    from .blobs import Blob
+
+__all__ = ["describe", "list_hdf5", "open_hdf5"]
+
+MOST_CHUNKS = 4096  # of a coordinate that are read at once
 
 
-def list_hdf5(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
-    with open_file(Stamp.of(path)) as file:
-        names = _names(file)
-        return () if len(names) == 1 and is_frame(file[names[0]]) else names
-
-
-def _names(file: Any) -> tuple[str, ...]:
-    """Frames by their group, datasets by their path; dimension scales only where there is nothing else."""
-    frames: list[str] = []
-    datasets: list[str] = []
-    scales: list[str] = []
-
-    def visit(name: str, item: Any) -> None:
-        if any(name.startswith(f"{frame}/") for frame in frames):
-            return
-        if is_frame(item):
-            frames.append(name)
-        elif getattr(item, "ndim", 0) >= 1 and item.dtype.kind in "fiub":
-            (scales if item.is_scale else datasets).append(name)
-
-    file.visititems(visit)
-    return tuple(frames + datasets) or tuple(scales)
-
-
-def open_hdf5(
-    path: str | os.PathLike[str], *, variable: str | None = None, axes: str | None = None, **options: Any
-) -> Source:
-    """Open one array of an HDF5 file.
+@dataclass(eq=False)
+class HDF5Contents(Contents):
+    """The groups of a file, which is open.
 
     Parameters
     ----------
-    path : path-like
+    file : HDF5File
+        By h5py.
+    where : Stamp or Blob
+        The file or object.
+    """
+
+    file: Any = None
+    where: Any = None
+
+    def names(self) -> tuple[str, ...]:
+        """Paths of what can be opened; frames first."""
+        return (*self.file.frames, *self.variables())
+
+    def variables(self) -> tuple[str, ...]:
+        """Paths of the variables of numbers; scales of dimensions where there is nothing else. No fields of records."""
+        found = tuple(path for path in super().variables() if split_path(path)[0] not in self.file.tables)
+        scales = [
+            f"{group}/{name}".lstrip("/")
+            for group, dataset in self.groups.items()
+            for name, one in dataset.variables.items()
+            if one.dims == (name,) and one.dtype.kind in "fiub"
+        ]
+        return found or (() if self.file.frames or self.file.tables else tuple(scales))
+
+    def choose(self, variable: str | None) -> str:
+        """Return the path of the array or frame that is meant."""
+        asked = "" if variable is None else variable.strip("/")
+        if asked in self.file.frames:
+            return asked
+        names = self.names() if not asked else ()
+        if len(names) == 1:
+            return names[0]
+        tables = [asked] if asked in self.file.tables else [] if asked or names else self.file.tables
+        fields = [
+            f"{path}/{name}"
+            for path in tables
+            for name, one in self.groups[path].data_vars.items()
+            if one.dtype.kind in "fiub"
+        ]
+        if fields:
+            raise SourceFormatError(
+                f"{self.name!r} holds compound datasets (records), of which one field is opened at a time: {fields}. "
+                f"Choose in wl.open, e.g. variables=[{fields[0]!r}]; or read the records by pandas and pass the frame."
+            )
+        if not asked:
+            unknown_variable(self.name, None, names)
+        if self.file.get(asked) is not None:
+            self._show(asked)
+        return super().choose(asked)
+
+    def load(self, path: str) -> None:
+        """Read a coordinate, which then stays in memory: the pages that its chunks lie in all at once."""
+        item = dataset_of(self.file, path)
+        if self.file.raw is not None and item is not None and item.chunks:
+            places: list[Any] = []
+            item.id.chunk_iter(places.append)
+            self.file.raw.fetch(
+                [(one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS]]
+            )
+        super().load(path)
+
+    def _show(self, path: str) -> None:
+        """Describe a dataset that is asked for and not listed: of a frame, or of no numbers, which its dtype tells."""
+        from .hdf5_groups import with_plain
+
+        group, name = split_path(path)
+        known = self.groups.get(group)
+        if known is None or name not in known.variables:
+            self.groups[group] = with_plain(known, name, self.file[path])
+
+
+def describe(where: Stamp | Blob) -> HDF5Contents:
+    """Open a file or object, and describe its groups."""
+    from .hdf5_groups import datasets_of
+
+    file = open_file(where)
+    try:
+        with told(file.title, file, where):
+            groups = datasets_of(file)
+    except BaseException:
+        file.close()
+        raise
+    contents = HDF5Contents(file.title, groups, file.close, file.problem, file, where)
+    if file.raw is not None:  # HDF5 must not call an object's methods when the interpreter has ended
+        weakref.finalize(contents, file.close)
+    return contents
+
+
+def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpener:
+    from .blobs import blob_of
+
+    if "://" not in os.fspath(target):
+        stamp = Stamp.of(target)
+        return FileOpener(stamp, "h5netcdf", stamp)
+    key = digest(target, sorted((storage_options or {}).items()))
+    return FileOpener(blob_of(target, storage_options), "h5netcdf", key)
+
+
+@contextmanager
+def _held(opener: FileOpener) -> Iterator[HDF5Contents]:
+    held: AbstractContextManager[Any] = opened(opener)
+    with held as contents, told(contents.name, contents.file, contents.where):
+        yield contents
+
+
+def list_hdf5(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
+    with _held(_opener(target, storage_options)) as contents:
+        names = contents.names()
+        return () if names == tuple(contents.file.frames) and len(names) == 1 else names
+
+
+def open_hdf5(
+    target: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    mask_and_scale: bool = True,
+    **options: Any,
+) -> Source:
+    """Open one array of an HDF5 or netCDF-4 file.
+
+    Parameters
+    ----------
+    target : path or URL
         The file.
     variable : str, optional
-        Path of a dataset in the file, or key of a pandas frame; may be left out where there is one.
+        Path of an array in the file, ``"forecast/surface/t2m"``, or key of a pandas frame; may be left out where there
+        is one.
     axes : str, optional
-        One letter an axis; default from dimension labels, else ``tn`` or ``tnf``.
+        One letter an axis; default from the names of dimensions, else ``tn`` or ``tnf``. Of MATLAB's files in the
+        order that MATLAB shows, which the file has in reverse.
+    storage_options : mapping, optional
+        For a URL.
+    mask_and_scale : bool
+        Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
     **options
         Of a frame; see `windowloader.sources.tables.TableOptions`.
 
@@ -68,24 +187,54 @@ def open_hdf5(
     SourceFormatError
         Where there are several arrays and none was named, or none of that name; the message lists them.
     """
-    stamp = Stamp.of(path)
-    with open_file(stamp) as file:
-        names = _names(file)
-        asked = variable.strip("/") if variable else names[0] if len(names) == 1 else None
-        if asked is None or asked not in file:
-            unknown_variable(os.fspath(path), variable, names)
-        if is_frame(file[asked]):
-            return open_frame(stamp, file[asked], axes=axes, **options)
-        if options:
-            raise SourceFormatError(
-                f"{asked!r} of {os.fspath(path)!r} is no frame of pandas, and takes no options of tables; "
-                f"{sorted(options)} were given."
-            )
-        if not hasattr(file[asked], "shape"):
-            unknown_variable(os.fspath(path), variable, names)
-        return open_dataset(stamp, file[asked], axes=axes, dims=_dims(file[asked]))
+    opener = _opener(target, storage_options)
+    with _held(opener) as contents:
+        path = contents.choose(variable)
+        if path not in contents.file.frames:
+            if options:
+                raise SourceFormatError(
+                    f"{path!r} of {contents.name!r} is no frame of pandas, and takes no options of tables; "
+                    f"{sorted(options)} were given."
+                )
+            return _open_array(replace(opener, where=contents.where), contents, path, axes, mask_and_scale)
+        if isinstance(contents.where, Stamp):
+            return open_frame(contents.where, contents.file[path], axes=axes, **options)
+    from .fetching import open_fetched
+
+    return open_fetched(
+        str(target), storage_options, lambda here: open_hdf5(here, variable=path, axes=axes, **options)
+    )
 
 
-def _dims(dataset: Any) -> tuple[str, ...] | None:
-    names = tuple(dim.label or (dim.keys()[0] if len(dim) else "") for dim in dataset.dims)
-    return names if all(names) else None
+def _open_array(
+    opener: FileOpener, contents: HDF5Contents, path: str, axes: str | None, mask_and_scale: bool
+) -> Source:
+    raw, item, asked = contents.raw(path), dataset_of(contents.file, path), axes
+    matlab = item is not None and "MATLAB_class" in item.attrs
+    if matlab:
+        axes = (asked or default_axes(raw.ndim, None, path))[::-1]
+    array, how = described(opener, contents, path, axes, mask_and_scale)
+    parent, _, name = path.rpartition("/")
+    source: LocalSource
+    if parent in contents.file.tables:
+        source = HDF5Source(contents.where, contents.file[parent], field=name, **how)
+    elif (
+        item is None or item.shape != raw.shape or item.dtype.newbyteorder("=") != raw.dtype.newbyteorder("=")
+    ):
+        source = XarraySource(opener, path, array=array, **how)
+    else:
+        source = open_dataset(contents.where, item, **how)
+    if matlab and asked is None and raw.ndim > 1:
+        shown, letters = " × ".join(map(str, raw.shape[::-1])), (axes or "")[::-1]
+        source.doubts = (
+            f"{path!r} of {contents.name!r} was written by MATLAB, whose dimensions a file has in reverse. It is read "
+            f"as MATLAB shows it, {shown}, with axes={letters!r}; give axes= in that order.",
+        )
+    return source
+
+
+def dataset_of(file: Any, path: str) -> Any:
+    """Return the dataset of a variable; netCDF-4 has another name for one that is called as a foreign dimension."""
+    group, _, name = path.rpartition("/")
+    found = file.get(f"{group}/_nc4_non_coord_{name}") or file.get(path)
+    return found if hasattr(found, "chunks") else None

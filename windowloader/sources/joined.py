@@ -64,6 +64,12 @@ def join(sources: Sequence[Source]) -> Source:
     joined.times = [times[place] for place in places]
     joined.moved = places != sorted(places)
     joined.doubts = first.doubts if isinstance(first, LocalSource) else ()
+    zones = sorted({calendar_of(time) or "UTC" for time in times if time is not None})
+    if len(zones) > 1 and not any(map(own, zones)):
+        joined.doubts += (
+            f"the parts of {joined.name!r} have times of the zones {', '.join(zones)}: clocks such as time_of_day are "
+            "of UTC. For clocks of one zone pass timestamps=, a pandas index with that zone.",
+        )
     return joined
 
 

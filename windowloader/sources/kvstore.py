@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
     from .options import Location
 
-__all__ = ["check_bucket", "list_folder", "open_store", "read_keys"]
+__all__ = ["check_bucket", "list_folder", "open_store", "read_keys", "wait_for"]
 
 
 def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any:
     """Return TensorStore's key-value store of a location, or of a specification with its credentials and limits."""
     asked, kvstore, spec = Asked(location.url), tensorstore().KvStore, dict(spec or location.store())
     future = explained(asked, lambda: kvstore.open(spec, context=location.resources()))
-    return _wait(future, location, asked)
+    return wait_for(future, location, asked)
 
 
-def _wait(future: Any, location: Location, asked: Asked) -> Any:
+def wait_for(future: Any, location: Location, asked: Asked | None = None) -> Any:
+    """Return what a future of a store has, within the time-out of its location."""
+    asked = asked or Asked(location.url)
     since, limit, progress = time.monotonic(), location.timeout, Progress(location.renew)
     return wait(future, asked, since=since, limit=limit, progress=progress, timeout=None)
 
@@ -48,7 +50,7 @@ def read_keys(location: Location, keys: Sequence[str]) -> list[bytes | None]:
     refused: SourceError | None = None
     for key, future in zip(keys, futures, strict=True):
         try:
-            found = _wait(future, location, Asked(location.child(key).url))
+            found = wait_for(future, location, Asked(location.child(key).url))
             values.append(bytes(found.value) if found.state == "value" else None)
         except PermissionError as error:
             values.append(None)
@@ -68,7 +70,7 @@ def check_bucket(location: Location) -> None:
     store = open_store(location, {**location.kvstore, "path": ""})
     with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
         one = tensorstore().KvStore.KeyRange(ending, ending + "\0")
-        _wait(store.list(one), location, Asked(location.url))
+        wait_for(store.list(one), location, Asked(location.url))
 
 
 def list_folder(location: Location) -> list[str] | None:

@@ -23,8 +23,9 @@ from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import as_frame, ids, is_parquet, numbers, parquet_parts, read_table, widened
+from .table_files import is_parquet, parquet_parts, read_table
 from .table_times import ReadOptions, times_of
+from .table_values import as_frame, ids, numbers, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -187,7 +188,9 @@ def lay_out(targets: Sequence[Any], asked: LongOptions, name: str) -> tuple[np.n
         _check_columns(part, [*asked.wanted, *features], name)
         features = features or [*(asked.values or (c for c in part.columns if c not in asked.wanted))]
         found, block = times_of(part, asked.times, asked, where), numbers(part[features], where)
-        values = widened(values, block.dtype, name) if rows else np.empty((len(times), len(features)), block.dtype)
+        values = (
+            widened(values, block.dtype, name) if rows else np.empty((len(times), len(features)), block.dtype)
+        )
         place = _places(part[asked.entity], codes, free)
         times[place], values[place] = found.view(np.int64), block
         zones.add(found.calendar)

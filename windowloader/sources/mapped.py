@@ -18,6 +18,7 @@ from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import check_dtype, check_shape, digest
 from .handles import Handle, Stamp
+from .mapping import unchanged
 from .memory import AddressableSource
 from .npz import read_npy_header
 from .region import Region
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .base import Description
+    from .cf import Packing
 
 __all__ = ["MappedSource", "NpySource", "RawSource", "check_raw"]
 
@@ -43,6 +45,8 @@ class MappedSource(AddressableSource):
         For messages; default the file's name.
     description : Description, optional
         Labels and timestamps.
+    values : Packing, optional
+        How stored numbers become values.
     """
 
     def __init__(
@@ -53,17 +57,30 @@ class MappedSource(AddressableSource):
         dims: Sequence[str] | None = None,
         name: str | None = None,
         description: Description | None = None,
+        values: Packing | None = None,
     ) -> None:
-        self.region = region
+        self.region, self.packing = region, values
         self._handle: Handle[np.ndarray] = Handle(survives_fork=True)
         super().__init__(
             name or os.path.basename(region.stamp.path),
             shape=region.shape,
-            dtype=region.dtype,
+            dtype=values.dtype if values else region.dtype,
             axes=axes,
             dims=dims,
             description=description,
         )
+
+    def array(self) -> np.ndarray | None:
+        """Return a read-only view, or None where stored bytes are not the values."""
+        return None if self.packing else super().array()
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        if self.packing is None:
+            super()._read(start, stop, out)
+            return
+        rows = self._rows_first()[start:stop]
+        with unchanged(rows):
+            self.packing.unpack(rows, out)
 
     @property
     def tier(self) -> str:
@@ -90,6 +107,7 @@ class MappedSource(AddressableSource):
             place.offset,
             place.stamp.size,
             place.stamp.mtime_ns,
+            *([self.dtype.str] if self.packing else []),
         )
 
     def close(self) -> None:
@@ -219,7 +237,7 @@ def _fill_in(shape: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
     """Replace one -1 by what ``count`` values leave for it."""
     unknown = [dim for dim, size in enumerate(shape) if size == -1]
     if len(unknown) > 1:
-        raise SourceFormatError(f"shape={shape} of {name!r}: one size may be -1, not {len(unknown)}.")
+        raise SourceFormatError(f"shape={shape} of {name!r}: sizes are 0 or more, and one of them may be -1.")
     if not unknown:
         return shape
     rest = math.prod(size for size in shape if size != -1)

@@ -1,159 +1,225 @@
-"""netCDF files and xarray objects: time found by name or by CF, values decoded as they are read.
+"""Files that xarray describes by other engines than h5netcdf, and xarray objects: `XarraySource` reads what is left.
 
-In: a netCDF 3 or 4 file, a DataArray, a Dataset. Out: `ArraySource` for values in memory, a mapped or plain
-HDF5 source where netCDF 4 holds the values as they are, else `XarraySource`. Never loads a whole variable.
+In: a netCDF 3 or GRIB file, a DataArray, a Dataset, a DataTree. Out: `ArraySource` for values in memory, `MappedSource`
+for netCDF 3, else `XarraySource`. Never loads a whole variable.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SourceChangedError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceError, SourceFormatError
 
-from .base import SlabSource, digest, optional, unknown_variable
-from .coordinates import coordinate_labels, dimension_names, time_dimension, time_values, with_times
+from .base import SlabSource, digest, optional
+from .cf import packing
+from .coordinates import dimension_names, time_dimension
+from .description import Contents, StoreDescription, opened
 from .handles import Handle, Stamp
-from .hdf5_dataset import open_dataset, open_file
-from .mapping import unchanged
+from .mapped import MappedSource
+from .mapping import owner_of, unchanged
 from .memory import ArraySource
+from .region import Region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.source import Source
 
-__all__ = ["XarraySource", "list_netcdf", "list_xarray", "open_netcdf", "open_xarray"]
+    from .base import Description
+    from .cf import Packing
 
-ENCODED = ("scale_factor", "add_offset", "_Unsigned", "_FillValue", "missing_value")
+__all__ = [
+    "FileOpener",
+    "XarraySource",
+    "described",
+    "list_netcdf",
+    "list_xarray",
+    "open_netcdf",
+    "open_xarray",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class InFile:
-    """A variable of a file, opened by xarray.
+class FileOpener:
+    """Opens a file, or HDF5 in a bucket, by an engine of xarray, and describes it.
 
     Parameters
     ----------
-    stamp : Stamp
-        The file.
-    variable : str
-        Its name, in the root group.
+    where : Stamp or Blob
+        The file or object.
+    engine : {"h5netcdf", "scipy", "netcdf4", "cfgrib"}
+        Of HDF5, of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
+    key : object
+        The same for the same file or object.
     """
 
-    stamp: Stamp
-    variable: str
+    where: Any = field(compare=False)
+    engine: str
+    key: object = field(repr=False)
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{os.path.basename(self.stamp.path)}:{self.variable}"
+        return self.where.path if isinstance(self.where, Stamp) else self.where.name
 
     def check(self) -> None:
-        """Raise where the file is no longer what was opened."""
-        self.stamp.check()
-
-    def open(self) -> _Opened:
-        """Open the file."""
-        self.check()
-        dataset = _open_dataset(self.stamp)
-        return _Opened(dataset[self.variable], dataset.close)
+        """Raise where a file is no longer what was opened."""
+        if isinstance(self.where, Stamp):
+            self.where.check()
 
     def fingerprint(self) -> str:
-        """Variable, and size and time of change of the file."""
-        return digest(self.variable, self.stamp.size, self.stamp.mtime_ns)
+        """Size and time of change of the file, or version of the object."""
+        where = self.where
+        return digest(where.size, where.mtime_ns) if isinstance(where, Stamp) else where.identity()
+
+    def __call__(self) -> Contents:
+        """Open and describe it."""
+        self.check()
+        packages, extra, what = ENGINES[self.engine]
+        for module in packages:
+            optional(module, extra=extra, purpose=f"opening {self.name!r} ({what})")
+        if self.engine == "h5netcdf":
+            from .hdf5 import describe
+
+            return describe(self.where)
+        import xarray
+
+        how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
+        if self.engine == "cfgrib":  # which would write an index beside the file
+            how["backend_kwargs"] = {"indexpath": "", "time_dims": ("valid_time",), "errors": "raise"}
+        try:
+            dataset = xarray.open_dataset(self.name, engine=self.engine, **how)
+        except Exception as error:
+            self.check()
+            kind = CorruptDataError if self.engine == "scipy" else SourceFormatError
+            several = self.engine == "cfgrib" and "filter_by_keys" in str(error)
+            advice = "Open one of its groups by xarray.open_dataset and pass the Dataset: " if several else ""
+            raise kind(f"{self.name!r} cannot be opened as {what}: {advice}{error}") from error
+        return Contents(self.name, {"": dataset}, dataset.close)
+
+
+ENGINES = {
+    "h5netcdf": (("h5py", "xarray", "h5netcdf"), "netcdf", "HDF5"),
+    "scipy": (("xarray", "scipy"), "netcdf", "netCDF 3"),
+    "netcdf4": (("xarray", "netCDF4"), "netcdf4", "netCDF 3 with 64-bit data"),
+    "cfgrib": (("xarray", "cfgrib"), "grib", "GRIB"),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InHand:
-    """A DataArray that reads from its own file or computes when asked (dask).
+class Given:
+    """What a user opened or made: its values are as xarray shows them.
 
     Parameters
     ----------
-    values : xarray.DataArray
-        Not in memory.
-    stamp : Stamp or None
-        Of the file it is from; None where that is not known.
+    groups : dict of str to xarray.Dataset
+        By path.
+    name : str
+        For messages.
+    stamps : tuple of Stamp
+        Of the files that they are from, where xarray knows.
     """
 
-    values: Any
-    stamp: Stamp | None
+    groups: dict[str, Any]
+    name: str
+    stamps: tuple[Stamp, ...] = field(default=())
 
     @classmethod
-    def of(cls, values: Any) -> InHand:
-        """Look up which file it is from, where xarray knows."""
-        source = str(values.encoding.get("source", ""))
-        return cls(values, Stamp.of(source) if os.path.exists(source) else None)
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return str(self.values.name or "DataArray")
+    def of(cls, target: Any) -> Given:
+        """Return the groups of a DataArray, Dataset or DataTree."""
+        if hasattr(target, "subtree"):
+            above = target.path.rstrip("/")
+            groups = {node.path.removeprefix(above).strip("/"): node.to_dataset() for node in target.subtree}
+            return cls(groups, "DataTree")
+        if hasattr(target, "data_vars"):
+            return cls({"": target}, "Dataset")
+        name = str(target.name or "DataArray")
+        name = name if name not in target.coords else f"{name} values"
+        return cls({"": target.to_dataset(name=name)}, name)
 
     def check(self) -> None:
-        """Raise where the file it is from is known and no longer what it was."""
-        if self.stamp is not None:
-            self.stamp.check()
-
-    def open(self) -> _Opened:
-        """Return the array."""
-        return _Opened(self.values, lambda: None)
+        """Raise where a file it is from is known and no longer what it was."""
+        for stamp in self.stamps:
+            stamp.check()
 
     def fingerprint(self) -> str:
-        """Name, and where xarray has it from."""
-        stamp = self.stamp
-        return digest(self.name, stamp and (stamp.size, stamp.mtime_ns), self.values.sizes)
+        """Sizes, and where xarray has it from."""
+        stamps = [(stamp.size, stamp.mtime_ns) for stamp in self.stamps]
+        return digest(stamps, [sorted(map(str, one.sizes.items())) for one in self.groups.values()])
 
-
-class _Opened:
-    """A lazy DataArray and what closes its file."""
-
-    def __init__(self, values: Any, close: Any) -> None:
-        self.values, self.close = values, close
+    def __call__(self) -> Contents:
+        """Return the groups."""
+        return Contents(self.name, self.groups)
 
 
 class XarraySource(SlabSource):
-    """A variable read through xarray: CF's fill values become NaN, packed integers their values.
+    """A variable read by rows through xarray.
 
     Parameters
     ----------
-    where : InFile or InHand
-        The variable.
-    axes : str, optional
-        One letter an axis; default from the names of the dimensions.
+    opener : FileOpener or Given
+        Opens the store.
+    path : str
+        Of the variable.
+    axes, dims, description : optional
+        As for `LocalSource`.
+    values : Packing, optional
+        How stored numbers become values.
+    array : xarray.DataArray
+        The variable, of which only the form is kept.
     """
 
-    def __init__(self, where: InFile | InHand, *, axes: str | None = None) -> None:
-        self._where, self._cut = where, False
-        self._handle: Handle[_Opened] = Handle()
-        with self._handle.held(where.open) as opened:
-            values = opened.values
-            super().__init__(
-                where.name,
-                shape=values.shape,
-                dtype=values.dtype,
-                axes=axes,
-                dims=dimension_names(values),
-                chunks=_chunks(values),
-                description=XarrayDescription(where, time_dimension(values, axes)),
-            )
-        self._handle.close()
+    def __init__(
+        self,
+        opener: FileOpener | Given,
+        path: str,
+        *,
+        array: Any,
+        axes: str | None = None,
+        dims: Sequence[str] | None = None,
+        description: Description | None = None,
+        values: Packing | None = None,
+    ) -> None:
+        self._opener, self._path, self.packing, self._cut = opener, path, values, False
+        self._handle: Handle[Contents] = Handle()
+        super().__init__(
+            opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}",
+            shape=array.shape,
+            dtype=values.dtype if values else array.dtype,
+            axes=axes,
+            dims=dims,
+            chunks=_chunks(array),
+            description=description,
+        )
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        with self._handle.held(self._where.open) as opened:
+        with self._handle.held(self._opener) as contents:
             self.check()
             try:
                 with unchanged():  # scipy maps netCDF 3
-                    self.as_stored(out)[...] = opened.values.variable[self.slab(start, stop)].values
+                    found = contents.raw(self._path)[self.slab(start, stop)].values
+                    if self.packing is None:
+                        self.as_stored(out)[...] = found
+                    else:
+                        self.packing.unpack(found, self.as_stored(out))
             except SourceChangedError:
                 self._cut = True  # its map has zeros in place of pages: nobody may read them
+            except SourceError:
+                raise
+            except (OSError, RuntimeError) as error:
+                self.check()
+                problem = contents.problem()
+                damage = f"rows [{start}, {stop}) of {self.name!r} cannot be read: {error}"
+                raise problem or CorruptDataError(damage) from None
         self.check()
 
     def check(self) -> None:
         """Raise `SourceChangedError` where the file is known and no longer what was opened, or was cut in a read."""
-        self._where.check()
+        self._opener.check()
         if self._cut:
             raise SourceChangedError(
                 f"the file of {self.name!r} was truncated while it was read; open it again."
@@ -161,118 +227,101 @@ class XarraySource(SlabSource):
 
     def fingerprint(self) -> str:
         """Shape, dtype and what the file shows of itself."""
-        return digest(self.axes, self.shape, self.box, self.dtype.str, self._where.fingerprint())
+        return digest(self.axes, self.shape, self.box, self.dtype.str, self._path, self._opener.fingerprint())
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
         self._handle.close()
 
 
-@dataclass(frozen=True, slots=True)
-class XarrayDescription:
-    """Coordinates of a variable, read when asked for.
-
-    Parameters
-    ----------
-    where : InFile or InHand
-        The variable.
-    time_dim : int or None
-        Which of its dimensions is time.
-    """
-
-    where: InFile | InHand
-    time_dim: int | None
-
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Coordinate along a dimension, where it has one of its own name; None for time."""
-        if dim == self.time_dim:
-            return None
-        opened = self.where.open()
-        try:
-            return coordinate_labels(opened.values, dim)
-        finally:
-            opened.close()
-
-    def timestamps(self) -> np.ndarray | None:
-        """Time coordinate as datetime64[ns]; None, with a warning, where the calendar has no such dates."""
-        opened = self.where.open()
-        try:
-            return None if self.time_dim is None else time_values(opened.values, self.time_dim)
-        finally:
-            opened.close()
-
-
-def _open_dataset(stamp: Stamp) -> Any:
-    xarray = optional("xarray", extra="netcdf", purpose=f"opening {stamp.path!r}")
-    with open(stamp.path, "rb") as file:
-        classic = file.read(3) == b"CDF"
-    if classic:
-        optional("scipy", extra="netcdf", purpose=f"opening {stamp.path!r} (netCDF 3)")
-    else:
-        optional("h5netcdf", extra="netcdf", purpose=f"opening {stamp.path!r}")
-        open_file(stamp).close()  # says what is wrong with a broken file
-    engine = "scipy" if classic else "h5netcdf"
-    try:
-        return with_times(xarray.open_dataset(stamp.path, engine=engine, decode_times=False, cache=False))
-    except (OSError, ValueError, TypeError) as error:
-        raise SourceFormatError(f"{stamp.path!r} cannot be opened as netCDF by {engine}: {error}") from error
-
-
 def open_netcdf(
-    path: str | os.PathLike[str], *, variable: str | None = None, axes: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    axes: str | None = None,
+    mask_and_scale: bool = True,
 ) -> Source:
-    """Open one variable of a netCDF file.
+    """Open one variable of a netCDF 3 or GRIB file.
 
     Parameters
     ----------
     path : path-like
-        netCDF 4, or netCDF 3 where scipy is installed.
+        The file.
     variable : str, optional
         Which variable; may be left out where one has a time axis.
     axes : str, optional
         One letter an axis; default from the names of the dimensions.
+    mask_and_scale : bool
+        Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
 
     Raises
     ------
     SourceFormatError
         Where there are several variables and none was named, or none of that name; the message lists them.
     """
+    opener = _opener(path)
+    with opened(opener) as contents:
+        name = contents.choose(variable)
+        array, how = described(opener, contents, name, axes, mask_and_scale)
+    if opener.engine == "scipy":
+        region = _region(opener.where, name)
+        if region.mappable:
+            return MappedSource(region, name=f"{os.path.basename(opener.name)}:{name}", **how)
+    return XarraySource(opener, name, array=array, **how)
+
+
+def described(
+    opener: FileOpener | Given, contents: Contents, path: str, axes: str | None, mask_and_scale: bool = True
+) -> tuple[Any, dict[str, Any]]:
+    """Return a variable with its coordinates, and what sources of it take: names, description, packing."""
+    raw, array = contents.raw(path), contents.array(path, load=True)
+    unnamed = all(str(dim).startswith("phony_dim_") for dim in raw.dims)
+    return array, {
+        "axes": axes,
+        "dims": None if unnamed else dimension_names(array, axes),
+        "description": StoreDescription(opener, path, time_dimension(array, axes), array),
+        "values": packing(raw.dtype.newbyteorder("="), raw.attrs, name=path) if mask_and_scale else None,
+    }
+
+
+def list_netcdf(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the variables with a time axis."""
+    with opened(_opener(path)) as contents:
+        return contents.variables()
+
+
+def _opener(path: str | os.PathLike[str]) -> FileOpener:
     stamp = Stamp.of(path)
-    dataset = _open_dataset(stamp)
-    with dataset:
-        name = _choose(dataset, variable, os.fspath(path))
-        values = dataset[name]
-        if not any(key in values.encoding and not _is_nan(values.encoding[key]) for key in ENCODED):
-            source = _plain(InFile(stamp, name), values, axes)
-            if source is not None:
-                return source
-    return XarraySource(InFile(stamp, name), axes=axes)
+    with open(stamp.path, "rb") as file:
+        head = file.read(4)
+    engine = {b"GRIB": "cfgrib", b"CDF\1": "scipy", b"CDF\2": "scipy", b"CDF\5": "netcdf4"}.get(head)
+    if engine is None:
+        raise SourceFormatError(f"{stamp.path!r} is no netCDF or GRIB file: it begins with {head!r}.")
+    return FileOpener(stamp, engine, stamp)
 
 
-def _plain(where: InFile, values: Any, axes: str | None) -> Source | None:
-    """Source by h5py for a variable whose values are stored as they are; None where xarray must read."""
-    with open(where.stamp.path, "rb") as file:
-        if file.read(3) == b"CDF":
-            return None
-    with open_file(where.stamp) as file:
-        dataset = file[where.variable]
-        if dataset.dtype.newbyteorder("=") != values.dtype.newbyteorder("=") or dataset.shape != values.shape:
-            return None
-        description = XarrayDescription(where, time_dimension(values, axes))
-        return open_dataset(
-            where.stamp, dataset, axes=axes, dims=dimension_names(values), description=description
-        )
+def _region(stamp: Stamp, variable: str) -> Region:
+    """Where the values of a variable of netCDF 3 lie: records of several variables take turns."""
+    from scipy.io import netcdf_file
+
+    with netcdf_file(stamp.path, mmap=True) as file:
+        values = file.variables[variable].data
+        owner: Any = owner_of(values)  # the map of the file
+        place = values.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).ctypes.data
+        shape, strides, dtype = values.shape, values.strides, values.dtype
+        del values, owner  # scipy warns where something still points into its map
+    return Region(stamp=stamp, offset=place, shape=shape, strides=strides, dtype=dtype)
 
 
 def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
-    """Open a DataArray, or one variable of a Dataset.
+    """Open a DataArray, or one variable of a Dataset or DataTree.
 
     Parameters
     ----------
-    target : xarray.DataArray or xarray.Dataset
+    target : xarray.DataArray, xarray.Dataset or xarray.DataTree
         In memory, from a file, or computed by dask: what is not in memory is read by rows.
     variable : str, optional
-        Which variable of a Dataset.
+        Which variable; of a DataTree by its path.
     axes : str, optional
         One letter an axis; default from the names of the dimensions.
 
@@ -283,64 +332,28 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     >>> open_xarray(values).shape
     (4, 3)
     """
-    if hasattr(target, "data_vars"):
-        target = with_times(target)
-        target = target[_choose(target, variable, "Dataset")]
-    if not getattr(target, "_in_memory", True):
-        return XarraySource(InHand.of(target), axes=axes)
-    time_dim = time_dimension(target, axes)
-    found = {
-        dim: label
-        for dim in range(target.ndim)
-        if dim != time_dim and (label := coordinate_labels(target, dim)) is not None
-    }
-    return ArraySource(
-        target.values,
-        axes=axes,
-        name=str(target.name or "DataArray"),
-        dims=dimension_names(target),
-        labels=found,
-        timestamps=None if time_dim is None else time_values(target, time_dim),
-    )
+    given = Given.of(target)
+    contents = given()
+    path = given.name if not hasattr(target, "data_vars") else contents.choose(variable)
+    raw = contents.raw(path)
+    array, how = described(given, contents, path, axes, mask_and_scale=False)
+    if not raw._in_memory:
+        source = str(raw.encoding.get("source", ""))
+        stamps = (Stamp.of(source),) if os.path.isfile(source) else ()
+        return XarraySource(Given(given.groups, given.name, stamps), path, array=array, **how)
+    description = how["description"]
+    found = {dim: label for dim in range(array.ndim) if (label := description.labels(dim)) is not None}
+    times = description.timestamps()
+    return ArraySource(raw.values, axes=axes, name=path, dims=how["dims"], labels=found, timestamps=times)
 
 
-def list_netcdf(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the variables with a time axis."""
-    with _open_dataset(Stamp.of(path)) as dataset:
-        return list_xarray(dataset)
-
-
-def list_xarray(dataset: Any) -> tuple[str, ...]:
-    """Names of a Dataset's variables of numbers with a time axis; of all, where none has one."""
-    bounds = {
-        str(array.attrs.get(key, array.encoding.get(key)))
-        for array in dataset.variables.values()
-        for key in ("bounds", "grid_mapping")
-    }
-    numbers = [
-        name
-        for name, array in dataset.data_vars.items()
-        if array.ndim and array.dtype.kind in "fiub" and name not in bounds
-    ]
-    timed = [name for name in numbers if time_dimension(dataset[name], None) is not None]
-    return tuple(str(name) for name in timed or numbers)
-
-
-def _choose(dataset: Any, variable: str | None, name: str) -> str:
-    if variable is not None and variable in dataset.variables:
-        return variable
-    found = list_xarray(dataset)
-    if variable is not None or len(found) != 1:
-        unknown_variable(name, variable, found)
-    return found[0]
+def list_xarray(target: Any) -> tuple[str, ...]:
+    """Names of the variables of numbers with a time axis; of all, where none has one."""
+    return Given.of(target)().variables()
 
 
 def _chunks(values: Any) -> Sequence[int] | None:
     if values.chunks is not None:  # dask
         return [max(sizes) for sizes in values.chunks]
-    stored = values.encoding.get("chunksizes")
+    stored = values.encoding.get("chunksizes") or values.encoding.get("chunks")
     return stored if stored and len(stored) == values.ndim else None
-
-
-def _is_nan(value: Any) -> bool:
-    return bool(np.all(np.isnan(value))) if np.asarray(value).dtype.kind == "f" else False

@@ -14,18 +14,18 @@ import numpy as np
 
 from .base import digest
 from .blobs import StoreBlob
-from .cf import PACKED, is_time, times_of, unpacked
 from .failures import Asked
-from .hdf5table import Table, decode_chunk, read_table
+from .hdf5table import Table, decode_chunk
 from .processes import PerProcess, forked_after_use
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from windowloader.source import Pending
 
+    from .base import Description
     from .blobs import Blob
     from .cf import Packing
     from .remote import Opened
@@ -152,6 +152,8 @@ class RangeSource(RemoteSource):
         How stored numbers become values.
     table : Table or None
         Of an HDF5 file, if read already.
+    dims, description : optional
+        As for `LocalSource`.
     """
 
     def __init__(
@@ -164,14 +166,21 @@ class RangeSource(RemoteSource):
         chunks: tuple[int, ...] | None = None,
         values: Packing | None = None,
         table: Table | None = None,
+        dims: Sequence[str] | None = None,
+        description: Description | None = None,
     ) -> None:
         name = f"{blob.name}/{place.variable.strip('/')}" if place.variable else blob.name
         super().__init__(
-            name, shape=shape, dtype=values.dtype if values else place.dtype, axes=axes, chunks=chunks
+            name,
+            shape=shape,
+            dtype=values.dtype if values else place.dtype,
+            axes=axes,
+            dims=dims,
+            chunks=chunks,
+            description=description,
         )
         self.blob, self.place, self.packing = blob, place, values
         self.tensorstore = isinstance(blob, StoreBlob)  # type: ignore[misc]
-        self.time = axes.find("t")
         self.identity = blob.identity()
         self._table: PerProcess[Table] = PerProcess()
         if table is not None:
@@ -190,7 +199,11 @@ class RangeSource(RemoteSource):
         if self.tensorstore and forked_after_use():
             found: Table = self._opened().call("table")  # type: ignore[attr-defined]
             return found
-        return read_table(self.blob, self.place.variable)
+        from .hdf5_dataset import open_file, told
+        from .hdf5table import table_of
+
+        with open_file(self.blob) as file, told(self.name, file, self.blob):
+            return table_of(file[self.place.variable])
 
     def requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
@@ -219,21 +232,6 @@ class RangeSource(RemoteSource):
         first = self.place.offset + start * self.row_bytes
         end = self.place.offset + stop * self.row_bytes
         return [(at, min(at + PART, end)) for at in range(first, end, PART)]
-
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of `shape`, or None."""
-        return self._coordinate(self.order[axis], axis == 0 and self.time >= 0)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, or None."""
-        return self._coordinate(self.time, True) if self.time >= 0 else None
-
-    def _coordinate(self, dim: int, time: bool) -> np.ndarray | None:
-        if self.place.kind != "hdf5" or (found := self.table().coordinates.get(dim)) is None:
-            return None
-        values = unpacked(*found)
-        attributes = {key: said for key, said in found[1].items() if key not in PACKED}
-        return times_of(values, attributes, name=self.name) if time or is_time(attributes) else values
 
     def fingerprint(self) -> str:
         """Short text that changes when the object does."""

@@ -6,9 +6,7 @@ add a line. Modules of formats are imported when a target needs them.
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import reprlib
 import sys
 from dataclasses import dataclass, field
@@ -21,12 +19,13 @@ from windowloader.source import Source
 
 from .base import complete
 from .foreign import guarded
-from .formats import Request, format_of, is_url, list_path, open_path
+from .formats import Request, format_of, list_path, open_path
+from .patterns import is_pattern, matching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Family", "list_variables", "natural", "open_source"]
+__all__ = ["Family", "list_variables", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def opens_by_name(target: Any) -> bool:
     """Whether a target is a store whose arrays are opened by name without a list of all there are."""
     if _is_zarr(target):
         return not _is_array(target)
-    return _is_path(target) and not _is_pattern(target) and format_of(target) == "zarr"
+    return _is_path(target) and not is_pattern(target) and format_of(target) == "zarr"
 
 
 @guarded
@@ -195,11 +194,11 @@ def _open_xarray(request: Request) -> Source:
 def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
     from .netcdf import list_xarray
 
-    return list_xarray(target) if hasattr(target, "data_vars") else ()
+    return list_xarray(target) if hasattr(target, "data_vars") else ()  # a DataArray is one
 
 
 def _open_pandas(request: Request) -> Source:
-    from .table_files import as_frame
+    from .table_values import as_frame
     from .tables import open_frame
 
     request.takes("a pandas frame", "time", "time_unit", "time_format", "columns")
@@ -272,44 +271,26 @@ def _is_path(target: Any) -> bool:
     return isinstance(target, str | os.PathLike)
 
 
-def _is_pattern(target: Any) -> bool:
-    return (
-        isinstance(target, str)
-        and not is_url(target)
-        and glob.has_magic(target)
-        and not os.path.exists(target)
-    )
-
-
-def natural(name: str) -> tuple[list[int | str], str]:
-    """Return what sorts names with their numbers by value: part_2 before part_10."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
-
-
-def _matching(pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern), key=natural)
-    if not found:
-        raise SourceFormatError(f"no file matches {pattern!r}.")
-    return found
-
-
 FAMILIES: tuple[Family, ...] = (
     Family("an open Source", lambda target: isinstance(target, Source), _open_ready),
     Family(
-        "a path with * for files that follow one another in time",
-        _is_pattern,
-        lambda request: _open_list(request.of(_matching(request.target))),
-        lambda target, options: list_path(_matching(target)[0], options),
+        "a path or URL with * for files that follow one another in time",
+        is_pattern,
+        lambda request: _open_list(request.of(matching(request.target, request.storage_options))),
+        lambda target, options: list_path(matching(target, options)[0], options),
     ),
     Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet, Feather, Excel",
+        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet, Feather, "
+        "Excel",
         _is_path,
         open_path,
         list_path,
     ),
     Family(
-        "an xarray DataArray or Dataset", _from("xarray", "DataArray", "Dataset"), _open_xarray, _list_xarray
+        "an xarray DataArray, Dataset or DataTree",
+        _from("xarray", "DataArray", "Dataset", "DataTree"),
+        _open_xarray,
+        _list_xarray,
     ),
     Family("a pandas DataFrame or Series", _is_pandas, _open_pandas),
     Family(

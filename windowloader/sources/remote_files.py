@@ -17,8 +17,6 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .blobs import blob_of, get
-from .cf import packing
-from .hdf5table import read_table
 from .mapped import check_raw
 from .npz import LONGEST, read_npy_header
 from .ranges import Place, RangeSource
@@ -27,7 +25,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from .base import LocalSource
+    from windowloader.source import Source
+
     from .blobs import Blob
 
 __all__ = ["open_remote"]
@@ -44,7 +43,7 @@ def open_remote(
     dtype: Any = None,
     offset: int = 0,
     mask_and_scale: bool = True,
-) -> LocalSource | None:
+) -> Source:
     """Open an array that lies in one remote object.
 
     Parameters
@@ -66,8 +65,7 @@ def open_remote(
 
     Returns
     -------
-    LocalSource or None
-        None for a frame of pandas in an HDF5 file, which is read whole.
+    Source
 
     Raises
     ------
@@ -87,9 +85,13 @@ def open_remote(
     >>> rows
     array([[4., 5.]])
     """
+    if kind == "hdf5":
+        from .hdf5 import open_hdf5
+
+        return open_hdf5(
+            url, variable=variable, axes=axes, storage_options=storage_options, mask_and_scale=mask_and_scale
+        )
     blob = blob_of(url, storage_options)
-    if kind in ("hdf5", "netcdf"):
-        return _open_hdf5(blob, variable, axes, mask_and_scale)
     if kind == "npy":
         offset, found, dtype = _npy_header(blob)
     elif kind == "raw":
@@ -111,22 +113,6 @@ def open_remote(
     if end > offset:
         get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
     return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
-
-
-def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource | None:
-    table = read_table(blob, variable)
-    if table is None:
-        return None
-    name = f"{blob.name}{table.path}"
-    letters = axes or default_axes(len(table.shape), table.dims, name)
-    check_axes(letters, len(table.shape), name=name, need_time=False)
-    if table.chunks is None:
-        _check_order(letters, table.shape, name)
-    values = packing(table.dtype.newbyteorder("="), table.attributes) if mask_and_scale else None
-    place = Place("hdf5", table.path, table.offset, table.dtype)
-    return RangeSource(
-        blob, place, shape=table.shape, axes=letters, chunks=table.chunks, values=values, table=table
-    )
 
 
 def _check_order(axes: str, shape: tuple[int, ...], name: str) -> None:

@@ -1,7 +1,7 @@
-"""CSV, Parquet, Feather and Excel files as pandas frames; columns of numbers as one array.
+"""Files of tables as pandas frames: CSV, Parquet, folders of Parquet files, Feather, Excel, frames in HDF5.
 
-In: a path or a table of any library. Out: a frame, values. pandas and pyarrow read; where they would have to guess (a
-header or data, a number or a time), the error asks and names the option.
+In: a path. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read; where they would have to guess
+(a header or data), the error asks and names the option.
 """
 
 from __future__ import annotations
@@ -20,38 +20,37 @@ import numpy as np
 
 from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
 
-from .base import check_dtype, optional
+from .base import optional
 from .fetching import fetched
 from .formats import by_name, is_url
 from .handles import Stamp
-from .table_times import CLOCK_ONLY, PARTS, TIME_TEXT, ReadOptions, some
+from .patterns import natural
+from .table_times import PARTS, TIME_TEXT, ReadOptions, some
+from .table_values import as_frame, from_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["as_frame", "as_table", "has_header", "ids", "is_parquet", "numbers", "parquet_files", "parquet_parts", "read_table",
-           "separator", "widened"]
+__all__ = [
+    "as_table",
+    "has_header",
+    "is_parquet",
+    "parquet_files",
+    "parquet_parts",
+    "read_table",
+    "separator",
+]
 
-MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"PK\3\4": "excel", b"\xd0\xcf\x11\xe0": "excel", b"\x89HDF": "hdf5"}
+MAGIC = {
+    b"PAR1": "parquet",
+    b"ARROW1": "feather",
+    b"PK\3\4": "excel",
+    b"\xd0\xcf\x11\xe0": "excel",
+    b"\x89HDF": "hdf5",
+}
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
-EXACT = 2**53  # the largest whole number up to which float64 holds each
-GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*")  # digits with commas or marks between thousands
-THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}([,. ']\d{3})+\s*")
-
-
-def as_frame(target: Any) -> Any:
-    """Return a pandas frame or series of a table of another library (polars, Arrow); None where it is none."""
-    if type(target).__module__.partition(".")[0] in ("pandas", "xarray"):  # have families of their own
-        return None
-    if hasattr(target, "__arrow_c_stream__"):
-        pyarrow = optional("pyarrow", extra="parquet", purpose="opening an Arrow or polars table")
-        try:
-            return _from_arrow(pyarrow.table(target))
-        except pyarrow.ArrowInvalid:  # one column, without a name
-            return target.to_pandas()
-    return target.to_pandas() if hasattr(target, "to_pandas") else None
 
 
 def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
@@ -64,15 +63,6 @@ def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> A
             return read_table(found)
     found = target if type(target).__module__.partition(".")[0] == "pandas" else as_frame(target)
     return found if found is not None and found.ndim == 2 else None
-
-
-def _from_arrow(table: Any) -> Any:
-    """Frame of an Arrow table; whole numbers of which some are missing stay whole numbers."""
-    import pandas
-    import pyarrow
-
-    whole = {pyarrow.int64(): pandas.Int64Dtype(), pyarrow.uint64(): pandas.UInt64Dtype()}
-    return table.to_pandas(types_mapper=whole.get)
 
 
 def read_table(
@@ -113,10 +103,10 @@ def read_table(
         if kind == "feather":
             from pyarrow.feather import read_table as read_feather
 
-            return _from_arrow(read_feather(path, memory_map=False))
+            return from_arrow(read_feather(path, memory_map=False))
         asked = [*(wanted or ()), *named]
         tables = [_parquet_table(path, file, asked) for file in parquet_files(path)]
-        return _from_arrow(pyarrow.concat_tables(tables, promote_options="permissive"))
+        return from_arrow(pyarrow.concat_tables(tables, promote_options="permissive"))
 
 
 @contextmanager
@@ -137,7 +127,10 @@ def _reading(path: str, what: str) -> Iterator[None]:
             "'windowloader[tables]'."
         ) from error
     except Exception as error:
-        raise SourceFormatError(f"{path!r} cannot be read as {what}: {error}") from error
+        problem = str(error).strip().rstrip(".")
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {what}: {problem}. Read it with pandas, and pass the frame."
+        ) from error
 
 
 def _kind(path: str) -> str:
@@ -152,8 +145,6 @@ def _kind(path: str) -> str:
 
 def parquet_files(path: str) -> list[str]:
     """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
-    from .registry import natural
-
     if not os.path.isdir(path):
         return [path]
     found = [file for file in Path(path).rglob("*") if file.suffix in (".parquet", ".pq")]
@@ -167,8 +158,8 @@ def _folder_columns(path: str, file: str, asked: Sequence[str]) -> dict[str, str
     pairs = dict(part.split("=", 1) for part in parts if "=" in part)
     if left := [name for name in pairs if name not in asked and name.lower() not in (*PARTS, "date")]:
         warnings.warn(
-            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where columns=, "
-            "entity= or time= names it.",
+            f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where "
+            "columns=, entity= or time= names it.",
             stacklevel=2,
         )
     return {name: text for name, text in pairs.items() if name in asked}
@@ -189,7 +180,9 @@ def is_parquet(path: str | os.PathLike[str]) -> bool:
     return _kind(os.fspath(path)) == "parquet"
 
 
-def parquet_parts(path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]) -> Iterator[Any]:
+def parquet_parts(
+    path: str, columns: Sequence[str] | None, entity: str, named: Sequence[str]
+) -> Iterator[Any]:
     """Read Parquet files in frames of a bounded number of rows.
 
     Parameters
@@ -208,9 +201,10 @@ def parquet_parts(path: str, columns: Sequence[str] | None, entity: str, named: 
         for file in parquet_files(path):
             added = _folder_columns(path, file, named)
             stored = None if columns is None else [name for name in columns if name not in added]
-            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=[entity]) as opened:
+            repeated = [entity] if entity in parquet.read_schema(file).names else []
+            with parquet.ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
                 for batch in opened.iter_batches(BATCH, columns=stored, use_threads=False):
-                    frame = _from_arrow(batch)
+                    frame = from_arrow(batch)
                     flat = set(named).isdisjoint(frame.index.names)
                     yield (frame if flat else frame.reset_index()).assign(**added)
 
@@ -256,7 +250,8 @@ def _read_csv(
     import pandas
 
     sep, header = options.sep, options.header
-    encoding = options.encoding or _encoding(path)
+    with _reading(path, "CSV"):
+        encoding = options.encoding or _encoding(path)
     with _reading(path, f"CSV in {encoding!r} with sep={sep!r}"):
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12)]
@@ -400,126 +395,3 @@ def _is_number(field: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def ids(column: Any) -> Any:
-    """Turn identifiers that were read as text into numbers, but where that would lose zeros: 0042."""
-    import pandas
-
-    if isinstance(column.dtype, pandas.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if column.dtype.kind != "O" or column.astype(str).str.match(r"[-+]?0\d").any():
-        return column
-    found = pandas.to_numeric(column, errors="coerce")
-    return column if (found.isna() & column.notna()).any() else found
-
-
-def numbers(frame: Any, name: str) -> np.ndarray:
-    """Values of a frame, shape (row, column), in one dtype of numbers.
-
-    Raises
-    ------
-    SourceFormatError
-        For columns that hold no numbers, and whole numbers that the common dtype of the columns does not hold.
-    """
-    import pandas
-
-    if not len(frame.columns):
-        raise SourceFormatError(f"{name!r} has no columns of numbers.")
-    text = [place for place, dtype in enumerate(frame.dtypes) if dtype.kind not in "fiub"]
-    parsed = {place: pandas.to_numeric(frame.iloc[:, place], errors="coerce") for place in text}
-    wrong = {
-        place: np.flatnonzero(found.isna() & frame.iloc[:, place].notna()) for place, found in parsed.items()
-    }
-    bad = [place for place in text if wrong[place].size or str(frame.dtypes.iloc[place]) != "object"]
-    if text and not len(frame):
-        return np.empty(frame.shape)
-    if bad:
-        raise SourceFormatError(_no_numbers(frame, name, bad, wrong[bad[0]]))
-    own = [place for place, dtype in enumerate(frame.dtypes) if not isinstance(dtype, np.dtype)]
-    values: np.ndarray
-    if not text and not own and len(set(frame.dtypes)) == 1:
-        values = frame.to_numpy()
-    else:
-        columns = [_plain(parsed.get(place, column)) for place, (_, column) in enumerate(frame.items())]
-        values = np.empty(frame.shape, np.result_type(*(column.dtype for column in columns)))
-        for place, column in enumerate(columns):
-            values[:, place] = column
-    check_dtype(values.dtype, name)
-    _check_exact(frame, values, name)
-    return np.ascontiguousarray(values)
-
-
-def _plain(column: Any) -> np.ndarray:
-    """Values of one column: as they are where none is missing, else floats with NaN."""
-    import pandas
-
-    if isinstance(column.dtype, pandas.SparseDtype):
-        column = column.sparse.to_dense()
-    if isinstance(column.dtype, np.dtype):
-        return np.asarray(column)
-    whole = column.dtype.kind in "f" or not column.isna().any()
-    return np.asarray(column.to_numpy(column.dtype.numpy_dtype if whole else "float64", na_value=np.nan))
-
-
-def widened(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """Values in a dtype that also holds another: themselves where theirs does."""
-    import pandas
-
-    common = np.result_type(values.dtype, dtype)
-    if common == values.dtype:
-        return values
-    found = values.astype(common)
-    _check_exact(pandas.DataFrame(values), found, name)
-    return found
-
-
-def _check_exact(frame: Any, values: np.ndarray, name: str) -> None:
-    """Refuse whole numbers beyond 2**53 that became floats, beside missing ones or columns of floats."""
-    if values.dtype.kind != "f":
-        return
-    large = [
-        column
-        for column, found in frame.items()
-        if found.dtype.kind in "iu"
-        and not found.isna().all()
-        and (found.max() > EXACT or found.min() < -EXACT)
-    ]
-    if large:
-        raise SourceFormatError(
-            f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {values.dtype}, the dtype "
-            "that all columns have in common, does not hold exactly. Choose columns=[…], or, if rounding them is "
-            "right, cast them: frame.astype('float64')."
-        )
-
-
-def _no_numbers(frame: Any, name: str, bad: Sequence[int], rows: np.ndarray) -> str:
-    """Name columns of text and the first cell that is no number, and say what such a cell mostly is."""
-    listed = [frame.columns[place] for place in bad[:8]]
-    said = f"columns {listed} of {name!r} hold no numbers"
-    if not rows.size:
-        kind = frame.dtypes.iloc[bad[0]]
-        return f"{said}, but {kind}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
-    cell = str(frame.iloc[rows[0], bad[0]])
-    said += (
-        f": row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
-    )
-    if CLOCK_ONLY.fullmatch(cell) or TIME_TEXT.match(cell):
-        return (
-            f"{said}Name the column of times, time={listed[0]!r}; of a date and a time in two columns, both."
-        )
-    if GROUPED.fullmatch(cell):
-        marks = re.findall("[,. ']", cell.strip())
-        if marks.count(",") == 1 and marks[-1] == ",":
-            said += "For commas in place of decimal points say decimal=',' (and sep=';'). "
-        if len(marks) > 1 or THOUSANDS.fullmatch(cell):
-            said += f"For marks between thousands say thousands={marks[0]!r}."
-        return said.rstrip()
-    if rows.tolist() == [0] and len(frame) > 1:
-        return f"{said}A second line of names is told by header=[0, 1]; a mark of missing by na_values=[{cell!r}]."
-    if rows.size < len(frame):
-        return f"{said}If it marks what is missing, say na_values=[{cell!r}]; else choose columns=[…]."
-    return (
-        f"{said}Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
-        "and time=."
-    )

@@ -19,8 +19,9 @@ from windowloader.errors import SourceFormatError
 from .base import Described
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_files import ids, numbers, read_table
+from .table_files import read_table
 from .table_times import PARTS, TIME_TEXT, ReadOptions, parse_times, some, times_of
+from .table_values import ids, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,10 @@ __all__ = ["TableOptions", "find_time", "index_times", "labels_of", "open_frame"
 
 LEAST_ROWS = 12  # below which ranges of columns tell nothing
 SAMPLE = 4096  # rows that tell them
-QUANTITIES = ["temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt", "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2"]
+QUANTITIES = (
+    "temp", "humid", "dew", "press", "pres", "wind", "speed", "flow", "volume", "occup", "load", "power", "volt",
+    "energy", "price", "rain", "precip", "radiation", "solar", "pm2", "pm10", "no2", "so2", "ozone", "co2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,9 @@ class TableOptions(ReadOptions):
     @property
     def times(self) -> list[str]:
         """Columns of the time, where they are named."""
-        return [] if self.time in (None, True, False) else [self.time] if isinstance(self.time, str) else [*self.time]
+        if isinstance(self.time, str):
+            return [self.time]
+        return [] if self.time is None or isinstance(self.time, bool) else [*self.time]
 
     @property
     def by_row(self) -> bool:
@@ -152,7 +158,9 @@ def labels_of(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]
     for dim, side in enumerate((index, columns)):
         counted = side.dtype.kind in "iu" and np.array_equal(side, np.arange(len(side)))
         if not counted and not (dim == 0 and (timed or side.nlevels > 1)):
-            labels[dim] = np.asarray(side) if side.dtype.kind in "iuf" else np.asarray(side).astype(str)
+            labels[dim] = np.asarray(side)
+            if side.dtype.kind not in "iuf":
+                labels[dim] = np.asarray(side.astype(str)).astype(str)
     return labels
 
 
@@ -183,7 +191,9 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times 
         return frame, None
     columns: list[Any] = options.times
     if len(columns) == 1 and frame.index.name == columns[0] and columns[0] not in frame.columns:
-        frame = frame.reset_index()
+        where = f"{name}:{columns[0]}"
+        index = frame.index.to_series()
+        return frame, parse_times(index, where, unit=options.time_unit, form=options.time_format)
     if not columns and (times := index_times(frame.index, options, name)) is not None:
         return frame, times
     columns = columns or [find_time(frame, name)]
@@ -194,14 +204,12 @@ def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times 
 
 
 def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
-    """Times that the row labels of a frame are; None where they are none, or are not to be."""
+    """Return the times that the row labels of a frame are; None where they are none, or are not to be."""
     import pandas
 
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
     texts = [] if dated or index.dtype.kind in "iufb" else index[:8].astype(str)
-    if options.time is False or not (
-        dated or (len(texts) and all(TIME_TEXT.match(text) for text in texts))
-    ):
+    if options.time is False or not (dated or (len(texts) and all(TIME_TEXT.match(text) for text in texts))):
         return None
     return parse_times(index.to_series(), name, form=options.time_format)
 
@@ -279,10 +287,12 @@ def _doubts(
         named = index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES
         if named or (index.dtype.kind in "iu" and _dated(index.to_numpy())):
             found.append(
-                f"the row labels of {name!r}, the first {index.iloc[0]}, are not taken for times. If they are, name the "
-                "index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
+                f"the row labels of {name!r}, the first {index.iloc[0]}, are not taken for times. If they are, name "
+                "the index and say time=name with time_unit='s' or time_format='%Y'; else time=False."
             )
-    counters = [] if times is not None and options.axes == "tf" else _counters(frame, options.time is not False)
+    counters = (
+        [] if times is not None and options.axes == "tf" else _counters(frame, options.time is not False)
+    )
     if counters:
         found.append(
             f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
@@ -305,18 +315,19 @@ def _counters(frame: Any, rising: bool) -> list[str]:
     counted = [
         str(column)
         for column, values in head.items()
-        if rising and values.dtype.kind in "iuf" and _counts(values.to_numpy(float, na_value=np.nan), values.dtype)
+        if rising and values.dtype.kind in "iuf" and _counts(values.to_numpy(float, na_value=np.nan))
     ]
     counted = counted if len(counted) < len(head.columns) else []
     names = [str(column) for column in frame.columns]
     return [name for name in names if name in counted or name.strip().lower() in PARTS]
 
 
-def _counts(values: np.ndarray, dtype: Any) -> bool:
+def _counts(values: np.ndarray) -> bool:
     """Whether whole numbers rise by one step throughout, or like years and epochs."""
+    if len(values) < 3 or not np.isfinite(values).all() or (values % 1).any():
+        return False
     steps = np.diff(values)
-    even = dtype.kind in "iu" and len(values) > 2 and steps[0] > 0 and bool((steps == steps[0]).all())
-    return even or (not (values % 1).any() and _dated(values))
+    return bool(steps[0] > 0 and (steps == steps[0]).all()) or _dated(values)
 
 
 def _dated(values: np.ndarray) -> bool:

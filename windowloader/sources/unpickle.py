@@ -1,8 +1,9 @@
 """Reads pickles of plain data without running anything that they name.
 
 In: the bytes of a pickle: DCRNN's ``adj_mx.pkl``, from Python 2; an attribute of a frame in HDF5. Out: lists, tuples,
-dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a pickle names, and never makes more than a fixed multiple
-of its size: no object but text and bytes can be in the result twice, so that walking through it takes no longer.
+dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a
+pickle names. Of ``adj_mx.pkl`` it never makes more than a fixed multiple of its size: no object but text and bytes can
+be in the result twice, so that walking through it takes no longer.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ OPCODES = (
     "TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL "
     "REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
+STEPS = ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets")
 ZONES = (("datetime", "timezone"), ("datetime", "timedelta"), ("zoneinfo", "ZoneInfo"))
 INTEGERS = "INT LONG LONG1 LONG4"
 
@@ -93,10 +95,12 @@ class _Attribute(pickle.Unpickler):
 
         if (module, name) in (("builtins", "getattr"), ("__builtin__", "getattr")):
             return _unpickle_zone
-        step = module in ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets") and name in offsets.__all__
-        if not step and (module, name) not in ZONES:
-            raise SourceFormatError(f"it is a pickle that names {module}.{name}, which could run code.")
-        return getattr(offsets, name) if step else super().find_class(module, name)
+        found = vars(offsets).get(name) if module in STEPS else None
+        if isinstance(found, type) and issubclass(found, offsets.BaseOffset):
+            return found
+        if (module, name) in ZONES:
+            return super().find_class(module, name)
+        raise SourceFormatError(f"it is a pickle that names {module}.{name}, which could run code.")
 
 
 def _unpickle_zone(kind: object, name: object) -> Any:

@@ -7,7 +7,7 @@ three requests where they are consolidated, else those of the arrays that are na
 from __future__ import annotations
 
 import base64
-import json
+import math
 import os
 import struct
 import time
@@ -32,14 +32,14 @@ from .options import locate, supported
 from .processes import tensorstore
 from .reads import Progress, wait
 from .references import open_store
-from .zarr_documents import Reader, array_paths, folders_of, holds, parsed, readable
+from .zarr_documents import Reader, array_document, array_paths, grouped, holds, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "attributes_of", "dimensions", "open_tensorstore", "place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,7 @@ class ZarrContents(Contents):
     @property
     def single(self) -> bool:
         """Whether the place is an array."""
-        return bool({"zarr.json", ".zarray"} & self.documents.keys()) and (
-            "" in self.arrays or "" in self.problems
-        )
+        return "" in self.arrays or "" in self.problems
 
     def find(self, variable: str | None) -> None:
         """Read the metadata of an array and of what labels it; None: of all arrays.
@@ -200,67 +198,59 @@ class ZarrContents(Contents):
             "is it the store itself, and was it written to its end?"
         )
 
-    def _store(self, paths: Iterable[str]) -> Any:
-        """Return a store that shows these arrays and the groups above them, and nothing else."""
-        from .kvzarr import Documents
-
-        group = "zarr.json" if self.form == 3 else ".zgroup"
-        content = {"zarr_format": self.form, **({"node_type": "group"} if self.form == 3 else {})}
-        shown: dict[str, bytes] = {}
-        for path in paths:
-            folders = ["", *folders_of(path)] if path else []
-            shown |= {f"{folder}{group}": json.dumps(content).encode() for folder in folders}
-            for name in ("zarr.json",) if self.form == 3 else (".zarray", ".zattrs"):
-                if (document := self.documents.get(key := f"{path}/{name}".lstrip("/"))) is not None:
-                    shown[key] = readable(document)
-        return Documents(self.place.store, {f"{self.place.root}{key}": text for key, text in shown.items()})
-
     def _open_groups(self) -> None:
         """Open the arrays, then those of each group as xarray has them."""
         import xarray
+        import zarr
 
-        members: dict[str, list[str]] = {}
+        from .kvzarr import Documents
+
+        members: dict[str, dict[str, Any]] = {}
         for path in array_paths(self.documents):
-            members.setdefault(split_path(path)[0] if path else "", []).append(path)
+            if path not in self.arrays and path not in self.problems:
+                try:
+                    self.arrays[path] = self._open_array(path)
+                except Exception as error:  # a codec that nobody knows must not hide the other arrays
+                    self.problems[path] = error
+            if path and path in self.arrays:
+                members.setdefault(split_path(path)[0], {})[path] = self.arrays[path]
         self.groups = {}
-        for group, paths in sorted(members.items()):
-            self.arrays |= self._open_arrays(group, paths)
-            named = _agreeing({path: self.arrays[path] for path in paths if path and path in self.arrays})
-            if named:
-                store = xarray.backends.ZarrStore(
-                    self._open_group(group, named), mode="r", use_zarr_fill_value_as_mask=True
-                )
-                raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
-                for name, variable in raw.variables.items():
-                    _mark(variable, store.members[str(name)])
-                self.groups = {**self.groups, group: raw}
+        for group, arrays in sorted(members.items()):
+            if not (named := _agreeing(arrays)):
+                continue
+            shown = Documents(self.place.store, grouped(self.documents, named, self.form, self.place.root))
+            whole = f"{self.place.root}{group}".rstrip("/")
+            opened = zarr.open_group(
+                shown, path=whole, mode="r", zarr_format=self.form, use_consolidated=False
+            )
+            store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
+            raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
+            for name, variable in raw.variables.items():
+                mark = attributes_of(store.members[str(name)]).get("_FillValue")
+                variable.attrs.pop("_FillValue", None)
+                variable.attrs.update({} if mark is None else {"_FillValue": mark})
+            self.groups[group] = raw
 
-    def _open_group(self, group: str, paths: Iterable[str]) -> Any:
+    def _open_array(self, path: str) -> Any:
         import zarr
 
-        whole = f"{self.place.root}{group}".rstrip("/")
-        form, store = self.form, self._store(paths)
-        return zarr.open_group(store, path=whole, mode="r", zarr_format=form, use_consolidated=False)
-
-    def _open_arrays(self, group: str, paths: Sequence[str]) -> dict[str, Any]:
-        """Return the arrays of a group; of those that cannot be opened `problems` says why."""
-        import zarr
-
-        try:
-            opened = dict(self._open_group(group, paths).arrays()) if paths != [""] else {}
-        except Exception:
-            opened = {}  # a codec that nobody knows must not hide the other arrays
-        found: dict[str, Any] = {}
-        for path in paths:
-            try:
-                array = opened.get(split_path(path)[1])
-                if array is None:
-                    whole = f"{self.place.root}{path}".rstrip("/")
-                    array = zarr.open_array(self._store([path]), path=whole, mode="r", zarr_format=self.form)
-                found[path] = _checked(array, f"{self.name}/{path}")
-            except Exception as error:
-                self.problems[path] = error
-        return found
+        whole = f"{self.place.root}{path}".rstrip("/")
+        place = zarr.storage.StorePath(self.place.store, whole)
+        array = zarr.Array.from_dict(place, array_document(self.documents, path, self.form))
+        dict(array.attrs)  # which raises where they are no mapping
+        grid = array.shards or array.chunks
+        sizes = math.prod(map(abs, array.shape)), math.prod(grid)
+        if (
+            min(array.shape, default=0) < 0
+            or min((*grid, *array.chunks), default=1) < 1
+            or max(sizes) >= 2**60
+        ):
+            name = f"{self.name}/{path}".rstrip("/")
+            raise SourceFormatError(
+                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: "
+                "restore them from their origin."
+            )
+        return array
 
     def dtype(self, path: str) -> np.dtype:
         """Dtype of an array as delivered, native byte order."""
@@ -389,13 +379,6 @@ def dimensions(array: Any) -> tuple[str, ...] | None:
     return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 
 
-def _checked(array: Any, name: str) -> Any:
-    dict(array.attrs)  # which raises where they are no mapping
-    if min(array.shape, default=0) < 0 or min(array.chunks, default=1) < 1:
-        raise SourceFormatError(f"{name}: its shape is {array.shape}, and that of its chunks {array.chunks}.")
-    return array
-
-
 def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
     """Paths of the arrays with named dimensions, those of one name of one size: xarray takes no others together."""
     names = {path: dims for path, array in arrays.items() if (dims := dimensions(array)) is not None}
@@ -410,23 +393,22 @@ def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _mark(variable: Any, array: Any) -> None:
-    """Have the attribute `_FillValue` say what marks a missing cell.
+def attributes_of(array: Any) -> dict[str, Any]:
+    """Attributes of a zarr-python array, of which `_FillValue` says what marks a missing cell.
 
     That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
     zarr-python writes unasked.
     """
-    mark = array.attrs.get("_FillValue")
-    if mark is None and array.metadata.zarr_format == 2 and array.dtype.kind in "iuf" and array.fill_value:
-        mark = array.fill_value
+    found = dict(array.attrs)
+    mark, written = found.get("_FillValue"), array.metadata.zarr_format == 2 and dimensions(array) is not None
+    if mark is None and written and array.dtype.kind in "iuf" and array.fill_value:
+        found["_FillValue"] = array.fill_value
     if isinstance(mark, str) and array.dtype.kind == "f":
         try:
-            mark = float(mark)
-        except ValueError:
-            [mark] = struct.unpack("<d", base64.standard_b64decode(mark))
-    variable.attrs.pop("_FillValue", None)
-    if mark is not None:
-        variable.attrs["_FillValue"] = mark
+            found["_FillValue"] = float(mark)
+        except ValueError:  # as xarray writes it into Zarr 3
+            [found["_FillValue"]] = struct.unpack("<d", base64.standard_b64decode(mark))
+    return found
 
 
 def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache_bytes: int = 0) -> Any:

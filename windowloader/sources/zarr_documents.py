@@ -16,7 +16,7 @@ from .description import split_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Reader", "array_paths", "folders_of", "holds", "parsed", "readable"]
+__all__ = ["Reader", "array_document", "array_paths", "folders_of", "grouped", "holds", "parsed"]
 
 
 class Reader:
@@ -126,10 +126,33 @@ def folders_of(path: str) -> list[str]:
     return ["/".join(parts[: count + 1]) + "/" for count in range(len(parts))]
 
 
-def readable(document: bytes) -> bytes:
-    """Return a document with a dtype that NumPy has, of the same size: TensorStore reads bfloat16 as float32."""
-    if b'"bfloat16"' not in document:
-        return document
-    node = parsed(document)
-    changed = {"data_type": "uint16", "fill_value": 0} if node.get("data_type") == "bfloat16" else {}
-    return json.dumps({**node, **changed}).encode()
+def array_document(documents: Mapping[str, bytes], path: str, form: int) -> dict[str, Any]:
+    """Return what there is about an array in one document, as zarr-python takes it.
+
+    TensorStore reads bfloat16 as float32; for zarr-python it is of a dtype of the same size.
+    """
+    start = f"{path}/" if path else ""
+    if form == 2:
+        return {
+            **parsed(documents[f"{start}.zarray"]),
+            "attributes": parsed(documents.get(f"{start}.zattrs", b"{}")),
+        }
+    found = parsed(documents[f"{start}zarr.json"])
+    return (
+        {**found, "data_type": "uint16", "fill_value": 0} if found.get("data_type") == "bfloat16" else found
+    )
+
+
+def grouped(documents: Mapping[str, bytes], paths: Iterable[str], form: int, root: str) -> dict[str, bytes]:
+    """Return the documents of some arrays and of the groups above them, by key below a root."""
+    name = "zarr.json" if form == 3 else ".zgroup"
+    group = {"zarr_format": form, **({"node_type": "group"} if form == 3 else {})}
+    shown: dict[str, bytes] = {}
+    for path in paths:
+        shown |= {
+            f"{root}{above}{name}": json.dumps(group).encode() for above in ("", *folders_of(path)[:-1])
+        }
+        whole = array_document(documents, path, form)
+        parts = {"zarr.json": whole} if form == 3 else {".zattrs": whole.pop("attributes"), ".zarray": whole}
+        shown |= {f"{root}{path}/{key}": json.dumps(part).encode() for key, part in parts.items()}
+    return shown

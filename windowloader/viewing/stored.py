@@ -59,9 +59,9 @@ def stored_bytes(source: Any) -> int | None:
         return None if None in sizes else sum(size for size in sizes if size is not None)
     region = getattr(source, "region", None)
     stamp = getattr(source, "_stamp", None) or getattr(region, "stamp", None)
-    place = stamp.path if stamp is not None else source.name
     if isinstance(getattr(source, "_dataset", None), str) and stamp is not None:
         return _dataset_bytes(source, stamp)
+    place = stamp.path if stamp is not None else source.name
     if os.path.isfile(place):
         return int(region.nbytes) if region is not None else Path(place).stat().st_size
     if os.path.isdir(place):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
 import json
@@ -87,10 +86,9 @@ def test_a_file_that_is_something_else_is_called_what_it_is(kind: str, suffix: s
         with pytest.raises(WindowLoaderError, match=file.name):  # numbers, perhaps
             wl.open(file)
         return
-    if kind == "parquet":  # opened by its bytes, or called what it is
-        with contextlib.suppress(SourceFormatError):
-            assert wl.open(file).num_steps == 2
-            return
+    if kind == "parquet" and suffix not in ("csv", "zarr"):  # told by its bytes
+        assert wl.open(file).num_steps == 2
+        return
     with pytest.raises(SourceFormatError) as caught:
         wl.open(file)
     assert words in str(caught.value)
@@ -108,7 +106,7 @@ def test_a_graph_that_is_something_else_is_called_what_it_is(kind: str, suffix: 
     assert (kind, suffix) == ("zip", "npz") or words in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", NAMES)
+@pytest.mark.parametrize("suffix", [name for name in NAMES if name != "csv"])  # there it is a line of names
 @pytest.mark.parametrize("length", [0, 1, 7, 40])
 def test_an_empty_or_very_short_file_is_an_error_of_the_package(suffix: str, length: int, tmp_path) -> None:
     file = tmp_path / f"data.{suffix}"

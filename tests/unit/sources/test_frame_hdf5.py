@@ -32,7 +32,9 @@ def loaded(series: wl.Series) -> np.ndarray:
     """All rows by a loader, shape (time, node)."""
     windows = wl.WindowSet(series, wl.WindowSpec(lookback=1, horizon=0))
     with wl.WindowLoader(windows, batch_size=4096, dtype="float64") as loader:
-        return np.concatenate([np.array(batch.inputs)[:, 0].reshape(len(batch.inputs), -1) for batch in loader])
+        return np.concatenate(
+            [np.array(batch.inputs)[:, 0].reshape(len(batch.inputs), -1) for batch in loader]
+        )
 
 
 def write_frame(
@@ -98,7 +100,6 @@ def test_pandas_frame_as_pems_bay_comes(tmp_path: Path) -> None:
     check_source(source, VALUES, timestamps=TIMES)
     np.testing.assert_array_equal(source.labels(1), sensors)
     np.testing.assert_array_equal(source.edges(), [0, 5, 10, 12])
-
 
 
 def test_rows_of_a_frame_without_times_keep_their_labels(tmp_path: Path) -> None:
@@ -187,7 +188,9 @@ def test_frames_as_pandas_reads_them(tmp_path: Path, name: str, form: str) -> No
         return
     index = right.index.to_timestamp() if name == "periods" else pd.DatetimeIndex(right.index)
     times = series.clock.timestamps(np.arange(len(right)))  # type: ignore[union-attr]
-    np.testing.assert_array_equal(times, index.tz_localize(None) if index.tz is None else index.tz_convert(None))
+    np.testing.assert_array_equal(
+        times, index.tz_localize(None) if index.tz is None else index.tz_convert(None)
+    )
     hours = series.clock.values(["time_of_day"], np.arange(len(right)))[:, 0] * 24  # type: ignore[union-attr]
     np.testing.assert_allclose(hours, index.hour)
 
@@ -205,7 +208,9 @@ def test_frames_as_pandas_reads_them(tmp_path: Path, name: str, form: str) -> No
         (FRAME[[]], "(no columns|cannot read|no rows|no array)"),
     ],
 )  # fmt: skip
-def test_frames_that_are_no_series_are_told(tmp_path: Path, frame: pd.DataFrame, message: str, form: str) -> None:
+def test_frames_that_are_no_series_are_told(
+    tmp_path: Path, frame: pd.DataFrame, message: str, form: str
+) -> None:
     pytest.importorskip("tables")
     with warnings.catch_warnings(action="ignore"):  # pandas: an empty frame is not written
         frame.to_hdf(path := str(tmp_path / "a.h5"), key="df", format=form)
@@ -228,7 +233,9 @@ def test_several_frames_and_options_of_tables(tmp_path: Path) -> None:
         np.testing.assert_array_equal(next(iter(loader)).inputs[:, 0], both)
     series = wl.open(path, variables="speed", columns=["c", "a"])
     np.testing.assert_array_equal(loaded(series), FRAME[["c", "a"]])
-    long = FRAME.rename_axis(index="utc").melt(ignore_index=False, var_name="id", value_name="v").reset_index()
+    long = (
+        FRAME.rename_axis(index="utc").melt(ignore_index=False, var_name="id", value_name="v").reset_index()
+    )
     long.to_hdf(tmp_path / "long.h5", key="l", format="table")
     series = wl.open(tmp_path / "long.h5", entity="id", time="utc")
     np.testing.assert_array_equal(loaded(series)[:30, 0], FRAME["a"])
@@ -300,3 +307,20 @@ def test_pickles_in_a_frame_are_never_run(tmp_path: Path, place: str) -> None:
     with pytest.raises(SourceFormatError, match="(names posix.mkdir|never unpickled|has links)"):
         open_source(path)
     assert not gone.exists()
+
+
+def test_damaged_frames_are_errors_of_the_package(tmp_path: Path) -> None:
+    stored = write_frame(tmp_path / "a.h5", [(["a", "b"], VALUES[:, :2])], ["a", "b"], freq=None).read_bytes()
+    rng, errors = np.random.default_rng(0), 0
+    for _ in range(200):
+        data = bytearray(stored)
+        for place in rng.integers(0, len(data), 4).tolist():
+            data[place] = int(rng.choice([0, 255, data[place] ^ 1 << int(rng.integers(8))]))
+        (tmp_path / "b.h5").write_bytes(data)
+        try:
+            source = open_source(tmp_path / "b.h5")
+            source.read(0, source.shape[0], np.empty(source.shape, source.dtype))
+            source.close()
+        except wl.WindowLoaderError:
+            errors += 1
+    assert errors > 20

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.hdf5table import fletcher32
 from windowloader.sources.ranges import join
 from windowloader.sources.remote_files import open_remote
 
@@ -155,18 +154,6 @@ def test_joined_ranges_cover_all_and_stay_small(ranges, gap, part):
     assert ends == sorted(ends)
 
 
-@given(st.binary(max_size=200))
-def test_fletcher32_as_by_the_definition(data):
-    first = second = 0
-    padded = data + b"\0" * (len(data) % 2)
-    for at in range(0, len(padded), 2):
-        first += padded[at] << 8 | padded[at + 1]
-        first = (first & 0xFFFF) + (first >> 16)
-        second += first
-        second = (second & 0xFFFF) + (second >> 16)
-    assert fletcher32(data) == second << 16 | first
-
-
 @pytest.mark.parametrize("filters", [{"compression": "gzip"}, {"fletcher32": True}])
 def test_damage_is_found_and_named(tmp_path, put, filters):
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -224,8 +211,7 @@ def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):
         open_remote(put(tmp_path / "nt.npy", "nt.npy"), kind="npy", axes="nt")
     with h5py.File(tmp_path / "z.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(10, 11), compression="lzf")
-    with pytest.raises(SourceFormatError, match=r"32000.*gzip"):
-        open_remote(put(tmp_path / "z.h5", "z.h5"), kind="hdf5")
+    check(open_remote(put(tmp_path / "z.h5", "z.h5"), kind="hdf5"), VALUES)  # by h5py
     (tmp_path / "t.npy").write_bytes(b"no array at all")
     with pytest.raises(SourceFormatError, match=r"no \.npy file"):
         open_remote(put(tmp_path / "t.npy", "t.npy"), kind="npy")

@@ -150,9 +150,11 @@ def test_a_family_is_one_line(monkeypatch) -> None:
         open_source(object())
 
 
-def test_opening_an_array_imports_no_format() -> None:
+def test_opening_an_array_imports_no_format(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", VALUES)
     code = (
         "import sys, numpy; from windowloader.sources.registry import open_source; open_source(numpy.zeros((3, 2)));"
+        f"open_source({str(tmp_path / 'a.npy')!r}); open_source({str(tmp_path / '*.npy')!r});"
         "print([m for m in ('torch', 'pandas', 'xarray', 'h5py', 'zarr', 'tensorstore', 'numba') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
+from windowloader.sources.long_tables import open_long_table
 from windowloader.sources.registry import open_source
 from windowloader.sources.table_files import has_header, separator
-from windowloader.sources.long_tables import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ def test_missing_packages_name_the_extra(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(MissingExtraError, match=r"a\.parquet.*pip install 'windowloader\[parquet\]'"):
         open_source(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    (tmp_path / "a.xlsx").write_bytes(b"PK\3\4 and no more")
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as sheet:
+        sheet.writestr("xl/workbook.xml", "")
     with pytest.raises(MissingExtraError, match=r"a\.xlsx.*openpyxl.*pip install 'windowloader\[tables\]'"):
         open_source(tmp_path / "a.xlsx")
 

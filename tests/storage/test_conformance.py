@@ -29,39 +29,10 @@ FEW = settings(
 )
 MANY = settings(FEW, max_examples=every(12, 120))
 
-# Known to be wrong until netCDF and HDF5 are described by xarray, by format, kind and place; "*" stands for any.
-REMOTE_FILES = (
-    "netCDF and HDF5 elsewhere: features are called 'value', and one variable of a file cannot be named"
-)
-ATTRIBUTES = "CF attributes of plain HDF5 on disk are left alone"
-BROKEN: dict[tuple[str, str, str], str] = {
-    **{(form, "*", where): REMOTE_FILES for form in ("netcdf3", "netcdf4", "hdf5") for where in REMOTE},
-    **{
-        ("hdf5", kind, "disk"): ATTRIBUTES
-        for kind in (
-            "packed",
-            "packed_by_integers",
-            "packed_floats",
-            "packed_with_mark",
-            "two_marks",
-            "unsigned",
-        )
-    },
-    ("netcdf4", "groups", "disk"): "groups of netCDF are not opened",
-}
-
-
-def broken(form: str, kind: str, where: str) -> list:
-    """Marks of a case that is known to be wrong."""
-    for one in ((form, kind, where), (form, "*", where)):
-        if one in BROKEN:
-            return [pytest.mark.xfail(strict=True, reason=BROKEN[one]), pytest.mark.leaks]
-    return []
-
 
 def cases(places):
     return [
-        pytest.param(form, kind, where, id=f"{form}-{kind}-{where}", marks=broken(form, kind, where))
+        pytest.param(form, kind, where, id=f"{form}-{kind}-{where}")
         for number, (form, kind) in enumerate(CASES)
         for where in places(number)
     ]
@@ -157,7 +128,7 @@ def contents(series):
     return series.features, series.space_shape, labels, windows, [one.dtype for one in series.variables]
 
 
-@pytest.mark.parametrize("form", [pytest.param(form, marks=broken(form, "", "s3")) for form in FORMATS])
+@pytest.mark.parametrize("form", FORMATS)
 @settings(FEW, max_examples=every(1, 60))
 @given(data=st.data())
 def test_the_same_bytes_are_the_same_series_everywhere(places, form, data):

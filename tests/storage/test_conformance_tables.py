@@ -190,7 +190,6 @@ def test_a_frame_in_hand(form, data):
     holds(form(frame), by_pandas(frame))
 
 
-@pytest.mark.xfail(strict=True, reason="folders of Parquet files are not opened yet")
 def test_a_folder_of_parquet_files(places, tmp_path):
     index = pd.date_range("2019-12-31T18:00", periods=12, freq="h", name="time")
     frame = pd.DataFrame({"a": np.arange(12.0), "b": np.arange(12.0) * 2}, index)

@@ -28,7 +28,6 @@ def test_era5(data):
     holds(path, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="GRIB is not opened yet")
 def test_era5_as_grib(data, tmp_path):
     pytest.importorskip("cfgrib", reason="GRIB needs cfgrib, eccodes and eccodeslib")
     path = tmp_path / "era5.grib"

@@ -589,8 +589,8 @@ KINDS = {
     for kind in (
         dtypes, packed, packed_by_integers, packed_floats, one_mark, packed_with_mark, two_marks, unsigned, valid_range,
         big_endian, dimension_order, grid, labels, packed_labels, time_units, packed_times, calendars, float_days,
-        text_times, zone_units, no_times, jumps, auxiliary, auxiliary_time, named, groups, unlimited, two_variables, chunks,
-        filters, unconsolidated, stored_datetimes,
+        text_times, zone_units, no_times, jumps, auxiliary, auxiliary_time, named, groups, unlimited, two_variables,
+        chunks, filters, unconsolidated, stored_datetimes,
     )
 }  # fmt: skip
 

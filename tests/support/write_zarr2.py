@@ -7,8 +7,9 @@ import numpy as np
 import zarr
 
 COMPRESSORS = {
-    "none": None, "zlib": numcodecs.Zlib(1), "gzip": numcodecs.GZip(1), "bz2": numcodecs.BZ2(1), "lzma": numcodecs.LZMA(),
-    "lz4": numcodecs.LZ4(), "zstd": numcodecs.Zstd(1), "blosc": numcodecs.Blosc("zstd", 3, numcodecs.Blosc.SHUFFLE),
+    "none": None, "zlib": numcodecs.Zlib(1), "gzip": numcodecs.GZip(1), "bz2": numcodecs.BZ2(1),
+    "lzma": numcodecs.LZMA(), "lz4": numcodecs.LZ4(), "zstd": numcodecs.Zstd(1),
+    "blosc": numcodecs.Blosc("zstd", 3, numcodecs.Blosc.SHUFFLE),
 }  # fmt: skip
 FILTERS = {
     "delta": [numcodecs.Delta("<f4")], "shuffle": [numcodecs.Shuffle(4)],

@@ -156,15 +156,7 @@ def test_exception_3_an_array_of_one_number_is_a_number(tmp_path):
         holds(tmp_path / f"{form}.zarr", Expected((raw * 0.5 + 1)[..., None], ("v",)))
 
 
-NAN = pytest.mark.xfail(
-    strict=True, reason="TensorStore refuses NaN in JSON, and zarr-python is not asked instead"
-)
-
-
-@pytest.mark.leaks
-@pytest.mark.parametrize(
-    "where", ["memory", *(pytest.param(one, marks=NAN) for one in Places.ALL if one != "memory")]
-)
+@pytest.mark.parametrize("where", Places.ALL)
 def test_nan_among_the_attributes_of_zarr_3(places, tmp_path, where):
     one = dataset()
     one["v"][2, 1] = np.nan

@@ -12,7 +12,6 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -23,6 +22,7 @@ import windowloader as wl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import xarray as xr
 

@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from types import ModuleType
 
+pytest.register_assert_rewrite("conformance")
+
 
 def _load(name: str) -> ModuleType:
     """Load a module beside this file: importlib mode has no packages of tests."""
@@ -126,6 +128,16 @@ def put(moto):
     )
     yield lambda key, body: client.put_object(Bucket="bkt", Key=key, Body=body)
     client.close()
+
+
+@pytest.fixture(scope="module")
+def places(put, moto, _static_server):
+    """Puts files of the conformance suite to the places it reads them from."""
+    from conformance import Places
+
+    made = Places(put, moto, _static_server)
+    yield made
+    made.clear()
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_variables_with_timestamps_or_labels_of_their_own_must_agree() -> None:
     with pytest.raises(
         SeriesError, match=r"'y'.*disagree on time: .* 1 of 12 .*first 2020-01-01\..*1 day.*reindex"
     ):
-        Series({"x": one, "y": ArraySource(SPEED, timestamps=days + 1)})
+        Series({"x": one, "y": ArraySource(SPEED, timestamps=days + np.timedelta64(1, "D"))})
     moved = Series({"x": one, "y": ArraySource(SPEED[:, [0, 2, 1]], labels={1: ["a", "c", "b"]})})
     np.testing.assert_array_equal(values(moved, "y")[..., 0], SPEED)
     given = Series({"x": one}, timestamps=("2000-01-01", "1h"), nodes=[7, 8, 9])

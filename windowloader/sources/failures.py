@@ -323,7 +323,10 @@ def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Fou
 
 def _unknown(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
     """Tell metadata that TensorStore does not take, such as those of a codec it does not have."""
-    if status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text:
+    parsed = status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text
+    if parsed or (
+        status == "DATA_LOSS" and "Invalid JSON" in text
+    ):  # NaN among attributes is no JSON, but common
         return SourceFormatError, "TensorStore does not know a codec or a word of the array's metadata."
     return None
 

@@ -181,7 +181,7 @@ def datasets_of(file: HDF5File) -> dict[str, xarray.Dataset]:
     import h5netcdf
 
     file.survey()
-    root = h5netcdf.File(file, "r", phony_dims="sort")
+    root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
     found = {}
     for path in sorted(file.known):
         group = root if path == "/" else root[path]

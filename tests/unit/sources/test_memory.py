@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from windowloader.errors import AxesError, CorruptDataError, SourceFormatError
 from windowloader.sources.memory import ArraySource, open_npz
@@ -22,6 +21,7 @@ def test_array_is_used_where_it_lies() -> None:
 
 
 def test_torch_tensor_shares_its_memory() -> None:
+    torch = pytest.importorskip("torch")
     tensor = torch.zeros(5, 3, requires_grad=True)
     source = open_source(tensor)
     with torch.no_grad():

@@ -109,7 +109,7 @@ class ZarrSource(RemoteSource):
 
     def stored(self, *, whole: bool = False) -> Any:
         """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, whole=whole)
+        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, self.info.driver, whole=whole)
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""
@@ -119,7 +119,7 @@ class ZarrSource(RemoteSource):
         return ZarrRows(self)
 
 
-def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
+def open_array(store: Any, path: str, name: str, driver: str, *, whole: bool) -> Any:
     """Return an array of zarr-python.
 
     Parameters
@@ -129,6 +129,8 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         Of the array.
     name : str
         For messages.
+    driver : str
+        `ArrayInfo.driver`: keys of another format are not tried, which references refuse.
     whole : bool
         Whether absent chunks are errors, rather than the fill value.
     """
@@ -138,10 +140,12 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         from .kvzarr import Whole
 
         store = Whole(store, name)
+    form = 3 if driver == "zarr3" else 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
         return explained(
-            Asked(name), lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r"))
+            Asked(name),
+            lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r", zarr_format=form)),
         )
 
 

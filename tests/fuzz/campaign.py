@@ -41,7 +41,17 @@ MEMORY = 1 << 30
 # Sound inputs that are not read: rows of Fortran order are scattered over an object, and a web server lists no keys.
 NOT_READ = {("npy-fortran", "memory"), ("npy-fortran", "http"), ("zarr-loose2.zarr", "http"),
             ("zarr-packed3.zarr", "http")}  # fmt: skip
-SHARES = {"npy": 4, "raw": 1, "npz": 2, "zarr": 7, "kerchunk": 2, "hdf5": 4, "netcdf": 3, "csv": 3, "parquet": 2}
+SHARES = {
+    "npy": 4,
+    "raw": 1,
+    "npz": 2,
+    "zarr": 7,
+    "kerchunk": 2,
+    "hdf5": 4,
+    "netcdf": 3,
+    "csv": 3,
+    "parquet": 2,
+}
 
 
 # -- one input ---------------------------------------------------------------------------------------------------------
@@ -50,10 +60,12 @@ SHARES = {"npy": 4, "raw": 1, "npz": 2, "zarr": 7, "kerchunk": 2, "hdf5": 4, "ne
 def damaged(seeds: dict[str, list[sound.Seed]], seed: int, number: int) -> tuple[sound.Seed, str, dict, dict]:
     """Return the seed, place, files and options of an input; of a negative number a sound one."""
     if number < 0:
-        one, place = [(one, place) for family in seeds.values() for one in family for place in dict.fromkeys(one.places)][
-            -1 - number
-        ]
-        options = {"shape": (sound.ROWS, sound.NODES), "dtype": "<f4"} if "raw" in one.options else one.options
+        one, place = [
+            (one, place) for family in seeds.values() for one in family for place in dict.fromkeys(one.places)
+        ][-1 - number]
+        options = (
+            {"shape": (sound.ROWS, sound.NODES), "dtype": "<f4"} if "raw" in one.options else one.options
+        )
         return one, place, one.files, dict(options)
     random = Random(f"{seed}:{number}")
     family = random.choices(list(SHARES), list(SHARES.values()))[0]
@@ -75,7 +87,9 @@ def _damage(one: sound.Seed, path: str, data: bytes, random: Random, other: byte
     if how == "npz":
         if random.random() < 0.5:
             return mutations.damage(data, random, other)
-        return sound.rezip(data, lambda inner: mutations.damage_npy(inner, random, other), random.random() < 0.2)
+        return sound.rezip(
+            data, lambda inner: mutations.damage_npy(inner, random, other), random.random() < 0.2
+        )
     if how == "kerchunk":
         return _damage_references(data, random)
     if how == "json" and random.random() < 0.1:
@@ -88,16 +102,38 @@ def _damage_references(data: bytes, random: Random) -> bytes:
         return mutations.damage_json(data, random)
     document = json.loads(data)
     inner = document.get("refs", document)
-    key = random.choice([key for key, value in inner.items() if isinstance(value, str) and value.startswith("{")])
+    key = random.choice(
+        [key for key, value in inner.items() if isinstance(value, str) and value.startswith("{")]
+    )
     inner[key] = mutations.damage_json(inner[key].encode(), random).decode("utf-8", "replace")
     return json.dumps(document).encode()
 
 
 def _raw_options(random: Random) -> dict[str, Any]:
-    sizes = [-1, 0, 1, 6, 40, 2**31, 2**40, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), 1.5, "6", None, True, float("nan")]
+    sizes = [
+        -1,
+        0,
+        1,
+        6,
+        40,
+        2**31,
+        2**40,
+        2**62,
+        2**63 - 1,
+        2**63,
+        2**64,
+        -(2**63),
+        1.5,
+        "6",
+        None,
+        True,
+        float("nan"),
+    ]
     shape: Any = [random.choice(sizes) if random.random() < 0.5 else random.choice((6, 40)) for _ in
                   range(random.choice((1, 2, 2, 2, 3, 5, 70)))]  # fmt: skip
-    dtype = random.choice(["<f4", "<f4", ">f8", "i1", "O", "U5", "V4", "M8[s]", "zz", 7, None, [("a", "<f4")], "(2,)f4"])
+    dtype = random.choice(
+        ["<f4", "<f4", ">f8", "i1", "O", "U5", "V4", "M8[s]", "zz", 7, None, [("a", "<f4")], "(2,)f4"]
+    )
     options = {"shape": random.choice((tuple(shape), tuple(shape), 240, "ab", None)), "dtype": dtype}
     if random.random() < 0.4:
         options["offset"] = random.choice((-1, 0, 8, 2**63, 2**64, -(2**63), 960, 961, 1.5, "8", None))
@@ -127,7 +163,9 @@ def put_in_memory(files: dict[str, bytes]) -> None:
         system.pipe_file(f"/fuzz/{path}", data)
 
 
-def target_of(one: sound.Seed, place: str, folder: Path, web: str, options: dict[str, Any]) -> tuple[str, dict]:
+def target_of(
+    one: sound.Seed, place: str, folder: Path, web: str, options: dict[str, Any]
+) -> tuple[str, dict]:
     """Return what is opened and how."""
     options = dict(options)
     if options.pop("references", False):
@@ -230,7 +268,12 @@ def run(one: sound.Seed, place: str, folder: Path, web: str, options: dict[str, 
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        return {"kind": "foreign", "error": type(error).__name__, "where": _where(error), "says": str(error)[:200]}
+        return {
+            "kind": "foreign",
+            "error": type(error).__name__,
+            "where": _where(error),
+            "says": str(error)[:200],
+        }
     finally:
         os.chdir(before)
     differs = compare(one, folder / one.target, found)
@@ -239,7 +282,9 @@ def run(one: sound.Seed, place: str, folder: Path, web: str, options: dict[str, 
 
 def _where(error: BaseException) -> str:
     """Return the innermost line of the package that an error passed through."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "windowloader/" in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "windowloader/" in frame.filename
+    ]
     return f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else ""
 
 
@@ -323,7 +368,9 @@ def _stack(worker: Worker) -> str:
     return (worker.folder / "stderr").read_text(errors="replace")[-1500:]
 
 
-def campaign(seed: int, start: int, count: int, workers: int, kept: Path | None = None, log: Path | None = None) -> list[dict[str, Any]]:
+def campaign(
+    seed: int, start: int, count: int, workers: int, kept: Path | None = None, log: Path | None = None
+) -> list[dict[str, Any]]:
     """Run inputs and return what came of each."""
     results: list[dict[str, Any]] = []
     failed: list[BaseException] = []
@@ -339,7 +386,9 @@ def campaign(seed: int, start: int, count: int, workers: int, kept: Path | None 
 
         def lane(which: int) -> None:
             try:
-                supervise(Path(folder) / str(which), seed, list(range(start, start + count))[which::workers], note)
+                supervise(
+                    Path(folder) / str(which), seed, list(range(start, start + count))[which::workers], note
+                )
             except BaseException as error:
                 failed.append(error)
 
@@ -365,7 +414,9 @@ def failures(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found = collections.defaultdict(list)
     for one in results:
         if one["kind"] not in ("read", "refused"):
-            what = f"{one['kind']} {one['seed'].partition('-')[0]} {one.get('error', '')} {one.get('where', '')}"
+            what = (
+                f"{one['kind']} {one['seed'].partition('-')[0]} {one.get('error', '')} {one.get('where', '')}"
+            )
             found[what.strip()].append(one)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
@@ -395,13 +446,21 @@ def main() -> None:
     if given.work:
         out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # whatever a library prints
-        work(given.work, given.seed, json.loads((given.work / "numbers").read_text()), lambda said: print(json.dumps(said), file=out))
+        work(
+            given.work,
+            given.seed,
+            json.loads((given.work / "numbers").read_text()),
+            lambda said: print(json.dumps(said), file=out),
+        )
         os._exit(0)
     if given.only is not None:
         again(given.seed, given.only)
         return
     results = campaign(given.seed, given.start, given.count, given.workers, given.keep, given.log)
-    print(dict(collections.Counter(one["kind"] for one in results)), f"peak {max(one.get('peak', 0) for one in results) >> 20} MiB")
+    print(
+        dict(collections.Counter(one["kind"] for one in results)),
+        f"peak {max(one.get('peak', 0) for one in results) >> 20} MiB",
+    )
     for what, ones in failures(results).items():
         print(f"{len(ones):6d} {what}\n       {replay(given.seed, ones[0])}")
 

@@ -13,17 +13,150 @@ if TYPE_CHECKING:
 
 WORDS = [0, 1, 2, 7, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63]
 WORDS += [2**64 - 1, 2**64 - 8]
-ODD = [-1, 0, 1, -(2**31), 2**31, 2**40, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e308]
-ODD += [float("nan"), float("inf"), float("-inf"), None, True, False, "", "0", "-1", "NaN", "blosc", "<f8", "|O"]
-ODD += ["M8[ns]", "float32", "../../x", "/etc/passwd", "é\0", "9" * 5000, [], {}, [0], [[]], [-1], [2**63], [1.5]]
+ODD = [
+    -1,
+    0,
+    1,
+    -(2**31),
+    2**31,
+    2**40,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+]
+ODD += [
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    None,
+    True,
+    False,
+    "",
+    "0",
+    "-1",
+    "NaN",
+    "blosc",
+    "<f8",
+    "|O",
+]
+ODD += [
+    "M8[ns]",
+    "float32",
+    "../../x",
+    "/etc/passwd",
+    "é\0",
+    "9" * 5000,
+    [],
+    {},
+    [0],
+    [[]],
+    [-1],
+    [2**63],
+    [1.5],
+]
 ODD += [["a"], {"a": 1}, [1] * 64, [None], [0, 0], [10**9, 10**9], {"name": "zstd", "configuration": {}}]
-PYTHON = ["()", "(,)", "-1", "0", "1e9", "10**9", "(" * 300, "[" * 60, "None", "True", "'", '"', "\\", "0x", "1_0", "1L"]
-PYTHON += ["99999999999999999999", "(9223372036854775807, 2)", "(4294967296, 4294967296)", "(-1, -1)", "(3.5,)", "O"]
-PYTHON += ["__import__('os')", "'<f4'", "'>f2'", "'|V4'", "'O'", "[('a', '<f4')]", "'<U5'", "'M8[s]'", "{", "}", "\n"]
-PYTHON += ["\0", "é", "#", "lambda: 0", "'descr'", "'shape'", "'fortran_order'", ",", ":", "{'a': 1}", "*", "1,"]
-CELLS = ["", "nan", "NaN", "inf", "-inf", "?", "-", "1e309", "1,5", "1 000", "0x1F", "true", "2012-13-45", "9" * 400]
-CELLS += ["2012-03-01", "1970", "now", "\0", "\xff", '"', "'", ";", "\t", ",,", "\r", "#", "=1+1", "1.5.2", "é", "--1"]
-CELLS += ["00:05", "253402300800", "1e18", "0001-01-01", "9999-12-31 23:59:59", "2012-03-01T00:00:00+25:00", "NaT"]
+PYTHON = [
+    "()",
+    "(,)",
+    "-1",
+    "0",
+    "1e9",
+    "10**9",
+    "(" * 300,
+    "[" * 60,
+    "None",
+    "True",
+    "'",
+    '"',
+    "\\",
+    "0x",
+    "1_0",
+    "1L",
+]
+PYTHON += [
+    "99999999999999999999",
+    "(9223372036854775807, 2)",
+    "(4294967296, 4294967296)",
+    "(-1, -1)",
+    "(3.5,)",
+    "O",
+]
+PYTHON += [
+    "__import__('os')",
+    "'<f4'",
+    "'>f2'",
+    "'|V4'",
+    "'O'",
+    "[('a', '<f4')]",
+    "'<U5'",
+    "'M8[s]'",
+    "{",
+    "}",
+    "\n",
+]
+PYTHON += [
+    "\0",
+    "é",
+    "#",
+    "lambda: 0",
+    "'descr'",
+    "'shape'",
+    "'fortran_order'",
+    ",",
+    ":",
+    "{'a': 1}",
+    "*",
+    "1,",
+]
+CELLS = [
+    "",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "?",
+    "-",
+    "1e309",
+    "1,5",
+    "1 000",
+    "0x1F",
+    "true",
+    "2012-13-45",
+    "9" * 400,
+]
+CELLS += [
+    "2012-03-01",
+    "1970",
+    "now",
+    "\0",
+    "\xff",
+    '"',
+    "'",
+    ";",
+    "\t",
+    ",,",
+    "\r",
+    "#",
+    "=1+1",
+    "1.5.2",
+    "é",
+    "--1",
+]
+CELLS += [
+    "00:05",
+    "253402300800",
+    "1e18",
+    "0001-01-01",
+    "9999-12-31 23:59:59",
+    "2012-03-01T00:00:00+25:00",
+    "NaT",
+]
 
 
 def damage(data: bytes, random: Random, other: bytes = b"") -> bytes:
@@ -138,7 +271,10 @@ def damage_npy(data: bytes, random: Random, other: bytes = b"") -> bytes:
             header = header.replace(f"'{name}'", f"'{name}': {random.choice(PYTHON)}, 'x'", 1)
     encoded = header.encode("latin1")[: 2**16 - 1]
     if random.random() < 0.1:
-        magic, size = bytes([random.choice((1, 2, 3, 4, 255)), 0]), struct.pack("<I", random.choice(WORDS) % 2**32)
+        magic, size = (
+            bytes([random.choice((1, 2, 3, 4, 255)), 0]),
+            struct.pack("<I", random.choice(WORDS) % 2**32),
+        )
         return data[:6] + magic + size + encoded + data[10 + length :]
     told = len(encoded) if random.random() < 0.9 else random.randrange(2**16)
     return data[:8] + struct.pack("<H", told) + encoded + data[10 + length :]
@@ -155,7 +291,11 @@ def damage_text(text: str, random: Random, tokens: list[str]) -> str:
             case 2:
                 text = text[:at] + text[at + random.choice((1, 5, 40)) :]
             case 3:
-                text = text[:at] + text[at : at + random.choice((3, 30, 300))] * random.choice((2, 30)) + text[at:]
+                text = (
+                    text[:at]
+                    + text[at : at + random.choice((3, 30, 300))] * random.choice((2, 30))
+                    + text[at:]
+                )
             case 4:
                 numbers = [place for place, sign in enumerate(text) if sign.isdigit()]
                 if numbers:
@@ -181,7 +321,9 @@ def damage_csv(data: bytes, random: Random, other: bytes = b"") -> bytes:
             case 4:
                 lines[at:at] = [lines[at]] * random.choice((1, 3)) if random.random() < 0.5 else [""]
             case 5:
-                lines[at] = random.choice(('"' + lines[at], "," * random.choice((1, 5000)), lines[at].replace(",", ";")))
+                lines[at] = random.choice(
+                    ('"' + lines[at], "," * random.choice((1, 5000)), lines[at].replace(",", ";"))
+                )
             case 6:
                 lines[at] = damage_text(lines[at], random, CELLS)
     return "\n".join(lines).encode(random.choice(("latin1", "latin1", "utf-8", "utf-16")))

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 ROWS, NODES = 40, 6
 VALUES = np.random.default_rng(12).normal(50, 20, (ROWS, NODES)).round(3).astype("<f4")
 TIMES = np.datetime64("2012-03-01", "s") + np.arange(ROWS) * np.timedelta64(300, "s")
-PACKING = {"scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units", "calendar", "dtype"}
+PACKING = {
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "_Unsigned",
+    "units",
+    "calendar",
+    "dtype",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def seeds(folder: Path) -> dict[str, list[Seed]]:
 
 def _first(array: Any) -> np.ndarray:
     """First rows of what a library opened, without reading the rest."""
-    return np.asarray(array[: min(len(array), 16)])
+    return np.asarray(array[: min(array.shape[0], 16)])
 
 
 # -- arrays of NumPy ---------------------------------------------------------------------------------------------------
@@ -126,7 +135,9 @@ def _tree(folder: Path, name: str) -> dict[str, bytes]:
 
 
 def _store_mutation(path: str) -> str:
-    return "json" if Path(path).name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata") else "bytes"
+    return (
+        "json" if Path(path).name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata") else "bytes"
+    )
 
 
 def _zarr_rows(path: Path) -> np.ndarray | None:
@@ -157,7 +168,9 @@ def _zarr(folder: Path) -> list[Seed]:
     made = [
         array("v2.zarr", zarr_format=2, compressors=v2.Zlib(1), fill_value=None),
         array("v2blosc.zarr", zarr_format=2, compressors=v2.Blosc("lz4"), fill_value=None),
-        array("v2filter.zarr", zarr_format=2, filters=[v2.Shuffle(4)], compressors=v2.Zstd(), fill_value=None),
+        array(
+            "v2filter.zarr", zarr_format=2, filters=[v2.Shuffle(4)], compressors=v2.Zstd(), fill_value=None
+        ),
         array("v3.zarr", zarr_format=3, compressors=ZstdCodec()),
         array("v3blosc.zarr", zarr_format=3, compressors=BloscCodec(cname="zstd")),
         array("v3gzip.zarr", zarr_format=3, compressors=GzipCodec(), serializer=BytesCodec(endian="big")),

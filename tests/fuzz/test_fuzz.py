@@ -54,12 +54,21 @@ def test_values_that_are_wrong_would_be_seen(campaign, tmp_path):
             wrong[1, 2] = np.nextafter(wrong[1, 2], np.float32(99))
             differs = campaign.compare(one, tmp_path / "input" / one.target, [(0, wrong)])
             seen[family] += differs is not None
-    assert {family for family, count in seen.items() if count} == {"npy", "npz", "zarr", "hdf5", "netcdf", "parquet"}
+    assert {family for family, count in seen.items() if count} == {
+        "npy",
+        "npz",
+        "zarr",
+        "hdf5",
+        "netcdf",
+        "parquet",
+    }
 
 
 def test_an_input_is_a_function_of_its_seed_and_number(campaign, tmp_path):
     seeds = campaign.sound.seeds(tmp_path / "sound")
-    first, second = ([repr(campaign.damaged(seeds, 5, number)[1:]) for number in range(200)] for _ in range(2))
+    first, second = (
+        [repr(campaign.damaged(seeds, 5, number)[1:]) for number in range(200)] for _ in range(2)
+    )
     assert first == second
 
 

@@ -61,7 +61,10 @@ def leaked(server, *names):
 def test_what_fsspec_reads_takes_no_headers_to_another_host(web, folder, name, code):
     last = web(files_of(folder))
     first = web(lambda path: (code, {"Location": f"{last.url}{path}"}, b""))
-    options = {"http": {"headers": SENT}, "simplecache": {"cache_storage": str(folder / f"kept-{name}-{code}")}}
+    options = {
+        "http": {"headers": SENT},
+        "simplecache": {"cache_storage": str(folder / f"kept-{name}-{code}")},
+    }
     np.testing.assert_allclose(
         load(f"simplecache::{first.url}/{name}", storage_options=options), EXPECTED, rtol=1e-6
     )
@@ -112,7 +115,11 @@ def test_references_to_local_files_need_the_users_word(bytes_at, tmp_path, monke
     elsewhere = {"fo": target, "allow_references": [str(tmp_path)]}
     with pytest.raises(SourceFormatError, match=r"a file of this machine"):
         load("reference://", storage_options=elsewhere)
-    for word in ({"allow_references": [str(bytes_at.parent)]}, {"allow_references": True}, {"remote_protocol": "file"}):
+    for word in (
+        {"allow_references": [str(bytes_at.parent)]},
+        {"allow_references": True},
+        {"remote_protocol": "file"},
+    ):
         options = {"fo": target, **word}
         np.testing.assert_array_equal(load("reference://", storage_options=options), EXPECTED)
     series = pickle.loads(pickle.dumps(wl.open("reference://", storage_options=options)))

@@ -74,13 +74,20 @@ def store(kind, chunk, form):
     v3 = {"gzip": {"level": 1}, "zstd": {"level": 1, "checksum": False}}
     v3 |= {"blosc": {"cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "typesize": 4, "blocksize": 0}}
     if form == 3:
-        codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": kind, "configuration": v3[kind]}]
+        codecs = [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": kind, "configuration": v3[kind]},
+        ]
         document = {"zarr_format": 3, "node_type": "array", "shape": [ROWS, NODES], "data_type": "float32",
                     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [ROWS, NODES]}},
                     "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
                     "fill_value": 0.0, "codecs": codecs, "attributes": {}}  # fmt: skip
         return {"zarr.json": json.dumps(document).encode(), "c/0/0": chunk}
-    options = {"zstd": {"level": 1}, "blosc": {"cname": "zstd", "clevel": 5, "shuffle": 0}, "lz4": {"acceleration": 1}}
+    options = {
+        "zstd": {"level": 1},
+        "blosc": {"cname": "zstd", "clevel": 5, "shuffle": 0},
+        "lz4": {"acceleration": 1},
+    }
     options |= {"lzma": {"format": 1, "check": -1, "preset": None, "filters": None}}
     compressor = {"id": kind, **options.get(kind, {"level": 1})}
     document = {"zarr_format": 2, "shape": [ROWS, NODES], "chunks": [ROWS, NODES], "dtype": "<f4", "order": "C",
@@ -113,7 +120,9 @@ KINDS = [("zlib", 2), ("gzip", 2), ("bz2", 2), ("lzma", 2), ("zstd", 2), ("blosc
          ("zstd", 3), ("blosc", 3)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "form"), [*KINDS[:1], *(pytest.param(*one, marks=pytest.mark.campaign) for one in KINDS[1:])])
+@pytest.mark.parametrize(
+    ("kind", "form"), [*KINDS[:1], *(pytest.param(*one, marks=pytest.mark.campaign) for one in KINDS[1:])]
+)
 def test_zarr_python_stops_at_a_chunks_size(tmp_path, kind, form):
     sound = written(tmp_path / "sound", store(kind, packed(kind, VALUES.tobytes()), form))
     said = opened(sound, written(tmp_path / "bomb", store(kind, stream(kind), form)))
@@ -124,9 +133,15 @@ def test_zarr_python_stops_at_a_chunks_size(tmp_path, kind, form):
 @pytest.mark.parametrize(("kind", "form"), KINDS)
 def test_sound_chunks_are_read_as_before(tmp_path, kind, form):
     series = by_zarr(written(tmp_path / "a", store(kind, packed(kind, VALUES.tobytes()), form)))
-    np.testing.assert_array_equal(wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES)
+    np.testing.assert_array_equal(
+        wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES
+    )
     series.variables[0].source.close()
-    for broken in (packed(kind, VALUES.tobytes())[:-20], packed(kind, VALUES.tobytes() + bytes(4)), packed(kind, b"")):
+    for broken in (
+        packed(kind, VALUES.tobytes())[:-20],
+        packed(kind, VALUES.tobytes() + bytes(4)),
+        packed(kind, b""),
+    ):
         series = by_zarr(written(tmp_path / "b", store(kind, broken, form)))
         with pytest.raises(CorruptDataError):
             wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0)
@@ -139,7 +154,9 @@ def hdf5(bucket_folder):
 
     def write(name, chunk=None, **how):
         with h5py.File(bucket_folder / "bkt" / name, "w") as file:
-            array = file.create_dataset("speed", (ROWS, NODES), "f4", chunks=(20, NODES), compression="gzip", **how)
+            array = file.create_dataset(
+                "speed", (ROWS, NODES), "f4", chunks=(20, NODES), compression="gzip", **how
+            )
             array[...] = VALUES
             if chunk is not None:
                 array.id.write_direct_chunk((0, 0), chunk)
@@ -147,7 +164,9 @@ def hdf5(bucket_folder):
     return write
 
 
-@pytest.mark.parametrize("how", [{"shuffle": True}, pytest.param({"fletcher32": True}, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize(
+    "how", [{"shuffle": True}, pytest.param({"fletcher32": True}, marks=pytest.mark.campaign)]
+)
 def test_hdf5_over_http_stops_at_a_chunks_size(static, hdf5, how):
     """3 MB became 6 GB."""
     hdf5("sound.h5", **how)
@@ -169,7 +188,10 @@ def test_tensorstore_stops_at_a_chunks_size(static, bucket_folder, kind, form):
 
 @pytest.mark.campaign
 def test_an_archive_stops_at_what_its_header_says(tmp_path):
-    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as file,
+    ):
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": (ROWS, NODES)}
         )
@@ -185,4 +207,6 @@ def test_zarr_shards_are_bounded_too(tmp_path):
     memory = zarr.storage.MemoryStore()
     zarr.create_array(memory, data=VALUES, **shards)
     series = wl.open(memory)
-    np.testing.assert_array_equal(wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES)
+    np.testing.assert_array_equal(
+        wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES
+    )

@@ -17,7 +17,19 @@ SPEC = wl.WindowSpec(lookback=3, horizon=2)
 SHAPES = ["(-40, 6)", "(-40, -6)", "(40, -6)", "(9223372036854775807, 6)", "(4611686018427387904, 4)", "(0, 9223372036854775808)",
           "(4294967296, 4294967296)", "(1e3, 6)", "(None, 6)", "('40', 6)", "40", "[40, 6]", "(" * 300, "(40, 6", "(40, 6)}, {",
           "__import__('os').getpid()", "(40,)*99", "(3.5, 6)", "", "'", "\\", "\0", "(True, 6)"]  # fmt: skip
-DESCRIBED = ["'O'", "'|O8'", "'M8[s]'", "'<U4'", "'V4'", "[('a', '<f4')]", "'zz'", "None", "7", "'<f4", "[('a',"]
+DESCRIBED = [
+    "'O'",
+    "'|O8'",
+    "'M8[s]'",
+    "'<U4'",
+    "'V4'",
+    "[('a', '<f4')]",
+    "'zz'",
+    "None",
+    "7",
+    "'<f4",
+    "[('a',",
+]
 
 
 def npy(shape="(40, 6)", descr="'<f4'", version=1):
@@ -52,7 +64,9 @@ def load(target, **options):
     return found
 
 
-@pytest.mark.parametrize("header", [*(f"shape={shape}" for shape in SHAPES), *(f"descr={descr}" for descr in DESCRIBED)])
+@pytest.mark.parametrize(
+    "header", [*(f"shape={shape}" for shape in SHAPES), *(f"descr={descr}" for descr in DESCRIBED)]
+)
 def test_headers_of_npy(put, header):
     name, _, value = header.partition("=")
     with pytest.raises(WindowLoaderError, match=r"a\.npy"):
@@ -69,7 +83,10 @@ def test_a_header_longer_than_its_file_is_not_read_to_its_end(put):
 
 RAW = [{"shape": shape} for shape in [(-2, 6), (-1, -1), (40, 2**63), (2**64, 6), (0, 2**63), (1.5, 6), ("40", 6), (None, 6), 240, "ab", None,
                                       (float("nan"), 6), (40, 6, -1, 0), ([40], 6)]]  # fmt: skip
-RAW += [{"dtype": dtype} for dtype in ["O", "U5", "zz", 7, None, [("a", "<f4")], "(2,)f4", "f4,", "M8[s]", "V0", "c8"]]
+RAW += [
+    {"dtype": dtype}
+    for dtype in ["O", "U5", "zz", 7, None, [("a", "<f4")], "(2,)f4", "f4,", "M8[s]", "V0", "c8"]
+]
 RAW += [{"offset": offset} for offset in [-1, 2**63, 2**64, 1.5, "8", None, 961, float("nan")]]
 
 
@@ -101,7 +118,14 @@ def test_zarr_of_more_chunks_than_can_be(tmp_path, shape):
             load(tmp_path / "a.zarr")
 
 
-TRICKS = ["../../escaped.npy", "/tmp/escaped.npy", "C:\\escaped.npy", "a/../../../escaped.npy", "con.npy", "é\n.npy"]
+TRICKS = [
+    "../../escaped.npy",
+    "/tmp/escaped.npy",
+    "C:\\escaped.npy",
+    "a/../../../escaped.npy",
+    "con.npy",
+    "é\n.npy",
+]
 
 
 def test_members_of_archives_are_never_written_by_their_names(put, tmp_path):

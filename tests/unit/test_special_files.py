@@ -59,7 +59,9 @@ def test_a_socket_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("which", ["document", "attributes"])
 def test_pipes_within_a_store(tmp_path, form, which):
     zarr.save_array(tmp_path / "a.zarr", VALUES, zarr_format=form)
-    place = tmp_path / "a.zarr" / ("zarr.json" if form == 3 else {"document": ".zarray"}.get(which, ".zattrs"))
+    place = (
+        tmp_path / "a.zarr" / ("zarr.json" if form == 3 else {"document": ".zarray"}.get(which, ".zattrs"))
+    )
     place.unlink(missing_ok=True)
     os.mkfifo(place)
     with pytest.raises(WindowLoaderError):

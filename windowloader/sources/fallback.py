@@ -109,7 +109,9 @@ class ZarrSource(RemoteSource):
 
     def stored(self, *, whole: bool = False) -> Any:
         """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, self.info.driver, whole=whole)
+        return open_array(
+            self.keys.store, f"{self.keys.root}{self.info.path}", self.name, self.info.driver, whole=whole
+        )
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""

@@ -113,7 +113,9 @@ def open_remote(
     return RangeSource(blob, Place(kind, None, offset, stored), shape=found, axes=letters)
 
 
-def _open_hdf5(blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool) -> RangeSource | None:
+def _open_hdf5(
+    blob: Blob, variable: str | None, axes: str | None, mask_and_scale: bool
+) -> RangeSource | None:
     table = read_table(blob, variable)
     if table is None:
         return None

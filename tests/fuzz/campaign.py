@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import functools
-import http.server
 import json
 import os
 import queue

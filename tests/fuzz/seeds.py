@@ -1,4 +1,4 @@
-"""Small sound files of each format, written by the libraries that people use, and what those libraries read from them."""
+"""Small sound files of each format, by the libraries that people use, and what those libraries read from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is named like a file of data and is none: pipes, sockets, devices, folders, links, files that may not be read."""
+"""What is named like a file of data and is none: pipes, sockets, devices, folders, links, unreadable files."""
 
 import os
 import socket

@@ -174,8 +174,8 @@ class LocalSource:
         grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks or (), strict=False)]
         if grid and max(grid[0], math.prod(grid[1:])) > MOST_CHUNKS:
             raise SourceFormatError(
-                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along time or "
-                "for a row, more than can be planned for. If that is no damage, `windowloader convert` makes larger ones."
+                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: over {MOST_CHUNKS} along time or "
+                "for a row, more than can be planned. If that is no damage, `windowloader convert` makes larger ones."
             )
         self.description = description or Described()
 
@@ -387,7 +387,7 @@ def check_shape(
         sizes = (-1,)
     if min(sizes, default=least) < least or math.prod(max(size, 1) for size in sizes) * itemsize >= 1 << 63:
         raise SourceFormatError(
-            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are whole numbers of {least} or "
+            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are integers of {least} or "
             "more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
         )
     return sizes

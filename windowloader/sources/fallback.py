@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def open_array(store: Any, path: str, name: str, driver: str, *, whole: bool) ->
         from .kvzarr import Whole
 
         store = Whole(store, name)
-    form = 3 if driver == "zarr3" else 2
+    form: Literal[2, 3] = 3 if driver == "zarr3" else 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
         return explained(

@@ -95,7 +95,7 @@ class Stamp:
             stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
         ):  # opening a pipe waits for who writes
             raise SourceFormatError(
-                f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read from files, in any order and more than "
+                f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read in any order and more than "
                 "once: write what comes out of it to a file."
             )
         return cls(absolute, found.st_size, found.st_mtime_ns)

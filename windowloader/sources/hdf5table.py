@@ -261,7 +261,7 @@ def _chunk_table(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     grid = tuple(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
     if math.prod(grid) > MOST:
         raise CorruptDataError(
-            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, of which {MOST} "
+            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}; {MOST} "
             "are listed at most. If that is not damage, copy it into larger chunks."
         )
     offsets = np.full(grid, -1, np.int64)

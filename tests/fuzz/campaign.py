@@ -244,9 +244,9 @@ def work(folder: Path, seed: int, numbers: list[int], say: Any, limit: bool = Tr
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         say({"begin": number, "seed": one.name, "place": place})
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         outcome = run(one, place, here, web, options)
-        outcome["seconds"] = time.monotonic() - began
+        outcome["seconds"], outcome["cpu"] = time.monotonic() - began, time.process_time() - used
         peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
         outcome["peak"] = int(peak[1]) * 1024 if peak else 0
         say({"end": number, **outcome})
@@ -351,7 +351,7 @@ def supervise(folder: Path, seed: int, numbers: list[int], note: Any, late: floa
             if "begin" in said:
                 begun = said
             else:
-                if said["seconds"] > HANG:
+                if said["seconds"] > HANG and said["cpu"] > HANG / 2:  # else the machine was busy
                     said["kind"] = "hang"
                 if said["peak"] > MEMORY:
                     said = {**said, "kind": "memory", "was": said["kind"]}

@@ -83,7 +83,8 @@ def test_a_header_longer_than_its_file_is_not_read_to_its_end(put):
             load(put(data[:8] + struct.pack("<I", length) + data[12:] + bytes(30_000), "a.npy"))
 
 
-RAW = [{"shape": shape} for shape in [(-2, 6), (-1, -1), (40, 2**63), (2**64, 6), (0, 2**63), (1.5, 6), ("40", 6), (None, 6),
+RAW = [{"shape": shape} for shape in [(-2, 6), (-1, -1), (40, 2**63), (2**64, 6), (0, 2**63), (1.5, 6), ("40", 6),
+                                      (None, 6),
                                       240, "ab", None,
                                       (float("nan"), 6), (40, 6, -1, 0), ([40], 6)]]  # fmt: skip
 RAW += [

@@ -101,11 +101,9 @@ def _other_axis(series: Series, spec: WindowSpec) -> str:
 
 
 def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
-    empty = [name for name, size in (("steps", series.num_steps), ("nodes", series.num_nodes)) if not size]
-    if empty := empty or ([] if series.features else ["features"]):
+    if not series.num_steps:
         raise WindowSpecError(
-            f"{series.name!r} has no {empty[0]}, so that no window holds a value. Was it written to its end, and is "
-            "nothing left out that was meant to be chosen?"
+            f"{series.name!r} has no steps, so there are no windows. Was it written to its end?"
         )
     lengths = np.diff(series.borders)
     if len(runs) and (spec.short_segments == "skip" or lengths.min() >= spec.span):

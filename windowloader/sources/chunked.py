@@ -208,7 +208,7 @@ class ChunkedSource(RemoteSource):
         from .fallback import open_array
         from .kvzarr import store_of
 
-        return open_array(store_of(self.location), "", self.name, whole=whole)
+        return open_array(store_of(self.location), "", self.name, self.info.driver, whole=whole)
 
     def _open(self) -> Opened:
         try:

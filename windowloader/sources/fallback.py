@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,9 @@ class ZarrSource(RemoteSource):
 
     def stored(self, *, whole: bool = False) -> Any:
         """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, whole=whole)
+        return open_array(
+            self.keys.store, f"{self.keys.root}{self.info.path}", self.name, self.info.driver, whole=whole
+        )
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""
@@ -124,7 +126,7 @@ class ZarrSource(RemoteSource):
         return ZarrRows(self)
 
 
-def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
+def open_array(store: Any, path: str, name: str, driver: str, *, whole: bool) -> Any:
     """Return an array of zarr-python.
 
     Parameters
@@ -134,6 +136,8 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         Of the array.
     name : str
         For messages.
+    driver : str
+        `ArrayInfo.driver`: keys of another format are not tried, which references refuse.
     whole : bool
         Whether absent chunks are errors, rather than the fill value.
     """
@@ -143,10 +147,12 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         from .kvzarr import Whole
 
         store = Whole(store, name)
+    form: Literal[2, 3] = 3 if driver == "zarr3" else 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
         return explained(
-            Asked(name), lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r"))
+            Asked(name),
+            lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r", zarr_format=form)),
         )
 
 

@@ -57,7 +57,6 @@ class RemoteSource(Source):
             raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
         return self._process.get(self._open).submit(start, stop, out, box) if out.size else Done()
 
-
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""
         if (opened := self._process.drop()) is not None:

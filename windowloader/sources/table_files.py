@@ -152,7 +152,7 @@ def parquet_files(path: str) -> list[str]:
     for count, (folder, _, names) in enumerate(os.walk(path)):
         if count == MOST_FOLDERS:
             raise SourceFormatError(
-                f"{path!r} has more than {MOST_FOLDERS} folders within it, too many to look for Parquet files. Pass the "
+                f"{path!r} has more than {MOST_FOLDERS} folders within it, too many to look for Parquet. Pass the "
                 "folder that has them, or a list of files."
             )
         found += [Path(folder, name) for name in names if name.endswith((".parquet", ".pq"))]

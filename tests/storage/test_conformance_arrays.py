@@ -16,7 +16,7 @@ import windowloader as wl
 
 DTYPES = ["?", "i1", "u1", "<i2", ">i2", "<u2", "<i4", ">i4", "<i8", "<f2", "<f4", ">f4", "<f8", ">f8"]
 SETTINGS = settings(
-    max_examples=every(6, 200),
+    max_examples=every(3, 200),
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -149,8 +149,21 @@ FORMATS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("where", Places.ALL)
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
+CASES = [
+    pytest.param(
+        form,
+        where,
+        id=f"{form.__name__}-{where}",
+        marks=[]
+        if place in (0, 1 + number % 3)
+        else [pytest.mark.campaign],  # on disk, and at another place in turn
+    )
+    for number, form in enumerate(FORMATS)
+    for place, where in enumerate(Places.ALL)
+]
+
+
+@pytest.mark.parametrize(("form", "where"), CASES)
 @FEW
 @given(data=st.data())
 def test_equals_pandas(places, form, where, data):

@@ -446,7 +446,7 @@ def write_netcdf3(plan: Plan, folder: Path) -> Path:
     encoding = {
         name: {"_FillValue": None} for name in dataset.variables if "_FillValue" not in dataset[name].attrs
     }
-    more = {"unlimited_dims": [plan.time]} if plan.unlimited else {}
+    more = {"unlimited_dims": [plan.time]} if plan.unlimited and plan.order[0] == plan.time else {}
     dataset.to_netcdf(path, engine="scipy", format=form, encoding=encoding, **more)
     return path
 

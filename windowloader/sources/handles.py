@@ -13,9 +13,7 @@ from pathlib import Path
 
 from windowloader.errors import SourceChangedError, SourceError, SourceFormatError, SourceNotFoundError
 
-from .processes import PerProcess as Handle
-
-__all__ = ["Handle", "Stamp", "bytes_on_disk", "nearby"]
+__all__ = ["Stamp", "bytes_on_disk", "nearby"]
 
 
 def nearby(path: str | os.PathLike[str]) -> str:

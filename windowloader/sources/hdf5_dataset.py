@@ -18,9 +18,10 @@ from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFo
 
 from .base import SlabSource, digest, optional
 from .blobs import PAGE, BlobFile, get
-from .handles import Handle, Stamp
+from .handles import Stamp
 from .hdf5table import filters_of
 from .mapped import MappedSource
+from .processes import PerProcess
 from .region import Region
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class HDF5Source(SlabSource):
         values: Packing | None = None,
     ) -> None:
         self._stamp, self._dataset, self._field, self.packing = stamp, dataset.name, field, values
-        self._handle: Handle[_Opened] = Handle()
+        self._handle: PerProcess[_Opened] = PerProcess()
         kind = dataset.dtype if field is None else dataset.dtype[field]
         self._raw, self._rank = kind.base, dataset.ndim
         self._plugins = ", ".join(FILTERS[number] for number, _ in filters_of(dataset) if number in FILTERS)

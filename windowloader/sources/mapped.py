@@ -18,10 +18,11 @@ from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import check_dtype, check_shape, digest
 from .box import within
-from .handles import Handle, Stamp
+from .handles import Stamp
 from .mapping import unchanged
 from .memory import AddressableSource
 from .npz import read_npy_header
+from .processes import PerProcess
 from .region import Region
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class MappedSource(AddressableSource):
         values: Packing | None = None,
     ) -> None:
         self.region, self.packing = region, values
-        self._handle: Handle[np.ndarray] = Handle(survives_fork=True)
+        self._handle: PerProcess[np.ndarray] = PerProcess(survives_fork=True)
         super().__init__(
             name or os.path.basename(region.stamp.path),
             shape=region.shape,

@@ -15,9 +15,10 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
 from .box import within
-from .handles import Handle, Stamp
+from .handles import Stamp
 from .mapping import unchanged
 from .npz import open_npz_archive
+from .processes import PerProcess
 from .region import is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class LoadedSource(AddressableSource):
         axes: str | None = None,
     ) -> None:
         self._stamp, self._load, self._what = stamp, load, what
-        self._handle: Handle[tuple[np.ndarray, Described]] = Handle(survives_fork=True)
+        self._handle: PerProcess[tuple[np.ndarray, Described]] = PerProcess(survives_fork=True)
         name = os.path.basename(stamp.path) + (f":{what}" if what else "")
         values, _ = self._handle.get(self._open)
         super().__init__(name, shape=values.shape, dtype=values.dtype, axes=axes)

@@ -18,10 +18,11 @@ from .base import SlabSource, digest, optional
 from .cf import packing
 from .coordinates import dimension_names, time_dimension
 from .description import Contents, StoreDescription, opened
-from .handles import Handle, Stamp
+from .handles import Stamp
 from .mapped import MappedSource
 from .mapping import owner_of, unchanged
 from .memory import ArraySource
+from .processes import PerProcess
 from .region import Region
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class XarraySource(SlabSource):
         values: Packing | None = None,
     ) -> None:
         self._opener, self._path, self.packing, self._cut = opener, path, values, False
-        self._handle: Handle[Contents] = Handle()
+        self._handle: PerProcess[Contents] = PerProcess()
         super().__init__(
             opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}",
             shape=array.shape,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from windowloader.errors import SourceChangedError, SourceNotFoundError
-from windowloader.sources.handles import Handle, Stamp
+from windowloader.sources.handles import Stamp
+from windowloader.sources.processes import PerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ class Thing:
 
 
 def test_opened_once_by_any_number_of_threads() -> None:
-    handle: Handle[Thing] = Handle()
+    handle: PerProcess[Thing] = PerProcess()
     opened: list[Thing] = []
     ready = threading.Barrier(8)
 
@@ -38,7 +39,7 @@ def test_opened_once_by_any_number_of_threads() -> None:
 
 
 def test_closed_and_opened_again() -> None:
-    handle: Handle[Thing] = Handle()
+    handle: PerProcess[Thing] = PerProcess()
     first = handle.get(Thing)
     handle.close()
     handle.close()
@@ -47,7 +48,7 @@ def test_closed_and_opened_again() -> None:
 
 
 def test_nobody_closes_what_is_held() -> None:
-    handle: Handle[Thing] = Handle()
+    handle: PerProcess[Thing] = PerProcess()
     with handle.held(Thing) as thing:
         closer = threading.Thread(target=handle.close)
         closer.start()
@@ -59,7 +60,7 @@ def test_nobody_closes_what_is_held() -> None:
 
 
 def test_forgotten_without_waiting_for_who_opens() -> None:
-    handle: Handle[Thing] = Handle()
+    handle: PerProcess[Thing] = PerProcess()
     opening, release = threading.Event(), threading.Event()
 
     def slow() -> Thing:
@@ -82,7 +83,7 @@ def test_forgotten_without_waiting_for_who_opens() -> None:
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # the thread is the test
 @pytest.mark.parametrize("survives", [False, True])
 def test_fork_and_pickle(survives: bool) -> None:
-    handle: Handle[list[int]] = Handle(survives_fork=survives)
+    handle: PerProcess[list[int]] = PerProcess(survives_fork=survives)
     value = handle.get(lambda: [os.getpid()])
     assert pickle.loads(pickle.dumps(handle)).get(lambda: [0]) == [0]
     taken, release = threading.Event(), threading.Event()

@@ -51,6 +51,7 @@ class _Sampling:
     ddp_rank: int
     num_workers: int
     pin_memory: bool
+    streamed: bool
 
     def __post_init__(self) -> None:
         if (self.ddp_rank == -1) != (self.world_size == -1):
@@ -76,6 +77,8 @@ class _Sampling:
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
+            # Statistics are read here, and TensorStore cannot be used in a process forked after that.
+            multiprocessing_context="forkserver" if self.num_workers and self.streamed else None,
             pin_memory=self.pin_memory,
         )
 
@@ -151,7 +154,8 @@ def get_index_dataset(
     edges, edge_weights : array_like, optional
         Default: those of the series' graph; weights are ones where it has none.
     num_workers, pin_memory
-        As of ``DataLoader``.
+        As of ``DataLoader``. Workers of a series that is streamed are started by forkserver, so that a script needs
+        ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -186,6 +190,7 @@ def get_index_dataset(
     sampling = _Sampling(
         batch_size=own["batch_size"] if batch_size is None else batch_size, shuffle=shuffle,
         world_size=world_size, ddp_rank=ddp_rank, num_workers=num_workers, pin_memory=pin_memory,
+        streamed=any(variable.source.array() is None for variable in found.variables),
     )  # fmt: skip
     device = _device(allGPU)
     kind: Literal["feature", "node"] = per or own["per"]

@@ -1,7 +1,8 @@
 """Windows as a map-style data set, for people who keep `torch.utils.data.DataLoader`.
 
 In: a window set and how batches should be. Out: per-window pairs that are views of one gather, and a collate function
-that hands that gather out. Works in workers, forked or spawned: each opens the rows for itself.
+that hands that gather out. Works in workers, each of which opens the rows for itself; not in forked ones where rows are
+streamed.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class WindowDataset(Dataset[Sample]):
     """Windows by number.
 
     Give `collate` to the `DataLoader`: batches are then `TorchBatch`, gathered in one pass in the worker and handed
-    over without another copy. Without it they are the pairs that torch's own collation stacks.
+    over without another copy. Without it they are the pairs that torch's own collation stacks. Workers of a streamed
+    series need ``multiprocessing_context="forkserver"`` or ``"spawn"``: a read in a forked worker is a `SourceError`.
 
     Parameters
     ----------

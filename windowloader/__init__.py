@@ -15,6 +15,7 @@ Three lines from a file to a loop::
     StandardScaler, MinMaxScaler, RobustScaler
     WindowLoader    batches in order, for any rank and world size, resumable
     Batch           what it yields: acts as the pair (inputs, targets)
+    Source          to derive from, where no format fits
     Graph, DynamicGraph
     WindowLoaderError, and the tree below it in windowloader.errors
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .scaling import RobustScaler as RobustScaler
     from .scaling import StandardScaler as StandardScaler
     from .series import Series as Series
+    from .source import Source as Source
     from .split import folds as folds
     from .split import split as split
     from .windows import WindowSet as WindowSet
@@ -58,6 +60,7 @@ _HOMES = {
     "MinMaxScaler": "scaling",
     "RobustScaler": "scaling",
     "Series": "series",
+    "Source": "source",
     "StandardScaler": "scaling",
     "WindowLoader": "loader",
     "WindowSet": "windows",

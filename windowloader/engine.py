@@ -14,7 +14,6 @@ from .errors import LoaderError
 from .gathering.delivery import as_bfloat16
 from .gathering.rows import Others
 from .shard import Steps, per_lane
-from .sources.base import complete
 from .sources.tiers import AT_HAND
 from .streaming.mirrored import mirrored
 
@@ -95,7 +94,7 @@ class Engine:
     def check_files(self) -> None:
         """Raise `SourceChangedError` where a local file is another than when it was opened."""
         for number in self.recipe.variables:
-            complete(self.windows.series.variables[number].source).check()
+            self.windows.series.variables[number].source.check()
 
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:

@@ -104,7 +104,7 @@ class Plan:
 
         None where nothing is read step by step. Above it, copying windows or the training step is the limit.
     advice : tuple of str
-        What budget or chunking would be better.
+        What budget or storage would be better.
     trace : Trace or None
         What is read when, for `plot`; not in `to_dict`.
     """

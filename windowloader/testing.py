@@ -1,4 +1,4 @@
-"""The conformance suite that every source passes; for sources of your own too.
+"""What every source of the package passes; for sources of your own too.
 
 In: a source and the array it should hold. Out: nothing, or an `AssertionError` that says what differs. Never changes
 the data.
@@ -7,6 +7,7 @@ the data.
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import pickle
 import warnings
@@ -16,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .source import Source
+from .sources.box import box_shape, within
+from .sources.selected import SelectedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .sources.box import Box
 
 __all__ = ["check_source"]
 
@@ -66,7 +71,8 @@ def check_source(
     _check_array(source, expected)
     _check_reads(source, expected)
     _check_refusals(source)
-    _check_edges(source)
+    _check_storage(source)
+    _check_boxes(source, expected)
     _check_threads(source, expected)
     _check_pickle(source, expected, pickled_bytes)
     if fork:
@@ -88,7 +94,7 @@ def _that(holds: Any, message: str) -> None:
 
 
 def _check_form(source: Source, expected: np.ndarray, timestamps: np.ndarray | None) -> None:
-    _that(isinstance(source, Source), f"{source!r} lacks a part of the protocol")
+    _that(isinstance(source, Source), f"{source!r} does not derive from windowloader.Source")
     _that(isinstance(source.name, str) and source.name, "the name is empty, and errors need it")
     _that(source.shape == expected.shape, f"shape {source.shape}, expected {expected.shape}")
     _that(all(type(size) is int for size in source.shape), f"sizes of {source.shape} are not all int")
@@ -140,7 +146,7 @@ def _expect(
 ) -> None:
     rows = np.empty((stop - start, *source.shape[1:]), source.dtype) if out is None else out
     rows[...] = np.ones((), source.dtype)  # what was there before must not show
-    source.read(start, stop, rows)
+    _count(source, start, stop, None, source.read(start, stop, rows))
     np.testing.assert_array_equal(rows, expected[start:stop], err_msg=f"rows [{start}, {stop}) {when}")
 
 
@@ -149,7 +155,7 @@ def _check_reads(source: Source, expected: np.ndarray) -> None:
         _expect(source, expected, start, stop, "by read()")
         rows = np.ones((stop - start, *source.shape[1:]), source.dtype)
         pending = source.submit(start, stop, rows)
-        pending.result()
+        _count(source, start, stop, None, pending.result())
         _that(pending.done(), "done() is False after result()")
         np.testing.assert_array_equal(
             rows, expected[start:stop], err_msg=f"rows [{start}, {stop}) by submit()"
@@ -188,15 +194,53 @@ def _refuses(source: Source, start: int, stop: int, out: np.ndarray) -> None:
             raise AssertionError(f"rows [{start}, {stop}) into shape {out.shape} by {how} raised nothing")
 
 
-def _check_edges(source: Source) -> None:
-    edges = source.edges()
-    _that((edges is None) == (source.chunks is None), f"edges() is {edges}, and chunks are {source.chunks}")
-    if edges is None or source.chunks is None:
+def _count(source: Source, start: int, stop: int, box: Box | None, size: object) -> None:
+    """Hold the bytes that a read says it took against what `Source.storage` says it takes."""
+    if not isinstance(size, int):
+        raise AssertionError(f"a read returned {size!r}, not the bytes that it took")  # noqa: TRY004
+    if start == stop or 0 in source.shape or source.tier == "cached":  # which may have it here
         return
-    _that(edges.dtype == np.int64, f"edges are {edges.dtype}")
-    _that(edges[0] == 0 and edges[-1] == source.shape[0], f"edges run from {edges[0]} to {edges[-1]}")
-    _that((np.diff(edges) > 0).all(), f"edges do not rise: {edges}")
-    _that(len(source.chunks) == len(source.shape), f"chunks {source.chunks} do not fit shape {source.shape}")
+    told = int(source.storage(*(() if box is None else (box,))).cost([start], [stop]).bytes[0])
+    _that(
+        size == told, f"rows [{start}, {stop}), box {box}: the read took {size} bytes, storage() says {told}"
+    )
+
+
+def _check_storage(source: Source) -> None:
+    storage = source.storage()
+    size = math.prod(source.shape[1:]) * source.dtype.itemsize
+    _that(
+        storage.row_bytes == max(size, 1), f"storage() has {storage.row_bytes} bytes a row; a row has {size}"
+    )
+    if source.chunks is not None:
+        _that(len(source.chunks) == len(source.shape), f"chunks {source.chunks} do not fit {source.shape}")
+    if (edges := storage.edges) is not None:
+        _that(edges.dtype == np.int64, f"edges are {edges.dtype}")
+        _that(edges[0] == 0 and edges[-1] == source.shape[0], f"edges run from {edges[0]} to {edges[-1]}")
+
+
+def _check_boxes(source: Source, expected: np.ndarray) -> None:
+    """Read parts of the axes after the first: as the source takes them, and picked from what it reads."""
+    sizes = expected.shape[1:]
+    if "t" not in source.axes or not sizes or 0 in expected.shape:
+        return
+    boxes: list[Box] = []
+    if source.boxes != "whole":
+        boxes.append(tuple(slice(size // 3, size) for size in sizes))
+        boxes.append((*(slice(0, size) for size in sizes[:-1]), slice(0, 1)))
+    if source.boxes == "indices":
+        boxes.append(tuple(np.arange(size - 1, -1, -2, dtype=np.int64)[::-1] for size in sizes))
+    start, stop = len(expected) // 3, len(expected)
+    for box in boxes:
+        rows = np.ones((stop - start, *box_shape(box)), source.dtype)
+        _count(source, start, stop, box, source.read(start, stop, rows, box))
+        np.testing.assert_array_equal(rows, within(expected[start:stop], box), err_msg=f"box {box}")
+        source.submit(start, stop, rows, box).result()
+    picked = {axis: [size - 1, 0] for axis, size in enumerate(sizes, 1)}
+    part = SelectedSource(source, along=picked)
+    rows = np.empty((stop - start, *part.shape[1:]), source.dtype)
+    part.read(start, stop, rows)
+    np.testing.assert_array_equal(rows, expected[start:stop][np.ix_(range(stop - start), *picked.values())])
 
 
 def _check_threads(source: Source, expected: np.ndarray) -> None:

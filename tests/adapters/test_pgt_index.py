@@ -252,6 +252,15 @@ def test_workers_give_the_same(week, context):
     assert_same_batches(forked, plain)
 
 
+def test_workers_of_a_streamed_series_are_not_forked(week, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(str(tmp_path / "week.zarr"), data=week[:200, :5], chunks=(32, 5, 2))
+    series = wl.open(tmp_path / "week.zarr")
+    plain, *_ = get_index_dataset(series, statistics="series", batch_size=32)  # reads all of it
+    workers, *_ = get_index_dataset(series, statistics="series", batch_size=32, num_workers=1)
+    assert_same_batches(workers, plain)
+
+
 def test_a_device_holds_the_series(week):
     """What runs on a GPU with allGPU=0, here on the CPU: PGT's GPU statistics divide by n - 1."""
     series = wl.Series(week, features=["speed", "time"])

@@ -12,7 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchBatch, TorchLoader, WindowDataset, WindowSampler
-from windowloader.errors import LoaderError, MissingDataError
+from windowloader.errors import LoaderError, MissingDataError, SourceError
 
 # torchdata itself calls what torch has deprecated
 STATEFUL = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -259,21 +259,26 @@ def test_a_data_set_on_a_mapped_file_pickles_small(tmp_path):
     assert torch.equal(pickle.loads(packed)[7][0], dataset[7][0])
 
 
-def test_streamed_rows_reach_forked_workers(tmp_path):
+@pytest.mark.parametrize("context", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.campaign)])
+def test_streamed_rows_reach_workers_that_are_not_forked(tmp_path, context):
     zarr = pytest.importorskip("zarr")
     values = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     zarr.create_array(str(tmp_path / "values.zarr"), data=values, chunks=(32, 5))
     windows = wl.WindowSet(wl.open(tmp_path / "values.zarr"), wl.WindowSpec(lookback=4, horizon=2))
     dataset = WindowDataset(windows)
-    expected = list(TorchLoader(windows, batch_size=64))  # the store is in use before the fork
+    expected = list(TorchLoader(windows, batch_size=64))  # the store is in use before workers start
     loader = DataLoader(
         dataset,
         batch_sampler=WindowSampler(dataset, batch_size=64),
         collate_fn=dataset.collate,
         num_workers=2,
-        multiprocessing_context="fork",
+        multiprocessing_context=context,
     )
-    assert_same(list(loader), expected)
+    if context == "fork":
+        with pytest.raises(SourceError, match=r"values\.zarr.*multiprocessing_context=\"forkserver\""):
+            next(iter(loader))
+    else:
+        assert_same(list(loader), expected)
 
 
 def test_no_targets_at_horizon_0():

@@ -1,4 +1,4 @@
-"""Mutations of files: bytes, JSON documents, headers of .npy files, cells of text; all of them by a seeded generator."""
+"""Seeded mutations of files: bytes, JSON documents, headers of .npy files, cells of text."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def damage_json(text: bytes, random: Random, other: bytes = b"") -> bytes:
         deep = random.choice((100, 990, 3000, 100_000))
         made = made.replace(random.choice(("null", "0", "1", "{}")), "[" * deep + "]" * deep, 1)
     if random.random() < 0.05 and '"' in made:
-        key = random.choice([part for part in made.split('"')[1::2]] or ["a"])
+        key = random.choice(made.split('"')[1::2] or ["a"])
         made = made.replace("{", f'{{"{key}": {json.dumps(_odd(random))}, ', 1)
     return made.encode("utf-8", "surrogatepass")
 

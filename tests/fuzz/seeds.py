@@ -1,4 +1,4 @@
-"""Small sound files of each format, written by the libraries that people use, and what those libraries read from them."""
+"""Small sound files of each format, by the libraries that people use, and what those libraries read from them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def seeds(folder: Path) -> dict[str, list[Seed]]:
 
 def _first(array: Any) -> np.ndarray:
     """First rows of what a library opened, without reading the rest."""
-    return np.asarray(array[: min(len(array), 16)])
+    return np.asarray(array[: min(array.shape[0], 16)])
 
 
 # -- arrays of NumPy ---------------------------------------------------------------------------------------------------

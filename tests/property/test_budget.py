@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from windowloader.errors import MemoryBudgetError
 from windowloader.index import Runs
+from windowloader.sources.storage import Storage
 from windowloader.streaming.budget import choose
-from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.grid import SPANS
 
 
@@ -34,7 +34,7 @@ def cases(draw):
         chunk = draw(st.sampled_from([None, 1, 7, 24, 48, 200, 5000]))
         edges = None if chunk is None else np.append(np.arange(0, rows, chunk), rows)
         variables.append(
-            Chunking(edges, row_bytes=draw(st.sampled_from([4, 32, 1000])), columns=draw(st.integers(1, 3)))
+            Storage(edges, row_bytes=draw(st.sampled_from([4, 32, 1000])), columns=draw(st.integers(1, 3)))
         )
     asked = {
         "span": span,
@@ -69,7 +69,7 @@ def needed(case):
 
 REFUSED = (
     Runs.of_segments(np.array([0, 2500]), span=24, stride=1),
-    [Chunking(np.append(np.arange(0, 2500, 24), 2500), row_bytes=32)],
+    [Storage(np.append(np.arange(0, 2500, 24), 2500), row_bytes=32)],
     {"span": 24, "active": 8},
 )
 

@@ -31,6 +31,7 @@ class Stored(LocalSource):
 
     def _read(self, start, stop, out):
         out[...] = self.values[start:stop]
+        return out.nbytes
 
 
 @dataclass

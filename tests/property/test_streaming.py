@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import LoaderError, MemoryBudgetError
+from windowloader.source import Pending
 from windowloader.sources.base import LocalSource
 
 pytestmark = pytest.mark.filterwarnings("ignore:global_batch_size=.* is not a multiple")
@@ -29,7 +30,7 @@ def small_blocks():
         yield
 
 
-class Pending:
+class Telling(Pending):
     def __init__(self, future):
         self.future = future
 
@@ -39,8 +40,6 @@ class Pending:
     def done(self):
         return self.future.done()
 
-
-class Telling(Pending):
     def add_done_callback(self, call):
         self.future.add_done_callback(lambda _: call(self))
 
@@ -58,19 +57,18 @@ class StandIn(LocalSource):
     def fingerprint(self):
         return "stand-in"
 
-    def edges(self):
-        return None if self.chunks is None else super().edges()
-
     def _read(self, start, stop, out):
         self.log.append((start, stop))
         if self.fail(start, stop):
             raise OSError(f"rows {start} to {stop} are out of reach")
         out[...] = self.values[start:stop]
+        return self.bytes_of(start, stop)
 
     def submit(self, start, stop, out):
         if self.mode == "at once":
             return super().submit(start, stop, out)
-        return (Pending if self.mode == "silent" else Telling)(POOL.submit(self.read, start, stop, out))
+        future = POOL.submit(self.read, start, stop, out)
+        return future if self.mode == "future" else Telling(future)
 
     def chunk_reads(self):
         """How often each chunk along time was read."""
@@ -109,7 +107,7 @@ def cases(draw):
     lanes = draw(st.sampled_from([None, 1, 2, 4]))
     batch = draw(st.integers(1, 9)) * (lanes or world)
     options.update(lanes=lanes, global_batch_size=batch, world_size=world)
-    mode = draw(st.sampled_from(["at once", "silent", "telling"]))
+    mode = draw(st.sampled_from(["at once", "future", "telling"]))
     return values, chunks, spec, borders, options, mode
 
 
@@ -161,7 +159,7 @@ def run_epoch(case, model, rank=0, state=None, stop=None):
             seen += 1
         state = loader.state_dict()
         most = engine.access.reader.most_under_way
-        assert most <= max(engine.reading.choice.requests, engine.reading.chunkings[0].columns)
+        assert most <= max(engine.reading.choice.requests, engine.reading.storages[0].columns)
     finally:
         loader.close()
     return loader, source, seen, state
@@ -263,7 +261,7 @@ def counted(loader, source):
     """Decoded bytes and requests of the reads that reached the source."""
     if not source.log:
         return 0, 0
-    cost = loader._engine.reading.chunkings[0].cost(*np.array(source.log).T)
+    cost = loader._engine.reading.storages[0].cost(*np.array(source.log).T)
     return int(cost.bytes.sum()), int(cost.requests.sum())
 
 

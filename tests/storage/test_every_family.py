@@ -17,9 +17,8 @@ import xarray as xr
 import zarr
 
 import windowloader as wl
-from windowloader.source import LocalSource, digest
+from windowloader.source import digest
 from windowloader.sources.mirror_folder import MirrorFolder
-from windowloader.sources.tiers import tier_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -449,18 +448,19 @@ def kerchunk(place):
     return Target(store, {"variables": ["speed"]}, tier="streamed")
 
 
-class Readings(LocalSource):
+class Readings(wl.Source):
     """A user's own: an SQLite table, derived from the base."""
 
     def __init__(self, path, **described):
         self.path = path
         super().__init__(str(path), shape=(ROWS, NODES), dtype="f4", axes="tn", **described)
 
-    def _read(self, start, stop, out):
+    def read(self, start, stop, out):
         with sqlite3.connect(self.path) as base:
             rows = base.execute("select * from r where rowid > ? and rowid <= ?", (start, stop)).fetchall()
         base.close()
         out[...] = rows
+        return self.bytes_of(start, stop)
 
     def fingerprint(self):
         return digest(self.path.stat().st_mtime_ns)
@@ -482,43 +482,15 @@ def users_own_chunked(place):
     return Target(Readings(readings(place), chunks=(30, NODES)), tier="streamed")
 
 
-class Bare:
-    """A user's own that meets the protocol and derives from nothing."""
+class Bare(wl.Source):
+    """A user's own that gives nothing but its rows."""
 
-    name, axes, shape, dtype, chunks = "bare", "tn", (ROWS, NODES), np.dtype("f4"), (30, NODES)
-
-    def array(self):
-        return None
+    def __init__(self):
+        super().__init__("bare", shape=(ROWS, NODES), dtype="f4", chunks=(30, NODES))
 
     def read(self, start, stop, out):
         out[...] = VALUES[start:stop]
-
-    def submit(self, start, stop, out):
-        self.read(start, stop, out)
-        return Ready()
-
-    def edges(self):
-        return np.arange(0, ROWS + 1, 30)
-
-    def labels(self, axis):
-        return None
-
-    def timestamps(self):
-        return None
-
-    def fingerprint(self):
-        return "bare"
-
-    def close(self):
-        pass
-
-
-class Ready:
-    def result(self, timeout=None):
-        return None
-
-    def done(self):
-        return True
+        return self.bytes_of(start, stop)
 
 
 def users_bare(place):
@@ -631,7 +603,7 @@ def test_every_family_is_loaded_from(family, place):
 def test_a_folder_for_the_cache_keeps_what_is_streamed_or_says_that_it_does_not(family, place, tmp_path):
     target = family(place)
     opened = wl.open(target.what, **target.options).variables
-    tiers = [tier_of(one.source) for one in opened if one.has_time]
+    tiers = [one.source.tier for one in opened if one.has_time]
     named = isinstance(target.what, (str, os.PathLike))
     in_hand = ("streamed" in tiers and not named) or "covariates" in target.options
     with (

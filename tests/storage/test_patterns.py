@@ -53,6 +53,23 @@ def test_a_bucket_and_this_machine_match_alike(months, put, s3, pattern, monkeyp
         assert (there.clock is None) == (here.clock is None)
 
 
+@pytest.mark.leaks
+def test_long_tables_match_alike(tmp_path, put, s3):
+    times = pd.date_range("2020", periods=30, freq="h")
+    frame = pd.DataFrame({"id": ["b", "a", "b"] * 10, "utc": times, "v": np.arange(30.0)})
+    for name, rows in (("long_2", frame[:20]), ("long_10", frame[20:])):
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+        put(f"long/{name}.parquet", (tmp_path / f"{name}.parquet").read_bytes())
+    options = {"endpoint_url": s3.url, "key": "k", "secret": "s"}
+    for target in (f"{tmp_path}/long_*.parquet", "s3://bkt/long/*.parquet"):
+        series = wl.open(target, entity="id", time="utc", storage_options=options if "://" in target else {})
+        assert series.entity_names.tolist() == ["b", "a"]
+        right = np.concatenate([frame[frame["id"] == name]["v"] for name in "ba"])
+        windows = wl.WindowSet(series, wl.WindowSpec(lookback=1, horizon=0))
+        with wl.WindowLoader(windows, batch_size=99, dtype="float64") as loader:
+            np.testing.assert_array_equal(next(iter(loader)).inputs.ravel(), right)
+
+
 def test_what_matches_nothing_and_what_lists_nothing(put, s3):
     options = {"endpoint_url": s3.url, "key": "k", "secret": "s"}
     with pytest.raises(SourceFormatError, match=r"no file matches 's3://bkt/none/\*\.nc'"):

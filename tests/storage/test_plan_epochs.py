@@ -136,6 +136,7 @@ class Counted(LocalSource):
     def _read(self, start, stop, out):
         self.log.append(stop - start)
         out[...] = self.values[start:stop]
+        return self.bytes_of(start, stop)
 
 
 @pytest.mark.parametrize("steps", [1, 20, 100, 155, 170, 400])  # a pass has 155

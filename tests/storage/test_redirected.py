@@ -1,4 +1,4 @@
-"""Own headers stay with the host they were given for, whichever library asks: redirects, and references to other hosts."""
+"""Own headers stay with the host they were given for, whichever library asks: redirects, references to others."""
 
 import json
 import pickle

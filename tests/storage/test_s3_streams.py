@@ -150,9 +150,11 @@ WORKERS = """
     batches = iter(used)
     next(batches), next(batches)  # the store is in use, and reads are under way
     dataset = WindowDataset(windows)
-    workers = torch.utils.data.DataLoader(
-        dataset, batch_size=64, num_workers=2, multiprocessing_context="fork", collate_fn=dataset.collate
-    )
+
+    def workers(context):
+        return torch.utils.data.DataLoader(
+            dataset, batch_size=64, num_workers=2, multiprocessing_context=context, collate_fn=dataset.collate
+        )
 
     def check(batch):
         rows = np.asarray(batch.starts)[:, None] + np.arange(10)
@@ -160,7 +162,12 @@ WORKERS = """
         assert (both == values[rows]).all()
         return len(rows)
 
-    assert sum(map(check, workers)) == len(windows) == 991
+    try:
+        next(iter(workers("fork")))
+        raise AssertionError
+    except wl.errors.SourceError as error:
+        assert "forkserver" in str(error), error
+    assert sum(map(check, workers("forkserver"))) == len(windows) == 991
     assert sum(map(check, batches)) == 991 - 32  # the parent's own epoch goes on
     used.close()
     print("done")
@@ -169,7 +176,7 @@ WORKERS = """
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("form", FORMS)
-def test_workers_forked_after_use(s3, stored, values, form, tmp_path):
+def test_workers_started_while_the_store_is_in_use(s3, stored, values, form, tmp_path):
     pytest.importorskip("torch")
     np.save(tmp_path / "values.npy", values)
     done = subprocess.run(

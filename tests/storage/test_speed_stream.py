@@ -93,7 +93,7 @@ def scan(slow, form, requests):
     """Seconds to read the array from its first chunk to its last, so many requests at a time, into memory in use."""
     begun = time.perf_counter()
     source = open_array(slow, form).variables[0].source
-    edges = source.edges() if form != "sharded" else np.append(np.arange(0, ROWS, 288), ROWS)
+    edges = source.storage().edges if form != "sharded" else np.append(np.arange(0, ROWS, 288), ROWS)
     gate, free, reads = threading.Semaphore(requests), [], []
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         gate.acquire()

@@ -1,4 +1,4 @@
-"""Chunks that unpack to more than their shape stop at their size: by byte ranges over HTTP, and in what zarr-python reads."""
+"""Chunks that unpack to more than their shape stop at their size: by byte ranges over HTTP, and by zarr-python."""
 
 import bz2
 import functools
@@ -32,7 +32,8 @@ import windowloader as wl
 
 def load(target):
     series = wl.open(target if "://" in target else zarr.storage.LocalStore(target, read_only=True))
-    with wl.WindowLoader(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=2)), batch_size=8, memory="32MiB") as loader:
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=2))
+    with wl.WindowLoader(windows, batch_size=8, memory="32MiB") as loader:
         return [batch.inputs.copy() for batch in loader]
 
 load(sys.argv[1])  # a sound one first: what is imported and compiled is no chunk's

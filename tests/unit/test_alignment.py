@@ -110,9 +110,10 @@ class Recorded(LocalSource):
         super().__init__("recorded", shape=frame.shape, dtype="f8", axes="tn", description=described)
         self.rows, self.asked = frame.to_numpy(), []  # type: ignore[var-annotated]
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         self.asked.append((start, stop))
         out[...] = self.rows[start:stop]
+        return out.nbytes
 
     def fingerprint(self) -> str:
         return "recorded"

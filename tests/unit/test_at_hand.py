@@ -9,7 +9,6 @@ import windowloader as wl
 from windowloader.sources.joined import JoinedSource
 from windowloader.sources.memory import ArraySource, open_npz
 from windowloader.sources.selected import SelectedSource
-from windowloader.sources.tiers import tier_of
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)
 VALUES = np.random.default_rng(5).normal(size=(300, 6, 2)).astype("f4")
@@ -92,9 +91,9 @@ def test_the_rest_of_a_stream_stays_a_stream(tmp_path):
 def test_files_that_would_be_parsed_again_and_again_are_streamed(tmp_path):
     np.savez(tmp_path / "x.npz", x=VALUES[:5])
     parts = [open_npz(tmp_path / "x.npz") for _ in range(33)]
-    assert tier_of(JoinedSource(parts[:32])) == "memory"
-    assert tier_of(JoinedSource(parts)) == "streamed"
-    assert tier_of(JoinedSource([ArraySource(VALUES)] * 33)) == "memory"
+    assert JoinedSource(parts[:32]).tier == "memory"
+    assert JoinedSource(parts).tier == "streamed"
+    assert JoinedSource([ArraySource(VALUES)] * 33).tier == "memory"
 
 
 def test_a_tier_is_that_of_what_is_selected_from():
@@ -105,6 +104,6 @@ def test_a_tier_is_that_of_what_is_selected_from():
             return None
 
     mirror = Mirror(VALUES)
-    assert tier_of(SelectedSource(mirror, nodes=[0, 2, 3])) == "cached"
-    assert tier_of(JoinedSource([mirror, mirror])) == "cached"
-    assert tier_of(JoinedSource([mirror, ArraySource(VALUES)])) == "streamed"
+    assert SelectedSource(mirror, nodes=[0, 2, 3]).tier == "cached"
+    assert JoinedSource([mirror, mirror]).tier == "cached"
+    assert JoinedSource([mirror, ArraySource(VALUES)]).tier == "streamed"

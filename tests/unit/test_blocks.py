@@ -12,6 +12,7 @@ import windowloader as wl
 from windowloader.assembly.variable import Variable
 from windowloader.errors import ClosedError, MemoryBudgetError, RankError
 from windowloader.gathering.rows import InTurn
+from windowloader.source import Pending
 from windowloader.sources.base import LocalSource
 from windowloader.streaming import reader as reader_module
 from windowloader.streaming.arena import Arena
@@ -19,7 +20,7 @@ from windowloader.streaming.benches import Benches, Benchwork
 from windowloader.streaming.reader import Job, Pace, Reader, RowRange
 
 
-class Gate:
+class Gate(Pending):
     """A read that ends when told to."""
 
     def __init__(self, owner):
@@ -34,6 +35,7 @@ class Gate:
     def result(self, timeout=None):
         if self.error:
             raise self.error
+        return 0
 
     def open(self, error=None):
         self.over, self.error = True, error
@@ -258,6 +260,7 @@ class Hidden(Gated):
     def _read(self, start, stop, out):
         self.log.append((start, stop))
         out[...] = self.values[start:stop]
+        return out.nbytes
 
 
 @pytest.fixture

@@ -315,6 +315,13 @@ def test_a_pickle_that_names_anything_else_is_refused_and_nothing_runs(
     assert not Path("/tmp/windowloader-was-here").exists()
 
 
+def test_a_pickle_whose_line_ends_were_changed_is_told(tmp_path: Path) -> None:
+    plain = pickle.dumps((["a", "b"], {"a": 0, "b": 1}, np.eye(2, dtype="f4")), protocol=0)
+    (tmp_path / "adj.pkl").write_bytes(plain.replace(b"\n", b"\r\n"))
+    with pytest.raises(GraphError, match="line ends"):
+        Graph.load(tmp_path / "adj.pkl")
+
+
 def test_damaged_pickles_and_other_contents_are_errors_of_graphs(tmp_path: Path) -> None:
     whole = pickle.dumps([["a", "b", "c"], {"a": 0, "b": 1, "c": 2}, DENSE])
     for data in (

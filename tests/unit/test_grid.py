@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from windowloader.errors import LoaderError
 from windowloader.index import Explicit, Runs
-from windowloader.streaming.chunking import Chunking, total_cost
+from windowloader.sources.storage import Storage, total_cost
 from windowloader.streaming.grid import SPANS, Grid, block_rows, cut
 
 
@@ -27,10 +27,10 @@ def cases(draw):
     total = draw(st.integers(span, 400))
     lengths = st.lists(st.integers(1, 90), min_size=1, max_size=60)
     chunked = [
-        Chunking(edges(*draw(lengths), total), row_bytes=draw(st.integers(1, 9)))
+        Storage(edges(*draw(lengths), total), row_bytes=draw(st.integers(1, 9)))
         for _ in range(draw(st.integers(0, 2)))
     ]
-    free = [Chunking(None, row_bytes=3)] * (not chunked or draw(st.booleans()))
+    free = [Storage(None, row_bytes=3)] * (not chunked or draw(st.booleans()))
     holes = draw(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150)), max_size=3))
     starts = [s for s in range(total - span + 1) if not any(a <= s < a + n for a, n in holes)]
     rows = draw(st.sampled_from([SPANS * span, SPANS * span + 37, 1 + span // 2]))
@@ -88,21 +88,21 @@ def test_borders_lie_on_edges_of_the_heaviest_variable(case):
 def test_a_long_chunk_is_a_block_and_short_ones_are_joined_evenly():
     grid = cut(
         every(52_105, 24),
-        [Chunking(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=10_400)],
+        [Storage(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=10_400)],
         span=24,
         rows=block_rows(24, 10_400),
     )
     assert len(grid) == 181
     assert grid.largest == 288
-    grid = cut(every(2600, 24), [Chunking(np.arange(0, 2601, 26), row_bytes=10_400)], span=24, rows=101)
+    grid = cut(every(2600, 24), [Storage(np.arange(0, 2601, 26), row_bytes=10_400)], span=24, rows=101)
     assert set((grid.end - grid.begin).tolist()) == {104}
-    grid = cut(every(1000, 24), [Chunking(np.arange(0, 1008, 24), row_bytes=10_400)], span=24, rows=101)
+    grid = cut(every(1000, 24), [Storage(np.arange(0, 1008, 24), row_bytes=10_400)], span=24, rows=101)
     assert (grid.end - grid.begin).min() >= 101
     assert grid.largest <= 144  # what is left over goes round, instead of doubling the last
 
 
 def test_arrays_without_chunks_are_cut_to_size():
-    grid = cut(every(10_000, 12), [Chunking(None, row_bytes=828)], span=12, rows=block_rows(12, 828))
+    grid = cut(every(10_000, 12), [Storage(None, row_bytes=828)], span=12, rows=block_rows(12, 828))
     assert block_rows(12, 828) == 1267
     assert len(grid) == 7
     assert (grid.end - grid.begin).min() >= 1267
@@ -113,7 +113,7 @@ def test_rows_without_windows_are_cut_off_and_unused_chunks_never_read():
     starts = Runs.of_segments(np.array([130, 480, 1500, 1990]), span=10, stride=1).within(
         np.array([0, 1500]), np.array([480, 2000])
     )
-    variable = Chunking(np.arange(0, 2001, 100), row_bytes=8)
+    variable = Storage(np.arange(0, 2001, 100), row_bytes=8)
     grid = cut(starts, [variable], span=10, rows=40)
     assert grid.begin[0] == 130
     assert grid.end[-1] == 1990
@@ -122,7 +122,7 @@ def test_rows_without_windows_are_cut_off_and_unused_chunks_never_read():
 
 
 def test_segments_inside_a_chunk_do_not_read_it_twice():
-    variable = Chunking(np.arange(0, 1001, 100), row_bytes=8)
+    variable = Storage(np.arange(0, 1001, 100), row_bytes=8)
     starts = Runs.of_segments(np.array([0, 150, 450, 1000]), span=10, stride=1)
     grid = cut(starts, [variable], span=10, rows=40)
     assert len(grid) == 10
@@ -131,12 +131,12 @@ def test_segments_inside_a_chunk_do_not_read_it_twice():
 
 def test_a_light_variable_gives_way_and_its_second_reads_are_counted():
     heavy, light = (
-        Chunking(np.arange(0, 9001, 100), row_bytes=100),
-        Chunking(np.arange(0, 9001, 250), row_bytes=1),
+        Storage(np.arange(0, 9001, 100), row_bytes=100),
+        Storage(np.arange(0, 9001, 250), row_bytes=1),
     )
     grid = cut(every(9000, 10), [light, heavy], span=10, rows=125)
     assert grid.begin.tolist() == list(range(0, 9000, 500))  # edges of both, and blocks not too long
-    far = Chunking(np.arange(0, 9001, 4500), row_bytes=1)
+    far = Storage(np.arange(0, 9001, 4500), row_bytes=1)
     grid = cut(every(9000, 10), [far, heavy], span=10, rows=100)
     assert len(grid) == 90
     assert far.cost(grid.begin, grid.end).bytes.sum() == 90 * 4500
@@ -144,14 +144,14 @@ def test_a_light_variable_gives_way_and_its_second_reads_are_counted():
 
 
 def test_costs_count_chunks_columns_shards_and_their_indexes():
-    variable = Chunking(np.arange(0, 101, 10), row_bytes=4, columns=3, shards=np.array([0, 50, 100]))
+    variable = Storage(np.arange(0, 101, 10), row_bytes=4, columns=3, shards=np.array([0, 50, 100]))
     cost = variable.cost([5, 45, 10], [15, 55, 20])
     assert cost.bytes.tolist() == [80, 80, 40]
     assert cost.requests.tolist() == [3, 6, 3]
     assert variable.indexes([5, 10], [15, 20]) == 3
     assert variable.indexes([5, 45], [15, 55]) == 6
-    assert Chunking(None, row_bytes=4).distinct([0, 5], [10, 20]) == 80
-    assert total_cost([variable, Chunking(None, row_bytes=1)], [0], [10]).requests.tolist() == [4]
+    assert Storage(None, row_bytes=4).distinct([0, 5], [10, 20]) == 80
+    assert total_cost([variable, Storage(None, row_bytes=1)], [0], [10]).requests.tolist() == [4]
 
 
 def test_the_hash_tells_grids_apart():
@@ -171,8 +171,8 @@ def test_the_hash_tells_grids_apart():
     [
         lambda: Grid(np.array([0, 50]), np.array([60, 100]), span=10, rows=40),
         lambda: Grid(np.array([5]), np.array([5]), span=10, rows=40),
-        lambda: Chunking(np.array([0, 10, 10]), row_bytes=1),
-        lambda: Chunking(None, row_bytes=0),
+        lambda: Storage(np.array([0, 10, 10]), row_bytes=1),
+        lambda: Storage(None, row_bytes=0),
         lambda: cut(every(100, 10), [], span=10, rows=40),
     ],
 )
@@ -182,8 +182,8 @@ def test_refuses_what_cannot_be(make):
 
 
 def test_a_million_edges_are_cheap():
-    chunking = Chunking(np.arange(0, 24_000_001, 24), row_bytes=10_400)
-    grid = cut(every(24_000_000, 6), [chunking], span=6, rows=24)
+    storage = Storage(np.arange(0, 24_000_001, 24), row_bytes=10_400)
+    grid = cut(every(24_000_000, 6), [storage], span=6, rows=24)
     assert 999_000 < len(grid) <= 1_000_000
-    grid = cut(every(24_000_000, 24), [chunking], span=24, rows=101)
+    grid = cut(every(24_000_000, 24), [storage], span=24, rows=101)
     assert len(grid) == 200_000

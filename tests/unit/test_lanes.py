@@ -14,7 +14,7 @@ from windowloader.errors import LoaderError
 from windowloader.index import Explicit, Runs
 from windowloader.shuffling.deal import Deal
 from windowloader.shuffling.lanes import BlockOrder, walk
-from windowloader.streaming.chunking import Chunking
+from windowloader.sources.storage import Storage
 from windowloader.streaming.grid import Grid, cut
 
 
@@ -26,13 +26,13 @@ def even():
 
 def uneven():
     starts = Runs.of_segments(np.array([0, 333, 340, 1500, 4000]), span=24, stride=3)
-    chunking = Chunking(np.array([0, 120, 240, 500, 900, 901, 1400, 2000, 3000, 4000]), row_bytes=1 << 20)
-    return BlockOrder(starts, grid=cut(starts, [chunking], span=24, rows=96), active=2, lanes=3, seed=2**100)
+    storage = Storage(np.array([0, 120, 240, 500, 900, 901, 1400, 2000, 3000, 4000]), row_bytes=1 << 20)
+    return BlockOrder(starts, grid=cut(starts, [storage], span=24, rows=96), active=2, lanes=3, seed=2**100)
 
 
 def halo():
     starts = Runs.of_segments(np.array([5, 700]), span=50, stride=1)
-    grid = cut(starts, [Chunking(None, row_bytes=1)], span=50, rows=64)
+    grid = cut(starts, [Storage(None, row_bytes=1)], span=50, rows=64)
     return BlockOrder(starts, grid=grid, active=8, lanes=2, rotate=False)
 
 
@@ -116,7 +116,7 @@ def test_a_pickled_order_is_the_same_and_small():
 
 def test_ten_million_windows_in_ten_thousand_blocks_take_no_memory_per_window():
     starts = Runs.of_segments(np.array([0, 10_000_023]), span=24, stride=1)
-    grid = cut(starts, [Chunking(np.arange(0, 10_001_000, 1000), row_bytes=2000)], span=24, rows=525)
+    grid = cut(starts, [Storage(np.arange(0, 10_001_000, 1000), row_bytes=2000)], span=24, rows=525)
     order = BlockOrder(starts, grid=grid, active=64)
     order.lane(0, 0, 0, 10)  # compiled before memory is counted
     tracemalloc.start()
@@ -148,7 +148,7 @@ def test_more_lanes_than_windows_leave_some_empty():
 
 def test_no_windows_are_an_empty_order():
     starts = Runs.of_segments(np.array([0, 5]), span=10, stride=1)
-    order = BlockOrder(starts, grid=cut(starts, [Chunking(None, row_bytes=8)], span=10, rows=40), active=4)
+    order = BlockOrder(starts, grid=cut(starts, [Storage(None, row_bytes=8)], span=10, rows=40), active=4)
     assert order.lane(0, 0, 0, 0).size == 0
 
 

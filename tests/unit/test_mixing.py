@@ -10,13 +10,13 @@ from windowloader.index import Runs
 from windowloader.order import SequentialOrder
 from windowloader.shuffling.lanes import BlockOrder
 from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.sources.storage import Storage
 from windowloader.streaming.budget import default_active
-from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.grid import cut
 
 STARTS = Runs.of_segments(np.array([0, 52_105]), span=24, stride=1)
 GRID = cut(
-    STARTS, [Chunking(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=10_400)], span=24, rows=101
+    STARTS, [Storage(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=10_400)], span=24, rows=101
 )
 
 

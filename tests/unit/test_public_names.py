@@ -11,8 +11,9 @@ import pytest
 import windowloader as wl
 
 NAMES = {
-    "Batch", "DynamicGraph", "Graph", "MinMaxScaler", "RobustScaler", "Series", "StandardScaler", "WindowLoader",
-    "WindowLoaderError", "WindowSet", "WindowSpec", "__version__", "errors", "folds", "open", "scan", "split",
+    "Batch", "DynamicGraph", "Graph", "MinMaxScaler", "RobustScaler", "Series", "Source", "StandardScaler",
+    "WindowLoader", "WindowLoaderError", "WindowSet", "WindowSpec", "__version__", "errors", "folds",
+    "open", "scan", "split",
 }  # fmt: skip
 
 

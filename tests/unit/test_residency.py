@@ -8,15 +8,15 @@ import pytest
 from windowloader.errors import MemoryBudgetError
 from windowloader.index import Runs
 from windowloader.shuffling.lanes import BlockOrder
+from windowloader.sources.storage import Storage
 from windowloader.streaming.budget import RESERVE, MemoryTerms, choose, default_active
-from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.forecast import forecast, lanes_read, sides_asked
 from windowloader.streaming.grid import cut
 from windowloader.streaming.paging import pages, reads
 from windowloader.streaming.residency import Residency
 
 ROW = 10_400  # the array of the storage experiments: 52,105 rows of 2,600 float32 nodes
-ARRAY = Chunking(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=ROW)
+ARRAY = Storage(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=ROW)
 STARTS = Runs.of_segments(np.array([0, 52_105]), span=24, stride=1)
 
 
@@ -43,7 +43,7 @@ def test_a_rank_reads_its_part_and_the_borders():
         assert all(f.share <= (1 + 2 * 8 / 181) / 8 for f in ranks)  # a border block more or less
         by_epoch.append(np.mean([f.share for f in ranks]))
     assert np.mean(by_epoch) <= 1.05 / 8
-    raw = Chunking(None, row_bytes=ROW)  # without chunks a border block is read in part
+    raw = Storage(None, row_bytes=ROW)  # without chunks a border block is read in part
     ranks = [forecast(blocks, [raw], epoch=1, slots=12, rank=r, world_size=8) for r in range(8)]
     assert sum(f.share for f in ranks) < 1.01
 
@@ -135,7 +135,7 @@ def test_active_blocks_of_a_resumed_run_are_kept_and_paged():
 
 def test_large_rows_get_blocks_with_a_halo():
     starts = Runs.of_segments(np.array([0, 5000]), span=6, stride=1)
-    choice = choose(starts, [Chunking(None, row_bytes=83 << 20)], span=6, memory=16 << 30)
+    choice = choose(starts, [Storage(None, row_bytes=83 << 20)], span=6, memory=16 << 30)
     assert choice.mode == "halo"
     assert choice.active >= 8
     rows = choice.grid.rows
@@ -145,17 +145,17 @@ def test_large_rows_get_blocks_with_a_halo():
 
 
 def test_chunks_of_one_row_and_tiny_budgets_are_read_directly():
-    rows = Chunking(np.arange(0, 1001), row_bytes=100 << 20)
+    rows = Storage(np.arange(0, 1001), row_bytes=100 << 20)
     starts = Runs.of_segments(np.array([0, 1000]), span=6, stride=1)
     choice = choose(starts, [rows], span=6, memory=2 << 30)
     assert (choice.mode, choice.grid, choice.active) == ("direct", None, 0)
     assert choice.terms.total <= 2 << 30
-    assert choose(STARTS, [Chunking(None, row_bytes=ROW)], span=24, memory=1 << 20).mode == "direct"
+    assert choose(STARTS, [Storage(None, row_bytes=ROW)], span=24, memory=1 << 20).mode == "direct"
     assert choose(STARTS, [ARRAY], span=24, memory=1 << 30, direct=True).mode == "direct"
 
 
 def test_budgets_that_cannot_be_are_errors_that_say_what_would_do():
-    long = Chunking(np.array([0, 60_000]), row_bytes=ROW)
+    long = Storage(np.array([0, 60_000]), row_bytes=ROW)
     with pytest.raises(MemoryBudgetError, match=r"convert") as caught:
         choose(STARTS, [long], span=24, memory=64 << 20)
     assert str(60_000 * ROW) in str(caught.value)

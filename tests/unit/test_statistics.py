@@ -12,23 +12,19 @@ from windowloader.errors import MissingDataError, ScalerError
 from windowloader.fitting.statistics import Extremes, Moments, reduce_rows
 
 
-class Streamed:
+class Streamed(wl.Source):
     """A source that must be read, with a storage grid, and that notes what is asked of it."""
 
-    name = "streamed"
-
     def __init__(self, values, chunk=None, fail_at=None):
+        chunks = None if chunk is None else (chunk, *values.shape[1:])
+        super().__init__("streamed", shape=values.shape, dtype=values.dtype, chunks=chunks)
         self.values, self.fail_at = values, fail_at
-        self.axes, self.shape, self.dtype = "tnf"[: values.ndim], values.shape, values.dtype
-        self.chunks = None if chunk is None else (chunk, *values.shape[1:])
         self.asked: list[tuple[int, int]] = []
         self.under_way = 0
 
-    def array(self):
-        return None
-
     def read(self, start, stop, out):
         out[...] = self.values[start:stop]
+        return out.nbytes
 
     def submit(self, start, stop, out):
         self.asked.append((start, stop))
@@ -37,26 +33,8 @@ class Streamed:
         if self.fail_at is not None and start <= self.fail_at < stop:
             future.set_exception(OSError("lost"))
         else:
-            self.read(start, stop, out)
-            future.set_result(None)
+            future.set_result(self.read(start, stop, out))
         return future
-
-    def edges(self):
-        if self.chunks is None:
-            return None
-        return np.append(np.arange(0, self.shape[0], self.chunks[0]), self.shape[0]).astype(np.int64)
-
-    def labels(self, axis):
-        return None
-
-    def timestamps(self):
-        return None
-
-    def fingerprint(self):
-        return "streamed"
-
-    def close(self):
-        pass
 
 
 SPEC = wl.WindowSpec(lookback=5, horizon=3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from windowloader.errors import SourceError
+from windowloader.source import Storage
 from windowloader.sources.base import LocalSource
 from windowloader.sources.reads import Done
 from windowloader.testing import check_source
@@ -19,29 +20,33 @@ class Good(LocalSource):
     def __init__(self, **more: Any) -> None:
         super().__init__("good", shape=(8, 3), dtype="f4", **more)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         out[...] = VALUES[start:stop]
+        return self.bytes_of(start, stop)
 
     def fingerprint(self) -> str:
         return "good"
 
 
 class Contiguous(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         np.ascontiguousarray(out)[...] = VALUES[start:stop]
+        return out.nbytes
 
 
 class OffByOne(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         out[...] = np.roll(VALUES, -1 if stop == 8 else 0, axis=0)[start:stop]
+        return out.nbytes
 
 
 class Unchecked(Good):
-    def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
+    def check_range(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> None:
         pass
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         out[: max(0, min(stop, 8) - max(start, 0))] = VALUES[max(start, 0) : min(stop, 8)][: len(out)]
+        return out.nbytes
 
 
 class Forgetful(Good):
@@ -62,8 +67,27 @@ class Restless(Good):
 
 
 class Edgy(Good):
-    def edges(self) -> np.ndarray:
-        return np.array([0, 4, 4, 8])
+    def storage(self, box: Any = None) -> Storage:
+        return Storage(np.array([0, 4, 9]), row_bytes=12)
+
+
+class Silent(Good):
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:  # type: ignore[override]
+        out[...] = VALUES[start:stop]
+
+
+class Greedy(Good):
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+        out[...] = VALUES[start:stop]
+        return VALUES.nbytes
+
+
+class Wide(Good):
+    boxes = "slices"
+
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
+        out[...] = VALUES[start:stop, : out.shape[1]]
+        return self.bytes_of(start, stop, box)
 
 
 class Foreign(Good):
@@ -87,7 +111,8 @@ def test_a_good_source_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [Contiguous, OffByOne, Unchecked, Forgetful, Heavy, Restless, Edgy, Foreign, Other]
+    "wrong",
+    [Contiguous, OffByOne, Unchecked, Forgetful, Heavy, Restless, Edgy, Silent, Greedy, Wide, Foreign, Other],
 )
 def test_a_wrong_one_does_not(wrong: type[Good]) -> None:
     with pytest.raises(AssertionError):

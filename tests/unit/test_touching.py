@@ -126,6 +126,7 @@ class _Refuse:
 class Zeros(LocalSource):
     def _read(self, start, stop, out):
         out[...] = 0
+        return out.nbytes
 
 
 @pytest.mark.parametrize("chunk", [20, 1])  # in blocks, and directly

@@ -14,7 +14,6 @@ import numpy as np
 
 from windowloader.clocks.calendars import calendar_of, own
 from windowloader.errors import SeriesError
-from windowloader.sources.base import LocalSource
 from windowloader.sources.selected import SelectedSource
 
 from .labels import counts, keys, listed, tells
@@ -228,7 +227,7 @@ class Alignment:
                 elif have is not None and tells(have) and not tells(wanted):
                     self.labels[number] = have
         times = source.timestamps() if timed and "t" in source.axes else None
-        if isinstance(source, LocalSource) and source.moved and (times is None or self.times is None):
+        if source.moved and (times is None or self.times is None):
             self.moved.append(what)
         kept = rows(times, self.times, what)
         self.times = times if self.times is None else self.times

@@ -16,7 +16,7 @@ import numpy as np
 
 from windowloader.axes import check_axes, sizes
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.base import LocalSource
+from windowloader.sources.base import SourceOver
 
 from .alignment import find
 from .joining import Opener, missing_of
@@ -24,7 +24,8 @@ from .labels import tells
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
-    from windowloader.source import Pending, Source
+    from windowloader.source import Source
+    from windowloader.sources.box import Box
 
     from .alignment import Alignment
 
@@ -112,9 +113,8 @@ def _open(name: str, target: Any, axes: str | None, opener: Opener, alignment: A
     letters = infer_axes(name, shape, *alignment.size, known)
     if letters == source.axes:
         return source
-    order = source.order if isinstance(source, LocalSource) else range(len(letters))
     return _named(
-        name, target, "".join(letter for _, letter in sorted(zip(order, letters, strict=True))), opener
+        name, target, "".join(letter for _, letter in sorted(zip(source.order, letters, strict=True))), opener
     )
 
 
@@ -205,7 +205,7 @@ def _check_sizes(name: str, source: Source, num_steps: int, space_shape: tuple[i
     )
 
 
-class StaticSource:
+class StaticSource(SourceOver):
     """A source without time, read whole when first needed: attributes of nodes are small.
 
     Parameters
@@ -215,50 +215,30 @@ class StaticSource:
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes)
+        self.source = source
         self._values: np.ndarray | None = None
-        self.name = source.name
-        self.axes = source.axes
-        self.shape = source.shape
-        self.dtype = source.dtype
-        self.chunks: tuple[int, ...] | None = None
 
     def array(self) -> np.ndarray | None:
         """Return the values, read once a process."""
         if self._values is None:
             values = np.empty(self.shape, self.dtype)
-            self._source.read(0, self.shape[0], values)
+            self.source.read(0, self.shape[0], values)
             self._values = values
         return self._values
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Copy a part of the values."""
-        self._source.read(start, stop, out)
-
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin `read`."""
-        return self._source.submit(start, stop, out)
-
-    def edges(self) -> np.ndarray | None:
-        """Return None: every range costs alike once the values are here."""
-        return None
+        return self.source.read(start, stop, out)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis, or None."""
-        return self._source.labels(axis)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Return None: there is no time."""
-        return None
-
-    def fingerprint(self) -> str:
-        """Return that of the file."""
-        return self._source.fingerprint()
+        return self.source.labels(axis)
 
     def close(self) -> None:
         """Let go of the values and the file."""
         self._values = None
-        self._source.close()
+        self.source.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_values": None}  # pickles small; read again where it arrives

@@ -19,8 +19,6 @@ import numpy as np
 from windowloader.axes import sizes
 from windowloader.errors import SeriesError
 from windowloader.source import Source
-from windowloader.sources.base import LocalSource, complete
-from windowloader.sources.tiers import tier_of
 
 from .labels import listed
 from .variable import Variable, feature_names
@@ -68,7 +66,7 @@ class Opener:
         if self.mirrors is None:
             return source
         if not _is_stored(target):
-            if "t" in source.axes and tier_of(source) == "streamed":
+            if "t" in source.axes and source.tier == "streamed":
                 warnings.warn(
                     f"cache_dir={self.mirrors.path!r} keeps what is opened by path or URL; {source.name!r} was given "
                     f"as an open {type(target).__name__}, and is streamed in every epoch. Give its path or URL.",
@@ -146,7 +144,7 @@ def join_variables(
         for name, (found, inner) in chosen.items()
     }
     for source in sources.values():
-        for doubt in source.doubts if isinstance(source, LocalSource) else ():
+        for doubt in source.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=2)
     given_names = _given_features(features, sources)
     joined = tuple(
@@ -186,7 +184,7 @@ def missing_of(
     if mark is None:
         return None
     if isinstance(mark, str) and mark == "fill_value":
-        mark = complete(source).fill_value
+        mark = source.fill_value
         if mark is None:
             raise SeriesError(
                 f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "

@@ -14,7 +14,8 @@ import numpy as np
 
 from windowloader.axes import canonical, sizes
 from windowloader.errors import SeriesError
-from windowloader.sources.tiers import TIERS, tier_of
+from windowloader.sources.reads import begun, taken
+from windowloader.sources.tiers import TIERS
 
 from .labels import text_of
 
@@ -114,17 +115,17 @@ class Variable:
         array = self.source.array()
         return None if array is None else canonical(array, self.source.axes)
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read rows ``[start, stop)`` into ``out``, shape (row, node or 1, feature), any strides, `dtype`."""
-        self.source.read(start, stop, self._as_stored(out))
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read rows ``[start, stop)`` into ``out``, shape (row, node or 1, feature); return the bytes taken."""
+        return taken(self.source.read(start, stop, self._as_stored(out)), self.source.name)
 
     def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin `read` and return at once; ``out`` must stay alive until the result."""
-        return self.source.submit(start, stop, self._as_stored(out))
+        return begun(self.source.submit(start, stop, self._as_stored(out)), self.source.name)
 
     def edges(self) -> np.ndarray | None:
         """Rows where a storage chunk begins, with 0 and the end; None where every range costs alike."""
-        return self.source.edges()
+        return self.source.storage().edges
 
     def _as_stored(self, out: np.ndarray) -> np.ndarray:
         """View canonical rows in the source's axes: splitting an axis never copies, whatever its stride."""
@@ -136,7 +137,7 @@ class Variable:
 
 def common_tier(variables: Iterable[Variable]) -> str:
     """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
-    tiers = [tier_of(variable.source) for variable in variables if variable.has_time]
+    tiers = [variable.source.tier for variable in variables if variable.has_time]
     return max(tiers, key=TIERS.index, default="memory")
 
 

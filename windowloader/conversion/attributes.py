@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.sources.description import StoreDescription
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from windowloader.source import Source
 
 __all__ = ["attributes_of"]
 
@@ -25,23 +23,13 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
-def attributes_of(source: Any) -> dict[str, Any]:
+def attributes_of(source: Source) -> dict[str, Any]:
     """Attributes of the array a source reads; those of the first of several files."""
-    parts = getattr(source, "parts", None)
-    found = _found(parts[0] if parts else source)
     return {
         str(key): value
-        for key, item in found.items()
+        for key, item in source.attributes().items()
         if (value := _json(item)) is not None and key not in LEFT_OUT
     }
-
-
-def _found(source: Any) -> Mapping[str, Any]:
-    if hasattr(source, "stored"):  # Zarr
-        return dict(source.stored().attrs)
-    if isinstance(source.description, StoreDescription):  # by xarray
-        return source.description.attributes()
-    return {}
 
 
 def _json(value: Any) -> Any:

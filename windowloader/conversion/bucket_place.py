@@ -180,7 +180,6 @@ class BucketPlace:
 
 def _urls(series: Series) -> Iterator[str]:
     for variable in series.variables:
-        for source in getattr(variable.source, "parts", (variable.source,)):
-            location = getattr(source, "location", None)
-            if location is not None:
-                yield location.url
+        for source in variable.source.parts or (variable.source,):
+            if (url := source.url()) is not None:
+                yield url

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from windowloader.errors import MemoryBudgetError
-from windowloader.streaming.chunking import Chunking, total_cost
+from windowloader.sources.storage import total_cost
 from windowloader.units import format_bytes
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _amplification(targets: Sequence[Target], units: Sequence[int]) -> float:
         begin = np.arange(0, target.shape[0], rows)
         end = np.minimum(begin + rows, target.shape[0])
         for variable in target.variables:
-            chunking = Chunking(variable.edges(), row_bytes=max(1, variable.row_bytes))
-            read += int(total_cost([chunking], begin, end).bytes.sum())
+            storage = variable.source.storage()
+            read += int(total_cost([storage], begin, end).bytes.sum())
             there += variable.num_rows * variable.row_bytes
     return read / max(there, 1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from windowloader.assembly.variable import Variable
     from windowloader.series import Series
+    from windowloader.source import Source
 
 __all__ = ["Target", "npy_target", "zarr_targets"]
 
@@ -179,9 +180,9 @@ def _dimensions(
     return tuple(dims), labels
 
 
-def _own_names(source: Any) -> list[str] | None:
+def _own_names(source: Source) -> list[str] | None:
     """Names the file has, if they say the same letters."""
-    dims = getattr(getattr(source, "parts", [source])[0], "dims", None)
+    dims = (source.parts or (source,))[0].dims
     if dims is None or len(set(dims)) < len(dims):
         return None
     try:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from windowloader.assembly.storage import stored
 from windowloader.errors import ClosedError
 from windowloader.gather import Rows
 from windowloader.streaming.counting import Reads
@@ -152,10 +151,11 @@ class Held:
                 variable = self.variable
                 shape = (self.end - self.begin, variable.num_nodes, variable.num_features)
                 rows = np.empty(shape, variable.dtype)
-                variable.read(self.begin, self.end, rows)
+                size = variable.read(self.begin, self.end, rows)
                 self._rows = rows
                 if reads is not None:
-                    reads.note(stored(variable).chunking.cost([self.begin], [self.end]))
+                    cost = variable.source.storage().cost([self.begin], [self.end])
+                    reads.note(size, int(cost.requests[0]))
         return Rows(self._rows, starts - self.begin)
 
     def close(self) -> None:

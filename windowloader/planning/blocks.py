@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.plan import Cost
+from windowloader.sources.storage import total_cost
 from windowloader.streaming.budget import REQUESTS
-from windowloader.streaming.chunking import total_cost
 from windowloader.streaming.forecast import forecast
 from windowloader.streaming.paging import turns_before
 from windowloader.streaming.residency import Residency
@@ -76,7 +76,7 @@ def _stretch(case: Case, held: Cost) -> dict[str, Any]:
     def foretell(rank: int) -> Forecast:
         return forecast(
             lanes,
-            case.reading.chunkings,
+            case.reading.storages,
             epoch=here.pass_number,
             slots=slots,
             batch_per_lane=case.steps.batch_per_lane,
@@ -134,7 +134,7 @@ def _distinct(case: Case, found: Forecast) -> int:
         placed[sequence.visits[:turns][residency.placed[:turns]]] = True
         ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
-    return sum(chunking.distinct(begin, end) for chunking in case.reading.chunkings) if len(begin) else 0
+    return sum(storage.distinct(begin, end) for storage in case.reading.storages) if len(begin) else 0
 
 
 def _filler(case: Case, lane: int) -> Cost:
@@ -147,7 +147,7 @@ def _filler(case: Case, lane: int) -> Cost:
     if not len(own):
         own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
     begin = lanes.starts(own.windows(len(own) - 1, len(own)))
-    cost = total_cost(case.reading.chunkings, begin, begin + lanes.grid.span)
+    cost = total_cost(case.reading.storages, begin, begin + lanes.grid.span)
     return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
@@ -194,7 +194,7 @@ def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
         parts.append(_first_sides(case, residency, int(places[0]), last + 1))
         if len(blocks):
             begin, end = residency.lane.begin[blocks], residency.lane.end[blocks]
-            cost = total_cost(case.reading.chunkings, begin, end)
+            cost = total_cost(case.reading.storages, begin, end)
             size = int(cost.bytes.sum())
             parts.append(Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
     return plus(*parts)
@@ -206,7 +206,7 @@ def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost
     block, crosses = residency.locate(case.reading.lanes.starts(residency.lane.windows(begin, end)))
     asked = residency.seams[residency.missing & np.isin(residency.seams, block[crosses])]
     sides = np.array([residency.side_rows(int(seam)) for seam in asked], np.int64).reshape(-1, 2)
-    cost = total_cost(case.reading.chunkings, *sides.T)
+    cost = total_cost(case.reading.storages, *sides.T)
     size = int(cost.bytes.sum())
     return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
 
@@ -227,6 +227,6 @@ def _upcoming(case: Case, lane: int) -> Cost:
             if coming.first_turn < coming.lane.num_turns:
                 found = coming.turn(coming.first_turn).submit[: max(free, 0)]
                 read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)
-    cost = total_cost(case.reading.chunkings, *read)
+    cost = total_cost(case.reading.storages, *read)
     size = int(cost.bytes.sum())
     return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)

@@ -12,8 +12,8 @@ import numpy as np
 
 from windowloader.assembly.storage import stored
 from windowloader.plan import Cost
+from windowloader.sources.storage import Storage, total_cost
 from windowloader.streaming.budget import REQUESTS, default_active, memory_for
-from windowloader.streaming.chunking import Chunking, total_cost
 from windowloader.streaming.grid import SPANS, cut
 from windowloader.units import format_bytes
 
@@ -65,7 +65,7 @@ class Case:
     @property
     def row_bytes(self) -> int:
         """Decoded bytes of a row of what is read step by step."""
-        return sum(chunking.row_bytes for chunking in self.reading.chunkings)
+        return sum(storage.row_bytes for storage in self.reading.storages)
 
 
 def used(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def used(case: Case) -> tuple[np.ndarray, np.ndarray]:
         low, high = case.windows.row_range
         return np.array([low]), np.array([high])
     span = case.windows.spec.span
-    grid = cut(case.windows.index, [Chunking(None, row_bytes=1)], span=span, rows=SPANS * span)
+    grid = cut(case.windows.index, [Storage(None, row_bytes=1)], span=span, rows=SPANS * span)
     return grid.begin, grid.end
 
 
@@ -87,7 +87,7 @@ def held_cost(case: Case) -> Cost:
     """Read once, with the first batch."""
     size = requests = 0
     for one in case.reading.held.values():
-        cost = stored(one.variable).chunking.cost([one.begin], [one.end])
+        cost = stored(one.variable).storage.cost([one.begin], [one.end])
         size, requests = size + int(cost.bytes[0]), requests + int(cost.requests[0])
     return Cost(bytes=size, requests=requests, distinct=size)
 
@@ -102,7 +102,7 @@ def plus(*costs: Cost) -> Cost:
 
 
 def advice(case: Case, own: Cost) -> list[str]:
-    """Say what budget or chunking would be better.
+    """Say what budget or storage would be better.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def advice(case: Case, own: Cost) -> list[str]:
     """
     choice, span, found = case.reading.choice, case.windows.spec.span, []
     assert choice is not None
-    rows = max((chunking.largest for chunking in case.reading.chunkings), default=1)
+    rows = max((storage.largest for storage in case.reading.storages), default=1)
     if choice.mode == "direct":
         if own.amplification > 1.5:
             found.append(
@@ -131,13 +131,13 @@ def advice(case: Case, own: Cost) -> list[str]:
         choice.terms.arena // max(1, choice.places(len(choice.grid)) * choice.grid.largest * case.row_bytes),
     )
     per_block = max(
-        1, int(total_cost(case.reading.chunkings, choice.grid.begin, choice.grid.end).requests.max())
+        1, int(total_cost(case.reading.storages, choice.grid.begin, choice.grid.end).requests.max())
     )
     best = default_active(len(choice.grid), case.steps.order.num_lanes)
     active = choice.active if case.reading.order.name.startswith("sequential") else max(choice.active, best)
     slots = min(active + -(-2 * REQUESTS // per_block), len(choice.grid))
     memory = memory_for(
-        choice.grid, case.reading.chunkings, span=span, lanes_held=lanes, active=active, slots=slots
+        choice.grid, case.reading.storages, span=span, lanes_held=lanes, active=active, slots=slots
     )
     if memory > case.config.budget and (choice.requests < REQUESTS or choice.active < active):
         gain = "the speed of a plain scan" if choice.requests < REQUESTS else "better mixing"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.plan import Cost
+from windowloader.sources.storage import total_cost
 from windowloader.streaming.benches import Benchwork, window_rows
 from windowloader.streaming.budget import REQUESTS
-from windowloader.streaming.chunking import total_cost
 
 from .case import LOOK, advice, held_cost, plus, seen_by_all, used
 
@@ -38,7 +38,7 @@ def direct(case: Case) -> dict[str, Any]:
     assert choice is not None
     found, first, estimated = _follow(case, case.rank)
     begin, end = used(case)
-    distinct = sum(chunking.distinct(begin, end) for chunking in reading.chunkings)
+    distinct = sum(storage.distinct(begin, end) for storage in reading.storages)
     part = len(case.steps.order.lane_sizes(0)) > 1 or case.world_size == 1
     held = held_cost(case)
     own = Cost(
@@ -84,7 +84,7 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
     size = requests = indexes = 0
     first = Cost(bytes=0, requests=0, distinct=0)
     position = case.position
-    sharded = [chunking for chunking in reading.chunkings if chunking.shards is not None]
+    sharded = [storage for storage in reading.storages if storage.shards is not None]
     shards: list[set[int]] = [set() for _ in sharded]  # whose index was read: once, it is kept
     while looked < left and rows < LOOK:
         step = case.steps.rank_at(position, rank=rank, world_size=case.world_size)
@@ -96,13 +96,13 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
             end = work.fit(starts, begin)
             runs = work.lay(starts[begin:end]).runs()
             if runs:
-                cost = total_cost(reading.chunkings, *np.array(runs).T[:2])
+                cost = total_cost(reading.storages, *np.array(runs).T[:2])
                 size += int(cost.bytes.sum())
                 requests += int(cost.requests.sum())
-                for chunking, met in zip(sharded, shards, strict=True):
-                    broken = set(chunking.broken(*np.array(runs).T[:2]).tolist()) - met
+                for storage, met in zip(sharded, shards, strict=True):
+                    broken = set(storage.broken(*np.array(runs).T[:2]).tolist()) - met
                     met |= broken
-                    indexes += len(broken) * chunking.columns
+                    indexes += len(broken) * storage.columns
             begin = end
         looked += 1
         if looked == 1:

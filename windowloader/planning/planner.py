@@ -12,8 +12,8 @@ from windowloader.engine import make_steps
 from windowloader.errors import RankError, StateError
 from windowloader.plan import Cost, Plan
 from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.sources.storage import Storage
 from windowloader.streaming.benches import window_rows
-from windowloader.streaming.chunking import Chunking
 from windowloader.streaming.grid import block_rows, cut
 from windowloader.streaming.reading import survey
 from windowloader.units import format_bytes
@@ -194,7 +194,7 @@ def _grid(case: Case) -> Grid | None:
     span = case.windows.spec.span
     row_bytes = max(1, sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables))
     return cut(
-        case.windows.index, [Chunking(None, row_bytes=row_bytes)], span=span, rows=block_rows(span, row_bytes)
+        case.windows.index, [Storage(None, row_bytes=row_bytes)], span=span, rows=block_rows(span, row_bytes)
     )
 
 

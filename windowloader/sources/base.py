@@ -1,20 +1,18 @@
-"""What the local sources share: axes with time first, checked ranges, labels and timestamps.
+"""What a source is: an array of rows along time that can be read by row range, and by part of the other axes.
 
-In: what a family found out about its file. Out: `LocalSource` to build on, and small helpers. Never opens
-a file itself.
+In: what an engine found out about its array. Out: `Source`, the protocol with its defaults, `LocalSource` and
+`SlabSource` to build on, and small helpers. Never opens a file itself; never knows of windows.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib
 import math
 import operator
 import reprlib
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -22,25 +20,28 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
+from .box import box_shape
 from .failures import Asked, Guard
-from .reads import Done
+from .handles import bytes_on_disk
+from .reads import Done, Threaded, read_threads
+from .storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from windowloader.source import Pending, Source
-
-    from .chunked import ArrayInfo
+    from .box import Box
+    from .reads import Pending
 
 __all__ = [
+    "BOXES",
     "Described",
     "Description",
     "LocalSource",
     "SlabSource",
+    "Source",
+    "SourceOver",
     "check_dtype",
     "check_shape",
-    "chunk_edges",
-    "complete",
     "digest",
     "optional",
     "to_nanoseconds",
@@ -51,18 +52,26 @@ __all__ = [
 MOST_CHUNKS = 1 << 25  # along time, or of one row: plans have a number for each
 
 
-class Description(Protocol):
-    """Labels and timestamps, looked up when asked for, so that sources pickle small."""
+class Description:
+    """Labels, timestamps and attributes, looked up when asked for, so that sources pickle small."""
+
+    __slots__ = ()
 
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along dimension ``dim`` of the array as stored."""
+        return None
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, datetime64[ns]."""
+        return None
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes that the file gives the array: units, names, titles."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Described(Description):
     """Labels and timestamps that are in hand.
 
     Parameters
@@ -88,40 +97,50 @@ class Described:
         return self.times
 
 
-class LocalSource:
-    """Base of the local sources: everything of `windowloader.source.Source` but the values.
+BOXES = ("whole", "slices", "indices")  # the later, the less is read in vain
 
-    A family gives `array` (an addressable array) or `_read` (rows that must be read), and `fingerprint`.
+
+class Source:
+    """An array whose first axis is time, readable by row range: all that the package asks of one, with defaults.
+
+    Subclass it and give ``read``; everything else has a default. Whatever the order of axes in storage, ``t`` comes
+    first here; the other letters keep their order. Instances pickle small, open their handles lazily, once per process,
+    and reopen after a fork.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Path, URL or description, for messages.
     shape : sequence of int
         As stored.
     dtype : dtype-like
         As stored, any byte order.
     axes : str, optional
-        Letters of the stored shape; None: from ``dims``, else the default.
+        Letters of the stored shape; None: from ``dims``, else the default. A source without time, for static
+        covariates, has no ``t``.
     dims : sequence of str, optional
         Dimension names of the stored array.
     chunks : sequence of int, optional
-        Storage grid, in the stored order.
+        Storage grid, in the stored order: the least that a read takes. None: every range of rows costs alike.
     description : Description, optional
         Labels and timestamps.
 
     Attributes
     ----------
-    info : ArrayInfo or None
-        Chunks and shards of a Zarr array, in the stored order; None for other sources.
-    selection : mapping of int to ndarray
-        Positions along stored dimensions that are read, for dimensions of ``info`` that are not read whole.
-    box : tuple of slice or None
-        Part of the stored array that is read; None: all of it.
-    whole_chunks : bool
-        Whether storage returns whole chunks, also of a chunk that reaches beyond the array.
-    can_take : bool
-        Whether ``take(axis, index)`` returns a source of some positions.
+    order : tuple of int
+        Stored dimensions in the order of `axes`, `shape`, `dims` and `chunks`.
+    dtype : numpy.dtype
+        Native byte order; what `read` delivers.
+    boxes : {"whole", "slices", "indices"}
+        What `read` can be asked for of the axes after the first: all of them; a range of each; or positions of each,
+        rising, beside ranges. What else is wanted is picked from what it reads.
+    tier : str
+        "memory" or "mapped" where the rows lie in memory or a local file, so that a shuffle is a permutation of all
+        windows; "streamed" where they must be read in blocks. Default: as `array` shows.
+    shards : tuple of int or None
+        Sizes of a shard of a Zarr array, in the order of `axes`.
+    parts : tuple of Source
+        Those that it joins along time.
     fill_value : float or None
         What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
@@ -130,14 +149,16 @@ class LocalSource:
         What was assumed about it, with what to write instead; a warning where it is a series' own variable.
     """
 
-    info: ArrayInfo | None = None
-    selection: Mapping[int, np.ndarray] = MappingProxyType({})
-    box: tuple[slice, ...] | None = None
-    whole_chunks = False
-    can_take = False
+    boxes: Literal["whole", "slices", "indices"] = "whole"
+    shards: tuple[int, ...] | None = None
+    parts: tuple[Source, ...] = ()
     fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
+    _told: tuple[Box | None, Storage | None] = (None, None)  # of `bytes_of`
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_told": (None, None)}
 
     def __init__(
         self,
@@ -163,9 +184,7 @@ class LocalSource:
         )
         self.name = hide_secrets(name)
         self.axes = "".join(axes[dim] for dim in self.order)
-        self.dims = (
-            tuple(str(dims[dim]) for dim in self.order) if dims else None
-        )  # names, where the file has some
+        self.dims = tuple(str(dims[dim]) for dim in self.order) if dims else None
         self.shape = tuple(shape[dim] for dim in self.order)
         self.dtype = check_dtype(self.stored_dtype, name)
         self.chunks: tuple[int, ...] | None = (
@@ -183,163 +202,204 @@ class LocalSource:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.axes} {self.shape} {self.dtype}>"
 
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        r"""Read rows ``[start, stop)`` into ``out``, any strides, and return the bytes taken from storage.
+
+        Parameters
+        ----------
+        start, stop : int
+        out : ndarray, shape (stop - start, \*sizes of the box), `dtype`
+        box : tuple of slice or ndarray, optional
+            One for each axis after the first: a slice of step 1 with both ends, or rising positions, as `boxes` allows.
+            None: whole axes. A source whose `boxes` is "whole" need not take it.
+
+        Returns
+        -------
+        int
+            Decoded bytes of the chunks that were read.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no read(start, stop, out).")
+
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
+        """Begin `read` and return at once; default: on a thread. ``out`` must stay alive until the result.
+
+        A request cannot be called back: after a read that failed, by `SourceTimeoutError` above all, do not use ``out``
+        again. Its rows may still be written.
+
+        Returns
+        -------
+        Pending or concurrent.futures.Future
+            Its result is that of `read`.
+        """
+        more = () if box is None else (box,)
+        return Threaded(read_threads().submit(self.read, start, stop, out, *more))
+
     def array(self) -> np.ndarray | None:
-        """Return an addressable array of `shape` and `dtype`, or None where rows must be read."""
+        """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""
         return None
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read rows ``[start, stop)`` into ``out``, any strides."""
-        self.check_range(start, stop, out)
-        if out.size:
-            with Guard(Asked(self.name, (start, stop))):
-                self._read(start, stop, out)
+    @property
+    def tier(self) -> str:
+        """Where its rows come from: see the class."""
+        from .region import is_mapped
 
-    def check_range(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` does not fit them."""
+        array = self.array()
+        return "streamed" if array is None else "mapped" if is_mapped(array) else "memory"
+
+    def storage(self, box: Box | None = None) -> Storage:
+        """Return how it lies in storage, or what of it lies in a box that `read` takes. Default: by `chunks`."""
+        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box)
+
+    def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
+        """Count the bytes of the chunks that rows, or a box of them, lie in."""
+        last, storage = self._told
+        if storage is None or last is not box:  # whoever reads a part asks for the same one each time
+            storage = self.storage(*(() if box is None else (box,)))
+            self._told = (box, storage)
+        return storage.bytes(start, stop)
+
+    def check_range(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> None:
+        """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` or a box does not fit."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
-        if out.shape != (expected := (stop - start, *self.shape[1:])):
+        if box is not None:
+            self._check_box(box)
+        sizes = self.shape[1:] if box is None else box_shape(box)
+        if out.shape != (expected := (stop - start, *sizes)):
             raise ValueError(
                 f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
             )
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        raise NotImplementedError
+    def _check_box(self, box: Box) -> None:
+        kinds = (slice, np.ndarray) if self.boxes == "indices" else (slice,)
+        if (
+            self.boxes == "whole"
+            or len(box) != len(self.shape) - 1
+            or not all(isinstance(x, kinds) for x in box)
+        ):
+            raise ValueError(
+                f"box={box} was asked of {self.name!r}, of shape {self.shape}, which reads {self.boxes} of its "
+                "axes after the first (see Source.boxes)."
+            )
+        for part, size in zip(box, self.shape[1:], strict=True):
+            ends = (
+                (part.start, part.stop)
+                if isinstance(part, slice)
+                else (part.min(initial=0), part.max(initial=-1) + 1)
+            )
+            if not 0 <= ends[0] <= max(ends) <= size:
+                raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Read at once: local rows come from memory, the page cache or under a lock."""
-        self.read(start, stop, out)
-        return Done()
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis of `shape` as the file has them (sensor ids, latitudes, feature names), or None."""
+        return self.description.labels(self.order[axis])
 
-    def edges(self) -> np.ndarray | None:
-        """Rows where a storage chunk begins, with 0 and the end, int64."""
-        return None if self.chunks is None else chunk_edges(self.shape[0], self.chunks[0])
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the rows, datetime64[ns], if the file has them."""
+        return self.description.timestamps()
+
+    def fingerprint(self) -> str:
+        """Short text that changes when the data do, and reads no values. Default: of name, shape and dtype."""
+        return digest(self.name, self.axes, self.shape, self.dtype.str)
 
     def check(self) -> None:
         """Raise `SourceChangedError` where a local file is no longer what was opened; called before each pass."""
 
-    @property
-    def can_cut(self) -> bool:
-        """Whether ``cut(box)`` returns a source of a part."""
-        return False
-
-    @property
-    def inner(self) -> LocalSource:
-        """The source whose chunks are read: itself, or what it selects from, caches or joins first."""
-        return self
-
-    @property
-    def piece_rows(self) -> int | None:
-        """Rows that are best read together at most; None: as many as are asked for."""
-        return None
-
-    def request_counter(self) -> Callable[[int, int], int] | None:
-        """Return what counts the requests of rows ``[start, stop)``; None: one a chunk or shard."""
-        return None
-
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of `shape`, or None."""
-        return self.description.labels(self.order[axis])
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, datetime64[ns], or None."""
-        return self.description.timestamps()
-
-    def fingerprint(self) -> str:
-        """Short text that changes when the data do."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""
 
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes that the file gives the array: units, names, titles."""
+        return self.description.attributes()
 
-class Adopted(LocalSource):
-    """A source that was written without the base class, with the defaults of `LocalSource`.
+    def codecs(self) -> list[str]:
+        """Names of the codecs that it is stored with."""
+        return []
 
-    Parameters
-    ----------
-    source : Source
-        Meets the protocol.
-    """
+    def stored_bytes(self) -> int | None:
+        """Bytes that it takes on disk, where that can be told without a request."""
+        return None
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(
-            source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=source.chunks
-        )
-        self.source = source
+    def url(self) -> str | None:
+        """Where it lies in a bucket or behind a server; None elsewhere."""
+        return None
 
-    @property
-    def tier(self) -> str:
-        """That of the source."""
-        from .tiers import tier_of
+    def address(self) -> str:
+        """Where it is that its name does not say: a bucket's endpoint, the query of a URL but for signatures."""
+        return ""
 
-        return tier_of(self.source)
+    def state(self) -> str:
+        """Text that changes when it is written again with the same metadata, beside `fingerprint`; may ask storage."""
+        return ""
 
-    def array(self) -> np.ndarray | None:
-        """Return what the source returns."""
-        return self.source.array()
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        self.source.read(start, stop, out)
+class LocalSource(Source):
+    """Base of the local sources: a family gives `array` (an addressable array) or `_read`, and `fingerprint`."""
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        """Begin to read."""
-        return self.source.submit(start, stop, out)
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read rows ``[start, stop)`` into ``out``, any strides."""
+        self.check_range(start, stop, out, box)
+        if not out.size:
+            return 0
+        with Guard(Asked(self.name, (start, stop))):
+            return self._read(start, stop, out, *(() if box is None else (box,)))
 
-    def edges(self) -> np.ndarray | None:
-        """Return what the source returns."""
-        return self.source.edges()
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        raise NotImplementedError
 
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Return what the source returns."""
-        return self.source.labels(axis)
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
+        """Read at once: local rows come from memory, the page cache or under a lock."""
+        return Done(self.read(start, stop, out, *(() if box is None else (box,))))
 
-    def timestamps(self) -> np.ndarray | None:
-        """Return what the source returns."""
-        return self.source.timestamps()
+    def stored_bytes(self) -> int | None:
+        """Bytes of the file or folder of its name."""
+        return bytes_on_disk(self.name)
+
+
+class SourceOver(Source):
+    """Base of the sources that read another, `source`, and say of its file what that one says."""
+
+    source: Source
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the other."""
+        return self.source.attributes()
+
+    def codecs(self) -> list[str]:
+        """Codecs of the other."""
+        return self.source.codecs()
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the other, whole."""
+        return self.source.stored_bytes()
+
+    def url(self) -> str | None:
+        """URL of the other."""
+        return self.source.url()
 
     def fingerprint(self) -> str:
-        """Return what the source returns."""
+        """Fingerprint of the other."""
         return self.source.fingerprint()
 
     def close(self) -> None:
-        """Close the source."""
+        """Close the other."""
         self.source.close()
-
-
-def complete(source: Source) -> LocalSource:
-    """Return a source with all that the package asks of one: itself, or `Adopted`."""
-    return source if isinstance(source, LocalSource) else Adopted(source)
 
 
 class SlabSource(LocalSource):
     """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
 
-    whole_chunks = True
+    boxes = "slices"
 
-    @property
-    def can_cut(self) -> bool:
-        """Whether ``cut(box)`` returns a source of a part."""
-        return True
+    def storage(self, box: Box | None = None) -> Storage:
+        """Chunks are read whole, also those that reach beyond the array."""
+        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, whole=True)
 
-    def cut(self, box: Sequence[slice]) -> SlabSource:
-        """Return the part within ``box``: a slice of step 1 an axis of `shape`, the first one whole.
-
-        Its labels are still those of the whole; who cuts knows which to take.
-        """
-        part = copy.copy(self)
-        own = [slice(0, self.shape[self.order.index(dim)]) for dim in range(len(self.order))]
-        for axis, dim in enumerate(self.order):
-            begin = (self.box or own)[dim].start
-            own[dim] = slice(begin + box[axis].start, begin + box[axis].stop)
-        part.box = tuple(own)
-        part.shape = tuple(own[dim].stop - own[dim].start for dim in self.order)
-        return part
-
-    def slab(self, start: int, stop: int) -> tuple[slice, ...]:
+    def slab(self, start: int, stop: int, box: Box | None = None) -> tuple[slice, ...]:
         """Index of rows ``[start, stop)`` into the stored array."""
-        index = list(self.box or [slice(None)] * len(self.order))
-        index[self.order[0]] = slice(start, stop)
+        index: list[Any] = [slice(None)] * len(self.order)
+        for dim, part in zip(self.order, (slice(start, stop), *(box or ())), strict=False):
+            index[dim] = part
         return tuple(index)
 
     def as_stored(self, out: np.ndarray) -> np.ndarray:
@@ -392,17 +452,6 @@ def check_shape(
             "or more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
         )
     return sizes
-
-
-def chunk_edges(num_rows: int, chunk: int) -> np.ndarray:
-    """Rows where a chunk begins, and the end.
-
-    Examples
-    --------
-    >>> chunk_edges(10, 4)
-    array([ 0,  4,  8, 10])
-    """
-    return np.append(np.arange(0, num_rows, max(chunk, 1), dtype=np.int64), np.int64(num_rows))
 
 
 def digest(*parts: object) -> str:

@@ -48,6 +48,10 @@ class Blob(Protocol):
     name: str
     timeout: float
 
+    @property
+    def location(self) -> Location | None:
+        """Of the store that has it, where we know it."""
+
     def fetch(self, start: int, stop: int | None) -> Any:
         """Begin to read bytes; a future for `bytes_of`."""
 
@@ -147,6 +151,7 @@ class FsspecBlob:
     def __init__(self, url: str, options: Mapping[str, Any], seen: str = "") -> None:
         self.url, self.options, self.seen = url, own_headers_stay(options), seen
         self.timeout = float(self.options.pop("timeout", 60.0))
+        self.location: Location | None = None  # fsspec knows it
         self.name = hide_secrets(url)
         self._process: PerProcess[_Open] = PerProcess()
 

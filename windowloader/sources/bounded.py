@@ -132,7 +132,7 @@ def bounded(array: Any) -> Any:
 
 
 def _codec2(codec: Any, limit: int) -> Any:
-    from numcodecs.abc import Codec
+    from numcodecs.abc import Codec  # type: ignore[import-untyped, unused-ignore]
 
     class Bounded(Codec):  # type: ignore[misc]
         """A compressor that stops at a size."""
@@ -165,7 +165,7 @@ def _codec3(codec: Any) -> Any:
     name = str(described.get("name", "")).removeprefix("numcodecs.")
     if name not in ("gzip", "zstd", "blosc", "zlib", "bz2", "lzma", "lz4"):
         return codec
-    import numcodecs
+    import numcodecs  # type: ignore[import-untyped, unused-ignore]
 
     options: Any = described.get("configuration", {}) if described["name"] != name else {}
     plain = numcodecs.get_codec({"id": name, **options})

@@ -12,28 +12,31 @@ needs is there: decided anew for each epoch, so that the first runs through bloc
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import CorruptDataError
 
-from .base import LocalSource, complete, digest
+from .base import SourceOver, digest
+from .box import box_shape, chunk_edges
 from .joined import JoinedSource
 from .mirror_form import Form
 from .mirror_reads import MirrorRead
-from .mirror_state import place_of, state_of
 from .processes import PerProcess
-from .reads import Done
-from .tiers import tier_of
+from .reads import Done, begun
 
 if TYPE_CHECKING:
-    from windowloader.source import Pending, Source
-
+    from .base import Source
+    from .box import Box
     from .mirror import Mirror
     from .mirror_folder import Lease, MirrorFolder
+    from .reads import Pending
+    from .storage import Storage
 
 __all__ = ["CachedSource", "cached"]
 
@@ -62,15 +65,14 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
             joined = JoinedSource(
                 list(pool.map(lambda part: cached(part, folder, options=options), source.parts))
             )
-        joined.times, joined.moved = source.times, source.moved
+        joined.times, joined.moved, joined.doubts = source.times, source.moved, source.doubts
         return joined
-    if source.axes[:1] != "t" or 0 in source.shape or tier_of(source) != "streamed":
+    if source.axes[:1] != "t" or 0 in source.shape or source.tier != "streamed":
         return source
-    kind = CuttableSource if complete(source).can_take else CachedSource
-    return kind(source, folder, options=options)
+    return CachedSource(source, folder, options=options)
 
 
-class CachedSource(LocalSource):
+class CachedSource(SourceOver):
     """A source and its mirror on this node.
 
     Parameters
@@ -81,8 +83,10 @@ class CachedSource(LocalSource):
         Where.
     options : str
         What else decides its values.
+    box : tuple of slice or ndarray, optional
+        What is kept of the axes after the first: parts that are read alone have a mirror of their own.
     state : str, optional
-        What tells this state of the data from others, as `mirror_state.state_of` says; None: it is asked.
+        What tells this state of the data from others, as `Source.state` says; None: it is asked.
 
     Examples
     --------
@@ -91,7 +95,7 @@ class CachedSource(LocalSource):
     >>> from windowloader.sources.mirror_folder import MirrorFolder
     >>> source = CachedSource(ArraySource(np.arange(12.0).reshape(6, 2)), MirrorFolder(tempfile.mkdtemp()))
     >>> rows = np.empty((2, 2))
-    >>> source.read(1, 3, rows)
+    >>> taken = source.read(1, 3, rows)
     >>> rows[0].tolist(), bool(source.rows_held([0], [6]))
     ([2.0, 3.0], True)
     >>> source.close()
@@ -100,29 +104,55 @@ class CachedSource(LocalSource):
     tier = "cached"
 
     def __init__(
-        self, source: Source, folder: MirrorFolder, *, options: str = "", state: str | None = None
+        self,
+        source: Source,
+        folder: MirrorFolder,
+        *,
+        options: str = "",
+        box: Box | None = None,
+        state: str | None = None,
     ) -> None:
-        self.source, self.folder, self.options = complete(source), folder, options
-        self.state = state_of(source) if state is None else state
-        row_bytes = int(np.prod(source.shape[1:], dtype=np.int64)) * source.dtype.itemsize
+        self.source, self.folder, self.options, self._box = source, folder, options, box
+        self._state = source.state() if state is None else state
+        sizes = source.shape[1:] if box is None else box_shape(box)
+        row_bytes = math.prod(sizes) * source.dtype.itemsize
         # Without chunks the blocks of the mirror are rows, so that no read ends within one; where rows are so small
         # that a table of them would be long, several, and then they are this source's chunks.
         self._rows = 0 if source.chunks is not None else max(1, -(-BLOCK // max(row_bytes, 1)))
-        grid = (self._rows, *source.shape[1:]) if self._rows > 1 else source.chunks
-        super().__init__(source.name, shape=source.shape, dtype=source.dtype, axes=source.axes, chunks=grid)
-        self.fill_value = self.source.fill_value
+        grid = (self._rows, *sizes) if self._rows > 1 else source.chunks
+        shape = (source.shape[0], *sizes)
+        super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes, chunks=grid)
+        self.fill_value = source.fill_value
+        self.boxes = source.boxes if box is None else "whole"
+        self._parts: dict[bytes, CachedSource] = {}
         self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
-
-    @property
-    def inner(self) -> LocalSource:
-        """The source, whose chunks are fetched."""
-        return self.source
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
-    def edges(self) -> np.ndarray | None:
-        """Rows where a block of the mirror begins that is more than a row: the source's own edges where it has any."""
-        return super().edges() if self._rows else self.source.edges()
+    def storage(self, box: Box | None = None) -> Storage:
+        """Return that of the source, or of blocks of rows where it has no chunks."""
+        if box is not None:
+            return self._of_box(box).storage()
+        inner = self.source.storage(*self._more)
+        if self._rows > 1:
+            inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows), sizes=None)
+        return replace(inner, piece=None)
+
+    @property
+    def _more(self) -> tuple[Box, ...]:
+        return () if self._box is None else (self._box,)
+
+    def _of_box(self, box: Box) -> CachedSource:
+        """Return the source of what a box holds, which keeps and fetches nothing else."""
+        key = b"".join(repr(part).encode() if isinstance(part, slice) else part.tobytes() for part in box)
+        if key not in self._parts:
+            self._parts[key] = CachedSource(
+                self.source, self.folder, options=self.options, box=box, state=self._state
+            )
+        return self._parts[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": {}}
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape`, or None."""
@@ -132,32 +162,26 @@ class CachedSource(LocalSource):
         """Timestamps of the rows, or None."""
         return self.source.timestamps()
 
-    def fingerprint(self) -> str:
-        """Fingerprint of the source: the mirror makes no difference to a run."""
-        return self.source.fingerprint()
-
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that fetching rows ``[start, stop)`` makes, where nothing of them is kept yet."""
-        asked: np.ndarray = self.source.requests(start, stop)  # type: ignore[attr-defined]
-        return asked
-
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        self._begin(start, stop, out).result()
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read rows; blocks that are nowhere on this node are fetched from the source."""
+        return self.submit(start, stop, out, box).result()
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read; blocks that are nowhere on this node are fetched from the source."""
-        self.check_range(start, stop, out)
+        self.check_range(start, stop, out, box)
         if out.dtype != self.dtype:
             raise ValueError(f"rows of {self.name!r} are {self.dtype}, but out has dtype {out.dtype}.")
+        if box is not None:
+            return self._of_box(box).submit(start, stop, out)
         return self._begin(start, stop, out) if out.size else Done()
 
     def _begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
         mirror = self.mirror()
         if mirror is None:
-            return self.source.submit(start, stop, out)
-        return MirrorRead(self.source, self.folder, mirror, (start, stop), out)
+            return begun(self.source.submit(start, stop, out, *self._more), self.name)
+        return MirrorRead(self.source, self._more, self.folder, mirror, (start, stop), out)
 
     def mirror(self) -> Mirror | None:
         """Return the mirror as this process has it open; None where the folder is read-only and has none."""
@@ -174,12 +198,13 @@ class CachedSource(LocalSource):
         return None if lease is None else lease.mirror
 
     def _open(self) -> Lease | None:
-        edges = self.edges()
+        edges = self.storage().edges
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
-        state = digest(self.source.fingerprint(), self.state)
-        chosen = [(dim, index.tobytes()) for dim, index in sorted(self.source.selection.items())]
-        which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, place_of(self.source))
+        state = digest(self.source.fingerprint(), self._state)
+        parts = enumerate(self._box or ())
+        chosen = [(axis, repr(part) if isinstance(part, slice) else part.tobytes()) for axis, part in parts]
+        which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, self.source.address())
         key = digest(*which, chosen)
         salt = int.from_bytes(hashlib.blake2b(f"{key} {state}".encode(), digest_size=8).digest(), "little")
         form = Form(self.name, self.shape, self.dtype, edges, salt)
@@ -257,27 +282,6 @@ class CachedSource(LocalSource):
         for lease in self._process.drop() or ():
             if lease is not None:
                 lease.close()
+        for part in self._parts.values():
+            part.close()
         self.source.close()
-
-
-class CuttableSource(CachedSource):
-    """A cached source of which some nodes can be had alone: they get a mirror of their own, and no more is fetched."""
-
-    can_take = True
-
-    def take(self, axis: int, index: np.ndarray) -> CuttableSource:
-        """Return a source of some positions along an axis, as `windowloader.sources.chunked.ChunkedSource` does.
-
-        Parameters
-        ----------
-        axis : int
-            Of `shape`, not the rows.
-        index : ndarray, int64
-            Positions, in the order they are wanted.
-
-        Returns
-        -------
-        CuttableSource
-        """
-        taken: Source = self.source.take(axis, index)  # type: ignore[attr-defined]
-        return CuttableSource(taken, self.folder, options=self.options, state=self.state)

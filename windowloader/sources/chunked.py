@@ -7,7 +7,6 @@ long is the plan's.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from dataclasses import dataclass
@@ -19,22 +18,25 @@ import numpy as np
 from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Described, LocalSource, digest
+from .base import Described, Source, digest
 from .failures import Asked
+from .handles import bytes_on_disk
+from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import Packing, delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
-from .traffic import chunk_requests
+from .traffic import zarr_codecs, zarr_storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from windowloader.source import Pending
-
     from .base import Description
+    from .box import Box
     from .options import Location
+    from .reads import Pending
+    from .storage import Storage
     from .zarr_contents import ZarrContents
 
 __all__ = ["ArrayInfo", "ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
@@ -134,13 +136,12 @@ class ChunkedSource(RemoteSource):
     >>> source.axes, source.shape, source.dtype
     ('tn', (6, 4), dtype('float32'))
     >>> rows = np.empty((2, 4), "f4")
-    >>> source.read(1, 3, rows)
+    >>> taken = source.read(1, 3, rows)
     >>> rows[0]
     array([4., 5., 6., 7.], dtype=float32)
     """
 
-    info: ArrayInfo
-    can_take = True
+    boxes = "indices"
 
     def __init__(
         self,
@@ -163,71 +164,51 @@ class ChunkedSource(RemoteSource):
             description=coordinates,
         )
         self.location, self.info = where, array
+        self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
         self.packing = values
         self.fill_value = delivered(values, array.dtype, array.fill_value)
         self.fill_missing = fill_missing
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
 
-    def take(self, axis: int, index: np.ndarray) -> ChunkedSource:
-        """Return a source of some positions along an axis; chunks without any of them are never read.
-
-        Parameters
-        ----------
-        axis : int
-            Of `shape`, not the rows.
-        index : ndarray, int64
-            Positions, in the order they are wanted.
-
-        Returns
-        -------
-        ChunkedSource
-        """
-        if axis == 0:
-            raise IndexError("rows are taken by reading them; take() is for the other axes.")
-        dim = self.order[axis]
-        index = np.asarray(index, np.int64)
-        if index.size and not (index.min() >= 0 and index.max() < self.shape[axis]):
-            raise IndexError(
-                f"positions up to {index.max()} of axis {axis} of {self.name!r}, which has {self.shape[axis]}."
-            )
-        taken = copy.copy(self)
-        taken._process = type(self._process)()
-        taken.selection = {
-            **self.selection,
-            dim: self.selection.get(dim, np.arange(self.info.shape[dim]))[index],
-        }
-        taken.shape = (*self.shape[:axis], len(index), *self.shape[axis + 1 :])
-        if self.chunks is not None:
-            taken.chunks = (
-                *self.chunks[:axis],
-                min(self.chunks[axis], max(len(index), 1)),
-                *self.chunks[axis + 1 :],
-            )
-        whole = self.description.whole if isinstance(self.description, Taken) else self.description
-        taken.description = Taken(whole, taken.selection)
-        return taken
-
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes (`traffic.chunk_requests`)."""
-        return chunk_requests(self.info, self.order, self.selection, start, stop)
-
-    @property
-    def exact_bytes(self) -> bool:
-        """Whether `requests` knows bytes as stored; else they are as decoded."""
-        return self.info.exact
+    def storage(self, box: Box | None = None) -> Storage:
+        """Its grid of chunks, in shards where it has some; chunks without anything in the box are never read."""
+        return zarr_storage(self, self.info, box)
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or, on this machine, a chunk in the array's own folder."""
-        chosen = [(dim, digest(index.tobytes())) for dim, index in sorted(self.selection.items())]
-        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, chosen)
+        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, [])
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the array in its store."""
+        return dict(self.stored().attrs)
+
+    def codecs(self) -> list[str]:
+        """Names of its codecs, within shards."""
+        return zarr_codecs(self.stored())
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of its folder, on this machine."""
+        return None if self.location.local is None else bytes_on_disk(str(self.location.local))
+
+    def url(self) -> str | None:
+        """URL of the array."""
+        return self.location.url
+
+    def address(self) -> str:
+        """Endpoint of its bucket, and the query of its URL."""
+        return place_of(self.location)
+
+    def state(self) -> str:
+        """Versions of some chunks."""
+        return state_of(self.location, self.info)
 
     def stored(self, *, whole: bool = False) -> Any:
         """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
         from .fallback import open_array
         from .kvzarr import store_of
 
-        return open_array(store_of(self.location), "", self.name, whole=whole)
+        return open_array(store_of(self.location), "", self.name, self.info.driver, whole=whole)
 
     def _open(self) -> Opened:
         try:
@@ -253,13 +234,14 @@ class _Store:
         from .zarr_contents import open_tensorstore
 
         self.source = source
-        self.ts = tensorstore()
+        self.ts = tensorstore(source.name)
         self.progress = Progress(self.renew)
         form = 3 if source.info.driver == "zarr3" else 2
         store = open_tensorstore(
             source.location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
-        self.stored = self._arranged(self._checked(store))
+        self.stored = self._checked(store)
+        self.boxed: tuple[Box | None, Any] = (None, self._arranged(None))
 
     def _checked(self, store: Any) -> Any:
         info = self.source.info
@@ -271,26 +253,30 @@ class _Store:
         stored = self.source.packing is None and store.dtype.numpy_dtype != self.source.dtype
         return self.ts.cast(store, self.source.dtype) if stored else store
 
-    def _arranged(self, store: Any) -> Any:
+    def _arranged(self, box: Box | None) -> Any:
         """Select, then bring the rows to the front."""
-        for dim, index in self.source.selection.items():
-            first, size = int(index[0]) if len(index) else 0, len(index)
-            if np.array_equal(index, np.arange(first, first + size)):
-                store = store[self.ts.d[dim][first : first + size]][self.ts.d[dim].translate_to[0]]
+        store, order = self.stored, self.source.order
+        for dim, part in zip(order[1:], box or (), strict=False):
+            if isinstance(part, slice):
+                store = store[self.ts.d[dim][part]][self.ts.d[dim].translate_to[0]]
             else:
-                store = store[self.ts.d[dim].oindex[index]]
-        return store[self.ts.d[tuple(self.source.order)].transpose[:]]
+                store = store[self.ts.d[dim].oindex[part]]
+        return store[self.ts.d[tuple(order)].transpose[:]]
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
-        view = self.stored[start:stop][self.ts.d[0].translate_to[0]]
+        boxed = self.boxed
+        if boxed[0] is not box:  # whoever reads a part asks for the same one each time
+            self.boxed = boxed = (box, self._arranged(box))
+        view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
         values = self.source.packing
         into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
         future = self.ts.array(lend(into[...])).write(view)
         future.add_done_callback(lend(self.progress.touch))
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
-        return Read([future], finish, asked, self.source.location.timeout, self.progress)
+        size = self.source.bytes_of(start, stop, box)
+        return Read([future], finish, asked, self.source.location.timeout, self.progress, size)
 
     def renew(self) -> None:
         """Have the source opened anew for its next read; what is under way stays with this store."""
@@ -299,7 +285,7 @@ class _Store:
 
     def close(self) -> None:
         """Let go of the store; reads under way keep what they need."""
-        self.stored = None
+        self.stored, self.boxed = None, (None, None)
 
 
 def open_chunked(
@@ -310,7 +296,7 @@ def open_chunked(
     storage_options: Mapping[str, Any] | None = None,
     fill_missing: bool = False,
     mask_and_scale: bool = True,
-) -> LocalSource:
+) -> Source:
     """Open one array of a Zarr store.
 
     Parameters
@@ -330,7 +316,7 @@ def open_chunked(
 
     Returns
     -------
-    LocalSource
+    Source
 
     Raises
     ------
@@ -365,7 +351,7 @@ def open_chunked(
 
 def _source(
     contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
-) -> LocalSource:
+) -> RemoteSource:
     from .coordinates import dimension_names, time_dimension
     from .description import StoreDescription
     from .fallback import ZarrSource

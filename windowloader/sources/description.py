@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.errors import WindowLoaderError
 
-from .base import unknown_variable
+from .base import Description, unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_values
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _decoded(name: str, one: Any) -> Any:
     return xarray.conventions.decode_cf_variable(name, one, decode_times=False)
 
 
-class StoreDescription:
+class StoreDescription(Description):
     """Labels and timestamps of a variable, read when asked for and kept; a pickle opens the store anew.
 
     Parameters

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,15 +20,18 @@ from .failures import Asked, explained
 from .packing import delivered
 from .reads import Progress, Read
 from .remote import RemoteSource
-from .traffic import chunk_requests
+from .traffic import zarr_codecs, zarr_storage
 
 if TYPE_CHECKING:
-    from windowloader.source import Pending
+    from collections.abc import Mapping
 
     from .base import Description
+    from .box import Box
     from .cf import Packing
     from .chunked import ArrayInfo
+    from .reads import Pending
     from .remote import Opened
+    from .storage import Storage
     from .zarr_contents import Place
 
 __all__ = ["ZarrRows", "ZarrSource", "is_zarr"]
@@ -73,8 +75,7 @@ class ZarrSource(RemoteSource):
         Whether absent chunks mean the fill value; else they are an error.
     """
 
-    info: ArrayInfo
-    tensorstore = False
+    boxes = "indices"
 
     def __init__(
         self,
@@ -97,19 +98,25 @@ class ZarrSource(RemoteSource):
         )
         self.keys, self.info, self.packing, self.fill_missing = keys, array, values, fill_missing
         self.fill_value = delivered(values, array.dtype, array.fill_value)
+        self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
 
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        return chunk_requests(self.info, self.order, self.selection, start, stop)
+    def storage(self, box: Box | None = None) -> Storage:
+        """Its grid of chunks, in shards where it has some."""
+        return zarr_storage(self, self.info, box)
 
-    @property
-    def exact_bytes(self) -> bool:
-        """Whether `requests` knows bytes as stored; else they are as decoded."""
-        return self.info.exact
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the array in its store."""
+        return dict(self.stored().attrs)
+
+    def codecs(self) -> list[str]:
+        """Names of its codecs, within shards."""
+        return zarr_codecs(self.stored())
 
     def stored(self, *, whole: bool = False) -> Any:
         """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        return open_array(self.keys.store, f"{self.keys.root}{self.info.path}", self.name, whole=whole)
+        return open_array(
+            self.keys.store, f"{self.keys.root}{self.info.path}", self.name, self.info.driver, whole=whole
+        )
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or the snapshot where the store has them."""
@@ -119,7 +126,7 @@ class ZarrSource(RemoteSource):
         return ZarrRows(self)
 
 
-def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
+def open_array(store: Any, path: str, name: str, driver: str, *, whole: bool) -> Any:
     """Return an array of zarr-python.
 
     Parameters
@@ -129,6 +136,8 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         Of the array.
     name : str
         For messages.
+    driver : str
+        `ArrayInfo.driver`: keys of another format are not tried, which references refuse.
     whole : bool
         Whether absent chunks are errors, rather than the fill value.
     """
@@ -138,10 +147,12 @@ def open_array(store: Any, path: str, name: str, *, whole: bool) -> Any:
         from .kvzarr import Whole
 
         store = Whole(store, name)
+    form: Literal[2, 3] = 3 if driver == "zarr3" else 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # codecs that the format does not settle: nothing a reader can help
         return explained(
-            Asked(name), lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r"))
+            Asked(name),
+            lambda: bounded(zarr.open_array(store, path=path.rstrip("/"), mode="r", zarr_format=form)),
         )
 
 
@@ -157,10 +168,10 @@ class ZarrRows:
         self.source, self.progress = source, Progress(renew_pool)
         self.array = source.stored(whole=not source.fill_missing)
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
-        cuts, source = self._cuts(start, stop), self.source
-        futures = [pool().submit(self._rows, first, end) for first, end in itertools.pairwise(cuts)]
+        cuts, source = self._cuts(start, stop, box), self.source
+        futures = [pool().submit(self._rows, first, end, box) for first, end in itertools.pairwise(cuts)]
         for future in futures:
             future.add_done_callback(self.progress.touch)
 
@@ -172,23 +183,24 @@ class ZarrRows:
                 else:
                     source.packing.unpack(rows, part)
 
-        return Read(
-            futures, finish, Asked(source.name, (start, stop)), TIMEOUT, self.progress, time.monotonic()
-        )
+        asked, size = Asked(source.name, (start, stop)), source.bytes_of(start, stop, box)
+        return Read(futures, finish, asked, TIMEOUT, self.progress, size)
 
-    def _cuts(self, start: int, stop: int) -> list[int]:
+    def _cuts(self, start: int, stop: int, box: Box | None) -> list[int]:
         """Rows where pieces begin, at edges of chunks, and the end."""
         chunk = self.source.info.chunks[self.source.order[0]]
         edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
-        requests = max(len(edges), len(self.source.requests(start, stop)))
+        requests = max(len(edges), len(self.source.storage(box).requests(start, stop)))
         pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
         return [*edges[:: -(-len(edges) // pieces)], stop]
 
-    def _rows(self, start: int, stop: int) -> np.ndarray:
-        order, picked = self.source.order, self.source.selection
-        parts: list[Any] = [picked.get(dim, slice(None)) for dim in range(len(order))]
-        parts[order[0]] = slice(start, stop)
+    def _rows(self, start: int, stop: int, box: Box | None) -> np.ndarray:
+        order = self.source.order
+        parts: list[Any] = [slice(None)] * len(order)
+        for dim, part in zip(order, (slice(start, stop), *(box or ())), strict=False):
+            parts[dim] = part
         index = tuple(parts)
+        picked = any(not isinstance(part, slice) for part in parts)
         return np.asarray(self.array.oindex[index] if picked else self.array[index]).transpose(order)
 
     def close(self) -> None:

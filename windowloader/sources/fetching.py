@@ -20,7 +20,6 @@ import numpy as np
 from windowloader.errors import SourceError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
-from .base import complete
 from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
@@ -83,16 +82,15 @@ def open_fetched(
             values = np.empty(source.shape, source.dtype)
             source.read(0, len(values), values)
         axes = range(len(source.shape))
-        found = complete(source)
         whole = ArraySource(
             values,
             axes=source.axes,
             name=hide_secrets(url),
-            dims=found.dims,
+            dims=source.dims,
             labels={axis: labels for axis in axes if (labels := source.labels(axis)) is not None},
             timestamps=source.timestamps(),
         )
-        whole.doubts = found.doubts
+        whole.doubts = source.doubts
         source.close()
         return whole
 

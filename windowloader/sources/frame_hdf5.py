@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import Described, optional, unknown_variable
+from .base import Described, Description, optional, unknown_variable
 from .handles import Stamp
 from .hdf5_dataset import open_dataset, opened
 from .memory import LoadedSource
@@ -60,12 +60,12 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
             source.doubts = found.doubts
             return source
     source = LoadedSource(stamp, asked, what=group.name.lstrip("/"), axes=axes)
-    source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]
+    source.doubts = source.loaded()[1].doubts
     return source
 
 
 @dataclass(frozen=True, slots=True)
-class FrameDescription:
+class FrameDescription(Description):
     """Column labels and timestamps of a frame of one block, read when asked for.
 
     Parameters
@@ -197,7 +197,10 @@ def read_frame(path: str, key: str | None = None) -> Any:
     try:
         return pandas.read_hdf(path, key=key, mode="r")
     except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
-        raise SourceFormatError(f"pandas cannot read the frame {key!r} of {path!r}: {error}") from error
+        raise SourceFormatError(
+            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again with DataFrame.to_hdf, or save "
+            "it as Parquet."
+        ) from error
 
 
 def _refuse_objects(group: Any, path: str) -> None:

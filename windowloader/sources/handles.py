@@ -1,6 +1,6 @@
-"""Files as they were when opened, and handles that outlive forks and pickles.
+"""Files as they were when opened.
 
-In: paths, functions that open something. Out: `Stamp`, `Handle`. Never reads values.
+In: paths. Out: `Stamp`; `nearby`, a hint for a path that does not exist. Never reads values.
 """
 
 from __future__ import annotations
@@ -8,20 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-import threading
-import weakref
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
 
 from windowloader.errors import SourceChangedError, SourceError, SourceFormatError, SourceNotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from .processes import PerProcess as Handle
 
-__all__ = ["Handle", "Stamp", "nearby"]
-
-T = TypeVar("T")
+__all__ = ["Handle", "Stamp", "bytes_on_disk", "nearby"]
 
 
 def nearby(path: str | os.PathLike[str]) -> str:
@@ -115,66 +109,10 @@ class Stamp:
             )
 
 
-class Handle(Generic[T]):
-    """Something opened on first use, once per process: never pickled, and opened anew after a fork.
-
-    Parameters
-    ----------
-    survives_fork : bool
-        The value is plain memory that a child may go on using (a map, a loaded table).
-    """
-
-    def __init__(self, *, survives_fork: bool = False) -> None:
-        self._survives_fork = survives_fork
-        self._lock = threading.RLock()
-        self._value: T | None = None
-        _handles.add(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_new_handle, (self._survives_fork,))
-
-    @contextmanager
-    def held(self, opener: Callable[[], T]) -> Iterator[T]:
-        """Open if need be, and keep anyone from closing meanwhile; readers take turns."""
-        with self._lock:
-            if self._value is None:
-                self._value = opener()
-            yield self._value
-
-    def get(self, opener: Callable[[], T]) -> T:
-        """Open if need be; for values that stay usable when another thread closes."""
-        with self.held(opener) as value:
-            return value
-
-    def close(self) -> None:
-        """Drop the value, closing it if it can be closed."""
-        with self._lock:
-            value, self._value = self._value, None
-            if not self._survives_fork:
-                close: Callable[[], None] = getattr(value, "close", _nothing)
-                close()
-
-    def _forked(self) -> None:
-        self._lock = threading.RLock()  # a thread that is not in this process may have held the old one
-        if not self._survives_fork and self._value is not None:
-            # Closing the parent's file here could wait for a lock that nobody holds any more.
-            _inherited.append(self._value)
-            self._value = None
-
-
-def _new_handle(survives_fork: bool) -> Handle[Any]:
-    return Handle(survives_fork=survives_fork)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _after_fork() -> None:
-    for handle in list(_handles):
-        handle._forked()
-
-
-_handles: weakref.WeakSet[Handle[Any]] = weakref.WeakSet()
-_inherited: list[object] = []
-os.register_at_fork(after_in_child=_after_fork)
+def bytes_on_disk(place: str) -> int | None:
+    """Bytes of a file, or of a folder's files; None where there is neither."""
+    if os.path.isfile(place):
+        return os.path.getsize(place)
+    if os.path.isdir(place):
+        return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    return None

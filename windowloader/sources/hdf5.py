@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from windowloader.source import Source
-
-    from .base import LocalSource
+    from .base import Source
     from .blobs import Blob
 
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
@@ -215,7 +213,7 @@ def _open_array(
         axes = (asked or default_axes(raw.ndim, None, path))[::-1]
     array, how = described(opener, contents, path, axes, mask_and_scale)
     parent, _, name = path.rpartition("/")
-    source: LocalSource
+    source: Source
     if parent in contents.file.tables:
         source = HDF5Source(contents.where, contents.file[parent], field=name, **how)
     elif (

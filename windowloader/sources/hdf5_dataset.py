@@ -24,23 +24,14 @@ from .mapped import MappedSource
 from .region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from .base import Description, LocalSource
+    from .base import Description, Source
     from .blobs import Blob
+    from .box import Box
     from .cf import Packing
 
-__all__ = [
-    "HDF5Source",
-    "NotHDF5Error",
-    "check_readable",
-    "map_dataset",
-    "name_of",
-    "open_dataset",
-    "open_file",
-    "opened",
-    "told",
-]
+__all__ = ["HDF5Source", "NotHDF5Error", "open_dataset", "open_file", "opened", "told"]
 
 CACHE_BYTES = 64 << 20  # the most that decoded chunks may take; less, where one row of chunks is less
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -59,7 +50,7 @@ class HDF5Source(SlabSource):
     dataset : h5py.Dataset
         The open dataset; nothing of it is kept but its name and form.
     axes, dims, description : optional
-        As for `LocalSource`.
+        As for `Source`.
     field : str, optional
         Which field of records.
     values : Packing, optional
@@ -105,8 +96,8 @@ class HDF5Source(SlabSource):
         with told(self.name, file, self._stamp):
             return _Opened(file, self._dataset, self._field)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        index, target = self.slab(start, stop), self.as_stored(out)
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        index, target = self.slab(start, stop, box), self.as_stored(out)
         with (
             self._handle.held(self._open) as opened,
             told(self.name, opened.file, self._stamp, (start, stop), self._plugins),
@@ -122,12 +113,31 @@ class HDF5Source(SlabSource):
                 else:
                     self.packing.unpack(found, target)
             self.check()
+        return self.bytes_of(start, stop, box)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the dataset."""
+        with open_file(self._stamp) as file:
+            return {**super().attributes(), **file[self._dataset].attrs}
+
+    def codecs(self) -> list[str]:
+        """Names of the filters."""
+        with open_file(self._stamp) as file:
+            found = file[self._dataset]
+            return ["shuffle"] * bool(found.shuffle) + [str(found.compression)] * (
+                found.compression is not None
+            )
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the dataset's chunks."""
+        with open_file(self._stamp) as file:
+            return int(file[self._dataset].id.get_storage_size())
 
     def fingerprint(self) -> str:
         """Name, shape, dtype, and size and time of change of the file, or version of the object."""
         stamp = self._stamp
         place = (stamp.size, stamp.mtime_ns) if isinstance(stamp, Stamp) else (stamp.identity(),)
-        return digest(self.axes, self.shape, self.box, self.dtype.str, self._dataset, self._field, *place)
+        return digest(self.axes, self.shape, None, self.dtype.str, self._dataset, self._field, *place)
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -273,7 +283,7 @@ def open_dataset(
     dims: Sequence[str] | None = None,
     description: Description | None = None,
     values: Packing | None = None,
-) -> LocalSource:
+) -> Source:
     """Open a dataset the fastest way its storage allows: mapped or by byte ranges, else by h5py."""
     check_readable(dataset, stamp)
     how: dict[str, Any] = {"axes": axes, "dims": dims, "description": description, "values": values}
@@ -285,7 +295,7 @@ def open_dataset(
     return MappedSource(region, name=f"{name_of(stamp)}:{dataset.name.lstrip('/')}", **how)
 
 
-def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> LocalSource:
+def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> Source:
     from .hdf5table import has_table, table_of
     from .ranges import Place, RangeSource
 
@@ -374,23 +384,23 @@ def _available(h5py: Any, number: int) -> bool:
 def _check_sources(h5py: Any, dataset: Any, name: str, depth: int = 8) -> None:
     folder = os.path.dirname(os.path.abspath(dataset.file.filename))
     for source in dataset.virtual_sources():
-        paths = [os.path.join(folder, source.file_name), source.file_name]
-        path = next((path for path in paths if os.path.exists(path)), None)
-        if source.file_name == ".":
-            path = dataset.file.filename
         if "%b" in source.file_name:  # as many files as there are
             continue
-        if path is None:
-            raise SourceNotFoundError(
-                f"{name!r} is a virtual dataset, one of whose files is not there: {source.file_name!r}. HDF5 would "
-                "give fill values for its rows. Put it beside the file, or write the virtual dataset anew."
-            )
-        with h5py.File(path, "r") as file:
-            inner = file.get(source.dset_name)
-            if not isinstance(inner, h5py.Dataset):
-                raise SourceNotFoundError(
-                    f"{name!r} is a virtual dataset, and {path!r} has no dataset {source.dset_name!r}, which is part "
-                    "of it. HDF5 would give fill values for its rows. Write the virtual dataset anew."
+        paths = [os.path.join(folder, source.file_name), source.file_name]
+        paths = [dataset.file.filename] if source.file_name == "." else list(filter(os.path.exists, paths))
+        missing = f"one of whose files is not there: {source.file_name!r}"
+        for path in paths[:1]:
+            with h5py.File(path, "r") as file:
+                inner = file.get(source.dset_name)
+                missing = (
+                    ""
+                    if isinstance(inner, h5py.Dataset)
+                    else f"and {path!r} has no dataset {source.dset_name!r}"
                 )
-            if inner.is_virtual and depth:
-                _check_sources(h5py, inner, name, depth - 1)
+                if not missing and inner.is_virtual and depth:
+                    _check_sources(h5py, inner, name, depth - 1)
+        if missing:
+            raise SourceNotFoundError(
+                f"{name!r} is a virtual dataset, {missing}. HDF5 would give fill values for its rows. Restore the file "
+                "beside this one, or write the virtual dataset anew."
+            )

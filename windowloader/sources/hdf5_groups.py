@@ -108,6 +108,7 @@ class HDF5File(HDF5Group, h5py.File):  # type: ignore[misc]
                     left.append(group[name])
                 elif kind in ("frame", "table"):
                     (self.frames if kind == "frame" else self.tables).append(path)
+        self.frames.sort()
 
 
 def _kind(group: Any, name: str) -> str:

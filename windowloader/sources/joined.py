@@ -15,15 +15,18 @@ import numpy as np
 from windowloader.clocks.calendars import Times, calendar_of, own
 from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import LocalSource, complete, digest
+from .base import BOXES, Source, digest
 from .memory import LoadedSource
+from .reads import Done, Pending, begun, taken
 from .selected import SelectedSource
-from .tiers import AT_HAND, TIERS, tier_of
+from .storage import joined
+from .tiers import AT_HAND, TIERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from windowloader.source import Pending, Source
+    from .box import Box
+    from .storage import Storage
 
 __all__ = ["JoinedSource", "join"]
 
@@ -60,17 +63,17 @@ def join(sources: Sequence[Source]) -> Source:
     if all(time is not None for time in times):
         places.sort(key=lambda place: (not len(times[place]), *times[place][:1]))  # type: ignore[arg-type,index]
     first, *others = (sources[place] for place in places)
-    joined = JoinedSource([first, *(_aligned(source, first) for source in others)])
-    joined.times = [times[place] for place in places]
-    joined.moved = places != sorted(places)
-    joined.doubts = first.doubts if isinstance(first, LocalSource) else ()
+    whole = JoinedSource([first, *(_aligned(source, first) for source in others)])
+    whole.times = [times[place] for place in places]
+    whole.moved = places != sorted(places)
+    whole.doubts = first.doubts
     zones = sorted({calendar_of(time) or "UTC" for time in times if time is not None})
     if len(zones) > 1 and not any(map(own, zones)):
-        joined.doubts += (
-            f"the parts of {joined.name!r} have times of the zones {', '.join(zones)}: clocks such as time_of_day are "
+        whole.doubts += (
+            f"the parts of {whole.name!r} have times of the zones {', '.join(zones)}: clocks such as time_of_day are "
             "of UTC. For clocks of one zone pass timestamps=, a pandas index with that zone.",
         )
-    return joined
+    return whole
 
 
 def _aligned(source: Source, first: Source) -> Source:
@@ -85,7 +88,7 @@ def _aligned(source: Source, first: Source) -> Source:
     return SelectedSource(source, along=along) if along else source
 
 
-class JoinedSource(LocalSource):
+class JoinedSource(Source):
     """Sources that follow one another in time.
 
     Parameters
@@ -100,7 +103,7 @@ class JoinedSource(LocalSource):
         for part in parts[1:]:
             _check_alike(parts[0], part)
         lengths = [part.shape[0] for part in parts]
-        self.parts = tuple(complete(part) for part in parts)
+        self.parts = tuple(parts)
         self.borders = np.append(0, np.cumsum(lengths)).astype(np.int64)
         grid = [part.chunks or part.shape for part in parts] if any(part.chunks for part in parts) else []
         super().__init__(
@@ -110,45 +113,22 @@ class JoinedSource(LocalSource):
             axes=parts[0].axes,
             chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
-        self.fill_value = self.parts[0].fill_value
+        self.fill_value = parts[0].fill_value
+        self.boxes = min((part.boxes for part in parts), key=BOXES.index)
         self._recent = _Recent()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "times": ()}  # pickles small
-
-    def cut(self, box: Sequence[slice]) -> JoinedSource:
-        """Return the part within ``box``, cut from every part that can be cut."""
-        whole = [slice(0, part.shape[0]) for part in self.parts]
-        cut = [
-            part.cut([rows, *box[1:]])  # type: ignore[attr-defined]
-            for part, rows in zip(self.parts, whole, strict=True)
-        ]
-        return JoinedSource(cut)
-
-    @property
-    def can_cut(self) -> bool:
-        """Whether every part can be cut."""
-        return all(part.can_cut for part in self.parts)
 
     def check(self) -> None:
         """Check every part."""
         for part in self.parts:
             part.check()
 
-    @property
-    def inner(self) -> LocalSource:
-        """The first part, whose chunks stand for those of all."""
-        return self.parts[0]
-
-    def request_counter(self) -> Callable[[int, int], int] | None:
-        """Return what counts the requests of rows, where every part has such."""
-        found = [part.request_counter() for part in self.parts]
-        own = [count for count in found if count is not None]
-        if len(own) < len(found):
-            return None
-        return lambda begin, end: sum(
-            own[number](low, high) for number, low, high, _ in self._overlaps(begin, end)
-        )
+    def storage(self, box: Box | None = None) -> Storage:
+        """Return that of the parts, one after another."""
+        parts = [part.storage(box) for part in self.parts if part.shape[0]]
+        return joined(parts, np.unique(self.borders)) if parts else super().storage(box)
 
     def _overlaps(self, start: int, stop: int) -> Iterator[tuple[int, int, int, slice]]:
         """Parts that rows ``[start, stop)`` lie in: number, first and last row there, place in the rows asked."""
@@ -163,29 +143,26 @@ class JoinedSource(LocalSource):
             if low < high:
                 yield number, low - begin, high - begin, slice(low - start, high - start)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        for number, first, last, place in self._overlaps(start, stop):
-            part = self.parts[number]
-            if part.dtype == out.dtype:
-                part.read(first, last, out[place])
-            else:
-                rows = np.empty((last - first, *self.shape[1:]), part.dtype)
-                part.read(first, last, rows)
-                out[place] = rows
-            self._touch(number)
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read rows from each part that has some of them."""
+        return self.submit(start, stop, out, box).result()
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> All:
         """Begin to read every part at once; those of another dtype are read before this returns."""
-        self.check_range(start, stop, out)
+        self.check_range(start, stop, out, box)
+        more = () if box is None else (box,)
         reads: list[Pending] = []
         begins: list[int] = []
-        for number, first, last, place in self._overlaps(start, stop):
-            if self.parts[number].dtype == out.dtype:
-                reads.append(self.parts[number].submit(first, last, out[place]))
-                begins.append(place.start)
-                self._touch(number)
+        for number, first, last, place in self._overlaps(start, stop) if out.size else ():
+            part = self.parts[number]
+            if part.dtype == out.dtype:
+                reads.append(begun(part.submit(first, last, out[place], *more), part.name))
             else:
-                self._read(start + place.start, start + place.stop, out[place])
+                rows = np.empty(out[place].shape, part.dtype)
+                reads.append(Done(taken(part.read(first, last, rows, *more), part.name)))
+                out[place] = rows
+            begins.append(place.start)
+            self._touch(number)
         return All(reads, begins)
 
     def _touch(self, number: int) -> None:
@@ -195,7 +172,7 @@ class JoinedSource(LocalSource):
     @property
     def tier(self) -> str:
         """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
-        tiers = {tier_of(part) for part in self.parts}
+        tiers = {part.tier for part in self.parts}
         whole = [part.source if isinstance(part, SelectedSource) else part for part in self.parts]
         if len(whole) > OPEN_PARTS and any(isinstance(part, LoadedSource) for part in whole):
             return (
@@ -205,15 +182,14 @@ class JoinedSource(LocalSource):
             return max(tiers, key=TIERS.index)
         return "cached" if tiers == {"cached"} else "streamed"
 
-    def edges(self) -> np.ndarray | None:
-        """Rows where a chunk or a part begins, and the end; None where no part has chunks."""
-        inner = [part.edges() for part in self.parts]
-        if all(found is None for found in inner):
-            return None
-        moved = [
-            begin + found for begin, found in zip(self.borders, inner, strict=False) if found is not None
-        ]
-        return np.unique(np.concatenate([self.borders, *moved]))
+    def stored_bytes(self) -> int | None:
+        """Bytes of all parts, where each is known."""
+        sizes = [part.stored_bytes() for part in self.parts]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Attributes of the first part."""
+        return self.parts[0].attributes()
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis: those of the first part, which all share."""
@@ -253,7 +229,7 @@ class JoinedSource(LocalSource):
             part.close()
 
 
-class All:
+class All(Pending):
     """Several reads as one.
 
     Parameters
@@ -268,33 +244,35 @@ class All:
         self._reads, self._begins = reads, begins
 
     @property
-    def fetched(self) -> list[tuple[int, int]] | None:
-        """Rows that mirrors had to fetch; None where not all parts have one."""
-        found = [getattr(read, "fetched", None) for read in self._reads]
+    def fetched(self) -> list[tuple[int, int]] | None:  # type: ignore[override]
+        """Rows that caches had to fetch; None where not all parts have one."""
+        found = [read.fetched for read in self._reads]
         if any(rows is None for rows in found):
             return None
         pairs = zip(self._begins, found, strict=True)
         return [(place + begin, place + end) for place, rows in pairs for begin, end in rows or ()]
 
-    def result(self, timeout: float | None = None) -> None:
+    def result(self, timeout: float | None = None) -> int:
         """Wait for every read, then raise what the first one that failed raised."""
         errors: list[Exception] = []
+        size = 0
         for read in self._reads:
             try:
-                read.result(timeout)
+                size += taken(read.result(timeout), "a part")
             except Exception as error:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return size
 
     def done(self) -> bool:
         """Whether every read is over."""
         return all(read.done() for read in self._reads)
 
-    def add_done_callback(self, call: Callable[[object], object]) -> None:
-        """Call ``call(self)`` once every read is over; at once where one cannot say when."""
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call ``call(self)`` once every read is over."""
         waiting = [read for read in self._reads if not read.done()]
-        if not all(hasattr(read, "add_done_callback") for read in waiting) or not waiting:
+        if not waiting:
             call(self)
             return
         counter = itertools.count(1)
@@ -304,11 +282,11 @@ class All:
                 call(self)
 
         for read in waiting:
-            read.add_done_callback(ended)  # type: ignore[attr-defined]
+            read.add_done_callback(ended)
 
     def overdue(self) -> bool:
         """Whether one of the reads is."""
-        return any(getattr(read, "overdue", bool)() for read in self._reads)
+        return any(read.overdue() for read in self._reads)
 
 
 class _Recent:

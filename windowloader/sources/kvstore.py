@@ -26,7 +26,11 @@ __all__ = ["check_bucket", "list_folder", "open_store", "read_keys", "wait_for"]
 
 def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any:
     """Return TensorStore's key-value store of a location, or of a specification with its credentials and limits."""
-    asked, kvstore, spec = Asked(location.url), tensorstore().KvStore, dict(spec or location.store())
+    asked, kvstore, spec = (
+        Asked(location.url),
+        tensorstore(location.url).KvStore,
+        dict(spec or location.store()),
+    )
     future = explained(asked, lambda: kvstore.open(spec, context=location.resources()))
     return wait_for(future, location, asked)
 

@@ -16,6 +16,7 @@ from zarr.storage import LocalStore, WrapperStore
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .failures import Asked
+from .handles import Stamp
 from .kvstore import list_folder, open_store
 from .processes import PerProcess, tensorstore
 from .reads import Progress, lend, wait
@@ -38,8 +39,18 @@ GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 def store_of(location: Location) -> Any:
     """Return the store of a location; one on this machine is read without TensorStore, so that it may still fork."""
     return (
-        TensorStoreStore(location) if location.local is None else LocalStore(location.local, read_only=True)
+        TensorStoreStore(location) if location.local is None else FolderStore(location.local, read_only=True)
     )
+
+
+class FolderStore(LocalStore):  # type: ignore[misc, unused-ignore]
+    """A folder on this machine, of files alone: opening a pipe would wait for who writes."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
+        """Value of a key, or a range of it; None where there is none."""
+        if (self.root / key).exists():
+            Stamp.of(self.root / key)
+        return await super().get(key, prototype, byte_range)  # type: ignore[no-any-return, unused-ignore]
 
 
 class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]

@@ -23,6 +23,7 @@ from .fetching import fetched
 from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
+from .patterns import is_pattern, matching
 from .table_files import is_parquet, parquet_parts, read_table
 from .table_times import ReadOptions, times_of
 from .table_values import as_frame, ids, numbers, widened
@@ -121,8 +122,8 @@ def open_long_table(
 
     Parameters
     ----------
-    target : path, URL or pandas.DataFrame, or a list of them
-        CSV or Parquet; the rows of several are taken together.
+    target : path, URL, pattern or pandas.DataFrame, or a list of them
+        Files as `windowloader.sources.tables.open_table` takes them; the rows of several are taken together.
     entity, time : str
         The columns that say whose a reading is and when it was; ``time`` may be several, see `TableOptions`.
     values : sequence of str, optional
@@ -152,6 +153,8 @@ def open_long_table(
     (array(['b', 'a'], dtype='<U1'), array([0, 2, 3]), array([3, 1, 2]))
     """
     asked = LongOptions(entity=entity, time=time, values=values, **options)
+    if is_pattern(target):
+        target = matching(target, storage_options or {})
     if isinstance(target, str | os.PathLike) and not is_url(target):
         loaded = LoadedSource(Stamp.of(target), asked, axes="tf")
         _, described = loaded.loaded()

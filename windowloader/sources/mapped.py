@@ -17,6 +17,7 @@ import numpy as np
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import check_dtype, check_shape, digest
+from .box import within
 from .handles import Handle, Stamp
 from .mapping import unchanged
 from .memory import AddressableSource
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .base import Description
+    from .box import Box
     from .cf import Packing
 
 __all__ = ["MappedSource", "NpySource", "RawSource", "check_raw"]
@@ -74,13 +76,13 @@ class MappedSource(AddressableSource):
         """Return a read-only view, or None where stored bytes are not the values."""
         return None if self.packing else super().array()
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         if self.packing is None:
-            super()._read(start, stop, out)
-            return
+            return super()._read(start, stop, out, box)
         rows = self._rows_first()[start:stop]
         with unchanged(rows):
-            self.packing.unpack(rows, out)
+            self.packing.unpack(rows if box is None else within(rows, box), out)
+        return out.nbytes
 
     @property
     def tier(self) -> str:
@@ -109,6 +111,10 @@ class MappedSource(AddressableSource):
             place.stamp.mtime_ns,
             *([self.dtype.str] if self.packing else []),
         )
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the region."""
+        return int(self.region.nbytes)
 
     def close(self) -> None:
         """Let go of the map; views that someone holds stay valid."""

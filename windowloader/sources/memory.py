@@ -14,6 +14,7 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
+from .box import within
 from .handles import Handle, Stamp
 from .mapping import unchanged
 from .npz import open_npz_archive
@@ -22,13 +23,15 @@ from .region import is_mapped, region_of_memmap
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .base import Description
+    from .box import Box
 
 __all__ = ["AddressableSource", "ArraySource", "LoadedSource", "as_array", "list_npz", "open_npz"]
 
 
 class AddressableSource(LocalSource):
     """A source whose values can be indexed where they lie; subclasses say where that is."""
+
+    boxes = "indices"
 
     def values(self) -> np.ndarray:
         """Return the array as stored: its own order of axes and bytes."""
@@ -50,10 +53,11 @@ class AddressableSource(LocalSource):
         view.flags.writeable = False
         return view
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         rows = self._rows_first()[start:stop]
         with unchanged(rows):
-            out[...] = rows
+            out[...] = rows if box is None else within(rows, box)
+        return out.nbytes
 
 
 class ArraySource(AddressableSource):
@@ -156,24 +160,24 @@ class LoadedSource(AddressableSource):
     def __init__(
         self,
         stamp: Stamp,
-        load: Callable[[str], tuple[np.ndarray, Description]],
+        load: Callable[[str], tuple[np.ndarray, Described]],
         *,
         what: str = "",
         axes: str | None = None,
     ) -> None:
         self._stamp, self._load, self._what = stamp, load, what
-        self._handle: Handle[tuple[np.ndarray, Description]] = Handle(survives_fork=True)
+        self._handle: Handle[tuple[np.ndarray, Described]] = Handle(survives_fork=True)
         name = os.path.basename(stamp.path) + (f":{what}" if what else "")
         values, _ = self._handle.get(self._open)
         super().__init__(name, shape=values.shape, dtype=values.dtype, axes=axes)
 
-    def _open(self) -> tuple[np.ndarray, Description]:
+    def _open(self) -> tuple[np.ndarray, Described]:
         self._stamp.check()
         found = self._load(self._stamp.path)
         self._stamp.check()
         return found
 
-    def loaded(self) -> tuple[np.ndarray, Description]:
+    def loaded(self) -> tuple[np.ndarray, Described]:
         """Values and description, parsed if they are not in memory."""
         return self._handle.get(self._open)
 
@@ -188,6 +192,10 @@ class LoadedSource(AddressableSource):
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, or None."""
         return self.loaded()[1].timestamps()
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the file."""
+        return self._stamp.size
 
     def fingerprint(self) -> str:
         """Shape, dtype, and size and time of change of the file."""
@@ -239,7 +247,7 @@ class LoadMember:
     def __init__(self, member: str) -> None:
         self.member = member
 
-    def __call__(self, path: str) -> tuple[np.ndarray, Description]:
+    def __call__(self, path: str) -> tuple[np.ndarray, Described]:
         with open_npz_archive(path) as archive:
             return archive[self.member], Described()
 

@@ -10,19 +10,20 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import SourceTimeoutError
 
 from .mirror_form import runs
+from .reads import Pending, begun, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.source import Source
-
+    from .base import Source
+    from .box import Box
     from .mirror import Mirror
     from .mirror_folder import MirrorFolder
 
@@ -33,13 +34,15 @@ PATIENCE = 60.0  # seconds without news of a block that another process fetches,
 Range = tuple[int, int]
 
 
-class MirrorRead:
+class MirrorRead(Pending):
     """A read of rows.
 
     Parameters
     ----------
     source : Source
         Where blocks are fetched that are nowhere on this node.
+    box : tuple
+        Of a box of the source that is read; empty: all of it.
     folder : MirrorFolder
         Sees to it that there is room.
     mirror : Mirror
@@ -51,11 +54,18 @@ class MirrorRead:
     """
 
     def __init__(
-        self, source: Source, folder: MirrorFolder, mirror: Mirror, rows: Range, out: np.ndarray
+        self,
+        source: Source,
+        box: tuple[Box, ...],
+        folder: MirrorFolder,
+        mirror: Mirror,
+        rows: Range,
+        out: np.ndarray,
     ) -> None:
-        self._source, self._folder, self._mirror = source, folder, mirror
+        self._source, self._box, self._folder, self._mirror = source, box, folder, mirror
         self._start, self._stop, self._out = *rows, out
-        self._future: Future[None] = Future()
+        self._future: Future[int] = Future()
+        self._taken = 0
         self._lock = threading.Lock()
         self.fetched: list[Range] = []
         """Rows that storage was asked for, from the first of this read on; others were here, or another process's."""
@@ -72,10 +82,10 @@ class MirrorRead:
         """Whether `result` would return at once."""
         return self._future.done()
 
-    def result(self, timeout: float | None = None) -> None:
+    def result(self, timeout: float | None = None) -> int:
         """Wait until the rows stand in ``out``; raise what a read raised, once nothing writes there any more."""
         try:
-            self._future.result(timeout)
+            return self._future.result(timeout)
         except FutureTimeoutError:
             if self._future.done():
                 raise
@@ -83,7 +93,7 @@ class MirrorRead:
                 f"rows {self._start}–{self._stop - 1} of {self._source.name!r} did not arrive within {timeout:g} s."
             ) from None
 
-    def add_done_callback(self, call: Callable[[object], object]) -> None:
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call ``call(self)`` once it is over, from any thread."""
         calls = [call]  # a future keeps its callbacks, and this one may know of memory
         self._future.add_done_callback(lambda _: calls.pop()(self))
@@ -203,9 +213,15 @@ class MirrorRead:
         # The future knows of this read, which must not keep the memory until a garbage collection.
         self._out = self._out[:0].copy()
         if self._error is None:
-            self._future.set_result(None)
+            self._future.set_result(self._taken)
         else:
             self._future.set_exception(self._error)
+
+    def _count(self, pending: Pending) -> None:
+        """Wait for a read of the source, and note what it took."""
+        size = taken(pending.result(), self._source.name)
+        with self._lock:
+            self._taken += size
 
     def _clip(self, low: int, high: int) -> Range:
         edges = self._mirror.form.edges
@@ -227,11 +243,13 @@ class MirrorRead:
     def _past(self, low: int, high: int) -> None:
         """Read blocks without keeping them."""
         begin, end = self._clip(low, high)
-        pending = self._source.submit(begin, end, self._into(begin, end))
+        pending = begun(
+            self._source.submit(begin, end, self._into(begin, end), *self._box), self._source.name
+        )
         self.fetched.append((begin - self._start, end - self._start))
 
         def part() -> None:
-            pending.result()
+            self._count(pending)
 
         self._begin(part)
 
@@ -255,12 +273,12 @@ class MirrorRead:
         begin, end = self._clip(low, high)
         into = self._into(begin, end)
         rows = into if whole else np.empty((last - first, *into.shape[1:]), into.dtype)
-        pending = self._source.submit(first, last, rows)
+        pending = begun(self._source.submit(first, last, rows, *self._box), self._source.name)
         self.fetched.append((first - self._start, last - self._start))
 
         def part() -> Range | None:
             try:
-                pending.result()
+                self._count(pending)
                 mirror.keep(low, high, rows)
             except BaseException:
                 mirror.release(low, high)

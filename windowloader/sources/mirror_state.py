@@ -1,6 +1,6 @@
 """What tells one state of stored data from another, beyond its metadata.
 
-In: a source. Out: short texts for a mirror: where the source is, and in which state. Never reads values.
+In: the location of a store. Out: short texts for a cache on disk: where it is, and in which state. Never reads values.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import numpy as np
 from .base import digest
 from .failures import Asked
 from .kvstore import open_store
-from .processes import forked_after_use
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from windowloader.source import Source
-
     from .chunked import ArrayInfo
+    from .options import Location
 
 __all__ = ["place_of", "state_of"]
 
@@ -54,40 +52,25 @@ AZURE = (
 FORMS = {"zarr3": ("c/{/}", "{.}"), "zarr": ("{.}", "{/}")}  # how keys of chunks are written
 
 
-def place_of(source: Source) -> str:
-    """Where a source is that its name does not say: the endpoint of a bucket, the query of a URL but for signatures."""
-    location = getattr(source, "location", None) or getattr(getattr(source, "blob", None), "location", None)
-    if location is None:
-        return ""
+def place_of(location: Location) -> str:
+    """Where a store is that its URL does not say: the endpoint of a bucket, the query of a URL but for signatures."""
     query = parse_qsl(urlsplit(str(location.kvstore.get("base_url", ""))).query, keep_blank_values=True)
     signed = AZURE if "sig" in dict(query) else ()
     asked = [pair for pair in query if pair[0].lower() not in signed and not SIGNATURE.fullmatch(pair[0])]
     return f"{location.kvstore.get('endpoint', '')}{urlencode(asked)}"
 
 
-def state_of(source: Source) -> str:
+def state_of(location: Location, info: ArrayInfo) -> str:
     """Return what changes when a store of chunks is written again with the very same metadata.
 
     Versions (ETag, generation, time of change) of some chunks, evenly spread from the first to the last, asked for at
     once and without their bytes. A chunk between them that alone was replaced is not noticed: nothing short of asking
     for every chunk would. Other sources are one object, whose version is in their fingerprint.
-
-    Parameters
-    ----------
-    source : Source
-
-    Returns
-    -------
-    str
-        Empty where the fingerprint says it all.
     """
-    info, location = getattr(source, "info", None), getattr(source, "location", None)
-    if info is None or location is None or forked_after_use():
-        return ""
     return digest(_versions(location, info))
 
 
-def _versions(location: Any, info: ArrayInfo) -> list[bytes]:
+def _versions(location: Location, info: ArrayInfo) -> list[bytes]:
     grid = info.shards or info.chunks
     counts = [-(-size // chunk) for size, chunk in zip(info.shape, grid, strict=True)]
     total = int(np.prod(counts))

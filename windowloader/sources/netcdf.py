@@ -30,17 +30,10 @@ if TYPE_CHECKING:
     from windowloader.source import Source
 
     from .base import Description
+    from .box import Box
     from .cf import Packing
 
-__all__ = [
-    "FileOpener",
-    "XarraySource",
-    "described",
-    "list_netcdf",
-    "list_xarray",
-    "open_netcdf",
-    "open_xarray",
-]
+__all__ = ["FileOpener", "XarraySource", "described", "list_netcdf", "open_netcdf", "open_xarray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +189,12 @@ class XarraySource(SlabSource):
             description=description,
         )
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         with self._handle.held(self._opener) as contents:
             self.check()
             try:
                 with unchanged():  # scipy maps netCDF 3
-                    found = contents.raw(self._path)[self.slab(start, stop)].values
+                    found = contents.raw(self._path)[self.slab(start, stop, box)].values
                     if self.packing is None:
                         self.as_stored(out)[...] = found
                     else:
@@ -216,6 +209,7 @@ class XarraySource(SlabSource):
                 damage = f"rows [{start}, {stop}) of {self.name!r} cannot be read: {error}"
                 raise problem or CorruptDataError(damage) from None
         self.check()
+        return self.bytes_of(start, stop, box)
 
     def check(self) -> None:
         """Raise `SourceChangedError` where the file is known and no longer what was opened, or was cut in a read."""
@@ -227,7 +221,7 @@ class XarraySource(SlabSource):
 
     def fingerprint(self) -> str:
         """Shape, dtype and what the file shows of itself."""
-        return digest(self.axes, self.shape, self.box, self.dtype.str, self._path, self._opener.fingerprint())
+        return digest(self.axes, self.shape, None, self.dtype.str, self._path, self._opener.fingerprint())
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

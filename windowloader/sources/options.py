@@ -109,10 +109,9 @@ class Location:
         """The path on this machine, or None."""
         return Path(self.path) if self.scheme == "file" else None
 
-    def store(self, *, folder: bool = True) -> dict[str, Any]:
-        """TensorStore's specification, of a folder of keys or of one key's parent with that key as path."""
-        path = self.path.rstrip("/") + "/" if folder and self.path else self.path
-        return {**self.kvstore, "path": path}
+    def store(self) -> dict[str, Any]:
+        """TensorStore's specification of a folder of keys."""
+        return {**self.kvstore, "path": f"{self.path.rstrip('/')}/" if self.path else ""}
 
     def resources(self, *, cache_bytes: int = 0) -> Any:
         """Return this process's TensorStore context: one for all sources with the same options and cache."""

@@ -1,7 +1,7 @@
 """Values that belong to one process, and the one place that loads TensorStore.
 
-In: a way to make a value. Out: that value, made again in every process that asks. Never carries a TensorStore
-handle over a fork: its threads do not survive one, and it aborts the process that tries.
+In: a function that opens something. Out: `PerProcess`, which calls it once in each process; `tensorstore`. Never uses
+TensorStore in a process forked from one that had loaded it: its threads do not survive a fork, and it aborts the child.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import atexit
 import os
 import sys
 import threading
+import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.ending import end_all
 from windowloader.errors import ClosedError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["PerProcess", "forked_after_use", "tensorstore"]
+__all__ = ["PerProcess", "tensorstore"]
 
 T = TypeVar("T")
 
@@ -32,46 +34,37 @@ STALLS = {
 
 
 class _Process:
-    """How many forks lie behind this process, and whether TensorStore was loaded before the last of them."""
+    """TensorStore in this process: the module, and whether it was loaded before this process was forked."""
 
-    generation = 0
-    inherited = False
-    noted = False
     module: Any = None
-
-    @classmethod
-    def note_import(cls) -> None:
-        if not cls.noted:  # from here on TensorStore's own handler comes after ours
-            cls.noted = True
-            atexit.register(end_all)
-
-    @classmethod
-    def forked(cls) -> None:
-        cls.generation += 1
-        cls.inherited = cls.inherited or "tensorstore" in sys.modules
+    forked_after_use = False
 
 
-os.register_at_fork(after_in_child=_Process.forked)
-
-
-def tensorstore() -> Any:
+def tensorstore(name: str = "") -> Any:
     """Return the tensorstore module, with its stall limits set.
+
+    Parameters
+    ----------
+    name : str
+        What is to be read with it, for the message.
 
     Raises
     ------
     SourceError
-        In a process that was forked after TensorStore was loaded: TensorStore would abort it.
+        In a process that was forked after TensorStore was loaded. Whether it was used cannot be told from outside, and
+        TensorStore would abort the process if it was.
 
     Examples
     --------
     >>> tensorstore().__name__
     'tensorstore'
     """
-    if _Process.inherited:
+    if _Process.forked_after_use:
         raise SourceError(
-            "this process was forked from one that had used TensorStore, which cannot be used in both. Open URLs and "
-            "chunked stores before the fork and use what was opened, or start processes by 'spawn' or 'forkserver': "
-            "multiprocessing.get_context('forkserver'), DataLoader(..., multiprocessing_context='forkserver')."
+            f"{repr(name) if name else 'a store'} cannot be read in this process, which was forked from one that "
+            "had used TensorStore: its threads do not survive a fork. Start the workers of a DataLoader with "
+            'multiprocessing_context="forkserver" (or "spawn"), other processes with '
+            'multiprocessing.get_context("forkserver").'
         )
     if _Process.module is None:
         if threading.current_thread() is threading.main_thread():
@@ -86,7 +79,7 @@ def _load() -> None:
         os.environ.setdefault(name, value)
     import tensorstore
 
-    _Process.note_import()
+    atexit.register(end_all)  # TensorStore has just registered its own handler: ours must run before it
     _Process.module = tensorstore
 
 
@@ -124,21 +117,13 @@ def _load_before_the_end() -> None:
         raise errors[0]
 
 
-def forked_after_use() -> bool:
-    """Whether this process was forked from one that had TensorStore loaded, so that it must not use it.
-
-    Loaded is taken for used: nobody can tell from outside, and a wrong guess ends the process.
-
-    Examples
-    --------
-    >>> forked_after_use()
-    False
-    """
-    return _Process.inherited
-
-
 class PerProcess(Generic[T]):
-    """A cell whose value is made once in each process: after fork and after unpickling it is empty.
+    """A value opened on first use, once in each process: never pickled, and opened again after a fork.
+
+    Parameters
+    ----------
+    survives_fork : bool
+        The value is plain memory, which a child may go on using (a map, a loaded table).
 
     Examples
     --------
@@ -149,30 +134,63 @@ class PerProcess(Generic[T]):
     [1]
     """
 
-    __slots__ = ("_locks", "_values")
+    __slots__ = ("__weakref__", "_lock", "_survives_fork", "_value")
 
-    def __init__(self) -> None:
-        # By generation: a value of the parent stays referenced in the child, so that nothing there finalises it,
-        # and a lock that another thread held at the fork is never waited for.
-        self._values: dict[int, T] = {}
-        self._locks: dict[int, threading.Lock] = {}
+    def __init__(self, survives_fork: bool = False) -> None:
+        self._survives_fork = survives_fork
+        self._lock = threading.RLock()
+        self._value: list[T] = []  # at most one; a list, since its pop() needs no lock
+        _CELLS.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self._survives_fork,))
 
     def get(self, make: Callable[[], T]) -> T:
         """Return this process's value, made by ``make`` at the first call."""
-        generation = _Process.generation
-        found = self._values.get(generation)
-        if found is None:
-            with self._locks.setdefault(generation, threading.Lock()):
-                found = self._values.get(generation)
-                if found is None:
-                    found = self._values[generation] = make()
-        return found
+        if not (found := self._value[:]):
+            with self._lock:
+                if not (found := self._value[:]):
+                    found = [make()]
+                    self._value = found[:]
+        return found[0]
+
+    @contextmanager
+    def held(self, make: Callable[[], T]) -> Iterator[T]:
+        """Return the value as `get` does; nobody else holds or closes it meanwhile."""
+        with self._lock:
+            yield self.get(make)
 
     def drop(self, only: T | None = None) -> T | None:
-        """Forget this process's value and return it, or None; with ``only``, where it is that one."""
-        if only is not None and self._values.get(_Process.generation) is not only:
+        """Forget the value and return it, or None; with ``only``, where it is that one. Never waits for `get`."""
+        try:
+            return self._value.pop() if only is None or self._value[0] is only else None
+        except IndexError:
             return None
-        return self._values.pop(_Process.generation, None)
 
-    def __reduce__(self) -> tuple[type[PerProcess[T]], tuple[()]]:
-        return (PerProcess, ())
+    def close(self) -> None:
+        """Forget the value, and close it if it can be closed; waits for those who hold it."""
+        with self._lock:
+            close: Callable[[], None] | None = getattr(self.drop(), "close", None)
+            if close is not None:
+                close()
+
+    def _forked(self) -> None:
+        self._lock = threading.RLock()  # a thread that is not in this process may have held the old one
+        if not self._survives_fork:
+            _INHERITED.extend(self._value)
+            self._value = []
+
+
+_CELLS: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
+_INHERITED: list[
+    object
+] = []  # of the parent: closing it here could wait for a lock that nobody holds any more
+
+
+def _after_fork() -> None:
+    _Process.forked_after_use = _Process.forked_after_use or "tensorstore" in sys.modules
+    for cell in list(_CELLS):
+        cell._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import digest
-from .blobs import StoreBlob
 from .failures import Asked
 from .hdf5table import Table, decode_chunk
-from .processes import PerProcess, forked_after_use
+from .mirror_state import place_of
+from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
+from .storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from windowloader.source import Pending
+    from collections.abc import Sequence
 
     from .base import Description
     from .blobs import Blob
+    from .box import Box
     from .cf import Packing
+    from .reads import Pending
     from .remote import Opened
 
 __all__ = ["Chunks", "Place", "RangeSource", "join"]
@@ -180,7 +181,6 @@ class RangeSource(RemoteSource):
             description=description,
         )
         self.blob, self.place, self.packing = blob, place, values
-        self.tensorstore = isinstance(blob, StoreBlob)  # type: ignore[misc]
         self.identity = blob.identity()
         self._table: PerProcess[Table] = PerProcess()
         if table is not None:
@@ -196,38 +196,35 @@ class RangeSource(RemoteSource):
         return self._table.get(self._read_table)
 
     def _read_table(self) -> Table:
-        if self.tensorstore and forked_after_use():
-            found: Table = self._opened().call("table")  # type: ignore[attr-defined]
-            return found
         from .hdf5_dataset import open_file, told
         from .hdf5table import table_of
 
         with open_file(self.blob) as file, told(self.name, file, self.blob):
             return table_of(file[self.place.variable])
 
-    def requests(self, start: int, stop: int) -> np.ndarray:
+    def storage(self, box: Box | None = None) -> Storage:
+        """Ranges of bytes, near ones asked for together; rows are best read a request's worth at a time."""
+        return Storage.of_grid(
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, asked=self._requests,
+            piece=max(1, PART // max(self.row_bytes, 1)), exact=True,
+        )  # fmt: skip
+
+    def _requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
         if self.place.offset >= 0:
-            return np.array([end - first for first, end in self.parts(start, stop)], np.int64)
+            return np.array([end - first for first, end in self.ranges(start, stop)], np.int64)
         table = self.table()
         cells = Chunks(table, self.order).cells(start, stop)
         cells = cells[table.offsets[cells] >= 0]
         offsets, sizes = table.offsets[cells], table.sizes[cells]
-        joined = join(offsets, sizes)
-        return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in joined], np.int64)
+        groups = join(offsets, sizes)
+        return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in groups], np.int64)
 
-    @property
-    def piece_rows(self) -> int:
-        """Rows that are best asked for together at most: one request, where they lie together."""
-        return max(1, PART // max(self.row_bytes, 1))
+    def address(self) -> str:
+        """Endpoint of its bucket, and the query of its URL."""
+        return "" if self.blob.location is None else place_of(self.blob.location)
 
-    def request_counter(self) -> Callable[[int, int], int] | None:
-        """Return what counts the requests of rows."""
-        return lambda start, stop: len(self.requests(start, stop))
-
-    exact_bytes = True  # `requests` knows bytes as stored
-
-    def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
+    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Byte ranges of rows of a contiguous array, each at most `PART` long."""
         first = self.place.offset + start * self.row_bytes
         end = self.place.offset + stop * self.row_bytes
@@ -247,10 +244,10 @@ class _Contiguous:
     def __init__(self, source: RangeSource) -> None:
         self.source, self.progress = source, Progress(source.blob.renew)
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows."""
         source, blob = self.source, self.source.blob
-        futures = [blob.fetch(*part) for part in source.parts(start, stop)]
+        futures = [blob.fetch(*part) for part in source.ranges(start, stop)]
         for future in futures:
             future.add_done_callback(lend(self.progress.touch))
 
@@ -259,7 +256,8 @@ class _Contiguous:
             stored = np.frombuffer(data[0] if len(data) == 1 else b"".join(data), source.place.dtype)
             _put(source.packing, stored.reshape(out.shape), out)
 
-        return Read(futures, finish, Asked(source.name, (start, stop)), blob.timeout, self.progress)
+        return Read(futures, finish, Asked(source.name, (start, stop)), blob.timeout, self.progress,
+                    source.bytes_of(start, stop, box))  # fmt: skip
 
     def close(self) -> None:
         """Nothing is held."""
@@ -273,7 +271,7 @@ class _Chunked:
         self.table = source.table()
         self.grid = Chunks(self.table, source.order)
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows."""
         table, blob = self.table, self.source.blob
         cells = self.grid.cells(start, stop)
@@ -299,7 +297,10 @@ class _Chunked:
                     values = decode_chunk(table, stored, int(table.masks[cell]), self._name(cell))
                     self._place(cell, values, start, stop, out)
 
-        return Read(futures, finish, Asked(self.source.name, (start, stop)), blob.timeout, self.progress)
+        size = self.source.bytes_of(start, stop, box)
+        return Read(
+            futures, finish, Asked(self.source.name, (start, stop)), blob.timeout, self.progress, size
+        )
 
     def _name(self, cell: int) -> Any:
         def name() -> str:

@@ -14,16 +14,30 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from windowloader.ending import Stage, at_end
-from windowloader.errors import CredentialsError, WindowLoaderError
+from windowloader.errors import CredentialsError, SourceError, WindowLoaderError
 
 from .failures import Asked, explained, late, stalled
+from .processes import PerProcess
 from .received import LEAST, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Done", "Progress", "Read", "lend", "wait"]
+__all__ = [
+    "Done",
+    "Pending",
+    "Progress",
+    "Read",
+    "Threaded",
+    "begun",
+    "lend",
+    "read_threads",
+    "taken",
+    "wait",
+]
 
 T = TypeVar("T")
 
@@ -33,6 +47,7 @@ PATIENCE = (
 )
 LOOK = 1.0  # seconds between two looks at what has arrived, while somebody waits
 AGAIN = 0.05  # seconds between two looks at least, however many reads ask
+THREADS = 16  # of the default `submit`
 STOPPED = 2.0  # seconds without a look after which this process is taken to have been stopped
 
 _LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -122,16 +137,107 @@ def _succeeded(future: Any) -> bool:
         return False
 
 
-@dataclass(slots=True)
-class Done:
+class Pending:
+    """A read under way. One of your own gives `result`, `done` and `add_done_callback`."""
+
+    __slots__ = ()
+
+    fetched: list[tuple[int, int]] | None = None
+    """Of a read through a cache on disk: the rows that storage was asked for, from its first on. None elsewhere."""
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait until the rows stand in ``out``; return the bytes taken, or raise what the read raised."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        raise NotImplementedError
+
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call ``call(self)`` once when `done` has become true, from any thread; at once if it is."""
+        raise NotImplementedError
+
+    def overdue(self) -> bool:
+        """Whether it has waited longer than its source allows, so that `result` would raise now."""
+        return False
+
+
+class Done(Pending):
     """A read that is over: of no rows, or done at once, as local sources answer to ``submit``."""
 
-    def result(self, timeout: float | None = None) -> None:
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: int = 0) -> None:
+        self.taken = taken
+
+    def result(self, timeout: float | None = None) -> int:
         """Return at once."""
+        return self.taken
 
     def done(self) -> bool:
         """Return True."""
         return True
+
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call at once."""
+        call(self)
+
+
+class Threaded(Pending):
+    """A read that a `concurrent.futures.Future` stands for.
+
+    Parameters
+    ----------
+    future : Future
+        Its result is the bytes taken.
+    """
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: concurrent.futures.Future[int]) -> None:
+        self._future = future
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait for the future."""
+        return self._future.result(timeout)
+
+    def done(self) -> bool:
+        """Whether the future is."""
+        return self._future.done()
+
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call once the future is done."""
+        self._future.add_done_callback(lambda _: call(self))
+
+
+_THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
+
+
+def read_threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads of this process that read from sources without a ``submit`` of their own."""
+    return _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
+
+
+def begun(pending: object, name: str) -> Pending:
+    """Return what ``submit`` of a source returned as a `Pending`; `SourceError` where it is none."""
+    if isinstance(pending, Pending):
+        return pending
+    if isinstance(pending, concurrent.futures.Future):
+        return Threaded(pending)
+    raise SourceError(
+        f"submit() of {name!r} returned {pending!r}; return a windowloader.source.Pending or a "
+        "concurrent.futures.Future whose result is the bytes taken."
+    )
+
+
+def taken(result: object, name: str) -> int:
+    """Return the bytes that a read says it took; `SourceError` where it does not say."""
+    if isinstance(result, int | np.integer):
+        return int(result)
+    raise SourceError(
+        f"read() of {name!r} returned {result!r}; return the bytes that it took from storage, an integer. "
+        "LoaderStats reports them."
+    )
 
 
 def wait(
@@ -189,8 +295,8 @@ def _is_over(future: Any, seconds: float) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class Read:
+@dataclass(slots=True, eq=False)
+class Read(Pending):
     """A read of rows into an array.
 
     Parameters
@@ -205,6 +311,8 @@ class Read:
         Seconds without progress after which it fails.
     progress : Progress
         Of the store.
+    taken : int or None
+        Bytes that it takes; None: the result of its only future says.
     """
 
     futures: list[Any]
@@ -212,13 +320,14 @@ class Read:
     asked: Asked
     limit: float
     progress: Progress
+    taken: int | None
     since: float = field(default_factory=time.monotonic)
     over: bool = False
 
-    def result(self, timeout: float | None = None) -> None:
-        """Wait until the rows stand in ``out``; raise what the read raised."""
+    def result(self, timeout: float | None = None) -> int:
+        """Wait until the rows stand in ``out``; return the bytes taken, or raise what the read raised."""
         if self.over:
-            return
+            return self.taken or 0
         deadline = None if timeout is None else time.monotonic() + timeout
         results = []
         for future in self.futures:
@@ -235,14 +344,17 @@ class Read:
             )
         if self.finish is not None:
             explained(self.asked, partial(self.finish, results))
+        if self.taken is None:
+            self.taken = results[0]
         self.over = True
         self.futures = []
+        return self.taken or 0
 
     def done(self) -> bool:
         """Whether `result` would not wait for storage."""
         return all(future.done() for future in self.futures)
 
-    def add_done_callback(self, call: Callable[[object], object]) -> None:
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call ``call(self)`` once when `done` has become true, from any thread; at once if it is."""
         left = len(self.futures)
         if left == 0:

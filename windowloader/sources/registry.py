@@ -17,7 +17,6 @@ from windowloader.errors import AxesError, SourceFormatError
 from windowloader.hiding import hide_secrets
 from windowloader.source import Source
 
-from .base import complete
 from .foreign import guarded
 from .formats import Request, format_of, list_path, open_path
 from .patterns import is_pattern, matching
@@ -162,7 +161,7 @@ def _open_ready(request: Request) -> Source:
         raise AxesError(
             f"axes={request.axes!r} were given for {source.name!r}, which is open with {source.axes!r}."
         )
-    return complete(source)
+    return source
 
 
 def _open_array(request: Request) -> Source:
@@ -272,7 +271,11 @@ def _is_path(target: Any) -> bool:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("an open Source", lambda target: isinstance(target, Source), _open_ready),
+    Family(
+        "an object of a class derived from windowloader.Source",
+        lambda target: isinstance(target, Source),
+        _open_ready,
+    ),
     Family(
         "a path or URL with * for files that follow one another in time",
         is_pattern,

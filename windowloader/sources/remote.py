@@ -1,20 +1,21 @@
-"""What sources share whose rows must be asked for: checked ranges, handles by process, reading after a fork.
+"""What sources share whose rows must be asked for: checked ranges, handles by process.
 
 In: what a family found out about its store. Out: `RemoteSource` to build on. Never carries a handle over a fork.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .base import LocalSource
-from .processes import PerProcess, forked_after_use
+from .base import Source
+from .processes import PerProcess
 from .reads import Done
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from windowloader.source import Pending
+    from .box import Box
+    from .reads import Pending
 
 __all__ = ["Opened", "RemoteSource"]
 
@@ -22,21 +23,20 @@ __all__ = ["Opened", "RemoteSource"]
 class Opened(Protocol):
     """A store as one process has it open."""
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows, which are there."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
-class RemoteSource(LocalSource):
-    """Base of the sources that ask a store: a family gives `_open`, `requests`, `fingerprint`.
+class RemoteSource(Source):
+    """Base of the sources that ask a store: a family gives `_open`, `storage`, `fingerprint`.
 
-    Opened at the first read, once per process. In a process that was forked after TensorStore was loaded, reads
-    go through a helper process, since TensorStore would end this one.
+    Opened at the first read, once per process. In a process that was forked after TensorStore was loaded, a read by
+    TensorStore is an error.
     """
 
-    tensorstore: ClassVar[bool] = True  # whether reading takes TensorStore
     cache_bytes: int = 0  # of memory that the store's own cache may take, for plans
 
     def __init__(self, name: str, **described: Any) -> None:
@@ -46,50 +46,16 @@ class RemoteSource(LocalSource):
     def _open(self) -> Opened:
         raise NotImplementedError
 
-    def _opened(self) -> Opened:
-        return self._process.get(self._open_here)
-
-    def _open_here(self) -> Opened:
-        if self.tensorstore and forked_after_use():
-            from .relay import Relayed
-
-            return Relayed(self)
-        return self._open()
-
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Read rows ``[start, stop)`` into ``out``, any strides; do not use ``out`` again after an error."""
-        self.submit(start, stop, out).result()
+        return self.submit(start, stop, out, box).result()
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read and return at once; ``out`` must stay alive until the result."""
-        if not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(
-                f"rows [{start}, {stop}) were asked of {self.name!r}, which has rows [0, {self.shape[0]})."
-            )
-        if out.shape != (expected := (stop - start, *self.shape[1:])) or out.dtype != self.dtype:
-            raise ValueError(
-                f"rows [{start}, {stop}) of {self.name!r} have shape {expected} and dtype {self.dtype}, "
-                f"but out has {out.shape} and {out.dtype}."
-            )
-        return self._opened().submit(start, stop, out) if out.size else Done()
-
-    def requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes, int64, one entry a request."""
-        raise NotImplementedError
-
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of `shape`, or None."""
-        if self.tensorstore and forked_after_use():
-            found: np.ndarray | None = self._opened().call("labels", axis)  # type: ignore[attr-defined]
-            return found
-        return super().labels(axis)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, datetime64[ns], or None."""
-        if self.tensorstore and forked_after_use():
-            found: np.ndarray | None = self._opened().call("timestamps")  # type: ignore[attr-defined]
-            return found
-        return super().timestamps()
+        self.check_range(start, stop, out, box)
+        if out.dtype != self.dtype:
+            raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
+        return self._process.get(self._open).submit(start, stop, out, box) if out.size else Done()
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from windowloader.source import Source
-
+    from .base import Source
     from .blobs import Blob
 
 __all__ = ["open_remote"]
@@ -81,7 +80,7 @@ def open_remote(
     ...     np.save(file, np.arange(6.0).reshape(3, 2))
     >>> source = open_remote("memory://speed.npy", kind="npy")
     >>> rows = np.empty((1, 2))
-    >>> source.read(2, 3, rows)
+    >>> taken = source.read(2, 3, rows)
     >>> rows
     array([[4., 5.]])
     """

@@ -5,6 +5,7 @@ In: a source and what stays. Out: `SelectedSource`. Never reads when built.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import LocalSource, complete, digest
+from .base import SourceOver, digest
+from .box import box_shape
 from .mapping import unchanged
-from .reads import Done
-from .tiers import tier_of
+from .reads import Done, Pending, begun
+from .storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from windowloader.source import Pending, Source
+    from .base import Source
+    from .box import Box
 
 __all__ = ["SelectedSource"]
 
@@ -97,35 +100,34 @@ def _as_slice(index: np.ndarray) -> slice | None:
     return slice(int(index[0]), end if end >= 0 else None, step)
 
 
-def _narrowed(source: LocalSource, picks: Sequence[Pick]) -> tuple[LocalSource, list[Pick]]:
-    """Source with less around what is picked, where it can be cut, and the picks within it.
-
-    A source says that it can: ``can_take`` and ``take(axis, index)``, or ``can_cut`` and ``cut(box)``.
-    """
-    if source.axes[:1] != "t" or source.array() is not None:
-        return source, list(picks)
-    box = [slice(0, size) for size in source.shape]
-    inner: Any = source
+def _narrowed(source: Source, picks: Sequence[Pick]) -> tuple[Box | None, list[Pick]]:
+    """Box of a source that holds what is picked, as far as it reads boxes, and the picks that are left within it."""
+    if source.axes[:1] != "t" or source.boxes == "whole" or source.array() is not None:
+        return None, list(picks)
+    box: list[slice | np.ndarray] = [slice(0, size) for size in source.shape[1:]]
     within: list[Pick] = []
     for pick in picks:
         coordinates: list[np.ndarray] = []
         for axis, places in zip(pick.axes, pick.coordinates, strict=True):
             kept, inverse = np.unique(places, return_inverse=True)
-            if inner.can_take and 0 < kept.size < source.shape[axis]:
-                inner = inner.take(axis, kept)
-                coordinates.append(inverse)
-            elif inner.can_cut and kept.size:
-                box[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
-                coordinates.append(places - kept[0])
-            else:
+            if not kept.size:
                 coordinates.append(places)
-        within.append(replace(pick, coordinates=tuple(coordinates), view=None))
-    if inner.can_cut:
-        inner = inner.cut(box)
-    return inner, within
+                continue
+            reach = slice(int(kept[0]), int(kept[-1]) + 1)
+            apart = source.boxes == "indices" and reach.stop - reach.start > kept.size
+            box[axis - 1] = kept if apart else reach
+            coordinates.append(inverse if apart else places - reach.start)
+        sizes = box_shape(tuple(box[axis - 1] for axis in pick.axes))
+        if len(pick.axes) > 1 or not np.array_equal(coordinates[0], np.arange(sizes[0])):
+            within.append(replace(pick, coordinates=tuple(coordinates), view=None))
+    whole = all(
+        isinstance(part, slice) and part == slice(0, size)
+        for part, size in zip(box, source.shape[1:], strict=True)
+    )
+    return None if whole else tuple(box), within
 
 
-class SelectedSource(LocalSource):
+class SelectedSource(SourceOver):
     """Rows, nodes and features of another source.
 
     Parameters
@@ -150,7 +152,7 @@ class SelectedSource(LocalSource):
     >>> from windowloader.sources.memory import ArraySource
     >>> part = SelectedSource(ArraySource(np.arange(12).reshape(4, 3)), rows=slice(1, 3), nodes=[2, 0])
     >>> out = np.empty(part.shape, part.dtype)
-    >>> part.read(0, 2, out)
+    >>> taken = part.read(0, 2, out)
     >>> out
     array([[5, 3],
            [8, 6]])
@@ -165,7 +167,7 @@ class SelectedSource(LocalSource):
         features: slice | Sequence[int] | np.ndarray | None = None,
         along: Mapping[int, Any] = MappingProxyType({}),
     ) -> None:
-        self.source = complete(source)
+        self.source = source
         self.rows = range(*(rows or WHOLE).indices(source.shape[0] if source.axes[:1] == "t" else 0))
         if self.rows.step < 1:
             raise SourceFormatError(
@@ -184,18 +186,24 @@ class SelectedSource(LocalSource):
             grid = grid and [max(1, grid[0] // self.rows.step), *grid[1:]]
         axes = "".join(source.axes[axis] for axis in kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes, chunks=grid)
-        self.fill_value = self.source.fill_value
-        self._inner, self._inner_picks = _narrowed(self.source, self.picks)
+        self.fill_value = source.fill_value
+        self._box, self._within = _narrowed(self.source, self.picks)
+        self._part: tuple[Box | None, SelectedSource | None] = (None, None)  # of the box that was read last
+        self.boxes = "indices" if all(len(pick.axes) == 1 for pick in self.picks) else "whole"
 
-        self.can_take = all(len(pick.axes) == 1 for pick in self.picks)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_part": (None, None)}
 
-    def take(self, axis: int, index: np.ndarray) -> SelectedSource:
-        """Return the source of some positions along an axis."""
-        along = {pick.axes[0]: pick.coordinates[0] for pick in self.picks}
-        origin = self._kept_axes()[axis]
-        along[origin] = along.get(origin, np.arange(self.source.shape[origin]))[index]
-        rows = slice(self.rows.start, self.rows.stop, self.rows.step)
-        return SelectedSource(self.source, rows=rows, along=along)
+    def _of_box(self, box: Box) -> SelectedSource:
+        """Return the source of what a box of this one holds."""
+        found, part = self._part
+        if part is None or found is not box:  # whoever reads a part asks for the same one each time
+            along = {pick.axes[0]: pick.coordinates[0] for pick in self.picks}
+            for origin, places in zip(self._kept_axes()[1:], box, strict=True):
+                along[origin] = along.get(origin, np.arange(self.source.shape[origin]))[places]
+            part = SelectedSource(self.source, rows=self._row_slice(), along=along)
+            self._part = (box, part)
+        return part
 
     def _kept_axes(self) -> list[int]:
         """Axes of the source that are still there: the first of those that became one."""
@@ -232,13 +240,16 @@ class SelectedSource(LocalSource):
             block = pick.take(block, present)
         out[...] = block if "t" in self.axes else block[start:stop]
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        self._begin(start, stop, out).result()
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read what is needed, and pick from it."""
+        return self.submit(start, stop, out, box).result()
 
-    def submit(self, start: int, stop: int, out: np.ndarray) -> Pending:
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read what is needed; it is put in place when the result is asked for."""
-        self.check_range(start, stop, out)
-        return self._begin(start, stop, out) if out.size else Done()
+        self.check_range(start, stop, out, box)
+        if not out.size:
+            return Done()
+        return self._begin(start, stop, out) if box is None else self._of_box(box)._begin(start, stop, out)
 
     def _begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
         first, last = self._block(start, stop)
@@ -246,38 +257,32 @@ class SelectedSource(LocalSource):
         if whole is not None:
             with unchanged(whole):
                 self._take(whole[first:last], self.picks, start, stop, out)
-            return Done()
-        if not self.picks and self.rows.step == 1 and "t" in self.axes:
-            return self._inner.submit(first, last, out)
-        block = np.empty((last - first, *self._inner.shape[1:]), self.dtype)
-        return Picked(self, self._inner.submit(first, last, block), block, (start, stop), out)
+            return Done(out.nbytes)
+        more = () if self._box is None else (self._box,)
+        if not self._within and self.rows.step == 1 and "t" in self.axes:
+            return begun(self.source.submit(first, last, out, *more), self.name)
+        sizes = self.source.shape[1:] if self._box is None else box_shape(self._box)
+        block = np.empty((last - first, *sizes), self.dtype)
+        pending = begun(self.source.submit(first, last, block, *more), self.name)
+        return Picked(self, pending, block, (start, stop), out)
 
     @property
     def tier(self) -> str:
         """That of the source."""
-        return tier_of(self._inner)
+        return self.source.tier
 
     def check(self) -> None:
         """Check the source."""
         self.source.check()
 
-    @property
-    def inner(self) -> LocalSource:
-        """The source, with less around what is picked where it can be cut."""
-        return self._inner
-
-    def request_counter(self) -> Callable[[int, int], int] | None:
-        """Return what counts the requests of rows, by the source."""
-        counted = self._inner.request_counter()
-        return None if counted is None else lambda begin, end: counted(*self._block(begin, end))
-
-    def edges(self) -> np.ndarray | None:
-        """Rows where a chunk of the source begins, counted in the rows that stay."""
-        found = self.source.edges()
-        if found is None or "t" not in self.axes:
-            return found
-        inside = -((self.rows.start - found) // self.rows.step)  # the first row kept at or after each edge
-        return np.unique(np.clip(np.append(inside, [0, len(self.rows)]), 0, len(self.rows)))
+    def storage(self, box: Box | None = None) -> Storage:
+        """Return that of the source, of the box that is read of it, counted in the rows that stay."""
+        if box is not None:
+            return self._of_box(box).storage()
+        if "t" not in self.axes or self.source.array() is not None:
+            return Storage.of_grid(self.shape, None, itemsize=self.dtype.itemsize)
+        row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        return self.source.storage(*(() if self._box is None else (self._box,))).of_rows(self.rows, row_bytes)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels of what stays; None where several axes became one."""
@@ -298,13 +303,8 @@ class SelectedSource(LocalSource):
         picked = [(pick.axes, digest(*[part.tobytes() for part in pick.coordinates])) for pick in self.picks]
         return digest(self.source.fingerprint(), self.rows, picked)
 
-    def close(self) -> None:
-        """Close the source."""
-        self._inner.close()
-        self.source.close()
 
-
-class Picked:
+class Picked(Pending):
     """A read of more than what is asked for, which is picked from it once it is there.
 
     Parameters
@@ -331,29 +331,26 @@ class Picked:
     ) -> None:
         self._source, self._pending, self._block, self._rows, self._out = source, pending, block, rows, out
 
-    def result(self, timeout: float | None = None) -> None:
+    def result(self, timeout: float | None = None) -> int:
         """Wait for the read and put what is asked for in place; a second time does the same again."""
-        self._pending.result(timeout)
-        self._source._take(self._block, self._source._inner_picks, *self._rows, self._out)
+        size = self._pending.result(timeout)
+        self._source._take(self._block, self._source._within, *self._rows, self._out)
+        return size
 
     def done(self) -> bool:
         """Whether the read is over."""
         return self._pending.done()
 
-    def add_done_callback(self, call: Callable[[object], object]) -> None:
-        """Call ``call(self)`` once the read is over; at once where it cannot say when."""
-        if hasattr(self._pending, "add_done_callback"):
-            self._pending.add_done_callback(lambda _: call(self))
-        else:
-            call(self)
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call ``call(self)`` once the read is over."""
+        self._pending.add_done_callback(lambda _: call(self))
 
     @property
-    def fetched(self) -> list[tuple[int, int]] | None:
-        """Rows that a mirror had to fetch for it; None where there is none."""
-        found: list[tuple[int, int]] | None = getattr(self._pending, "fetched", None)
-        step = self._source.rows.step
+    def fetched(self) -> list[tuple[int, int]] | None:  # type: ignore[override]
+        """Rows that a cache had to fetch for it; None where there is none."""
+        found, step = self._pending.fetched, self._source.rows.step
         return None if found is None else [(begin // step, -(-end // step)) for begin, end in found]
 
     def overdue(self) -> bool:
         """Whether the read is."""
-        return bool(getattr(self._pending, "overdue", bool)())
+        return self._pending.overdue()

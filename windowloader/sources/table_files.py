@@ -50,6 +50,7 @@ MAGIC = {
 }
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
+MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
 BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
 
 
@@ -147,7 +148,14 @@ def parquet_files(path: str) -> list[str]:
     """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
     if not os.path.isdir(path):
         return [path]
-    found = [file for file in Path(path).rglob("*") if file.suffix in (".parquet", ".pq")]
+    found: list[Path] = []
+    for count, (folder, _, names) in enumerate(os.walk(path)):
+        if count == MOST_FOLDERS:
+            raise SourceFormatError(
+                f"{path!r} has more than {MOST_FOLDERS} folders within it, too many to look for Parquet files. Pass the "
+                "folder that has them, or a list of files."
+            )
+        found += [Path(folder, name) for name in names if name.endswith((".parquet", ".pq"))]
     hidden = ("_", ".")  # as Spark names what is no data
     return sorted((str(file) for file in found if not file.name.startswith(hidden)), key=natural)
 

@@ -105,7 +105,7 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
         For a first line that could be a header or data, columns of text, times that do not parse.
     """
     source = LoadedSource(Stamp.of(path), TableOptions(axes=axes, **options), axes=axes)
-    source.doubts = source.loaded()[1].doubts  # type: ignore[attr-defined]
+    source.doubts = source.loaded()[1].doubts
     return source
 
 

@@ -1,27 +1,71 @@
-"""How many requests a range of rows costs, and their bytes: what plans count and servers are asserted to see.
+"""What the metadata of a Zarr array say of its storage: requests, codecs, attributes.
 
-In: an array's grid and a range of rows. Out: one number of bytes a request. Never asks the store.
+In: an array's grid, a box, a range of rows. Out: its `Storage`, one number of bytes a request. Never asks the store for
+chunks.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .box import met
+from .storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from .base import Source
+    from .box import Box
     from .chunked import ArrayInfo
 
-__all__ = ["chunk_requests"]
+__all__ = ["chunk_requests", "zarr_codecs", "zarr_storage"]
 
 INDEX_ENTRY, INDEX_CHECK = 16, 4  # a shard's index: offset and length of each chunk, and a checksum
 
 
+def zarr_storage(source: Source, array: ArrayInfo, box: Box | None) -> Storage:
+    """Return the storage of a Zarr array, or of what of it lies in a box."""
+    whole = tuple(array.shape[dim] for dim in source.order)
+    chosen = {} if box is None else dict(zip(source.order[1:], box, strict=True))
+
+    def asked(start: int, stop: int) -> NDArray[np.int64]:
+        return chunk_requests(array, source.order, chosen, start, stop)
+
+    return Storage.of_grid(
+        whole, source.chunks, itemsize=source.dtype.itemsize, stored_itemsize=array.itemsize, box=box,
+        shards=source.shards, whole=True, asked=asked, exact=array.exact,
+    )  # fmt: skip
+
+
+def zarr_codecs(array: Any) -> list[str]:
+    """Return the names of the codecs of an array of zarr-python, of those within its shards where it has some."""
+    document = array.metadata.to_dict()
+    if array.metadata.zarr_format == 3:
+        chain = document.get("codecs", [])
+        inner = [codec for codec in chain if codec["name"] == "sharding_indexed"]
+        chain = inner[0]["configuration"]["codecs"] if inner else chain
+    else:
+        chain = [*(document.get("filters") or []), document.get("compressor")]
+    return [_codec(one) for one in chain if one]
+
+
+def _codec(codec: dict[str, Any]) -> str:
+    settings = codec.get("configuration", codec)
+    name = str(codec.get("name", codec.get("id", "?")))
+    return f"{name}:{settings['cname']}" if "cname" in settings else name
+
+
 def chunk_requests(
-    array: ArrayInfo, order: Sequence[int], selection: Mapping[int, np.ndarray], start: int, stop: int
+    array: ArrayInfo,
+    order: Sequence[int],
+    selection: Mapping[int, slice | NDArray[np.int64]],
+    start: int,
+    stop: int,
 ) -> np.ndarray:
     """Return the bytes of each request that one read of rows makes.
 
@@ -35,7 +79,7 @@ def chunk_requests(
         In the order of storage.
     order : sequence of int
         Stored dimensions in the order of the source, the rows first.
-    selection : mapping of int to ndarray
+    selection : mapping of int to slice or ndarray
         Positions along stored dimensions, where not all are wanted.
     start, stop : int
         Rows.
@@ -59,7 +103,7 @@ def chunk_requests(
         if dim == order[0]:
             touched.append(np.arange(start // chunk, (stop - 1) // chunk + 1))
         elif dim in selection:
-            touched.append(np.unique(selection[dim] // chunk))
+            touched.append(met(selection[dim], chunk))
         else:
             touched.append(np.arange(-(-size // chunk)))
     if array.shards is None:

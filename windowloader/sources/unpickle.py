@@ -161,6 +161,10 @@ class _Plain(pickle._Unpickler):
         try:
             return self.names[module, name]
         except KeyError:
+            if module.endswith("\r"):
+                raise SourceFormatError(
+                    "its line ends were changed in transfer, as a text file's are. Copy it anew in binary mode."
+                ) from None
             advice = (
                 "Save sparse matrices with scipy.sparse.save_npz, others with numpy.save."
                 if module.startswith(("scipy", "pandas", "torch"))

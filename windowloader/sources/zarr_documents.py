@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "array_document", "array_paths", "folders_of", "grouped", "holds", "parsed"]
 
+DEEPEST = 16  # groups within one another that are listed
+
 
 class Reader:
     """Reads metadata of a store, in the event loop of zarr-python."""
@@ -70,12 +72,15 @@ class Reader:
 
     async def below(self, folder: str, form: int) -> dict[str, bytes]:
         """Return the documents of all nodes below a folder: listed folder by folder, never into arrays."""
-        names = [name async for name in self.store.list_dir(f"{self.root}{folder}".rstrip("/"))]
-        paths = [
-            f"{folder}{name.rstrip('/')}"
-            for name in names
-            if not name.startswith(".") and name != "zarr.json"
-        ]
+        if folder.count("/") > DEEPEST:  # links and damaged keys lead round and round
+            raise SourceFormatError(
+                f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
+                "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
+            )
+        listed = self.store.list_dir(f"{self.root}{folder}".rstrip("/"))
+        names = [name.rstrip("/") async for name in listed]
+        names = [name for name in names if name and not name.startswith(".") and name != "zarr.json"]
+        paths = [f"{folder}{name}" for name in names]
         found = await self.nodes(paths, form)
         # A folder without a document is a group of Zarr 2, or none of ours.
         inner = [

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Literal
 
 from windowloader.errors import MemoryBudgetError
 from windowloader.sources.options import DECODERS
+from windowloader.sources.storage import total_cost
 
-from .chunking import total_cost
 from .grid import SPANS, block_rows, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .chunking import Chunking
+    from windowloader.sources.storage import Storage
+
     from .grid import Grid, SortedStarts
 
 __all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active", "memory_for"]
@@ -140,7 +141,7 @@ class _Room:
     row_bytes: int
     chunk_bytes: int
     lanes: int  # lanes held by this process at a time
-    variables: Sequence[Chunking]
+    variables: Sequence[Storage]
 
     @property
     def reserve(self) -> int:
@@ -174,7 +175,7 @@ class _Room:
 
 def choose(
     starts: SortedStarts,
-    variables: Sequence[Chunking],
+    variables: Sequence[Storage],
     *,
     span: int,
     memory: int,
@@ -191,7 +192,7 @@ def choose(
     Parameters
     ----------
     starts : SortedStarts
-    variables : sequence of Chunking
+    variables : sequence of Storage
         Storage of what is streamed.
     span : int
         Rows of a window.
@@ -257,7 +258,7 @@ def choose(
 
 def memory_for(
     grid: Grid,
-    variables: Sequence[Chunking],
+    variables: Sequence[Storage],
     *,
     span: int,
     lanes_held: int,
@@ -272,7 +273,7 @@ def memory_for(
     return room.needed(room.terms(grid, active, slots, requests))
 
 
-def _check_chunks(variables: Sequence[Chunking], room: _Room) -> None:
+def _check_chunks(variables: Sequence[Storage], room: _Room) -> None:
     largest = max((v.chunk_bytes for v in variables if v.edges is not None), default=0)
     if largest > room.memory - room.reserve:
         raise MemoryBudgetError(
@@ -283,7 +284,7 @@ def _check_chunks(variables: Sequence[Chunking], room: _Room) -> None:
 
 
 def _grids(
-    starts: SortedStarts, variables: Sequence[Chunking], room: _Room, rows: int | None
+    starts: SortedStarts, variables: Sequence[Storage], room: _Room, rows: int | None
 ) -> Iterator[tuple[Grid, int]]:
     """Grids to try, the best first, and how few blocks may be active."""
     if rows is not None:
@@ -322,7 +323,7 @@ def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) 
 
 
 def _blocks(
-    variables: Sequence[Chunking], grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms
+    variables: Sequence[Storage], grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms
 ) -> Choice:
     cost = total_cost(variables, grid.begin, grid.end)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)

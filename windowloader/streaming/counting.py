@@ -15,7 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .chunking import Chunking, Cost
+    from windowloader.sources.storage import Storage
+
     from .reader import Job
 
 __all__ = ["Reads"]
@@ -28,15 +29,14 @@ class Reads:
     Attributes
     ----------
     bytes, requests : int
-        Decoded bytes that storage handed out, and requests to it; a shard's index counts as one, once.
+        Bytes that reads say they took from storage, and requests to it; a shard's index counts as one, once.
     blocks : int
         Blocks, as often as they were read.
 
     Examples
     --------
-    >>> from windowloader.streaming.chunking import Chunking
     >>> reads = Reads()
-    >>> reads.note(Chunking(np.array([0, 10, 20]), row_bytes=8).cost([5], [10]))
+    >>> reads.note(80, requests=1)
     >>> reads.bytes, reads.requests
     (80, 1)
     """
@@ -44,7 +44,7 @@ class Reads:
     bytes: int = 0
     requests: int = 0
     blocks: int = 0
-    _shards: set[tuple[Chunking, int]] = field(default_factory=set, repr=False)
+    _shards: set[tuple[Storage, int]] = field(default_factory=set, repr=False)
     """Those whose index was read."""
 
     def take(self, other: Reads) -> None:
@@ -58,10 +58,10 @@ class Reads:
         """Forget which shards were met: the numbers stay."""
         self._shards.clear()
 
-    def note(self, cost: Cost) -> None:
-        """Count reads that were no jobs."""
-        self.bytes += int(np.sum(cost.bytes))
-        self.requests += int(np.sum(cost.requests))
+    def note(self, size: int, requests: int) -> None:
+        """Count a read that was no job."""
+        self.bytes += size
+        self.requests += requests
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Count jobs that are over, each once; under the reader's lock."""
@@ -70,21 +70,21 @@ class Reads:
                 continue
             job.counted = True
             self.blocks += job.blocks
-            parts: dict[Chunking, list[tuple[int, int]]] = {}
+            parts: dict[Storage, list[tuple[int, int]]] = {}
             for one in job.ranges[: job.given]:
+                self.bytes += job.taken.get(one, 0)
                 if one not in job.fetched:
-                    self.bytes += one.handed
                     self.requests += one.requests
-                    if one.chunking is not None and one.chunking.shards is not None:
-                        parts.setdefault(one.chunking, []).append((one.begin, one.end))
-                elif one.chunking is not None and job.fetched[one]:
-                    self.note(one.chunking.cost(*np.array(job.fetched[one]).T))
-                    parts.setdefault(one.chunking, []).extend(job.fetched[one])
-            for chunking, rows in parts.items():
-                self._index(chunking, np.array(rows, np.int64))
+                    if one.storage is not None and one.storage.shards is not None:
+                        parts.setdefault(one.storage, []).append((one.begin, one.end))
+                elif one.storage is not None and job.fetched[one]:
+                    self.requests += int(one.storage.cost(*np.array(job.fetched[one]).T).requests.sum())
+                    parts.setdefault(one.storage, []).extend(job.fetched[one])
+            for storage, rows in parts.items():
+                self._index(storage, np.array(rows, np.int64))
 
-    def _index(self, chunking: Chunking, rows: np.ndarray) -> None:
+    def _index(self, storage: Storage, rows: np.ndarray) -> None:
         """Count the indexes of shards that are read in part for the first time."""
-        found = {(chunking, shard) for shard in chunking.broken(*rows.T).tolist()} - self._shards
+        found = {(storage, shard) for shard in storage.broken(*rows.T).tolist()} - self._shards
         self._shards |= found
-        self.requests += len(found) * chunking.columns
+        self.requests += len(found) * storage.columns

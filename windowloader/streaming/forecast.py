@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .chunking import total_cost
+from windowloader.sources.storage import total_cost
+
 from .paging import reads
 from .residency import Residency
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from windowloader.shuffling.lane import LanesOfBlocks
+    from windowloader.sources.storage import Storage
 
-    from .chunking import Chunking
     from .grid import SortedStarts
 
 __all__ = ["Forecast", "forecast", "lanes_read", "sides_asked"]
@@ -74,7 +75,7 @@ class Forecast:
 
 def forecast(
     order: LanesOfBlocks,
-    variables: Sequence[Chunking],
+    variables: Sequence[Storage],
     *,
     epoch: int,
     slots: int,
@@ -90,7 +91,7 @@ def forecast(
     ----------
     order : LanesOfBlocks
         A ``BlockOrder``, or a ``TimeOrder``.
-    variables : sequence of Chunking
+    variables : sequence of Storage
         Storage of what is read by blocks.
     epoch, slots, cursor : int
         ``slots`` are the places for blocks of each lane, ``cursor`` the windows of each lane already done.

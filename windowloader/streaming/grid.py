@@ -6,7 +6,7 @@ draws, never knows of memory (``budget`` chooses the rows per block, ``lanes`` p
 A block border lies where a chunk ends in storage, so that each chunk belongs to one block. Where variables
 are chunked differently, borders lie on edges of the heaviest variable, and on edges it shares with the
 others as long as that leaves blocks short enough: a chunk of a light variable that straddles a border is
-read by both blocks, and ``Chunking.cost`` counts it twice. Rows that no window uses are cut off at a block's
+read by both blocks, and ``Storage.cost`` counts it twice. Rows that no window uses are cut off at a block's
 ends; a chunk without such rows ends a block; blocks without windows do not exist. Borders between segments
 need no cut: no window crosses them, and cutting would read the chunk they lie in twice.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from .chunking import Chunking
+    from windowloader.sources.storage import Storage
 
 __all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut"]
 
@@ -172,14 +172,14 @@ def block_rows(span: int, row_bytes: int) -> int:
     return max(SPANS * span, -(-_BYTES // row_bytes))
 
 
-def cut(starts: SortedStarts, variables: Sequence[Chunking], *, span: int, rows: int) -> Grid:
+def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int) -> Grid:
     """Cut the rows that windows use into blocks of at least ``rows`` rows, on edges of chunks.
 
     Parameters
     ----------
     starts : SortedStarts
         Where windows start.
-    variables : sequence of Chunking
+    variables : sequence of Storage
         Storage of every variable that is read by blocks; small ones are better held whole and left out.
     span : int
         Rows of a window.
@@ -198,11 +198,11 @@ def cut(starts: SortedStarts, variables: Sequence[Chunking], *, span: int, rows:
 
     Examples
     --------
-    >>> from windowloader.streaming.chunking import Chunking
+    >>> from windowloader.sources.storage import Storage
     >>> from windowloader.index import Runs
     >>> starts = Runs.of_segments(np.array([0, 1023]), span=24, stride=1)
-    >>> chunking = Chunking(np.array([0, 300, 600, 900, 1200]), row_bytes=4)
-    >>> grid = cut(starts, [chunking], span=24, rows=96)
+    >>> storage = Storage(np.array([0, 300, 600, 900, 1200]), row_bytes=4)
+    >>> grid = cut(starts, [storage], span=24, rows=96)
     >>> grid.begin.tolist(), grid.end.tolist()
     ([0, 300, 600, 900], [300, 600, 900, 1023])
     """
@@ -225,7 +225,7 @@ def cut(starts: SortedStarts, variables: Sequence[Chunking], *, span: int, rows:
     return Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows)
 
 
-def _edges(variables: Sequence[Chunking], first: int, stop: int, rows: int) -> NDArray[np.int64]:
+def _edges(variables: Sequence[Storage], first: int, stop: int, rows: int) -> NDArray[np.int64]:
     """Edges a border may lie on, from at most ``first`` to at least ``stop``."""
     chunked = sorted((v for v in variables if v.edges is not None), key=lambda v: -v.row_bytes)
     edges: NDArray[np.int64] | None = None

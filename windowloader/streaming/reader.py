@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from windowloader.ending import Stage, at_end
 from windowloader.errors import ClosedError
+from windowloader.sources.reads import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
     from windowloader.assembly.variable import Variable
     from windowloader.source import Pending
+    from windowloader.sources.storage import Storage
 
     from .arena import Arena
-    from .chunking import Chunking
 
 __all__ = ["Job", "Pace", "Reader", "RowRange"]
 
@@ -49,9 +50,7 @@ class RowRange:
         Stays untouched by others until the job is done.
     requests : int
         How many requests to storage this is.
-    handed : int
-        Decoded bytes that storage hands out for it, whole chunks.
-    chunking : Chunking, optional
+    storage : Storage, optional
         How the variable is stored.
     """
 
@@ -60,8 +59,7 @@ class RowRange:
     end: int
     out: np.ndarray
     requests: int = 1
-    handed: int = 0
-    chunking: Chunking | None = field(default=None, repr=False)
+    storage: Storage | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +95,8 @@ class Job:
     counted: bool = False
     fetched: dict[RowRange, list[tuple[int, int]]] = field(default_factory=dict, repr=False)
     """Of ranges that a mirror answered: the rows that it had to fetch."""
+    taken: dict[RowRange, int] = field(default_factory=dict, repr=False)
+    """Bytes that reads took from storage."""
     given: int = field(default=0, repr=False)
     """Ranges handed to storage."""
     open: int = field(default=0, repr=False)
@@ -199,11 +199,10 @@ class _Desk:
                     self.running = False
                     self.lock.notify_all()
                     return None
-                silent = next((f for f in self.flying if not hasattr(f.pending, "add_done_callback")), None)
-                if silent is not None:
-                    return silent
                 if not self.lock.wait(LOOK):
-                    self.landed.extend(f for f in self.flying if getattr(f.pending, "overdue", bool)())
+                    self.landed.extend(
+                        f for f in self.flying if f.pending is not None and f.pending.overdue()
+                    )
 
     def wanted(self) -> bool:
         """Tell whether a job waits for its turn that nobody gave up; one that failed stays in the queue until then."""
@@ -237,11 +236,7 @@ class _Desk:
             return
         with self.lock:
             self.flying[flight] = None
-        call = getattr(flight.pending, "add_done_callback", None)
-        if call is not None:
-            call(lambda _pending: self.land(flight))
-        elif flight.pending.done():
-            self.land(flight)
+        flight.pending.add_done_callback(lambda _pending: self.land(flight))
 
     def land(self, flight: _Flight) -> None:
         """Note that storage is done with a read; called from any thread, storage's own among them."""
@@ -254,19 +249,23 @@ class _Desk:
             if self.flying.pop(flight, self) is self:
                 return  # overdue, and failed just before it landed
         error: BaseException | None = None
+        size = 0
         try:
-            flight.pending.result()  # type: ignore[union-attr]
+            name = flight.range.variable.source.name
+            size = taken(flight.pending.result(), name)  # type: ignore[union-attr]
         except BaseException as raised:
             error = raised
-        self.settle(flight, error)
+        self.settle(flight, error, size)
 
-    def settle(self, flight: _Flight, error: BaseException | None) -> None:
+    def settle(self, flight: _Flight, error: BaseException | None, size: int = 0) -> None:
         job = flight.job
-        fetched = getattr(flight.pending, "fetched", None)
+        fetched = None if flight.pending is None else flight.pending.fetched
         with self.lock:
             if fetched is not None:
                 first, end = flight.range.begin, flight.range.variable.num_rows
                 job.fetched[flight.range] = [(max(first + a, 0), min(first + b, end)) for a, b in fetched]
+            if size:
+                job.taken[flight.range] = size
             if error is None:
                 self.pace.note(flight.departed, monotonic(), self.under_way)
             self.under_way -= flight.range.requests

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from windowloader.gather import Recipe
     from windowloader.order import Order
     from windowloader.shuffling.lane import LanesOfBlocks
+    from windowloader.sources.storage import Storage
     from windowloader.state import RunState
     from windowloader.windows import WindowSet
 
     from .budget import Choice
-    from .chunking import Chunking
     from .grid import Grid
 
 __all__ = ["Reading", "survey"]
@@ -81,9 +81,9 @@ class Reading:
     benches: Benches | None = None
 
     @property
-    def chunkings(self) -> tuple[Chunking, ...]:
+    def storages(self) -> tuple[Storage, ...]:
         """Storage of what is read step by step."""
-        return tuple(one.chunking for one in self.stored)
+        return tuple(one.storage for one in self.stored)
 
 
 def survey(
@@ -153,8 +153,8 @@ def _addressable(
 ) -> Reading:
     order: Order
     if state is not None and state.order.startswith("block"):
-        chunkings = [stored(variable).chunking for variable in used]
-        grid = cut(windows.index, chunkings, span=windows.spec.span, rows=state.block_rows)
+        storages = [stored(variable).storage for variable in used]
+        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows)
         order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed)
     elif state is not None:
         order = _by_name(state, len(windows))
@@ -238,12 +238,12 @@ class _Case:
     def benches(self, choice: Choice) -> tuple[Choice, Benches]:
         """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
-        row_bytes = sum(one.chunking.row_bytes for one in self.read)
+        row_bytes = sum(one.storage.row_bytes for one in self.read)
         span = self.windows.spec.span
         chunk = max(
-            one.chunking.request_bytes(span) for one in self.read
+            one.storage.request_bytes(span) for one in self.read
         )  # as it comes, and a part of it decoded
-        chunk += max(one.chunking.chunk_bytes for one in self.read)
+        chunk += max(one.storage.chunk_bytes for one in self.read)
         free = self.budget - choice.terms.reserve
         requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
         in_flight = requests * chunk
@@ -257,7 +257,7 @@ class _Case:
     def _choose(self, **asked: Any) -> Choice:
         return choose(
             self.windows.index,
-            [one.chunking for one in self.read],
+            [one.storage for one in self.read],
             span=self.windows.spec.span,
             memory=max(1, self.budget),
             **asked,
@@ -312,7 +312,7 @@ def _in_time(case: _Case, lanes: int) -> Choice:
         choice = case.choose(lanes, active=1)
     except MemoryBudgetError:
         return replace(case.direct(), reason=direct)  # or an error, where one chunk is too large
-    single = all(one.chunking.largest == 1 for one in case.read)
+    single = all(one.storage.largest == 1 for one in case.read)
     if choice.mode == "halo" and single and case.holds_a_window:
         return replace(
             case.direct(), reason=direct

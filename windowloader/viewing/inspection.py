@@ -15,7 +15,6 @@ import numpy as np
 from windowloader.units import format_bytes
 
 from .looking import ValueReport, look, places
-from .stored import codecs, in_order, stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,7 +214,6 @@ def inspect(
 
 def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) -> VariableReport:
     source = variable.source
-    info = getattr(source, "info", None)
     return VariableReport(
         name=variable.name,
         source=source.name,
@@ -223,10 +221,10 @@ def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) 
         shape=tuple(source.shape),
         dtype=variable.dtype.name,
         chunks=None if source.chunks is None else tuple(source.chunks),
-        shards=in_order(source, getattr(info, "shards", None)),
-        codecs=tuple(codecs(source)),
+        shards=source.shards,
+        codecs=tuple(source.codecs()),
         raw_bytes=math.prod(source.shape) * variable.dtype.itemsize,
-        stored_bytes=stored_bytes(source),
+        stored_bytes=source.stored_bytes(),
         values=tuple(look(variable, full, advance)),
     )
 

@@ -23,8 +23,8 @@ def check(source, expected=VALUES):
     out = np.zeros((33, 2 * expected.shape[1]), expected.dtype)[:, ::2]
     source.submit(5, 38, out).result(timeout=60)
     np.testing.assert_array_equal(out, expected[5:38])
-    assert (source.edges()[0], source.edges()[-1]) == (0, len(expected))
-    assert len(source.requests(0, 40)) == len(source.edges()) - 1
+    assert (source.storage().edges[0], source.storage().edges[-1]) == (0, len(expected))
+    assert len(source.storage().requests(0, 40)) == len(source.storage().edges) - 1
 
 
 @pytest.mark.parametrize("form", [2, 3])
@@ -128,14 +128,14 @@ def test_zarr_python_reads_what_tensorstore_refuses_and_only_what_is_asked(tmp_p
     lz4 = pytest.importorskip("numcodecs").LZ4()
     zarr.create_array(tmp_path / "a.zarr", data=VALUES, chunks=(7, 2), zarr_format=2, compressors=lz4)
     np.testing.assert_array_equal(rows_of(open_chunked(tmp_path / "a.zarr")), VALUES)
-    source = open_chunked(tmp_path / "a.zarr").take(1, np.array([5, 1]))
+    source, box = open_chunked(tmp_path / "a.zarr"), (np.array([1, 5]),)
     (tmp_path / "a.zarr" / "0.1").unlink()  # of nodes that were not asked for
     rows = np.empty((9, 2), "f4")
-    source.read(4, 13, rows)
-    np.testing.assert_array_equal(rows, VALUES[4:13][:, [5, 1]])
+    source.read(4, 13, rows, box)
+    np.testing.assert_array_equal(rows, VALUES[4:13][:, [1, 5]])
     (tmp_path / "a.zarr" / "1.2").unlink()
     with pytest.raises(CorruptDataError, match=r"a.zarr.*'1.2' is missing"):
-        source.read(4, 13, rows)
+        source.read(4, 13, rows, box)
 
 
 @pytest.mark.parametrize(("url", "form"), [("memory://fallback/b.zarr", 2), ("zip://::{folder}/b.zip", 3)])

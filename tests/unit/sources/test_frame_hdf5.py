@@ -99,7 +99,7 @@ def test_pandas_frame_as_pems_bay_comes(tmp_path: Path) -> None:
     source = open_source(path)
     check_source(source, VALUES, timestamps=TIMES)
     np.testing.assert_array_equal(source.labels(1), sensors)
-    np.testing.assert_array_equal(source.edges(), [0, 5, 10, 12])
+    np.testing.assert_array_equal(source.storage().edges, [0, 5, 10, 12])
 
 
 def test_rows_of_a_frame_without_times_keep_their_labels(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_several_frames_and_options_of_tables(tmp_path: Path) -> None:
     path = str(tmp_path / "a.h5")
     FRAME.to_hdf(path, key="speed")
     (FRAME * 2).to_hdf(path, key="deep/flow", format="table")
-    assert list_variables(path) == ("deep/flow", "speed")
+    assert list_variables(path) == ("speed", "deep/flow")
     with pytest.raises(wl.errors.SeriesError, match="holds 2 variables"):
         wl.open(path)
     series = wl.open(path, variables=["speed", "deep/flow"])

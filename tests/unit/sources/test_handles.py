@@ -58,6 +58,27 @@ def test_nobody_closes_what_is_held() -> None:
     assert thing.closed
 
 
+def test_forgotten_without_waiting_for_who_opens() -> None:
+    handle: Handle[Thing] = Handle()
+    opening, release = threading.Event(), threading.Event()
+
+    def slow() -> Thing:
+        opening.set()
+        release.wait()
+        return Thing()
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(handle.get, slow)
+        opening.wait()
+        assert handle.drop() is None
+        release.set()
+        thing = future.result()
+    assert handle.drop(only=Thing()) is None
+    assert handle.drop(only=thing) is thing
+    assert handle.drop() is None
+    assert not thing.closed
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # the thread is the test
 @pytest.mark.parametrize("survives", [False, True])
 def test_fork_and_pickle(survives: bool) -> None:

@@ -46,7 +46,7 @@ def test_contiguous_is_mapped_and_chunked_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.array(), VALUES)
     assert isinstance(packed, HDF5Source)
     assert packed.array() is None
-    np.testing.assert_array_equal(packed.edges(), [0, 4, 8, 12])
+    np.testing.assert_array_equal(packed.storage().edges, [0, 4, 8, 12])
     assert packed.chunks == (4, 5)
 
 

@@ -401,6 +401,19 @@ def test_other_bytes_are_told(tmp_path: Path, place, head: bytes, told: str, nam
             ask(url)
 
 
+@pytest.mark.parametrize("name", ["a.npz", "a.csv"])
+def test_other_bytes_under_names_of_archives_and_text(tmp_path: Path, name: str) -> None:
+    heads = {
+        b"version https://git-lfs.github.com/spec/v1\noid": "git lfs",
+        b"\x1f\x8b": "gzip",
+        b"PAR1": "Parquet",
+    }
+    for head, told in heads.items():
+        (tmp_path / name).write_bytes(head + bytes(64))
+        with pytest.raises(SourceFormatError, match=told):
+            wl.open(tmp_path / name)
+
+
 def test_h5py_files_over_objects_are_closed_before_the_interpreter_ends(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(5, 2), compression="lzf")

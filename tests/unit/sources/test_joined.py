@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError, SourceFormatError
+from windowloader.source import Pending
 from windowloader.sources.base import LocalSource
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.joined import JoinedSource, join
@@ -42,9 +43,9 @@ def test_one_is_itself_and_none_an_error() -> None:
 def test_it_is_no_array_and_its_borders_are_edges() -> None:
     source = join([part(3), part(0), part(4, start="2020-01-02")])
     assert source.array() is None
-    assert source.edges() is source.chunks is None  # every row costs alike
+    assert source.storage().edges is source.chunks is None  # every row costs alike
     chunked = join([Chunked(3), part(0), Chunked(4)])
-    np.testing.assert_array_equal(chunked.edges(), [0, 2, 3, 5, 7])
+    np.testing.assert_array_equal(chunked.storage().edges, [0, 2, 3, 5, 7])
     assert chunked.chunks == (2, 2)
 
 
@@ -130,7 +131,7 @@ def test_cut_parts_read_only_what_is_within(tmp_path: Path, monkeypatch) -> None
     source = SelectedSource(open_source(f"{tmp_path}/*.h5"), nodes=[5, 4])
     asked = []
     monkeypatch.setattr(
-        HDF5Source, "_read", lambda self, start, stop, out: asked.append(self.slab(start, stop))
+        HDF5Source, "_read", lambda self, *rows: asked.append(self.slab(*rows[:2], *rows[3:])) or 0
     )
     source.read(3, 6, np.empty((3, 2)))
     assert asked == [(slice(3, 4), slice(4, 6)), (slice(0, 2), slice(4, 6))]
@@ -139,14 +140,15 @@ def test_cut_parts_read_only_what_is_within(tmp_path: Path, monkeypatch) -> None
 def test_one_failed_read_waits_for_the_others() -> None:
     from windowloader.sources.joined import All
 
-    class Read:
+    class Read(Pending):
         def __init__(self, error: Exception | None = None) -> None:
             self.error, self.waited = error, False
 
-        def result(self, timeout: float | None = None) -> None:
+        def result(self, timeout: float | None = None) -> int:
             self.waited = True
             if self.error:
                 raise self.error
+            return 1
 
         def done(self) -> bool:
             return self.waited

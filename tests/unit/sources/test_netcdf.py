@@ -52,7 +52,7 @@ def test_iris(data: Path) -> None:
     assert np.isnan(expected).sum() == 110970
     source = open_source(path)
     check_source(source, expected, timestamps=times)
-    np.testing.assert_array_equal(source.edges(), np.arange(55))
+    np.testing.assert_array_equal(source.storage().edges, np.arange(55))
 
 
 def test_dates_of_a_model_that_are_real_are_given(data: Path) -> None:
@@ -88,7 +88,7 @@ def test_nemo_one_month_a_file(data: Path) -> None:
         with xr.open_dataset(path, decode_times=False) as dataset:
             expected.append(dataset["tos"].values)
     check_source(source, np.concatenate(expected), timestamps=source.timestamps())
-    np.testing.assert_array_equal(source.edges(), [0, 1, 2, 3])
+    np.testing.assert_array_equal(source.storage().edges, [0, 1, 2, 3])
     months = Clock.from_timestamps(source.timestamps(), 3).timestamps([0, 1, 2]).astype("M8[M]")
     np.testing.assert_array_equal(months, np.arange("2015-01", "2015-04", dtype="M8[M]"))
     assert open_source(f"{folder}/nemo_1m_*.nc", variable="tos").shape == (3, 330, 360)
@@ -123,7 +123,7 @@ def test_packed_values_are_decoded_as_they_are_read(tmp_path: Path) -> None:
     assert isinstance(source, HDF5Source)
     with xr.open_dataset(tmp_path / "a.nc") as decoded:
         check_source(source, decoded["t2m"].values, timestamps=TIMES)
-    np.testing.assert_array_equal(source.edges(), [0, 3, 6, 8])
+    np.testing.assert_array_equal(source.storage().edges, [0, 3, 6, 8])
 
 
 def test_netcdf_3(tmp_path: Path) -> None:

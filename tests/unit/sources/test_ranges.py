@@ -53,9 +53,9 @@ def test_npy(tmp_path, put, dtype):
     values = (VALUES * 20).astype(dtype)
     np.save(tmp_path / "x.npy", values)
     source = open_remote(put(tmp_path / "x.npy", "x.npy"), kind="npy")
-    assert (source.axes, source.chunks, source.edges()) == ("tn", None, None)
+    assert (source.axes, source.chunks, source.storage().edges) == ("tn", None, None)
     check(source, values.astype(np.dtype(dtype).newbyteorder("=")))
-    assert source.requests(3, 5).tolist() == [2 * 11 * values.itemsize]
+    assert source.storage().requests(3, 5).tolist() == [2 * 11 * values.itemsize]
 
 
 def test_raw(tmp_path, put):
@@ -126,8 +126,8 @@ def test_reads_ranges_of_a_bucket_and_counts_them(tmp_path, put):
     table = source.table()
     lie_together = np.diff(np.sort(table.offsets[:6])).max() == 10 * 11 * 4
     assert lie_together
-    assert source.requests(0, 60).tolist() == [60 * 11 * 4]  # neighbours are one request
-    assert source.requests(0, 15).tolist() == [20 * 11 * 4]
+    assert source.storage().requests(0, 60).tolist() == [60 * 11 * 4]  # neighbours are one request
+    assert source.storage().requests(0, 15).tolist() == [20 * 11 * 4]
 
 
 @given(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from windowloader.errors import SourceFormatError
 from windowloader.sources.base import LocalSource
+from windowloader.sources.box import within
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.selected import SelectedSource
 
@@ -28,9 +29,10 @@ class Stored(LocalSource):
         super().__init__("stored", shape=values.shape, dtype=values.dtype, axes=axes, chunks=chunks)
         self.held, self.asked = values.transpose(self.order), []
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
         self.asked.append((start, stop))
         out[...] = self.held[start:stop]
+        return out.nbytes
 
     def fingerprint(self) -> str:
         return "stored"
@@ -68,16 +70,15 @@ def test_only_the_rows_needed_are_read() -> None:
         (slice(0, 10), [0, 4, 8, 10]),
         (slice(3, 9), [0, 1, 5, 6]),
         (slice(1, 10, 2), [0, 2, 4, 5]),
-        (slice(5, 5), [0]),
     ],
 )
 def test_edges_are_counted_in_the_rows_that_stay(rows: slice, edges: list[int]) -> None:
     source = SelectedSource(Stored(VALUES, "tnf", chunks=(4, 4, 3)), rows=rows)
-    np.testing.assert_array_equal(source.edges(), edges)
+    np.testing.assert_array_equal(source.storage().edges, edges)
     expected = [
         i for i, row in enumerate(range(10)[rows]) if i == 0 or row // 4 != range(10)[rows][i - 1] // 4
     ]
-    np.testing.assert_array_equal(source.edges()[:-1], expected)  # type: ignore[index]
+    np.testing.assert_array_equal(source.storage().edges[:-1], expected)  # type: ignore[index]
 
 
 def test_what_is_not_there_is_said() -> None:
@@ -127,22 +128,47 @@ def test_fingerprint_depends_on_what_stays() -> None:
     assert len({SelectedSource(whole(), **how).fingerprint() for how in parts}) == len(parts)
 
 
-def test_source_that_can_take_reads_less() -> None:
-    class Taking(Stored):
-        can_take = True
+class Boxed(Stored):
+    """Reads ranges, or positions, of the other axes too."""
 
-        def take(self, axis: int, index: np.ndarray) -> Taking:
-            taken = Taking(self.held.take(index, axis), self.axes)
-            taken.asked = self.asked
-            self.asked.append((axis, index.tolist()))
-            return taken
+    def __init__(self, values: np.ndarray, axes: str, boxes: Literal["slices", "indices"]) -> None:
+        super().__init__(values, axes)
+        self.boxes, self.seen = boxes, []
 
-    stored = Taking(VALUES.reshape(10, 2, 2, 3), "tnnf")
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
+        super()._read(start, stop, out=(rows := np.empty((stop - start, *self.shape[1:]), "f4")))
+        out[...] = rows if box is None else within(rows, box)
+        self.seen.append([part if isinstance(part, slice) else part.tolist() for part in box or ()])
+        return out.nbytes
+
+
+@pytest.mark.parametrize(
+    ("boxes", "asked", "taken"),
+    [
+        ("indices", [slice(0, 2), slice(1, 2), [0, 2]], 10 * 4 * 4),
+        ("slices", [slice(0, 2), slice(1, 2), slice(0, 3)], 10 * 6 * 4),
+    ],
+)
+def test_a_source_that_reads_boxes_reads_less(boxes: Any, asked: list[Any], taken: int) -> None:
+    stored = Boxed(VALUES.reshape(10, 2, 2, 3), "tnnf", boxes)
     part = SelectedSource(stored, nodes=[3, 1, 3], features=[2, 0])
     out = np.empty(part.shape, "f4")
-    part.read(0, 10, out)
+    size = part.read(0, 10, out)
     np.testing.assert_array_equal(out, VALUES[:, [3, 1, 3]][:, :, [2, 0]])
-    assert stored.asked == [(2, [1]), (3, [0, 2]), (0, 10)]
+    assert stored.seen == [asked]
+    assert size == part.storage().cost([0], [10]).bytes[0] == taken
+    assert part.storage().row_bytes == 3 * 2 * 4
+
+
+def test_a_part_of_a_part_is_one_box() -> None:
+    stored = Boxed(VALUES, "tnf", "indices")
+    part = SelectedSource(
+        SelectedSource(stored, rows=slice(2, 9), nodes=[3, 0, 1]), nodes=[2, 0], features=[1]
+    )
+    out = np.empty((2, *part.shape[1:]), "f4")
+    part.read(1, 3, out)
+    np.testing.assert_array_equal(out, VALUES[3:5][:, [1, 3]][:, :, [1]])
+    assert stored.seen == [[[1, 3], slice(1, 2)]]
 
 
 @settings(max_examples=100, deadline=None)

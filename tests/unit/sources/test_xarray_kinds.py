@@ -140,7 +140,7 @@ def test_dask_and_raw_and_sliced_and_named_oddly(tmp_path: Path) -> None:
     dataset = grid().chunk(time=3)
     source = open_source(dataset, variable="tp")
     assert isinstance(source, XarraySource)
-    np.testing.assert_array_equal(source.edges(), [0, 3, 6, 8])
+    np.testing.assert_array_equal(source.storage().edges, [0, 3, 6, 8])
     check_source(source, VALUES + 1, pickled_bytes=None, timestamps=source.timestamps(), fork=False)
     odd = grid().rename(t2m="a/b")
     np.testing.assert_array_equal(open_source(odd, variable="a/b").array(), VALUES)

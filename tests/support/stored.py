@@ -406,7 +406,7 @@ def zarr3_filters() -> list[dict[str, Any]]:
         {"compressors": [codecs.Crc32cCodec()]},
         {"compressors": others.LZ4()},
         {"compressors": others.Zlib(level=3)},
-        {"filters": [others.Shuffle(elementsize=4)], "serializer": codecs.BytesCodec()},
+        {"compressors": [others.Shuffle(elementsize=4), others.Zlib(level=3)]},
         {"filters": [others.Delta(dtype="<f4")]},
     ]
 

@@ -59,6 +59,9 @@ class Clock:
     def timestamps(self, rows):
         return rows.astype("datetime64[D]")
 
+    def texts(self, rows):
+        return [f"day {row}" for row in rows]
+
     def values(self, names, rows):
         return np.stack(
             [{"time_of_day": rows % 7 / 7, "day_of_week": rows // 7 % 7 * 1.0}[n] for n in names], -1

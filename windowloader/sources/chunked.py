@@ -334,7 +334,7 @@ def open_chunked(
     >>> array = zarr.create_array(store, name="speed", data=np.arange(6.0).reshape(3, 2))
     >>> source = open_chunked(store, variable="speed")
     >>> rows = np.empty((1, 2))
-    >>> source.read(2, 3, rows)
+    >>> taken = source.read(2, 3, rows)
     >>> rows
     array([[4., 5.]])
     """

@@ -223,7 +223,7 @@ def test_several_frames_and_options_of_tables(tmp_path: Path) -> None:
     path = str(tmp_path / "a.h5")
     FRAME.to_hdf(path, key="speed")
     (FRAME * 2).to_hdf(path, key="deep/flow", format="table")
-    assert list_variables(path) == ("speed", "deep/flow")
+    assert list_variables(path) == ("deep/flow", "speed")
     with pytest.raises(wl.errors.SeriesError, match="holds 2 variables"):
         wl.open(path)
     series = wl.open(path, variables=["speed", "deep/flow"])

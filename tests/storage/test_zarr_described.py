@@ -249,9 +249,7 @@ def test_a_description_pickles_small_and_opens_the_store_anew(bucket, static):
     copied = pickle.loads(packed)
     np.testing.assert_array_equal(copied.timestamps(), TIMES)
     np.testing.assert_array_equal(copied.labels(2), [1.0, 2.0, 3.0])
-    some = pickle.loads(pickle.dumps(source.take(2, np.array([2, 0]))))
-    np.testing.assert_array_equal(some.labels(2), [3.0, 1.0])
-    np.testing.assert_array_equal(rows(some), VALUES[..., [2, 0]])
+    np.testing.assert_array_equal(rows(copied), VALUES)
 
 
 def test_zarr_python_asks_for_many_chunks_at_once(bucket, proxy):

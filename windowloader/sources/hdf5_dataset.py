@@ -246,7 +246,10 @@ class NotHDF5Error(SourceFormatError):
 
     def __init__(self, name: str, head: bytes) -> None:
         super().__init__(f"{name!r} is no HDF5 file: it has no HDF5 signature, and begins with {head[:8]!r}.")
-        self.head = head
+        self.name, self.head = name, head
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.head)
 
 
 def _end_of_file(blob: Blob) -> tuple[int, bytes]:

@@ -179,7 +179,7 @@ class SelectedSource(SourceOver):
         taken = {pick.axes[0]: pick.coordinates[0].size for pick in self.picks}
         sizes = [taken.get(axis, source.shape[axis]) for axis in kept]
         grid = source.chunks and [
-            min(source.chunks[axis], size) for axis, size in zip(kept, sizes, strict=True)
+            min(source.chunks[axis], max(size, 1)) for axis, size in zip(kept, sizes, strict=True)
         ]
         if source.axes[:1] == "t":
             sizes[0] = len(self.rows)

@@ -31,7 +31,6 @@ from .kvstore import check_bucket
 from .options import locate, supported
 from .processes import tensorstore
 from .reads import Progress, wait
-from .references import open_store
 from .zarr_documents import Reader, array_document, array_paths, grouped, holds, parsed
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
 
         location = locate(target, storage_options)
         return Place(store_of(location), location.url, "", location, key)
+    from .references import open_store
+
     options = own_headers_stay(storage_options)
     store = explained(Asked(str(target)), lambda: open_store(str(target), options))
     return Place(store, hide_secrets(str(target)).rstrip("/"), key=key)

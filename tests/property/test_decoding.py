@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import windowloader as wl
 from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SeriesError, SourceFormatError
-from windowloader.sources.cf import is_time, packing, times_of
+from windowloader.sources.cf import is_time, times_of
+from windowloader.sources.packing import packing
 
 if TYPE_CHECKING:
     from pathlib import Path

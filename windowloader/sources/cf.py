@@ -1,4 +1,4 @@
-"""Climate and Forecast conventions as xarray reads them: times as numbers since a date, and packed values.
+"""Climate and Forecast conventions as xarray reads them: times as numbers since a date, or as text.
 
 In: attributes as netCDF, Zarr and xarray keep them, and stored numbers. Out: datetime64[ns]. xarray decodes; own
 arithmetic is used only where it was found equal to xarray's. Never opens a file.
@@ -17,13 +17,12 @@ from windowloader.clocks.calendars import DAY, Times, calendar_of, ordinals, own
 from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
 
 from .base import to_nanoseconds
-from .packing import PACKED, Packing, delivered, packing, plain, unpacked
+from .packing import plain, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PACKED", "Packing", "decode_time", "delivered", "is_text_of_time", "is_time", "packing", "times_of",
-           "unpacked"]  # fmt: skip
+__all__ = ["decode_time", "is_text_of_time", "is_time", "times_of"]
 
 log = logging.getLogger("windowloader")
 

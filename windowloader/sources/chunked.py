@@ -92,23 +92,6 @@ class ArrayInfo:
         return math.prod(self.chunks) * self.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Labels and timestamps of some positions along stored dimensions."""
-
-    whole: Description
-    selection: Mapping[int, np.ndarray]
-
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Labels along a stored dimension."""
-        found, index = self.whole.labels(dim), self.selection.get(dim)
-        return found if found is None or index is None else found[index]
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, which are all there."""
-        return self.whole.timestamps()
-
-
 class ChunkedSource(RemoteSource):
     """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know its codec.
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from .base import Description
     from .box import Box
-    from .cf import Packing
     from .chunked import ArrayInfo
+    from .packing import Packing
     from .reads import Pending
     from .remote import Opened
     from .storage import Storage

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .base import Description, Source
     from .blobs import Blob
     from .box import Box
-    from .cf import Packing
+    from .packing import Packing
 
 __all__ = ["HDF5Source", "NotHDF5Error", "open_dataset", "open_file", "opened", "told"]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .base import Description
     from .box import Box
-    from .cf import Packing
+    from .packing import Packing
 
 __all__ = ["MappedSource", "NpySource", "RawSource", "check_raw"]
 

@@ -15,13 +15,13 @@ import numpy as np
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceError, SourceFormatError
 
 from .base import SlabSource, digest, optional
-from .cf import packing
 from .coordinates import dimension_names, time_dimension
 from .description import Contents, StoreDescription, opened
 from .handles import Stamp
 from .mapped import MappedSource
 from .mapping import owner_of, unchanged
 from .memory import ArraySource
+from .packing import packing
 from .processes import PerProcess
 from .region import Region
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .base import Description
     from .box import Box
-    from .cf import Packing
+    from .packing import Packing
 
 __all__ = ["FileOpener", "XarraySource", "described", "list_netcdf", "open_netcdf", "open_xarray"]
 

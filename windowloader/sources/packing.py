@@ -19,7 +19,7 @@ from windowloader.errors import SourceFormatError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PACKED", "Packing", "delivered", "packing", "plain", "unpacked"]
+__all__ = ["Packing", "delivered", "packing", "plain", "unpacked"]
 
 MARKS = ("missing_value", "_FillValue")
 PACKED = (*MARKS, "scale_factor", "add_offset", "_Unsigned")
@@ -90,9 +90,7 @@ class Packing:
                 out[...] = values
 
 
-def packing(
-    dtype: np.dtype, attributes: Mapping[str, Any], fill_value: Any = None, *, name: str = "the variable"
-) -> Packing | None:
+def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the variable") -> Packing | None:
     """Return how values are packed, as xarray decodes them, or None where stored numbers are the values.
 
     The values are those of `xarray.conventions.decode_cf_variable`, bit for bit: the arithmetic is used where it
@@ -105,8 +103,6 @@ def packing(
         As stored.
     attributes : mapping
         ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``_Unsigned``, ``dtype``.
-    fill_value : number, optional
-        The array's own fill value where it stands for ``_FillValue`` (Zarr 2 written by xarray).
     name : str
         For messages.
 
@@ -122,8 +118,6 @@ def packing(
     >>> packing(np.dtype("float32"), {"_FillValue": float("nan")}) is None
     True
     """
-    if fill_value is not None:
-        attributes = {"_FillValue": fill_value, **attributes}
     said = plain(attributes, dtype)
     if str(attributes.get("dtype")) == "bool":
         said["dtype"] = "bool"
@@ -150,7 +144,7 @@ def packing(
     return fast if _proven(fast, probe, right) else Packing(right.dtype, "", (), None, None, dtype, said)
 
 
-def unpacked(values: np.ndarray, attributes: Mapping[str, Any], fill_value: Any = None) -> np.ndarray:
+def unpacked(values: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
     """Values of a stored coordinate; whole numbers stay so where nothing is packed and none is marked.
 
     Examples
@@ -158,7 +152,7 @@ def unpacked(values: np.ndarray, attributes: Mapping[str, Any], fill_value: Any 
     >>> unpacked(np.array([21, 41], np.int16), {"scale_factor": 0.5})
     array([10.5, 20.5])
     """
-    packed = packing(values.dtype, attributes, fill_value)
+    packed = packing(values.dtype, attributes)
     if packed is None:
         return values
     out = np.empty(values.shape, packed.dtype)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .base import Description
     from .blobs import Blob
     from .box import Box
-    from .cf import Packing
+    from .packing import Packing
     from .reads import Pending
     from .remote import Opened
 

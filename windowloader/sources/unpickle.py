@@ -36,15 +36,13 @@ ZONES = (("datetime", "timezone"), ("datetime", "timedelta"), ("zoneinfo", "Zone
 INTEGERS = "INT LONG LONG1 LONG4"
 
 
-def load_plain(data: bytes, *, encoding: str = "latin1") -> Any:
+def load_plain(data: bytes) -> Any:
     """Read a pickle that holds nothing but containers, strings, numbers and arrays.
 
     Parameters
     ----------
     data : bytes
         The pickle.
-    encoding : str
-        Of text that Python 2 wrote; its arrays need latin-1.
 
     Returns
     -------
@@ -61,7 +59,7 @@ def load_plain(data: bytes, *, encoding: str = "latin1") -> Any:
     {'a': [1, 2.5]}
     """
     try:
-        return _Plain(data, encoding).load()
+        return _Plain(data).load()
     except SourceFormatError:
         raise
     except Exception as error:
@@ -141,8 +139,10 @@ class _Plain(pickle._Unpickler):
 
     stack: list[Any]
 
-    def __init__(self, data: bytes, encoding: str) -> None:
-        super().__init__(io.BytesIO(data), encoding=encoding)
+    def __init__(self, data: bytes) -> None:
+        super().__init__(
+            io.BytesIO(data), encoding="latin1"
+        )  # of text that Python 2 wrote; its arrays need it
         self.memo = _Memo()
         self.left = 2 * len(data)  # bytes that may be decoded and put in arrays: each once
         names: dict[tuple[str, str], Any] = {

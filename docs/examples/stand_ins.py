@@ -19,7 +19,8 @@ def traffic(days=4, nodes=12):
     times = np.datetime64("2012-03-01", "ns") + np.arange(rows) * np.timedelta64(5, "m")
     with h5py.File("speeds.h5", "w") as file:
         file.create_group("df").attrs.update(pandas_type="frame", nblocks=1)
-        file["df/axis0"] = [f"77{number:04}".encode() for number in range(nodes)]
+        for name in ("axis0", "block0_items"):
+            file[f"df/{name}"] = np.array([f"77{number:04}" for number in range(nodes)], "S6")
         file["df/axis1"], file["df/block0_values"] = times.view("i8"), speeds
         file["df/axis1"].attrs["kind"] = "datetime64"
     np.save("roads.npy", np.eye(nodes) + 0.6 * np.eye(nodes, k=1))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .assembly.assembling import assemble
-from .assembly.joining import Opener
+from .assembly.targets import Opener
 from .errors import SeriesError
 from .series import Series
 from .sources.description import sharing
@@ -121,23 +120,20 @@ def open(
         variables, options = None, {}
     elif time is not None:
         options = {**options, "time": time}
-    return Series.of(
-        assemble(
-            target,
-            axes=axes,
-            variables=variables,
-            features=features,
-            timestamps=timestamps,
-            covariates=covariates,
-            graph=graph,
-            segments=segments,
-            missing=missing,
-            nodes=nodes,
-            entities=borders,
-            entity_names=names,
-            name=None,
-            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
-        )
+    return Series(
+        target,
+        axes=axes,
+        variables=variables,
+        features=features,
+        timestamps=timestamps,
+        covariates=covariates,
+        graph=graph,
+        segments=segments,
+        missing=missing,
+        nodes=nodes,
+        entities=borders,
+        entity_names=names,
+        opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
     )
 
 

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .assembly.entities import entity_numbers
-from .assembly.labels import listed
+from .assembly.alignment import Alignment
+from .assembly.borders import check_borders, check_entities, entity_numbers, unite
+from .assembly.graphs import align_graph
+from .assembly.joining import check_names, open_covariates, open_sources, own_variables
+from .assembly.labels import as_labels, listed, tells
+from .assembly.targets import Opener
 from .assembly.variable import Variable, common_tier
 from .clock import CLOCK_NAMES, Clock
+from .dynamic_graph import DynamicGraph
 from .errors import FeatureNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .dynamic_graph import DynamicGraph
     from .graph import Graph
 
 __all__ = ["Column", "Series"]
@@ -84,6 +90,8 @@ class Series:
         Their names.
     name : str, optional
         For messages.
+    opener : Opener, optional
+        How paths are opened, as `windowloader.open` was told.
 
     Attributes
     ----------
@@ -149,27 +157,55 @@ class Series:
         entities: Any = None,
         entity_names: Any = None,
         name: str | None = None,
+        opener: Opener | None = None,
     ) -> None:
-        from .assembly.assembling import assemble
-        from .assembly.joining import Opener
-
+        opener = opener or Opener()
+        sources, named = open_sources(values, opener, axes=axes, variables=variables)
+        called, first = next(iter(sources.items()))
+        alignment = Alignment(first, f"variable {called!r}")
+        num_steps, space = alignment.num_steps, alignment.space_shape
+        entity_borders, entity_names = check_entities(entities, entity_names, num_steps)
+        whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
+        clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
+        aligned = bool(covariates) or len(sources) > 1
+        times = clock.times_of(np.arange(num_steps)) if clock is not None and aligned else None
+        labels = None if nodes is None else as_labels(nodes, size=math.prod(space), what="nodes")
+        with warnings.catch_warnings():
+            if clock is not None:  # timestamps= are the answer to it
+                warnings.filterwarnings("ignore", "the rows.* have no timestamps")
+            alignment.settle(labels, times if len(sources) > 1 else None, over=False)
+            own = own_variables(sources, alignment, named=named, features=features, missing=missing)
+        stored = alignment.labels[0] if len(space) == 1 else None
+        alignment.settle(labels, times, over=True)
+        if labels is None and tells(stored):
+            labels = as_labels(stored, size=math.prod(space), what="nodes")
+        plain = Opener(
+            opener.storage_options, mirrors=opener.mirrors
+        )  # options are about the series' own file
+        every = (*own, *open_covariates(covariates, plain, alignment, missing))
+        check_names(every, missing)
+        by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
+        alignment.check_moved(every, by_row | {"graph=": graph if isinstance(graph, DynamicGraph) else None})
+        if clock is None and alignment.times is not None:
+            clock = Clock.from_timestamps(alignment.times, num_steps, entity_borders)
+        if segments is not None:
+            inner = check_borders(segments, num_steps, what="segments")
+        else:
+            inner = whole if clock is None else clock.jumps(whole)
         self._fill(
-            assemble(
-                values,
-                axes=axes,
-                variables=variables,
-                features=features,
-                timestamps=timestamps,
-                covariates=covariates,
-                graph=graph,
-                segments=segments,
-                missing=missing,
-                nodes=nodes,
-                entities=entities,
-                entity_names=entity_names,
-                name=name,
-                opener=Opener(),
-            )
+            {
+                "name": first.name if name is None else name,
+                "variables": every,
+                "num_steps": num_steps,
+                "space_shape": space,
+                "nodes": labels,
+                "features": tuple(feature for variable in own for feature in variable.features),
+                "clock": clock,
+                "borders": unite(whole, inner),
+                "entity_borders": entity_borders,
+                "entity_names": entity_names,
+                "graph": align_graph(graph, labels, math.prod(space), num_steps, stored),
+            }
         )
 
     @classmethod

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.assembly.covariates import infer_axes
-from windowloader.assembly.entities import clip_borders, entity_numbers
+from windowloader.assembly.borders import clip_borders, entity_numbers
+from windowloader.assembly.joining import infer_axes
 from windowloader.errors import SeriesError
 from windowloader.graph import Graph
 from windowloader.series import Series

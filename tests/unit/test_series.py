@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from windowloader.assembly.entities import check_borders
+from windowloader.assembly.borders import check_borders
 from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
 from windowloader.graph import Graph
@@ -75,8 +75,16 @@ def test_a_list_joins_along_time() -> None:
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ({"a": SPEED, "b": SPEED[:-1]}, {}, "'b' has 11 rows and 'a' has 12"),
-        ({"a": SPEED, "b": SPEED[:, :2]}, {}, r"'b' has space \(2,\) and 'a' has \(3,\)"),
+        (
+            {"a": SPEED, "b": SPEED[:-1]},
+            {},
+            r"variable 'b' has axes 'tn' and shape \(11, 3\), but the series has 12 steps and space \(3,\)",
+        ),
+        (
+            {"a": SPEED, "b": SPEED[:, :2]},
+            {},
+            r"variable 'b' has axes 'tn' and shape \(12, 2\), but the series has 12 steps and space \(3,\)",
+        ),
         ({"a": SPEED, "b": SPEED[:, 0]}, {}, "covariates="),
         ({"a": SPEED, "b": SPEED[0]}, {"axes": {"b": "n"}}, "without time"),
         ({"a": SPEED}, {"variables": ["b"]}, "unknown: 'b'"),
@@ -92,7 +100,7 @@ def test_a_list_joins_along_time() -> None:
         (SPEED, {"variables": []}, r"variables=\[\]"),
         ([{"a": SPEED}, {"b": SPEED}], {}, "item 1 of the list has the variables 'b'"),
         (SPEED, {"covariates": {"value": SPEED}}, "'value' occur more than once"),
-        (FLOW, {"covariates": {"value": SPEED}}, "given to two things"),
+        (FLOW, {"covariates": {"value": SPEED}}, "'value' occur more than once"),
         (SPEED, {"timestamps": ["2012-03-01"]}, "1 timestamps for 12 rows"),
         (SPEED, {"nodes": ["a", "b"]}, "3 labels in one dimension"),
         (SPEED, {"nodes": ["a", "b", "b"]}, "'b'? 2 times|label b 2 times"),
@@ -362,11 +370,11 @@ def test_selecting_nodes(nodes: object, numbers: list[int]) -> None:
 def test_selecting_what_is_not_there() -> None:
     series = full()
     for nodes, message in (
-        ([3], "node 3 is not among the 3"),
-        (["z"], "labelled 'z'"),
+        ([3], "index 3 is out of bounds .* size 3.*Integers are positions"),
+        (["z"], "'array' lacks 1 of the 1 labels of nodes=: .*'z'"),
         ([0, 0], "twice"),
-        ([], "leaves none"),
-        (np.array([True]), "mask of nodes has shape"),
+        ([], "none is left"),
+        (np.array([True]), r"size of axis is 3 but .* 1.*a mask has the shape \(3,\)"),
         ([[0], [1]], "one dimension"),
     ):
         with pytest.raises(SeriesError, match=message):

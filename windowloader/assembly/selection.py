@@ -15,15 +15,16 @@ from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.series import Series
 from windowloader.sources.selected import SelectedSource
 
-from .alignment import find
-from .covariates import StaticSource
-from .entities import clip_borders
+from .alignment import locate
+from .borders import clip_borders
 from .labels import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.source import Source
+    from windowloader.series import Column
+
+    from .variable import Variable
 
 __all__ = ["select"]
 
@@ -33,170 +34,120 @@ def select(
 ) -> Series:
     """Return a part of a series; `Series.select` says what each argument is."""
     fields = {name: getattr(series, name) for name in Series.__slots__}
-    if features is not None:
-        _cut_features(fields, series, features)
-    if time is not None:
-        _cut_time(fields, *_rows(series, time))
-    if nodes is not None:
-        _cut_nodes(fields, _node_numbers(series, nodes))
+    columns = series.columns() if features is None else _columns(series, features)
+    rows = None if time is None else _rows(series, time)
+    numbers = None if nodes is None else _numbers(series, nodes)
+    parts = []
+    for place, variable in enumerate(series.variables):
+        chosen = [column.feature for column in columns if column.variable == place]
+        if place >= series.num_own:
+            chosen = list(range(variable.num_features))
+        if chosen:
+            parts.append(_part(variable, rows, numbers, chosen))
+    fields |= {"variables": tuple(parts), "features": tuple(column.name for column in columns)}
+    if rows is not None:
+        start, stop = rows.start, rows.stop
+        fields["num_steps"] = stop - start
+        fields["borders"] = clip_borders(series.borders, start, stop)[0]
+        fields["clock"] = None if series.clock is None else series.clock.slice(start, stop)
+        if series.entity_borders is not None:
+            fields["entity_borders"], kept = clip_borders(series.entity_borders, start, stop)
+            fields["entity_names"] = None if series.entity_names is None else series.entity_names[kept]
+        if isinstance(series.graph, DynamicGraph):
+            fields["graph"] = series.graph.steps(start, stop)
+    if numbers is not None:
+        fields["space_shape"] = (len(numbers),)
+        fields["nodes"] = None if series.nodes is None else series.nodes[numbers]
+        fields["graph"] = None if series.graph is None else fields["graph"].select(numbers)
     return Series.of(fields)
 
 
-def _cut_features(fields: dict[str, Any], series: Series, names: Sequence[str]) -> None:
-    """Keep some of the series' own features, in the order asked; covariates stay."""
+def _part(variable: Variable, rows: slice | None, nodes: np.ndarray | None, features: list[int]) -> Variable:
+    """Cut a variable along the axes that it has; features stay where they are all wanted in their order."""
+    asked: dict[str, Any] = {}
+    if rows is not None and variable.has_time:
+        asked["rows"] = rows
+    if nodes is not None and variable.has_nodes:
+        asked["nodes"] = nodes
+    if features != list(range(variable.num_features)):
+        asked["features"] = features
+    names = tuple(variable.features[number] for number in features)
+    return (
+        replace(variable, source=SelectedSource(variable.source, **asked), features=names)
+        if asked
+        else variable
+    )
+
+
+def _columns(series: Series, names: Sequence[str]) -> tuple[Column, ...]:
+    """Look up some of the series' own features, in the order asked."""
     columns = series.columns(names)
-    own = series.variables[: series.num_own]
-    foreign = [column.name for column in columns if not 0 <= column.variable < len(own)]
+    foreign = [column.name for column in columns if not 0 <= column.variable < series.num_own]
     if foreign or not columns:
         what = (
             f"{listed(foreign)} are covariates or clocks, which stay anyway" if foreign else "none were named"
         )
         raise FeatureNameError(f"features= chooses among {listed(series.features, 20)}; {what}.")
-    kept = []
-    for place, variable in enumerate(own):
-        chosen = [column.feature for column in columns if column.variable == place]
-        if chosen == list(range(variable.num_features)):
-            kept.append(variable)
-        elif chosen:
-            source = SelectedSource(variable.source, features=_index(np.array(chosen, np.int64)))
-            names_kept = tuple(variable.features[number] for number in chosen)
-            kept.append(replace(variable, source=source, features=names_kept))
-    fields["variables"] = (*kept, *series.variables[len(own) :])
-    fields["features"] = tuple(column.name for column in columns)
+    return columns
 
 
-def _index(numbers: np.ndarray) -> np.ndarray | slice:
-    """Write evenly rising numbers as a slice, which is a view of what is in memory."""
-    steps = np.diff(numbers)
-    if len(steps) and (steps[0] <= 0 or (steps != steps[0]).any()):
-        return numbers
-    return slice(int(numbers[0]), int(numbers[-1]) + 1, int(steps[0]) if len(steps) else 1)
-
-
-def _cut_time(fields: dict[str, Any], start: int, stop: int) -> None:
-    """Keep rows [start, stop) of everything that has rows."""
-    fields["variables"] = tuple(
-        replace(variable, source=SelectedSource(variable.source, rows=slice(start, stop)))
-        if variable.has_time
-        else variable
-        for variable in fields["variables"]
-    )
-    fields["num_steps"] = stop - start
-    fields["borders"] = clip_borders(fields["borders"], start, stop)[0]
-    if fields["clock"] is not None:
-        fields["clock"] = fields["clock"].slice(start, stop)
-    if fields["entity_borders"] is not None:
-        fields["entity_borders"], kept = clip_borders(fields["entity_borders"], start, stop)
-        if fields["entity_names"] is not None:
-            fields["entity_names"] = fields["entity_names"][kept]
-    if isinstance(fields["graph"], DynamicGraph):
-        fields["graph"] = fields["graph"].steps(start, stop)
-
-
-def _cut_nodes(fields: dict[str, Any], numbers: np.ndarray) -> None:
-    """Keep some nodes, in the order asked; several space axes become one."""
-    index = _index(numbers) if len(fields["space_shape"]) == 1 else numbers
-    fields["variables"] = tuple(
-        replace(variable, source=_of_nodes(variable.source, index)) if variable.has_nodes else variable
-        for variable in fields["variables"]
-    )
-    fields["space_shape"] = (len(numbers),)
-    if fields["nodes"] is not None:
-        fields["nodes"] = fields["nodes"][numbers]
-    if fields["graph"] is not None:
-        fields["graph"] = fields["graph"].select(numbers)
-
-
-def _of_nodes(source: Source, index: np.ndarray | slice) -> Source:
-    """Cut a source to nodes; what has no time stays addressable."""
-    part = SelectedSource(source, nodes=index)
-    return part if "t" in part.axes or part.array() is not None else StaticSource(part)
-
-
-def _rows(series: Series, time: Any) -> tuple[int, int]:
-    """First and last row of a slice of rows or of moments."""
-    if not isinstance(time, slice):
+def _rows(series: Series, time: Any) -> slice:
+    """Rows of a slice of rows or of moments, with both ends."""
+    if not isinstance(time, slice) or time.step not in (None, 1):
         raise SeriesError(
-            f"time={time!r} is no slice. Give one of rows, slice(0, 288), or of moments, "
-            "slice('2012-03-01', '2012-03-03'); the end is left out."
+            f"time={time!r} is no slice of step 1. Give one of rows, slice(0, 288), or of moments, "
+            "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
         )
-    if time.step not in (None, 1):
-        raise SeriesError(
-            f"time={time!r} has a step. Windows skip rows by WindowSpec(dilation=…) and stride=…."
-        )
-    ends = (time.start, time.stop)
-    if all(end is None or isinstance(end, (int, np.integer)) for end in ends):
+    reach = ""
+    if series.clock is not None and series.num_steps:
+        reach = ", which reach from {} to {}".format(*series.clock.texts([0, series.num_steps - 1]))
+    if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
         start, stop, _ = time.indices(series.num_steps)
-    else:
-        start, stop = _dates(series, *ends)
-    if start >= stop:
-        raise SeriesError(
-            f"time={time!r} leaves no row of the {series.num_steps} of {series.name!r}{_reach(series)}."
-        )
-    return start, stop
-
-
-def _dates(series: Series, first: Any, last: Any) -> tuple[int, int]:
-    """Rows between two moments."""
-    if series.clock is None:
-        raise SeriesError(
-            f"{series.name!r} has no timestamps to find {first!r} … {last!r} by. Select rows by number."
-        )
-    if series.entity_borders is not None and len(series.entity_borders) > 2:
+    elif series.clock is None:
+        raise SeriesError(f"{series.name!r} has no timestamps to find {time!r} by. Select rows by number.")
+    elif series.entity_borders is not None and len(series.entity_borders) > 2:
         raise SeriesError(
             f"the {len(series.entity_borders) - 1} entities of {series.name!r} each have dates of their own, so that a "
             "range of dates is no range of rows. Select rows by number, or cut by dates with wl.split."
         )
-    start = 0 if first is None else series.clock.searchsorted(first)
-    return start, series.num_steps if last is None else series.clock.searchsorted(last)
+    else:
+        start = 0 if time.start is None else series.clock.searchsorted(time.start)
+        stop = series.num_steps if time.stop is None else series.clock.searchsorted(time.stop)
+    if start >= stop:
+        raise SeriesError(f"time={time!r} leaves no row of the {series.num_steps} of {series.name!r}{reach}.")
+    return slice(start, stop)
 
 
-def _reach(series: Series) -> str:
-    if series.clock is None or not series.num_steps:
-        return ""
-    first, last = series.clock.texts([0, series.num_steps - 1])
-    return f", which reach from {first} to {last}"
-
-
-def _node_numbers(series: Series, nodes: Any) -> np.ndarray:
-    """Numbers of nodes: integers are positions, text is labels."""
-    count = series.num_nodes
+def _numbers(series: Series, nodes: Any) -> np.ndarray:
+    """Numbers of nodes: integers are positions, anything else but a mask or slice is labels."""
     if not series.space_shape:
         raise SeriesError(f"{series.name!r} has no space axis to select nodes from.")
-    if isinstance(nodes, slice):
-        numbers = np.arange(count, dtype=np.int64)[nodes]
-    else:
-        numbers = _numbers(series, np.atleast_1d(np.asarray(nodes)))
-    if not numbers.size:
-        raise SeriesError(f"nodes={nodes!r} leaves none of the {count} nodes.")
-    if len(np.unique(numbers)) < len(numbers):
-        raise SeriesError(f"nodes={nodes!r} names a node twice.")
-    return numbers
-
-
-def _numbers(series: Series, array: np.ndarray) -> np.ndarray:
-    count = series.num_nodes
-    if array.dtype == np.bool_:
-        if array.shape not in ((count,), series.space_shape):
-            raise SeriesError(f"the mask of nodes has shape {array.shape}; {series.space_shape} is needed.")
-        return np.flatnonzero(array)
-    if array.ndim != 1:
-        raise SeriesError(f"nodes= has shape {array.shape}; one dimension, or a mask, is needed.")
-    array = array if array.size else array.astype(np.int64)
-    if array.dtype.kind in "iu":
-        if (wrong := array[(array < -count) | (array >= count)]).size:
-            raise SeriesError(
-                f"node {wrong[0]} is not among the {count} of {series.name!r}. Integers are positions; "
-                f"labels are given as text, nodes=['{wrong[0]}']."
-            )
-        return np.asarray(array, np.int64) % count
-    if series.nodes is None:
+    asked = f"nodes={nodes!r} of the {series.num_nodes} of {series.name!r}"
+    index = nodes if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
+    places = np.arange(series.num_nodes)
+    if isinstance(index, np.ndarray):
+        if index.size and index.dtype.kind not in "iub":
+            if series.nodes is None:
+                raise SeriesError(
+                    f"{asked}: there are no node labels to find them by. Pass nodes=labels to open."
+                )
+            return locate(series.nodes, index, repr(series.name), "nodes=")
+        index = index if index.size else index.astype(np.int64)
+        places = places.reshape(series.space_shape) if index.dtype == np.bool_ and index.ndim > 1 else places
+    try:
+        found = places[index]
+    except IndexError as error:
         raise SeriesError(
-            f"{series.name!r} has no node labels to find {listed(array.tolist())} by. Pass nodes=labels."
+            f"{asked}: {error}. Integers are positions, labels are given as text, and a mask has the shape "
+            f"{series.space_shape}."
+        ) from error
+    if found.ndim != 1 or not found.size or len(np.unique(found)) < found.size:
+        wrong = (
+            "one dimension is needed"
+            if found.ndim != 1
+            else "a node is there twice"
+            if found.size
+            else "none is left"
         )
-    found, missing = find(series.nodes, array)
-    if missing:
-        raise SeriesError(
-            f"no nodes of {series.name!r} are labelled {listed(missing)}; it has {listed(series.nodes)}."
-        )
+        raise SeriesError(f"{asked}: {wrong}.")
     return found

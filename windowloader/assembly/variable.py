@@ -9,6 +9,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,14 +21,14 @@ from windowloader.sources.tiers import TIERS
 from .labels import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from windowloader.source import Pending, Source
 
 __all__ = ["Variable", "common_tier", "feature_names"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Variable:
     """One source as canonical rows.
 
@@ -105,7 +106,7 @@ class Variable:
         return self.num_nodes * self.num_features * self.dtype.itemsize
 
     def view(self) -> np.ndarray | None:
-        """Look at all rows where they lie.
+        """Look at all rows where they lie; what has no time is small, and read whole when first looked at.
 
         Returns
         -------
@@ -113,6 +114,8 @@ class Variable:
             In memory or mapped; None where rows must be read.
         """
         array = self.source.array()
+        if array is None and not self.has_time:
+            array = _read_once(self)
         return None if array is None else canonical(array, self.source.axes)
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
@@ -135,15 +138,26 @@ class Variable:
         return apart.transpose(np.argsort(order))
 
 
+_READ: WeakKeyDictionary[Variable, np.ndarray] = WeakKeyDictionary()
+
+
+def _read_once(variable: Variable) -> np.ndarray:
+    """Values of a variable without time, kept as long as it is."""
+    if variable not in _READ:
+        source = variable.source
+        values = np.empty(source.shape, source.dtype)
+        variable.source.read(0, source.shape[0], values)
+        _READ[variable] = values
+    return _READ[variable]
+
+
 def common_tier(variables: Iterable[Variable]) -> str:
     """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
     tiers = [variable.source.tier for variable in variables if variable.has_time]
     return max(tiers, key=TIERS.index, default="memory")
 
 
-def feature_names(
-    name: str, source: Source, *, named: bool, given: Sequence[str] | None = None
-) -> tuple[str, ...]:
+def feature_names(name: str, source: Source, *, named: bool) -> tuple[str, ...]:
     """Names for the features of a variable.
 
     Parameters
@@ -155,16 +169,12 @@ def feature_names(
     named : bool
         Whether the name was chosen by somebody; if not, features that are labelled with words go by those
         alone.
-    given : sequence of str, optional
-        Names to use instead.
 
     Returns
     -------
     tuple of str
         ``name`` for a single feature, else ``name.500``, after the label or the number of each.
     """
-    if given is not None:
-        return tuple(str(feature) for feature in given)
     places = [place for place, axis in enumerate(source.axes) if axis == "f"]
     labels = [source.labels(place) for place in places]
     parts = [

@@ -12,7 +12,9 @@ import numpy as np
 
 from windowloader.errors import SeriesError
 
-__all__ = ["check_borders", "clip_borders", "entity_numbers", "unite"]
+from .labels import as_labels
+
+__all__ = ["check_borders", "check_entities", "clip_borders", "entity_numbers", "unite"]
 
 
 def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
@@ -42,26 +44,41 @@ def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
     array([ 0,  3, 10])
     """
     array = np.asarray(borders)
-    form = f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising"
     if array.ndim == 2 and array.shape[1] == 2:
-        raise SeriesError(
-            f"{form}; these look like {len(array)} pairs (start, stop). Pass np.append(starts, {num_steps}), "
-            "and leave rows out with series.select(time=...)."
+        wrong = (
+            f"these look like {len(array)} pairs (start, stop). Pass np.append(starts, {num_steps}), and leave rows "
+            "out with series.select(time=...)"
         )
-    if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iu":
-        raise SeriesError(f"{form}; found shape {array.shape}, dtype {array.dtype}.")
-    array = array.astype(np.int64)
-    falls = np.flatnonzero(np.diff(array) <= 0)
-    if array[0] == 0 and array[-1] == num_steps and not falls.size:
-        return array
-    if int(array.sum()) == num_steps and array.min() > 0:
-        raise SeriesError(f"{form}; these look like lengths. Pass np.append(0, np.cumsum(lengths)).")
-    if falls.size:
-        place = int(falls[0])
-        raise SeriesError(
-            f"{form}; found {array[place]} and then {array[place + 1]} at position {place + 1}."
-        )
-    raise SeriesError(f"{form}; these go from {array[0]} to {array[-1]}.")
+    elif array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iu":
+        wrong = f"found shape {array.shape}, dtype {array.dtype}"
+    else:
+        array = array.astype(np.int64)
+        falls = np.flatnonzero(np.diff(array) <= 0)
+        if array[0] == 0 and array[-1] == num_steps and not falls.size:
+            return array
+        wrong = f"these go from {array[0]} to {array[-1]}"
+        if int(array.sum()) == num_steps and array.min() > 0:
+            wrong = "these look like lengths. Pass np.append(0, np.cumsum(lengths))"
+        elif falls.size:
+            place = int(falls[0])
+            wrong = f"found {array[place]} and then {array[place + 1]} at position {place + 1}"
+    raise SeriesError(
+        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising; {wrong}."
+    )
+
+
+def check_entities(borders: Any, names: Any, num_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Check where entities begin, as `check_borders` does, and their names: each is either given or None."""
+    if borders is None:
+        if names is not None:
+            raise SeriesError(
+                "entity_names= were given without entities=: the rows where each begins, and the end."
+            )
+        return None, None
+    checked = check_borders(borders, num_steps, what="entities")
+    if names is not None:
+        names = as_labels(names, size=len(checked) - 1, what="entity_names")
+    return checked, names
 
 
 def unite(*borders: np.ndarray) -> np.ndarray:

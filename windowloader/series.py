@@ -227,12 +227,7 @@ class Series:
     @property
     def num_own(self) -> int:
         """How many of `variables` are the series' own; the covariates follow."""
-        own = [
-            place
-            for place, variable in enumerate(self.variables)
-            if set(variable.features) & set(self.features)
-        ]
-        return max(own) + 1
+        return sum(not {*variable.features}.isdisjoint(self.features) for variable in self.variables)
 
     @property
     def tier(self) -> str:
@@ -269,39 +264,27 @@ class Series:
         known: dict[str, list[Column]] = {}
         for place, variable in enumerate(self.variables):
             columns = [Column(name, place, number) for number, name in enumerate(variable.features)]
-            known[variable.name] = columns
-            known.update((column.name, [column]) for column in columns)
+            known |= {variable.name: columns} | {column.name: [column] for column in columns}
+        if self.clock is not None:
+            known |= {name: [Column(name, -1, number)] for number, name in enumerate(CLOCK_NAMES)}
         found: list[Column] = []
         for name in asked:
-            if name in CLOCK_NAMES:
-                self._check_clock(name)
-                found.append(Column(name, -1, CLOCK_NAMES.index(name)))
-            elif name in known:
-                found.extend(known[name])
-            else:
-                self._unknown_name(name, list(known))
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                if self.clock is None:
+                    hint += " It has none of the clocks, which are made from timestamps: pass timestamps= for those."
+                raise FeatureNameError(
+                    f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
+                    f"{listed(known, 20)}."
+                )
+            found.extend(known[name])
         repeated = [column.name for place, column in enumerate(found) if column in found[:place]]
         if repeated:
             raise FeatureNameError(
                 f"{listed(repeated)} was asked for twice, in {list(asked)}. Name each once."
             )
         return tuple(found)
-
-    def _check_clock(self, name: str) -> None:
-        if self.clock is None:
-            raise FeatureNameError(
-                f"{name!r} is made from timestamps, and {self.name!r} has none. Pass timestamps=, e.g. "
-                "('2012-03-01', '5min')."
-            )
-
-    def _unknown_name(self, name: str, known: list[str]) -> None:
-        clocks = [] if self.clock is None else list(CLOCK_NAMES)
-        near = difflib.get_close_matches(str(name), known + clocks, n=1)
-        raise FeatureNameError(
-            f"{name!r} is no feature, variable, covariate or clock of {self.name!r}."
-            f"{f' Did you mean {near[0]!r}?' if near else ''} There are {listed(dict.fromkeys(known), 20)}"
-            f"{' and the clocks ' + ', '.join(clocks) if clocks else '; no clocks without timestamps'}."
-        )
 
     def select(self, *, time: Any = None, nodes: Any = None, features: Sequence[str] | None = None) -> Series:
         """Return a part of the series, without reading.

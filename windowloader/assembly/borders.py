@@ -86,17 +86,17 @@ def unite(*borders: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(borders)).astype(np.int64)
 
 
-def clip_borders(borders: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, slice]:
-    """Borders of rows ``[start, stop)``, counted from ``start``, and which parts are left.
+def clip_borders(borders: np.ndarray, rows: slice) -> tuple[np.ndarray, slice]:
+    """Borders of a slice of rows with both ends, counted from its start, and which parts are left.
 
     Examples
     --------
-    >>> clip_borders(np.array([0, 3, 10, 12]), 4, 11)
+    >>> clip_borders(np.array([0, 3, 10, 12]), slice(4, 11))
     (array([0, 6, 7]), slice(1, 3, None))
     """
-    low = int(np.searchsorted(borders, start, side="right")) - 1
-    high = int(np.searchsorted(borders, stop))
-    return np.clip(borders[low : high + 1], start, stop) - start, slice(low, high)
+    low = int(np.searchsorted(borders, rows.start, side="right")) - 1
+    high = int(np.searchsorted(borders, rows.stop))
+    return np.clip(borders[low : high + 1], rows.start, rows.stop) - rows.start, slice(low, high)
 
 
 def entity_numbers(borders: np.ndarray | None, rows: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ In: a series and what stays of it. Out: a series over the same sources, read laz
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,6 @@ from .labels import listed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.series import Column
-
-    from .variable import Variable
-
 __all__ = ["select"]
 
 
@@ -34,61 +31,41 @@ def select(
 ) -> Series:
     """Return a part of a series; `Series.select` says what each argument is."""
     fields = {name: getattr(series, name) for name in Series.__slots__}
-    columns = series.columns() if features is None else _columns(series, features)
+    own = series.num_own
+    columns = series.columns(features)
+    foreign = [column.name for column in columns if not 0 <= column.variable < own]
+    if foreign or not columns:
+        what = f"{listed(foreign)} are covariates or clocks, which stay" if foreign else "none were named"
+        raise FeatureNameError(f"features= chooses among {listed(series.features, 20)}; {what}.")
     rows = None if time is None else _rows(series, time)
     numbers = None if nodes is None else _numbers(series, nodes)
-    parts = []
+    fields |= {"variables": (), "features": tuple(column.name for column in columns)}
     for place, variable in enumerate(series.variables):
-        chosen = [column.feature for column in columns if column.variable == place]
-        if place >= series.num_own:
-            chosen = list(range(variable.num_features))
-        if chosen:
-            parts.append(_part(variable, rows, numbers, chosen))
-    fields |= {"variables": tuple(parts), "features": tuple(column.name for column in columns)}
+        every = list(range(variable.num_features))
+        chosen = [column.feature for column in columns if column.variable == place] if place < own else every
+        asked: dict[str, Any] = {
+            "rows": rows if variable.has_time else None,
+            "nodes": numbers if variable.has_nodes else None,
+            "features": chosen if chosen != every else None,
+        }
+        if chosen and any(index is not None for index in asked.values()):
+            source = SelectedSource(variable.source, **asked)
+            variable = replace(variable, source=source, features=tuple(variable.features[i] for i in chosen))
+        fields["variables"] += (variable,) if chosen else ()
     if rows is not None:
-        start, stop = rows.start, rows.stop
-        fields["num_steps"] = stop - start
-        fields["borders"] = clip_borders(series.borders, start, stop)[0]
-        fields["clock"] = None if series.clock is None else series.clock.slice(start, stop)
+        fields["num_steps"] = rows.stop - rows.start
+        fields["borders"] = clip_borders(series.borders, rows)[0]
+        fields["clock"] = None if series.clock is None else series.clock.slice(rows.start, rows.stop)
         if series.entity_borders is not None:
-            fields["entity_borders"], kept = clip_borders(series.entity_borders, start, stop)
+            fields["entity_borders"], kept = clip_borders(series.entity_borders, rows)
             fields["entity_names"] = None if series.entity_names is None else series.entity_names[kept]
         if isinstance(series.graph, DynamicGraph):
-            fields["graph"] = series.graph.steps(start, stop)
+            fields["graph"] = series.graph.steps(rows.start, rows.stop)
     if numbers is not None:
         fields["space_shape"] = (len(numbers),)
         fields["nodes"] = None if series.nodes is None else series.nodes[numbers]
         fields["graph"] = None if series.graph is None else fields["graph"].select(numbers)
     return Series.of(fields)
-
-
-def _part(variable: Variable, rows: slice | None, nodes: np.ndarray | None, features: list[int]) -> Variable:
-    """Cut a variable along the axes that it has; features stay where they are all wanted in their order."""
-    asked: dict[str, Any] = {}
-    if rows is not None and variable.has_time:
-        asked["rows"] = rows
-    if nodes is not None and variable.has_nodes:
-        asked["nodes"] = nodes
-    if features != list(range(variable.num_features)):
-        asked["features"] = features
-    names = tuple(variable.features[number] for number in features)
-    return (
-        replace(variable, source=SelectedSource(variable.source, **asked), features=names)
-        if asked
-        else variable
-    )
-
-
-def _columns(series: Series, names: Sequence[str]) -> tuple[Column, ...]:
-    """Look up some of the series' own features, in the order asked."""
-    columns = series.columns(names)
-    foreign = [column.name for column in columns if not 0 <= column.variable < series.num_own]
-    if foreign or not columns:
-        what = (
-            f"{listed(foreign)} are covariates or clocks, which stay anyway" if foreign else "none were named"
-        )
-        raise FeatureNameError(f"features= chooses among {listed(series.features, 20)}; {what}.")
-    return columns
 
 
 def _rows(series: Series, time: Any) -> slice:
@@ -98,56 +75,45 @@ def _rows(series: Series, time: Any) -> slice:
             f"time={time!r} is no slice of step 1. Give one of rows, slice(0, 288), or of moments, "
             "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
         )
-    reach = ""
-    if series.clock is not None and series.num_steps:
-        reach = ", which reach from {} to {}".format(*series.clock.texts([0, series.num_steps - 1]))
+    clock, entities = series.clock, series.entity_borders
     if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
         start, stop, _ = time.indices(series.num_steps)
-    elif series.clock is None:
-        raise SeriesError(f"{series.name!r} has no timestamps to find {time!r} by. Select rows by number.")
-    elif series.entity_borders is not None and len(series.entity_borders) > 2:
+    elif clock is None or (entities is not None and len(entities) > 2):
+        has = "has no timestamps" if clock is None else "has entities with dates of their own"
         raise SeriesError(
-            f"the {len(series.entity_borders) - 1} entities of {series.name!r} each have dates of their own, so that a "
-            "range of dates is no range of rows. Select rows by number, or cut by dates with wl.split."
+            f"time={time!r} is of moments, and {series.name!r} {has}. Select rows by number, or cut by wl.split."
         )
     else:
-        start = 0 if time.start is None else series.clock.searchsorted(time.start)
-        stop = series.num_steps if time.stop is None else series.clock.searchsorted(time.stop)
+        start = 0 if time.start is None else clock.searchsorted(time.start)
+        stop = series.num_steps if time.stop is None else clock.searchsorted(time.stop)
     if start >= stop:
-        raise SeriesError(f"time={time!r} leaves no row of the {series.num_steps} of {series.name!r}{reach}.")
+        raise SeriesError(f"time={time!r} leaves no row of {series!r}.")
     return slice(start, stop)
 
 
 def _numbers(series: Series, nodes: Any) -> np.ndarray:
-    """Numbers of nodes: integers are positions, anything else but a mask or slice is labels."""
-    if not series.space_shape:
-        raise SeriesError(f"{series.name!r} has no space axis to select nodes from.")
-    asked = f"nodes={nodes!r} of the {series.num_nodes} of {series.name!r}"
+    """Numbers of nodes: integers are positions, a mask or a slice chooses, anything else is labels."""
     index = nodes if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
-    places = np.arange(series.num_nodes)
+    places, asked = np.arange(series.num_nodes), f"nodes= of {series.name!r}"
     if isinstance(index, np.ndarray):
-        if index.size and index.dtype.kind not in "iub":
-            if series.nodes is None:
-                raise SeriesError(
-                    f"{asked}: there are no node labels to find them by. Pass nodes=labels to open."
-                )
+        if series.nodes is not None and index.size and index.dtype.kind not in "iub":
             return locate(series.nodes, index, repr(series.name), "nodes=")
         index = index if index.size else index.astype(np.int64)
         places = places.reshape(series.space_shape) if index.dtype == np.bool_ and index.ndim > 1 else places
     try:
         found = places[index]
     except IndexError as error:
+        labels = "has no node labels" if series.nodes is None else "has node labels, which are given as text"
         raise SeriesError(
-            f"{asked}: {error}. Integers are positions, labels are given as text, and a mask has the shape "
-            f"{series.space_shape}."
+            f"{asked}: {error}. Integers are positions, a mask has the shape {series.space_shape}; the series {labels}."
         ) from error
-    if found.ndim != 1 or not found.size or len(np.unique(found)) < found.size:
-        wrong = (
-            "one dimension is needed"
-            if found.ndim != 1
-            else "a node is there twice"
-            if found.size
-            else "none is left"
-        )
-        raise SeriesError(f"{asked}: {wrong}.")
+    wrong = {
+        "there is no space axis": not series.space_shape,
+        "one dimension is needed": found.ndim != 1,
+        "none is left": not found.size,
+        "a node is named twice": len(np.unique(found)) < found.size,
+    }
+    for reason, holds in wrong.items():
+        if holds:
+            raise SeriesError(f"{asked}, {reprlib.repr(nodes)}: {reason}.")
     return found

@@ -18,7 +18,7 @@ from windowloader.errors import SeriesError
 from windowloader.sources.reads import begun, taken
 from windowloader.sources.tiers import TIERS
 
-from .labels import text_of
+from .labels import texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -178,15 +178,12 @@ def feature_names(name: str, source: Source, *, named: bool) -> tuple[str, ...]:
     places = [place for place, axis in enumerate(source.axes) if axis == "f"]
     labels = [source.labels(place) for place in places]
     parts = [
-        [str(number) for number in range(source.shape[place])]
-        if found is None
-        else [text_of(x) for x in found.tolist()]
+        texts((np.arange(source.shape[place]) if found is None else found).tolist())
         for place, found in zip(places, labels, strict=True)
     ]
-    single = math.prod(source.shape[place] for place in places) == 1
     words = len(places) == 1 and labels[0] is not None and labels[0].dtype.kind in "OUST"
     if words and not named and not any(part.replace(".", "").isdigit() for part in parts[0]):
         return tuple(parts[0])
-    if single:
+    if math.prod(map(len, parts)) == 1:
         return (name,)
     return tuple(".".join((name, *combination)) for combination in itertools.product(*parts))

@@ -22,6 +22,7 @@ from .assembly.joining import check_names, open_covariates, open_sources, own_va
 from .assembly.labels import as_labels, listed, tells
 from .assembly.targets import Opener
 from .assembly.variable import Variable, common_tier
+from .axes import sizes
 from .clock import CLOCK_NAMES, Clock
 from .dynamic_graph import DynamicGraph
 from .errors import FeatureNameError
@@ -162,21 +163,19 @@ class Series:
         opener = opener or Opener()
         sources, named = open_sources(values, opener, axes=axes, variables=variables)
         called, first = next(iter(sources.items()))
-        alignment = Alignment(first, f"variable {called!r}")
-        num_steps, space = alignment.num_steps, alignment.space_shape
+        num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
         entity_borders, entity_names = check_entities(entities, entity_names, num_steps)
         whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
         clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
-        aligned = bool(covariates) or len(sources) > 1
-        times = clock.times_of(np.arange(num_steps)) if clock is not None and aligned else None
         labels = None if nodes is None else as_labels(nodes, size=math.prod(space), what="nodes")
+        alignment = Alignment(first, f"variable {called!r}", labels, clock)
         with warnings.catch_warnings():
             if clock is not None:  # timestamps= are the answer to it
                 warnings.filterwarnings("ignore", "the rows.* have no timestamps")
-            alignment.settle(labels, times if len(sources) > 1 else None, over=False)
             own = own_variables(sources, alignment, named=named, features=features, missing=missing)
         stored = alignment.labels[0] if len(space) == 1 else None
-        alignment.settle(labels, times, over=True)
+        if covariates:
+            alignment.settle()
         if labels is None and tells(stored):
             labels = as_labels(stored, size=math.prod(space), what="nodes")
         plain = Opener(

@@ -237,13 +237,13 @@ def test_segments_are_given_or_where_time_jumps() -> None:
 @pytest.mark.parametrize(
     ("borders", "message"),
     [
-        ([0, 5], "go from 0 to 5"),
-        ([1, 12], "go from 1 to 12"),
-        ([0, 7, 5, 12], "found 7 and then 5 at position 2"),
-        ([0, 5, 5, 12], "found 5 and then 5"),
-        ([5, 7], "look like lengths"),
-        ([(0, 5), (5, 12)], r"look like 2 pairs \(start, stop\)"),
-        ([0.0, 12.0], "dtype float64"),
+        ([0, 5], r"rising\. Found int64 of shape \(2,\), \[0, 5\]\."),
+        ([1, 12], r"\[1, 12\]\."),
+        ([0, 7, 5, 12], r"\[0, 7, 5, 12\], falling at 2\."),
+        ([0, 5, 5, 12], "falling at 2"),
+        ([5, 7], r"\[5, 7\]\. Of lengths make np\.append\(0, np\.cumsum\(lengths\)\)"),
+        ([(0, 5), (5, 12)], r"shape \(2, 2\).*of pairs \(start, stop\) np\.append\(starts, 12\)"),
+        ([0.0, 12.0], "Found float64"),
         ([12], r"shape \(1,\)"),
     ],
 )

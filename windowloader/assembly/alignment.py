@@ -23,6 +23,7 @@ from .labels import counts, keys, listed, tells
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from windowloader.clock import Clock
     from windowloader.source import Source
 
     from .variable import Variable
@@ -186,39 +187,46 @@ class Alignment:
         Its labels and timestamps are read when something else is aligned.
     what : str
         What it is, for an error.
+    nodes : ndarray, shape (node,), optional
+        Labels that were given: they count where files have none, and after `settle` in place of theirs.
+    clock : Clock, optional
+        Likewise.
 
     Attributes
     ----------
     num_steps : int
     space_shape : tuple of int
-    labels : list of (ndarray or None)
-        Of each space axis.
-    times : ndarray of datetime64[ns] or None
     moved : list of str
         What was joined along time in another order than it was given in, and sets the order of the rows.
     """
 
-    def __init__(self, first: Source, what: str) -> None:
-        self.first = first
+    def __init__(self, first: Source, what: str, nodes: np.ndarray | None, clock: Clock | None) -> None:
+        self.first, self.nodes, self.clock = first, nodes, clock
         self.num_steps, self.space_shape = first.shape[0], sizes(first.axes, first.shape, "n")
         self.moved = [what] if first.moved else []
 
     @cached_property
     def labels(self) -> list[np.ndarray | None]:
         """Labels of each space axis."""
-        return [self.first.labels(axis) for axis, letter in enumerate(self.first.axes) if letter == "n"]
+        found = [self.first.labels(axis) for axis, letter in enumerate(self.first.axes) if letter == "n"]
+        return [self.nodes] if len(found) == 1 and found[0] is None else found
 
     @cached_property
     def times(self) -> np.ndarray | None:
-        """Timestamps of the rows."""
-        return self.first.timestamps()
+        """Timestamps of the rows, datetime64[ns]."""
+        found = self.first.timestamps()
+        return (
+            found
+            if found is not None or self.clock is None
+            else self.clock.times_of(np.arange(self.num_steps))
+        )
 
-    def settle(self, labels: np.ndarray | None, times: np.ndarray | None, *, over: bool) -> None:
-        """Take labels and times that were given, in place of those of files (``over``) or where there are none."""
-        if labels is not None and len(self.space_shape) == 1 and (over or self.labels[0] is None):
-            self.labels = [labels]
-        if times is not None and (over or self.times is None):
-            self.times = times
+    def settle(self) -> None:
+        """Take labels and times that were given in place of those of files."""
+        if self.nodes is not None and len(self.space_shape) == 1:
+            self.labels = [self.nodes]
+        if self.clock is not None:
+            self.times = self.clock.times_of(np.arange(self.num_steps))
 
     def __call__(self, source: Source, what: str, advice: str, *, covariate: bool = False) -> Source:
         """Return a source on the nodes and rows of the series: itself, or a selection of it.
@@ -263,13 +271,11 @@ class Alignment:
 
     def check_moved(self, variables: Sequence[Variable], by_row: Mapping[str, Any]) -> None:
         """Refuse what goes by row beside parts that were put into the order of their times."""
+        if not self.moved:
+            return
         given = [name for name, value in by_row.items() if value is not None]
-        given += (
-            [one.name for one in variables if one.has_time and one.source.timestamps() is None]
-            if self.moved
-            else []
-        )
-        if self.moved and given:
+        given += [one.name for one in variables if one.has_time and one.source.timestamps() is None]
+        if given:
             raise SeriesError(
                 f"the parts of {', '.join(self.moved)} are joined by their times, but were given in another order, and "
                 f"{listed(given)} go by row. Give the parts in the order of their times."

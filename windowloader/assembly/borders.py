@@ -6,6 +6,7 @@ segment. Never sorts or reorders rows.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -36,34 +37,23 @@ def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
     Raises
     ------
     SeriesError
-        For anything else; lengths and pairs are named with what turns them into borders.
+        For anything else; the message says what turns lengths and pairs into borders.
 
     Examples
     --------
     >>> check_borders([0, 3, 10], 10, what="segments")
     array([ 0,  3, 10])
     """
-    array = np.asarray(borders)
-    if array.ndim == 2 and array.shape[1] == 2:
-        wrong = (
-            f"these look like {len(array)} pairs (start, stop). Pass np.append(starts, {num_steps}), and leave rows "
-            "out with series.select(time=...)"
-        )
-    elif array.ndim != 1 or array.size < 2 or array.dtype.kind not in "iu":
-        wrong = f"found shape {array.shape}, dtype {array.dtype}"
-    else:
+    array, falls = np.asarray(borders), ""
+    if array.ndim == 1 and array.size > 1 and array.dtype.kind in "iu":
         array = array.astype(np.int64)
-        falls = np.flatnonzero(np.diff(array) <= 0)
-        if array[0] == 0 and array[-1] == num_steps and not falls.size:
+        falls = "".join(f", falling at {place + 1}" for place in np.flatnonzero(np.diff(array) <= 0)[:1])
+        if array[0] == 0 and array[-1] == num_steps and not falls:
             return array
-        wrong = f"these go from {array[0]} to {array[-1]}"
-        if int(array.sum()) == num_steps and array.min() > 0:
-            wrong = "these look like lengths. Pass np.append(0, np.cumsum(lengths))"
-        elif falls.size:
-            place = int(falls[0])
-            wrong = f"found {array[place]} and then {array[place + 1]} at position {place + 1}"
     raise SeriesError(
-        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising; {wrong}."
+        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising. Found {array.dtype} of "
+        f"shape {array.shape}, {reprlib.repr(array.tolist())}{falls}. Of lengths make np.append(0, "
+        f"np.cumsum(lengths)), of pairs (start, stop) np.append(starts, {num_steps})."
     )
 
 

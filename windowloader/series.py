@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,9 +178,7 @@ class Series:
             alignment.settle()
         if labels is None and tells(stored):
             labels = as_labels(stored, size=math.prod(space), what="nodes")
-        plain = Opener(
-            opener.storage_options, mirrors=opener.mirrors
-        )  # options are about the series' own file
+        plain = replace(opener, options={})  # which are about the series' own file
         every = (*own, *open_covariates(covariates, plain, alignment, missing))
         check_names(every, missing)
         by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
@@ -272,7 +270,7 @@ class Series:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 if self.clock is None:
-                    hint += " It has none of the clocks, which are made from timestamps: pass timestamps= for those."
+                    hint += " It has none of the clocks, which are made from timestamps: pass timestamps=, e.g. ('2012-03-01', '5min')."
                 raise FeatureNameError(
                     f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
                     f"{listed(known, 20)}."

@@ -66,12 +66,7 @@ def open_sources(
 
 
 def own_variables(
-    sources: Mapping[str, Source],
-    alignment: Alignment,
-    *,
-    named: bool,
-    features: Sequence[str] | Mapping[str, Sequence[str]] | None,
-    missing: float | str | Mapping[str, float | str] | None,
+    sources: Mapping[str, Source], alignment: Alignment, *, named: bool, features: Any, missing: Any
 ) -> tuple[Variable, ...]:
     """Bring sources to one clock and one space, those of the first, and name their features.
 
@@ -82,8 +77,8 @@ def own_variables(
         features or marks of missing values do not fit.
     """
     advice = (
-        "Variables share one clock and one space: choose rows and nodes of both, e.g. x[:n]. What has no space axis is "
-        "a covariate: covariates={…}."
+        "Variables share one clock and one space. Cut the longer one, e.g. x[:n]; what has no space axis is a "
+        "covariate: covariates={…}."
     )
     given = _by_variable(features, sources)
     found = []
@@ -95,10 +90,7 @@ def own_variables(
 
 
 def open_covariates(
-    covariates: Mapping[str, Any],
-    opener: Opener,
-    alignment: Alignment,
-    missing: float | str | Mapping[str, float | str] | None,
+    covariates: Mapping[str, Any], opener: Opener, alignment: Alignment, missing: Any
 ) -> tuple[Variable, ...]:
     """Open covariates, and bring them to the nodes and the clock of the series.
 
@@ -177,24 +169,17 @@ def _by_variable(features: Any, sources: Mapping[str, Source]) -> Mapping[str, S
     return {name: list(itertools.islice(names, count)) for name, count in counts.items()}
 
 
-def missing_of(
-    missing: float | str | Mapping[str, float | str] | None, name: str, source: Source
-) -> float | None:
+def missing_of(missing: Any, name: str, source: Source) -> float | None:
     """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
-    mark: Any = missing.get(name) if isinstance(missing, Mapping) else missing
-    if isinstance(mark, str) and mark == "fill_value":
-        mark = source.fill_value
-        if mark is None:
-            raise SeriesError(
-                f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "
-                "the number that marks a missing value."
-            )
+    mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
+    if isinstance(mark, str) and mark == "fill_value" and source.fill_value is not None:
+        mark = source.fill_value
     if np.ndim(mark) != 0 or np.asarray(mark).dtype.kind not in "fiub":
         raise SeriesError(
-            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, 'fill_value' for that of the array in "
-            "its store, or a mapping by variable."
+            f"missing={mark!r} is no number for {name!r}. Give NaN, a sentinel such as 0.0, 'fill_value' where the "
+            "array has one in its store, or a mapping by variable."
         )
     number, dtype = float(mark), source.dtype
     if dtype.kind not in "iub" or math.isnan(number):

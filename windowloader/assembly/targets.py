@@ -111,34 +111,28 @@ def choose(
         target = {name: [item[name] for item in target] for name in target[0]}
     joined, by_path = _is_mapping(target), isinstance(target, (str, os.PathLike))
     called = repr(str(target)) if by_path else f"this {type(target).__name__}"
-    found: dict[str, tuple[Any, str | None]]
+    found: dict[str, tuple[Any, str | None]] = {}
     if joined:
         found = {str(name): (part, None) for name, part in target.items()}
-    else:
-        found = {name: (target, name) for name in opener.variables(target, names)}
-        if not found and (names is None or (len(names) == 1 and not by_path)):
-            own = None if isinstance(target, (Source, os.PathLike)) else getattr(target, "name", None)
-            own = names[0] if names else own if isinstance(own, str) else UNNAMED
-            return {own: (target, None)}, own != UNNAMED or names is not None
-        if names is None and len(found) > 1:
+    elif stored := opener.variables(target, names):
+        if names is None and len(stored) > 1:
             raise SeriesError(
-                f"{called} holds {len(found)} variables: {listed(found, 20)}. Say which, e.g. "
-                f"variables=[{next(iter(found))!r}]."
+                f"{called} holds {len(stored)} variables: {listed(stored, 20)}. Say which, e.g. "
+                f"variables=[{stored[0]!r}]."
             )
+        found = {name: (target, name) for name in stored}
+    elif names is None or (len(names) == 1 and not by_path):
+        own = UNNAMED if isinstance(target, (Source, os.PathLike)) else getattr(target, "name", UNNAMED)
+        found = {names[0] if names else own if isinstance(own, str) else UNNAMED: (target, None)}
     asked = list(found) if names is None else names
     unknown = [name for name in asked if name not in found]
     if unknown or len(set(asked)) < len(asked) or not asked:
-        wrong = (
-            f"unknown: {listed(unknown)}"
-            if unknown
-            else "each may be named once"
-            if asked
-            else "none is named"
-        )
         single = "is a single array: name its features with features=[…], or pass a mapping of arrays"
-        has = f"has {listed(found, 20)}" if found else single
-        raise SeriesError(f"variables={asked} of {called}: {wrong}. It {has}.")
-    return {name: found[name] for name in asked}, joined or names is not None or asked != [UNNAMED]
+        raise SeriesError(
+            f"variables={asked} of {called}: name one or more, each once; unknown: {listed(unknown) or 'none'}. It "
+            f"{f'has {listed(found, 20)}' if found else single}."
+        )
+    return {name: found[name] for name in asked}, joined or names is not None or UNNAMED not in found
 
 
 def _is_stored(target: Any) -> bool:

@@ -126,10 +126,6 @@ class Variable:
         """Begin `read` and return at once; ``out`` must stay alive until the result."""
         return begun(self.source.submit(start, stop, self._as_stored(out)), self.source.name)
 
-    def edges(self) -> np.ndarray | None:
-        """Rows where a storage chunk begins, with 0 and the end; None where every range costs alike."""
-        return self.source.storage().edges
-
     def _as_stored(self, out: np.ndarray) -> np.ndarray:
         """View canonical rows in the source's axes: splitting an axis never copies, whatever its stride."""
         axes, shape = self.source.axes, self.source.shape

@@ -270,7 +270,7 @@ class Series:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 if self.clock is None:
-                    hint += " It has none of the clocks, which are made from timestamps: pass timestamps=, e.g. ('2012-03-01', '5min')."
+                    hint += " It has none of the clocks: pass timestamps=, e.g. ('2012-03-01', '5min')."
                 raise FeatureNameError(
                     f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
                     f"{listed(known, 20)}."

@@ -64,10 +64,10 @@ def align_graph(
         return found if nodes is None else found.resized(num_nodes, nodes)
     if found.num_nodes > num_nodes or (found.sized and found.num_nodes < num_nodes):
         raise GraphError(
-            f"the graph has {found.num_nodes} nodes, up to node {found.num_nodes - 1}, and the series has the nodes 0 … "
-            f"{num_nodes - 1}, {num_nodes} of them: without labels on both there is no telling which are which. Cut "
-            "one: graph.select(index), series.select(nodes=index). Where edges are written in labels (sensor ids), pass nodes=, the labels in "
-            "the order of the array's columns."
+            f"the graph has {found.num_nodes} nodes, up to node {found.num_nodes - 1}, and the series has the nodes "
+            f"0 … {num_nodes - 1}, {num_nodes} of them: without labels on both there is no telling which are which. "
+            "Cut one: graph.select(index), series.select(nodes=index). Where edges are written in labels (sensor "
+            "ids), pass nodes=, the labels in the order of the array's columns."
         )
     labels = nodes if found.nodes is None else found.nodes
     return found if found.sized and labels is found.nodes else found.resized(num_nodes, labels)

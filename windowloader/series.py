@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Series"]
 
+PACKED = ("borders", "entity_borders")  # in pickles
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -336,13 +338,17 @@ class Series:
         """Entity of each row, int64, in the shape of ``rows``; 0 where there are no entities."""
         return entity_numbers(self.entity_borders, rows)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         from .indexing.packing import pack_integers
 
         fields = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("borders", "entity_borders"):
-            fields[name] = None if fields[name] is None else pack_integers(fields[name])
-        return _unpacked, (fields,)
+        return fields | {name: pack_integers(fields[name]) for name in PACKED if fields[name] is not None}
+
+    def __setstate__(self, fields: dict[str, Any]) -> None:
+        from .indexing.packing import unpack_integers
+
+        packed = {name: fields[name] for name in PACKED if fields[name] is not None}
+        self._fill(fields | {name: unpack_integers(found) for name, found in packed.items()})
 
     def __repr__(self) -> str:
         space = " × ".join(str(size) for size in self.space_shape) or "1"
@@ -367,11 +373,3 @@ class Series:
         from .viewing.notebook import series_html
 
         return series_html(self)
-
-
-def _unpacked(fields: dict[str, Any]) -> Series:
-    from .indexing.packing import unpack_integers
-
-    for name in ("borders", "entity_borders"):
-        fields[name] = None if fields[name] is None else unpack_integers(fields[name])
-    return Series.of(fields)

@@ -32,11 +32,7 @@ __all__ = ["check_names", "infer_axes", "open_covariates", "open_sources", "own_
 
 
 def open_sources(
-    target: Any,
-    opener: Opener,
-    *,
-    axes: str | Mapping[str, str] | None,
-    variables: str | Sequence[str] | None,
+    target: Any, opener: Opener, *, axes: Any, variables: str | Sequence[str] | None
 ) -> tuple[dict[str, Source], bool]:
     """Open a series' own variables, by name; and say whether anyone named them.
 
@@ -194,14 +190,12 @@ def missing_of(missing: Any, name: str, source: Source) -> float | None:
 
 def _open_covariate(name: str, given: Any, opener: Opener, alignment: Alignment) -> Source:
     """Open one covariate with the axes it has, is said to have, or can only have."""
-    target, axes = given, None
-    if (
-        isinstance(given, tuple)
-        and len(given) == 2
-        and isinstance(given[1], str)
-        and set(given[1]) <= {*"tnf"}
-    ):
-        target, axes = given
+    axes: str | None
+    match given:
+        case tuple((target, str(axes))) if set(axes) <= {*"tnf"}:
+            pass
+        case _:
+            target, axes = given, None
     if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
         target = np.asarray(target)
     size = alignment.num_steps, alignment.space_shape
@@ -209,14 +203,11 @@ def _open_covariate(name: str, given: Any, opener: Opener, alignment: Alignment)
         return opener(target, axes=axes or infer_axes(name, target.shape, *size))
     if axes not in (None, "nf"):
         return _named(name, target, axes, opener)
-    try:
+    source: Source | None = None
+    with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
         source = _named(name, target, axes, opener)
-        source = (source.timestamps() is None and _by_node(target, opener, alignment)) or source
-    except SourceFormatError:  # for a column of text, which may have the labels of the nodes
-        by_node = _by_node(target, opener, alignment)
-        if by_node is None:
-            raise
-        source = by_node
+    if source is None or source.timestamps() is None:
+        source = _by_node(target, opener, alignment) or source or _named(name, target, axes, opener)
     if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
         return source
     shape, known = _known(source, alignment)

@@ -53,12 +53,7 @@ def find(labels: Any, wanted: Any) -> tuple[np.ndarray, list[str]]:
 
 
 def locate(
-    labels: Any,
-    wanted: Any,
-    what: str,
-    whose: str = "the series",
-    error: type = SeriesError,
-    advice: str = "",
+    labels: Any, wanted: Any, what: str, whose: str = "the series", error: type = SeriesError, hint: str = ""
 ) -> np.ndarray:
     """Where each wanted label is among ``labels``.
 
@@ -70,7 +65,7 @@ def locate(
         What ``labels`` and ``wanted`` belong to, for an error.
     error : type
         What to raise.
-    advice : str
+    hint : str
         What to do, for an error.
 
     Returns
@@ -101,7 +96,7 @@ def locate(
         told = f"{len(missing)} only in {whose}: {listed(missing)}"
         told += f"; {len(more)} only in {what}: {listed(more)}" if more else ""
         raise error(
-            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {told}.{_nearest(have, want)} {advice}"
+            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {told}.{_nearest(have, want)} {hint}"
         )
     return places
 

@@ -114,9 +114,8 @@ class Variable:
             In memory or mapped; None where rows must be read.
         """
         array = self.source.array()
-        if array is None and not self.has_time:
-            array = _read_once(self)
-        return None if array is None else canonical(array, self.source.axes)
+        view = None if array is None else canonical(array, self.source.axes)
+        return _read_once(self) if view is None and not self.has_time else view
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
         """Read rows ``[start, stop)`` into ``out``, shape (row, node or 1, feature); return the bytes taken."""
@@ -138,12 +137,13 @@ _READ: WeakKeyDictionary[Variable, np.ndarray] = WeakKeyDictionary()
 
 
 def _read_once(variable: Variable) -> np.ndarray:
-    """Values of a variable without time, kept as long as it is."""
+    """Canonical values of a variable without time, kept as long as it is."""
     if variable not in _READ:
         source = variable.source
         values = np.empty(source.shape, source.dtype)
-        variable.source.read(0, source.shape[0], values)
-        _READ[variable] = values
+        source.read(0, source.shape[0], values)
+        order = np.argsort([axis == "f" for axis in source.axes], kind="stable")
+        _READ[variable] = values.transpose(order).reshape(1, variable.num_nodes, variable.num_features)
     return _READ[variable]
 
 

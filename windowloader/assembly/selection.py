@@ -93,15 +93,14 @@ def _rows(series: Series, time: Any) -> slice:
 
 def _numbers(series: Series, nodes: Any) -> np.ndarray:
     """Numbers of nodes: integers are positions, a mask or a slice chooses, anything else is labels."""
-    index = nodes if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
     places, asked = np.arange(series.num_nodes), f"nodes= of {series.name!r}"
-    if isinstance(index, np.ndarray):
-        if series.nodes is not None and index.size and index.dtype.kind not in "iub":
-            return locate(series.nodes, index, repr(series.name), "nodes=")
-        index = index if index.size else index.astype(np.int64)
-        places = places.reshape(series.space_shape) if index.dtype == np.bool_ and index.ndim > 1 else places
+    index = places[nodes] if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
+    if series.nodes is not None and index.size and index.dtype.kind not in "iub":
+        return locate(series.nodes, index, repr(series.name), "nodes=")
+    if index.dtype == np.bool_ and index.ndim > 1:
+        places = places.reshape(series.space_shape)
     try:
-        found = places[index]
+        found = places[index if index.size else []]
     except IndexError as error:
         labels = "has no node labels" if series.nodes is None else "has node labels, which are given as text"
         raise SeriesError(

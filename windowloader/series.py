@@ -163,7 +163,7 @@ class Series:
         opener: Opener | None = None,
     ) -> None:
         opener = opener or Opener()
-        sources, named = open_sources(values, opener, axes=axes, variables=variables)
+        sources = open_sources(values, opener, axes=axes, variables=variables)
         called, first = next(iter(sources.items()))
         num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
         entity_borders, entity_names = check_entities(entities, entity_names, num_steps)
@@ -174,7 +174,7 @@ class Series:
         with warnings.catch_warnings():
             if clock is not None:  # timestamps= are the answer to it
                 warnings.filterwarnings("ignore", "the rows.* have no timestamps")
-            own = own_variables(sources, alignment, named=named, features=features, missing=missing)
+            own = own_variables(sources, alignment, features=features, missing=missing)
         stored = alignment.labels[0] if len(space) == 1 else None
         if covariates:
             alignment.settle()

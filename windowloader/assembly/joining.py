@@ -22,7 +22,7 @@ from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundEr
 
 from .alignment import Alignment, find, fits
 from .labels import listed, tells
-from .targets import Opener, choose
+from .targets import UNNAMED, Opener, choose
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ __all__ = ["check_names", "infer_axes", "open_covariates", "open_sources", "own_
 
 def open_sources(
     target: Any, opener: Opener, *, axes: Any, variables: str | Sequence[str] | None
-) -> tuple[dict[str, Source], bool]:
-    """Open a series' own variables, by name; and say whether anyone named them.
+) -> dict[str, Source]:
+    """Open a series' own variables, by name.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def open_sources(
         Where names do not fit, or a variable has no time or an empty axis beside it.
     """
     names = [variables] if isinstance(variables, str) else None if variables is None else list(variables)
-    chosen, named = choose(target, names, opener)
+    chosen = choose(target, names, opener)
     _check_known("axes", axes, chosen)
     sources = {
         name: opener(found, variable=inner, axes=axes.get(name) if isinstance(axes, Mapping) else axes)
@@ -58,11 +58,11 @@ def open_sources(
             )
         if 0 in source.shape[1:]:
             raise SeriesError(f"{has}: an axis beside time is empty, so there is nothing to read.")
-    return sources, named
+    return sources
 
 
 def own_variables(
-    sources: Mapping[str, Source], alignment: Alignment, *, named: bool, features: Any, missing: Any
+    sources: Mapping[str, Source], alignment: Alignment, *, features: Any, missing: Any
 ) -> tuple[Variable, ...]:
     """Bring sources to one clock and one space, those of the first, and name their features.
 
@@ -79,7 +79,7 @@ def own_variables(
     given = _by_variable(features, sources)
     found = []
     for name, source in sources.items():
-        names = given[name] if name in given else feature_names(name, source, named=named)
+        names = given[name] if name in given else feature_names(name, source, named=name != UNNAMED)
         aligned = alignment(source, f"variable {name!r}", advice)
         found.append(Variable(name, aligned, tuple(map(str, names)), missing_of(missing, name, source)))
     return tuple(found)

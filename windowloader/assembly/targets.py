@@ -20,9 +20,9 @@ from .labels import listed
 if TYPE_CHECKING:
     from windowloader.sources.mirror_folder import MirrorFolder
 
-__all__ = ["Opener", "choose"]
+__all__ = ["UNNAMED", "Opener", "choose"]
 
-UNNAMED = "value"
+UNNAMED = "value"  # an array that nobody named
 STORES = ("xarray", "h5py", "zarr", "pandas")
 
 
@@ -82,10 +82,8 @@ class Opener:
         return list_variables(first, storage_options=self.storage_options)
 
 
-def choose(
-    target: Any, names: list[str] | None, opener: Opener
-) -> tuple[dict[str, tuple[Any, str | None]], bool]:
-    """Variables by name, each with its target and its name in the store; and whether anyone named them.
+def choose(target: Any, names: list[str] | None, opener: Opener) -> dict[str, tuple[Any, str | None]]:
+    """Choose variables, by name, each with its target and its name in the store.
 
     Parameters
     ----------
@@ -109,10 +107,10 @@ def choose(
                     "what is joined along time holds the same variables throughout."
                 )
         target = {name: [item[name] for item in target] for name in target[0]}
-    joined, by_path = _is_mapping(target), isinstance(target, (str, os.PathLike))
+    by_path = isinstance(target, (str, os.PathLike))
     called = repr(str(target)) if by_path else f"this {type(target).__name__}"
     found: dict[str, tuple[Any, str | None]] = {}
-    if joined:
+    if _is_mapping(target):
         found = {str(name): (part, None) for name, part in target.items()}
     elif stored := opener.variables(target, names):
         if names is None and len(stored) > 1:
@@ -132,7 +130,7 @@ def choose(
             f"variables={asked} of {called}: name one or more, each once; unknown: {listed(unknown) or 'none'}. It "
             f"{f'has {listed(found, 20)}' if found else single}."
         )
-    return {name: found[name] for name in asked}, joined or names is not None or UNNAMED not in found
+    return {name: found[name] for name in asked}
 
 
 def _is_stored(target: Any) -> bool:

@@ -119,8 +119,9 @@ def open(
                 f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: time=…."
             )
         values = [variables] if isinstance(variables, str) else variables
-        options |= {"values": values, "storage_options": storage_options}
-        table = open_long_table(target, entity=entity, time=time, **options)
+        table = open_long_table(
+            target, entity=entity, time=time, values=values, storage_options=storage_options, **options
+        )
         target, entities, names, variables, options = table.source, table.borders, table.names, None, {}
     elif time is not None:
         options["time"] = time

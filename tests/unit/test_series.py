@@ -95,7 +95,7 @@ def test_a_list_joins_along_time() -> None:
         ({"a": FLOW}, {"features": ["x", "x"]}, "'x' occur more than once"),
         ({"a": FLOW, "b": SPEED}, {"features": ["x"]}, "1 names .* for 3 features"),
         (SPEED, {"features": ["x", "y", "z"]}, "axes='tf'"),
-        (SPEED, {"features": ["time_of_day"]}, "name of a clock"),
+        (SPEED, {"features": ["time_of_day"]}, "'time_of_day' occur more than once; clocks"),
         (SPEED, {"variables": ["a", "b"]}, "single array"),
         (SPEED, {"variables": []}, r"variables=\[\]"),
         ([{"a": SPEED}, {"b": SPEED}], {}, "item 1 of the list has the variables 'b'"),

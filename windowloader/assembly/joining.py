@@ -127,15 +127,10 @@ def open_covariates(
 def check_names(variables: Sequence[Variable], missing: Any) -> None:
     """Check that each name means one thing: a feature, a covariate, a variable or a clock."""
     names = [name for one in variables for name in (*one.features, *({one.name} - set(one.features)))]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+    if repeated := [name for name, count in Counter([*names, *CLOCK_NAMES]).items() if count > 1]:
         raise SeriesError(
-            f"the names {listed(repeated)} occur more than once. Name features apart with features=…, or rename the "
-            "variable or the covariate."
-        )
-    if clocks := [name for name in names if name in CLOCK_NAMES]:
-        raise SeriesError(
-            f"{clocks[0]!r} is the name of a clock, which is made from the timestamps and needs no array. "
-            "Name the feature or covariate otherwise."
+            f"the names {listed(repeated)} occur more than once; clocks such as time_of_day are made from the "
+            "timestamps and need no array. Name features apart with features=…, or rename the variable or covariate."
         )
     _check_known("missing", missing, [one.name for one in variables])
 

@@ -190,7 +190,7 @@ def get_index_dataset(
     sampling = _Sampling(
         batch_size=own["batch_size"] if batch_size is None else batch_size, shuffle=shuffle,
         world_size=world_size, ddp_rank=ddp_rank, num_workers=num_workers, pin_memory=pin_memory,
-        streamed=any(variable.source.array() is None for variable in found.variables),
+        streamed=any(variable.view() is None for variable in found.variables),
     )  # fmt: skip
     device = _device(allGPU)
     kind: Literal["feature", "node"] = per or own["per"]

@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .assembly.storage import Stored
     from .gathering.rows import Others
     from .rank_slices import Places
     from .ranks import Ranks
     from .shard import Position, Steps
     from .shuffling.lane import LanesOfBlocks
     from .streaming.budget import Choice
-    from .streaming.reader import RowRange
+    from .streaming.reader import RowRange, Stored
 
 __all__ = ["BlockAccess", "BlockStream"]
 

@@ -274,7 +274,7 @@ def _finish(read: tuple[int, np.ndarray, Pending]) -> tuple[int, np.ndarray]:
 def _cuts(variable: Variable, begin: int, end: int) -> list[int]:
     """Cut ``[begin, end)`` into reads of about `READ_BYTES`, at edges of chunks where there are any."""
     rows = max(1, READ_BYTES // max(variable.row_bytes, 1))
-    edges = variable.edges()
+    edges = variable.source.storage().edges
     wanted = np.arange(begin + rows, end, rows)
     if edges is not None:
         wanted = np.unique(edges[np.searchsorted(edges, wanted, side="right") - 1])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .assembly.assembling import assemble
-from .assembly.joining import Opener
+from .assembly.targets import Opener
 from .errors import SeriesError
 from .series import Series
 from .sources.description import sharing
@@ -19,8 +18,6 @@ from .units import parse_bytes
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
-
-    from .sources.mirror_folder import MirrorFolder
 
 __all__ = ["open"]
 
@@ -113,61 +110,40 @@ def open(
     Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
     memory)
     """
-    borders: Any = None
-    names: Any = None
+    entities = names = mirrors = None
     if entity is not None:
-        table = _long_table(target, entity, time, variables, {**options, "storage_options": storage_options})
-        target, borders, names = table.source, table.borders, table.names
-        variables, options = None, {}
-    elif time is not None:
-        options = {**options, "time": time}
-    return Series.of(
-        assemble(
-            target,
-            axes=axes,
-            variables=variables,
-            features=features,
-            timestamps=timestamps,
-            covariates=covariates,
-            graph=graph,
-            segments=segments,
-            missing=missing,
-            nodes=nodes,
-            entities=borders,
-            entity_names=names,
-            name=None,
-            opener=Opener(storage_options, options, _mirrors(cache_dir, cache_size)),
-        )
-    )
+        from .sources.long_tables import open_long_table
 
-
-def _mirrors(cache_dir: str | os.PathLike[str] | None, cache_size: str | int | None) -> MirrorFolder | None:
-    if cache_dir is None:
-        if cache_size is not None:
+        if time is None:
             raise SeriesError(
-                f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given."
+                f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: time=…."
             )
-        return None
-    from .sources.mirror_folder import MirrorFolder, check_folder
-
-    limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
-    return MirrorFolder(check_folder(cache_dir), limit)
-
-
-def _long_table(
-    target: Any,
-    entity: str,
-    time: str | Sequence[str] | None,
-    variables: str | Sequence[str] | None,
-    options: Mapping[str, Any],
-) -> Any:
-    """Open one row a reading, in any order, as a source whose entities lie end to end."""
-    from .sources.long_tables import open_long_table
-
-    if time is None:
-        raise SeriesError(
-            f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: "
-            "time=…."
+        values = [variables] if isinstance(variables, str) else variables
+        table = open_long_table(
+            target, entity=entity, time=time, values=values, storage_options=storage_options, **options
         )
-    values = [variables] if isinstance(variables, str) else variables
-    return open_long_table(target, entity=entity, time=time, values=values, **options)
+        target, entities, names, variables, options = table.source, table.borders, table.names, None, {}
+    elif time is not None:
+        options["time"] = time
+    if cache_dir is not None:
+        from .sources.mirror_folder import MirrorFolder, check_folder
+
+        limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
+        mirrors = MirrorFolder(check_folder(cache_dir), limit)
+    elif cache_size is not None:
+        raise SeriesError(f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given.")
+    return Series(
+        target,
+        axes=axes,
+        variables=variables,
+        features=features,
+        timestamps=timestamps,
+        covariates=covariates,
+        graph=graph,
+        segments=segments,
+        missing=missing,
+        nodes=nodes,
+        entities=entities,
+        entity_names=names,
+        opener=Opener(storage_options, options, mirrors),
+    )

@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass
+import math
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .assembly.entities import entity_numbers
-from .assembly.labels import listed
+from .assembly.alignment import Alignment
+from .assembly.borders import check_borders, check_entities, entity_numbers, unite
+from .assembly.graphs import align_graph
+from .assembly.joining import check_names, open_covariates, open_sources, own_variables
+from .assembly.labels import as_labels, listed, tells
+from .assembly.targets import Opener
 from .assembly.variable import Variable, common_tier
+from .axes import sizes
 from .clock import CLOCK_NAMES, Clock
+from .dynamic_graph import DynamicGraph
 from .errors import FeatureNameError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .dynamic_graph import DynamicGraph
     from .graph import Graph
 
 __all__ = ["Column", "Series"]
+
+PACKED = ("borders", "entity_borders")  # in pickles
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,8 @@ class Series:
         Their names.
     name : str, optional
         For messages.
+    opener : Opener, optional
+        How paths are opened, as `windowloader.open` was told.
 
     Attributes
     ----------
@@ -149,27 +160,51 @@ class Series:
         entities: Any = None,
         entity_names: Any = None,
         name: str | None = None,
+        opener: Opener | None = None,
     ) -> None:
-        from .assembly.assembling import assemble
-        from .assembly.joining import Opener
-
+        opener = opener or Opener()
+        sources = open_sources(values, opener, axes=axes, variables=variables)
+        called, first = next(iter(sources.items()))
+        num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
+        entity_borders, entity_names = check_entities(entities, entity_names, num_steps)
+        whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
+        clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
+        labels = None if nodes is None else as_labels(nodes, size=math.prod(space), what="nodes")
+        alignment = Alignment(first, f"variable {called!r}", labels, clock)
+        with warnings.catch_warnings():
+            if clock is not None:  # timestamps= are the answer to it
+                warnings.filterwarnings("ignore", "the rows.* have no timestamps")
+            own = own_variables(sources, alignment, features=features, missing=missing)
+        stored = alignment.labels[0] if len(space) == 1 else None
+        if covariates:
+            alignment.settle()
+        if labels is None and tells(stored):
+            labels = as_labels(stored, size=math.prod(space), what="nodes")
+        plain = replace(opener, options={})  # which are about the series' own file
+        every = (*own, *open_covariates(covariates, plain, alignment, missing))
+        check_names(every, missing)
+        by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
+        alignment.check_moved(every, by_row | {"graph=": graph if isinstance(graph, DynamicGraph) else None})
+        if clock is None and alignment.times is not None:
+            clock = Clock.from_timestamps(alignment.times, num_steps, entity_borders)
+        if segments is not None:
+            inner = check_borders(segments, num_steps, what="segments")
+        else:
+            inner = whole if clock is None else clock.jumps(whole)
         self._fill(
-            assemble(
-                values,
-                axes=axes,
-                variables=variables,
-                features=features,
-                timestamps=timestamps,
-                covariates=covariates,
-                graph=graph,
-                segments=segments,
-                missing=missing,
-                nodes=nodes,
-                entities=entities,
-                entity_names=entity_names,
-                name=name,
-                opener=Opener(),
-            )
+            {
+                "name": first.name if name is None else name,
+                "variables": every,
+                "num_steps": num_steps,
+                "space_shape": space,
+                "nodes": labels,
+                "features": tuple(feature for variable in own for feature in variable.features),
+                "clock": clock,
+                "borders": unite(whole, inner),
+                "entity_borders": entity_borders,
+                "entity_names": entity_names,
+                "graph": align_graph(graph, labels, math.prod(space), num_steps, stored),
+            }
         )
 
     @classmethod
@@ -191,12 +226,7 @@ class Series:
     @property
     def num_own(self) -> int:
         """How many of `variables` are the series' own; the covariates follow."""
-        own = [
-            place
-            for place, variable in enumerate(self.variables)
-            if set(variable.features) & set(self.features)
-        ]
-        return max(own) + 1
+        return sum(not {*variable.features}.isdisjoint(self.features) for variable in self.variables)
 
     @property
     def tier(self) -> str:
@@ -233,39 +263,27 @@ class Series:
         known: dict[str, list[Column]] = {}
         for place, variable in enumerate(self.variables):
             columns = [Column(name, place, number) for number, name in enumerate(variable.features)]
-            known[variable.name] = columns
-            known.update((column.name, [column]) for column in columns)
+            known |= {variable.name: columns} | {column.name: [column] for column in columns}
+        if self.clock is not None:
+            known |= {name: [Column(name, -1, number)] for number, name in enumerate(CLOCK_NAMES)}
         found: list[Column] = []
         for name in asked:
-            if name in CLOCK_NAMES:
-                self._check_clock(name)
-                found.append(Column(name, -1, CLOCK_NAMES.index(name)))
-            elif name in known:
-                found.extend(known[name])
-            else:
-                self._unknown_name(name, list(known))
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                if self.clock is None:
+                    hint += " It has none of the clocks: pass timestamps=, e.g. ('2012-03-01', '5min')."
+                raise FeatureNameError(
+                    f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
+                    f"{listed(known, 20)}."
+                )
+            found.extend(known[name])
         repeated = [column.name for place, column in enumerate(found) if column in found[:place]]
         if repeated:
             raise FeatureNameError(
                 f"{listed(repeated)} was asked for twice, in {list(asked)}. Name each once."
             )
         return tuple(found)
-
-    def _check_clock(self, name: str) -> None:
-        if self.clock is None:
-            raise FeatureNameError(
-                f"{name!r} is made from timestamps, and {self.name!r} has none. Pass timestamps=, e.g. "
-                "('2012-03-01', '5min')."
-            )
-
-    def _unknown_name(self, name: str, known: list[str]) -> None:
-        clocks = [] if self.clock is None else list(CLOCK_NAMES)
-        near = difflib.get_close_matches(str(name), known + clocks, n=1)
-        raise FeatureNameError(
-            f"{name!r} is no feature, variable, covariate or clock of {self.name!r}."
-            f"{f' Did you mean {near[0]!r}?' if near else ''} There are {listed(dict.fromkeys(known), 20)}"
-            f"{' and the clocks ' + ', '.join(clocks) if clocks else '; no clocks without timestamps'}."
-        )
 
     def select(self, *, time: Any = None, nodes: Any = None, features: Sequence[str] | None = None) -> Series:
         """Return a part of the series, without reading.
@@ -320,13 +338,17 @@ class Series:
         """Entity of each row, int64, in the shape of ``rows``; 0 where there are no entities."""
         return entity_numbers(self.entity_borders, rows)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         from .indexing.packing import pack_integers
 
         fields = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("borders", "entity_borders"):
-            fields[name] = None if fields[name] is None else pack_integers(fields[name])
-        return _unpacked, (fields,)
+        return fields | {name: pack_integers(fields[name]) for name in PACKED if fields[name] is not None}
+
+    def __setstate__(self, fields: dict[str, Any]) -> None:
+        from .indexing.packing import unpack_integers
+
+        packed = {name: fields[name] for name in PACKED if fields[name] is not None}
+        self._fill(fields | {name: unpack_integers(found) for name, found in packed.items()})
 
     def __repr__(self) -> str:
         space = " × ".join(str(size) for size in self.space_shape) or "1"
@@ -351,11 +373,3 @@ class Series:
         from .viewing.notebook import series_html
 
         return series_html(self)
-
-
-def _unpacked(fields: dict[str, Any]) -> Series:
-    from .indexing.packing import unpack_integers
-
-    for name in ("borders", "entity_borders"):
-        fields[name] = None if fields[name] is None else unpack_integers(fields[name])
-    return Series.of(fields)

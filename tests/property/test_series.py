@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.assembly.covariates import infer_axes
-from windowloader.assembly.entities import clip_borders, entity_numbers
+from windowloader.assembly.borders import clip_borders, entity_numbers
+from windowloader.assembly.joining import infer_axes
 from windowloader.errors import SeriesError
 from windowloader.graph import Graph
 from windowloader.series import Series
@@ -116,7 +116,7 @@ def test_borders_of_a_part_are_those_inside(inner: set[int], data: st.DataObject
     borders = np.array([0, *sorted(inner), 31])
     start = data.draw(st.integers(0, 30))
     stop = data.draw(st.integers(start + 1, 31))
-    found, kept = clip_borders(borders, start, stop)
+    found, kept = clip_borders(borders, slice(start, stop))
     assert found.tolist() == [
         0,
         *[border - start for border in sorted(inner) if start < border < stop],

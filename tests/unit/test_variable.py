@@ -61,6 +61,11 @@ def test_what_lacks_an_axis_is_broadcast() -> None:
     fixed = Variable("alt", ArraySource(np.zeros((2, 5)), axes="fn"), ("a", "b"))
     assert (fixed.has_time, fixed.has_nodes, fixed.num_rows) == (False, True, 1)
     assert fixed.view().shape == (1, 5, 2)  # type: ignore[union-attr]
+    values = np.arange(12).reshape(2, 3, 2)
+    apart = Variable(
+        "x", ArraySource(values, axes="nfn"), ("a", "b", "c")
+    )  # no view has both space axes together
+    np.testing.assert_array_equal(apart.view(), values.transpose(0, 2, 1).reshape(1, 4, 3))  # type: ignore[arg-type]
 
 
 def test_names_of_features() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.axes import sizes
 from windowloader.clocks.calendars import calendar_of, own
 from windowloader.errors import SeriesError
 from windowloader.sources.selected import SelectedSource
@@ -19,10 +21,15 @@ from windowloader.sources.selected import SelectedSource
 from .labels import counts, keys, listed, tells
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from windowloader.clock import Clock
     from windowloader.source import Source
 
+    from .variable import Variable
 
-__all__ = ["Alignment", "find", "locate", "order", "rows"]
+
+__all__ = ["Alignment", "find", "fits", "locate", "order", "rows"]
 
 
 def find(labels: Any, wanted: Any) -> tuple[np.ndarray, list[str]]:
@@ -46,12 +53,7 @@ def find(labels: Any, wanted: Any) -> tuple[np.ndarray, list[str]]:
 
 
 def locate(
-    labels: Any,
-    wanted: Any,
-    what: str,
-    whose: str = "the series",
-    error: type = SeriesError,
-    advice: str = "",
+    labels: Any, wanted: Any, what: str, whose: str = "the series", error: type = SeriesError, hint: str = ""
 ) -> np.ndarray:
     """Where each wanted label is among ``labels``.
 
@@ -63,7 +65,7 @@ def locate(
         What ``labels`` and ``wanted`` belong to, for an error.
     error : type
         What to raise.
-    advice : str
+    hint : str
         What to do, for an error.
 
     Returns
@@ -94,7 +96,7 @@ def locate(
         told = f"{len(missing)} only in {whose}: {listed(missing)}"
         told += f"; {len(more)} only in {what}: {listed(more)}" if more else ""
         raise error(
-            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {told}.{_nearest(have, want)} {advice}"
+            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {told}.{_nearest(have, want)} {hint}"
         )
     return places
 
@@ -159,92 +161,120 @@ def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slic
     )
 
 
-class Alignment:
-    """The nodes and the rows of a series, to which everything that has labels or times is brought.
+def fits(axes: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> bool:
+    """Whether an array has time, space or both, each of the sizes of the series."""
+    return (
+        len(axes) == len(shape)
+        and sizes(axes, shape, "t") in ((), (num_steps,))
+        and sizes(axes, shape, "n") in ((), space_shape)
+        and ("t" in axes or "n" in axes)
+    )
 
-    The first labels and times that it meets are those of the series; what has none is taken by position.
+
+class Alignment:
+    """The nodes and the clock of a series, to which everything that has labels or times is brought.
+
+    Those of the first variable, where it has some; else the first that it meets. What has none is taken by position.
 
     Parameters
     ----------
-    alone : bool
-        Whether there is but one thing to bring: then labels of a grid need not be read.
+    first : Source
+        Its labels and timestamps are read when something else is aligned.
+    what : str
+        What it is, for an error.
+    nodes : ndarray, shape (node,), optional
+        Labels that were given: they count where files have none, and after `settle` in place of theirs.
+    clock : Clock, optional
+        Likewise.
 
     Attributes
     ----------
-    labels : list of (ndarray or None)
-        Of each space axis.
-    times : ndarray of datetime64[ns] or None
-    size : tuple of (int, tuple of int)
-        Rows, and sizes of the space axes, of the first variable.
+    num_steps : int
+    space_shape : tuple of int
     moved : list of str
         What was joined along time in another order than it was given in, and sets the order of the rows.
     """
 
-    def __init__(self, *, alone: bool = False) -> None:
-        self.alone = alone
-        self.labels: list[np.ndarray | None] | None = None
-        self.times: np.ndarray | None = None
-        self.size: tuple[int, tuple[int, ...]] = (0, ())
-        self.moved: list[str] = []
+    def __init__(self, first: Source, what: str, nodes: np.ndarray | None, clock: Clock | None) -> None:
+        self.first, self.nodes, self.clock = first, nodes, clock
+        self.num_steps, self.space_shape = first.shape[0], sizes(first.axes, first.shape, "n")
+        self.moved = [what] if first.moved else []
 
-    def settle(self, labels: np.ndarray | None, times: np.ndarray | None, *, over: bool) -> None:
-        """Take labels and times that were given, in place of those of files (``over``) or where there are none."""
-        if labels is not None and self.labels and len(self.labels) == 1 and (over or self.labels[0] is None):
-            self.labels = [labels]
-        if times is not None and (over or self.times is None):
-            self.times = times
+    @cached_property
+    def labels(self) -> list[np.ndarray | None]:
+        """Labels of each space axis."""
+        found = [self.first.labels(axis) for axis, letter in enumerate(self.first.axes) if letter == "n"]
+        return [self.nodes] if len(found) == 1 and found[0] is None else found
 
-    def __call__(self, source: Source, what: str, *, timed: bool = True, advice: str = "") -> Source:
+    @cached_property
+    def times(self) -> np.ndarray | None:
+        """Timestamps of the rows, datetime64[ns]."""
+        found = self.first.timestamps()
+        return (
+            found
+            if found is not None or self.clock is None
+            else self.clock.times_of(np.arange(self.num_steps))
+        )
+
+    def settle(self) -> None:
+        """Take labels and times that were given in place of those of files."""
+        if self.nodes is not None and len(self.space_shape) == 1:
+            self.labels = [self.nodes]
+        if self.clock is not None:
+            self.times = self.clock.times_of(np.arange(self.num_steps))
+
+    def __call__(self, source: Source, what: str, advice: str, *, covariate: bool = False) -> Source:
         """Return a source on the nodes and rows of the series: itself, or a selection of it.
 
         Parameters
         ----------
         source : Source
-        what : str
-            What it is, for an error.
-        timed : bool
-            Whether its timestamps count.
-        advice : str
-            What to do where labels differ, for an error.
+        what, advice : str
+            What it is, and what to do where it does not fit, for an error.
+        covariate : bool
+            Whether it may lack the time or the space of the series.
 
         Raises
         ------
         SeriesError
-            Where it lacks a label or timestamp of the series.
+            Where it lacks a label or timestamp of the series, or has none and is of another size.
         """
+        if source is self.first:
+            return source
         places = [axis for axis, letter in enumerate(source.axes) if letter == "n"]
-        unread = self.alone and len(places) > 1
-        found = [None if unread else source.labels(axis) for axis in places]
-        if self.labels is None:
-            self.labels = list(found)
         along = {}
-        if len(found) == len(self.labels):
-            for number, axis in enumerate(places):
-                have, wanted = found[number], self.labels[number]
-                picked = order(have, wanted, what, "the series", SeriesError, advice)
-                if picked is not None:
-                    along[axis] = picked
-                elif have is not None and tells(have) and not tells(wanted):
-                    self.labels[number] = have
-        times = source.timestamps() if timed and "t" in source.axes else None
+        for number, axis in enumerate(places) if len(places) == len(self.space_shape) else ():
+            have, wanted = source.labels(axis), self.labels[number]
+            picked = order(have, wanted, what, "the series", SeriesError, advice)
+            if picked is not None:
+                along[axis] = picked
+            elif tells(have) and not tells(wanted):
+                self.labels[number] = have
+        times = source.timestamps() if "t" in source.axes else None
+        kept = rows(times, self.times, what)
         if source.moved and (times is None or self.times is None):
             self.moved.append(what)
-        kept = rows(times, self.times, what)
         self.times = times if self.times is None else self.times
-        return source if kept is None and not along else SelectedSource(source, rows=kept, along=along)
+        part = source if kept is None and not along else SelectedSource(source, rows=kept, along=along)
+        spaced = covariate or len(places) == len(self.space_shape)
+        if not (spaced and fits(part.axes, part.shape, self.num_steps, self.space_shape)):
+            raise SeriesError(
+                f"{what} has axes {part.axes!r} and shape {part.shape}, but the series has {self.num_steps} steps and "
+                f"space {self.space_shape}. {advice}"
+            )
+        return part
 
-    def known(self, source: Source) -> tuple[str, tuple[int, ...]]:
-        """Letters of the axes that times or labels tell, ``?`` for the others, and the shape once aligned."""
-        letters, shape = ["?"] * len(source.shape), list(source.shape)
-        timed = "t" in source.axes and source.timestamps() is not None
-        if timed:
-            letters[0], shape[0] = "t", shape[0] if self.times is None else len(self.times)
-        for axis in range(int(timed), len(shape)):
-            have = source.labels(axis)
-            for wanted in self.labels or ():
-                if have is not None and tells(wanted) and len(find(have, wanted)[1]) < len(wanted):
-                    letters[axis], shape[axis] = "n", len(wanted)
-        return "".join(letters), tuple(shape)
+    def check_moved(self, variables: Sequence[Variable], by_row: Mapping[str, Any]) -> None:
+        """Refuse what goes by row beside parts that were put into the order of their times."""
+        if not self.moved:
+            return
+        given = [name for name, value in by_row.items() if value is not None]
+        given += [one.name for one in variables if one.has_time and one.source.timestamps() is None]
+        if given:
+            raise SeriesError(
+                f"the parts of {', '.join(self.moved)} are joined by their times, but were given in another order, and "
+                f"{listed(given)} go by row. Give the parts in the order of their times."
+            )
 
 
 def _nearest(have: list[Any], want: list[Any]) -> str:

@@ -1,279 +1,154 @@
-"""What a series is made of, put side by side: a mapping joins along features, a list along time.
+"""What a series is made of, put side by side: its own variables, and covariates on axes of their own.
 
-In: a target as people have it: one array, a store and names in it, a mapping of arrays, a list of any. Out: a
-tuple of `Variable`, aligned to one clock and one space. Never copies or reads values.
+In: a target as people have it, covariates, names. Out: `Variable`, aligned to one clock and one space. Never copies or
+reads values, and never guesses where two readings are possible.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.axes import sizes
-from windowloader.errors import SeriesError
-from windowloader.source import Source
+from windowloader.clock import CLOCK_NAMES
+from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
 
-from .labels import listed
+from .alignment import Alignment, find, fits
+from .labels import listed, tells
+from .targets import UNNAMED, Opener, choose
 from .variable import Variable, feature_names
 
 if TYPE_CHECKING:
-    from windowloader.sources.mirror_folder import MirrorFolder
+    from windowloader.source import Source
 
-    from .alignment import Alignment
-
-__all__ = ["Opener", "align_variables", "check_named", "join_variables", "missing_of"]
-
-UNNAMED = "value"
-STORES = ("xarray", "h5py", "zarr", "pandas")
+__all__ = ["check_names", "infer_axes", "open_covariates", "open_sources", "own_variables"]
 
 
-@dataclass(frozen=True, slots=True)
-class Opener:
-    """How sources are opened: what `windowloader.open` was told about storage.
-
-    Parameters
-    ----------
-    storage_options : mapping
-        For the file system or bucket.
-    options : mapping
-        What a family of sources takes: ``shape=``, ``dtype=``, ``offset=``, ``member=`` …
-    mirrors : MirrorFolder, optional
-        Where rows of what is opened by path or URL are kept on this node.
-    """
-
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    mirrors: MirrorFolder | None = None
-
-    def __call__(self, target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
-        """Open one source."""
-        if isinstance(target, np.ndarray) and not self.options:
-            from windowloader.sources.memory import ArraySource  # in hand: no need to look at formats
-
-            return ArraySource(target, axes=axes)
-        from windowloader.sources.registry import open_source
-
-        source = open_source(
-            target, variable=variable, axes=axes, storage_options=self.storage_options, **self.options
-        )
-        if self.mirrors is None:
-            return source
-        if not _is_stored(target):
-            if "t" in source.axes and source.tier == "streamed":
-                warnings.warn(
-                    f"cache_dir={self.mirrors.path!r} keeps what is opened by path or URL; {source.name!r} was given "
-                    f"as an open {type(target).__name__}, and is streamed in every epoch. Give its path or URL.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            return source
-        from windowloader.sources.cached import cached
-
-        return cached(source, self.mirrors, options=repr(sorted(self.options.items())))
-
-    def variables(self, target: Any, names: list[str] | None = None) -> tuple[str, ...]:
-        """Names of the arrays a store holds; () where the target is one array.
-
-        With ``names``, those that are asked for: opening them says which of them a store does not have, and a store
-        that cannot be listed is opened by them.
-        """
-        first = target[0] if isinstance(target, (list, tuple)) and target else target
-        if isinstance(first, (np.ndarray, Source)) or not self.options.keys().isdisjoint(("member", "shape")):
-            return ()
-        from windowloader.sources.registry import list_variables, opens_by_name
-
-        if names and opens_by_name(first):
-            return tuple(names)
-        return list_variables(first, storage_options=self.storage_options)
-
-
-def _is_stored(target: Any) -> bool:
-    """Whether a target is named by path or URL: of what is in hand nobody can tell later whether it is the same."""
-    parts = target if isinstance(target, (list, tuple)) else [target]
-    return bool(parts) and all(isinstance(part, (str, os.PathLike)) for part in parts)
-
-
-def join_variables(
-    target: Any,
-    *,
-    axes: str | Mapping[str, str] | None,
-    variables: str | Sequence[str] | None,
-    features: Sequence[str] | Mapping[str, Sequence[str]] | None,
-    missing: float | str | Mapping[str, float | str] | None,
-    opener: Opener,
-) -> tuple[Variable, ...]:
-    """Open what a series is made of.
-
-    Parameters
-    ----------
-    target : object
-        As `windowloader.open` takes it.
-    axes : str or mapping of variable to str, optional
-        One letter an axis.
-    variables : str or sequence of str, optional
-        Which arrays of a store or mapping, in this order; or the name of a single array.
-    features : sequence of str, or mapping of variable to such, optional
-        Names of the features.
-    missing : float or mapping of variable to float, optional
-        What marks a missing value.
-    opener : Opener
-        How to open.
-
-    Returns
-    -------
-    tuple of Variable
+def open_sources(
+    target: Any, opener: Opener, *, axes: Any, variables: str | Sequence[str] | None
+) -> dict[str, Source]:
+    """Open a series' own variables, by name.
 
     Raises
     ------
     SeriesError
-        Where names do not fit, or one has no time.
+        Where names do not fit, or a variable has no time or an empty axis beside it.
     """
     names = [variables] if isinstance(variables, str) else None if variables is None else list(variables)
-    chosen, named = _choose(target, names, opener)
-    check_named("axes", axes, chosen)
-    check_named("features", features, chosen)
+    chosen = choose(target, names, opener)
+    _check_known("axes", axes, chosen)
     sources = {
         name: opener(found, variable=inner, axes=axes.get(name) if isinstance(axes, Mapping) else axes)
         for name, (found, inner) in chosen.items()
     }
-    for source in sources.values():
+    for name, source in sources.items():
         for doubt in source.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=2)
-    given_names = _given_features(features, sources)
-    joined = tuple(
-        Variable(
-            name,
-            source,
-            feature_names(name, source, named=named, given=given_names.get(name)),
-            missing_of(missing, name, source),
-        )
-        for name, source in sources.items()
+        has = f"variable {name!r} has axes {source.axes!r} and shape {source.shape}"
+        if "t" not in source.axes:
+            raise SeriesError(
+                f"{has}, without time. What does not change is a covariate: covariates={{{name!r}: …}}."
+            )
+        if 0 in source.shape[1:]:
+            raise SeriesError(f"{has}: an axis beside time is empty, so there is nothing to read.")
+    return sources
+
+
+def own_variables(
+    sources: Mapping[str, Source], alignment: Alignment, *, features: Any, missing: Any
+) -> tuple[Variable, ...]:
+    """Bring sources to one clock and one space, those of the first, and name their features.
+
+    Raises
+    ------
+    SeriesError
+        Where one lacks a label or timestamp of the first, or differs in rows or space without any; and where names of
+        features or marks of missing values do not fit.
+    """
+    advice = (
+        "Variables share one clock and one space. Cut the longer one, e.g. x[:n]; what has no space axis is a "
+        "covariate: covariates={…}."
     )
-    for variable in joined:
-        if not variable.has_time:
-            raise SeriesError(
-                f"variable {variable.name!r} has axes {variable.source.axes!r}, without time. What does not "
-                f"change is a covariate: covariates={{{variable.name!r}: …}}."
-            )
-        if 0 in variable.source.shape[1:]:
-            raise SeriesError(
-                f"variable {variable.name!r} has axes {variable.source.axes!r} and shape {variable.source.shape}: an "
-                "axis beside time is empty, so there is nothing to read."
-            )
-    return joined
+    given = _by_variable(features, sources)
+    found = []
+    for name, source in sources.items():
+        names = given[name] if name in given else feature_names(name, source, named=name != UNNAMED)
+        aligned = alignment(source, f"variable {name!r}", advice)
+        found.append(Variable(name, aligned, tuple(map(str, names)), missing_of(missing, name, source)))
+    return tuple(found)
 
 
-def check_named(what: str, given: Any, variables: Collection[str]) -> None:
+def open_covariates(
+    covariates: Mapping[str, Any], opener: Opener, alignment: Alignment, missing: Any
+) -> tuple[Variable, ...]:
+    """Open covariates, and bring them to the nodes and the clock of the series.
+
+    Parameters
+    ----------
+    covariates : mapping of name to target or (target, axes)
+        A target is an array, a source or a path.
+    opener : Opener
+        How to open.
+    alignment : Alignment
+        The size, nodes and clock of the series.
+    missing : mapping of variable to float, optional
+        A number alone is about the series' own variables.
+
+    Raises
+    ------
+    SeriesError
+        Where axes or sizes do not fit the series, or labels or timestamps of the series are missing.
+    """
+    if not isinstance(covariates, Mapping):
+        raise SeriesError(
+            f"covariates= is a {type(covariates).__name__}; a mapping of name to array is needed."
+        )
+    marks = missing if isinstance(missing, Mapping) else None
+    found = []
+    for name, given in covariates.items():
+        advice = (
+            "A covariate has t, n or both, of the series' sizes. If its columns are features, say so: "
+            f"covariates={{{name!r}: (table, 'tf')}}."
+        )
+        opened = _open_covariate(name, given, opener, alignment)
+        source = alignment(opened, f"covariate {name!r}", advice, covariate=True)
+        features = feature_names(name, source, named=True)
+        found.append(Variable(name, source, features, missing_of(marks, name, source)))
+    return tuple(found)
+
+
+def check_names(variables: Sequence[Variable], missing: Any) -> None:
+    """Check that each name means one thing: a feature, a covariate, a variable or a clock."""
+    names = [name for one in variables for name in (*one.features, *({one.name} - set(one.features)))]
+    if repeated := [name for name, count in Counter([*names, *CLOCK_NAMES]).items() if count > 1]:
+        raise SeriesError(
+            f"the names {listed(repeated)} occur more than once; clocks such as time_of_day are made from the "
+            "timestamps and need no array. Name features apart with features=…, or rename the variable or covariate."
+        )
+    _check_known("missing", missing, [one.name for one in variables])
+
+
+def _check_known(what: str, given: Any, variables: Collection[str]) -> None:
     """Raise `SeriesError` where a mapping by variable names one that is not there."""
     if isinstance(given, Mapping) and (unknown := [name for name in given if name not in variables]):
         raise SeriesError(f"{what}= names {listed(unknown)}, but the variables are {listed(variables)}.")
 
 
-def missing_of(
-    missing: float | str | Mapping[str, float | str] | None, name: str, source: Source
-) -> float | None:
-    """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
-    mark = missing.get(name) if isinstance(missing, Mapping) else missing
-    if mark is None:
-        return None
-    if isinstance(mark, str) and mark == "fill_value":
-        mark = source.fill_value
-        if mark is None:
-            raise SeriesError(
-                f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "
-                "the number that marks a missing value."
-            )
-    dtype = source.dtype
-    if np.asarray(mark).dtype.kind not in "fiub" or np.ndim(mark) != 0:
-        raise SeriesError(
-            f"missing={mark!r} is no number. Give NaN, a sentinel such as 0.0, 'fill_value' for that of the array in "
-            "its store, or a mapping by variable."
-        )
-    mark = float(mark)
-    if dtype.kind in "iub":
-        if math.isnan(mark):
-            return None
-        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        if not (mark.is_integer() and low <= mark <= high):
-            raise SeriesError(
-                f"missing={mark} never occurs in {name!r}, whose values are {dtype} ({low} … {high})."
-            )
-    return mark
-
-
-def _choose(
-    target: Any, names: list[str] | None, opener: Opener
-) -> tuple[dict[str, tuple[Any, str | None]], bool]:
-    """Return variables by name, each with target and name in the store; and whether anyone named them."""
-    if isinstance(target, (list, tuple)) and target and all(_is_mapping(item) for item in target):
-        _check_keys(target)
-        target = {name: [item[name] for item in target] for name in target[0]}
-    if _is_mapping(target):
-        found = [str(name) for name in target]
-        asked = found if names is None else names
-        _check_known(asked, found, "the mapping")
-        return {name: (target[name], None) for name in asked}, True
-    stored = opener.variables(target, names)
-    if names is None:
-        if len(stored) > 1:
-            raise SeriesError(
-                f"{_called(target)} holds {len(stored)} variables: {listed(stored, 20)}. Say which, e.g. "
-                f"variables=[{stored[0]!r}]."
-            )
-        own = stored[0] if stored else getattr(target, "name", None)
-        if not isinstance(own, str) or (not stored and isinstance(target, (Source, os.PathLike))):
-            own = UNNAMED
-        return {own: (target, stored[0] if stored else None)}, own != UNNAMED
-    if not names:
-        raise SeriesError("variables=[] leaves nothing to open. Leave it out, or name at least one.")
-    if stored:
-        _check_known(names, stored, repr(str(target)))
-        return {name: (target, name) for name in names}, True
-    if len(names) > 1 or isinstance(target, (str, os.PathLike)):
-        raise SeriesError(
-            f"variables={names} were asked for, but {getattr(target, 'name', type(target).__name__)!r} is a "
-            "single array. Name its features with features=[…], or pass a mapping of arrays."
-        )
-    return {names[0]: (target, None)}, True
-
-
-def _is_mapping(target: Any) -> bool:
-    """Whether a target is a mapping of targets; groups and datasets of libraries are stores instead."""
-    return isinstance(target, Mapping) and type(target).__module__.partition(".")[0] not in STORES
-
-
-def _check_keys(items: Sequence[Mapping[str, Any]]) -> None:
-    """Check that a list of mappings has the same variables at every place."""
-    for place, item in enumerate(items):
-        if set(item) != set(items[0]):
-            raise SeriesError(
-                f"item {place} of the list has the variables {listed(item)}, the first has "
-                f"{listed(items[0])}; what is joined along time holds the same variables throughout."
-            )
-
-
-def _check_known(asked: Sequence[str], found: Sequence[str], where: str) -> None:
-    unknown = [name for name in asked if name not in found]
-    if unknown or len(set(asked)) < len(asked) or not asked:
-        what = "each may be named once" if asked else "there are none"
-        what = f"unknown: {listed(unknown)}" if unknown else what
-        raise SeriesError(f"variables={list(asked)}: {what}. {where} has {listed(found, 20)}.")
-
-
-def _given_features(features: Any, sources: Mapping[str, Source]) -> dict[str, Sequence[str]]:
+def _by_variable(features: Any, sources: Mapping[str, Source]) -> Mapping[str, Sequence[str]]:
     """Names of features by variable: a flat sequence is dealt out in the order of the variables."""
+    _check_known("features", features, sources)
     if features is None:
         return {}
     if isinstance(features, Mapping):
-        return {name: [given] if isinstance(given, str) else list(given) for name, given in features.items()}
-    flat = [features] if isinstance(features, str) else [str(feature) for feature in features]
+        return {name: [given] if isinstance(given, str) else given for name, given in features.items()}
+    flat = [features] if isinstance(features, str) else list(features)
     counts = {name: math.prod(sizes(source.axes, source.shape, "f")) for name, source in sources.items()}
     if len(flat) != sum(counts.values()):
         shapes = ", ".join(f"{name!r} has {source.axes} {source.shape}" for name, source in sources.items())
@@ -285,49 +160,127 @@ def _given_features(features: Any, sources: Mapping[str, Source]) -> dict[str, S
     return {name: list(itertools.islice(names, count)) for name, count in counts.items()}
 
 
-def align_variables(
-    variables: Sequence[Variable], alignment: Alignment, nodes: np.ndarray | None, times: np.ndarray | None
-) -> tuple[Variable, ...]:
-    """Bring variables to one clock and one space, those of the first.
+def missing_of(missing: Any, name: str, source: Source) -> float | None:
+    """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
+    mark = missing.get(name) if isinstance(missing, Mapping) else missing
+    if mark is None:
+        return None
+    if isinstance(mark, str) and mark == "fill_value" and source.fill_value is not None:
+        mark = source.fill_value
+    if np.ndim(mark) != 0 or np.asarray(mark).dtype.kind not in "fiub":
+        raise SeriesError(
+            f"missing={mark!r} is no number for {name!r}. Give NaN, a sentinel such as 0.0, 'fill_value' where the "
+            "array has one in its store, or a mapping by variable."
+        )
+    number, dtype = float(mark), source.dtype
+    if dtype.kind not in "iub" or math.isnan(number):
+        return None if dtype.kind in "iub" else number
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if not (number.is_integer() and low <= number <= high):
+        raise SeriesError(
+            f"missing={number} never occurs in {name!r}, whose values are {dtype} ({low} … {high})."
+        )
+    return number
 
-    Parameters
-    ----------
-    variables : sequence of Variable
-        At least one, each with time.
-    alignment : Alignment
-        A new one; it learns the labels and times of the series.
-    nodes, times : ndarray, optional
-        Labels and timestamps that were given: they say what the first variable does not.
 
-    Raises
-    ------
-    SeriesError
-        Where one lacks a label or timestamp of the first, or differs in rows or space without any.
+def _open_covariate(name: str, given: Any, opener: Opener, alignment: Alignment) -> Source:
+    """Open one covariate with the axes it has, is said to have, or can only have."""
+    axes: str | None
+    match given:
+        case tuple((target, str(axes))) if set(axes) <= {*"tnf"}:
+            pass
+        case _:
+            target, axes = given, None
+    if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
+        target = np.asarray(target)
+    size = alignment.num_steps, alignment.space_shape
+    if isinstance(target, np.ndarray):
+        return opener(target, axes=axes or infer_axes(name, target.shape, *size))
+    if axes not in (None, "nf"):
+        return _named(name, target, axes, opener)
+    source: Source | None = None
+    with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
+        source = _named(name, target, axes, opener)
+    if source is None or source.timestamps() is None:
+        source = _by_node(target, opener, alignment) or source or _named(name, target, axes, opener)
+    if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
+        return source
+    shape, known = _known(source, alignment)
+    letters = infer_axes(name, shape, *size, known)
+    if letters == source.axes:
+        return source
+    stored = "".join(letter for _, letter in sorted(zip(source.order, letters, strict=True)))
+    return _named(name, target, stored, opener)
+
+
+def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
+    """Open the array that has the covariate's name in a store of several, else the only one there is."""
+    if opener.variables(target):
+        with suppress(SourceFormatError, SourceNotFoundError):
+            return opener(target, variable=name, axes=axes)
+    return opener(target, axes=axes)
+
+
+def _by_node(target: Any, opener: Opener, alignment: Alignment) -> Source | None:
+    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
+
+    A column that counts the steps of the series is no such column.
     """
-    first, *others = variables
-    alignment.size = first.num_rows, first.space_shape
-    aligned: list[Variable] = []
-    for variable in variables:
-        timed = times is None or bool(others)
-        source = alignment(variable.source, f"variable {variable.name!r}", timed=timed)
-        aligned.append(replace(variable, source=source))
-        if variable is first:
-            alignment.settle(nodes, times, over=False)
-    for other in aligned[1:]:
-        if other.num_rows != first.num_rows:
-            raise SeriesError(
-                f"variable {other.name!r} has {other.num_rows} rows and {first.name!r} has {first.num_rows}; "
-                "variables joined along features share one clock. Cut the longer one, e.g. x[:n]."
-            )
-        if other.space_shape != first.space_shape:
-            raise SeriesError(
-                f"variable {other.name!r} has space {other.space_shape} and {first.name!r} has {first.space_shape}; "
-                "they are joined along features and share one space. What has no space axis is a covariate: "
-                "covariates={…}."
-            )
-    return tuple(aligned)
+    from windowloader.sources.table_files import as_table
+    from windowloader.sources.tables import open_frame
+
+    nodes = next((labels for labels in alignment.labels if tells(labels)), None)
+    table = None if nodes is None else as_table(target, opener.storage_options)
+    if nodes is None or table is None or not table.columns.is_unique:
+        return None
+    for column, values in table.items():
+        kind = values.dtype.kind
+        steps = len(table) == alignment.num_steps and kind in "iuf" and set(values.diff()[1:]) == {1}
+        if kind in "iufOUT" and values.is_unique and not steps:
+            missing = len(find(values, nodes)[1])
+            if missing == 0 or (kind != "f" and 2 * missing < len(nodes)):  # a few missing ones are an error
+                return open_frame(table.set_index(column), axes="nf")
+    return None
 
 
-def _called(target: Any) -> str:
-    """Name something that was opened, in a message."""
-    return repr(str(target)) if isinstance(target, (str, os.PathLike)) else f"this {type(target).__name__}"
+def _known(source: Source, alignment: Alignment) -> tuple[tuple[int, ...], str]:
+    """Shape once aligned, and the letters of axes that times or labels tell, ``?`` for the others."""
+    letters, shape = ["?"] * len(source.shape), list(source.shape)
+    timed = source.timestamps() is not None
+    if timed:
+        letters[0], shape[0] = "t", shape[0] if alignment.times is None else alignment.num_steps
+    for axis in range(int(timed), len(shape)):
+        have = source.labels(axis)
+        for wanted in alignment.labels if have is not None else ():
+            if tells(wanted) and len(find(have, wanted)[1]) < len(wanted):
+                letters[axis], shape[axis] = "n", len(wanted)
+    return tuple(shape), "".join(letters)
+
+
+def infer_axes(
+    name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...], known: str = ""
+) -> str:
+    """Axes that a covariate of some shape can only have.
+
+    An axis as long as the series is time, axes of the series' space are space, and one other axis is
+    features. ``known`` has the letters that labels or times tell, and ``?`` for the others.
+
+    Examples
+    --------
+    >>> infer_axes("weather", (2016, 3), 2016, (207,))
+    'tf'
+    >>> infer_axes("altitude", (207,), 2016, (207,))
+    'n'
+    """
+    letters = [letter if letter != "?" else "tnf" for letter in known or "?" * len(shape)]
+    every = itertools.product(*letters) if len(shape) <= len(space_shape) + 2 else ()
+    fitting = sorted(axes for axes in map("".join, every) if fits(axes, shape, num_steps, space_shape))
+    fewest = min((axes.count("f") for axes in fitting), default=0)
+    best = [axes for axes in fitting if axes.count("f") == fewest <= 1]
+    if len(best) == 1:
+        return best[0]
+    raise SeriesError(
+        f"covariate {name!r} of shape {shape} {'could be ' + ' or '.join(best) if best else 'fits no reading'}: the "
+        f"series has {num_steps} steps and space {space_shape}. Say which letter each axis is: "
+        f"covariates={{{name!r}: (array, {(best or ['tf'])[0]!r})}}, of t (time), n (space), f (feature)."
+    )

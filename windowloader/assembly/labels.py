@@ -94,11 +94,10 @@ def keys(labels: Any, wanted: Any) -> tuple[list[Any], list[Any]]:
     >>> keys(["0042"], ["42"])
     (['0042'], ['42'])
     """
-    sides = [np.asarray(side) for side in (labels, wanted)]
-    found = [texts(side.tolist()) for side in sides]
-    if any(side.dtype.kind in "iuf" for side in sides):
-        return [_number(text) for text in found[0]], [_number(text) for text in found[1]]
-    return found[0], found[1]
+    sides = np.asarray(labels), np.asarray(wanted)
+    kind = _number if any(side.dtype.kind in "iuf" for side in sides) else str
+    have, want = ([kind(text) for text in texts(side.tolist())] for side in sides)
+    return have, want
 
 
 def _number(text: str) -> Any:

@@ -9,6 +9,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,17 +18,17 @@ from windowloader.errors import SeriesError
 from windowloader.sources.reads import begun, taken
 from windowloader.sources.tiers import TIERS
 
-from .labels import text_of
+from .labels import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from windowloader.source import Pending, Source
 
 __all__ = ["Variable", "common_tier", "feature_names"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Variable:
     """One source as canonical rows.
 
@@ -105,7 +106,7 @@ class Variable:
         return self.num_nodes * self.num_features * self.dtype.itemsize
 
     def view(self) -> np.ndarray | None:
-        """Look at all rows where they lie.
+        """Look at all rows where they lie; what has no time is small, and read whole when first looked at.
 
         Returns
         -------
@@ -113,7 +114,8 @@ class Variable:
             In memory or mapped; None where rows must be read.
         """
         array = self.source.array()
-        return None if array is None else canonical(array, self.source.axes)
+        view = None if array is None else canonical(array, self.source.axes)
+        return _read_once(self) if view is None and not self.has_time else view
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
         """Read rows ``[start, stop)`` into ``out``, shape (row, node or 1, feature); return the bytes taken."""
@@ -123,10 +125,6 @@ class Variable:
         """Begin `read` and return at once; ``out`` must stay alive until the result."""
         return begun(self.source.submit(start, stop, self._as_stored(out)), self.source.name)
 
-    def edges(self) -> np.ndarray | None:
-        """Rows where a storage chunk begins, with 0 and the end; None where every range costs alike."""
-        return self.source.storage().edges
-
     def _as_stored(self, out: np.ndarray) -> np.ndarray:
         """View canonical rows in the source's axes: splitting an axis never copies, whatever its stride."""
         axes, shape = self.source.axes, self.source.shape
@@ -135,15 +133,27 @@ class Variable:
         return apart.transpose(np.argsort(order))
 
 
+_READ: WeakKeyDictionary[Variable, np.ndarray] = WeakKeyDictionary()
+
+
+def _read_once(variable: Variable) -> np.ndarray:
+    """Canonical values of a variable without time, kept as long as it is."""
+    if variable not in _READ:
+        source = variable.source
+        values = np.empty(source.shape, source.dtype)
+        source.read(0, source.shape[0], values)
+        order = np.argsort([axis == "f" for axis in source.axes], kind="stable")
+        _READ[variable] = values.transpose(order).reshape(1, variable.num_nodes, variable.num_features)
+    return _READ[variable]
+
+
 def common_tier(variables: Iterable[Variable]) -> str:
     """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
     tiers = [variable.source.tier for variable in variables if variable.has_time]
     return max(tiers, key=TIERS.index, default="memory")
 
 
-def feature_names(
-    name: str, source: Source, *, named: bool, given: Sequence[str] | None = None
-) -> tuple[str, ...]:
+def feature_names(name: str, source: Source, *, named: bool) -> tuple[str, ...]:
     """Names for the features of a variable.
 
     Parameters
@@ -155,28 +165,21 @@ def feature_names(
     named : bool
         Whether the name was chosen by somebody; if not, features that are labelled with words go by those
         alone.
-    given : sequence of str, optional
-        Names to use instead.
 
     Returns
     -------
     tuple of str
         ``name`` for a single feature, else ``name.500``, after the label or the number of each.
     """
-    if given is not None:
-        return tuple(str(feature) for feature in given)
     places = [place for place, axis in enumerate(source.axes) if axis == "f"]
     labels = [source.labels(place) for place in places]
     parts = [
-        [str(number) for number in range(source.shape[place])]
-        if found is None
-        else [text_of(x) for x in found.tolist()]
+        texts((np.arange(source.shape[place]) if found is None else found).tolist())
         for place, found in zip(places, labels, strict=True)
     ]
-    single = math.prod(source.shape[place] for place in places) == 1
     words = len(places) == 1 and labels[0] is not None and labels[0].dtype.kind in "OUST"
     if words and not named and not any(part.replace(".", "").isdigit() for part in parts[0]):
         return tuple(parts[0])
-    if single:
+    if math.prod(map(len, parts)) == 1:
         return (name,)
     return tuple(".".join((name, *combination)) for combination in itertools.product(*parts))

@@ -76,7 +76,7 @@ def _held(
     """Ranges to read, cut where storage is cut, without the rows at their ends that nobody holds."""
     first, last = window_set.row_range
     step = max(1, read_bytes // max(1, variable.row_bytes))
-    for start, stop in _ranges(first, last, step, None if mapped else variable.edges()):
+    for start, stop in _ranges(first, last, step, None if mapped else variable.source.storage().edges):
         weights = row_weights(window_set, start, stop, weighting)
         counted = np.flatnonzero(weights)
         if len(counted):

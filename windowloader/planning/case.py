@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.assembly.storage import stored
 from windowloader.plan import Cost
 from windowloader.sources.storage import Storage, total_cost
 from windowloader.streaming.budget import REQUESTS, default_active, memory_for
 from windowloader.streaming.grid import SPANS, cut
+from windowloader.streaming.reader import stored
 from windowloader.units import format_bytes
 
 if TYPE_CHECKING:

@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.assembly.storage import Stored
     from windowloader.gathering.rows import Others
     from windowloader.shard import Position
 
     from .benches import Benches, Laid
     from .budget import Choice
-    from .reader import RowRange
+    from .reader import RowRange, Stored
 
 __all__ = ["DirectAccess"]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .arena import Arena
 
-__all__ = ["Job", "Pace", "Reader", "RowRange"]
+__all__ = ["Job", "Pace", "Reader", "RowRange", "Stored", "stored"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
 LONG = 10.0  # seconds of a read after which fewer are handed over at a time, if that makes them faster
@@ -60,6 +60,47 @@ class RowRange:
     out: np.ndarray
     requests: int = 1
     storage: Storage | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A variable and how it lies in storage.
+
+    Parameters
+    ----------
+    variable : Variable
+    storage : Storage
+    """
+
+    variable: Variable
+    storage: Storage
+
+    def ranges(self, begin: int, end: int, out: np.ndarray, limit: int) -> list[RowRange]:
+        """Cut rows ``[begin, end)`` into reads of at most ``limit`` requests, if one has no more already.
+
+        Parameters
+        ----------
+        begin, end : int
+        out : ndarray, shape (end − begin, node | 1, feature)
+            Where they go.
+        limit : int
+
+        Returns
+        -------
+        list of RowRange
+        """
+        cuts = self.storage.pieces(begin, end, limit)
+        counts = self.storage.cost(cuts[:-1], cuts[1:]).requests
+        columns = (column.tolist() for column in (cuts[:-1], cuts[1:], counts))
+        return [
+            RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count, storage=self.storage)
+            for low, high, count in zip(*columns, strict=True)
+        ]  # fmt: skip
+
+
+def stored(variable: Variable) -> Stored:
+    """Look up how a variable of time is stored."""
+    return Stored(variable, variable.source.storage())
 
 
 @dataclass(slots=True, eq=False)

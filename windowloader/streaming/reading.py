@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from windowloader.assembly.storage import stored
 from windowloader.assembly.variable import common_tier
 from windowloader.errors import MemoryBudgetError
 from windowloader.gathering.rows import Held
@@ -23,11 +22,11 @@ from .benches import Benches
 from .budget import choose
 from .forecast import lanes_read
 from .grid import cut
+from .reader import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.assembly.storage import Stored
     from windowloader.assembly.variable import Variable
     from windowloader.config import LoaderConfig
     from windowloader.gather import Recipe
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from .budget import Choice
     from .grid import Grid
+    from .reader import Stored
 
 __all__ = ["Reading", "survey"]
 

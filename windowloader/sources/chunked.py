@@ -1,29 +1,33 @@
 """Zarr 2 and 3 (sharded too), wherever they are: described by zarr-python and xarray, read by TensorStore.
 
-In: a path, URL or object of zarr-python, and ``storage_options``. Out: `ChunkedSource`, many chunks at once, straight
-into the caller's array; where TensorStore does not have the store, `ZarrSource`. Never keeps chunks; what is kept how
-long is the plan's.
+In: a path, URL or object of zarr-python, and ``storage_options``. Out: `ZarrSource`, many chunks at once, straight
+into the caller's array; read by zarr-python where TensorStore does not have the store or a codec, slower by a factor
+of 1 to 10. Never keeps chunks; what is kept how long is the plan's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import sys
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Described, Source, digest
-from .failures import Asked
+from .base import Source, digest
+from .blobs import pool, renew_pool
+from .failures import Asked, explained
 from .handles import bytes_on_disk
 from .mirror_state import place_of, state_of
 from .options import scheme_of
-from .packing import Packing, delivered, packing
+from .packing import Packing, delivered
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
@@ -32,17 +36,19 @@ from .traffic import zarr_codecs, zarr_storage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .base import Description
     from .box import Box
     from .options import Location
     from .reads import Pending
     from .storage import Storage
-    from .zarr_contents import ZarrContents
+    from .zarr_contents import Place
 
-__all__ = ["ArrayInfo", "ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
+__all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "is_zarr", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
+AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
+TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
+UNPACKED = {"bytes", "transpose", "crc32c"}  # codecs that leave the size of a chunk as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,8 @@ class ArrayInfo:
         What is one object where that is larger than a chunk.
     itemsize : int
         Bytes of a stored number.
-    exact : bool
-        Whether a chunk's stored size is known: nothing is compressed.
-    dims : tuple of str or None
-        Names of dimensions, that of time called so.
+    codecs : tuple of str
+        Names of its codecs, within shards.
     identity : str
         Changes when the metadata do.
     fill_value : number or None
@@ -81,10 +85,14 @@ class ArrayInfo:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     itemsize: int = 0
-    exact: bool = False
-    dims: tuple[str, ...] | None = None
+    codecs: tuple[str, ...] = ()
     identity: str = ""
     fill_value: Any = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether a chunk's stored size is known: nothing is compressed."""
+        return UNPACKED.issuperset(self.codecs)
 
     @property
     def chunk_bytes(self) -> int:
@@ -92,23 +100,21 @@ class ArrayInfo:
         return math.prod(self.chunks) * self.itemsize
 
 
-class ChunkedSource(RemoteSource):
-    """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know its codec.
+class ZarrSource(RemoteSource):
+    """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know the store or a codec.
 
     Parameters
     ----------
-    location : Location
-        Of the store.
+    place : Place
+        Where the store is.
     array : ArrayInfo
         Of the array in it.
-    axes : str
-        Letters of the stored shape.
-    coordinates : Description
-        Labels and timestamps.
     values : Packing or None
         How stored numbers become values.
     fill_missing : bool
         Whether absent chunks mean the fill value; else they are an error.
+    **described
+        Axes, names of dimensions, labels and timestamps; see `Source`.
 
     Examples
     --------
@@ -127,79 +133,59 @@ class ChunkedSource(RemoteSource):
     boxes = "indices"
 
     def __init__(
-        self,
-        location: Location,
-        array: ArrayInfo,
-        *,
-        axes: str,
-        coordinates: Description,
-        values: Packing | None,
-        fill_missing: bool,
+        self, place: Place, array: ArrayInfo, *, values: Packing | None, fill_missing: bool, **described: Any
     ) -> None:
-        where = location.child(array.path)
         super().__init__(
-            where.url,
+            f"{place.name}/{array.path}".rstrip("/"),
             shape=array.shape,
             dtype=values.dtype if values else array.dtype,
-            axes=axes,
-            dims=array.dims,
             chunks=array.chunks,
-            description=coordinates,
+            **described,
         )
-        self.location, self.info = where, array
+        self.place, self.info, self.packing, self.fill_missing = place, array, values, fill_missing
+        self.location: Location | None = place.location and place.location.child(array.path)
         self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
-        self.packing = values
         self.fill_value = delivered(values, array.dtype, array.fill_value)
-        self.fill_missing = fill_missing
-        default = SHARD_CACHE if array.shards else 0
-        self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
+        if self.location is not None:
+            default = SHARD_CACHE if array.shards else 0
+            self.cache_bytes = default if self.location.cache_bytes is None else self.location.cache_bytes
 
     def storage(self, box: Box | None = None) -> Storage:
         """Its grid of chunks, in shards where it has some; chunks without anything in the box are never read."""
         return zarr_storage(self, self.info, box)
 
     def fingerprint(self) -> str:
-        """Short text that changes when the metadata do, or, on this machine, a chunk in the array's own folder."""
-        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, [])
-
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the array in its store."""
-        return dict(self.stored().attrs)
+        """Short text that changes when the metadata do, or a snapshot; on this machine, a chunk in its own folder."""
+        snapshot = getattr(getattr(self.place.store, "session", None), "snapshot_id", "")
+        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, str(snapshot))
 
     def codecs(self) -> list[str]:
         """Names of its codecs, within shards."""
-        return zarr_codecs(self.stored())
+        return list(self.info.codecs)
 
     def stored_bytes(self) -> int | None:
         """Bytes of its folder, on this machine."""
-        return None if self.location.local is None else bytes_on_disk(str(self.location.local))
+        return bytes_on_disk(str(self.location.local)) if self.location and self.location.local else None
 
     def url(self) -> str | None:
         """URL of the array."""
-        return self.location.url
+        return self.location and self.location.url
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
-        return place_of(self.location)
+        return place_of(self.location) if self.location else ""
 
     def state(self) -> str:
         """Versions of some chunks."""
-        return state_of(self.location, self.info)
-
-    def stored(self, *, whole: bool = False) -> Any:
-        """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        from .fallback import open_array
-        from .kvzarr import store_of
-
-        return open_array(store_of(self.location), "", self.name, self.info.driver, whole=whole)
+        return state_of(self.location, self.info) if self.location else ""
 
     def _open(self) -> Opened:
-        try:
-            return _Store(self)
-        except SourceFormatError:  # a codec, filter or option of a codec that TensorStore does not have
-            from .fallback import ZarrRows
-
-            return ZarrRows(self)
+        if self.location is not None:
+            with suppress(
+                SourceFormatError
+            ):  # a codec, filter or option of a codec that TensorStore does not have
+                return _TensorStoreRows(self, self.location)
+        return _ZarrRows(self)
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
@@ -210,47 +196,33 @@ class ChunkedSource(RemoteSource):
         return f"rows {first}–{min(first + grid[self.order[0]], self.shape[0]) - 1}"
 
 
-class _Store:
-    """A `ChunkedSource` as this process has it open."""
+class _TensorStoreRows:
+    """A source as this process has it open by TensorStore."""
 
-    def __init__(self, source: ChunkedSource) -> None:
+    def __init__(self, source: ZarrSource, location: Location) -> None:
         from .zarr_contents import open_tensorstore
 
-        self.source = source
-        self.ts = tensorstore(source.name)
-        self.progress = Progress(self.renew)
-        form = 3 if source.info.driver == "zarr3" else 2
+        self.source, self.location, self.ts = source, location, tensorstore(source.name)
+        self.progress, info = Progress(self.renew), source.info
+        form = 3 if info.driver == "zarr3" else 2
         store = open_tensorstore(
-            source.location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
+            location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
-        self.stored = self._checked(store)
-        self.boxed: tuple[Box | None, Any] = (None, self._arranged(None))
-
-    def _checked(self, store: Any) -> Any:
-        info = self.source.info
         if tuple(store.shape) != info.shape:
             raise SourceChangedError(
-                f"{self.source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
+                f"{source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
                 "open it again."
             )
-        stored = self.source.packing is None and store.dtype.numpy_dtype != self.source.dtype
-        return self.ts.cast(store, self.source.dtype) if stored else store
-
-    def _arranged(self, box: Box | None) -> Any:
-        """Select, then bring the rows to the front."""
-        store, order = self.stored, self.source.order
-        for dim, part in zip(order[1:], box or (), strict=False):
-            if isinstance(part, slice):
-                store = store[self.ts.d[dim][part]][self.ts.d[dim].translate_to[0]]
-            else:
-                store = store[self.ts.d[dim].oindex[part]]
-        return store[self.ts.d[tuple(order)].transpose[:]]
+        if source.packing is None and store.dtype.numpy_dtype != source.dtype:
+            store = self.ts.cast(store, source.dtype)
+        self.stored = store[self.ts.d[source.order].transpose[:]]
+        self.boxed: tuple[Box | None, Any] = (None, self.stored)
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
         boxed = self.boxed
         if boxed[0] is not box:  # whoever reads a part asks for the same one each time
-            self.boxed = boxed = (box, self._arranged(box))
+            self.boxed = boxed = (box, self._part(box or ()))
         view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
         values = self.source.packing
         into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
@@ -259,16 +231,81 @@ class _Store:
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         size = self.source.bytes_of(start, stop, box)
-        return Read([future], finish, asked, self.source.location.timeout, self.progress, size)
+        return Read([future], finish, asked, self.location.timeout, self.progress, size)
+
+    def _part(self, box: Box | tuple[()]) -> Any:
+        store = self.stored
+        for dim, part in enumerate(box, 1):
+            if isinstance(part, slice):
+                store = store[self.ts.d[dim][part]][self.ts.d[dim].translate_to[0]]
+            else:
+                store = store[self.ts.d[dim].oindex[part]]
+        return store
 
     def renew(self) -> None:
         """Have the source opened anew for its next read; what is under way stays with this store."""
         self.source._process.drop(self)
-        self.source.location.renew(cache_bytes=self.source.cache_bytes)
+        self.location.renew(cache_bytes=self.source.cache_bytes)
 
     def close(self) -> None:
         """Let go of the store; reads under way keep what they need."""
         self.stored, self.boxed = None, (None, None)
+
+
+class _ZarrRows:
+    """A source as this process has it open by zarr-python."""
+
+    def __init__(self, source: ZarrSource) -> None:
+        import zarr
+
+        from .bounded import bounded
+        from .kvzarr import Whole
+
+        place, self.source, self.progress = source.place, source, Progress(renew_pool)
+        store = place.store if source.fill_missing else Whole(place.store, source.name)
+        path = place.path(source.info.path)
+        form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # codecs that the format does not settle: nothing a reader can help
+            self.array = explained(
+                Asked(source.name),
+                lambda: bounded(zarr.open_array(store, path=path, mode="r", zarr_format=form)),
+            )
+
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
+        """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
+        source = self.source
+        chunk = source.info.chunks[source.order[0]]
+        edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
+        requests = max(len(edges), len(source.storage(box).requests(start, stop)))
+        pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
+        cuts = list(itertools.pairwise([*edges[:: -(-len(edges) // pieces)], stop]))
+        futures = [pool().submit(self._rows, first, end, box) for first, end in cuts]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
+
+        def finish(results: list[Any]) -> None:
+            for (first, end), rows in zip(cuts, results, strict=True):
+                part = out[first - start : end - start]
+                if source.packing is None:
+                    part[...] = rows
+                else:
+                    source.packing.unpack(rows, part)
+
+        size = source.bytes_of(start, stop, box)
+        return Read(futures, finish, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
+
+    def _rows(self, start: int, stop: int, box: Box | None) -> np.ndarray:
+        order = self.source.order
+        parts: list[Any] = [slice(None)] * len(order)
+        for dim, part in zip(order, (slice(start, stop), *(box or ())), strict=False):
+            parts[dim] = part
+        return np.asarray(self.array.oindex[tuple(parts)]).transpose(order)
+
+    def close(self) -> None:
+        """Nothing is held but the store, which is the user's."""
 
 
 def open_chunked(
@@ -321,6 +358,9 @@ def open_chunked(
     >>> rows
     array([[4., 5.]])
     """
+    from .coordinates import dimension_names, time_dimension
+    from .description import StoreDescription
+    from .packing import packing
     from .zarr_contents import ZarrContents, dimensions, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options), variable)
@@ -329,54 +369,28 @@ def open_chunked(
         above, name = contents.place.parent(contents.form)  # its coordinates lie beside it, if anywhere
         beside = ZarrContents.of(above, name) if name else contents
         path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
-    return _source(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
-
-
-def _source(
-    contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
-) -> RemoteSource:
-    from .coordinates import dimension_names, time_dimension
-    from .description import StoreDescription
-    from .fallback import ZarrSource
-    from .zarr_contents import attributes_of, dimensions
-
-    place, array = contents.place, contents.arrays[path]
-    dims = dimensions(array)
-    coordinates: Description = Described()
-    if contents.described(path):
-        described = contents.array(path)
-        dims = dimension_names(described)
-        coordinates = StoreDescription(place, path, time_dimension(described, axes))
-    info = _info(contents, path, dims)
-    name = f"{place.name}/{path}".rstrip("/")
-    letters = axes or default_axes(len(info.shape), dims, name, info.shape)
-    check_axes(letters, len(info.shape), name=name, need_time=False)
-    values = packing(info.dtype, attributes_of(array)) if mask_and_scale else None
-    if place.location is None:
-        return ZarrSource(
-            place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
-        )
-    return ChunkedSource(
-        place.location, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
-    )
-
-
-def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:
-    """Describe how an array lies, by zarr-python's own metadata."""
-    array = contents.arrays[path]
-    kinds = {type(codec).__name__ for codec in (*array.filters, *array.compressors)}
-    return ArrayInfo(
+    raw, stored, described = contents.raw(path), contents.arrays[path], contents.array(path)
+    named = not any(str(dim).startswith("phony_dim_") for dim in raw.dims)
+    info = ArrayInfo(
         path,
         "zarr3" if contents.form == 3 else "zarr",
-        tuple(array.shape),
-        contents.dtype(path),
-        tuple(array.chunks),
-        array.shards and tuple(array.shards),
-        array.dtype.itemsize,
-        kinds <= {"TransposeCodec", "Crc32cCodec"},
-        dims,
+        raw.shape,
+        raw.dtype.newbyteorder("="),
+        stored.chunks,
+        stored.shards,
+        stored.dtype.itemsize,
+        tuple(zarr_codecs(stored)),
         contents.identity(path),
-        array.fill_value,
+        stored.fill_value,
+    )
+    return ZarrSource(
+        contents.place,
+        info,
+        axes=axes,
+        dims=dimension_names(described) if named else dimensions(stored),
+        description=StoreDescription(contents.place, path, time_dimension(described, axes)),
+        values=packing(info.dtype, raw.attrs) if mask_and_scale else None,
+        fill_missing=fill_missing,
     )
 
 
@@ -397,6 +411,22 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
             os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
         )
     return not path.suffix
+
+
+def is_zarr(target: object) -> bool:
+    """Whether this is a store, group or array of zarr-python; does not import it.
+
+    Examples
+    --------
+    >>> is_zarr("a.zarr")
+    False
+    """
+    if "zarr" not in sys.modules:
+        return False
+    import zarr
+    from zarr.abc.store import Store
+
+    return isinstance(target, Store | zarr.Array | zarr.Group)
 
 
 def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def _list_h5py(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
 def _is_zarr(target: Any) -> bool:
     if "zarr" not in sys.modules or isinstance(target, str | os.PathLike):
         return False
-    from .fallback import is_zarr
+    from .chunked import is_zarr
 
     return is_zarr(target)
 

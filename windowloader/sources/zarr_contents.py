@@ -2,18 +2,17 @@
 
 In: a path, a URL, or a store, group or array of zarr-python. Out: `ZarrContents`. Metadata are read once: in two or
 three requests where they are consolidated, else those of the arrays that are named, else of all, by listing folders.
+Never reads the chunks of a variable.
 """
 
 from __future__ import annotations
 
-import base64
-import math
+import asyncio
+import json
 import os
-import struct
-import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,24 +20,25 @@ import numpy as np
 from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
-from .base import digest
+from .base import check_shape, digest
 from .blobs import own_headers_stay
-from .coordinates import time_dimension
+from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
-from .handles import nearby
-from .kvstore import check_bucket
+from .handles import Stamp
+from .kvstore import check_bucket, wait_for
 from .options import locate, supported
+from .packing import plain
 from .processes import tensorstore
-from .reads import Progress, wait
-from .zarr_documents import Reader, array_document, array_paths, grouped, holds, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "attributes_of", "dimensions", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
+
+DEEPEST = 16  # groups within one another that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Place:
     name : str
         For messages.
     root : str
-        Path of the node in the store; empty, or ending in a slash.
+        Path of the node in the store.
     location : Location or None
         Of the node, where TensorStore reads the store.
     key : tuple
@@ -73,15 +73,21 @@ class Place:
         """Open what is below."""
         return ZarrContents(self)
 
+    def path(self, below: str) -> str:
+        """Return the path in the store of what has a path below the node."""
+        return f"{self.root}/{below}".strip("/")
+
     def parent(self, form: int) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
+        key = (*self.key, "..")
         if self.location is not None:
             from .kvzarr import store_of
 
             above, name = self.location.parent(), self.location.path.rstrip("/").rpartition("/")[2]
-            return Place(store_of(above), above.url, "", above, (*self.key, ".."), form), name
-        folder, _, name = self.root.rstrip("/").rpartition("/")
-        return replace(self, root=f"{folder}/" if folder else "", key=(*self.key, ".."), form=form), name
+            return Place(store_of(above), above.url, "", above, key, form), name
+        folder, name = split_path(self.root)
+        above_name = self.name.removesuffix(f"/{name}")
+        return replace(self, name=above_name, root=folder, key=key, form=form), name
 
 
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
@@ -90,9 +96,8 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
     from zarr.abc.store import Store
 
     if isinstance(target, zarr.Array | zarr.Group):
-        path = target.store_path
-        root = f"{path.path}/" if path.path else ""
-        return Place(path.store, str(path).rstrip("/"), root, key=(id(path.store), root))
+        node = target.store_path
+        return Place(node.store, str(node).rstrip("/"), node.path, key=(id(node.store), node.path))
     if isinstance(target, Store):
         name = str(target).rstrip("/")
         name = f"<{type(target).__name__}>" if " object at " in name else name
@@ -113,17 +118,20 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
 class ZarrContents(Contents):
     """The arrays below a place.
 
+    Dimensions without a name, and those of an array that disagrees with the sizes of others of the same name, are
+    called ``phony_dim_…``: they say nothing.
+
     Parameters
     ----------
     place : Place
 
     Attributes
     ----------
-    documents : dict of str to bytes
-        Metadata by key below the place.
+    nodes : dict of str to dict
+        Metadata by path below the place, of Zarr 2 with the attributes; the path is empty for the place itself.
     arrays : dict of str to zarr.Array
-        By path; the path is empty where the place is an array.
-    problems : dict of str to Exception
+        By path.
+    problems : dict of str to WindowLoaderError
         Why an array cannot be opened, by path.
     form : int
         Version of the Zarr format.
@@ -133,9 +141,9 @@ class ZarrContents(Contents):
         super().__init__(place.name, {})
         self.place, self.complete = place, False
         self.form: Any = place.form
-        self.documents: dict[str, bytes] = {}
+        self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
-        self.problems: dict[str, Exception] = {}
+        self.problems: dict[str, WindowLoaderError] = {}
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -158,36 +166,20 @@ class ZarrContents(Contents):
         SourceNotFoundError
             Where there are no metadata at all.
         """
-        from .kvzarr import run
+        from zarr.core.sync import sync
 
         path = None if variable is None else variable.strip("/")
-        if self.complete and (path is None or path in self.arrays or path in self.problems):
+        if self.complete if path is None else path in self.arrays or path in self.problems:
             return
-        location = self.place.location
-        if location is not None and location.local is not None and not location.local.exists():
-            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
-        before = dict(self.documents)
-        explained(Asked(self.name), lambda: run(self.place.store, partial(self._find, path=path)))
-        if not self.documents:
+        if self.place.location is not None and self.place.location.local is not None:
+            Stamp.of(self.place.location.local)  # nothing there is its own error
+        asked = Asked(self.name, doing="opened")
+        explained(asked, lambda: sync(self._find(path)))
+        if not self.nodes:
             self._nothing()
-        if self.documents != before:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # codecs and types without a settled form
-                explained(Asked(self.name), self._open_groups)
-
-    async def _find(self, store: Any, prototype: Any, *, path: str | None) -> None:
-        reader = Reader(store, prototype, self.place.root)
-        if self.form is None:
-            self.documents, self.form, self.complete = await reader.head()
-            if not self.documents:
-                return
-        if self.complete and (path is None or holds(self.documents, path)):
-            return
-        if path is not None:
-            self.documents |= await reader.named(path, self.form, self.documents)
-        else:
-            self.documents |= await reader.below("", self.form)
-            self.complete = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # codecs and types without a settled form
+            explained(asked, self._describe)
 
     def _nothing(self) -> None:
         if (refused := getattr(self.place.store, "refused", None)) is not None:
@@ -199,73 +191,148 @@ class ZarrContents(Contents):
             "is it the store itself, and was it written to its end?"
         )
 
-    def _open_groups(self) -> None:
-        """Open the arrays, then those of each group as xarray has them."""
-        import xarray
-        import zarr
+    async def _find(self, path: str | None) -> None:
+        if self.form is None:
+            await self._head()
+        if not self.nodes and self.place.form is None:
+            return
+        if path is None:
+            if not self.complete:
+                await self._below("")
+            self.complete = True
+        elif not (self.complete and path in self.nodes):
+            await self._named(path)
 
-        from .kvzarr import Documents
+    async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the documents there are of some keys below the place, asked for at once."""
+        from zarr.core.buffer import default_buffer_prototype
 
-        members: dict[str, dict[str, Any]] = {}
-        for path in array_paths(self.documents):
-            if path not in self.arrays and path not in self.problems:
-                try:
-                    self.arrays[path] = self._open_array(path)
-                except Exception as error:  # a codec that nobody knows must not hide the other arrays
-                    self.problems[path] = error
-            if path and path in self.arrays:
-                members.setdefault(split_path(path)[0], {})[path] = self.arrays[path]
-        self.groups = {}
-        for group, arrays in sorted(members.items()):
-            if not (named := _agreeing(arrays)):
-                continue
-            shown = Documents(self.place.store, grouped(self.documents, named, self.form, self.place.root))
-            whole = f"{self.place.root}{group}".rstrip("/")
-            opened = zarr.open_group(
-                shown, path=whole, mode="r", zarr_format=self.form, use_consolidated=False
-            )
-            store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
-            raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
-            for name, variable in raw.variables.items():
-                mark = attributes_of(store.members[str(name)]).get("_FillValue")
-                variable.attrs.pop("_FillValue", None)
-                variable.attrs.update({} if mark is None else {"_FillValue": mark})
-            self.groups[group] = raw
+        store, prototype, keys = self.place.store, default_buffer_prototype(), list(dict.fromkeys(keys))
+        found = await asyncio.gather(*(store.get(self.place.path(key), prototype) for key in keys))
+        return {
+            key: json.loads(value.to_bytes())
+            for key, value in zip(keys, found, strict=True)
+            if value is not None
+        }
 
-    def _open_array(self, path: str) -> Any:
-        import zarr
+    async def _head(self) -> None:
+        """Read what the place itself has: all there is, where that is consolidated, or an array."""
+        if root := (await self._documents(["zarr.json"])).get("zarr.json"):
+            inner = (root.get("consolidated_metadata") or {}).get("metadata")
+            self.form, self.nodes = 3, {"": root, **(inner or {})}
+            self.complete = inner is not None or root.get("node_type") == "array"
+            return
+        documents = (await self._documents([".zmetadata"])).get(".zmetadata")
+        found = (
+            await self._documents([".zarray", ".zattrs", ".zgroup"])
+            if documents is None
+            else documents["metadata"]
+        )
+        self.form, self.nodes = 2, {"": {}} | _arrays(found) if found else {}
+        self.complete = documents is not None or ".zarray" in found
 
-        whole = f"{self.place.root}{path}".rstrip("/")
-        place = zarr.storage.StorePath(self.place.store, whole)
-        array = zarr.Array.from_dict(place, array_document(self.documents, path, self.form))
-        dict(array.attrs)  # which raises where they are no mapping
-        grid = array.shards or array.chunks
-        sizes = math.prod(map(abs, array.shape)), math.prod(grid)
-        if (
-            min(array.shape, default=0) < 0
-            or min((*grid, *array.chunks), default=1) < 1
-            or max(sizes) >= 2**60
-        ):
-            name = f"{self.name}/{path}".rstrip("/")
+    async def _read(self, paths: Iterable[str]) -> None:
+        """Read the metadata of some nodes."""
+        if self.form == 3:
+            found = await self._documents(f"{path}/zarr.json" for path in paths)
+            self.nodes |= {key.removesuffix("/zarr.json"): node for key, node in found.items()}
+        else:
+            names = (".zarray", ".zattrs")
+            self.nodes |= _arrays(await self._documents(f"{path}/{name}" for path in paths for name in names))
+
+    async def _named(self, path: str) -> None:
+        """Read the metadata of an array and of what its dimensions and attributes name, here or above."""
+        if path not in self.nodes:
+            await self._read([path])
+        node = self.nodes.get(path, {})
+        attributes, parts = node.get("attributes") or {}, path.split("/")[:-1]
+        dims = node.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS") or []
+        folders = ["/".join([*parts[:count], ""]) for count in range(len(parts), -1, -1)]
+        beside = [f"{folder}{dim}" for folder in folders for dim in dims if isinstance(dim, str) and dim]
+        beside += [f"{folders[0]}{name}" for name in str(attributes.get("coordinates", "")).split()]
+        await self._read(one for one in beside if one not in self.nodes)
+
+    async def _below(self, folder: str) -> None:
+        """Read the metadata of all nodes below a folder: listed folder by folder, never into arrays."""
+        if folder.count("/") > DEEPEST:  # links and damaged keys lead round and round
             raise SourceFormatError(
-                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: "
-                "restore them from their origin."
+                f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
+                "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
             )
+        listed = self.place.store.list_dir(self.place.path(folder))
+        names = [name.rstrip("/") async for name in listed]
+        paths = [f"{folder}{name}" for name in names if name and name[0] != "." and name != "zarr.json"]
+        await self._read(paths)
+        # A folder without a document is a group of Zarr 2, or none of ours.
+        found = {path: self.nodes.get(path, {} if self.form == 2 else None) for path in paths}
+        inner = [path for path, node in found.items() if node is not None and not _is_array(node)]
+        await asyncio.gather(*(self._below(f"{path}/") for path in inner))
+
+    def _describe(self) -> None:
+        """Open the arrays that are new, then show those of each group as xarray has them."""
+        import xarray
+
+        members: dict[str, list[str]] = {}
+        for path, node in self.nodes.items():
+            if _is_array(node) and path not in self.arrays and path not in self.problems:
+                try:
+                    self.arrays[path] = self._open(path, node)
+                except WindowLoaderError as error:
+                    self.problems[path] = error
+                except Exception as error:  # a codec that nobody knows must not hide the other arrays
+                    said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
+                    self.problems[path] = SourceFormatError(
+                        f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of "
+                        "its codec or dtype, or write the array again without."
+                    )
+        for path in self.arrays:
+            members.setdefault(split_path(path)[0], []).append(path)
+        for group, paths in sorted(members.items()):
+            sizes: dict[str, int] = {}
+            own = [path for path in paths if dimensions(self.arrays[path]) == (split_path(path)[1],)]
+            made = {
+                split_path(path)[1]: self._variable(path, sizes) for path in dict.fromkeys([*own, *paths])
+            }
+            index = {name: made.pop(name) for name, one in list(made.items()) if one.dims == (name,)}
+            self.groups[group] = xarray.Dataset(made, xarray.Coordinates(index, indexes={}))
+
+    def _title(self, path: str) -> str:
+        return f"{self.name}/{path}".rstrip("/")
+
+    def _open(self, path: str, node: Mapping[str, Any]) -> Any:
+        import zarr
+
+        document = dict(node)
+        if node.get("data_type") == "bfloat16":  # which TensorStore alone knows
+            document |= {"data_type": "uint16", "fill_value": 0}
+        array = zarr.Array.from_dict(
+            zarr.storage.StorePath(self.place.store, self.place.path(path)), document
+        )
+        dict(array.attrs)  # which raises where they are no mapping
+        check_shape(array.shape, array.dtype.itemsize, self._title(path))
+        for grid in (array.chunks, array.shards or ()):
+            check_shape(grid, array.dtype.itemsize, self._title(path), what="chunks", least=1)
         return array
 
-    def dtype(self, path: str) -> np.dtype:
-        """Dtype of an array as delivered, native byte order."""
-        name = "zarr.json" if self.form == 3 else ".zarray"
-        if parsed(self.documents[f"{path}/{name}".lstrip("/")]).get("data_type") == "bfloat16":
-            return np.dtype(np.float32)
-        dtype: np.dtype = self.arrays[path].dtype.newbyteorder("=")
-        return dtype
+    def _variable(self, path: str, sizes: dict[str, int]) -> Any:
+        """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""
+        import xarray
+        from xarray.backends.zarr import ZarrArrayWrapper
+
+        array, values = self.arrays[path], ZarrArrayWrapper(self.arrays[path])
+        dims = dimensions(array)
+        if dims is None or any(
+            sizes.setdefault(dim, size) != size for dim, size in zip(dims, array.shape, strict=True)
+        ):
+            dims = tuple(f"phony_dim_{path}_{place}" for place in range(array.ndim))
+        if self.nodes[path].get("data_type") == "bfloat16":
+            values.dtype = np.dtype(np.float32)
+        return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), _attributes(array))
 
     def identity(self, path: str) -> str:
         """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
-        start, location = f"{path}/" if path else "", self.place.location
-        names = (f"{start}{name}" for name in ("zarr.json", ".zarray", ".zattrs"))
-        found: list[Any] = [self.documents.get(name) for name in names]
+        found: list[Any] = [self.nodes[path]]
+        location = self.place.location
         if location is not None and location.local is not None:
             # The folder changes when a chunk is replaced: those are written aside and renamed.
             folder = location.local / path
@@ -273,18 +340,11 @@ class ZarrContents(Contents):
             found += [file.stat().st_mtime_ns for file in files if file.exists()]
         return digest(*found)
 
-    def described(self, path: str) -> bool:
-        """Whether xarray describes an array: it has names for its dimensions."""
-        group, name = split_path(path)
-        return group in self.groups and name in self.groups[group].variables
-
     def variables(self) -> tuple[str, ...]:
-        """Paths of the arrays of numbers along time; where there are none, of those without names for dimensions."""
-        named = super().variables()
-        if any(time_dimension(self.array(path)) is not None for path in named[:1]):
-            return named
-        bare = [path for path, array in self.arrays.items() if array.ndim > 1 and array.dtype.kind in "biuf"]
-        return tuple(path for path in bare if path and not self.described(path)) or named
+        """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
+        found = super().variables()
+        many = [path for path in found if dimensions(self.arrays[path]) or self.arrays[path].ndim > 1]
+        return tuple(many) or found
 
     def choose(self, variable: str | None) -> str:
         """Return the path of the array asked for, or of the only one along time.
@@ -297,45 +357,25 @@ class ZarrContents(Contents):
             Where there is none of that name.
         """
         path = None if variable is None else variable.strip("/")
-        if path is None and self.single:
-            path = ""
-        if path is not None and path in self.problems:
-            self._refuse(path)
-        if path is not None and path in self.arrays:
-            if self.arrays[path].dtype.kind not in "biuf" or self.arrays[path].dtype.itemsize > 8:
-                raise SourceFormatError(
-                    f"{self.name!r}: {path or 'the array'} holds no numbers (its dtype is {self.arrays[path].dtype}); "
-                    "windows are made of numbers."
-                )
-            return path
-        found = self.variables()
-        listed = ", ".join(map(repr, found or self.arrays)) or "nothing"
-        if path is not None and self.single:
+        if path is None and (self.single or not self.arrays):
+            path = next(iter({**self.arrays, **self.problems}), None)
+        if path is None:
+            return super().choose(None)
+        if path in self.problems:
+            raise self.problems[path]
+        if path not in self.arrays and self.single:
             raise SourceNotFoundError(
                 f"{self.name!r} has no array {variable!r}: it is a single array. Leave variables= out, and name its "
                 "features with features=[…]."
             )
-        if path is not None:
+        if path not in self.arrays:
+            listed = ", ".join(map(repr, self.variables() or self.arrays)) or "nothing"
             raise SourceNotFoundError(f"{self.name!r} has no array {variable!r}; there are {listed}.")
-        if len(found) == 1:
-            return found[0]
-        if not self.arrays and self.problems:
-            self._refuse(next(iter(self.problems)))
-        raise SourceFormatError(
-            f"{self.name!r} holds {len(found) or 'no'} arrays along time: {listed}. Choose one or several with "
-            "variables=[…] in wl.open (one, with variable=, where a source is opened by itself)."
-        )
-
-    def _refuse(self, path: str) -> None:
-        error = self.problems[path]
-        if isinstance(error, WindowLoaderError | ImportError):
-            raise error
-        said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-        name = f"{self.name}/{path}".rstrip("/")
-        raise SourceFormatError(
-            f"{name!r}: zarr-python cannot open the array ({said}). Install the package of its codec or dtype, or "
-            "write the array again without."
-        )
+        if (dtype := self.arrays[path].dtype).kind not in "biuf":
+            raise SourceFormatError(
+                f"{self._title(path)!r} holds no numbers (its dtype is {dtype}); windows are made of numbers."
+            )
+        return path
 
     def array(self, path: str, *, load: bool = False) -> Any:
         """Return a variable with its coordinates; see `Contents.array`."""
@@ -345,10 +385,10 @@ class ZarrContents(Contents):
     def load(self, path: str) -> None:
         """Read a coordinate, once and all chunks together."""
         if path not in self._values:
-            self._values[path] = explained(Asked(f"{self.name}/{path}"), lambda: self._read(path))
+            self._values[path] = explained(Asked(self._title(path)), lambda: self._coordinate(path))
         self.raw(path).data = self._values[path]
 
-    def _read(self, path: str) -> np.ndarray:
+    def _coordinate(self, path: str) -> np.ndarray:
         array, location = self.arrays[path], self.place.location
         if (
             location is not None
@@ -356,20 +396,31 @@ class ZarrContents(Contents):
             and array.nchunks > 1
             and array.dtype.kind in "biuf"
         ):
-            try:
-                store = open_tensorstore(location.child(path), self.form, fill_missing=True)
-                asked, progress = Asked(location.child(path).url), Progress(location.renew)
-                limit = location.timeout * max(1, array.nchunks // 1000)
-                future = store.read()
-                found = wait(
-                    future, asked, since=time.monotonic(), limit=limit, progress=progress, timeout=None
-                )
-                return np.asarray(found)
-            except SourceFormatError:
-                pass  # zarr-python reads what TensorStore does not know
+            where = location.child(path)
+            where = replace(where, timeout=where.timeout * max(1, array.nchunks // 1000))
+            with suppress(SourceFormatError):  # zarr-python reads what TensorStore does not know
+                store = open_tensorstore(where, self.form, fill_missing=True)
+                return np.asarray(wait_for(store.read(), where))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(array[...])
+            return np.asarray(bounded(array)[...])
+
+
+def _is_array(node: Any) -> bool:
+    return isinstance(node, dict) and node.get("node_type") == "array"
+
+
+def _arrays(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays of documents of Zarr 2, by path, each in one document as Zarr 3 has it."""
+    return {
+        key.removesuffix(".zarray").rstrip("/"): {
+            **document,
+            "node_type": "array",
+            "attributes": documents.get(f"{key.removesuffix('.zarray')}.zattrs", {}),
+        }
+        for key, document in documents.items()
+        if key.rpartition("/")[2] == ".zarray"
+    }
 
 
 def dimensions(array: Any) -> tuple[str, ...] | None:
@@ -380,41 +431,22 @@ def dimensions(array: Any) -> tuple[str, ...] | None:
     return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 
 
-def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
-    """Paths of the arrays with named dimensions, those of one name of one size: xarray takes no others together."""
-    names = {path: dims for path, array in arrays.items() if (dims := dimensions(array)) is not None}
-    own = {path: (split_path(path)[1],) for path in names}
-    sizes = {own[path][0]: arrays[path].shape[0] for path, dims in names.items() if dims == own[path]}
-    return [
-        path
-        for path, dims in names.items()
-        if all(
-            sizes.setdefault(dim, size) == size for dim, size in zip(dims, arrays[path].shape, strict=True)
-        )
-    ]
-
-
-def attributes_of(array: Any) -> dict[str, Any]:
+def _attributes(array: Any) -> dict[str, Any]:
     """Attributes of a zarr-python array, of which `_FillValue` says what marks a missing cell.
 
     That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
     zarr-python writes unasked.
     """
     found = dict(array.attrs)
-    mark, written = found.get("_FillValue"), array.metadata.zarr_format == 2 and dimensions(array) is not None
-    if mark is None and written and array.dtype.kind in "iuf" and array.fill_value:
-        found["_FillValue"] = array.fill_value
-    if isinstance(mark, str) and array.dtype.kind == "f":
-        try:
-            found["_FillValue"] = float(mark)
-        except ValueError:  # as xarray writes it into Zarr 3
-            [found["_FillValue"]] = struct.unpack("<d", base64.standard_b64decode(mark))
-    return found
+    mark, written = plain(found, array.dtype).get("_FillValue"), array.metadata.zarr_format == 2
+    if mark is None and written and dimensions(array) is not None and array.dtype.kind in "iuf":
+        mark = array.fill_value or None
+    found.pop("_ARRAY_DIMENSIONS", None)
+    return found if mark is None else {**found, "_FillValue": mark}
 
 
 def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
     """Return an array as TensorStore has it open; `SourceFormatError` where its metadata are not known to it."""
-    asked, since, progress = Asked(location.url), time.monotonic(), Progress(location.renew)
     spec = {
         "driver": "zarr3" if form == 3 else "zarr",
         "kvstore": location.store(),
@@ -423,5 +455,5 @@ def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache
         "fill_missing_data_reads": fill_missing,
     }
     context = location.resources(cache_bytes=cache_bytes)
-    future = explained(asked, lambda: tensorstore().open(spec, read=True, context=context))
-    return wait(future, asked, since=since, limit=location.timeout, progress=progress, timeout=None)
+    future = explained(Asked(location.url), lambda: tensorstore().open(spec, read=True, context=context))
+    return wait_for(future, location)

@@ -21,7 +21,7 @@ import numpy as np
 
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Source, digest
+from .base import Source, check_dtype, digest
 from .blobs import pool, renew_pool
 from .failures import Asked, explained
 from .handles import bytes_on_disk
@@ -156,7 +156,7 @@ class ZarrSource(RemoteSource):
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or a snapshot; on this machine, a chunk in its own folder."""
-        snapshot = getattr(getattr(self.place.store, "session", None), "snapshot_id", "")
+        snapshot = getattr(getattr(self.place.node.store, "session", None), "snapshot_id", "")
         return digest(self.shape, str(self.dtype), self.axes, self.info.identity, str(snapshot))
 
     def codecs(self) -> list[str]:
@@ -169,7 +169,7 @@ class ZarrSource(RemoteSource):
 
     def url(self) -> str | None:
         """URL of the array."""
-        return self.location and self.location.url
+        return self.location.url if self.location else None
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
@@ -222,7 +222,8 @@ class _TensorStoreRows:
         """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
         boxed = self.boxed
         if boxed[0] is not box:  # whoever reads a part asks for the same one each time
-            self.boxed = boxed = (box, self._part(box or ()))
+            part = self.stored.oindex[(slice(None), *(box or ()))][self.ts.d[:].translate_to[0]]
+            self.boxed = boxed = (box, part)
         view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
         values = self.source.packing
         into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
@@ -232,15 +233,6 @@ class _TensorStoreRows:
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         size = self.source.bytes_of(start, stop, box)
         return Read([future], finish, asked, self.location.timeout, self.progress, size)
-
-    def _part(self, box: Box | tuple[()]) -> Any:
-        store = self.stored
-        for dim, part in enumerate(box, 1):
-            if isinstance(part, slice):
-                store = store[self.ts.d[dim][part]][self.ts.d[dim].translate_to[0]]
-            else:
-                store = store[self.ts.d[dim].oindex[part]]
-        return store
 
     def renew(self) -> None:
         """Have the source opened anew for its next read; what is under way stays with this store."""
@@ -261,9 +253,9 @@ class _ZarrRows:
         from .bounded import bounded
         from .kvzarr import Whole
 
-        place, self.source, self.progress = source.place, source, Progress(renew_pool)
-        store = place.store if source.fill_missing else Whole(place.store, source.name)
-        path = place.path(source.info.path)
+        self.source, self.progress = source, Progress(renew_pool)
+        node = source.place.node / source.info.path
+        store = node.store if source.fill_missing else Whole(node.store, source.name)
         form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -271,7 +263,7 @@ class _ZarrRows:
             )  # codecs that the format does not settle: nothing a reader can help
             self.array = explained(
                 Asked(source.name),
-                lambda: bounded(zarr.open_array(store, path=path, mode="r", zarr_format=form)),
+                lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
             )
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
@@ -299,10 +291,9 @@ class _ZarrRows:
 
     def _rows(self, start: int, stop: int, box: Box | None) -> np.ndarray:
         order = self.source.order
-        parts: list[Any] = [slice(None)] * len(order)
-        for dim, part in zip(order, (slice(start, stop), *(box or ())), strict=False):
-            parts[dim] = part
-        return np.asarray(self.array.oindex[tuple(parts)]).transpose(order)
+        parts = dict(zip(order, (slice(start, stop), *(box or ())), strict=False))
+        index = tuple(parts.get(dim, slice(None)) for dim in range(len(order)))
+        return np.asarray(self.array.oindex[index]).transpose(order)
 
     def close(self) -> None:
         """Nothing is held but the store, which is the user's."""
@@ -370,12 +361,13 @@ def open_chunked(
         beside = ZarrContents.of(above, name) if name else contents
         path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
     raw, stored, described = contents.raw(path), contents.arrays[path], contents.array(path)
+    dtype = check_dtype(raw.dtype, f"{contents.name}/{path}")
     named = not any(str(dim).startswith("phony_dim_") for dim in raw.dims)
     info = ArrayInfo(
         path,
         "zarr3" if contents.form == 3 else "zarr",
         raw.shape,
-        raw.dtype.newbyteorder("="),
+        dtype,
         stored.chunks,
         stored.shards,
         stored.dtype.itemsize,
@@ -389,7 +381,7 @@ def open_chunked(
         axes=axes,
         dims=dimension_names(described) if named else dimensions(stored),
         description=StoreDescription(contents.place, path, time_dimension(described, axes)),
-        values=packing(info.dtype, raw.attrs) if mask_and_scale else None,
+        values=packing(dtype, raw.attrs) if mask_and_scale else None,
         fill_missing=fill_missing,
     )
 

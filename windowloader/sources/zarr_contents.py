@@ -16,6 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError
 from windowloader.hiding import hide_secrets
@@ -27,12 +31,14 @@ from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import Stamp
 from .kvstore import check_bucket, wait_for
+from .kvzarr import store_of
 from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from .options import Location
 
@@ -47,72 +53,62 @@ class Place:
 
     Parameters
     ----------
-    store : zarr.abc.store.Store
+    node : zarr.storage.StorePath
         What zarr-python reads.
     name : str
         For messages.
-    root : str
-        Path of the node in the store.
-    location : Location or None
-        Of the node, where TensorStore reads the store.
     key : tuple
         Equal for what is the same place.
+    location : Location or None
+        Of the node, where TensorStore reads the store.
     form : int or None
         Version of the Zarr format, where it is known of a node that may have no metadata of its own: what lies above
         an array that was opened by itself. Arrays are then asked for by name alone.
     """
 
-    store: Any = field(compare=False)
+    node: Any = field(compare=False)
     name: str
-    root: str = ""
+    key: tuple[Any, ...] = field(repr=False)
     location: Location | None = field(default=None, compare=False)
-    key: tuple[Any, ...] = field(default=(), repr=False)
     form: int | None = None
 
     def __call__(self) -> ZarrContents:
         """Open what is below."""
         return ZarrContents(self)
 
-    def path(self, below: str) -> str:
-        """Return the path in the store of what has a path below the node."""
-        return f"{self.root}/{below}".strip("/")
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine, or None."""
+        return self.location and self.location.local
 
     def parent(self, form: int) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
         key = (*self.key, "..")
         if self.location is not None:
-            from .kvzarr import store_of
-
             above, name = self.location.parent(), self.location.path.rstrip("/").rpartition("/")[2]
-            return Place(store_of(above), above.url, "", above, key, form), name
-        folder, name = split_path(self.root)
-        above_name = self.name.removesuffix(f"/{name}")
-        return replace(self, name=above_name, root=folder, key=key, form=form), name
+            return Place(StorePath(store_of(above)), above.url, key, above, form), name
+        path, name = split_path(self.node.path)
+        return Place(
+            StorePath(self.node.store, path), self.name.removesuffix(f"/{name}"), key, None, form
+        ), name
 
 
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
     """Return where a path, URL, or object of zarr-python points."""
-    import zarr
-    from zarr.abc.store import Store
-
-    if isinstance(target, zarr.Array | zarr.Group):
-        node = target.store_path
-        return Place(node.store, str(node).rstrip("/"), node.path, key=(id(node.store), node.path))
-    if isinstance(target, Store):
-        name = str(target).rstrip("/")
+    if isinstance(target, zarr.Array | zarr.Group | Store):
+        node = StorePath(target) if isinstance(target, Store) else target.store_path
+        name = str(node).rstrip("/")
         name = f"<{type(target).__name__}>" if " object at " in name else name
-        return Place(target, name, key=(id(target), ""))
+        return Place(node, name, (id(node.store), node.path))
     key = (os.fspath(target), repr(storage_options))
     if supported(target):
-        from .kvzarr import store_of
-
         location = locate(target, storage_options)
-        return Place(store_of(location), location.url, "", location, key)
+        return Place(StorePath(store_of(location)), location.url, key, location)
     from .references import open_store
 
-    options = own_headers_stay(storage_options)
-    store = explained(Asked(str(target)), lambda: open_store(str(target), options))
-    return Place(store, hide_secrets(str(target)).rstrip("/"), key=key)
+    options, name = own_headers_stay(storage_options), str(target)
+    store = explained(Asked(name), lambda: open_store(name, options))
+    return Place(StorePath(store), hide_secrets(name).rstrip("/"), key)
 
 
 class ZarrContents(Contents):
@@ -131,7 +127,7 @@ class ZarrContents(Contents):
         Metadata by path below the place, of Zarr 2 with the attributes; the path is empty for the place itself.
     arrays : dict of str to zarr.Array
         By path.
-    problems : dict of str to WindowLoaderError
+    problems : dict of str to Exception
         Why an array cannot be opened, by path.
     form : int
         Version of the Zarr format.
@@ -143,7 +139,7 @@ class ZarrContents(Contents):
         self.form: Any = place.form
         self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
-        self.problems: dict[str, WindowLoaderError] = {}
+        self.problems: dict[str, Exception] = {}
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -166,79 +162,72 @@ class ZarrContents(Contents):
         SourceNotFoundError
             Where there are no metadata at all.
         """
-        from zarr.core.sync import sync
-
         path = None if variable is None else variable.strip("/")
         if self.complete if path is None else path in self.arrays or path in self.problems:
             return
-        if self.place.location is not None and self.place.location.local is not None:
-            Stamp.of(self.place.location.local)  # nothing there is its own error
+        if self.place.folder is not None:
+            Stamp.of(self.place.folder)  # nothing there is its own error
         asked = Asked(self.name, doing="opened")
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
-            self._nothing()
+            if (refused := getattr(self.place.node.store, "refused", None)) is not None:
+                raise refused
+            if self.place.location is not None:
+                check_bucket(self.place.location)
+            raise SourceNotFoundError(
+                f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the "
+                "path; is it the store itself, and was it written to its end?"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs and types without a settled form
             explained(asked, self._describe)
 
-    def _nothing(self) -> None:
-        if (refused := getattr(self.place.store, "refused", None)) is not None:
-            raise refused
-        if self.place.location is not None:
-            check_bucket(self.place.location)
-        raise SourceNotFoundError(
-            f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the path; "
-            "is it the store itself, and was it written to its end?"
-        )
-
     async def _find(self, path: str | None) -> None:
+        await StorePath.open(self.place.node.store, "")
         if self.form is None:
             await self._head()
         if not self.nodes and self.place.form is None:
             return
-        if path is None:
-            if not self.complete:
-                await self._below("")
-            self.complete = True
-        elif not (self.complete and path in self.nodes):
+        if path is not None and not (self.complete and path in self.nodes):
             await self._named(path)
-
-    async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the documents there are of some keys below the place, asked for at once."""
-        from zarr.core.buffer import default_buffer_prototype
-
-        store, prototype, keys = self.place.store, default_buffer_prototype(), list(dict.fromkeys(keys))
-        found = await asyncio.gather(*(store.get(self.place.path(key), prototype) for key in keys))
-        return {
-            key: json.loads(value.to_bytes())
-            for key, value in zip(keys, found, strict=True)
-            if value is not None
-        }
+        elif path is None and not self.complete:
+            await self._below("")
+            self.complete = True
 
     async def _head(self) -> None:
         """Read what the place itself has: all there is, where that is consolidated, or an array."""
-        if root := (await self._documents(["zarr.json"])).get("zarr.json"):
+        self.nodes, self.form = await self._documents(["zarr.json"]), 3
+        if root := self.nodes.get(""):
             inner = (root.get("consolidated_metadata") or {}).get("metadata")
-            self.form, self.nodes = 3, {"": root, **(inner or {})}
-            self.complete = inner is not None or root.get("node_type") == "array"
+            self.nodes |= inner or {}
+            self.complete = inner is not None or _is_array(root)
             return
-        documents = (await self._documents([".zmetadata"])).get(".zmetadata")
-        found = (
+        self.form = 2
+        whole = (await self._documents([".zmetadata"])).get("")
+        self.nodes = (
             await self._documents([".zarray", ".zattrs", ".zgroup"])
-            if documents is None
-            else documents["metadata"]
+            if whole is None
+            else _nodes(whole["metadata"])
         )
-        self.form, self.nodes = 2, {"": {}} | _arrays(found) if found else {}
-        self.complete = documents is not None or ".zarray" in found
+        self.complete = whole is not None or _is_array(self.nodes.get(""))
+
+    async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the metadata that some keys below the place have, by path, asked for at once."""
+        node, keys = self.place.node, list(dict.fromkeys(keys))
+        found = await asyncio.gather(*((node / key).get() for key in keys))
+        try:
+            return _nodes(
+                {key: json.loads(one.to_bytes()) for key, one in zip(keys, found, strict=True) if one}
+            )
+        except (ValueError, RecursionError) as error:
+            raise SourceFormatError(
+                f"metadata of {self.name!r} are not JSON ({error}); was the store written to its end?"
+            ) from error
 
     async def _read(self, paths: Iterable[str]) -> None:
         """Read the metadata of some nodes."""
-        if self.form == 3:
-            found = await self._documents(f"{path}/zarr.json" for path in paths)
-            self.nodes |= {key.removesuffix("/zarr.json"): node for key, node in found.items()}
-        else:
-            names = (".zarray", ".zattrs")
-            self.nodes |= _arrays(await self._documents(f"{path}/{name}" for path in paths for name in names))
+        names = ("zarr.json",) if self.form == 3 else (".zarray", ".zattrs")
+        self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in names)
 
     async def _named(self, path: str) -> None:
         """Read the metadata of an array and of what its dimensions and attributes name, here or above."""
@@ -259,34 +248,29 @@ class ZarrContents(Contents):
                 f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
                 "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
             )
-        listed = self.place.store.list_dir(self.place.path(folder))
-        names = [name.rstrip("/") async for name in listed]
+        node = self.place.node / folder
+        names = [name.rstrip("/") async for name in node.store.list_dir(node.path)]
         paths = [f"{folder}{name}" for name in names if name and name[0] != "." and name != "zarr.json"]
         await self._read(paths)
         # A folder without a document is a group of Zarr 2, or none of ours.
-        found = {path: self.nodes.get(path, {} if self.form == 2 else None) for path in paths}
-        inner = [path for path, node in found.items() if node is not None and not _is_array(node)]
-        await asyncio.gather(*(self._below(f"{path}/") for path in inner))
+        inner = [path for path in paths if path in self.nodes or self.form == 2]
+        await asyncio.gather(
+            *(self._below(f"{path}/") for path in inner if not _is_array(self.nodes.get(path)))
+        )
 
     def _describe(self) -> None:
         """Open the arrays that are new, then show those of each group as xarray has them."""
         import xarray
 
         members: dict[str, list[str]] = {}
-        for path, node in self.nodes.items():
-            if _is_array(node) and path not in self.arrays and path not in self.problems:
+        for path in [path for path, node in self.nodes.items() if _is_array(node)]:
+            if path not in self.arrays and path not in self.problems:
                 try:
-                    self.arrays[path] = self._open(path, node)
-                except WindowLoaderError as error:
-                    self.problems[path] = error
+                    self.arrays[path] = self._open(path)
                 except Exception as error:  # a codec that nobody knows must not hide the other arrays
-                    said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-                    self.problems[path] = SourceFormatError(
-                        f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of "
-                        "its codec or dtype, or write the array again without."
-                    )
-        for path in self.arrays:
-            members.setdefault(split_path(path)[0], []).append(path)
+                    self.problems[path] = error
+            if path in self.arrays:
+                members.setdefault(split_path(path)[0], []).append(path)
         for group, paths in sorted(members.items()):
             sizes: dict[str, int] = {}
             own = [path for path in paths if dimensions(self.arrays[path]) == (split_path(path)[1],)]
@@ -299,28 +283,24 @@ class ZarrContents(Contents):
     def _title(self, path: str) -> str:
         return f"{self.name}/{path}".rstrip("/")
 
-    def _open(self, path: str, node: Mapping[str, Any]) -> Any:
-        import zarr
-
-        document = dict(node)
-        if node.get("data_type") == "bfloat16":  # which TensorStore alone knows
-            document |= {"data_type": "uint16", "fill_value": 0}
-        array = zarr.Array.from_dict(
-            zarr.storage.StorePath(self.place.store, self.place.path(path)), document
-        )
+    def _open(self, path: str) -> Any:
+        document, name = self.nodes[path], self._title(path)
+        if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
+            document = {**document, "data_type": "uint16", "fill_value": 0}
+        array = zarr.Array.from_dict(self.place.node / path, document)
         dict(array.attrs)  # which raises where they are no mapping
-        check_shape(array.shape, array.dtype.itemsize, self._title(path))
+        check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
-            check_shape(grid, array.dtype.itemsize, self._title(path), what="chunks", least=1)
+            check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
         return array
 
     def _variable(self, path: str, sizes: dict[str, int]) -> Any:
         """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""
         import xarray
-        from xarray.backends.zarr import ZarrArrayWrapper
+        from xarray.backends import zarr as backend
 
-        array, values = self.arrays[path], ZarrArrayWrapper(self.arrays[path])
-        dims = dimensions(array)
+        array = self.arrays[path]
+        values, dims = backend.ZarrArrayWrapper(array), dimensions(array)  # type: ignore[no-untyped-call]
         if dims is None or any(
             sizes.setdefault(dim, size) != size for dim, size in zip(dims, array.shape, strict=True)
         ):
@@ -331,14 +311,10 @@ class ZarrContents(Contents):
 
     def identity(self, path: str) -> str:
         """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
-        found: list[Any] = [self.nodes[path]]
-        location = self.place.location
-        if location is not None and location.local is not None:
-            # The folder changes when a chunk is replaced: those are written aside and renamed.
-            folder = location.local / path
-            files = [folder, *(folder / name for name in ("zarr.json", ".zarray"))]
-            found += [file.stat().st_mtime_ns for file in files if file.exists()]
-        return digest(*found)
+        folder = self.place.folder and self.place.folder / path
+        # The folder changes when a chunk is replaced: those are written aside and renamed.
+        files = [folder, folder / "zarr.json", folder / ".zarray"] if folder else []
+        return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files if file.exists()))
 
     def variables(self) -> tuple[str, ...]:
         """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
@@ -361,19 +337,21 @@ class ZarrContents(Contents):
             path = next(iter({**self.arrays, **self.problems}), None)
         if path is None:
             return super().choose(None)
-        if path in self.problems:
-            raise self.problems[path]
-        if path not in self.arrays and self.single:
-            raise SourceNotFoundError(
-                f"{self.name!r} has no array {variable!r}: it is a single array. Leave variables= out, and name its "
-                "features with features=[…]."
+        if (error := self.problems.get(path)) is not None:
+            said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
+            raise (
+                error
+                if isinstance(error, WindowLoaderError)
+                else SourceFormatError(
+                    f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
+                    "or dtype, or write the array again without."
+                )
             )
         if path not in self.arrays:
-            listed = ", ".join(map(repr, self.variables() or self.arrays)) or "nothing"
-            raise SourceNotFoundError(f"{self.name!r} has no array {variable!r}; there are {listed}.")
-        if (dtype := self.arrays[path].dtype).kind not in "biuf":
-            raise SourceFormatError(
-                f"{self._title(path)!r} holds no numbers (its dtype is {dtype}); windows are made of numbers."
+            listed = f"there are {', '.join(map(repr, self.variables() or self.arrays)) or 'nothing'}."
+            alone = "it is a single array. Leave variables= out, and name its features with features=[…]."
+            raise SourceNotFoundError(
+                f"{self.name!r} has no array {variable!r}: {alone if self.single else listed}"
             )
         return path
 
@@ -410,17 +388,17 @@ def _is_array(node: Any) -> bool:
     return isinstance(node, dict) and node.get("node_type") == "array"
 
 
-def _arrays(documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays of documents of Zarr 2, by path, each in one document as Zarr 3 has it."""
-    return {
-        key.removesuffix(".zarray").rstrip("/"): {
-            **document,
-            "node_type": "array",
-            "attributes": documents.get(f"{key.removesuffix('.zarray')}.zattrs", {}),
-        }
-        for key, document in documents.items()
-        if key.rpartition("/")[2] == ".zarray"
-    }
+def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata by path; of an array of Zarr 2 in one document, as Zarr 3 has it."""
+    found: dict[str, Any] = {}
+    for key, document in documents.items():
+        path, _, name = key.rpartition("/")
+        if name == ".zarray":
+            attributes = documents.get(f"{path}/.zattrs".lstrip("/"), {})
+            found[path] = {**document, "node_type": "array", "attributes": attributes}
+        elif name != ".zattrs":
+            found.setdefault(path, document)
+    return found
 
 
 def dimensions(array: Any) -> tuple[str, ...] | None:

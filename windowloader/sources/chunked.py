@@ -23,11 +23,13 @@ from windowloader.errors import SourceChangedError, SourceFormatError
 
 from .base import Source, check_dtype, digest
 from .blobs import pool, renew_pool
+from .coordinates import dimension_names, time_dimension
+from .description import StoreDescription
 from .failures import Asked, explained
 from .handles import bytes_on_disk
 from .mirror_state import place_of, state_of
 from .options import scheme_of
-from .packing import Packing, delivered
+from .packing import delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from .options import Location
     from .reads import Pending
     from .storage import Storage
-    from .zarr_contents import Place
+    from .zarr_contents import ZarrContents
 
 __all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "is_zarr", "list_arrays", "open_chunked"]
 
@@ -57,42 +59,25 @@ class ArrayInfo:
 
     Parameters
     ----------
-    path : str
-        Below the place that was opened; empty where that is the array.
     driver : str
         ``zarr`` or ``zarr3``: TensorStore's words.
     shape : tuple of int
-    dtype : numpy.dtype
-        As delivered, native byte order.
+    itemsize : int
+        Bytes of a stored number.
     chunks : tuple of int
         What is read at once: the inner chunk of a shard.
     shards : tuple of int or None
         What is one object where that is larger than a chunk.
-    itemsize : int
-        Bytes of a stored number.
-    codecs : tuple of str
-        Names of its codecs, within shards.
-    identity : str
-        Changes when the metadata do.
-    fill_value : number or None
-        What cells hold that were never written.
+    exact : bool
+        Whether a chunk's stored size is known: nothing is compressed.
     """
 
-    path: str
     driver: str
     shape: tuple[int, ...]
-    dtype: np.dtype
+    itemsize: int
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
-    itemsize: int = 0
-    codecs: tuple[str, ...] = ()
-    identity: str = ""
-    fill_value: Any = None
-
-    @property
-    def exact(self) -> bool:
-        """Whether a chunk's stored size is known: nothing is compressed."""
-        return UNPACKED.issuperset(self.codecs)
+    exact: bool = False
 
     @property
     def chunk_bytes(self) -> int:
@@ -105,16 +90,14 @@ class ZarrSource(RemoteSource):
 
     Parameters
     ----------
-    place : Place
-        Where the store is.
-    array : ArrayInfo
+    contents : ZarrContents
+        What holds the array.
+    path : str
         Of the array in it.
-    values : Packing or None
-        How stored numbers become values.
-    fill_missing : bool
-        Whether absent chunks mean the fill value; else they are an error.
-    **described
-        Axes, names of dimensions, labels and timestamps; see `Source`.
+    axes : str or None
+        Letters of the stored shape.
+    fill_missing, mask_and_scale : bool
+        See `open_chunked`.
 
     Examples
     --------
@@ -133,21 +116,30 @@ class ZarrSource(RemoteSource):
     boxes = "indices"
 
     def __init__(
-        self, place: Place, array: ArrayInfo, *, values: Packing | None, fill_missing: bool, **described: Any
+        self, contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
     ) -> None:
+        raw, stored, array = contents.raw(path), contents.arrays[path], contents.array(path)
+        name, place = f"{contents.name}/{path}".rstrip("/"), contents.place
+        dtype, named = check_dtype(raw.dtype, name), not any("phony_dim_" in str(dim) for dim in raw.dims)
+        self.packing = packing(dtype, raw.attrs) if mask_and_scale else None
         super().__init__(
-            f"{place.name}/{array.path}".rstrip("/"),
-            shape=array.shape,
-            dtype=values.dtype if values else array.dtype,
-            chunks=array.chunks,
-            **described,
+            name,
+            shape=raw.shape,
+            dtype=self.packing.dtype if self.packing else dtype,
+            axes=axes,
+            dims=dimension_names(array) if named else contents.dimensions(path),
+            chunks=stored.chunks,
+            description=StoreDescription(place, path, time_dimension(array, axes)),
         )
-        self.place, self.info, self.packing, self.fill_missing = place, array, values, fill_missing
-        self.location: Location | None = place.location and place.location.child(array.path)
-        self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
-        self.fill_value = delivered(values, array.dtype, array.fill_value)
+        self.node, self.identity, self.fill_missing = place.node / path, contents.identity(path), fill_missing
+        self.location: Location | None = place.location and place.location.child(path)
+        self.fill_value = delivered(self.packing, dtype, stored.fill_value)
+        self.names = zarr_codecs(stored)
+        driver, exact = f"zarr{stored.metadata.zarr_format}".rstrip("2"), UNPACKED.issuperset(self.names)
+        self.info = ArrayInfo(driver, raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards, exact)
+        self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
-            default = SHARD_CACHE if array.shards else 0
+            default = SHARD_CACHE if stored.shards else 0
             self.cache_bytes = default if self.location.cache_bytes is None else self.location.cache_bytes
 
     def storage(self, box: Box | None = None) -> Storage:
@@ -156,12 +148,12 @@ class ZarrSource(RemoteSource):
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or a snapshot; on this machine, a chunk in its own folder."""
-        snapshot = getattr(getattr(self.place.node.store, "session", None), "snapshot_id", "")
-        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, str(snapshot))
+        snapshot = getattr(getattr(self.node.store, "session", None), "snapshot_id", "")
+        return digest(self.shape, str(self.dtype), self.axes, self.identity, str(snapshot))
 
     def codecs(self) -> list[str]:
         """Names of its codecs, within shards."""
-        return list(self.info.codecs)
+        return self.names
 
     def stored_bytes(self) -> int | None:
         """Bytes of its folder, on this machine."""
@@ -254,7 +246,7 @@ class _ZarrRows:
         from .kvzarr import Whole
 
         self.source, self.progress = source, Progress(renew_pool)
-        node = source.place.node / source.info.path
+        node = source.node
         store = node.store if source.fill_missing else Whole(node.store, source.name)
         form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
@@ -273,27 +265,24 @@ class _ZarrRows:
         edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
         requests = max(len(edges), len(source.storage(box).requests(start, stop)))
         pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
-        cuts = list(itertools.pairwise([*edges[:: -(-len(edges) // pieces)], stop]))
-        futures = [pool().submit(self._rows, first, end, box) for first, end in cuts]
+        futures = [
+            pool().submit(self._read, first, end, out[first - start : end - start], box)
+            for first, end in itertools.pairwise([*edges[:: -(-len(edges) // pieces)], stop])
+        ]
         for future in futures:
             future.add_done_callback(self.progress.touch)
-
-        def finish(results: list[Any]) -> None:
-            for (first, end), rows in zip(cuts, results, strict=True):
-                part = out[first - start : end - start]
-                if source.packing is None:
-                    part[...] = rows
-                else:
-                    source.packing.unpack(rows, part)
-
         size = source.bytes_of(start, stop, box)
-        return Read(futures, finish, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
+        return Read(futures, None, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
 
-    def _rows(self, start: int, stop: int, box: Box | None) -> np.ndarray:
-        order = self.source.order
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> None:
+        order, values = self.source.order, self.source.packing
         parts = dict(zip(order, (slice(start, stop), *(box or ())), strict=False))
         index = tuple(parts.get(dim, slice(None)) for dim in range(len(order)))
-        return np.asarray(self.array.oindex[index]).transpose(order)
+        rows = np.asarray(self.array.oindex[index]).transpose(order)
+        if values is None:
+            out[...] = rows
+        else:
+            values.unpack(rows, out)
 
     def close(self) -> None:
         """Nothing is held but the store, which is the user's."""
@@ -349,41 +338,15 @@ def open_chunked(
     >>> rows
     array([[4., 5.]])
     """
-    from .coordinates import dimension_names, time_dimension
-    from .description import StoreDescription
-    from .packing import packing
-    from .zarr_contents import ZarrContents, dimensions, place_of
+    from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options), variable)
     path = contents.choose(variable)
-    if not path and dimensions(contents.arrays[""]):
-        above, name = contents.place.parent(contents.form)  # its coordinates lie beside it, if anywhere
+    if not path and contents.dimensions(""):
+        above, name = contents.place.parent()  # its coordinates lie beside it, if anywhere
         beside = ZarrContents.of(above, name) if name else contents
         path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
-    raw, stored, described = contents.raw(path), contents.arrays[path], contents.array(path)
-    dtype = check_dtype(raw.dtype, f"{contents.name}/{path}")
-    named = not any(str(dim).startswith("phony_dim_") for dim in raw.dims)
-    info = ArrayInfo(
-        path,
-        "zarr3" if contents.form == 3 else "zarr",
-        raw.shape,
-        dtype,
-        stored.chunks,
-        stored.shards,
-        stored.dtype.itemsize,
-        tuple(zarr_codecs(stored)),
-        contents.identity(path),
-        stored.fill_value,
-    )
-    return ZarrSource(
-        contents.place,
-        info,
-        axes=axes,
-        dims=dimension_names(described) if named else dimensions(stored),
-        description=StoreDescription(contents.place, path, time_dimension(described, axes)),
-        values=packing(dtype, raw.attrs) if mask_and_scale else None,
-        fill_missing=fill_missing,
-    )
+    return ZarrSource(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
 
 
 def is_chunked(target: str | os.PathLike[str]) -> bool:
@@ -394,14 +357,13 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     >>> is_chunked("s3://bucket/store.zarr/speed"), is_chunked("gs://bucket/era5"), is_chunked("s3://b/x.npy")
     (True, True, False)
     """
-    path = PurePosixPath(str(target).partition("://")[2].partition("?")[0] or str(target))
+    text = os.fspath(target)
+    path = PurePosixPath(text.partition("://")[2].partition("?")[0] or text)
     if any(part.lower().endswith(SUFFIXES) for part in path.parts):
         return True
     if scheme_of(target) in ("", "file", "local"):
-        folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
-        return any(
-            os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
-        )
+        folder = Path(text.removeprefix("file://").removeprefix("local://")).expanduser()
+        return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata"))
     return not path.suffix
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "dimensions", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
 
 DEEPEST = 16  # groups within one another that are listed
 
@@ -61,36 +61,24 @@ class Place:
         Equal for what is the same place.
     location : Location or None
         Of the node, where TensorStore reads the store.
-    form : int or None
-        Version of the Zarr format, where it is known of a node that may have no metadata of its own: what lies above
-        an array that was opened by itself. Arrays are then asked for by name alone.
     """
 
     node: Any = field(compare=False)
     name: str
     key: tuple[Any, ...] = field(repr=False)
     location: Location | None = field(default=None, compare=False)
-    form: int | None = None
 
     def __call__(self) -> ZarrContents:
         """Open what is below."""
         return ZarrContents(self)
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder on this machine, or None."""
-        return self.location and self.location.local
-
-    def parent(self, form: int) -> tuple[Place, str]:
+    def parent(self) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
-        key = (*self.key, "..")
-        if self.location is not None:
-            above, name = self.location.parent(), self.location.path.rstrip("/").rpartition("/")[2]
-            return Place(StorePath(store_of(above)), above.url, key, above, form), name
-        path, name = split_path(self.node.path)
-        return Place(
-            StorePath(self.node.store, path), self.name.removesuffix(f"/{name}"), key, None, form
-        ), name
+        key, above = (*self.key, ".."), self.location and self.location.parent()
+        path, name = split_path(self.node.path if self.location is None else self.location.path)
+        store = self.node.store if above is None else store_of(above)
+        node = StorePath(store, path if above is None else "")
+        return Place(node, self.name.removesuffix(f"/{name}"), key, above), name
 
 
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
@@ -129,14 +117,14 @@ class ZarrContents(Contents):
         By path.
     problems : dict of str to Exception
         Why an array cannot be opened, by path.
-    form : int
-        Version of the Zarr format.
+    form : int or None
+        Version of the Zarr format, where the place has metadata of its own.
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
         self.place, self.complete = place, False
-        self.form: Any = place.form
+        self.form: int | None = None
         self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
         self.problems: dict[str, Exception] = {}
@@ -165,15 +153,15 @@ class ZarrContents(Contents):
         path = None if variable is None else variable.strip("/")
         if self.complete if path is None else path in self.arrays or path in self.problems:
             return
-        if self.place.folder is not None:
-            Stamp.of(self.place.folder)  # nothing there is its own error
-        asked = Asked(self.name, doing="opened")
+        location, asked = self.place.location, Asked(self.name, doing="opened")
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
             if (refused := getattr(self.place.node.store, "refused", None)) is not None:
                 raise refused
-            if self.place.location is not None:
-                check_bucket(self.place.location)
+            if location is not None:
+                check_bucket(location)
+            if location is not None and location.local is not None:
+                Stamp.of(location.local)
             raise SourceNotFoundError(
                 f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the "
                 "path; is it the store itself, and was it written to its end?"
@@ -184,41 +172,33 @@ class ZarrContents(Contents):
 
     async def _find(self, path: str | None) -> None:
         await StorePath.open(self.place.node.store, "")
-        if self.form is None:
+        if not self.nodes:
             await self._head()
-        if not self.nodes and self.place.form is None:
-            return
         if path is not None and not (self.complete and path in self.nodes):
             await self._named(path)
-        elif path is None and not self.complete:
+        elif path is None and self.nodes and not self.complete:
             await self._below("")
             self.complete = True
 
     async def _head(self) -> None:
         """Read what the place itself has: all there is, where that is consolidated, or an array."""
-        self.nodes, self.form = await self._documents(["zarr.json"]), 3
+        self.nodes = await self._documents(["zarr.json"])
         if root := self.nodes.get(""):
             inner = (root.get("consolidated_metadata") or {}).get("metadata")
             self.nodes |= inner or {}
-            self.complete = inner is not None or _is_array(root)
-            return
-        self.form = 2
-        whole = (await self._documents([".zmetadata"])).get("")
-        self.nodes = (
-            await self._documents([".zarray", ".zattrs", ".zgroup"])
-            if whole is None
-            else _nodes(whole["metadata"])
-        )
-        self.complete = whole is not None or _is_array(self.nodes.get(""))
+        elif inner := (await self._documents([".zmetadata"])).get(""):
+            self.nodes = _nodes(inner["metadata"])
+        else:
+            self.nodes = await self._documents([".zarray", ".zattrs", ".zgroup"])
+        self.complete = inner is not None or _is_array(self.nodes.get(""))
+        self.form = (3 if root else 2) if self.nodes else None
 
     async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the metadata that some keys below the place have, by path, asked for at once."""
         node, keys = self.place.node, list(dict.fromkeys(keys))
-        found = await asyncio.gather(*((node / key).get() for key in keys))
+        found = zip(keys, await asyncio.gather(*((node / key).get() for key in keys)), strict=True)
         try:
-            return _nodes(
-                {key: json.loads(one.to_bytes()) for key, one in zip(keys, found, strict=True) if one}
-            )
+            return _nodes({key: json.loads(one.to_bytes()) for key, one in found if one is not None})
         except (ValueError, RecursionError) as error:
             raise SourceFormatError(
                 f"metadata of {self.name!r} are not JSON ({error}); was the store written to its end?"
@@ -226,7 +206,8 @@ class ZarrContents(Contents):
 
     async def _read(self, paths: Iterable[str]) -> None:
         """Read the metadata of some nodes."""
-        names = ("zarr.json",) if self.form == 3 else (".zarray", ".zattrs")
+        names = ("zarr.json", ".zarray", ".zattrs")
+        names = names if self.form is None else names[:1] if self.form == 3 else names[1:]
         self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in names)
 
     async def _named(self, path: str) -> None:
@@ -272,13 +253,12 @@ class ZarrContents(Contents):
             if path in self.arrays:
                 members.setdefault(split_path(path)[0], []).append(path)
         for group, paths in sorted(members.items()):
-            sizes: dict[str, int] = {}
-            own = [path for path in paths if dimensions(self.arrays[path]) == (split_path(path)[1],)]
-            made = {
-                split_path(path)[1]: self._variable(path, sizes) for path in dict.fromkeys([*own, *paths])
-            }
-            index = {name: made.pop(name) for name, one in list(made.items()) if one.dims == (name,)}
-            self.groups[group] = xarray.Dataset(made, xarray.Coordinates(index, indexes={}))
+            names = {split_path(path)[1]: path for path in paths}
+            own = {name: path for name, path in names.items() if self.dimensions(path) == (name,)}
+            sizes = {name: self.arrays[path].shape[0] for name, path in own.items()}
+            made = {name: self._variable(path, sizes) for name, path in names.items()}
+            index = xarray.Coordinates({name: made.pop(name) for name in own}, indexes={})
+            self.groups[group] = xarray.Dataset(made, index)
 
     def _title(self, path: str) -> str:
         return f"{self.name}/{path}".rstrip("/")
@@ -300,26 +280,48 @@ class ZarrContents(Contents):
         from xarray.backends import zarr as backend
 
         array = self.arrays[path]
-        values, dims = backend.ZarrArrayWrapper(array), dimensions(array)  # type: ignore[no-untyped-call]
+        values, dims = backend.ZarrArrayWrapper(array), self.dimensions(path)  # type: ignore[no-untyped-call]
         if dims is None or any(
             sizes.setdefault(dim, size) != size for dim, size in zip(dims, array.shape, strict=True)
         ):
             dims = tuple(f"phony_dim_{path}_{place}" for place in range(array.ndim))
         if self.nodes[path].get("data_type") == "bfloat16":
             values.dtype = np.dtype(np.float32)
-        return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), _attributes(array))
+        return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), self._attributes(path))
+
+    def _attributes(self, path: str) -> dict[str, Any]:
+        """Attributes of an array, of which `_FillValue` says what marks a missing cell.
+
+        That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
+        zarr-python writes unasked.
+        """
+        array, found = self.arrays[path], dict(self.arrays[path].attrs)
+        mark, written = plain(found, array.dtype).get("_FillValue"), "_ARRAY_DIMENSIONS" in found
+        if mark is None and written and self.dimensions(path) and array.dtype.kind in "iuf":
+            mark = array.fill_value or None
+        found.pop("_ARRAY_DIMENSIONS", None)
+        return found if mark is None else {**found, "_FillValue": mark}
+
+    def dimensions(self, path: str) -> tuple[str, ...] | None:
+        """Names of an array's dimensions, all different; else None."""
+        array, node = self.arrays[path], self.nodes[path]
+        names = node.get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS")
+        good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 
     def identity(self, path: str) -> str:
         """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
-        folder = self.place.folder and self.place.folder / path
-        # The folder changes when a chunk is replaced: those are written aside and renamed.
-        files = [folder, folder / "zarr.json", folder / ".zarray"] if folder else []
-        return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files if file.exists()))
+        files = []
+        if (location := self.place.location) is not None and location.local is not None:
+            # The folder changes when a chunk is replaced: those are written aside and renamed.
+            folder = location.local / path
+            files = [file for file in (folder, folder / "zarr.json", folder / ".zarray") if file.exists()]
+        return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files))
 
     def variables(self) -> tuple[str, ...]:
         """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
         found = super().variables()
-        many = [path for path in found if dimensions(self.arrays[path]) or self.arrays[path].ndim > 1]
+        many = [path for path in found if self.dimensions(path) or self.arrays[path].ndim > 1]
         return tuple(many) or found
 
     def choose(self, variable: str | None) -> str:
@@ -337,15 +339,13 @@ class ZarrContents(Contents):
             path = next(iter({**self.arrays, **self.problems}), None)
         if path is None:
             return super().choose(None)
-        if (error := self.problems.get(path)) is not None:
+        if isinstance(error := self.problems.get(path), WindowLoaderError):
+            raise error
+        if error is not None:
             said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-            raise (
-                error
-                if isinstance(error, WindowLoaderError)
-                else SourceFormatError(
-                    f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
-                    "or dtype, or write the array again without."
-                )
+            raise SourceFormatError(
+                f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
+                "or dtype, or write the array again without."
             )
         if path not in self.arrays:
             listed = f"there are {', '.join(map(repr, self.variables() or self.arrays)) or 'nothing'}."
@@ -368,16 +368,12 @@ class ZarrContents(Contents):
 
     def _coordinate(self, path: str) -> np.ndarray:
         array, location = self.arrays[path], self.place.location
-        if (
-            location is not None
-            and location.local is None
-            and array.nchunks > 1
-            and array.dtype.kind in "biuf"
-        ):
+        many = array.nchunks > 1 and array.dtype.kind in "biuf"
+        if many and location is not None and location.local is None:
             where = location.child(path)
             where = replace(where, timeout=where.timeout * max(1, array.nchunks // 1000))
             with suppress(SourceFormatError):  # zarr-python reads what TensorStore does not know
-                store = open_tensorstore(where, self.form, fill_missing=True)
+                store = open_tensorstore(where, array.metadata.zarr_format, fill_missing=True)
                 return np.asarray(wait_for(store.read(), where))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -399,28 +395,6 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
         elif name != ".zattrs":
             found.setdefault(path, document)
     return found
-
-
-def dimensions(array: Any) -> tuple[str, ...] | None:
-    """Names of a zarr-python array's dimensions, all different; else None."""
-    third = array.metadata.zarr_format == 3
-    names = array.metadata.dimension_names if third else array.attrs.get("_ARRAY_DIMENSIONS")
-    good = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
-
-
-def _attributes(array: Any) -> dict[str, Any]:
-    """Attributes of a zarr-python array, of which `_FillValue` says what marks a missing cell.
-
-    That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
-    zarr-python writes unasked.
-    """
-    found = dict(array.attrs)
-    mark, written = plain(found, array.dtype).get("_FillValue"), array.metadata.zarr_format == 2
-    if mark is None and written and dimensions(array) is not None and array.dtype.kind in "iuf":
-        mark = array.fill_value or None
-    found.pop("_ARRAY_DIMENSIONS", None)
-    return found if mark is None else {**found, "_FillValue": mark}
 
 
 def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache_bytes: int = 0) -> Any:

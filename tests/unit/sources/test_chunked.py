@@ -109,8 +109,7 @@ def test_what_is_chunked(tmp_path):
 )
 @settings(max_examples=60)
 def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner, per, data):
-    array = ArrayInfo("", "zarr3", (size, nodes), np.dtype("f4"), (inner, node_inner),
-                      (inner * per, node_inner * 2), itemsize=4)  # fmt: skip
+    array = ArrayInfo("zarr3", (size, nodes), 4, (inner, node_inner), (inner * per, node_inner * 2))
     start = data.draw(st.integers(0, size - 1))
     stop = data.draw(st.integers(start + 1, size))
     expected = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import sys
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from .storage import Storage
     from .zarr_contents import ZarrContents
 
-__all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "is_zarr", "list_arrays", "open_chunked"]
+__all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
@@ -263,7 +262,7 @@ class _ZarrRows:
         source = self.source
         chunk = source.info.chunks[source.order[0]]
         edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
-        requests = max(len(edges), len(source.storage(box).requests(start, stop)))
+        requests = int(source.storage(box).cost([start], [stop]).requests[0])
         pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
         futures = [
             pool().submit(self._read, first, end, out[first - start : end - start], box)
@@ -365,22 +364,6 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
         folder = Path(text.removeprefix("file://").removeprefix("local://")).expanduser()
         return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata"))
     return not path.suffix
-
-
-def is_zarr(target: object) -> bool:
-    """Whether this is a store, group or array of zarr-python; does not import it.
-
-    Examples
-    --------
-    >>> is_zarr("a.zarr")
-    False
-    """
-    if "zarr" not in sys.modules:
-        return False
-    import zarr
-    from zarr.abc.store import Store
-
-    return isinstance(target, Store | zarr.Array | zarr.Group)
 
 
 def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:

@@ -74,8 +74,6 @@ class TensorStoreStore(Store):  # type: ignore[misc, unused-ignore]
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TensorStoreStore) and other.location == self.location
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __str__(self) -> str:
         return self.location.url
 

@@ -38,7 +38,6 @@ from .processes import tensorstore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from .options import Location
 
@@ -206,8 +205,9 @@ class ZarrContents(Contents):
 
     async def _read(self, paths: Iterable[str]) -> None:
         """Read the metadata of some nodes."""
-        names = ("zarr.json", ".zarray", ".zattrs")
-        names = names if self.form is None else names[:1] if self.form == 3 else names[1:]
+        names = {3: ("zarr.json",), 2: (".zarray", ".zattrs")}.get(
+            self.form or 0, ("zarr.json", ".zarray", ".zattrs")
+        )
         self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in names)
 
     async def _named(self, path: str) -> None:
@@ -296,7 +296,7 @@ class ZarrContents(Contents):
         zarr-python writes unasked.
         """
         array, found = self.arrays[path], dict(self.arrays[path].attrs)
-        mark, written = plain(found, array.dtype).get("_FillValue"), "_ARRAY_DIMENSIONS" in found
+        mark, written = plain(found, array.dtype).get("_FillValue"), array.metadata.zarr_format == 2
         if mark is None and written and self.dimensions(path) and array.dtype.kind in "iuf":
             mark = array.fill_value or None
         found.pop("_ARRAY_DIMENSIONS", None)
@@ -305,7 +305,8 @@ class ZarrContents(Contents):
     def dimensions(self, path: str) -> tuple[str, ...] | None:
         """Names of an array's dimensions, all different; else None."""
         array, node = self.arrays[path], self.nodes[path]
-        names = node.get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS")
+        third = array.metadata.zarr_format == 3
+        names: Any = node.get("dimension_names") if third else array.attrs.get("_ARRAY_DIMENSIONS")
         good = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
 

@@ -134,8 +134,8 @@ class ZarrSource(RemoteSource):
         self.location: Location | None = place.location and place.location.child(path)
         self.fill_value = delivered(self.packing, dtype, stored.fill_value)
         self.names = zarr_codecs(stored)
-        driver, exact = f"zarr{stored.metadata.zarr_format}".rstrip("2"), UNPACKED.issuperset(self.names)
-        self.info = ArrayInfo(driver, raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards, exact)
+        grid = raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards
+        self.info = ArrayInfo(contents.driver(path), *grid, UNPACKED.issuperset(self.names))
         self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
             default = SHARD_CACHE if stored.shards else 0
@@ -172,9 +172,8 @@ class ZarrSource(RemoteSource):
 
     def _open(self) -> Opened:
         if self.location is not None:
-            with suppress(
-                SourceFormatError
-            ):  # a codec, filter or option of a codec that TensorStore does not have
+            # Else it has a codec, filter or option of a codec that TensorStore does not have.
+            with suppress(SourceFormatError):
                 return _TensorStoreRows(self, self.location)
         return _ZarrRows(self)
 
@@ -195,9 +194,8 @@ class _TensorStoreRows:
 
         self.source, self.location, self.ts = source, location, tensorstore(source.name)
         self.progress, info = Progress(self.renew), source.info
-        form = 3 if info.driver == "zarr3" else 2
         store = open_tensorstore(
-            location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
+            location, info.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
         if tuple(store.shape) != info.shape:
             raise SourceChangedError(
@@ -249,9 +247,7 @@ class _ZarrRows:
         store = node.store if source.fill_missing else Whole(node.store, source.name)
         form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # codecs that the format does not settle: nothing a reader can help
+            warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
                 Asked(source.name),
                 lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),

@@ -267,7 +267,7 @@ class ZarrContents(Contents):
         document, name = self.nodes[path], self._title(path)
         if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
             document = {**document, "data_type": "uint16", "fill_value": 0}
-        array = zarr.Array.from_dict(self.place.node / path, document)
+        array = bounded(zarr.Array.from_dict(self.place.node / path, document))
         dict(array.attrs)  # which raises where they are no mapping
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
@@ -296,7 +296,7 @@ class ZarrContents(Contents):
         zarr-python writes unasked.
         """
         array, found = self.arrays[path], dict(self.arrays[path].attrs)
-        mark, written = plain(found, array.dtype).get("_FillValue"), array.metadata.zarr_format == 2
+        mark, written = plain(found, array.dtype).get("_FillValue"), self.driver(path) == "zarr"
         if mark is None and written and self.dimensions(path) and array.dtype.kind in "iuf":
             mark = array.fill_value or None
         found.pop("_ARRAY_DIMENSIONS", None)
@@ -305,10 +305,14 @@ class ZarrContents(Contents):
     def dimensions(self, path: str) -> tuple[str, ...] | None:
         """Names of an array's dimensions, all different; else None."""
         array, node = self.arrays[path], self.nodes[path]
-        third = array.metadata.zarr_format == 3
+        third = self.driver(path) == "zarr3"
         names: Any = node.get("dimension_names") if third else array.attrs.get("_ARRAY_DIMENSIONS")
         good = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
+
+    def driver(self, path: str) -> str:
+        """TensorStore's word for the format of an array."""
+        return "zarr3" if self.arrays[path].metadata.zarr_format == 3 else "zarr"
 
     def identity(self, path: str) -> str:
         """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
@@ -374,11 +378,9 @@ class ZarrContents(Contents):
             where = location.child(path)
             where = replace(where, timeout=where.timeout * max(1, array.nchunks // 1000))
             with suppress(SourceFormatError):  # zarr-python reads what TensorStore does not know
-                store = open_tensorstore(where, array.metadata.zarr_format, fill_missing=True)
+                store = open_tensorstore(where, self.driver(path), fill_missing=True)
                 return np.asarray(wait_for(store.read(), where))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return np.asarray(bounded(array)[...])
+        return np.asarray(array[...])
 
 
 def _is_array(node: Any) -> bool:
@@ -398,10 +400,10 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
+def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
     """Return an array as TensorStore has it open; `SourceFormatError` where its metadata are not known to it."""
     spec = {
-        "driver": "zarr3" if form == 3 else "zarr",
+        "driver": driver,
         "kvstore": location.store(),
         "recheck_cached_metadata": "open",
         "recheck_cached_data": "open",

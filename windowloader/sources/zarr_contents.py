@@ -182,15 +182,15 @@ class ZarrContents(Contents):
     async def _head(self) -> None:
         """Read what the place itself has: all there is, where that is consolidated, or an array."""
         self.nodes = await self._documents(["zarr.json"])
-        if root := self.nodes.get(""):
+        if (root := self.nodes.get("")) is not None:
             inner = (root.get("consolidated_metadata") or {}).get("metadata")
             self.nodes |= inner or {}
-        elif inner := (await self._documents([".zmetadata"])).get(""):
+        elif (inner := (await self._documents([".zmetadata"])).get("")) is not None:
             self.nodes = _nodes(inner["metadata"])
         else:
             self.nodes = await self._documents([".zarray", ".zattrs", ".zgroup"])
         self.complete = inner is not None or _is_array(self.nodes.get(""))
-        self.form = (3 if root else 2) if self.nodes else None
+        self.form = None if not self.nodes else 2 if root is None else 3
 
     async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the metadata that some keys below the place have, by path, asked for at once."""
@@ -205,16 +205,16 @@ class ZarrContents(Contents):
 
     async def _read(self, paths: Iterable[str]) -> None:
         """Read the metadata of some nodes."""
-        names = {3: ("zarr.json",), 2: (".zarray", ".zattrs")}.get(
-            self.form or 0, ("zarr.json", ".zarray", ".zattrs")
-        )
-        self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in names)
+        names = ("zarr.json", ".zarray", ".zattrs")
+        known: tuple[str, ...] = {2: names[1:], 3: names[:1]}.get(self.form or 0, names)
+        self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in known)
 
     async def _named(self, path: str) -> None:
         """Read the metadata of an array and of what its dimensions and attributes name, here or above."""
         if path not in self.nodes:
             await self._read([path])
         node = self.nodes.get(path, {})
+        self.form = self.form or node.get("zarr_format")
         attributes, parts = node.get("attributes") or {}, path.split("/")[:-1]
         dims = node.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS") or []
         folders = ["/".join([*parts[:count], ""]) for count in range(len(parts), -1, -1)]
@@ -392,7 +392,7 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, document in documents.items():
         path, _, name = key.rpartition("/")
-        if name == ".zarray":
+        if name == ".zarray" and isinstance(document, dict):
             attributes = documents.get(f"{path}/.zattrs".lstrip("/"), {})
             found[path] = {**document, "node_type": "array", "attributes": attributes}
         elif name != ".zattrs":

@@ -1,29 +1,34 @@
 """Zarr 2 and 3 (sharded too), wherever they are: described by zarr-python and xarray, read by TensorStore.
 
-In: a path, URL or object of zarr-python, and ``storage_options``. Out: `ChunkedSource`, many chunks at once, straight
-into the caller's array; where TensorStore does not have the store, `ZarrSource`. Never keeps chunks; what is kept how
-long is the plan's.
+In: a path, URL or object of zarr-python, and ``storage_options``. Out: `ZarrSource`, many chunks at once, straight
+into the caller's array; read by zarr-python where TensorStore does not have the store or a codec, slower by a factor
+of 1 to 10. Never keeps chunks; what is kept how long is the plan's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
 from windowloader.errors import SourceChangedError, SourceFormatError
 
-from .base import Described, Source, digest
-from .failures import Asked
+from .base import Source, check_dtype, digest
+from .blobs import pool, renew_pool
+from .coordinates import dimension_names, time_dimension
+from .description import StoreDescription
+from .failures import Asked, explained
 from .handles import bytes_on_disk
 from .mirror_state import place_of, state_of
 from .options import scheme_of
-from .packing import Packing, delivered, packing
+from .packing import delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
@@ -32,17 +37,19 @@ from .traffic import zarr_codecs, zarr_storage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .base import Description
     from .box import Box
     from .options import Location
     from .reads import Pending
     from .storage import Storage
     from .zarr_contents import ZarrContents
 
-__all__ = ["ArrayInfo", "ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
+__all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
+AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
+TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
+UNPACKED = {"bytes", "transpose", "crc32c"}  # codecs that leave the size of a chunk as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +58,25 @@ class ArrayInfo:
 
     Parameters
     ----------
-    path : str
-        Below the place that was opened; empty where that is the array.
     driver : str
         ``zarr`` or ``zarr3``: TensorStore's words.
     shape : tuple of int
-    dtype : numpy.dtype
-        As delivered, native byte order.
+    itemsize : int
+        Bytes of a stored number.
     chunks : tuple of int
         What is read at once: the inner chunk of a shard.
     shards : tuple of int or None
         What is one object where that is larger than a chunk.
-    itemsize : int
-        Bytes of a stored number.
     exact : bool
         Whether a chunk's stored size is known: nothing is compressed.
-    dims : tuple of str or None
-        Names of dimensions, that of time called so.
-    identity : str
-        Changes when the metadata do.
-    fill_value : number or None
-        What cells hold that were never written.
     """
 
-    path: str
     driver: str
     shape: tuple[int, ...]
-    dtype: np.dtype
+    itemsize: int
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
-    itemsize: int = 0
     exact: bool = False
-    dims: tuple[str, ...] | None = None
-    identity: str = ""
-    fill_value: Any = None
 
     @property
     def chunk_bytes(self) -> int:
@@ -92,23 +84,19 @@ class ArrayInfo:
         return math.prod(self.chunks) * self.itemsize
 
 
-class ChunkedSource(RemoteSource):
-    """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know its codec.
+class ZarrSource(RemoteSource):
+    """One array of a Zarr store, read by TensorStore; by zarr-python where that does not know the store or a codec.
 
     Parameters
     ----------
-    location : Location
-        Of the store.
-    array : ArrayInfo
+    contents : ZarrContents
+        What holds the array.
+    path : str
         Of the array in it.
-    axes : str
+    axes : str or None
         Letters of the stored shape.
-    coordinates : Description
-        Labels and timestamps.
-    values : Packing or None
-        How stored numbers become values.
-    fill_missing : bool
-        Whether absent chunks mean the fill value; else they are an error.
+    fill_missing, mask_and_scale : bool
+        See `open_chunked`.
 
     Examples
     --------
@@ -127,79 +115,67 @@ class ChunkedSource(RemoteSource):
     boxes = "indices"
 
     def __init__(
-        self,
-        location: Location,
-        array: ArrayInfo,
-        *,
-        axes: str,
-        coordinates: Description,
-        values: Packing | None,
-        fill_missing: bool,
+        self, contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
     ) -> None:
-        where = location.child(array.path)
+        raw, stored, array = contents.raw(path), contents.arrays[path], contents.array(path)
+        name, place = f"{contents.name}/{path}".rstrip("/"), contents.place
+        dtype, named = check_dtype(raw.dtype, name), not any("phony_dim_" in str(dim) for dim in raw.dims)
+        self.packing = packing(dtype, raw.attrs) if mask_and_scale else None
         super().__init__(
-            where.url,
-            shape=array.shape,
-            dtype=values.dtype if values else array.dtype,
+            name,
+            shape=raw.shape,
+            dtype=self.packing.dtype if self.packing else dtype,
             axes=axes,
-            dims=array.dims,
-            chunks=array.chunks,
-            description=coordinates,
+            dims=dimension_names(array) if named else contents.dimensions(path),
+            chunks=stored.chunks,
+            description=StoreDescription(place, path, time_dimension(array, axes)),
         )
-        self.location, self.info = where, array
-        self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
-        self.packing = values
-        self.fill_value = delivered(values, array.dtype, array.fill_value)
-        self.fill_missing = fill_missing
-        default = SHARD_CACHE if array.shards else 0
-        self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
+        self.node, self.identity, self.fill_missing = place.node / path, contents.identity(path), fill_missing
+        self.location: Location | None = place.location and place.location.child(path)
+        self.fill_value = delivered(self.packing, dtype, stored.fill_value)
+        self.names = zarr_codecs(stored)
+        grid = raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards
+        self.info = ArrayInfo(contents.driver(path), *grid, UNPACKED.issuperset(self.names))
+        self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
+        if self.location is not None:
+            default = SHARD_CACHE if stored.shards else 0
+            self.cache_bytes = default if self.location.cache_bytes is None else self.location.cache_bytes
 
     def storage(self, box: Box | None = None) -> Storage:
         """Its grid of chunks, in shards where it has some; chunks without anything in the box are never read."""
         return zarr_storage(self, self.info, box)
 
     def fingerprint(self) -> str:
-        """Short text that changes when the metadata do, or, on this machine, a chunk in the array's own folder."""
-        return digest(self.shape, str(self.dtype), self.axes, self.info.identity, [])
-
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the array in its store."""
-        return dict(self.stored().attrs)
+        """Short text that changes when the metadata do, or a snapshot; on this machine, a chunk in its own folder."""
+        snapshot = getattr(getattr(self.node.store, "session", None), "snapshot_id", "")
+        return digest(self.shape, str(self.dtype), self.axes, self.identity, str(snapshot))
 
     def codecs(self) -> list[str]:
         """Names of its codecs, within shards."""
-        return zarr_codecs(self.stored())
+        return self.names
 
     def stored_bytes(self) -> int | None:
         """Bytes of its folder, on this machine."""
-        return None if self.location.local is None else bytes_on_disk(str(self.location.local))
+        return bytes_on_disk(str(self.location.local)) if self.location and self.location.local else None
 
     def url(self) -> str | None:
         """URL of the array."""
-        return self.location.url
+        return self.location.url if self.location else None
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
-        return place_of(self.location)
+        return place_of(self.location) if self.location else ""
 
     def state(self) -> str:
         """Versions of some chunks."""
-        return state_of(self.location, self.info)
-
-    def stored(self, *, whole: bool = False) -> Any:
-        """Return the array as zarr-python has it open; with ``whole``, absent chunks are errors."""
-        from .fallback import open_array
-        from .kvzarr import store_of
-
-        return open_array(store_of(self.location), "", self.name, self.info.driver, whole=whole)
+        return state_of(self.location, self.info) if self.location else ""
 
     def _open(self) -> Opened:
-        try:
-            return _Store(self)
-        except SourceFormatError:  # a codec, filter or option of a codec that TensorStore does not have
-            from .fallback import ZarrRows
-
-            return ZarrRows(self)
+        if self.location is not None:
+            # Else it has a codec, filter or option of a codec that TensorStore does not have.
+            with suppress(SourceFormatError):
+                return _TensorStoreRows(self, self.location)
+        return _ZarrRows(self)
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
@@ -210,47 +186,33 @@ class ChunkedSource(RemoteSource):
         return f"rows {first}–{min(first + grid[self.order[0]], self.shape[0]) - 1}"
 
 
-class _Store:
-    """A `ChunkedSource` as this process has it open."""
+class _TensorStoreRows:
+    """A source as this process has it open by TensorStore."""
 
-    def __init__(self, source: ChunkedSource) -> None:
+    def __init__(self, source: ZarrSource, location: Location) -> None:
         from .zarr_contents import open_tensorstore
 
-        self.source = source
-        self.ts = tensorstore(source.name)
-        self.progress = Progress(self.renew)
-        form = 3 if source.info.driver == "zarr3" else 2
+        self.source, self.location, self.ts = source, location, tensorstore(source.name)
+        self.progress, info = Progress(self.renew), source.info
         store = open_tensorstore(
-            source.location, form, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
+            location, info.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
-        self.stored = self._checked(store)
-        self.boxed: tuple[Box | None, Any] = (None, self._arranged(None))
-
-    def _checked(self, store: Any) -> Any:
-        info = self.source.info
         if tuple(store.shape) != info.shape:
             raise SourceChangedError(
-                f"{self.source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
+                f"{source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
                 "open it again."
             )
-        stored = self.source.packing is None and store.dtype.numpy_dtype != self.source.dtype
-        return self.ts.cast(store, self.source.dtype) if stored else store
-
-    def _arranged(self, box: Box | None) -> Any:
-        """Select, then bring the rows to the front."""
-        store, order = self.stored, self.source.order
-        for dim, part in zip(order[1:], box or (), strict=False):
-            if isinstance(part, slice):
-                store = store[self.ts.d[dim][part]][self.ts.d[dim].translate_to[0]]
-            else:
-                store = store[self.ts.d[dim].oindex[part]]
-        return store[self.ts.d[tuple(order)].transpose[:]]
+        if source.packing is None and store.dtype.numpy_dtype != source.dtype:
+            store = self.ts.cast(store, source.dtype)
+        self.stored = store[self.ts.d[source.order].transpose[:]]
+        self.boxed: tuple[Box | None, Any] = (None, self.stored)
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
         boxed = self.boxed
         if boxed[0] is not box:  # whoever reads a part asks for the same one each time
-            self.boxed = boxed = (box, self._arranged(box))
+            part = self.stored.oindex[(slice(None), *(box or ()))][self.ts.d[:].translate_to[0]]
+            self.boxed = boxed = (box, part)
         view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
         values = self.source.packing
         into = out if values is None else np.empty(out.shape, self.stored.dtype.numpy_dtype)
@@ -259,16 +221,66 @@ class _Store:
         finish = None if values is None else lambda _: values.unpack(into, out)
         asked = Asked(self.source.name, (start, stop), self.source.rows_of_chunk)
         size = self.source.bytes_of(start, stop, box)
-        return Read([future], finish, asked, self.source.location.timeout, self.progress, size)
+        return Read([future], finish, asked, self.location.timeout, self.progress, size)
 
     def renew(self) -> None:
         """Have the source opened anew for its next read; what is under way stays with this store."""
         self.source._process.drop(self)
-        self.source.location.renew(cache_bytes=self.source.cache_bytes)
+        self.location.renew(cache_bytes=self.source.cache_bytes)
 
     def close(self) -> None:
         """Let go of the store; reads under way keep what they need."""
         self.stored, self.boxed = None, (None, None)
+
+
+class _ZarrRows:
+    """A source as this process has it open by zarr-python."""
+
+    def __init__(self, source: ZarrSource) -> None:
+        import zarr
+
+        from .bounded import bounded
+        from .kvzarr import Whole
+
+        self.source, self.progress = source, Progress(renew_pool)
+        node = source.node
+        store = node.store if source.fill_missing else Whole(node.store, source.name)
+        form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # codecs that the format does not settle
+            self.array = explained(
+                Asked(source.name),
+                lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
+            )
+
+    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
+        """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
+        source = self.source
+        chunk = source.info.chunks[source.order[0]]
+        edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
+        requests = int(source.storage(box).cost([start], [stop]).requests[0])
+        pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
+        futures = [
+            pool().submit(self._read, first, end, out[first - start : end - start], box)
+            for first, end in itertools.pairwise([*edges[:: -(-len(edges) // pieces)], stop])
+        ]
+        for future in futures:
+            future.add_done_callback(self.progress.touch)
+        size = source.bytes_of(start, stop, box)
+        return Read(futures, None, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
+
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> None:
+        order, values = self.source.order, self.source.packing
+        parts = dict(zip(order, (slice(start, stop), *(box or ())), strict=False))
+        index = tuple(parts.get(dim, slice(None)) for dim in range(len(order)))
+        rows = np.asarray(self.array.oindex[index]).transpose(order)
+        if values is None:
+            out[...] = rows
+        else:
+            values.unpack(rows, out)
+
+    def close(self) -> None:
+        """Nothing is held but the store, which is the user's."""
 
 
 def open_chunked(
@@ -321,63 +333,15 @@ def open_chunked(
     >>> rows
     array([[4., 5.]])
     """
-    from .zarr_contents import ZarrContents, dimensions, place_of
+    from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options), variable)
     path = contents.choose(variable)
-    if not path and dimensions(contents.arrays[""]):
-        above, name = contents.place.parent(contents.form)  # its coordinates lie beside it, if anywhere
+    if not path and contents.dimensions(""):
+        above, name = contents.place.parent()  # its coordinates lie beside it, if anywhere
         beside = ZarrContents.of(above, name) if name else contents
         path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
-    return _source(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
-
-
-def _source(
-    contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
-) -> RemoteSource:
-    from .coordinates import dimension_names, time_dimension
-    from .description import StoreDescription
-    from .fallback import ZarrSource
-    from .zarr_contents import attributes_of, dimensions
-
-    place, array = contents.place, contents.arrays[path]
-    dims = dimensions(array)
-    coordinates: Description = Described()
-    if contents.described(path):
-        described = contents.array(path)
-        dims = dimension_names(described)
-        coordinates = StoreDescription(place, path, time_dimension(described, axes))
-    info = _info(contents, path, dims)
-    name = f"{place.name}/{path}".rstrip("/")
-    letters = axes or default_axes(len(info.shape), dims, name, info.shape)
-    check_axes(letters, len(info.shape), name=name, need_time=False)
-    values = packing(info.dtype, attributes_of(array)) if mask_and_scale else None
-    if place.location is None:
-        return ZarrSource(
-            place, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
-        )
-    return ChunkedSource(
-        place.location, info, axes=letters, coordinates=coordinates, values=values, fill_missing=fill_missing
-    )
-
-
-def _info(contents: ZarrContents, path: str, dims: tuple[str, ...] | None) -> ArrayInfo:
-    """Describe how an array lies, by zarr-python's own metadata."""
-    array = contents.arrays[path]
-    kinds = {type(codec).__name__ for codec in (*array.filters, *array.compressors)}
-    return ArrayInfo(
-        path,
-        "zarr3" if contents.form == 3 else "zarr",
-        tuple(array.shape),
-        contents.dtype(path),
-        tuple(array.chunks),
-        array.shards and tuple(array.shards),
-        array.dtype.itemsize,
-        kinds <= {"TransposeCodec", "Crc32cCodec"},
-        dims,
-        contents.identity(path),
-        array.fill_value,
-    )
+    return ZarrSource(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
 
 
 def is_chunked(target: str | os.PathLike[str]) -> bool:
@@ -388,14 +352,13 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     >>> is_chunked("s3://bucket/store.zarr/speed"), is_chunked("gs://bucket/era5"), is_chunked("s3://b/x.npy")
     (True, True, False)
     """
-    path = PurePosixPath(str(target).partition("://")[2].partition("?")[0] or str(target))
+    text = os.fspath(target)
+    path = PurePosixPath(text.partition("://")[2].partition("?")[0] or text)
     if any(part.lower().endswith(SUFFIXES) for part in path.parts):
         return True
     if scheme_of(target) in ("", "file", "local"):
-        folder = Path(str(target).removeprefix("file://").removeprefix("local://")).expanduser()
-        return any(
-            os.path.isfile(folder / name) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
-        )
+        folder = Path(text.removeprefix("file://").removeprefix("local://")).expanduser()
+        return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata"))
     return not path.suffix
 
 

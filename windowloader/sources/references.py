@@ -7,7 +7,6 @@ A file of references comes from anywhere, and could have any file of this machin
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,53 +17,79 @@ from windowloader.errors import SourceFormatError
 from windowloader.hiding import hide_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["OPTION", "open_store"]
+__all__ = ["open_store"]
 
-OPTION = "allow_references"
 LOCAL = ("file", "local")
 SECRET = ("headers", "client_kwargs")
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """Places that references may name.
+class Lazy(LazyReferenceMapper):  # type: ignore[misc]
+    """References in Parquet, checked as they are read."""
+
+    check: Callable[[Any], None]
+
+    def __getitem__(self, key: str) -> Any:
+        entry = super().__getitem__(key)
+        self.check(entry)
+        return entry
+
+
+class References(ReferenceFileSystem):  # type: ignore[misc]
+    """References that name no place but those that are allowed.
 
     Parameters
     ----------
-    places : bool or tuple of str
-        As the user gave them: folders and beginnings of URLs; True: any.
-    origin : str
-        URL of the references; empty where they were given as a mapping.
-    protocol : str or None
-        What the user said they are read by (``remote_protocol``).
-    secret : bool
-        Whether options have headers, which are for the hosts that were named alone.
+    fo : str or mapping
+        File of JSON, folder of Parquet, or the references themselves.
+    allow_references : bool, str or sequence of str
+        Folders and beginnings of URLs that they may name; True: any place.
+    **options
+        As fsspec takes them. Where ``remote_options`` have headers, these are for the hosts that were named alone.
+
+    Raises
+    ------
+    SourceFormatError
+        Where references in JSON name another place, with the first.
     """
 
-    places: bool | tuple[str, ...]
-    origin: str
-    protocol: str | None
-    secret: bool
+    cachable = False  # the file may be another by now
 
-    def check(self, target: object) -> None:
-        """Raise `SourceFormatError` where a reference names another place."""
-        url = target if isinstance(target, str) else ""
+    def __init__(self, fo: Any, *, allow_references: bool | str | Sequence[str] = (), **options: Any) -> None:
+        self._allowed = [allow_references] if isinstance(allow_references, str) else allow_references or ()
+        self._origin, self._scheme = fo if isinstance(fo, str) else "", options.get("remote_protocol")
+        remote, found = options.get("remote_options") or {}, fo
+        self._secret = any(remote.get(name) for name in SECRET)
+        if isinstance(fo, str):
+            inner = {**(options.get("target_options") or {}), "protocol": options.get("target_protocol")}
+            system, path = fsspec.core.url_to_fs(fo, **inner)
+            if ".json" not in path and system.isdir(path):
+                found = Lazy(path, fs=system, engine="pyarrow")
+                found.check = self._check
+        super().__init__(found, **options)
+        if found is fo:
+            for entry in self.references.values():
+                self._check(entry)
+
+    def _check(self, entry: Any) -> None:
+        """Raise `SourceFormatError` where an entry names a place that is not allowed."""
+        url = entry[0] if isinstance(entry, list | tuple) and entry else None
+        if not url or not isinstance(url, str) or self._allowed is True:
+            return
         scheme, separator, _ = url.partition("://")
-        scheme = scheme.lower() if separator else self.protocol or "file"
+        scheme = scheme.lower() if separator else self._scheme or "file"
         local = scheme in LOCAL
-        if not url or self.places is True or any(_below(url, place, local) for place in self.places or ()):
+        same = not local and _host(url) == _host(self._origin)
+        if same or (scheme == self._scheme and not self._secret):
             return
-        if scheme == self.protocol and not self.secret:
-            return
-        if not local and _host(url) == _host(self.origin):
+        if any(_below(url, place, local) for place in self._allowed):
             return
         place = os.path.dirname(_path(url)) if local else "://".join(_host(url)) + "/"
         raise SourceFormatError(
-            f"the references {hide_secrets(self.origin)!r} name {hide_secrets(url)!r}, which is "
+            f"the references {hide_secrets(self._origin)!r} name {hide_secrets(url)!r}, which is "
             f"{'a file of this machine' if local else 'on another host'}. If they are meant to, pass "
-            f"storage_options={{{OPTION!r}: [{hide_secrets(place)!r}]}}, or True for any place."
+            f"storage_options={{'allow_references': [{hide_secrets(place)!r}]}}, or True for any place."
         )
 
 
@@ -81,64 +106,6 @@ def _below(url: str, place: str, local: bool) -> bool:
     if local and ("://" not in place or place.partition("://")[0] in LOCAL):
         return os.path.commonpath([_path(url), _path(place)]) == _path(place)
     return f"{url}/".startswith(place.rstrip("/") + "/") and "/../" not in url
-
-
-class Lazy(LazyReferenceMapper):  # type: ignore[misc]
-    """References in Parquet, checked as they are read."""
-
-    allowed: Allowed
-
-    def __getitem__(self, key: str) -> Any:
-        entry = super().__getitem__(key)
-        _check(self.allowed, entry)
-        return entry
-
-
-class References(ReferenceFileSystem):  # type: ignore[misc]
-    """References that name no place but those that are allowed.
-
-    Parameters
-    ----------
-    fo : str or mapping
-        File of JSON, folder of Parquet, or the references themselves.
-    allow_references : bool, str or sequence of str
-        Folders and beginnings of URLs that they may name.
-    **options
-        As fsspec takes them.
-
-    Raises
-    ------
-    SourceFormatError
-        Where references in JSON name another place, with the first.
-    """
-
-    cachable = False  # the file may be another by now
-
-    def __init__(self, fo: Any, *, allow_references: bool | str | Sequence[str] = (), **options: Any) -> None:
-        places = (allow_references,) if isinstance(allow_references, str) else allow_references
-        remote = options.get("remote_options") or {}
-        allowed = Allowed(
-            places if isinstance(places, bool) else tuple(places),
-            fo if isinstance(fo, str) else "",
-            options.get("remote_protocol"),
-            any(remote.get(name) for name in SECRET),
-        )
-        found = fo
-        if isinstance(fo, str):
-            inner = {**(options.get("target_options") or {}), "protocol": options.get("target_protocol")}
-            system, path = fsspec.core.url_to_fs(fo, **inner)
-            if ".json" not in path and system.isdir(path):
-                found = Lazy(path, fs=system, engine="pyarrow")
-                found.allowed = allowed
-        super().__init__(found, **options)
-        if found is fo:
-            for entry in self.references.values():
-                _check(allowed, entry)
-
-
-def _check(allowed: Allowed, entry: Any) -> None:
-    if isinstance(entry, list | tuple) and entry:
-        allowed.check(entry[0])
 
 
 def open_store(url: str, options: Mapping[str, Any]) -> Any:

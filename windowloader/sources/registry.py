@@ -148,6 +148,7 @@ def _from(package: str, *names: str) -> Callable[[Any], bool]:
 
 
 _is_pandas = _from("pandas", "DataFrame", "Series")
+_is_zarr = _from("zarr", "Array", "Group", "Store")
 
 
 def _is_array(target: Any) -> bool:
@@ -218,14 +219,6 @@ def _list_h5py(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
     from .hdf5 import list_hdf5
 
     return list_hdf5(target.filename) if hasattr(target, "filename") else ()
-
-
-def _is_zarr(target: Any) -> bool:
-    if "zarr" not in sys.modules or isinstance(target, str | os.PathLike):
-        return False
-    from .fallback import is_zarr
-
-    return is_zarr(target)
 
 
 def _open_zarr(request: Request) -> Source:

@@ -92,7 +92,7 @@ def chunk_requests(
     Examples
     --------
     >>> from windowloader.sources.chunked import ArrayInfo
-    >>> array = ArrayInfo("", "zarr3", (9, 4), np.dtype("f4"), (3, 2), itemsize=4)
+    >>> array = ArrayInfo("zarr3", (9, 4), 4, (3, 2))
     >>> chunk_requests(array, (0, 1), {}, 0, 4)
     array([24, 24, 24, 24])
     """

@@ -2,43 +2,48 @@
 
 In: a path, a URL, or a store, group or array of zarr-python. Out: `ZarrContents`. Metadata are read once: in two or
 three requests where they are consolidated, else those of the arrays that are named, else of all, by listing folders.
+Never reads the chunks of a variable.
 """
 
 from __future__ import annotations
 
-import base64
-import math
+import asyncio
+import json
 import os
-import struct
-import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
-from .base import digest
+from .base import check_shape, digest
 from .blobs import own_headers_stay
-from .coordinates import time_dimension
+from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
-from .handles import nearby
-from .kvstore import check_bucket
+from .handles import Stamp
+from .kvstore import check_bucket, wait_for
+from .kvzarr import store_of
 from .options import locate, supported
+from .packing import plain
 from .processes import tensorstore
-from .reads import Progress, wait
-from .zarr_documents import Reader, array_document, array_paths, grouped, holds, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "attributes_of", "dimensions", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
+
+DEEPEST = 16  # groups within one another that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,71 +52,57 @@ class Place:
 
     Parameters
     ----------
-    store : zarr.abc.store.Store
+    node : zarr.storage.StorePath
         What zarr-python reads.
     name : str
         For messages.
-    root : str
-        Path of the node in the store; empty, or ending in a slash.
-    location : Location or None
-        Of the node, where TensorStore reads the store.
     key : tuple
         Equal for what is the same place.
-    form : int or None
-        Version of the Zarr format, where it is known of a node that may have no metadata of its own: what lies above
-        an array that was opened by itself. Arrays are then asked for by name alone.
+    location : Location or None
+        Of the node, where TensorStore reads the store.
     """
 
-    store: Any = field(compare=False)
+    node: Any = field(compare=False)
     name: str
-    root: str = ""
+    key: tuple[Any, ...] = field(repr=False)
     location: Location | None = field(default=None, compare=False)
-    key: tuple[Any, ...] = field(default=(), repr=False)
-    form: int | None = None
 
     def __call__(self) -> ZarrContents:
         """Open what is below."""
         return ZarrContents(self)
 
-    def parent(self, form: int) -> tuple[Place, str]:
+    def parent(self) -> tuple[Place, str]:
         """Return the node one step up, and the name of this one in it; no name where there is none."""
-        if self.location is not None:
-            from .kvzarr import store_of
-
-            above, name = self.location.parent(), self.location.path.rstrip("/").rpartition("/")[2]
-            return Place(store_of(above), above.url, "", above, (*self.key, ".."), form), name
-        folder, _, name = self.root.rstrip("/").rpartition("/")
-        return replace(self, root=f"{folder}/" if folder else "", key=(*self.key, ".."), form=form), name
+        key, above = (*self.key, ".."), self.location and self.location.parent()
+        path, name = split_path(self.node.path if self.location is None else self.location.path)
+        store = self.node.store if above is None else store_of(above)
+        node = StorePath(store, path if above is None else "")
+        return Place(node, self.name.removesuffix(f"/{name}"), key, above), name
 
 
 def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
     """Return where a path, URL, or object of zarr-python points."""
-    import zarr
-    from zarr.abc.store import Store
-
-    if isinstance(target, zarr.Array | zarr.Group):
-        path = target.store_path
-        root = f"{path.path}/" if path.path else ""
-        return Place(path.store, str(path).rstrip("/"), root, key=(id(path.store), root))
-    if isinstance(target, Store):
-        name = str(target).rstrip("/")
+    if isinstance(target, zarr.Array | zarr.Group | Store):
+        node = StorePath(target) if isinstance(target, Store) else target.store_path
+        name = str(node).rstrip("/")
         name = f"<{type(target).__name__}>" if " object at " in name else name
-        return Place(target, name, key=(id(target), ""))
+        return Place(node, name, (id(node.store), node.path))
     key = (os.fspath(target), repr(storage_options))
     if supported(target):
-        from .kvzarr import store_of
-
         location = locate(target, storage_options)
-        return Place(store_of(location), location.url, "", location, key)
+        return Place(StorePath(store_of(location)), location.url, key, location)
     from .references import open_store
 
-    options = own_headers_stay(storage_options)
-    store = explained(Asked(str(target)), lambda: open_store(str(target), options))
-    return Place(store, hide_secrets(str(target)).rstrip("/"), key=key)
+    options, name = own_headers_stay(storage_options), str(target)
+    store = explained(Asked(name), lambda: open_store(name, options))
+    return Place(StorePath(store), hide_secrets(name).rstrip("/"), key)
 
 
 class ZarrContents(Contents):
     """The arrays below a place.
+
+    Dimensions without a name, and those of an array that disagrees with the sizes of others of the same name, are
+    called ``phony_dim_…``: they say nothing.
 
     Parameters
     ----------
@@ -119,21 +110,21 @@ class ZarrContents(Contents):
 
     Attributes
     ----------
-    documents : dict of str to bytes
-        Metadata by key below the place.
+    nodes : dict of str to dict
+        Metadata by path below the place, of Zarr 2 with the attributes; the path is empty for the place itself.
     arrays : dict of str to zarr.Array
-        By path; the path is empty where the place is an array.
+        By path.
     problems : dict of str to Exception
         Why an array cannot be opened, by path.
-    form : int
-        Version of the Zarr format.
+    form : int or None
+        Version of the Zarr format, where the place has metadata of its own.
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
         self.place, self.complete = place, False
-        self.form: Any = place.form
-        self.documents: dict[str, bytes] = {}
+        self.form: int | None = None
+        self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
         self.problems: dict[str, Exception] = {}
         self._values: dict[str, np.ndarray] = {}
@@ -158,133 +149,185 @@ class ZarrContents(Contents):
         SourceNotFoundError
             Where there are no metadata at all.
         """
-        from .kvzarr import run
-
         path = None if variable is None else variable.strip("/")
-        if self.complete and (path is None or path in self.arrays or path in self.problems):
+        if self.complete if path is None else path in self.arrays or path in self.problems:
             return
-        location = self.place.location
-        if location is not None and location.local is not None and not location.local.exists():
-            raise SourceNotFoundError(f"{self.name!r} does not exist. {nearby(self.name)}")
-        before = dict(self.documents)
-        explained(Asked(self.name), lambda: run(self.place.store, partial(self._find, path=path)))
-        if not self.documents:
-            self._nothing()
-        if self.documents != before:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # codecs and types without a settled form
-                explained(Asked(self.name), self._open_groups)
+        location, asked = self.place.location, Asked(self.name, doing="opened")
+        explained(asked, lambda: sync(self._find(path)))
+        if not self.nodes:
+            if (refused := getattr(self.place.node.store, "refused", None)) is not None:
+                raise refused
+            if location is not None:
+                check_bucket(location)
+            if location is not None and location.local is not None:
+                Stamp.of(location.local)
+            raise SourceNotFoundError(
+                f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the "
+                "path; is it the store itself, and was it written to its end?"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # codecs and types without a settled form
+            explained(asked, self._describe)
 
-    async def _find(self, store: Any, prototype: Any, *, path: str | None) -> None:
-        reader = Reader(store, prototype, self.place.root)
-        if self.form is None:
-            self.documents, self.form, self.complete = await reader.head()
-            if not self.documents:
-                return
-        if self.complete and (path is None or holds(self.documents, path)):
-            return
-        if path is not None:
-            self.documents |= await reader.named(path, self.form, self.documents)
-        else:
-            self.documents |= await reader.below("", self.form)
+    async def _find(self, path: str | None) -> None:
+        await StorePath.open(self.place.node.store, "")
+        if not self.nodes:
+            await self._head()
+        if path is not None and not (self.complete and path in self.nodes):
+            await self._named(path)
+        elif path is None and self.nodes and not self.complete:
+            await self._below("")
             self.complete = True
 
-    def _nothing(self) -> None:
-        if (refused := getattr(self.place.store, "refused", None)) is not None:
-            raise refused
-        if self.place.location is not None:
-            check_bucket(self.place.location)
-        raise SourceNotFoundError(
-            f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the path; "
-            "is it the store itself, and was it written to its end?"
+    async def _head(self) -> None:
+        """Read what the place itself has: all there is, where that is consolidated, or an array."""
+        self.nodes = await self._documents(["zarr.json"])
+        if (root := self.nodes.get("")) is not None:
+            inner = (root.get("consolidated_metadata") or {}).get("metadata")
+            self.nodes |= inner or {}
+        elif (inner := (await self._documents([".zmetadata"])).get("")) is not None:
+            self.nodes = _nodes(inner["metadata"])
+        else:
+            self.nodes = await self._documents([".zarray", ".zattrs", ".zgroup"])
+        self.complete = inner is not None or _is_array(self.nodes.get(""))
+        self.form = None if not self.nodes else 2 if root is None else 3
+
+    async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the metadata that some keys below the place have, by path, asked for at once."""
+        node, keys = self.place.node, list(dict.fromkeys(keys))
+        found = zip(keys, await asyncio.gather(*((node / key).get() for key in keys)), strict=True)
+        try:
+            return _nodes({key: json.loads(one.to_bytes()) for key, one in found if one is not None})
+        except (ValueError, RecursionError) as error:
+            raise SourceFormatError(
+                f"metadata of {self.name!r} are not JSON ({error}); was the store written to its end?"
+            ) from error
+
+    async def _read(self, paths: Iterable[str]) -> None:
+        """Read the metadata of some nodes."""
+        names = ("zarr.json", ".zarray", ".zattrs")
+        known: tuple[str, ...] = {2: names[1:], 3: names[:1]}.get(self.form or 0, names)
+        self.nodes |= await self._documents(f"{path}/{name}" for path in paths for name in known)
+
+    async def _named(self, path: str) -> None:
+        """Read the metadata of an array and of what its dimensions and attributes name, here or above."""
+        if path not in self.nodes:
+            await self._read([path])
+        node = self.nodes.get(path, {})
+        self.form = self.form or node.get("zarr_format")
+        attributes, parts = node.get("attributes") or {}, path.split("/")[:-1]
+        dims = node.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS") or []
+        folders = ["/".join([*parts[:count], ""]) for count in range(len(parts), -1, -1)]
+        beside = [f"{folder}{dim}" for folder in folders for dim in dims if isinstance(dim, str) and dim]
+        beside += [f"{folders[0]}{name}" for name in str(attributes.get("coordinates", "")).split()]
+        await self._read(one for one in beside if one not in self.nodes)
+
+    async def _below(self, folder: str) -> None:
+        """Read the metadata of all nodes below a folder: listed folder by folder, never into arrays."""
+        if folder.count("/") > DEEPEST:  # links and damaged keys lead round and round
+            raise SourceFormatError(
+                f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
+                "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
+            )
+        node = self.place.node / folder
+        names = [name.rstrip("/") async for name in node.store.list_dir(node.path)]
+        paths = [f"{folder}{name}" for name in names if name and name[0] != "." and name != "zarr.json"]
+        await self._read(paths)
+        # A folder without a document is a group of Zarr 2, or none of ours.
+        inner = [path for path in paths if path in self.nodes or self.form == 2]
+        await asyncio.gather(
+            *(self._below(f"{path}/") for path in inner if not _is_array(self.nodes.get(path)))
         )
 
-    def _open_groups(self) -> None:
-        """Open the arrays, then those of each group as xarray has them."""
+    def _describe(self) -> None:
+        """Open the arrays that are new, then show those of each group as xarray has them."""
         import xarray
-        import zarr
 
-        from .kvzarr import Documents
-
-        members: dict[str, dict[str, Any]] = {}
-        for path in array_paths(self.documents):
+        members: dict[str, list[str]] = {}
+        for path in [path for path, node in self.nodes.items() if _is_array(node)]:
             if path not in self.arrays and path not in self.problems:
                 try:
-                    self.arrays[path] = self._open_array(path)
+                    self.arrays[path] = self._open(path)
                 except Exception as error:  # a codec that nobody knows must not hide the other arrays
                     self.problems[path] = error
-            if path and path in self.arrays:
-                members.setdefault(split_path(path)[0], {})[path] = self.arrays[path]
-        self.groups = {}
-        for group, arrays in sorted(members.items()):
-            if not (named := _agreeing(arrays)):
-                continue
-            shown = Documents(self.place.store, grouped(self.documents, named, self.form, self.place.root))
-            whole = f"{self.place.root}{group}".rstrip("/")
-            opened = zarr.open_group(
-                shown, path=whole, mode="r", zarr_format=self.form, use_consolidated=False
-            )
-            store = xarray.backends.ZarrStore(opened, mode="r", use_zarr_fill_value_as_mask=True)
-            raw = xarray.open_dataset(store, decode_cf=False, create_default_indexes=False, cache=False)
-            for name, variable in raw.variables.items():
-                mark = attributes_of(store.members[str(name)]).get("_FillValue")
-                variable.attrs.pop("_FillValue", None)
-                variable.attrs.update({} if mark is None else {"_FillValue": mark})
-            self.groups[group] = raw
+            if path in self.arrays:
+                members.setdefault(split_path(path)[0], []).append(path)
+        for group, paths in sorted(members.items()):
+            names = {split_path(path)[1]: path for path in paths}
+            own = {name: path for name, path in names.items() if self.dimensions(path) == (name,)}
+            sizes = {name: self.arrays[path].shape[0] for name, path in own.items()}
+            made = {name: self._variable(path, sizes) for name, path in names.items()}
+            index = xarray.Coordinates({name: made.pop(name) for name in own}, indexes={})
+            self.groups[group] = xarray.Dataset(made, index)
 
-    def _open_array(self, path: str) -> Any:
-        import zarr
+    def _title(self, path: str) -> str:
+        return f"{self.name}/{path}".rstrip("/")
 
-        whole = f"{self.place.root}{path}".rstrip("/")
-        place = zarr.storage.StorePath(self.place.store, whole)
-        array = zarr.Array.from_dict(place, array_document(self.documents, path, self.form))
+    def _open(self, path: str) -> Any:
+        document, name = self.nodes[path], self._title(path)
+        if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
+            document = {**document, "data_type": "uint16", "fill_value": 0}
+        array = bounded(zarr.Array.from_dict(self.place.node / path, document))
         dict(array.attrs)  # which raises where they are no mapping
-        grid = array.shards or array.chunks
-        sizes = math.prod(map(abs, array.shape)), math.prod(grid)
-        if (
-            min(array.shape, default=0) < 0
-            or min((*grid, *array.chunks), default=1) < 1
-            or max(sizes) >= 2**60
-        ):
-            name = f"{self.name}/{path}".rstrip("/")
-            raise SourceFormatError(
-                f"{name!r} has the shape {array.shape} and chunks of the shape {grid}. Its metadata are damaged: "
-                "restore them from their origin."
-            )
+        check_shape(array.shape, array.dtype.itemsize, name)
+        for grid in (array.chunks, array.shards or ()):
+            check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
         return array
 
-    def dtype(self, path: str) -> np.dtype:
-        """Dtype of an array as delivered, native byte order."""
-        name = "zarr.json" if self.form == 3 else ".zarray"
-        if parsed(self.documents[f"{path}/{name}".lstrip("/")]).get("data_type") == "bfloat16":
-            return np.dtype(np.float32)
-        dtype: np.dtype = self.arrays[path].dtype.newbyteorder("=")
-        return dtype
+    def _variable(self, path: str, sizes: dict[str, int]) -> Any:
+        """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""
+        import xarray
+        from xarray.backends import zarr as backend
+
+        array = self.arrays[path]
+        values, dims = backend.ZarrArrayWrapper(array), self.dimensions(path)  # type: ignore[no-untyped-call]
+        if dims is None or any(
+            sizes.setdefault(dim, size) != size for dim, size in zip(dims, array.shape, strict=True)
+        ):
+            dims = tuple(f"phony_dim_{path}_{place}" for place in range(array.ndim))
+        if self.nodes[path].get("data_type") == "bfloat16":
+            values.dtype = np.dtype(np.float32)
+        return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), self._attributes(path))
+
+    def _attributes(self, path: str) -> dict[str, Any]:
+        """Attributes of an array, of which `_FillValue` says what marks a missing cell.
+
+        That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
+        zarr-python writes unasked.
+        """
+        array, found = self.arrays[path], dict(self.arrays[path].attrs)
+        mark, written = plain(found, array.dtype).get("_FillValue"), self.driver(path) == "zarr"
+        if mark is None and written and self.dimensions(path) and array.dtype.kind in "iuf":
+            mark = array.fill_value or None
+        found.pop("_ARRAY_DIMENSIONS", None)
+        return found if mark is None else {**found, "_FillValue": mark}
+
+    def dimensions(self, path: str) -> tuple[str, ...] | None:
+        """Names of an array's dimensions, all different; else None."""
+        array, node = self.arrays[path], self.nodes[path]
+        third = self.driver(path) == "zarr3"
+        names: Any = node.get("dimension_names") if third else array.attrs.get("_ARRAY_DIMENSIONS")
+        good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
+
+    def driver(self, path: str) -> str:
+        """TensorStore's word for the format of an array."""
+        return "zarr3" if self.arrays[path].metadata.zarr_format == 3 else "zarr"
 
     def identity(self, path: str) -> str:
         """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
-        start, location = f"{path}/" if path else "", self.place.location
-        names = (f"{start}{name}" for name in ("zarr.json", ".zarray", ".zattrs"))
-        found: list[Any] = [self.documents.get(name) for name in names]
-        if location is not None and location.local is not None:
+        files = []
+        if (location := self.place.location) is not None and location.local is not None:
             # The folder changes when a chunk is replaced: those are written aside and renamed.
             folder = location.local / path
-            files = [folder, *(folder / name for name in ("zarr.json", ".zarray"))]
-            found += [file.stat().st_mtime_ns for file in files if file.exists()]
-        return digest(*found)
-
-    def described(self, path: str) -> bool:
-        """Whether xarray describes an array: it has names for its dimensions."""
-        group, name = split_path(path)
-        return group in self.groups and name in self.groups[group].variables
+            files = [file for file in (folder, folder / "zarr.json", folder / ".zarray") if file.exists()]
+        return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files))
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the arrays of numbers along time; where there are none, of those without names for dimensions."""
-        named = super().variables()
-        if any(time_dimension(self.array(path)) is not None for path in named[:1]):
-            return named
-        bare = [path for path, array in self.arrays.items() if array.ndim > 1 and array.dtype.kind in "biuf"]
-        return tuple(path for path in bare if path and not self.described(path)) or named
+        """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
+        found = super().variables()
+        many = [path for path in found if self.dimensions(path) or self.arrays[path].ndim > 1]
+        return tuple(many) or found
 
     def choose(self, variable: str | None) -> str:
         """Return the path of the array asked for, or of the only one along time.
@@ -297,45 +340,25 @@ class ZarrContents(Contents):
             Where there is none of that name.
         """
         path = None if variable is None else variable.strip("/")
-        if path is None and self.single:
-            path = ""
-        if path is not None and path in self.problems:
-            self._refuse(path)
-        if path is not None and path in self.arrays:
-            if self.arrays[path].dtype.kind not in "biuf" or self.arrays[path].dtype.itemsize > 8:
-                raise SourceFormatError(
-                    f"{self.name!r}: {path or 'the array'} holds no numbers (its dtype is {self.arrays[path].dtype}); "
-                    "windows are made of numbers."
-                )
-            return path
-        found = self.variables()
-        listed = ", ".join(map(repr, found or self.arrays)) or "nothing"
-        if path is not None and self.single:
-            raise SourceNotFoundError(
-                f"{self.name!r} has no array {variable!r}: it is a single array. Leave variables= out, and name its "
-                "features with features=[…]."
-            )
-        if path is not None:
-            raise SourceNotFoundError(f"{self.name!r} has no array {variable!r}; there are {listed}.")
-        if len(found) == 1:
-            return found[0]
-        if not self.arrays and self.problems:
-            self._refuse(next(iter(self.problems)))
-        raise SourceFormatError(
-            f"{self.name!r} holds {len(found) or 'no'} arrays along time: {listed}. Choose one or several with "
-            "variables=[…] in wl.open (one, with variable=, where a source is opened by itself)."
-        )
-
-    def _refuse(self, path: str) -> None:
-        error = self.problems[path]
-        if isinstance(error, WindowLoaderError | ImportError):
+        if path is None and (self.single or not self.arrays):
+            path = next(iter({**self.arrays, **self.problems}), None)
+        if path is None:
+            return super().choose(None)
+        if isinstance(error := self.problems.get(path), WindowLoaderError):
             raise error
-        said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-        name = f"{self.name}/{path}".rstrip("/")
-        raise SourceFormatError(
-            f"{name!r}: zarr-python cannot open the array ({said}). Install the package of its codec or dtype, or "
-            "write the array again without."
-        )
+        if error is not None:
+            said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
+            raise SourceFormatError(
+                f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
+                "or dtype, or write the array again without."
+            )
+        if path not in self.arrays:
+            listed = f"there are {', '.join(map(repr, self.variables() or self.arrays)) or 'nothing'}."
+            alone = "it is a single array. Leave variables= out, and name its features with features=[…]."
+            raise SourceNotFoundError(
+                f"{self.name!r} has no array {variable!r}: {alone if self.single else listed}"
+            )
+        return path
 
     def array(self, path: str, *, load: bool = False) -> Any:
         """Return a variable with its coordinates; see `Contents.array`."""
@@ -345,83 +368,47 @@ class ZarrContents(Contents):
     def load(self, path: str) -> None:
         """Read a coordinate, once and all chunks together."""
         if path not in self._values:
-            self._values[path] = explained(Asked(f"{self.name}/{path}"), lambda: self._read(path))
+            self._values[path] = explained(Asked(self._title(path)), lambda: self._coordinate(path))
         self.raw(path).data = self._values[path]
 
-    def _read(self, path: str) -> np.ndarray:
+    def _coordinate(self, path: str) -> np.ndarray:
         array, location = self.arrays[path], self.place.location
-        if (
-            location is not None
-            and location.local is None
-            and array.nchunks > 1
-            and array.dtype.kind in "biuf"
-        ):
-            try:
-                store = open_tensorstore(location.child(path), self.form, fill_missing=True)
-                asked, progress = Asked(location.child(path).url), Progress(location.renew)
-                limit = location.timeout * max(1, array.nchunks // 1000)
-                future = store.read()
-                found = wait(
-                    future, asked, since=time.monotonic(), limit=limit, progress=progress, timeout=None
-                )
-                return np.asarray(found)
-            except SourceFormatError:
-                pass  # zarr-python reads what TensorStore does not know
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return np.asarray(array[...])
+        many = array.nchunks > 1 and array.dtype.kind in "biuf"
+        if many and location is not None and location.local is None:
+            where = location.child(path)
+            where = replace(where, timeout=where.timeout * max(1, array.nchunks // 1000))
+            with suppress(SourceFormatError):  # zarr-python reads what TensorStore does not know
+                store = open_tensorstore(where, self.driver(path), fill_missing=True)
+                return np.asarray(wait_for(store.read(), where))
+        return np.asarray(array[...])
 
 
-def dimensions(array: Any) -> tuple[str, ...] | None:
-    """Names of a zarr-python array's dimensions, all different; else None."""
-    third = array.metadata.zarr_format == 3
-    names = array.metadata.dimension_names if third else array.attrs.get("_ARRAY_DIMENSIONS")
-    good = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(names) if good and len(set(names)) == len(names) == array.ndim else None
+def _is_array(node: Any) -> bool:
+    return isinstance(node, dict) and node.get("node_type") == "array"
 
 
-def _agreeing(arrays: Mapping[str, Any]) -> list[str]:
-    """Paths of the arrays with named dimensions, those of one name of one size: xarray takes no others together."""
-    names = {path: dims for path, array in arrays.items() if (dims := dimensions(array)) is not None}
-    own = {path: (split_path(path)[1],) for path in names}
-    sizes = {own[path][0]: arrays[path].shape[0] for path, dims in names.items() if dims == own[path]}
-    return [
-        path
-        for path, dims in names.items()
-        if all(
-            sizes.setdefault(dim, size) == size for dim, size in zip(dims, arrays[path].shape, strict=True)
-        )
-    ]
-
-
-def attributes_of(array: Any) -> dict[str, Any]:
-    """Attributes of a zarr-python array, of which `_FillValue` says what marks a missing cell.
-
-    That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
-    zarr-python writes unasked.
-    """
-    found = dict(array.attrs)
-    mark, written = found.get("_FillValue"), array.metadata.zarr_format == 2 and dimensions(array) is not None
-    if mark is None and written and array.dtype.kind in "iuf" and array.fill_value:
-        found["_FillValue"] = array.fill_value
-    if isinstance(mark, str) and array.dtype.kind == "f":
-        try:
-            found["_FillValue"] = float(mark)
-        except ValueError:  # as xarray writes it into Zarr 3
-            [found["_FillValue"]] = struct.unpack("<d", base64.standard_b64decode(mark))
+def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata by path; of an array of Zarr 2 in one document, as Zarr 3 has it."""
+    found: dict[str, Any] = {}
+    for key, document in documents.items():
+        path, _, name = key.rpartition("/")
+        if name == ".zarray" and isinstance(document, dict):
+            attributes = documents.get(f"{path}/.zattrs".lstrip("/"), {})
+            found[path] = {**document, "node_type": "array", "attributes": attributes}
+        elif name != ".zattrs":
+            found.setdefault(path, document)
     return found
 
 
-def open_tensorstore(location: Location, form: int, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
+def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
     """Return an array as TensorStore has it open; `SourceFormatError` where its metadata are not known to it."""
-    asked, since, progress = Asked(location.url), time.monotonic(), Progress(location.renew)
     spec = {
-        "driver": "zarr3" if form == 3 else "zarr",
+        "driver": driver,
         "kvstore": location.store(),
         "recheck_cached_metadata": "open",
         "recheck_cached_data": "open",
         "fill_missing_data_reads": fill_missing,
     }
     context = location.resources(cache_bytes=cache_bytes)
-    future = explained(asked, lambda: tensorstore().open(spec, read=True, context=context))
-    return wait(future, asked, since=since, limit=location.timeout, progress=progress, timeout=None)
+    future = explained(Asked(location.url), lambda: tensorstore().open(spec, read=True, context=context))
+    return wait_for(future, location)

@@ -84,15 +84,13 @@ def test_groups(tmp_path):
     root.create_array("roads/flow", data=VALUES + 1)
     root.create_array("roads/names", data=np.array(["a", "b"], dtype=np.dtypes.StringDType()))
     assert list_arrays(tmp_path / "a.zarr") == ("roads/flow", "roads/speed")
-    with pytest.raises(
-        SourceFormatError, match=r"2 arrays along time: 'roads/flow', 'roads/speed'.*variable="
-    ):
+    with pytest.raises(SourceFormatError, match=r"2 arrays: 'roads/flow', 'roads/speed'.*variable="):
         open_chunked(tmp_path / "a.zarr")
     np.testing.assert_array_equal(rows(open_chunked(tmp_path / "a.zarr", variable="roads/flow")), VALUES + 1)
     assert open_chunked(tmp_path / "a.zarr/roads", variable="speed").shape == (30, 4)
     with pytest.raises(SourceNotFoundError, match=r"no array 'roads/sped'"):
         open_chunked(tmp_path / "a.zarr", variable="roads/sped")
-    with pytest.raises(SourceFormatError, match="no numbers"):
+    with pytest.raises(SourceFormatError, match=r"roads/names.*StringDType.*numbers"):
         open_chunked(tmp_path / "a.zarr", variable="roads/names")
     with pytest.raises(AxesError, match="letters"):
         open_chunked(tmp_path / "a.zarr", variable="roads/flow", axes="tx")
@@ -111,8 +109,7 @@ def test_what_is_chunked(tmp_path):
 )
 @settings(max_examples=60)
 def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner, per, data):
-    array = ArrayInfo("", "zarr3", (size, nodes), np.dtype("f4"), (inner, node_inner),
-                      (inner * per, node_inner * 2), itemsize=4)  # fmt: skip
+    array = ArrayInfo("zarr3", (size, nodes), 4, (inner, node_inner), (inner * per, node_inner * 2))
     start = data.draw(st.integers(0, size - 1))
     stop = data.draw(st.integers(start + 1, size))
     expected = []
@@ -178,5 +175,5 @@ def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):
     (tmp_path / "zarr.json").write_text(
         json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
     )
-    with pytest.raises(SourceFormatError, match=r"no arrays along time: nothing"):
+    with pytest.raises(SourceFormatError, match="holds no array of numbers"):
         open_chunked(tmp_path)

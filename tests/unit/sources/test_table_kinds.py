@@ -130,11 +130,11 @@ def test_excel(tmp_path: Path) -> None:
     check(wl.open(tmp_path / "b.xlsx", sheet_name="water"), stored)
     assert stored.loc[INDEX[0], "a"] > 60
     pd.DataFrame([[1.5, 2.5], [3.5, 4.5]]).to_excel(tmp_path / "c.xlsx", header=False, index=False)
+    np.testing.assert_array_equal(loaded(wl.open(tmp_path / "c.xlsx")), [[1.5, 2.5], [3.5, 4.5]])
+    pd.DataFrame([[17, 4], [12, 5]]).to_excel(tmp_path / "c.xlsx", header=False, index=False)
     with pytest.raises(SourceFormatError, match="header=True or header=False"):
         wl.open(tmp_path / "c.xlsx")
-    np.testing.assert_array_equal(
-        loaded(wl.open(tmp_path / "c.xlsx", header=False)), [[1.5, 2.5], [3.5, 4.5]]
-    )
+    np.testing.assert_array_equal(loaded(wl.open(tmp_path / "c.xlsx", header=False)), [[17, 4], [12, 5]])
     pd.DataFrame([["a", "a"], [3.5, 4.5]]).to_excel(tmp_path / "d.xlsx", header=False, index=False)
     with pytest.raises(SourceFormatError, match="'a'.* more than once"):
         wl.open(tmp_path / "d.xlsx")

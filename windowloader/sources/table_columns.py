@@ -1,0 +1,272 @@
+"""Columns of tables: numbers as one array, times as datetime64[ns] with their zone, ids.
+
+In: a frame of any library. Out: a pandas frame, arrays. Whole numbers stay exact, or an error says that they cannot.
+Never takes the day for the month, a number for a date or a time of day for a moment: where a column could be either,
+the error asks and names the option.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.clocks.calendars import Times, calendar_of
+from windowloader.errors import SourceFormatError
+
+from .base import check_dtype, optional, to_nanoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["PARTS", "TIME_TEXT", "as_frame", "from_arrow", "ids", "numbers", "parse_times", "some", "widened"]
+
+EXACT = 2**53  # the largest whole number up to which float64 holds each
+UNITS = ("D", "h", "m", "s", "ms", "us", "ns")
+PARTS = ("year", "month", "day", "hour", "minute", "second")
+TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
+GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*$")  # digits with commas or marks between thousands
+OFFSET = r"[T ].*?\d\s*([+-]\d\d:?\d*|Z)\s*$"
+# Text of times that could be two things, and what the error says of it.
+OPEN = (
+    (
+        r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)",
+        "which may have the day or the month first. Say which, e.g. time_format='%d/%m/%Y %H:%M'; %y is a year of two "
+        "digits.",
+    ),
+    (
+        r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*$",
+        "a time of day without a date. Where the date is in another column, name both: time=['date', 'time']; else "
+        "time=False and timestamps=(start, step).",
+    ),
+)
+
+
+def some(names: Any) -> str:
+    """List up to 12 names of columns, for a message."""
+    return ", ".join(map(repr, names[:12])) + (", …" if len(names) > 12 else "")
+
+
+def as_frame(target: Any) -> Any:
+    """Return a table of any library (pandas, polars, Arrow) as a pandas frame or series; None for what is none."""
+    home = type(target).__module__.partition(".")[0]
+    if home in ("pandas", "xarray"):
+        return target if home == "pandas" else None
+    if hasattr(target, "__arrow_c_stream__"):
+        pyarrow = optional("pyarrow", extra="parquet", purpose="opening an Arrow or polars table")
+        try:
+            return from_arrow(pyarrow.table(target))
+        except pyarrow.ArrowInvalid:  # one column, without a name
+            return target.to_pandas()
+    return target.to_pandas() if hasattr(target, "to_pandas") else None
+
+
+def from_arrow(table: Any) -> Any:
+    """Frame of an Arrow table; whole numbers of which some are missing stay whole numbers."""
+    import pandas
+    import pyarrow
+
+    whole = {pyarrow.int64(): pandas.Int64Dtype(), pyarrow.uint64(): pandas.UInt64Dtype()}
+    return table.to_pandas(types_mapper=whole.get)
+
+
+def ids(column: Any) -> Any:
+    """Turn identifiers that were read as text into numbers, but where that would lose zeros: 0042."""
+    column = _plain(column)
+    if column.dtype.kind != "O" or column.astype(str).str.match(r"[-+]?0\d").any():
+        return column
+    found, lost = _to_numbers(column)
+    return column if lost.size else found
+
+
+def _plain(column: Any) -> Any:
+    """Column of values in place of categories."""
+    categories = getattr(column.dtype, "categories", None)
+    return column if categories is None else column.astype(categories.dtype)
+
+
+def _to_numbers(column: Any) -> tuple[Any, np.ndarray]:
+    """Numbers that a column of text or objects writes, and the rows that write none."""
+    import pandas
+
+    found = pandas.to_numeric(column, errors="coerce")
+    return found, np.flatnonzero(found.isna() & column.notna())
+
+
+def numbers(frame: Any, name: str) -> np.ndarray:
+    """Values of a frame, shape (row, column), in one dtype of numbers.
+
+    Raises
+    ------
+    SourceFormatError
+        For columns that hold no numbers, and whole numbers that the common dtype of the columns does not hold.
+    """
+    if not len(frame.columns):
+        raise SourceFormatError(f"{name!r} has no columns of numbers.")
+    columns = [_numeric(column) for _, column in frame.items()]
+    if bad := [place for place, column in enumerate(columns) if column is None]:
+        raise SourceFormatError(_no_numbers(frame.iloc[:, bad], name))
+    kind = columns[0].dtype
+    if isinstance(kind, np.dtype) and (frame.dtypes == kind).all():
+        values = frame.to_numpy()
+    else:
+        values = np.column_stack([_array(column) for column in columns])
+        _check_exact(columns, values.dtype, name)
+    check_dtype(values.dtype, name)
+    return np.ascontiguousarray(values)
+
+
+def widened(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Values in a dtype that also holds another: themselves where theirs does."""
+    import pandas
+
+    common = np.result_type(values.dtype, dtype)
+    if common != values.dtype:
+        _check_exact([column for _, column in pandas.DataFrame(values).items()], common, name)
+    return values.astype(common, copy=False)
+
+
+def _numeric(column: Any) -> Any:
+    """Column of numbers: itself, or what objects such as decimals are; None for text, times and categories."""
+    if column.dtype.kind in "fiub":
+        return column.sparse.to_dense() if hasattr(column, "sparse") else column
+    if not len(column):
+        return column.astype(float)
+    found, lost = _to_numbers(column) if column.dtype == object else (None, np.empty(0))
+    return None if lost.size else found
+
+
+def _array(column: Any) -> np.ndarray:
+    """Values of one column: as they are where none is missing, else floats with NaN."""
+    if isinstance(column.dtype, np.dtype):
+        return np.asarray(column)
+    whole = column.dtype.kind == "f" or not column.isna().any()
+    return np.asarray(column.to_numpy(column.dtype.numpy_dtype if whole else "float64", na_value=np.nan))
+
+
+def _check_exact(columns: Iterable[Any], dtype: np.dtype, name: str) -> None:
+    """Refuse whole numbers beyond 2**53 that become floats, beside missing ones or columns of floats."""
+    whole = [column for column in columns if column.dtype.kind in "iu"] if dtype.kind == "f" else []
+    large = [column.name for column in whole if ((column > EXACT) | (column < -EXACT)).any()]
+    if large:
+        raise SourceFormatError(
+            f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {dtype}, the dtype that all "
+            "columns have in common, does not hold exactly. Choose columns=[…], or, if rounding them is right, cast "
+            "them: frame.astype('float64')."
+        )
+
+
+def _no_numbers(frame: Any, name: str) -> str:
+    """Name columns that hold no numbers and the first such cell, and say what such a cell mostly is."""
+    column, listed = frame.iloc[:, 0], list(frame.columns[:8])
+    said = f"columns {listed} of {name!r} hold no numbers"
+    if column.dtype.kind != "O" or not (rows := _to_numbers(column)[1]).size:
+        return f"{said}, but {column.dtype}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
+    cell = str(column.iloc[rows[0]])
+    if TIME_TEXT.match(cell):
+        advice = f"Name the column of times, time={listed[0]!r}; of a date and a time in two columns, both."
+    elif GROUPED.match(cell):
+        mark = re.sub(r"[-+\d\s]*", "", cell, count=1)[0]
+        advice = (
+            f"For marks between thousands say thousands={mark!r}; for commas in place of decimal points decimal=',' "
+            "(and sep=';')."
+        )
+    elif rows.tolist() == [0] and len(frame) > 1:
+        advice = (
+            f"A second line of names is told by header=[0, 1]; a mark of missing by na_values=[{cell!r}]."
+        )
+    elif rows.size < len(frame):
+        advice = f"If it marks what is missing, say na_values=[{cell!r}]; else choose columns=[…]."
+    else:
+        advice = (
+            "Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
+            "and time=."
+        )
+    return (
+        f"{said}: row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
+        f"{advice}"
+    )
+
+
+def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> Times:
+    """Turn a column of times into datetime64[ns], shape (row,); UTC, with the zone that the column has.
+
+    Raises
+    ------
+    SourceFormatError
+        For numbers without ``unit`` or ``form``, for 03/04/2020 and times of day without ``form``, and for text that
+        is no time; the message has the first such row.
+    """
+    import pandas
+
+    column = _plain(column)
+    if isinstance(column.dtype, pandas.PeriodDtype):
+        column = column.dt.to_timestamp()
+    kind, how = column.dtype.kind, {}
+    if kind == "m":
+        raise SourceFormatError(
+            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp('2020-01-01') + column."
+        )
+    if kind in "iuf" and form is None:
+        if unit not in UNITS:
+            raise SourceFormatError(
+                f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. Say what they "
+                "are: dates or years, time_format='%Y%m%d' or time_format='%Y'; counts since 1970, time_unit='s', "
+                "'ms', 'us' or 'ns'; or no times, time=False."
+            )
+        how = {"unit": unit}
+    elif kind != "M":
+        column = column.astype("Int64").astype("str") if kind in "iuf" else column
+        how = {"format": form or "ISO8601"}
+        texts = column.dropna().astype(str)
+        for pattern, told in OPEN if form is None else ():
+            if (found := texts[texts.str.match(pattern)]).size:
+                raise SourceFormatError(f"the times {name!r} hold {found.iloc[0]!r}, {told}")
+    parsed = _to_moments(column, name, how)
+    if form is None and kind not in "iufM" and parsed.isna()[:1].any():
+        parsed = _to_moments(column, name, {})
+    bad = np.flatnonzero(parsed.isna())
+    if bad.size:
+        second = " A second line of names is told by header=[0, 1]." if bad.tolist() == [0] else ""
+        raise SourceFormatError(
+            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
+            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows.{second}"
+        )
+    zone = calendar_of(parsed)
+    if parsed.dt.tz is not None:
+        parsed = parsed.dt.tz_convert(None)
+    return Times(to_nanoseconds(parsed.to_numpy(), name), zone)
+
+
+def _to_moments(column: Any, name: str, how: dict[str, Any]) -> Any:
+    """Parse times as pandas does, in one format; of several offsets UTC, which a warning says."""
+    import pandas
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return pandas.to_datetime(column, errors="coerce", **how)
+        except UserWarning as error:
+            raise SourceFormatError(
+                f"row 0 of the times {name!r} is {column.iloc[0]!r}, whose format is not plain. Say it, e.g. "
+                "time_format='%d %b %y %H:%M'."
+            ) from error
+        except (ValueError, FutureWarning):  # offsets that are not the same throughout
+            parsed = pandas.to_datetime(column, errors="coerce", utc=True, **how)
+    offsets = column.astype(str).str.extract(OFFSET, expand=False)
+    listed = sorted(offsets.dropna().unique())
+    if (rows := np.flatnonzero(offsets.isna() & parsed.notna())).size:
+        raise SourceFormatError(
+            f"row {rows[0]} of the times {name!r} is {column.iloc[rows[0]]!r}, without an offset from UTC, and others "
+            f"have {some(listed)}. Write all with an offset, or none."
+        )
+    warnings.warn(
+        f"the times {name!r} have the offsets {some(listed)}: they are moments of UTC here, and clocks such as "
+        "time_of_day are of UTC. For clocks of a zone pass timestamps=, a pandas index with its time zone: "
+        "pandas.to_datetime(column, utc=True).dt.tz_convert('Europe/Berlin').",
+        UserWarning,
+        stacklevel=2,
+    )
+    return parsed

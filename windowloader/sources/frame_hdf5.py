@@ -216,12 +216,12 @@ def _refuse_objects(group: Any, path: str) -> None:
             raise SourceFormatError(f"{node.name!r} of {path!r} has links, which no frame of pandas has.")
     while nodes[-1].name != "/":
         nodes.append(nodes[-1].parent)
-    for node, name in [(node, name) for node in nodes for name in node.attrs]:
+    for owner, name in [(node, name) for node in nodes for name in node.attrs]:
         try:
-            _attribute(node, name)
+            _attribute(owner, name)
         except SourceFormatError as error:
             raise SourceFormatError(
-                f"the attribute {name!r} of {node.name!r} in {path!r} is refused: {error} Write the frame again with "
+                f"the attribute {name!r} of {owner.name!r} in {path!r} is refused: {error} Write the frame again with "
                 "pandas, if you trust the file."
             ) from error
 

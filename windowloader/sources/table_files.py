@@ -256,7 +256,7 @@ def _read_text(path: str, kind: str, options: TableOptions) -> Any:
         read = partial(pandas.read_csv, path, sep=sep, encoding=encoding, low_memory=False)
     if not head:
         raise SourceFormatError(f"{path!r} is empty.")
-    header = has_header(head, path) if options.header is None else options.header
+    header: Any = has_header(head, path) if options.header is None else options.header
     if isinstance(header, bool):
         header = 0 if header else None
     names = head[0] if header == 0 else []

@@ -239,7 +239,7 @@ def _with_labels(frame: Any, name: str) -> Any:
 
 
 def _header_times(texts: Any, options: TableOptions, name: str) -> Times | None:
-    """Return the times that the header of a table [row, time] has; None where it has none, or where they are not to be."""
+    """Return the times in the header of a table [row, time]; None where it has none, or they are not to be."""
     if options.time is False:
         return None
     if options.time_format or texts.str.match(TIME_TEXT).all():

@@ -131,7 +131,7 @@ def widened(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 def _numeric(column: Any) -> Any:
     """Column of numbers: itself, or what objects such as decimals are; None for text, times and categories."""
     if column.dtype.kind in "fiub":
-        return column.sparse.to_dense() if hasattr(column, "sparse") else column
+        return column
     if not len(column):
         return column.astype(float)
     found, lost = _to_numbers(column) if column.dtype == object else (None, np.empty(0))
@@ -143,7 +143,7 @@ def _array(column: Any) -> np.ndarray:
     if isinstance(column.dtype, np.dtype):
         return np.asarray(column)
     whole = column.dtype.kind == "f" or not column.isna().any()
-    return np.asarray(column.to_numpy(column.dtype.numpy_dtype if whole else "float64", na_value=np.nan))
+    return np.asarray(column.to_numpy(None if whole else float, na_value=np.nan))
 
 
 def _check_exact(columns: Iterable[Any], dtype: np.dtype, name: str) -> None:
@@ -152,41 +152,29 @@ def _check_exact(columns: Iterable[Any], dtype: np.dtype, name: str) -> None:
     large = [column.name for column in whole if ((column > EXACT) | (column < -EXACT)).any()]
     if large:
         raise SourceFormatError(
-            f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {dtype}, the dtype that all "
-            "columns have in common, does not hold exactly. Choose columns=[…], or, if rounding them is right, cast "
-            "them: frame.astype('float64')."
+            f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {dtype}, the dtype of all "
+            "columns, does not hold exactly. Choose columns=[…], or cast them: frame.astype('float64') rounds."
         )
 
 
 def _no_numbers(frame: Any, name: str) -> str:
-    """Name columns that hold no numbers and the first such cell, and say what such a cell mostly is."""
+    """Name columns that hold no numbers and the first such cell, and say what such a cell may be."""
     column, listed = frame.iloc[:, 0], list(frame.columns[:8])
     said = f"columns {listed} of {name!r} hold no numbers"
-    if column.dtype.kind != "O" or not (rows := _to_numbers(column)[1]).size:
+    rows = _to_numbers(column)[1] if column.dtype.kind == "O" else ()
+    if not len(rows):
         return f"{said}, but {column.dtype}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
     cell = str(column.iloc[rows[0]])
-    if TIME_TEXT.match(cell):
-        advice = f"Name the column of times, time={listed[0]!r}; of a date and a time in two columns, both."
-    elif GROUPED.match(cell):
-        mark = re.sub(r"[-+\d\s]*", "", cell, count=1)[0]
-        advice = (
-            f"For marks between thousands say thousands={mark!r}; for commas in place of decimal points decimal=',' "
-            "(and sep=';')."
-        )
-    elif rows.tolist() == [0] and len(frame) > 1:
-        advice = (
-            f"A second line of names is told by header=[0, 1]; a mark of missing by na_values=[{cell!r}]."
-        )
-    elif rows.size < len(frame):
-        advice = f"If it marks what is missing, say na_values=[{cell!r}]; else choose columns=[…]."
-    else:
-        advice = (
-            "Choose columns=[…], name the time column by time=, or, for a table of one row a reading, give entity= "
-            "and time=."
+    said += f": row {rows[0]} of {listed[0]!r} is {cell!r} ({len(rows)} of {len(frame)} rows are no numbers)"
+    if GROUPED.match(cell):
+        mark = cell.strip().lstrip("+-0123456789")[0]
+        return (
+            f"{said}. Decimal commas: decimal=',' and sep=';'. Marks between thousands: thousands={mark!r}."
         )
     return (
-        f"{said}: row {rows[0]} of {listed[0]!r} is {cell!r} ({rows.size} of {len(frame)} rows are no numbers). "
-        f"{advice}"
+        f"{said}. Marks of missing cells: na_values=[{cell!r}]. Times: time={listed[0]!r}, of a date and a time in two "
+        "columns both. A second line of names: header=[0, 1]. Ids of a table of one row a reading: entity= and time=. "
+        "Other columns are left out by columns=[…]."
     )
 
 
@@ -207,36 +195,34 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     kind, how = column.dtype.kind, {}
     if kind == "m":
         raise SourceFormatError(
-            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp('2020-01-01') + column."
+            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp(…) + column."
         )
-    if kind in "iuf" and form is None:
-        if unit not in UNITS:
-            raise SourceFormatError(
-                f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. Say what they "
-                "are: dates or years, time_format='%Y%m%d' or time_format='%Y'; counts since 1970, time_unit='s', "
-                "'ms', 'us' or 'ns'; or no times, time=False."
-            )
-        how = {"unit": unit}
+    if kind in "iuf" and form is None and unit not in UNITS:
+        raise SourceFormatError(
+            f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. Say what they are: "
+            "dates or years, time_format='%Y%m%d' or time_format='%Y'; counts since 1970, time_unit='s', 'ms', 'us' or "
+            "'ns'; or no times, time=False."
+        )
+    if kind in "iuf":
+        column = column if form is None else column.astype("Int64").astype("str")
+        how = {"unit": unit} if form is None else {"format": form}
     elif kind != "M":
-        column = column.astype("Int64").astype("str") if kind in "iuf" else column
         how = {"format": form or "ISO8601"}
         texts = column.dropna().astype(str)
         for pattern, told in OPEN if form is None else ():
             if (found := texts[texts.str.match(pattern)]).size:
                 raise SourceFormatError(f"the times {name!r} hold {found.iloc[0]!r}, {told}")
     parsed = _to_moments(column, name, how)
-    if form is None and kind not in "iufM" and parsed.isna()[:1].any():
+    if how.get("format") == "ISO8601" and parsed.isna()[:1].any():
         parsed = _to_moments(column, name, {})
-    bad = np.flatnonzero(parsed.isna())
-    if bad.size:
-        second = " A second line of names is told by header=[0, 1]." if bad.tolist() == [0] else ""
+    if (bad := np.flatnonzero(parsed.isna())).size:
         raise SourceFormatError(
             f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
-            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows.{second}"
+            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows. A second line of names is "
+            "told by header=[0, 1]."
         )
     zone = calendar_of(parsed)
-    if parsed.dt.tz is not None:
-        parsed = parsed.dt.tz_convert(None)
+    parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)
     return Times(to_nanoseconds(parsed.to_numpy(), name), zone)
 
 
@@ -256,17 +242,16 @@ def _to_moments(column: Any, name: str, how: dict[str, Any]) -> Any:
         except (ValueError, FutureWarning):  # offsets that are not the same throughout
             parsed = pandas.to_datetime(column, errors="coerce", utc=True, **how)
     offsets = column.astype(str).str.extract(OFFSET, expand=False)
-    listed = sorted(offsets.dropna().unique())
+    listed = some(sorted(offsets.dropna().unique()))
     if (rows := np.flatnonzero(offsets.isna() & parsed.notna())).size:
         raise SourceFormatError(
             f"row {rows[0]} of the times {name!r} is {column.iloc[rows[0]]!r}, without an offset from UTC, and others "
-            f"have {some(listed)}. Write all with an offset, or none."
+            f"have {listed}. Write all with an offset, or none."
         )
     warnings.warn(
-        f"the times {name!r} have the offsets {some(listed)}: they are moments of UTC here, and clocks such as "
-        "time_of_day are of UTC. For clocks of a zone pass timestamps=, a pandas index with its time zone: "
+        f"the times {name!r} have the offsets {listed}: they are moments of UTC here, and clocks such as time_of_day "
+        "are of UTC. For clocks of a zone pass timestamps=, a pandas index with its time zone: "
         "pandas.to_datetime(column, utc=True).dt.tz_convert('Europe/Berlin').",
-        UserWarning,
         stacklevel=2,
     )
     return parsed

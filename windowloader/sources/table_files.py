@@ -43,6 +43,7 @@ MAGIC = {
     b"\x89HDF": "HDF5",
 }
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf)|nan", re.IGNORECASE)
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
 BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
@@ -113,16 +114,15 @@ class TableOptions:
     @property
     def named(self) -> list[str]:
         """Every column that is named."""
-        entity = [] if self.entity is None else [self.entity]
-        return list(dict.fromkeys([*entity, *self.times, *(self.columns or ())]))
+        found = dict.fromkeys([self.entity, *self.times, *(self.columns or ())])
+        return [name for name in found if name is not None]
 
     def dtypes(self, first: Any) -> Any:
         """Dtypes that were asked for, and text for columns that have to stay so: ids and parts of times."""
         if not isinstance(self.dtype, dict | None):
             return self.dtype
-        texts = self.times if len(self.times) > 1 else []
-        texts = [*texts, *([] if self.entity is None else [self.entity]), *([first] if self.by_row else [])]
-        return {**dict.fromkeys(texts, str), **(self.dtype or {})} or None
+        texts = [first] if self.by_row else [self.entity, *(self.times if len(self.times) > 1 else ())]
+        return {**{name: str for name in texts if name is not None}, **(self.dtype or {})} or None
 
 
 def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
@@ -336,14 +336,11 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
     >>> has_header([["0.7855", "1.611"], ["0.7818", "1.61"]], "rates.csv")
     False
     """
-    first, *below = lines
+    first, *below = [[field for field in fields if field] for fields in lines]
     if all(TIME_TEXT.match(fields[0]) for fields in lines):
         return False  # times begin every line, the first one too
-    marked = [field for field in first if not _is_number(field)]
-    if marked not in ([], first[:1] if not first[0] else []):
-        if any("." in field for field in first) and all(
-            _is_number(field.rpartition(".")[0]) for field in marked
-        ):
+    if marked := [field for field in first if not NUMBER.fullmatch(field)]:
+        if all(NUMBER.fullmatch(field.rpartition(".")[0]) for field in marked):
             warnings.warn(
                 f"the first line of {name!r} is taken for names, but holds numbers, some marked as pandas marks "
                 f"repeated names ({marked[0]!r}): a line of data may have become the header. header=True says that it "
@@ -351,25 +348,14 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
                 stacklevel=2,
             )
         return True
-    named = [field for field in first if field]
-    if not all(field.isdigit() for field in named) or len(set(named)) < len(named):
+    if not all(field.isdigit() for field in first) or len(set(first)) < len(first):
         return False
-    counts = [int(field) - int(named[0]) for field in named]
-    if not first[0] or (len(counts) > 1 and named[0] in "01" and counts == list(range(len(counts)))):
-        return True
-    numbers = [field for fields in below for field in fields if field]
-    whole = sum(field.isdigit() for field in numbers) / max(len(numbers), 1)
-    if whole ** len(named) < CHANCE:
+    counts, cells = [int(field) for field in first], list(itertools.chain(*below))
+    counted = len(counts) > 1 and counts == list(range(counts[0], counts[0] + len(counts))) and counts[0] < 2
+    whole = sum(cell.isdigit() for cell in cells) / max(len(cells), 1)
+    if not lines[0][0] or counted or whole ** len(counts) < CHANCE:
         return True
     raise SourceFormatError(
-        f"the first line of {name!r} holds whole numbers ({some(named)}), which could name the columns or be readings. "
+        f"the first line of {name!r} holds whole numbers ({some(first)}), which could name the columns or be readings. "
         "Say header=True or header=False."
     )
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True

@@ -30,18 +30,15 @@ TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}
 GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*$")  # digits with commas or marks between thousands
 OFFSET = r"[T ].*?\d\s*([+-]\d\d:?\d*|Z)\s*$"
 # Text of times that could be two things, and what the error says of it.
-OPEN = (
-    (
-        r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)",
-        "which may have the day or the month first. Say which, e.g. time_format='%d/%m/%Y %H:%M'; %y is a year of two "
-        "digits.",
+OPEN = {
+    r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)": (
+        "which may have the day or the month first. Say which, e.g. time_format='%d/%m/%Y %H:%M'; %y is a short year."
     ),
-    (
-        r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*$",
+    r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*$": (
         "a time of day without a date. Where the date is in another column, name both: time=['date', 'time']; else "
-        "time=False and timestamps=(start, step).",
+        "time=False and timestamps=(start, step)."
     ),
-)
+}
 
 
 def some(names: Any) -> str:
@@ -209,7 +206,7 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     elif kind != "M":
         how = {"format": form or "ISO8601"}
         texts = column.dropna().astype(str)
-        for pattern, told in OPEN if form is None else ():
+        for pattern, told in OPEN.items() if form is None else ():
             if (found := texts[texts.str.match(pattern)]).size:
                 raise SourceFormatError(f"the times {name!r} hold {found.iloc[0]!r}, {told}")
     parsed = _to_moments(column, name, how)

@@ -88,7 +88,7 @@ def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArrayS
         values[:, 0] if single else values,
         axes=axes,
         name=name,
-        labels={dim: labels for dim, labels in (found.by_dim or {}).items() if not single or dim == 0},
+        labels=found.by_dim,
         timestamps=found.times,
     )
     source.doubts = found.doubts
@@ -112,11 +112,10 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
     if options.columns is not None:
         frame = chosen(frame, options.columns, name)
     if options.by_row:
-        times = _header_times(frame.columns.to_series().astype(str), options, name)
+        times = index_times(frame.columns, options, name)
     values = numbers(frame, name)
     labels = labels_of(frame.index, frame.columns, timed=times is not None and not options.by_row)
-    sure = options.by_row or options.columns is not None
-    return values, Described(labels, times, () if sure else _doubts(frame, values, times, options, name))
+    return values, Described(labels, times, _doubts(frame, values, times, options, name))
 
 
 def chosen(frame: Any, columns: Iterable[Any], name: str) -> Any:
@@ -142,17 +141,12 @@ def _unstacked(frame: Any, name: str) -> Any:
     levels = list(frame.index.names)
     if len(levels) == 1:
         return frame.set_axis(frame.index.get_level_values(0))
-    dated = [place for place, level in enumerate(frame.index.levels) if level.dtype.kind == "M"]
-    named = [place for place, level in enumerate(levels) if str(level).lower() in TIME_NAMES]
-    if len(levels) == 2 and len(frame.columns) == 1 and len(dated or named) == 1:
-        if frame.index.is_unique:
-            return frame.iloc[:, 0].unstack(1 - (dated or named)[0])
-        raise SourceFormatError(
-            f"the rows {levels} of {name!r} are not one a time and id: some are there twice."
-        )
+    kinds = [str(level.name).lower() in TIME_NAMES or level.dtype.kind == "M" for level in frame.index.levels]
+    if sorted(kinds) == [False, True] and len(frame.columns) == 1 and frame.index.is_unique:
+        return frame.iloc[:, 0].unstack(kinds.index(False))
     raise SourceFormatError(
-        f"the rows of {name!r} have levels {levels}. Give one row a time, by {{v: frame[v].unstack(id_level) for v in "
-        "frame}; or open frame.reset_index() with entity= and time=, one series an id."
+        f"the rows of {name!r} have levels {levels}, and are not one a time and id of one column. Give one row a "
+        "time, by {v: frame[v].unstack(id_level) for v in frame}; or open frame.reset_index() with entity= and time=."
     )
 
 
@@ -174,7 +168,8 @@ def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
     import pandas
 
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
-    if options.time is False or not (dated or _reads_as_times(index)):
+    formed = options.by_row and options.time_format is not None
+    if options.time is False or not (dated or formed or _reads_as_times(index)):
         return None
     return parse_times(index.to_series(), name, form=options.time_format)
 
@@ -184,11 +179,10 @@ def times_of(frame: Any, columns: Sequence[Any], options: TableOptions, name: st
     import pandas
 
     parts = chosen(frame, columns, name).set_axis([str(column).strip().lower() for column in columns], axis=1)
-    if len(columns) == 1:
-        column = parts.iloc[:, 0]
-    elif set(PARTS[:3]) <= set(parts.columns) <= set(PARTS):
+    column = parts.iloc[:, 0]
+    if set(PARTS[:3]) <= set(parts.columns) <= set(PARTS):
         column = pandas.to_datetime(parts, errors="coerce")
-    else:
+    elif len(columns) > 1:
         first, *others = (part.astype(str).str.strip() for _, part in parts.items())
         column = first.str.cat(others, sep=" ")
     where = f"{name}:{' + '.join(map(str, columns))}"
@@ -205,15 +199,13 @@ def find_time(frame: Any, name: str = "") -> Any:
             f"the columns {texts} of {name!r} may each be the time. Where a date and a time stand in two columns, join "
             f"them by time={texts}; else name one, e.g. time={texts[0]!r}."
         )
-    if len(named) == 1 or texts:
-        return (texts or named)[0]
-    first = frame.columns[0] if len(frame.columns) else None
-    return first if first is not None and _reads_as_times(frame[first]) else None
+    first = [column for column in frame.columns[:1] if _reads_as_times(frame[column])]
+    return next(iter(texts or (named if len(named) == 1 else first)), None)
 
 
 def _reads_as_times(column: Any) -> bool:
     """Whether the first labels or cells are text that reads like times."""
-    texts = [] if column.dtype.kind in "iufb" else column[:8].astype(str)
+    texts = [] if column.dtype.kind in "iufb" else list(map(str, column[:8]))
     return len(texts) > 0 and all(TIME_TEXT.match(text) for text in texts)
 
 
@@ -223,12 +215,8 @@ def _with_labels(frame: Any, name: str) -> Any:
     texts = frame.columns.astype(str)
     marked = np.array([bool(TIME_TEXT.match(text) or text[-1:].isdigit()) for text in texts], bool)
     if not marked.any():  # names that are no times: text names the rows
-        marked = np.array([kind.kind in "fiub" for kind in frame.dtypes], bool)
-        if marked.all() and frame.index.dtype.kind in "iu" and len(frame) > 1 and frame.iloc[:, 0].is_unique:
-            raise SourceFormatError(
-                f"the first column {texts[0]!r} of {name!r} may name the rows or be their first reading. Pass a frame "
-                "with the names as its index, frame.set_index(name)."
-            )
+        numeric = np.array([kind.kind in "fiub" for kind in frame.dtypes], bool)
+        marked = numeric & (not numeric.all() or frame.index.dtype.kind not in "iu")
     named = frame.columns[~marked]
     if len(named) > 1:
         raise SourceFormatError(
@@ -238,62 +226,49 @@ def _with_labels(frame: Any, name: str) -> Any:
     return frame.set_index(named[0]) if len(named) else frame
 
 
-def _header_times(texts: Any, options: TableOptions, name: str) -> Times | None:
-    """Return the times in the header of a table [row, time]; None where it has none, or they are not to be."""
-    if options.time is False:
-        return None
-    if options.time_format or texts.str.match(TIME_TEXT).all():
-        return parse_times(texts, f"{name}: header", form=options.time_format)
-    if len(texts) > 1 and texts.str.fullmatch(r"(1[89]|20)\d\d(\d{4})?").all():
-        raise SourceFormatError(
-            f"the header of {name!r} goes from {texts.iloc[0]!r} to {texts.iloc[-1]!r}. Say what it is: "
-            "time_format='%Y' or '%Y%m%d', or time=False for names that are no times."
-        )
-    return None
+def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, name: str) -> tuple[str, ...]:
+    """Say what was assumed: of labels that may be times, columns that may be no readings or of several quantities."""
+    import pandas
 
-
-def _doubts(
-    frame: Any, values: np.ndarray, times: Times | None, options: TableOptions, name: str
-) -> tuple[str, ...]:
-    """Say what was assumed about columns that may be no readings, or not all of one quantity."""
-    found, index, names = [], frame.index, [str(column) for column in frame.columns]
-    asks = options.time is not False
-    named = index.dtype.kind in "iu" and str(index.name).lower() in TIME_NAMES
-    if asks and times is None and len(index) and (named or _rises(np.asarray(index), even=False)):
+    found: list[str] = []
+    steps = frame.columns if options.by_row else frame.index
+    counts = np.asarray(pandas.to_numeric(steps[:SAMPLE].astype(str), errors="coerce"))
+    named = counts.dtype.kind in "iu" and str(steps.name).lower() in TIME_NAMES
+    if options.time is None and times is None and (named or _rises(counts, even=False)):
         found.append(
-            f"the row labels of {name!r}, the first {index[0]}, are not taken for times. If they are, name the index "
-            "and say time=name with time_unit='s' or time_format='%Y'; else time=False."
+            f"the {'header' if options.by_row else 'row labels'} of {name!r}, from '{steps[0]}' to '{steps[-1]}', are "
+            "not taken for times. If they are, say time_format='%Y' or '%Y%m%d', or of row labels, named in the frame, "
+            "time=name with time_unit='s'; else time=False."
         )
-    rising = [asks and _rises(column) for column in values[:SAMPLE, :9].T]
-    counters = [] if all(rising) else [column for column, rises in zip(names, rising, strict=False) if rises]
-    counters = [column for column in names if column in counters or column.strip().lower() in PARTS]
-    if counters and not (times is not None and options.axes == "tf"):
+    if options.by_row and found:
+        raise SourceFormatError(found[0])
+    if options.by_row or options.columns is not None:
+        return ()
+    names = [str(column) for column in frame.columns]
+    rising = [options.time is not False and _rises(column) for column in values[:SAMPLE, :9].T]
+    counters = {column for column, rises in zip(names, rising, strict=False) if rises and not all(rising)}
+    counted = [column for column in names if column in counters or column.strip().lower() in PARTS]
+    if counted and (times is None or options.axes != "tf"):
         found.append(
-            f"the columns {counters} of {name!r} are taken for readings, and look like numbers of rows or parts of "
-            "times. Row numbers are left out by columns=[…]; times are told by time=… with time_unit='s' or "
-            "time_format='%Y', parts by time=['year', 'month', 'day', 'hour']; columns=[…] says that they are meant."
+            f"the columns {counted} of {name!r} are taken for readings, and look like row numbers or parts of times."
+            " Row numbers are left out by columns=[…], which also says that they are meant; times are told by time=… "
+            "with time_unit='s' or time_format='%Y', parts by time=['year', 'month', 'day', 'hour']."
         )
     if options.axes is None and (apart := _apart(names, values)):
         found.append(
             f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
-            f"{apart}. Different quantities are axes='tf', each with its own mean and deviation; axes='tn' says that "
-            "they are sensors."
+            f"{apart}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
         )
     return tuple(found)
 
 
 def _rises(values: np.ndarray, *, even: bool = True) -> bool:
     """Whether whole numbers rise like years, dates or epochs, or (``even``) by one step throughout."""
-    if (
-        len(values) < 3
-        or values.dtype.kind not in "iuf"
-        or not np.isfinite(values).all()
-        or (values % 1).any()
-    ):
+    if values.dtype.kind not in "iuf" or len(values) < 2 + even or not np.isfinite(values).all():
         return False
     steps = np.diff(values.astype(float))
     dated = values[0] > 15_000_000 or (values[0] >= 1800 and values[-1] <= 2100)
-    return bool((steps > 0).all() and (dated or (even and (steps == steps[0]).all())))
+    return not (values % 1).any() and bool((steps > 0).all() and (dated or (even and np.ptp(steps) == 0)))
 
 
 def _apart(names: list[str], values: np.ndarray) -> str:

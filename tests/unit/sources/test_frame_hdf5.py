@@ -112,7 +112,7 @@ def test_rows_of_a_frame_without_times_keep_their_labels(tmp_path: Path) -> None
     assert isinstance(source, MappedSource)
     assert source.timestamps() is None
     np.testing.assert_array_equal(source.labels(0), np.arange(12) + 7)
-    with pytest.warns(UserWarning, match="look like numbers of rows or parts of times.*day"):
+    with pytest.warns(UserWarning, match="look like row numbers or parts of times.*day"):
         wl.open(write_frame(tmp_path / "b.h5", [(["a", "day"], VALUES[:, :2])], ["a", "day"]))
 
 

@@ -405,7 +405,7 @@ def test_names_of_different_quantities_are_told(names: list[str], told: str, rec
 
 def test_counters_beside_times_are_told(tmp_path: Path) -> None:
     FRAME.assign(No=np.arange(60) + 7).to_csv(tmp_path / "a.csv")
-    with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* numbers of rows"):
+    with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* row numbers"):
         wl.open(tmp_path / "a.csv")
     wl.open(tmp_path / "a.csv", axes="tf")
     with pytest.warns(UserWarning, match=r"\['No'\]"):

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["is_frame", "open_frame", "read_frame"]
 
-KINDS = (b"frame", b"frame_table", b"series", b"series_table")
+KINDS = ("frame", "frame_table", "series", "series_table")
 SAMPLE = 1000  # rows that tell whether the columns are all readings
 
 
 def is_frame(item: Any) -> bool:
     """Whether an HDF5 item is a group that pandas wrote a frame or series to."""
-    return "pandas_type" in item.attrs and np.bytes_(item.attrs["pandas_type"]) in KINDS
+    return _attribute(item, "pandas_type") in KINDS
 
 
 def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:
@@ -48,13 +48,14 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
     **options
         See `windowloader.sources.tables.TableOptions`.
     """
-    plain = set(options) <= {"time"} and options.get("time") in (None, True, False)
-    block = _block(group) if plain and axes in (None, "tn", "tf") else None
     description = FrameDescription(stamp, TableOptions(axes=axes, key=group.name, **options))
+    plain = (
+        set(options) <= {"time"} and options.get("time") in (None, True, False) and axes in (None, "tn", "tf")
+    )
+    block = _block(group) if plain else None
     if block is None or (found := description.of(block)) is None:
         return open_table(stamp.path, axes=axes, key=group.name, **options)
-    letters = (axes or "tn")[:: 1 if block.rows_first else -1]
-    source = open_dataset(stamp, block.dataset, axes=letters, description=description)
+    source = open_dataset(stamp, block.dataset, axes=axes or "tn", description=description)
     source.doubts = found.doubts
     return source
 
@@ -66,23 +67,19 @@ class Block:
     Parameters
     ----------
     dataset : h5py.Dataset
-        Open.
+        Open: rows × columns.
     index, columns : pandas.Index
-    rows_first : bool
-        False where the dataset is columns × rows.
     """
 
     dataset: Any
     index: Any
     columns: Any
-    rows_first: bool
 
     def frame(self, rows: int | None = None) -> Any:
         """Return the frame, or its first rows."""
         import pandas
 
-        whole = self.dataset[:rows] if self.rows_first else self.dataset[:, :rows].T
-        return pandas.DataFrame(whole, self.index[:rows], self.columns, copy=False)
+        return pandas.DataFrame(self.dataset[:rows], self.index[:rows], self.columns, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,7 @@ class FrameDescription(Description):
         if values.shape[1] != len(block.columns) or values.dtype != block.dataset.dtype:
             return None
         times = index_times(block.index, self.options, name)
-        labels = labels_of(block.index, block.columns, timed=times is not None)
-        if not block.rows_first:
-            labels = {1 - dim: found for dim, found in labels.items()}
-        return Described(labels, times, head.doubts)
+        return Described(labels_of(block.index, block.columns, timed=times is not None), times, head.doubts)
 
     def _found(self) -> Described:
         with opened(self.stamp) as file:
@@ -131,16 +125,18 @@ def _block(group: Any) -> Block | None:
     import h5py
 
     dataset = group.get("block0_values")
-    if dataset is None or int(group.attrs.get("nblocks", 0)) != 1 or dataset.ndim != 2:
+    if (
+        dataset is None
+        or int(group.attrs.get("nblocks", 0)) != 1
+        or not dataset.attrs.get("transposed", True)
+    ):
         return None
     numbers = dataset.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
     index, columns, items = (_index(group, name) for name in ("axis1", "axis0", "block0_items"))
     if not numbers or {"shape", "value_type"} & set(dataset.attrs) or index is None or columns is None:
         return None
-    rows_first = bool(dataset.attrs.get("transposed", True))
-    shape = (len(index), len(columns))
-    fits = columns.equals(items) and dataset.shape == (shape if rows_first else shape[::-1])
-    return Block(dataset, index, columns, rows_first) if fits else None
+    fits = columns.equals(items) and dataset.shape == (len(index), len(columns))
+    return Block(dataset, index, columns) if fits else None
 
 
 def _index(group: Any, name: str) -> Any:

@@ -27,8 +27,8 @@ from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
 from .patterns import is_pattern, matching
-from .table_columns import as_frame, ids, numbers, widened
-from .table_files import TableOptions, is_parquet, parquet_parts, read_table
+from .table_columns import as_frame, from_arrow, ids, numbers, widened
+from .table_files import TableOptions, kind_of, parquet_tables, read_table
 from .tables import chosen, times_of
 
 if TYPE_CHECKING:
@@ -178,11 +178,12 @@ def _table(target: Any, asked: TableOptions) -> Any:
     if not isinstance(target, str | os.PathLike):
         return as_frame(target)
     path = os.fspath(target)
-    return path if is_parquet(path) else read_table(path, asked)
+    return path if kind_of(path) == "Parquet" else read_table(path, asked)
 
 
 def _parts(tables: Sequence[Any], asked: TableOptions, columns: Sequence[Any] | None) -> Iterator[Any]:
     """Frames of tables, one after another: of Parquet files in batches, of some columns."""
     for table in tables:
-        for part in parquet_parts(table, asked, columns) if isinstance(table, str) else [table]:
+        frames = map(from_arrow, parquet_tables(table, asked, columns)) if isinstance(table, str) else [table]
+        for part in frames:
             yield part if set(asked.named).isdisjoint(part.index.names) else part.reset_index()

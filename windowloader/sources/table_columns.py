@@ -189,7 +189,7 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     column = _plain(column)
     if isinstance(column.dtype, pandas.PeriodDtype):
         column = column.dt.to_timestamp()
-    kind, how = column.dtype.kind, {}
+    kind, how = column.dtype.kind, dict[str, Any]()
     if kind == "m":
         raise SourceFormatError(
             f"the times {name!r} are durations. Add them to a date: pandas.Timestamp(…) + column."

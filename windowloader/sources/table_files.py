@@ -32,7 +32,7 @@ from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["TableOptions", "as_table", "has_header", "is_parquet", "parquet_files", "parquet_parts", "read_table",
+__all__ = ["TableOptions", "as_table", "has_header", "kind_of", "parquet_files", "parquet_tables", "read_table",
            "separator"]  # fmt: skip
 
 MAGIC = {
@@ -139,7 +139,7 @@ def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> A
 
 def read_table(path: str, options: TableOptions) -> Any:
     """Read a file, or a folder of Parquet files, as a pandas frame."""
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "HDF5":
         from .frame_hdf5 import read_frame
 
@@ -152,7 +152,7 @@ def read_table(path: str, options: TableOptions) -> Any:
             from pyarrow.feather import read_table as read_feather
 
             return from_arrow(read_feather(path, memory_map=False))
-        return from_arrow(pyarrow.concat_tables(_tables(path, options), promote_options="permissive"))
+        return from_arrow(pyarrow.concat_tables(parquet_tables(path, options), promote_options="permissive"))
 
 
 @contextmanager
@@ -169,13 +169,13 @@ def _reading(path: str, kind: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         advice = "Read it with pandas, and pass the frame."
-        if isinstance(error, UnicodeError | LookupError):
+        if isinstance(error, UnicodeError) or type(error) is LookupError:
             advice = "Say which encoding it has, e.g. encoding='latin-1', 'cp1252' or 'utf-16'."
         problem = str(error).strip().rstrip(".")
         raise SourceFormatError(f"{path!r} cannot be read as {kind}: {problem}. {advice}") from error
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     """Format of a table: told by its first bytes."""
     Stamp.of(path)  # nothing there is its own error
     if os.path.isdir(path):
@@ -183,11 +183,6 @@ def _kind(path: str) -> str:
     with open(path, "rb") as file:
         head = file.read(8)
     return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "CSV")
-
-
-def is_parquet(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a Parquet file, or a folder of some."""
-    return _kind(os.fspath(path)) == "Parquet"
 
 
 def parquet_files(path: str) -> list[str]:
@@ -204,15 +199,8 @@ def parquet_files(path: str) -> list[str]:
     return sorted(found, key=natural)
 
 
-def parquet_parts(path: str, options: TableOptions, columns: Sequence[str] | None) -> Iterator[Any]:
-    """Read Parquet files in frames of a bounded number of rows, of all columns or some."""
-    with _reading(path, "Parquet"):
-        for table in _tables(path, options, columns):
-            yield from_arrow(table)
-
-
-def _tables(path: str, options: TableOptions, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Read Parquet files as Arrow tables: each whole, those of one row a reading in batches.
+def parquet_tables(path: str, options: TableOptions, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """Read Parquet files as Arrow tables: each whole, those of one row a reading in batches of some columns.
 
     Names of folders, ``year=2020``, are columns where they were asked for. The entities come as categories.
     """
@@ -229,15 +217,16 @@ def _tables(path: str, options: TableOptions, columns: Sequence[str] | None = No
                 "columns=, entity= or time= names it.",
                 stacklevel=2,
             )
-        repeated = [name for name in read_schema(file).names if name == options.entity]
         stored = None if columns is None else [name for name in columns if name not in added]
-        with ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
-            batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
-            parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
-            for table in [opened.read()] if options.entity is None else parts:
-                for name, text in added.items():
-                    table = table.append_column(name, pyarrow.array([text] * len(table)))
-                yield table
+        with _reading(file, "Parquet"):
+            repeated = [name for name in read_schema(file).names if name == options.entity]
+            with ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
+                batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
+                parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
+                for table in [opened.read()] if options.entity is None else parts:
+                    for name, text in added.items():
+                        table = table.append_column(name, pyarrow.array([text] * len(table)))
+                    yield table
 
 
 def _read_text(path: str, kind: str, options: TableOptions) -> Any:

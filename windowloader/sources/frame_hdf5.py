@@ -190,8 +190,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
         return pandas.read_hdf(path, key=key, mode="r")
     except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
         raise SourceFormatError(
-            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again with DataFrame.to_hdf, or save "
-            "it as Parquet."
+            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again, perhaps as Parquet."
         ) from error
 
 
@@ -204,8 +203,8 @@ def _refuse_objects(group: Any, path: str) -> None:
     for node in nodes:
         if isinstance(node, h5py.Dataset) and node.dtype.kind == "O":
             raise SourceFormatError(
-                f"{node.name!r} of {path!r} holds pickled objects, such as text, which are never unpickled. Write the "
-                "numbers alone, frame.select_dtypes('number').to_hdf(...), or text with format='table'."
+                f"{node.name!r} of {path!r} holds pickled objects, such as text, which are never unpickled. Write "
+                "frame.select_dtypes('number'), or text with format='table'."
             )
         links = [node.get(name, getlink=True) for name in node] if isinstance(node, h5py.Group) else []
         if not all(isinstance(link, h5py.HardLink) for link in links):
@@ -217,8 +216,8 @@ def _refuse_objects(group: Any, path: str) -> None:
             _attribute(owner, name)
         except SourceFormatError as error:
             raise SourceFormatError(
-                f"the attribute {name!r} of {owner.name!r} in {path!r} is refused: {error} Write the frame again with "
-                "pandas, if you trust the file."
+                f"the attribute {name!r} of {owner.name!r} in {path!r} is refused: {error} If you trust the file, "
+                "write the frame again with pandas."
             ) from error
 
 

@@ -164,8 +164,7 @@ def _reading(path: str, kind: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingExtraError(
-            f"opening {path!r} needs a package that is not installed: {error} Most files need no more than pip install "
-            "'windowloader[tables]'."
+            f"opening {path!r} needs a package that is absent: {error} Mostly: pip install 'windowloader[tables]'."
         ) from error
     except Exception as error:
         advice = "Read it with pandas, and pass the frame."
@@ -191,8 +190,7 @@ def parquet_files(path: str) -> list[str]:
     for count, (folder, _, names) in enumerate(os.walk(path)):
         if count == MOST_FOLDERS:
             raise SourceFormatError(
-                f"{path!r} has more than {MOST_FOLDERS} folders within it, too many to look for Parquet. Pass the "
-                "folder that has them, or a list of files."
+                f"{path!r} has more than {MOST_FOLDERS} folders in it. Pass the one with Parquet, or a list of files."
             )
         parquet = [name for name in names if name.endswith((".parquet", ".pq"))]
         found += [os.path.join(folder, name) for name in parquet if name[0] not in "_."]  # Spark: no data
@@ -213,8 +211,8 @@ def parquet_tables(path: str, options: TableOptions, columns: Sequence[str] | No
         added = {name: text for name, text in pairs.items() if name in options.named}
         if left := [name for name in pairs if name not in added and name.lower() not in (*PARTS, "date")]:
             warnings.warn(
-                f"the folders of {path!r} are named by {some(left)}, which is left out: it is a column only where "
-                "columns=, entity= or time= names it.",
+                f"the folders of {path!r} are named by {some(left)}, which is left out where no columns=, entity= or "
+                "time= names it.",
                 stacklevel=2,
             )
         stored = None if columns is None else [name for name in columns if name not in added]
@@ -239,7 +237,7 @@ def _read_text(path: str, kind: str, options: TableOptions) -> Any:
     else:
         encoding = options.encoding or _encoding(path)
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
-            lines = [text for line in itertools.islice(file, 12) if (text := line.rstrip("\r\n"))]
+            lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12) if line.strip()]
         sep = options.sep or separator(*lines)
         head = [_fields(line, sep) for line in lines]
         read = partial(pandas.read_csv, path, sep=sep, encoding=encoding, low_memory=False)
@@ -331,9 +329,8 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
     if marked := [field for field in first if not NUMBER.fullmatch(field)]:
         if all(NUMBER.fullmatch(field.rpartition(".")[0]) for field in marked):
             warnings.warn(
-                f"the first line of {name!r} is taken for names, but holds numbers, some marked as pandas marks "
-                f"repeated names ({marked[0]!r}): a line of data may have become the header. header=True says that it "
-                "is meant.",
+                f"the first line of {name!r} is taken for names, but holds numbers as pandas marks repeated names "
+                f"({marked[0]!r}): a line of data may have become the header. header=True says that it is meant.",
                 stacklevel=2,
             )
         return True

@@ -31,7 +31,7 @@ OPCODES = (
     "STACK_GLOBAL REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
 STEPS = ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets")
-ZONES = (("datetime", "timezone"), ("datetime", "timedelta"), ("zoneinfo", "ZoneInfo"))
+ZONES = ("datetime.timezone", "datetime.timedelta", "zoneinfo.ZoneInfo")
 
 
 def load_plain(data: bytes) -> Any:
@@ -86,12 +86,9 @@ class _Attribute(pickle.Unpickler):
         """Resolve names of steps and zones of time; what else a module holds is refused."""
         from pandas.tseries import offsets
 
-        found = vars(offsets).get(name) if module in STEPS else None
-        if isinstance(found, type) and issubclass(found, offsets.BaseOffset):
-            return found
-        if (module, name) in ZONES:
+        if f"{module}.{name}" in ZONES or (module in STEPS and name in offsets.__all__):
             return super().find_class(module, name)
-        if name == "getattr":
+        if f"{module}.{name}" in ("builtins.getattr", "__builtin__.getattr"):
             return _unpickle_zone
         raise SourceFormatError(f"it is a pickle that names {module}.{name}, which could run code.")
 
@@ -170,16 +167,13 @@ class _Plain(pickle._Unpickler):
             return self.names[f"{module}.{name}"]
         raise SourceFormatError(
             f"the pickle names {module}.{name}, but only lists, dicts, strings, numbers and NumPy arrays are admitted. "
-            "Save sparse matrices with scipy.sparse.save_npz, others with numpy.save. Do not open it with pickle "
-            "either, unless you know who wrote it."
+            "If you trust it, open it by pickle and save it by scipy.sparse.save_npz or numpy.save."
         )
 
     def encoded(self, text: str, encoding: str = "latin1") -> bytes:
         """Stand-in for ``codecs.encode``, by which old protocols write bytes; others could decompress bombs."""
         if encoding != "latin1":
-            raise SourceFormatError(
-                f"codec {encoding!r} in a pickle is not needed for plain data and refused."
-            )
+            raise SourceFormatError(f"the codec {encoding!r} is refused in a pickle of plain data.")
         return bytes(self.once(text), "latin1")
 
     def once(self, data: Any) -> Any:
@@ -194,9 +188,7 @@ class _Plain(pickle._Unpickler):
         raw = self.encoded(data) if isinstance(data, str) else self.once(data)
         found: np.ndarray = np.ndarray(shape, kind.dtype, raw, order=order)
         if found.nbytes != len(raw):
-            raise SourceFormatError(
-                f"a pickled array has {len(raw)} bytes, which do not make shape {shape} of {kind.dtype}."
-            )
+            raise SourceFormatError(f"a pickled array of {len(raw)} bytes is not {shape} of {kind.dtype}.")
         return found
 
     def build(self) -> None:

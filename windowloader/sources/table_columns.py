@@ -158,7 +158,7 @@ def _no_numbers(frame: Any, name: str) -> str:
     """Name columns that hold no numbers and the first such cell, and say what such a cell may be."""
     column, listed = frame.iloc[:, 0], list(frame.columns[:8])
     said = f"columns {listed} of {name!r} hold no numbers"
-    rows = _to_numbers(column)[1] if column.dtype.kind == "O" else ()
+    rows = _to_numbers(column)[1] if column.dtype.kind == "O" else np.empty(0, int)
     if not len(rows):
         return f"{said}, but {column.dtype}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
     cell = str(column.iloc[rows[0]])

@@ -86,7 +86,7 @@ class _Attribute(pickle.Unpickler):
         """Resolve names of steps and zones of time; what else a module holds is refused."""
         from pandas.tseries import offsets
 
-        if f"{module}.{name}" in ZONES or (module in STEPS and name in offsets.__all__):
+        if f"{module}.{name}" in ZONES or (module in STEPS and name in vars(offsets)["__all__"]):
             return super().find_class(module, name)
         if f"{module}.{name}" in ("builtins.getattr", "__builtin__.getattr"):
             return _unpickle_zone

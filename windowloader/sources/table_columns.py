@@ -130,7 +130,7 @@ def _numeric(column: Any) -> Any:
     if column.dtype.kind in "fiub":
         return column
     if not len(column):
-        return column.astype(float)
+        return column.astype(object).astype(float)
     found, lost = _to_numbers(column) if column.dtype == object else (None, np.empty(0))
     return None if lost.size else found
 

@@ -169,7 +169,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
     Raises
     ------
     SourceFormatError
-        Where it holds pickled objects, or pandas cannot read it.
+        Where it holds pickled objects.
     MissingExtraError
         Where pandas needs PyTables for it, which is not installed.
     """
@@ -186,12 +186,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
     optional("tables", extra="tables", purpose=f"reading the frame {key!r} of {path!r} by PyTables")
     import pandas
 
-    try:
-        return pandas.read_hdf(path, key=key, mode="r")
-    except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
-        raise SourceFormatError(
-            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again, perhaps as Parquet."
-        ) from error
+    return pandas.read_hdf(path, key=key, mode="r")
 
 
 def _refuse_objects(group: Any, path: str) -> None:

@@ -29,16 +29,6 @@ PARTS = ("year", "month", "day", "hour", "minute", "second")
 TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
 GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*$")  # digits with commas or marks between thousands
 OFFSET = r"[T ].*?\d\s*([+-]\d\d:?\d*|Z)\s*$"
-# Text of times that could be two things, and what the error says of it.
-OPEN = {
-    r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ](\d{2}|\d{4})(?!\d)": (
-        "which may have the day or the month first. Say which, e.g. time_format='%d/%m/%Y %H:%M'; %y is a short year."
-    ),
-    r"\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s*[AaPp][Mm])?\s*$": (
-        "a time of day without a date. Where the date is in another column, name both: time=['date', 'time']; else "
-        "time=False and timestamps=(start, step)."
-    ),
-}
 
 
 def some(names: Any) -> str:
@@ -205,18 +195,13 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
         how = {"unit": unit} if form is None else {"format": form}
     elif kind != "M":
         how = {"format": form or "ISO8601"}
-        texts = column.dropna().astype(str)
-        for pattern, told in OPEN.items() if form is None else ():
-            if (found := texts[texts.str.match(pattern)]).size:
-                raise SourceFormatError(f"the times {name!r} hold {found.iloc[0]!r}, {told}")
     parsed = _to_moments(column, name, how)
-    if how.get("format") == "ISO8601" and parsed.isna()[:1].any():
-        parsed = _to_moments(column, name, {})
     if (bad := np.flatnonzero(parsed.isna())).size:
         raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time"
-            f"{f' in the format {form!r}' if form else ''}; there are {bad.size} such rows. A second line of names is "
-            "told by header=[0, 1]."
+            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time in {form or 'ISO 8601'!r} "
+            f"({bad.size} such rows). Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A "
+            "date and a time of day in two columns: time=['date', 'time']. Times of day alone: time=False and "
+            "timestamps=(start, step). A second line of names: header=[0, 1]."
         )
     zone = calendar_of(parsed)
     parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)
@@ -227,15 +212,9 @@ def _to_moments(column: Any, name: str, how: dict[str, Any]) -> Any:
     """Parse times as pandas does, in one format; of several offsets UTC, which a warning says."""
     import pandas
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         try:
             return pandas.to_datetime(column, errors="coerce", **how)
-        except UserWarning as error:
-            raise SourceFormatError(
-                f"row 0 of the times {name!r} is {column.iloc[0]!r}, whose format is not plain. Say it, e.g. "
-                "time_format='%d %b %y %H:%M'."
-            ) from error
         except (ValueError, FutureWarning):  # offsets that are not the same throughout
             parsed = pandas.to_datetime(column, errors="coerce", utc=True, **how)
     offsets = column.astype(str).str.extract(OFFSET, expand=False)

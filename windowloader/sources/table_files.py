@@ -62,8 +62,7 @@ class TableOptions:
     time_unit : {"D", "h", "m", "s", "ms", "us", "ns"}, optional
         For times that are numbers: since 1970, UTC.
     time_format : str, optional
-        For times that are text or dates as numbers, as `datetime.datetime.strptime` has it; None: ISO 8601, or what
-        leaves no doubt.
+        For times that are text or dates as numbers, as `datetime.datetime.strptime` has it; None: ISO 8601.
     columns : sequence of str, optional
         The columns to keep; None: all but the time and the entity.
     entity : str, optional
@@ -140,11 +139,11 @@ def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> A
 def read_table(path: str, options: TableOptions) -> Any:
     """Read a file, or a folder of Parquet files, as a pandas frame."""
     kind = kind_of(path)
-    if kind == "HDF5":
-        from .frame_hdf5 import read_frame
-
-        return read_frame(path, options.key)
     with _reading(path, kind):
+        if kind == "HDF5":
+            from .frame_hdf5 import read_frame
+
+            return read_frame(path, options.key)
         if kind in ("CSV", "Excel"):
             return _read_text(path, kind, options)
         pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")

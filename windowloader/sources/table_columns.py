@@ -38,9 +38,9 @@ def some(names: Any) -> str:
 
 def as_frame(target: Any) -> Any:
     """Return a table of any library (pandas, polars, Arrow) as a pandas frame or series; None for what is none."""
-    home = type(target).__module__.partition(".")[0]
-    if home in ("pandas", "xarray"):
-        return target if home == "pandas" else None
+    homes = {kind.__module__.partition(".")[0] for kind in type(target).__mro__}
+    if "pandas" in homes or "xarray" in homes:
+        return target if "pandas" in homes else None
     if hasattr(target, "__arrow_c_stream__"):
         pyarrow = optional("pyarrow", extra="parquet", purpose="opening an Arrow or polars table")
         try:
@@ -198,9 +198,9 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     parsed = _to_moments(column, name, how)
     if (bad := np.flatnonzero(parsed.isna())).size:
         raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time in {form or 'ISO 8601'!r} "
-            f"({bad.size} such rows). Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A "
-            "date and a time of day in two columns: time=['date', 'time']. Times of day alone: time=False and "
+            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time in {form or 'ISO 8601'!r}"
+            f" ({bad.size} such rows). Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date "
+            "and a time of day in two columns: time=['date', 'time']. Times of day alone: time=False and "
             "timestamps=(start, step). A second line of names: header=[0, 1]."
         )
     zone = calendar_of(parsed)

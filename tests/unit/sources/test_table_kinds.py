@@ -161,7 +161,12 @@ class Foreign:
         self.to_pandas = frame.copy
 
 
+class Derived(pd.DataFrame):
+    """A frame of a package that derives from pandas, as GeoPandas does."""
+
+
 MAKES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "derived": Derived,
     "arrow": lambda frame: pa.Table.from_pandas(frame.reset_index()),
     "reader": lambda frame: pa.Table.from_pandas(frame.reset_index()).to_reader(),
     "polars": polars_frame,

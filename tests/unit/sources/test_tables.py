@@ -295,7 +295,11 @@ def test_rows_with_levels_are_unstacked(tmp_path: Path) -> None:
     [
         ("date,a\n01/03/12,1\n02/03/12,2\n", {}, r"'01/03/12'.*day or the month first.*time_format="),
         ("date,a\n2012-03-01,1\n05.03.2012,2\n", {}, r"'05\.03\.2012'.*day or the month first"),
-        ("date,a\n01-Mar-12,1\n02-Mar-12,2\n", {}, r"row 0 .* is '01-Mar-12', which is no time.*time_format="),
+        (
+            "date,a\n01-Mar-12,1\n02-Mar-12,2\n",
+            {},
+            r"row 0 .* is '01-Mar-12', which is no time.*time_format=",
+        ),
         ("time,a\n00:00,1\n00:05,2\n", {}, r"'00:00', which is no time.*time=\['date', 'time'\]"),
         ("date,a\n20200131,1\n20200201,2\n", {}, r"time_format='%Y%m%d'"),
         ("date,a\n1990,1\n1991,2\n", {}, r"time_format='%Y'"),

@@ -197,11 +197,12 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
         how = {"format": form or "ISO8601"}
     parsed = _to_moments(column, name, how)
     if (bad := np.flatnonzero(parsed.isna())).size:
+        cell, known = column.iloc[bad[0]], form or "ISO 8601"
         raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {column.iloc[bad[0]]!r}, which is no time in {form or 'ISO 8601'!r}"
-            f" ({bad.size} such rows). Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date "
-            "and a time of day in two columns: time=['date', 'time']. Times of day alone: time=False and "
-            "timestamps=(start, step). A second line of names: header=[0, 1]."
+            f"row {bad[0]} of the times {name!r} is {cell!r}, which is no time in {known!r} ({bad.size} such rows). Say "
+            "the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date and a time of day in two "
+            "columns: time=['date', 'time']. Times of day alone: time=False and timestamps=(start, step). A second line "
+            "of names: header=[0, 1]."
         )
     zone = calendar_of(parsed)
     parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)

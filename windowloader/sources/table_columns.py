@@ -158,11 +158,12 @@ def _no_numbers(frame: Any, name: str) -> str:
         return (
             f"{said}. Decimal commas: decimal=',' and sep=';'. Marks between thousands: thousands={mark!r}."
         )
-    return (
-        f"{said}. Marks of missing cells: na_values=[{cell!r}]. Times: time={listed[0]!r}, of a date and a time in two "
-        "columns both. A second line of names: header=[0, 1]. Ids of a table of one row a reading: entity= and time=. "
-        "Other columns are left out by columns=[…]."
-    )
+    if len(rows) == len(frame):
+        return (
+            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two columns "
+            "both; or, of a table of one row a reading, entity= and time=."
+        )
+    return f"{said}. Marks of missing cells: na_values=[{cell!r}]. A second line of names: header=[0, 1]."
 
 
 def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | None = None) -> Times:
@@ -199,10 +200,10 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     if (bad := np.flatnonzero(parsed.isna())).size:
         cell, known = column.iloc[bad[0]], form or "ISO 8601"
         raise SourceFormatError(
-            f"row {bad[0]} of the times {name!r} is {cell!r}, which is no time in {known!r} ({bad.size} such rows). Say "
-            "the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date and a time of day in two "
-            "columns: time=['date', 'time']. Times of day alone: time=False and timestamps=(start, step). A second line "
-            "of names: header=[0, 1]."
+            f"row {bad[0]} of the times {name!r} is {cell!r}, which is no time in {known!r} ({bad.size} such rows). "
+            "Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date and a time of day "
+            "in two columns: time=['date', 'time']. Times of day alone: time=False and timestamps=(start, step). "
+            "A second line of names: header=[0, 1]."
         )
     zone = calendar_of(parsed)
     parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)

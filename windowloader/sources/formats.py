@@ -324,7 +324,7 @@ def _list_described(target: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 def _table_options() -> list[str]:
     from .tables import TableOptions
 
-    return [one.name for one in fields(TableOptions) if one.name != "axes"]
+    return [one.name for one in fields(TableOptions) if one.name not in ("axes", "entity")]
 
 
 def _open_table(request: Request) -> Source:

@@ -17,8 +17,7 @@ from windowloader.errors import SourceFormatError
 from .base import Described, Description, optional, unknown_variable
 from .handles import Stamp
 from .hdf5_dataset import open_dataset, opened
-from .memory import LoadedSource
-from .tables import TableOptions, index_times, labels_of, wide
+from .tables import TableOptions, index_times, labels_of, open_table, wide
 from .unpickle import load_attribute
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ SAMPLE = 1000  # rows that tell whether the columns are all readings
 
 def is_frame(item: Any) -> bool:
     """Whether an HDF5 item is a group that pandas wrote a frame or series to."""
-    return "pandas_type" in item.attrs and _text(item.attrs["pandas_type"]) in KINDS
+    return _attribute(item, "pandas_type") in KINDS
 
 
 def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:
@@ -49,19 +48,38 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
     **options
         See `windowloader.sources.tables.TableOptions`.
     """
-    asked = TableOptions(axes=axes, key=group.name, **options)
-    block = _block(group) if set(options) <= {"time"} and options.get("time") in (None, True, False) else None
-    if block is not None and axes in (None, "tn", "tf"):
-        description = FrameDescription(stamp, asked)
-        found = block.described(asked)
-        if found is not None:
-            letters = (axes or "tn")[:: 1 if block.rows_first else -1]
-            source = open_dataset(stamp, block.dataset, axes=letters, description=description)
-            source.doubts = found.doubts
-            return source
-    source = LoadedSource(stamp, asked, what=group.name.lstrip("/"), axes=axes)
-    source.doubts = source.loaded()[1].doubts
+    description = FrameDescription(stamp, TableOptions(axes=axes, key=group.name, **options))
+    plain = (
+        set(options) <= {"time"} and options.get("time") in (None, True, False) and axes in (None, "tn", "tf")
+    )
+    block = _block(group) if plain else None
+    if block is None or (found := description.of(block)) is None:
+        return open_table(stamp.path, axes=axes, key=group.name, **options)
+    source = open_dataset(stamp, block.dataset, axes=axes or "tn", description=description)
+    source.doubts = found.doubts
     return source
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The numbers of a frame as one dataset, and the labels of both sides.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Open: rows × columns.
+    index, columns : pandas.Index
+    """
+
+    dataset: Any
+    index: Any
+    columns: Any
+
+    def frame(self, rows: int | None = None) -> Any:
+        """Return the frame, or its first rows."""
+        import pandas
+
+        return pandas.DataFrame(self.dataset[:rows], self.index[:rows], self.columns, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,72 +97,46 @@ class FrameDescription(Description):
     stamp: Stamp
     options: TableOptions
 
-    def _found(self) -> tuple[Described, bool]:
+    def of(self, block: Block) -> Described | None:
+        """Labels and times, as of the frame in memory; None where its values would not be the block."""
+        name = block.dataset.parent.name
+        values, head = wide(block.frame(SAMPLE), self.options, name)
+        if values.shape[1] != len(block.columns) or values.dtype != block.dataset.dtype:
+            return None
+        times = index_times(block.index, self.options, name)
+        return Described(labels_of(block.index, block.columns, timed=times is not None), times, head.doubts)
+
+    def _found(self) -> Described:
         with opened(self.stamp) as file:
             block = _block(file[self.options.key])
-            return (block and block.described(self.options)) or Described(), bool(block and block.rows_first)
+            return (block and self.of(block)) or Described()
 
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along a dimension as stored: of the columns, and of rows that are no times."""
-        found, rows_first = self._found()
-        return found.labels(dim if rows_first else 1 - dim)
+        return self._found().labels(dim)
 
     def timestamps(self) -> np.ndarray | None:
         """Index of the frame where it is times, else None."""
-        return self._found()[0].timestamps()
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The numbers of a frame as one dataset, and the labels of both sides.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Open.
-    index, columns : pandas.Index
-    rows_first : bool
-        False where the dataset is columns × rows.
-    """
-
-    dataset: Any
-    index: Any
-    columns: Any
-    rows_first: bool
-
-    def frame(self, rows: int | None = None) -> Any:
-        """Return the frame, or its first rows."""
-        import pandas
-
-        whole = self.dataset[:rows] if self.rows_first else self.dataset[:, :rows].T
-        return pandas.DataFrame(whole, self.index[:rows], self.columns, copy=False)
-
-    def described(self, options: TableOptions) -> Described | None:
-        """Labels and times, as of the frame in memory; None where its values would not be the block."""
-        name = self.dataset.parent.name
-        values, head = wide(self.frame(SAMPLE), options, name)
-        if values.shape[1] != len(self.columns) or values.dtype != self.dataset.dtype:
-            return None
-        times = index_times(self.index, options, name)
-        return Described(labels_of(self.index, self.columns, timed=times is not None), times, head.doubts)
+        return self._found().timestamps()
 
 
 def _block(group: Any) -> Block | None:
     """Return the block of a frame that has but one; None where pandas has to read it."""
-    if "block0_values" not in group or int(group.attrs.get("nblocks", 0)) != 1:
-        return None
     import h5py
 
-    dataset = group["block0_values"]
+    dataset = group.get("block0_values")
+    if (
+        dataset is None
+        or int(group.attrs.get("nblocks", 0)) != 1
+        or not dataset.attrs.get("transposed", True)
+    ):
+        return None
     numbers = dataset.id.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
-    if not numbers or dataset.ndim != 2 or {"shape", "value_type"} & set(dataset.attrs):
-        return None
     index, columns, items = (_index(group, name) for name in ("axis1", "axis0", "block0_items"))
-    if index is None or columns is None or not columns.equals(items):
+    if not numbers or {"shape", "value_type"} & set(dataset.attrs) or index is None or columns is None:
         return None
-    rows_first = bool(dataset.attrs.get("transposed", True))
-    fits = dataset.shape == ((len(index), len(columns)) if rows_first else (len(columns), len(index)))
-    return Block(dataset, index, columns, rows_first) if fits else None
+    fits = columns.equals(items) and dataset.shape == (len(index), len(columns))
+    return Block(dataset, index, columns) if fits else None
 
 
 def _index(group: Any, name: str) -> Any:
@@ -154,21 +146,21 @@ def _index(group: Any, name: str) -> Any:
     dataset = group.get(name)
     if dataset is None or dataset.ndim != 1 or "shape" in dataset.attrs:
         return None
-    about = {key: _attribute(dataset, key) for key in ("kind", "index_class", "tz", "name")}
-    raw = dataset[:]
-    kind = str(about["kind"] or {"S": "string"}.get(raw.dtype.kind, "integer"))
+    raw, zone = dataset[:], _attribute(dataset, "tz")
+    kind = str(_attribute(dataset, "kind") or ("string" if raw.dtype.kind == "S" else "integer"))
     found: Any
     if kind == "string" and raw.dtype.kind == "S":
-        found = pandas.Index(np.char.decode(raw, _text(group.attrs.get("encoding", "UTF-8"))))
-    elif kind == "integer" and raw.dtype.kind in "iu" and about["index_class"] in (None, "index"):
+        found = pandas.Index(np.char.decode(raw, _attribute(group, "encoding") or "UTF-8"))
+    elif kind == "integer" and raw.dtype.kind in "iu":
+        if _attribute(dataset, "index_class") not in (None, "index"):
+            return None
         found = pandas.Index(raw)
     elif kind.startswith("datetime64") and raw.dtype == np.int64:
-        unit = "ns" if kind == "datetime64" else kind.removeprefix("datetime64[").rstrip("]")
-        found = pandas.DatetimeIndex(raw.view(f"datetime64[{unit}]"))
-        found = found if about["tz"] is None else found.tz_localize("UTC").tz_convert(about["tz"])
+        found = pandas.DatetimeIndex(raw.view(kind if "[" in kind else "datetime64[ns]"))
+        found = found if zone is None else found.tz_localize("UTC").tz_convert(zone)
     else:
         return None
-    return found.rename(about["name"])
+    return found.rename(_attribute(dataset, "name"))
 
 
 def read_frame(path: str, key: str | None = None) -> Any:
@@ -177,7 +169,7 @@ def read_frame(path: str, key: str | None = None) -> Any:
     Raises
     ------
     SourceFormatError
-        Where it holds pickled objects, or pandas cannot read it.
+        Where it holds pickled objects.
     MissingExtraError
         Where pandas needs PyTables for it, which is not installed.
     """
@@ -194,45 +186,33 @@ def read_frame(path: str, key: str | None = None) -> Any:
     optional("tables", extra="tables", purpose=f"reading the frame {key!r} of {path!r} by PyTables")
     import pandas
 
-    try:
-        return pandas.read_hdf(path, key=key, mode="r")
-    except Exception as error:  # of PyTables, NumPy and pandas, whatever the file makes them raise
-        raise SourceFormatError(
-            f"pandas cannot read the frame {key!r} of {path!r}: {error}. Write it again with DataFrame.to_hdf, or save "
-            "it as Parquet."
-        ) from error
+    return pandas.read_hdf(path, key=key, mode="r")
 
 
 def _refuse_objects(group: Any, path: str) -> None:
     """Refuse what PyTables would unpickle: columns of objects, and attributes that name more than pandas writes."""
     import h5py
 
-    def check(_name: str, node: Any) -> None:
+    nodes = [group]
+    group.visititems(lambda _, node: nodes.append(node))
+    for node in nodes:
+        if isinstance(node, h5py.Dataset) and node.dtype.kind == "O":
+            raise SourceFormatError(
+                f"{node.name!r} of {path!r} holds pickled objects, such as text, which are never unpickled. Write "
+                "frame.select_dtypes('number'), or text with format='table'."
+            )
         links = [node.get(name, getlink=True) for name in node] if isinstance(node, h5py.Group) else []
         if not all(isinstance(link, h5py.HardLink) for link in links):
             raise SourceFormatError(f"{node.name!r} of {path!r} has links, which no frame of pandas has.")
-        if isinstance(node, h5py.Dataset) and node.dtype.kind == "O":
-            raise SourceFormatError(
-                f"{node.name!r} of {path!r} holds pickled objects, such as text, which are never unpickled. Write the "
-                "numbers alone, frame.select_dtypes('number').to_hdf(...), or text with format='table'."
-            )
-        _check_attributes(node, path)
-
-    check("", group)
-    group.visititems(check)
-    while group.name != "/":
-        group = group.parent
-        _check_attributes(group, path)
-
-
-def _check_attributes(node: Any, path: str) -> None:
-    for name in node.attrs:
+    while nodes[-1].name != "/":
+        nodes.append(nodes[-1].parent)
+    for owner, name in [(node, name) for node in nodes for name in node.attrs]:
         try:
-            _attribute(node, name)
+            _attribute(owner, name)
         except SourceFormatError as error:
             raise SourceFormatError(
-                f"the attribute {name!r} of {node.name!r} in {path!r} is refused: {error} Write the frame again with "
-                "pandas, if you trust the file."
+                f"the attribute {name!r} of {owner.name!r} in {path!r} is refused: {error} If you trust the file, "
+                "write the frame again with pandas."
             ) from error
 
 
@@ -243,11 +223,8 @@ def _attribute(node: Any, name: str) -> Any:
     if name not in node.attrs:
         return None
     identifier = h5py.h5a.open(node.id, name.encode())
-    kind = identifier.get_type()
-    if (
-        kind.get_class() != h5py.h5t.STRING
-        or identifier.get_space().get_simple_extent_type() != h5py.h5s.SCALAR
-    ):
+    kind, space = identifier.get_type(), identifier.get_space().get_simple_extent_type()
+    if kind.get_class() != h5py.h5t.STRING or space != h5py.h5s.SCALAR:
         return None
     if kind.is_variable_str():
         raw = str(node.attrs[name]).encode("utf-8", "surrogateescape")
@@ -256,7 +233,3 @@ def _attribute(node: Any, name: str) -> Any:
         identifier.read(stored, mtype=kind)
         raw = stored.tobytes().rstrip(b"\0")
     return load_attribute(raw) if raw.endswith(b".") else raw.decode("utf-8", "replace")
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -198,11 +198,11 @@ def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _open_pandas(request: Request) -> Source:
-    from .table_values import as_frame
+    from .table_columns import as_frame
     from .tables import open_frame
 
     request.takes("a pandas frame", "time", "time_unit", "time_format", "columns")
-    frame = request.target if _is_pandas(request.target) else as_frame(request.target)
+    frame = as_frame(request.target)
     return open_frame(frame, axes=request.axes, **request.options)
 
 

@@ -9,10 +9,9 @@ be in the result twice, so that walking through it takes no longer.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -26,14 +25,13 @@ __all__ = ["load_attribute", "load_plain"]
 
 CODES = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,3}")
 OPCODES = (
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 FLOAT BINFLOAT STRING BINSTRING "
-    "SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE "
-    "TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL "
-    "REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
+    "BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS GLOBAL "
+    "STACK_GLOBAL REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
 STEPS = ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets")
-ZONES = (("datetime", "timezone"), ("datetime", "timedelta"), ("zoneinfo", "ZoneInfo"))
-INTEGERS = "INT LONG LONG1 LONG4"
+ZONES = ("datetime.timezone", "datetime.timedelta", "zoneinfo.ZoneInfo")
 
 
 def load_plain(data: bytes) -> Any:
@@ -58,14 +56,7 @@ def load_plain(data: bytes) -> Any:
     >>> load_plain(pickle.dumps({"a": [1, 2.5]}))
     {'a': [1, 2.5]}
     """
-    try:
-        return _Plain(data).load()
-    except SourceFormatError:
-        raise
-    except Exception as error:
-        raise SourceFormatError(
-            f"this is no pickle of plain data: {type(error).__name__}: {error}"
-        ) from error
+    return _loaded(_Plain(data), "this is no pickle of plain data")
 
 
 def load_attribute(data: bytes) -> Any:
@@ -76,12 +67,16 @@ def load_attribute(data: bytes) -> Any:
     SourceFormatError
         Where it names anything else.
     """
+    return _loaded(_Attribute(io.BytesIO(data), encoding="latin1"), "it is no whole pickle")
+
+
+def _loaded(reader: Any, problem: str) -> Any:
     try:
-        return _Attribute(io.BytesIO(data), encoding="latin1").load()
+        return reader.load()
     except SourceFormatError:
         raise
     except Exception as error:
-        raise SourceFormatError(f"it is no whole pickle: {type(error).__name__}: {error}") from error
+        raise SourceFormatError(f"{problem}: {type(error).__name__}: {error}") from error
 
 
 class _Attribute(pickle.Unpickler):
@@ -91,13 +86,10 @@ class _Attribute(pickle.Unpickler):
         """Resolve names of steps and zones of time; what else a module holds is refused."""
         from pandas.tseries import offsets
 
-        if (module, name) in (("builtins", "getattr"), ("__builtin__", "getattr")):
-            return _unpickle_zone
-        found = vars(offsets).get(name) if module in STEPS else None
-        if isinstance(found, type) and issubclass(found, offsets.BaseOffset):
-            return found
-        if (module, name) in ZONES:
+        if f"{module}.{name}" in ZONES or (module in STEPS and name in vars(offsets)["__all__"]):
             return super().find_class(module, name)
+        if f"{module}.{name}" in ("builtins.getattr", "__builtin__.getattr"):
+            return _unpickle_zone
         raise SourceFormatError(f"it is a pickle that names {module}.{name}, which could run code.")
 
 
@@ -117,21 +109,35 @@ class _Dtype:
             raise SourceFormatError("a pickled dtype is refused that is none of a number, text or bytes.")
         self.dtype = np.dtype(name)
 
-    def set_order(self, state: Any) -> None:
-        if state[1] not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-            raise SourceFormatError("a pickled dtype is refused that has more than a byte order.")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
 
 class _Memo(dict[int, Any]):
     def __getitem__(self, index: int) -> Any:
         value = super().__getitem__(index)
-        if isinstance(value, (str, bytes, np.generic, _Dtype)) or callable(value) or value is _NDARRAY:
+        if isinstance(value, (str, bytes, np.generic, _Dtype)) or callable(value):
             return value
         raise SourceFormatError(f"a {type(value).__name__} is refused that is in a pickle several times.")
 
 
-_NDARRAY = object()  # stands for the class numpy.ndarray, which pickles only ever hand to _reconstruct
+def _ndarray() -> None:
+    """Stand-in for ``numpy.ndarray``, which pickles only ever hand to ``_reconstruct``."""
+
+
+def _reconstruct(kind: object, shape: object, _code: object) -> np.ndarray:
+    """Stand-in for NumPy's: an empty array, in whose place BUILD puts one with its contents."""
+    if kind is not _ndarray or shape != (0,):
+        raise SourceFormatError("a pickled array is refused that is no plain numpy.ndarray.")
+    return np.empty(0, np.uint8)
+
+
+def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Refuse integers beyond 64 bits: as keys of a dict they could be chosen to collide."""
+
+    def load_bounded(reader: Any) -> None:
+        load(reader)
+        if reader.stack and isinstance(reader.stack[-1], int) and reader.stack[-1].bit_length() > 64:
+            raise SourceFormatError("an integer of more than 64 bits in a pickle is refused.")
+
+    return load_bounded
 
 
 class _Plain(pickle._Unpickler):
@@ -140,113 +146,65 @@ class _Plain(pickle._Unpickler):
     stack: list[Any]
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(
-            io.BytesIO(data), encoding="latin1"
-        )  # of text that Python 2 wrote; its arrays need it
+        # the encoding is that of text that Python 2 wrote; its arrays need it
+        super().__init__(io.BytesIO(data), encoding="latin1")
         self.memo = _Memo()
         self.left = 2 * len(data)  # bytes that may be decoded and put in arrays: each once
-        names: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): _NDARRAY,
-            ("numpy", "dtype"): _Dtype,
-            ("_codecs", "encode"): self.encoded,
+        self.names: dict[str, Any] = {
+            "numpy.ndarray": _ndarray,
+            "numpy.dtype": _Dtype,
+            "_codecs.encode": self.encoded,
+            "multiarray._reconstruct": _reconstruct,
+            "multiarray.scalar": lambda kind, data: self.array(data, kind, (1,))[0],
+            "numeric._frombuffer": self.array,
         }
-        for core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
-            names[f"{core}.multiarray", "_reconstruct"] = self.empty
-            names[f"{core}.multiarray", "scalar"] = self.scalar
-            names[f"{core}.numeric", "_frombuffer"] = self.from_buffer
-        self.names = names
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolve names from a table."""
-        try:
-            return self.names[module, name]
-        except KeyError:
-            if module.endswith("\r"):
-                raise SourceFormatError(
-                    "its line ends were changed in transfer, as a text file's are. Copy it anew in binary mode."
-                ) from None
-            advice = (
-                "Save sparse matrices with scipy.sparse.save_npz, others with numpy.save."
-                if module.startswith(("scipy", "pandas", "torch"))
-                else "Do not open it with pickle either, unless you know who wrote it."
-            )
-            raise SourceFormatError(
-                f"the pickle names {module}.{name}, but only lists, dicts, strings, numbers and NumPy arrays "
-                f"are admitted. {advice}"
-            ) from None
+        """Resolve names from a table, those of NumPy 1 and 2 alike."""
+        for core in ("numpy.core.", "numpy._core."):
+            module = module.removeprefix(core)
+        if f"{module}.{name}" in self.names:
+            return self.names[f"{module}.{name}"]
+        raise SourceFormatError(
+            f"the pickle names {module}.{name}, but only lists, dicts, strings, numbers and NumPy arrays are admitted. "
+            "If you trust it, open it by pickle and save it by scipy.sparse.save_npz or numpy.save."
+        )
 
-    def encoded(self, text: str, encoding: str) -> bytes:
+    def encoded(self, text: str, encoding: str = "latin1") -> bytes:
         """Stand-in for ``codecs.encode``, by which old protocols write bytes; others could decompress bombs."""
         if encoding != "latin1":
-            raise SourceFormatError(
-                f"codec {encoding!r} in a pickle is not needed for plain data and refused."
-            )
-        self.spend(len(text))
-        return text.encode("latin1")
+            raise SourceFormatError(f"the codec {encoding!r} is refused in a pickle of plain data.")
+        return bytes(self.once(text), "latin1")
 
-    def empty(self, kind: object, shape: object, _code: object) -> np.ndarray:
-        """Stand-in for NumPy's ``_reconstruct``: an empty array that BUILD fills."""
-        if kind is not _NDARRAY or shape != (0,):
-            raise SourceFormatError("a pickled array is refused that is no plain numpy.ndarray.")
-        return np.empty(0, np.uint8)
-
-    def scalar(self, kind: _Dtype, data: bytes | str) -> Any:
-        """Stand-in for NumPy's ``scalar``: a number from its bytes."""
-        return np.frombuffer(self.contents(data, kind, (1,)), kind.dtype)[0]
-
-    def from_buffer(self, data: bytes, kind: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-        """Stand-in for NumPy's ``_frombuffer``, by which protocol 5 writes contiguous arrays."""
-        flat = np.frombuffer(self.contents(data, kind, shape), kind.dtype)
-        return flat.reshape(shape, order="F" if order == "F" else "C")
-
-    def contents(self, data: bytes | str, kind: _Dtype, shape: tuple[int, ...]) -> bytes:
-        """Return the bytes of an array, as many as its shape and dtype take."""
-        raw = data.encode("latin1") if isinstance(data, str) else data
-        self.spend(len(raw))
-        if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(raw):
-            raise SourceFormatError(
-                f"a pickled array has {len(raw)} bytes, which do not make shape {shape} of {kind.dtype}."
-            )
-        return raw
-
-    def spend(self, size: int) -> None:
-        self.left -= size
+    def once(self, data: Any) -> Any:
+        """Return bytes or text, where they were not used before."""
+        self.left -= len(data)
         if self.left < 0:
             raise SourceFormatError("a pickle is refused that uses the same bytes several times.")
+        return data
+
+    def array(self, data: bytes | str, kind: _Dtype, shape: tuple[int, ...], order: Any = "C") -> np.ndarray:
+        """Return an array over bytes, as many as its shape and dtype take."""
+        raw = self.encoded(data) if isinstance(data, str) else self.once(data)
+        found: np.ndarray = np.ndarray(shape, kind.dtype, raw, order=order)
+        if found.nbytes != len(raw):
+            raise SourceFormatError(f"a pickled array of {len(raw)} bytes is not {shape} of {kind.dtype}.")
+        return found
 
     def build(self) -> None:
-        """Give a dtype its byte order, or an empty array its contents; nothing else has a state."""
-        state = self.stack.pop()
-        made = self.stack[-1]
-        if isinstance(made, _Dtype):
-            made.set_order(state)
-        elif isinstance(made, np.ndarray) and isinstance(state, tuple):
+        """Give a dtype its byte order, or put an array with contents in place of an empty one."""
+        state, made = self.stack.pop(), self.stack[-1]
+        if isinstance(made, _Dtype) and state[1] in ("<", ">", "|", "=") and not any(state[2:5]):
+            made.dtype = made.dtype.newbyteorder(state[1])
+        elif isinstance(made, np.ndarray):
             shape, kind, fortran, data = state[-4:]  # after a version
-            filled: Any = (1, shape, kind.dtype, bool(fortran), self.contents(data, kind, shape))
-            made.__setstate__(filled)
+            self.stack[-1] = self.array(data, kind, shape, "F" if fortran else "C")
         else:
             raise SourceFormatError("a pickle is refused that sets the state of an object.")
 
-
-def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Refuse integers beyond 64 bits: as keys of a dict they could be chosen to collide."""
-
-    def load_integer(reader: Any) -> None:
-        load(reader)
-        if reader.stack[-1].bit_length() > 64:
-            raise SourceFormatError("an integer of more than 64 bits in a pickle is refused.")
-
-    return load_integer
-
-
-def _dispatch() -> dict[int, Callable[[Any], None]]:
-    """Return what reads each opcode; others than those listed are errors."""
-    known: dict[int, Any] = pickle._Unpickler.dispatch
-    codes = {name: getattr(pickle, name)[0] for name in f"{OPCODES} {INTEGERS}".split()}
-    reads = {code: known[code] for code in codes.values()}
-    reads |= {codes[name]: _bounded(known[codes[name]]) for name in INTEGERS.split()}
-    # as bytes, which take no room before they are read
-    return reads | {pickle.BYTEARRAY8[0]: known[pickle.BINBYTES8[0]], pickle.BUILD[0]: _Plain.build}
-
-
-_Plain.dispatch = _dispatch()
+    dispatch: ClassVar[dict[int, Any]] = {
+        getattr(pickle, name)[0]: _bounded(pickle._Unpickler.dispatch[getattr(pickle, name)[0]])
+        for name in OPCODES.split()
+    }
+    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]  # takes no room before it is read
+    dispatch[pickle.BUILD[0]] = build

@@ -112,7 +112,7 @@ def test_rows_of_a_frame_without_times_keep_their_labels(tmp_path: Path) -> None
     assert isinstance(source, MappedSource)
     assert source.timestamps() is None
     np.testing.assert_array_equal(source.labels(0), np.arange(12) + 7)
-    with pytest.warns(UserWarning, match="look like numbers of rows or parts of times.*day"):
+    with pytest.warns(UserWarning, match="look like row numbers or parts of times.*day"):
         wl.open(write_frame(tmp_path / "b.h5", [(["a", "day"], VALUES[:, :2])], ["a", "day"]))
 
 
@@ -205,7 +205,7 @@ def test_frames_as_pandas_reads_them(tmp_path: Path, name: str, form: str) -> No
         (FRAME.set_axis(INDEX[[0] * 30]), "30 timestamps|rise"),
         (FRAME.assign(id=list("xyz") * 10).set_index("id", append=True), r"levels \[None, 'id'\]"),
         (FRAME.iloc[:0], "(no array|no rows)"),
-        (FRAME[[]], "(no columns|cannot read|no rows|no array)"),
+        (FRAME[[]], "(no columns|cannot be read|no rows|no array)"),
     ],
 )  # fmt: skip
 def test_frames_that_are_no_series_are_told(

@@ -60,7 +60,7 @@ def test_values_are_chosen() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"entity": "site"}, r"no columns \['site'\]; it has \['meter'"),
+        ({}, {"entity": "site"}, r"no columns \['site'\]; it has 'meter'"),
         ({}, {"values": ["kw"]}, r"no columns \['kw'\]"),
         ({"note": "x"}, {}, r"\['note'\].*hold no numbers"),
         ({"meter": [None] + ["a"] * 12}, {}, "row 0 .* has no 'meter'"),

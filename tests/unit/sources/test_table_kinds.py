@@ -130,11 +130,11 @@ def test_excel(tmp_path: Path) -> None:
     check(wl.open(tmp_path / "b.xlsx", sheet_name="water"), stored)
     assert stored.loc[INDEX[0], "a"] > 60
     pd.DataFrame([[1.5, 2.5], [3.5, 4.5]]).to_excel(tmp_path / "c.xlsx", header=False, index=False)
+    np.testing.assert_array_equal(loaded(wl.open(tmp_path / "c.xlsx")), [[1.5, 2.5], [3.5, 4.5]])
+    pd.DataFrame([[17, 4], [12, 5]]).to_excel(tmp_path / "c.xlsx", header=False, index=False)
     with pytest.raises(SourceFormatError, match="header=True or header=False"):
         wl.open(tmp_path / "c.xlsx")
-    np.testing.assert_array_equal(
-        loaded(wl.open(tmp_path / "c.xlsx", header=False)), [[1.5, 2.5], [3.5, 4.5]]
-    )
+    np.testing.assert_array_equal(loaded(wl.open(tmp_path / "c.xlsx", header=False)), [[17, 4], [12, 5]])
     pd.DataFrame([["a", "a"], [3.5, 4.5]]).to_excel(tmp_path / "d.xlsx", header=False, index=False)
     with pytest.raises(SourceFormatError, match="'a'.* more than once"):
         wl.open(tmp_path / "d.xlsx")
@@ -161,7 +161,12 @@ class Foreign:
         self.to_pandas = frame.copy
 
 
+class Derived(pd.DataFrame):
+    """A frame of a package that derives from pandas, as GeoPandas does."""
+
+
 MAKES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "derived": Derived,
     "arrow": lambda frame: pa.Table.from_pandas(frame.reset_index()),
     "reader": lambda frame: pa.Table.from_pandas(frame.reset_index()).to_reader(),
     "polars": polars_frame,
@@ -405,7 +410,7 @@ def test_names_of_different_quantities_are_told(names: list[str], told: str, rec
 
 def test_counters_beside_times_are_told(tmp_path: Path) -> None:
     FRAME.assign(No=np.arange(60) + 7).to_csv(tmp_path / "a.csv")
-    with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* numbers of rows"):
+    with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* row numbers"):
         wl.open(tmp_path / "a.csv")
     wl.open(tmp_path / "a.csv", axes="tf")
     with pytest.warns(UserWarning, match=r"\['No'\]"):

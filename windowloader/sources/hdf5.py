@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
 
 MOST_CHUNKS = 4096  # of a coordinate that are read at once
-NO_NUMBERS = {"char", "cell", "struct", "function_handle", "table", "string"}  # of MATLAB: codes and references
+NO_NUMBERS = {
+    "char",
+    "cell",
+    "struct",
+    "function_handle",
+    "table",
+    "string",
+}  # of MATLAB: codes and references
 
 
 @dataclass(eq=False)
@@ -80,7 +87,9 @@ class HDF5Contents(Contents):
     def choose(self, variable: str | None) -> str:
         """Return the path of the array or frame that is meant."""
         asked = [variable.strip("/")] if variable else [] if self.names() else self.tables
-        fields = [f"{path}/{name}" for path in asked if path in self.tables for name in self.groups[path].data_vars]
+        fields = [
+            f"{path}/{name}" for path in asked if path in self.tables for name in self.groups[path].data_vars
+        ]
         fields = [path for path in fields if self.raw(path).dtype.kind != "S"]
         if fields:
             raise SourceFormatError(
@@ -114,14 +123,14 @@ def describe(where: Stamp | Blob) -> HDF5Contents:
     try:
         with told(name, file, where):
             groups, frames, tables = survey(file)
-            if file.raw is not None and file.raw.problem:
-                raise file.raw.problem
     except BaseException:
         file.close()
         raise
     problem = (lambda: None) if file.raw is None else (lambda: file.raw.problem)
     contents = HDF5Contents(name, groups, file.close, problem, file, where, tuple(frames), tuple(tables))
-    weakref.finalize(contents, file.close)  # HDF5 must not call an object's methods when the interpreter has ended
+    weakref.finalize(
+        contents, file.close
+    )  # HDF5 must not call an object's methods when the interpreter has ended
     return contents
 
 
@@ -137,7 +146,8 @@ def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpene
 
 @contextmanager
 def _held(opener: FileOpener) -> Iterator[Any]:
-    with opened(opener) as contents, told(contents.name, contents.file, contents.where):
+    held: Any = opened(opener)
+    with held as contents, told(contents.name, contents.file, contents.where):
         yield contents
 
 

@@ -148,7 +148,7 @@ def full_name(where: Stamp | Blob, dataset: Any) -> str:
 def told(
     name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None = None, plugins: str = ""
 ) -> Iterator[None]:
-    """Turn what HDF5 raises on broken chunks into an error with the rows, that the file changed, or what a store said."""
+    """Turn what HDF5 raises on damage into an error with the rows, that the file changed, or what a store said."""
     try:
         yield
     except WindowLoaderError:
@@ -270,7 +270,9 @@ def open_dataset(where: Stamp | Blob, dataset: Any, **how: Any) -> Source:
         if region.mappable:
             return MappedSource(region, name=full_name(where, dataset), **how)
     if not isinstance(where, Stamp):
-        axes = how["axes"] or default_axes(dataset.ndim, how["dims"], full_name(where, dataset), dataset.shape)
+        axes = how["axes"] or default_axes(
+            dataset.ndim, how["dims"], full_name(where, dataset), dataset.shape
+        )
         together = "t" not in axes or all(size == 1 for size in dataset.shape[: axes.index("t")])
         if has_table(dataset) or (offset is not None and together):
             place = Place("hdf5", dataset.name, -1 if offset is None else offset, dataset.dtype)

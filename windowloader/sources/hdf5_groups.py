@@ -26,7 +26,13 @@ __all__ = ["survey"]
 INTERNAL = ("#refs#", "#subsystem#")  # of MATLAB
 STRUCTURE = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
 NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
-REFUSED = (KeyError, OSError, RuntimeError, ValueError, TypeError)  # a dangling link, a damaged header, a strange type
+REFUSED = (
+    KeyError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)  # a dangling link, a damaged header, a strange type
 
 
 def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
@@ -60,7 +66,7 @@ def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
     root, found = None, {}
     with suppress(Exception):  # one name that it cannot describe makes it refuse all
         root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
-    how = {"decode_cf": False, "create_default_indexes": False, "cache": False}
+    how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
     for path in sorted(groups):
         if path not in labelled:
             with suppress(Exception):
@@ -68,6 +74,8 @@ def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
                 found[path] = xarray.open_dataset(store, **how)
         if path not in found:
             found[path] = _by_h5py(groups[path])
+    if file.raw is not None and file.raw.problem is not None:  # a store failed, and what is left is not all
+        raise file.raw.problem
     return found | {path: _records(file[path], path) for path in tables}, sorted(frames), tables
 
 
@@ -149,9 +157,7 @@ class _Values(xarray.backends.BackendArray):
         self.shape = (*values.shape, *values.dtype.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
-        )
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, place: tuple[Any, ...]) -> Any:
         rank = len(self.values.shape)  # of the records; a field may have dimensions of its own

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from windowloader.source import Source
 
-    from .base import Description
     from .box import Box
     from .packing import Packing
 
@@ -159,24 +158,16 @@ class XarraySource(SlabSource):
         Opens the store.
     path : str
         Of the variable.
-    axes, dims, description : optional
-        As for `LocalSource`.
-    values : Packing, optional
-        How stored numbers become values.
     array : xarray.DataArray
         The variable, of which only the form is kept.
+    values : Packing, optional
+        How stored numbers become values.
+    **how
+        ``axes``, ``dims`` and ``description``, as for `Source`.
     """
 
     def __init__(
-        self,
-        opener: FileOpener | Given,
-        path: str,
-        *,
-        array: Any,
-        axes: str | None = None,
-        dims: Sequence[str] | None = None,
-        description: Description | None = None,
-        values: Packing | None = None,
+        self, opener: FileOpener | Given, path: str, *, array: Any, values: Packing | None = None, **how: Any
     ) -> None:
         self._opener, self._path, self.packing, self._cut = opener, path, values, False
         self._handle: PerProcess[Contents] = PerProcess()
@@ -184,10 +175,8 @@ class XarraySource(SlabSource):
             opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}",
             shape=array.shape,
             dtype=values.dtype if values else array.dtype,
-            axes=axes,
-            dims=dims,
             chunks=_chunks(array),
-            description=description,
+            **how,
         )
 
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
@@ -206,9 +195,8 @@ class XarraySource(SlabSource):
                 raise
             except (OSError, RuntimeError) as error:
                 self.check()
-                problem = contents.problem()
                 damage = f"rows [{start}, {stop}) of {self.name!r} cannot be read: {error}"
-                raise problem or CorruptDataError(damage) from None
+                raise contents.problem() or CorruptDataError(damage) from None
         self.check()
         return self.bytes_of(start, stop, box)
 

@@ -65,15 +65,8 @@ class HDF5Contents(Contents):
         return (*self.frames, *self.variables())
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the variables of numbers; scales of dimensions where there is nothing else. No fields of records."""
-        found = tuple(path for path in super().variables() if self._is_array(path))
-        scales = [
-            f"{group}/{name}".lstrip("/")
-            for group, dataset in self.groups.items()
-            for name, one in dataset.variables.items()
-            if one.dims == (name,) and one.dtype.kind in "fiub"
-        ]
-        return found or (() if self.frames or self.tables else tuple(scales))
+        """Paths of the variables of numbers, without fields of records and parts of frames."""
+        return tuple(path for path in super().variables() if self._is_array(path))
 
     def _is_array(self, path: str) -> bool:
         said = self.raw(path).attrs
@@ -139,9 +132,9 @@ def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpene
 
     if "://" not in os.fspath(target):
         stamp = Stamp.of(target)
-        return FileOpener(stamp, "h5netcdf", stamp)
-    key = digest(target, sorted((storage_options or {}).items()))
-    return FileOpener(blob_of(target, storage_options), "h5netcdf", key)
+        return FileOpener(stamp.path, stamp, stamp, "h5netcdf")
+    blob = blob_of(target, storage_options)
+    return FileOpener(blob.name, blob, digest(target, sorted((storage_options or {}).items())), "h5netcdf")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import windowloader as wl
 from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SeriesError, SourceFormatError
-from windowloader.sources.cf import is_time, times_of
+from windowloader.sources.coordinates import time_units, times_of
 from windowloader.sources.packing import packing
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_one_byte_and_two_byte_numbers_are_proven_whole() -> None:
         right = decoded_by_xarray(raw, attributes)
         packed = packing(raw.dtype, attributes)
         assert packed is not None
-        assert packed.attributes is None  # by arithmetic
+        assert packed.marks is not None  # by arithmetic
         assert len(pickle.dumps(packed)) < 1000
         found = np.empty(raw.shape, packed.dtype)
         packed.unpack(raw, found)
@@ -292,8 +292,8 @@ def test_times_that_are_text_keep_their_zone(zone: str) -> None:
 
 
 def test_numbers_that_are_no_times_are_told() -> None:
-    assert not is_time({"units": "day as %Y%m%d.%f"})
-    assert not is_time({"units": "days"})
+    assert not time_units({"units": "day as %Y%m%d.%f"})
+    assert not time_units({"units": "days"})
     with pytest.warns(UserWarning, match=r"no timestamps.*timestamps="):
         assert times_of(np.array([20200101, 20200102]), {"units": "day as %Y%m%d.%f"}, name="t") is None
 

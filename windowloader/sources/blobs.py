@@ -6,6 +6,7 @@ h5py's reads of metadata do both, in `BlobFile`.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import itertools
@@ -296,6 +297,8 @@ class BlobFile(io.RawIOBase):
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
         first, stop = self._at, max(min(self._at + len(view), self._size), self._at)
+        collecting = gc.isenabled()
+        gc.disable()  # a thread that reads for us could free objects of h5py, and wait for the lock that we hold
         try:
             if stop - first > LARGE:  # values: they are not asked for again
                 view[: stop - first] = get(self._blob, first, stop)
@@ -308,6 +311,9 @@ class BlobFile(io.RawIOBase):
         except WindowLoaderError as error:
             self.problem = error
             raise
+        finally:
+            if collecting:
+                gc.enable()
         self._at = stop
         return stop - first
 

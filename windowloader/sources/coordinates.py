@@ -1,23 +1,31 @@
 """What the dimensions of a DataArray are: which one is time, when the rows were, what the others are called.
 
-In: an xarray.DataArray, its times decoded or not. Out: dimension names, timestamps, labels. Never reads values.
+In: an xarray.DataArray, its times decoded or not. Out: dimension names, timestamps, labels. xarray decodes times; own
+arithmetic is used only where it is equal to xarray's. Never reads values.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.axes import TIME_NAMES, dimension_role
-from windowloader.clocks.calendars import Times, calendar_of
+from windowloader.clocks.calendars import DAY, Times, calendar_of, ordinals, own
 from windowloader.clocks.moments import nanoseconds_of
-from windowloader.errors import SeriesError, SourceFormatError
+from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
 
-from .cf import is_text_of_time, times_of
+from .packing import packing, plain
 
-__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_values"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_units", "time_values", "times_of"]
+
+log = logging.getLogger("windowloader")
 
 
 def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
@@ -46,12 +54,11 @@ def time_dimension(values: Any, axes: str | None = None) -> int | None:
     """Which dimension is time: by the letters given, by its name, or by its coordinate (CF)."""
     if axes is not None:
         return axes.find("t") if "t" in axes else None
-    named = [dim for dim, name in enumerate(values.dims) if str(name).lower() in TIME_NAMES]
-    along = (
-        [] if named else [one.dims[0] for one in values.coords.values() if one.ndim == 1 and _is_time(one)]
-    )
-    found = named or [dim for dim, name in enumerate(values.dims) if name in along]
-    return found[0] if len(found) == 1 else None
+    found = [name for name in values.dims if str(name).lower() in TIME_NAMES]
+    if not found:
+        along = {one.dims[0] for one in values.coords.values() if one.ndim == 1 and _is_time(one)}
+        found = [name for name in values.dims if name in along]
+    return list(values.dims).index(found[0]) if len(found) == 1 else None
 
 
 def _is_time(coordinate: Any) -> bool:
@@ -60,13 +67,11 @@ def _is_time(coordinate: Any) -> bool:
 
 
 def _holds_times(coordinate: Any) -> bool:
-    """Whether the values are times: datetime64, dates of cftime, or numbers since a date."""
-    if coordinate.dtype.kind == "O":
-        dates = bool(coordinate.size) and hasattr(coordinate.values.flat[0], "isoformat")
-        return dates or (coordinate.ndim == 1 and is_text_of_time(coordinate.values))
-    if coordinate.dtype.kind in "SUT":
-        return is_text_of_time(coordinate.values)
-    return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
+    """Whether the values are times: datetime64, dates of cftime, text that begins with a date, or numbers since one."""
+    if coordinate.dtype.kind not in "OSUT":
+        return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
+    first = coordinate.values.flat[:1].tolist()
+    return any(hasattr(value, "isoformat") for value in first) or (coordinate.ndim == 1 and _is_dates(first))
 
 
 def time_values(values: Any, dim: int) -> np.ndarray | None:
@@ -85,24 +90,13 @@ def time_values(values: Any, dim: int) -> np.ndarray | None:
         along = [values.coords[name]]  # which says what is wrong with it
     if not along:
         return None
+    found = along[0]
+    index = found.to_index() if found.dtype.kind == "M" else found.values  # an index has the time zone
     try:
-        return _decoded(along[0])
+        return times_of(index, found.attrs, name=str(found.name))
     except SourceFormatError as error:
         warnings.warn(f"the rows of {values.name!r} have no timestamps: {error}", UserWarning, stacklevel=2)
         return None
-
-
-def _decoded(coordinate: Any) -> np.ndarray | None:
-    name = str(coordinate.name)
-    if coordinate.dtype.kind == "M":
-        index = coordinate.to_index()  # which has the time zone
-        return Times(nanoseconds_of(index, name=name), calendar_of(index))
-    if coordinate.dtype.kind != "O" or isinstance(coordinate.values[0], str | bytes):
-        return times_of(coordinate.values, coordinate.attrs, name=name)
-    try:
-        return Times(nanoseconds_of(coordinate.values, name=name), calendar_of(coordinate.values))
-    except SeriesError as error:
-        raise SourceFormatError(f"{error} Pass timestamps= instead.") from error
 
 
 def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
@@ -117,5 +111,185 @@ def coordinate_labels(values: Any, dim: int) -> np.ndarray | None:
     return np.array([".".join(map(_text, level)) for level in levels], str)
 
 
-def _text(label: Any) -> str:
-    return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def times_of(values: Any, attributes: Mapping[str, Any], *, name: str) -> np.ndarray | None:
+    """Return the times of a coordinate; None, with a warning that says what to write, where it has none.
+
+    Parameters
+    ----------
+    values : ndarray or pandas.DatetimeIndex, shape (time,)
+        As stored, or as xarray decoded them.
+    attributes : mapping
+        ``units`` such as "hours since 1900-01-01 00:00:00", and perhaps ``calendar``, marks and packing.
+    name : str
+        For messages.
+
+    Returns
+    -------
+    ndarray, shape (time,), datetime64[ns], or None
+        In a calendar such as noleap, or with a time zone, `Times`. NaT where a value is marked or NaN.
+
+    Raises
+    ------
+    SourceFormatError
+        For dates outside 1678–2262.
+    MissingExtraError
+        Where a calendar needs cftime, which is not installed.
+
+    Examples
+    --------
+    >>> times_of(np.array([0, 36]), {"units": "hours since 2000-01-01"}, name="time")
+    array(['2000-01-01T00:00:00.000000000', '2000-01-02T12:00:00.000000000'],
+          dtype='datetime64[ns]')
+    """
+    kind = "M" if hasattr(values, "tz") else values.dtype.kind
+    if kind == "M":
+        return Times(nanoseconds_of(values, name=name), calendar_of(values))
+    if (units := time_units(attributes)) and kind in "iuf":
+        return _since(values, {**attributes, "units": units}, name)
+    first = values[:1].tolist() if kind in "OSUT" else []
+    if any(hasattr(value, "isoformat") for value in first):  # dates of cftime
+        try:
+            return Times(nanoseconds_of(values, name=name), calendar_of(values))
+        except SeriesError as error:
+            raise SourceFormatError(f"{error} Pass timestamps= instead.") from error
+    if _is_dates(first) and (found := _parsed(values, name)) is not None:
+        return found
+    shown = f", the first {values[0]!r}," if len(values) else ""
+    warnings.warn(
+        f"the rows have no timestamps: the values of {name!r}{shown} are neither text such as '2012-03-01T00:05' nor "
+        "numbers with units such as 'hours since 1900-01-01', so there are no clocks, and windows cross gaps. Say when "
+        "the rows were: timestamps=, e.g. ('2012-03-01', '5min').",
+        UserWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _iso(value: Any) -> str:
+    """Text of a date; WRF writes an underscore between day and hour."""
+    return _text(value).strip("\0 ").replace("_", "T")
+
+
+def _is_dates(first: list[Any]) -> bool:
+    """Whether the first value of a coordinate is text that begins with a date, such as ``2000-01-01_00:00:00``."""
+    day = [_iso(value)[:10] for value in first]
+    return any(len(one) == 10 and one[4] + one[7] == "--" and one.replace("-", "").isdigit() for one in day)
+
+
+def _parsed(values: np.ndarray, name: str) -> np.ndarray | None:
+    """Parse times that are ISO text by pandas, and keep their zone where all have the same."""
+    import pandas
+
+    texts = [_iso(value) for value in values.tolist()]
+    try:
+        found = pandas.to_datetime(texts, format="ISO8601")
+    except ValueError:  # of several zones, or no times
+        found = pandas.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    if not isinstance(found, pandas.DatetimeIndex) or found.isna().any():
+        return None
+    log.info("the times of %r are text, and were read as %s … %s", name, found[0], found[-1])
+    return Times(nanoseconds_of(found, name=name), calendar_of(found))
+
+
+def time_units(attributes: Mapping[str, Any]) -> str:
+    """Units of time as xarray reads them; empty for others.
+
+    Examples
+    --------
+    >>> time_units({"units": "Hours since 1900-01-01"}), time_units({"units": "m s-1"})
+    ('hours since 1900-01-01', '')
+    """
+    said = str(attributes.get("units", "")).strip().replace(" SINCE ", " since ")
+    unit, since, date = said.partition(" since ")
+    return f"{unit.lower()} since {date.strip()}" if since and unit.strip().isalpha() else ""
+
+
+def _since(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray:
+    """Decode numbers since a date."""
+    _tell_zone(attributes["units"], name)
+    calendar = str(attributes.get("calendar", "standard")).lower()
+    said = plain(attributes, values.dtype)
+    counted = values.dtype.kind in "iu" and not said and len(values) > 4
+    said |= {"units": attributes["units"], "calendar": calendar}
+    times = _counted(values, said, name) if counted else None
+    if times is None:  # xarray reads NaN as 0, or refuses all, where cftime decodes
+        packed = packing(values.dtype, said)
+        known = ~np.isnan(packed.values(values) if packed else values)
+        times = np.full(values.shape, np.datetime64("NaT", "ns"))
+        if known.any():
+            times[known] = _moments(values[known], said, name)
+    return Times(times, own(calendar)) if own(calendar) else times
+
+
+def _counted(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray | None:
+    """Count whole numbers of a unit of a day or less from the first; None where they are others, or do not fit."""
+    first = int(values[0])
+    try:
+        begin, after = _moments(np.array([first, first + 1], np.int64), said, name).view(np.int64).tolist()
+    except (SourceFormatError, OverflowError):
+        return None
+    step = after - begin
+    ends = [begin + (int(end) - first) * step for end in (values.min(), values.max())]
+    if not 0 < step <= DAY or not -(2**63) < min(ends) <= max(ends) < 2**63:
+        return None
+    times = values.astype(np.int64)
+    times -= first  # in place: an axis may have 10^8 rows
+    times *= step
+    times += begin
+    return times.view("datetime64[ns]")
+
+
+def _moments(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray:
+    """Decode times by xarray, in the days of a calendar of its own where there is one."""
+    import xarray
+
+    coder = xarray.coders.CFDatetimeCoder(time_unit="ns")
+    what = f"{name!r} has units={said['units']!r} in the calendar {said['calendar']!r}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dates outside 1678–2262, which are told below
+            variable = xarray.Variable(("time",), values, said)
+            found = xarray.conventions.decode_cf_variable(
+                name, variable, decode_times=coder, decode_timedelta=False
+            ).values
+        if found.dtype.kind == "M":
+            return np.asarray(found)
+        if calendar := own(said["calendar"]):
+            return np.asarray(ordinals(found, calendar))
+    except SeriesError as error:
+        raise SourceFormatError(f"{name!r}: {error} Pass timestamps= instead.") from error
+    except Exception as error:
+        if importlib.util.find_spec("cftime") is None:
+            raise MissingExtraError(
+                f"{what}, which needs cftime: pip install 'windowloader[netcdf]'."
+            ) from error
+        raise SourceFormatError(
+            f"{what}, and xarray cannot decode the values {values[:3].tolist()} …: {error} Dates outside 1678–2262 do "
+            "not fit. Pass timestamps= instead."
+        ) from error
+    raise SourceFormatError(
+        f"{name!r} has dates from {found.min()} to {found.max()}, outside 1678–2262, which datetime64[ns] cannot hold; "
+        "pass timestamps= instead."
+    )
+
+
+def _tell_zone(units: str, name: str) -> None:
+    """Warn where the date of the units is of a zone that is not UTC."""
+    import pandas
+
+    try:
+        shift = pandas.Timestamp(units.partition(" since ")[2]).strftime("%z")
+    except ValueError:
+        return
+    if shift.strip("+-0"):
+        warnings.warn(
+            f"the times of {name!r} are {units!r}: they are moments of UTC here, and clocks such as time_of_day are of "
+            f"UTC, not of the zone {shift[:3]}:{shift[3:]}. For local clocks pass timestamps=, a pandas index with its "
+            "time zone.",
+            UserWarning,
+            stacklevel=2,
+        )

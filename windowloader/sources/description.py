@@ -7,7 +7,6 @@ Never reads the values of a variable; coordinates are read once.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from windowloader.errors import WindowLoaderError
 
 from .base import Description, unknown_variable
-from .coordinates import coordinate_labels, time_dimension, time_values
+from .coordinates import coordinate_labels, time_dimension, time_units, time_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,25 +94,31 @@ class Contents:
     close: Callable[[], None] = field(default=lambda: None)
     problem: Callable[[], Exception | None] = field(default=lambda: None)
 
+    def names(self) -> tuple[str, ...]:
+        """Paths of what can be opened, for whoever has to choose."""
+        return self.variables()
+
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
         numbers = list(self._numbers())
-        known: dict[Any, bool] = {}  # by what decides it: hundreds of variables would take seconds
-        timed = []
-        for path in numbers:
-            key = path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
-            if key not in known:
-                known[key] = time_dimension(self.array(path)) is not None
-            timed += [path] if known[key] else []
-        return tuple(timed or numbers)
+        forms = {self._form(path): path for path in numbers}
+        timed = {form for form, path in forms.items() if time_dimension(self.array(path)) is not None}
+        return tuple(path for path in numbers if self._form(path) in timed) or tuple(numbers)
+
+    def _form(self, path: str) -> tuple[Any, ...]:
+        """Return what decides whether it has a time axis: to look at each of hundreds would take seconds."""
+        return path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
+
+    def holds(self, path: str) -> bool:
+        """Whether there is something of that path."""
+        group, name = self._place(path)
+        return group in self.groups and name in self.groups[group].variables
 
     def choose(self, variable: str | None) -> str:
         """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
-        if variable is not None:
-            group, name = self._place(variable)
-            if group in self.groups and name in self.groups[group].variables:
-                return variable.strip("/")
-        found = self.variables()
+        if variable is not None and self.holds(path := variable.strip("/")):
+            return path
+        found = self.names()
         if variable is not None or len(found) != 1:
             unknown_variable(self.name, variable, found)
         return found[0]
@@ -150,21 +155,17 @@ class Contents:
         import xarray
 
         group, name = self._place(path)
-        values = self.raw(path)
-        homes: dict[Any, str] = {}
+        values, found = self.raw(path), {}
         for place in (group, *_above(group)):
             for other, one in self.groups[place].variables.items() if place in self.groups else ():
-                if (place, other) == (group, name) or not _describes(other, one, values):
+                if other in found or (place, other) == (group, name) or not _describes(other, one, values):
                     continue
-                if other not in homes and (not load or self._loaded(f"{place}/{other}".lstrip("/"))):
-                    homes[other] = place
-        coordinates = {
-            other: _decoded(other, self.groups[home].variables[other]) for other, home in homes.items()
-        }
+                if not load or self._loaded(f"{place}/{other}".lstrip("/")):
+                    found[other] = _decoded(other, one)
         index = values.dims == (name,)
-        own = _decoded(name, values) if index else values
-        known = xarray.Coordinates({**coordinates, name: own}, indexes={})
-        return xarray.Dataset(coords=known)[name].drop_vars([] if index else [name])
+        found[name] = _decoded(name, values) if index else values
+        whole = xarray.Dataset(coords=xarray.Coordinates(found, indexes={}))
+        return whole[name].drop_vars([name] if index else [])
 
     def _loaded(self, path: str) -> bool:
         try:
@@ -191,9 +192,7 @@ class Contents:
                 for word in str(one.attrs.get(key, one.encoding.get(key, ""))).split()
             }
             for name, one in dataset.data_vars.items():
-                number = (
-                    one.ndim and one.dtype.kind in "fiub" and " since " not in str(one.attrs.get("units", ""))
-                )
+                number = one.ndim and one.dtype.kind in "fiub" and not time_units(one.attrs)
                 if number and name not in beside and one.dims != (name,):
                     yield f"{group}/{name}".lstrip("/")
 
@@ -215,7 +214,7 @@ def _describes(name: str, one: Any, values: Any) -> bool:
         return False
     if str(one.dims[0]).startswith("phony_dim_"):
         return False
-    timed = " since " in str(one.attrs.get("units", "")) or one.attrs.get("standard_name") == "time"
+    timed = time_units(one.attrs) or one.attrs.get("standard_name") == "time"
     return bool(one.dims == (name,) or timed or one.dtype.kind in "SUOM")
 
 
@@ -246,8 +245,7 @@ class StoreDescription(Description):
     def __init__(
         self, opener: Callable[[], Contents], path: str, time_dim: int | None, array: Any = None
     ) -> None:
-        self.opener, self.path, self.time_dim = opener, path, time_dim
-        self._array, self._lock = array, threading.Lock()
+        self.opener, self.path, self.time_dim, self._array = opener, path, time_dim, array
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.opener, self.path, self.time_dim)
@@ -265,8 +263,7 @@ class StoreDescription(Description):
         return dict(self._held().attrs)
 
     def _held(self) -> Any:
-        with self._lock:
-            if self._array is None:
-                with opened(self.opener) as contents:
-                    self._array = contents.array(self.path, load=True)
-            return self._array
+        if self._array is None:
+            with opened(self.opener) as contents:
+                self._array = contents.array(self.path, load=True)
+        return self._array

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 from windowloader.axes import default_axes
 from windowloader.errors import SourceFormatError
 
-from .base import digest, unknown_variable
+from .base import digest
 from .description import Contents, opened, split_path
 from .frame_hdf5 import open_frame
 from .handles import Stamp
-from .hdf5_dataset import HDF5Source, open_dataset, open_file, told
+from .hdf5_dataset import open_dataset, open_file, told
 from .netcdf import FileOpener, XarraySource, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
 
     from .base import Source
     from .blobs import Blob
@@ -32,6 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
 
 MOST_CHUNKS = 4096  # of a coordinate that are read at once
+NO_NUMBERS = {
+    "char",
+    "cell",
+    "struct",
+    "function_handle",
+    "table",
+    "string",
+}  # of MATLAB: codes and references
 
 
 @dataclass(eq=False)
@@ -40,91 +47,83 @@ class HDF5Contents(Contents):
 
     Parameters
     ----------
-    file : HDF5File
-        By h5py.
+    file : h5py.File
+        As `open_file` opens it.
     where : Stamp or Blob
         The file or object.
+    frames, tables : list of str
+        Groups of pandas frames, and datasets of records, by path.
     """
 
     file: Any = None
     where: Any = None
+    frames: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """Paths of what can be opened; frames first."""
-        return (*self.file.frames, *self.variables())
+        return (*self.frames, *self.variables())
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the variables of numbers; scales of dimensions where there is nothing else. No fields of records."""
-        found = tuple(path for path in super().variables() if split_path(path)[0] not in self.file.tables)
-        scales = [
-            f"{group}/{name}".lstrip("/")
-            for group, dataset in self.groups.items()
-            for name, one in dataset.variables.items()
-            if one.dims == (name,) and one.dtype.kind in "fiub"
-        ]
-        return found or (() if self.file.frames or self.file.tables else tuple(scales))
+        """Paths of the variables of numbers, without fields of records and parts of frames."""
+        return tuple(path for path in super().variables() if self._is_array(path))
+
+    def _is_array(self, path: str) -> bool:
+        said = self.raw(path).attrs
+        no_array = "MATLAB_empty" in said or said.get("MATLAB_class") in NO_NUMBERS
+        return not no_array and split_path(path)[0] not in (*self.tables, *self.frames)
+
+    def holds(self, path: str) -> bool:
+        """Whether there is an array or frame of that path."""
+        return path in self.frames or super().holds(path)
 
     def choose(self, variable: str | None) -> str:
         """Return the path of the array or frame that is meant."""
-        asked = "" if variable is None else variable.strip("/")
-        if asked in self.file.frames:
-            return asked
-        names = self.names() if not asked else ()
-        if len(names) == 1:
-            return names[0]
-        tables = [asked] if asked in self.file.tables else [] if asked or names else self.file.tables
+        asked = [variable.strip("/")] if variable else [] if self.names() else self.tables
         fields = [
-            f"{path}/{name}"
-            for path in tables
-            for name, one in self.groups[path].data_vars.items()
-            if one.dtype.kind in "fiub"
+            f"{path}/{name}" for path in asked if path in self.tables for name in self.groups[path].data_vars
         ]
+        fields = [path for path in fields if self.raw(path).dtype.kind != "S"]
         if fields:
             raise SourceFormatError(
                 f"{self.name!r} holds compound datasets (records), of which one field is opened at a time: {fields}. "
                 f"Choose in wl.open, e.g. variables=[{fields[0]!r}]; or read the records by pandas and pass the frame."
             )
-        if not asked:
-            unknown_variable(self.name, None, names)
-        if self.file.get(asked) is not None:
-            self._show(asked)
-        return super().choose(asked)
+        return super().choose(variable)
 
     def load(self, path: str) -> None:
         """Read a coordinate, which then stays in memory: the pages that its chunks lie in all at once."""
-        item = dataset_of(self.file, path)
+        item = self.dataset(path)
         if self.file.raw is not None and item is not None and item.chunks:
             places: list[Any] = []
             item.id.chunk_iter(places.append)
-            self.file.raw.fetch(
-                [(one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS]]
-            )
+            ranges = [(one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS]]
+            self.file.raw.fetch(ranges)
         super().load(path)
 
-    def _show(self, path: str) -> None:
-        """Describe a dataset that is asked for and not listed: of a frame, or of no numbers, which its dtype tells."""
-        from .hdf5_groups import with_plain
-
-        group, name = split_path(path)
-        known = self.groups.get(group)
-        if known is None or name not in known.variables:
-            self.groups[group] = with_plain(known, name, self.file[path])
+    def dataset(self, path: str) -> Any:
+        """Return the dataset of a variable; netCDF-4 has another name for one that is called as a foreign dimension."""
+        group, _, name = path.rpartition("/")
+        found = self.file.get(f"{group}/_nc4_non_coord_{name}") or self.file.get(path)
+        return found if hasattr(found, "chunks") else None
 
 
 def describe(where: Stamp | Blob) -> HDF5Contents:
     """Open a file or object, and describe its groups."""
-    from .hdf5_groups import datasets_of
+    from .hdf5_groups import survey
 
-    file = open_file(where)
+    file, name = open_file(where), where.path if isinstance(where, Stamp) else where.name
     try:
-        with told(file.title, file, where):
-            groups = datasets_of(file)
+        with told(name, file, where):
+            groups, frames, tables = survey(file)
     except BaseException:
         file.close()
         raise
-    contents = HDF5Contents(file.title, groups, file.close, file.problem, file, where)
-    if file.raw is not None:  # HDF5 must not call an object's methods when the interpreter has ended
-        weakref.finalize(contents, file.close)
+    problem = (lambda: None) if file.raw is None else (lambda: file.raw.problem)
+    contents = HDF5Contents(name, groups, file.close, problem, file, where, tuple(frames), tuple(tables))
+    weakref.finalize(
+        contents, file.close
+    )  # HDF5 must not call an object's methods when the interpreter has ended
     return contents
 
 
@@ -133,14 +132,14 @@ def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpene
 
     if "://" not in os.fspath(target):
         stamp = Stamp.of(target)
-        return FileOpener(stamp, "h5netcdf", stamp)
-    key = digest(target, sorted((storage_options or {}).items()))
-    return FileOpener(blob_of(target, storage_options), "h5netcdf", key)
+        return FileOpener(stamp.path, stamp, stamp, "h5netcdf")
+    blob = blob_of(target, storage_options)
+    return FileOpener(blob.name, blob, digest(target, sorted((storage_options or {}).items())), "h5netcdf")
 
 
 @contextmanager
-def _held(opener: FileOpener) -> Iterator[HDF5Contents]:
-    held: AbstractContextManager[Any] = opened(opener)
+def _held(opener: FileOpener) -> Iterator[Any]:
+    held: Any = opened(opener)
     with held as contents, told(contents.name, contents.file, contents.where):
         yield contents
 
@@ -148,8 +147,8 @@ def _held(opener: FileOpener) -> Iterator[HDF5Contents]:
 def list_hdf5(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Names of the arrays of numbers in a file, and of the frames that pandas wrote; () for a lone frame."""
     with _held(_opener(target, storage_options)) as contents:
-        names = contents.names()
-        return () if names == tuple(contents.file.frames) and len(names) == 1 else names
+        names: tuple[str, ...] = contents.names()
+        return () if names == contents.frames and len(names) == 1 else names
 
 
 def open_hdf5(
@@ -188,7 +187,7 @@ def open_hdf5(
     opener = _opener(target, storage_options)
     with _held(opener) as contents:
         path = contents.choose(variable)
-        if path not in contents.file.frames:
+        if path not in contents.frames:
             if options:
                 raise SourceFormatError(
                     f"{path!r} of {contents.name!r} is no frame of pandas, and takes no options of tables; "
@@ -207,18 +206,13 @@ def open_hdf5(
 def _open_array(
     opener: FileOpener, contents: HDF5Contents, path: str, axes: str | None, mask_and_scale: bool
 ) -> Source:
-    raw, item, asked = contents.raw(path), dataset_of(contents.file, path), axes
-    matlab = item is not None and "MATLAB_class" in item.attrs
+    raw, item, asked = contents.raw(path), contents.dataset(path), axes
+    matlab = "MATLAB_class" in raw.attrs
     if matlab:
         axes = (asked or default_axes(raw.ndim, None, path))[::-1]
     array, how = described(opener, contents, path, axes, mask_and_scale)
-    parent, _, name = path.rpartition("/")
     source: Source
-    if parent in contents.file.tables:
-        source = HDF5Source(contents.where, contents.file[parent], field=name, **how)
-    elif (
-        item is None or item.shape != raw.shape or item.dtype.newbyteorder("=") != raw.dtype.newbyteorder("=")
-    ):
+    if item is None or item.shape != raw.shape or item.dtype.newbyteorder("=") != raw.dtype.newbyteorder("="):
         source = XarraySource(opener, path, array=array, **how)
     else:
         source = open_dataset(contents.where, item, **how)
@@ -229,10 +223,3 @@ def _open_array(
             f"as MATLAB shows it, {shown}, with axes={letters!r}; give axes= in that order.",
         )
     return source
-
-
-def dataset_of(file: Any, path: str) -> Any:
-    """Return the dataset of a variable; netCDF-4 has another name for one that is called as a foreign dimension."""
-    group, _, name = path.rpartition("/")
-    found = file.get(f"{group}/_nc4_non_coord_{name}") or file.get(path)
-    return found if hasattr(found, "chunks") else None

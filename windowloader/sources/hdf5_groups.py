@@ -1,4 +1,4 @@
-"""What of an HDF5 file h5netcdf and xarray can describe: broken neighbours are left out, other datasets are added.
+"""What an HDF5 file holds: h5netcdf and xarray describe a group, or h5py where they refuse one for a broken neighbour.
 
 In: an open file. Out: one raw `xarray.Dataset` a group, names of pandas frames and of compound datasets. Never reads
 values. Imported once h5py is known to be there.
@@ -7,8 +7,10 @@ values. Imported once h5py is known to be there.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import h5netcdf
 import h5py
 import numpy as np
 import xarray
@@ -19,234 +21,144 @@ from .frame_hdf5 import is_frame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .blobs import BlobFile
-
-__all__ = ["HDF5File", "datasets_of", "with_plain"]
+__all__ = ["survey"]
 
 INTERNAL = ("#refs#", "#subsystem#")  # of MATLAB
-NO_NUMBERS = (
-    b"char",
-    b"cell",
-    b"struct",
-    b"function_handle",
-    b"table",
-    b"string",
-)  # of MATLAB: codes and references
 STRUCTURE = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
+NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
+REFUSED = (
+    KeyError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)  # a dangling link, a damaged header, a strange type
 
 
-class HDF5Group(h5py.Group):  # type: ignore[misc]
-    """A group as h5netcdf sees it, which one name that it cannot describe would make refuse the whole file."""
+def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
+    """Look at every name once, and describe the groups.
 
-    known: dict[str, dict[str, str]]
-
-    def __iter__(self) -> Iterator[str]:
-        kinds = self.known.get(self.name)
-        names = super().__iter__()
-        return names if kinds is None else (name for name in names if kinds.get(name) in ("group", "netcdf"))
-
-    def __getitem__(self, name: Any) -> Any:
-        found = super().__getitem__(name)
-        if type(found) is h5py.Group:
-            found = HDF5Group(found.id)
-            found.known = self.known
-        return found
-
-
-class HDF5File(HDF5Group, h5py.File):  # type: ignore[misc]
-    """A file and what it reads from, closed together.
-
-    Parameters
-    ----------
-    name : str or BlobFile
-        Path, or an open object.
-    **options
-        Of `h5py.File`.
-
-    Attributes
-    ----------
+    Returns
+    -------
+    groups : dict of str to xarray.Dataset
+        By path, parents before children; a dataset of records is one too, of its fields.
     frames, tables : list of str
         Groups of pandas frames, and datasets of records, by path.
     """
-
-    def __init__(self, name: str | BlobFile, **options: Any) -> None:
-        self.raw = None if isinstance(name, str) else name
-        self.known = {}
-        self.frames: list[str] = []
-        self.tables: list[str] = []
-        super().__init__(name, "r", **options)
-
-    @property
-    def title(self) -> str:
-        """Path or name of the object, for messages."""
-        return str(self.filename) if self.raw is None else self.raw.name
-
-    def problem(self) -> Exception | None:
-        """Return what the object's store said, where HDF5 raises an error of its own instead."""
-        return None if self.raw is None else self.raw.problem
-
-    def close(self) -> None:
-        """Close the file and the object."""
-        super().close()
-        if self.raw is not None:
-            self.raw.close()
-
-    def survey(self) -> None:
-        """Look at every name once."""
-        left = [self["/"]]
-        while left:
-            group = left.pop()
-            kinds = self.known[group.name] = {}
-            for name in h5py.Group.__iter__(group):
-                try:
-                    kind = _kind(group, name)
-                except (KeyError, OSError, RuntimeError, ValueError, TypeError):
-                    continue  # a dangling link, a damaged header, a type that NumPy does not have
-                kinds[name] = kind
-                path = f"{group.name}/{name}".lstrip("/")
-                if kind == "group":
-                    left.append(group[name])
-                elif kind in ("frame", "table"):
-                    (self.frames if kind == "frame" else self.tables).append(path)
-        self.frames.sort()
+    groups: dict[str, Any] = {}
+    frames: list[str] = []
+    tables: list[str] = []
+    labelled: set[str] = set()
+    left: list[tuple[str, Any, tuple[Any, ...]]] = [("", file["/"], ())]
+    while left:
+        path, group, above = left.pop()
+        groups[path] = group
+        for name, item in _items(group):
+            inner = f"{path}/{name}".lstrip("/")
+            if isinstance(item, h5py.Dataset):
+                tables += [inner] if item.dtype.names and item.shape else []
+                labelled |= {path} if any(dim.label for dim in item.dims) else set()
+            elif isinstance(item, h5py.Group) and is_frame(item):
+                frames.append(inner)
+                groups[inner] = item
+            elif isinstance(item, h5py.Group) and item not in (group, *above):  # such a link has no end
+                left.append((inner, item, (group, *above)))
+    root, found = None, {}
+    with suppress(Exception):  # one name that it cannot describe makes it refuse all
+        root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
+    how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
+    for path in sorted(groups):
+        if path not in labelled:
+            with suppress(Exception):
+                store = xarray.backends.H5NetCDFStore(root[path] if root and path else root)
+                found[path] = xarray.open_dataset(store, **how)
+        if path not in found:
+            found[path] = _by_h5py(groups[path])
+    if file.raw is not None and file.raw.problem is not None:  # a store failed, and what is left is not all
+        raise file.raw.problem
+    return found | {path: _records(file[path], path) for path in tables}, sorted(frames), tables
 
 
-def _kind(group: Any, name: str) -> str:
-    """How a name is described: group, frame, table, netcdf, plain, or none."""
-    item = h5py.Group.__getitem__(group, name)
-    if name in INTERNAL or item.attrs.get("MATLAB_class") in NO_NUMBERS or "MATLAB_empty" in item.attrs:
-        return "none" if isinstance(item, h5py.Dataset) or name in INTERNAL else "group"
-    elsewhere = item.file.filename != group.file.filename
-    if isinstance(item, h5py.Group):
-        above = group
-        while above != item and above.name != "/":
-            above = above.parent
-        if elsewhere or above == item:  # a link to a group above has no end
-            return "none"
-        return "frame" if is_frame(item) else "group"
-    if not isinstance(item, h5py.Dataset) or item.shape is None:
-        return "none"
-    if item.dtype.names and item.ndim:
-        return "table"
-    text = h5py.check_string_dtype(item.dtype) is not None
-    if not text and item.dtype.kind not in "fiubcS":
-        return "none"
-    return "netcdf" if not elsewhere and _attributes(item)[1] and _scales(group, item) else "plain"
+def _items(group: Any) -> Iterator[tuple[str, Any]]:
+    """Names and items of a group that can be opened."""
+    for name in group:
+        with suppress(*REFUSED):
+            item = group[name]
+            if name not in INTERNAL:
+                yield name, item
 
 
-def _attributes(item: Any) -> tuple[dict[str, Any], bool]:
-    """Attributes that can be read, and whether these are all."""
-    found, whole = {}, True
-    for key in item.attrs:
-        if key in STRUCTURE:
+def _by_h5py(group: Any) -> xarray.Dataset:
+    """Describe a group by the names and scales that the dimensions of its datasets do have."""
+    found: dict[str, xarray.Variable] = {}
+    sizes: dict[str, int] = {}
+    for name, item in _items(group):
+        if not isinstance(item, h5py.Dataset) or item.shape is None:
             continue
-        try:
-            value = item.attrs[key]
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError):
-            value = None
-        if value is None or isinstance(value, h5py.Empty | h5py.Reference | h5py.RegionReference):
-            whole = False
+        text = h5py.check_string_dtype(item.dtype) is not None
+        if not (text or item.dtype.kind in "fiubc") or item.attrs.get("NAME", b"").startswith(NO_VARIABLE):
             continue
-        value = value.decode(errors="replace") if isinstance(value, bytes) else value
-        found[key] = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size == 1 else value
-    return found, whole
+        dims: list[str] = [name] if item.is_scale and item.ndim == 1 else []
+        for place in range(len(dims), item.ndim):
+            size, (scale, own) = item.shape[place], _dimension(item.dims[place])
+            if not own or own in (name, *dims) or sizes.get(own, size) != size:
+                own = f"phony_dim_{name}_{place}"
+            elif scale is not None and own not in group and scale.shape == (size,):  # it lies elsewhere
+                found[own] = xarray.Variable([own], _lazy(scale), _attributes(scale))
+            dims.append(own)
+        sizes |= zip(dims, item.shape, strict=True)
+        values = item.asstr() if item.dtype.kind == "O" else item
+        found[name] = xarray.Variable(dims, _lazy(values), _attributes(item))
+    along = {name: found.pop(name) for name in sizes if name in found}
+    return xarray.Dataset(found, xarray.Coordinates(along, indexes={}))
 
 
-def _scale(dim: Any) -> Any:
-    """Scale of a dimension, the last where there are several; None where there is none that opens."""
-    try:
-        return dim[len(dim) - 1] if len(dim) else None
-    except (KeyError, OSError, RuntimeError, ValueError):
-        return None
+def _dimension(dim: Any) -> tuple[Any, str]:
+    """Scale of a dimension, the last where there are several, and its name; None where none opens."""
+    with suppress(*REFUSED):
+        scale = dim[len(dim) - 1] if len(dim) else None
+        return scale, dim.label if scale is None else os.path.basename(scale.name)
+    return None, ""
 
 
-def _scales(group: Any, item: Any) -> bool:
-    """Whether the dimensions of a dataset are all named by scales of its group or those above, or none has a name."""
-    if item.is_scale:
-        return True
-    scales = [_scale(dim) for dim in item.dims]
-    if not any("DIMENSION_LIST" in item.attrs or dim.label for dim in item.dims):
-        return True
-    above = [group.name]
-    while above[-1] != "/":
-        above.append(os.path.dirname(above[-1]))
-    return all(
-        scale is not None and os.path.dirname(scale.name) in above and _attributes(scale)[1]
-        for scale in scales
-    )
-
-
-def datasets_of(file: HDF5File) -> dict[str, xarray.Dataset]:
-    """Describe the groups of a file by h5netcdf and xarray, parents before children."""
-    import h5netcdf
-
-    file.survey()
-    root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
+def _attributes(item: Any) -> dict[str, Any]:
+    """Attributes that can be read."""
     found = {}
-    for path in sorted(file.known):
-        group = root if path == "/" else root[path]
-        raw = xarray.open_dataset(_Store(group), decode_cf=False, create_default_indexes=False, cache=False)
-        for name, kind in file.known[path].items():
-            if kind == "plain":
-                raw = with_plain(raw, name, file[path][name])
-        found[path.strip("/")] = raw
-    for path in file.tables:
-        table = file[path]
-        rows = [f"rows of {path}", *(f"phony_dim_{path}_{dim}" for dim in range(1, table.ndim))]
-        found[path] = xarray.Dataset(
-            {
-                name: _variable(table.fields(name), (*table.shape, *kind.shape), kind.base, rows, {})
-                for name in table.dtype.names
-                if (kind := table.dtype[name]).base.kind in "fiubS"
-            }
-        )
+    for key in item.attrs.keys() - STRUCTURE:
+        with suppress(*REFUSED):
+            value = item.attrs[key]
+            if isinstance(value, h5py.Empty | h5py.Reference | h5py.RegionReference):
+                continue
+            value = value.decode(errors="replace") if isinstance(value, bytes) else value
+            found[key] = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size == 1 else value
     return found
 
 
-class _Store(xarray.backends.H5NetCDFStore):
-    """Describes variables alone: attributes of groups may be of types that xarray does not have."""
+def _records(table: Any, path: str) -> xarray.Dataset:
+    """Describe the fields of records, which may have dimensions of their own."""
+    rows = [f"rows of {path}", *(f"phony_dim_{path}_{dim}" for dim in range(1, table.ndim))]
+    found = {}
+    for name in table.dtype.names:
+        if (kind := table.dtype[name]).base.kind in "fiubS":
+            own = [f"phony_dim_{path}_{name}_{dim}" for dim in range(len(kind.shape))]
+            found[name] = xarray.Variable([*rows, *own], _lazy(table.fields(name)))
+    return xarray.Dataset(found)
 
-    def get_attrs(self) -> Any:
-        """Return none."""
-        return xarray.core.utils.FrozenDict()
+
+def _lazy(values: Any) -> Any:
+    return indexing.LazilyIndexedArray(_Values(values))
 
 
 class _Values(xarray.backends.BackendArray):
     """Values of a dataset, or of a field of its records, read when asked for."""
 
-    def __init__(self, values: Any, shape: tuple[int, ...], dtype: Any) -> None:
-        self.values, self.shape, self.dtype = values, shape, dtype
+    def __init__(self, values: Any) -> None:
+        self.values, self.dtype = values, values.dtype.base
+        self.shape = (*values.shape, *values.dtype.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, lambda place: np.asarray(self.values[place])
-        )
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
-
-def _variable(
-    values: Any, shape: tuple[int, ...], dtype: Any, dims: list[str], attributes: dict[str, Any]
-) -> xarray.Variable:
-    dims = [*dims, *(f"phony_dim_{dims[0]}_{dim}" for dim in range(len(dims), len(shape)))]
-    return xarray.Variable(dims, indexing.LazilyIndexedArray(_Values(values, shape, dtype)), attributes)
-
-
-def with_plain(dataset: xarray.Dataset | None, name: str, item: Any) -> xarray.Dataset:
-    """Add a dataset that h5netcdf does not take, with the names and scales that its dimensions do have."""
-    dataset = xarray.Dataset() if dataset is None else dataset
-    if not isinstance(item, h5py.Dataset) or item.shape is None:
-        return dataset
-    dims: list[str] = []
-    scales: dict[str, xarray.Variable] = {}
-    for place, dim in enumerate(item.dims):
-        scale, size = _scale(dim), item.shape[place]
-        own = dim.label if scale is None else os.path.basename(scale.name)
-        if not own or own in (name, *dims) or dataset.sizes.get(own, size) != size:
-            own = f"phony_dim_{name}_{place}"
-        elif scale is not None and own not in dataset.variables and scale.shape == (size,):
-            scales[own] = _variable(scale, scale.shape, scale.dtype, [own], _attributes(scale)[0])
-        dims.append(own)
-    made = {name: _variable(item, item.shape, item.dtype, dims, _attributes(item)[0])}
-    dataset = dataset.assign_coords(xarray.Coordinates(scales, indexes={}))
-    if name in dataset.sizes:
-        return dataset.assign_coords(xarray.Coordinates(made, indexes={}))
-    return dataset.assign(made)
+    def _read(self, place: tuple[Any, ...]) -> Any:
+        rank = len(self.values.shape)  # of the records; a field may have dimensions of its own
+        return np.asarray(self.values[place[:rank]])[(..., *place[rank:])]

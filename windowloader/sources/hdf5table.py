@@ -6,7 +6,6 @@ Never reads values through h5py.
 
 from __future__ import annotations
 
-import bz2
 import math
 import zlib
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from windowloader.errors import CorruptDataError
 
-from .bounded import decode, inflate
+from .bounded import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Table", "decode_chunk", "filters_of", "has_table", "table_of"]
 
 MOST = 1 << 24  # chunks of which a table is made
+CODECS = {1: "zlib", 2: "shuffle", 3: "fletcher32", 307: "bz2", 32001: "blosc", 32015: "zstd"}  # of numcodecs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Table:
 
 def has_table(dataset: Any) -> bool:
     """Whether the chunks of a dataset can be read without HDF5: `decode_chunk` has all its filters."""
-    return dataset.chunks is not None and all(number in UNDO for number, _ in filters_of(dataset))
+    return dataset.chunks is not None and all(number in CODECS for number, _ in filters_of(dataset))
 
 
 def filters_of(dataset: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -75,8 +75,7 @@ def table_of(dataset: Any) -> Table:
             f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, of which "
             f"{MOST} are listed at most. If that is not damage, copy it into larger chunks."
         )
-    offsets = np.full(grid, -1, np.int64)
-    sizes, masks = np.zeros(grid, np.int64), np.zeros(grid, np.int64)
+    offsets, sizes, masks = np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.int64)
 
     def note(info: Any) -> None:
         cell = tuple(at // chunk for at, chunk in zip(info.chunk_offset, dataset.chunks, strict=True))
@@ -84,16 +83,9 @@ def table_of(dataset: Any) -> Table:
 
     if offsets.size:
         dataset.id.chunk_iter(note)
-    return Table(
-        shape=tuple(dataset.shape),
-        dtype=dataset.dtype,
-        chunks=dataset.chunks,
-        filters=filters_of(dataset),
-        fill_value=dataset.fillvalue,
-        offsets=offsets.reshape(-1),
-        sizes=sizes.reshape(-1),
-        masks=masks.reshape(-1),
-    )
+    places = (offsets.reshape(-1), sizes.reshape(-1), masks.reshape(-1))
+    how = (dataset.chunks, filters_of(dataset), dataset.fillvalue)
+    return Table(tuple(dataset.shape), dataset.dtype, *how, *places)
 
 
 def decode_chunk(table: Table, stored: bytes | memoryview, mask: int, where: Callable[[], str]) -> np.ndarray:
@@ -114,61 +106,18 @@ def decode_chunk(table: Table, stored: bytes | memoryview, mask: int, where: Cal
     -------
     ndarray, shape `Table.chunks`
     """
+    import numcodecs
+
     data: Any = stored
-    size = int(np.prod(table.chunks or (), dtype=np.int64)) * table.dtype.itemsize
-    most = size + 4 * len(table.filters)  # a checksum adds four bytes
+    most = math.prod(table.chunks or ()) * table.dtype.itemsize + 4 * len(table.filters)  # for checksums
     try:
-        for place in range(len(table.filters) - 1, -1, -1):
-            number, settings = table.filters[place]
+        for place, (number, settings) in reversed(list(enumerate(table.filters))):
             if not mask >> place & 1:
-                data = UNDO[number](data, settings, most)
-        if len(data) != size:
-            raise ValueError(f"{len(data)} bytes instead of {size}")  # noqa: TRY301
+                options = {"elementsize": settings[0]} if CODECS[number] == "shuffle" else {}
+                codec = numcodecs.get_codec({"id": CODECS[number], **options})
+                data = decode(codec, data, most)
         return np.frombuffer(data, table.dtype).reshape(table.chunks or ())
     except (zlib.error, ValueError, RuntimeError, OSError, EOFError, IndexError) as error:
         raise CorruptDataError(
             f"{where()}: stored bytes are not what was written ({error}). Restore the file from its origin."
         ) from error
-
-
-def _deflate(data: Any, _settings: tuple[int, ...], most: int) -> bytes:
-    return inflate(data, most)
-
-
-def _bzip2(data: Any, _settings: tuple[int, ...], most: int) -> bytes:
-    return inflate(data, most, bz2.BZ2Decompressor)
-
-
-def _shuffle(data: Any, settings: tuple[int, ...], _most: int) -> Any:
-    from numcodecs import Shuffle
-
-    whole = len(data) - len(data) % settings[0]
-    return bytes(Shuffle(settings[0]).decode(data[:whole])) + bytes(data[whole:])
-
-
-def _fletcher32(data: Any, _settings: tuple[int, ...], _most: int) -> Any:
-    from numcodecs import Fletcher32
-
-    return bytes(Fletcher32().decode(data))
-
-
-def _zstd(data: Any, _settings: tuple[int, ...], most: int) -> Any:
-    from numcodecs import Zstd
-
-    return decode(Zstd(), data, most)
-
-
-def _blosc(data: Any, _settings: tuple[int, ...], most: int) -> Any:
-    from numcodecs import Blosc
-
-    return decode(Blosc(), data, most)
-
-
-UNDO: dict[int, Callable[[Any, tuple[int, ...], int], Any]] = {
-    1: _deflate,
-    2: _shuffle,
-    3: _fletcher32,
-    307: _bzip2,
-    32001: _blosc,
-    32015: _zstd,
-}

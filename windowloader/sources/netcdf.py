@@ -7,7 +7,7 @@ for netCDF 3, else `XarraySource`. Never loads a whole variable.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from windowloader.source import Source
 
-    from .base import Description
     from .box import Box
     from .packing import Packing
 
@@ -39,26 +38,27 @@ __all__ = ["FileOpener", "XarraySource", "described", "list_netcdf", "open_netcd
 
 @dataclass(frozen=True, slots=True)
 class FileOpener:
-    """Opens a file, or HDF5 in a bucket, by an engine of xarray, and describes it.
+    """Opens a file, or HDF5 in a bucket, by an engine of xarray, and describes it; or keeps what a user opened.
 
     Parameters
     ----------
-    where : Stamp or Blob
-        The file or object.
-    engine : {"h5netcdf", "scipy", "netcdf4", "cfgrib"}
-        Of HDF5, of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
+    name : str
+        For messages.
+    where : Stamp, Blob or None
+        The file or object; None where it is not known.
     key : object
         The same for the same file or object.
+    engine : {"h5netcdf", "scipy", "netcdf4", "cfgrib"}
+        Of HDF5, of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
+    groups : dict of str to xarray.Dataset, optional
+        What a user opened or made, by path: its values are as xarray shows them.
     """
 
+    name: str
     where: Any = field(compare=False)
-    engine: str
     key: object = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.where.path if isinstance(self.where, Stamp) else self.where.name
+    engine: str = ""
+    groups: dict[str, Any] | None = field(default=None, compare=False)
 
     def check(self) -> None:
         """Raise where a file is no longer what was opened."""
@@ -66,12 +66,16 @@ class FileOpener:
             self.where.check()
 
     def fingerprint(self) -> str:
-        """Size and time of change of the file, or version of the object."""
+        """Size and time of change of the file, or version of the object, where they are known."""
         where = self.where
-        return digest(where.size, where.mtime_ns) if isinstance(where, Stamp) else where.identity()
+        if isinstance(where, Stamp):
+            return digest(where.size, where.mtime_ns)
+        return "" if where is None else str(where.identity())
 
     def __call__(self) -> Contents:
         """Open and describe it."""
+        if self.groups is not None:
+            return Contents(self.name, self.groups)
         self.check()
         packages, extra, what = ENGINES[self.engine]
         for module in packages:
@@ -104,79 +108,25 @@ ENGINES = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Given:
-    """What a user opened or made: its values are as xarray shows them.
-
-    Parameters
-    ----------
-    groups : dict of str to xarray.Dataset
-        By path.
-    name : str
-        For messages.
-    stamps : tuple of Stamp
-        Of the files that they are from, where xarray knows.
-    """
-
-    groups: dict[str, Any]
-    name: str
-    stamps: tuple[Stamp, ...] = field(default=())
-
-    @classmethod
-    def of(cls, target: Any) -> Given:
-        """Return the groups of a DataArray, Dataset or DataTree."""
-        if hasattr(target, "subtree"):
-            above = target.path.rstrip("/")
-            groups = {node.path.removeprefix(above).strip("/"): node.to_dataset() for node in target.subtree}
-            return cls(groups, "DataTree")
-        if hasattr(target, "data_vars"):
-            return cls({"": target}, "Dataset")
-        name = str(target.name or "DataArray")
-        name = name if name not in target.coords else f"{name} values"
-        return cls({"": target.to_dataset(name=name)}, name)
-
-    def check(self) -> None:
-        """Raise where a file it is from is known and no longer what it was."""
-        for stamp in self.stamps:
-            stamp.check()
-
-    def fingerprint(self) -> str:
-        """Sizes, and where xarray has it from."""
-        stamps = [(stamp.size, stamp.mtime_ns) for stamp in self.stamps]
-        return digest(stamps, [sorted(map(str, one.sizes.items())) for one in self.groups.values()])
-
-    def __call__(self) -> Contents:
-        """Return the groups."""
-        return Contents(self.name, self.groups)
-
-
 class XarraySource(SlabSource):
     """A variable read by rows through xarray.
 
     Parameters
     ----------
-    opener : FileOpener or Given
+    opener : FileOpener
         Opens the store.
     path : str
         Of the variable.
-    axes, dims, description : optional
-        As for `LocalSource`.
-    values : Packing, optional
-        How stored numbers become values.
     array : xarray.DataArray
         The variable, of which only the form is kept.
+    values : Packing, optional
+        How stored numbers become values.
+    **how
+        ``axes``, ``dims`` and ``description``, as for `Source`.
     """
 
     def __init__(
-        self,
-        opener: FileOpener | Given,
-        path: str,
-        *,
-        array: Any,
-        axes: str | None = None,
-        dims: Sequence[str] | None = None,
-        description: Description | None = None,
-        values: Packing | None = None,
+        self, opener: FileOpener, path: str, *, array: Any, values: Packing | None = None, **how: Any
     ) -> None:
         self._opener, self._path, self.packing, self._cut = opener, path, values, False
         self._handle: PerProcess[Contents] = PerProcess()
@@ -184,10 +134,8 @@ class XarraySource(SlabSource):
             opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}",
             shape=array.shape,
             dtype=values.dtype if values else array.dtype,
-            axes=axes,
-            dims=dims,
             chunks=_chunks(array),
-            description=description,
+            **how,
         )
 
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
@@ -206,9 +154,8 @@ class XarraySource(SlabSource):
                 raise
             except (OSError, RuntimeError) as error:
                 self.check()
-                problem = contents.problem()
                 damage = f"rows [{start}, {stop}) of {self.name!r} cannot be read: {error}"
-                raise problem or CorruptDataError(damage) from None
+                raise contents.problem() or CorruptDataError(damage) from None
         self.check()
         return self.bytes_of(start, stop, box)
 
@@ -266,7 +213,7 @@ def open_netcdf(
 
 
 def described(
-    opener: FileOpener | Given, contents: Contents, path: str, axes: str | None, mask_and_scale: bool = True
+    opener: FileOpener, contents: Contents, path: str, axes: str | None, mask_and_scale: bool = True
 ) -> tuple[Any, dict[str, Any]]:
     """Return a variable with its coordinates, and what sources of it take: names, description, packing."""
     raw, array = contents.raw(path), contents.array(path, load=True)
@@ -292,7 +239,7 @@ def _opener(path: str | os.PathLike[str]) -> FileOpener:
     engine = {b"GRIB": "cfgrib", b"CDF\1": "scipy", b"CDF\2": "scipy", b"CDF\5": "netcdf4"}.get(head)
     if engine is None:
         raise SourceFormatError(f"{stamp.path!r} is no netCDF or GRIB file: it begins with {head!r}.")
-    return FileOpener(stamp, engine, stamp)
+    return FileOpener(stamp.path, stamp, stamp, engine)
 
 
 def _region(stamp: Stamp, variable: str) -> Region:
@@ -327,15 +274,15 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     >>> open_xarray(values).shape
     (4, 3)
     """
-    given = Given.of(target)
+    given = _given(target)
     contents = given()
-    path = given.name if not hasattr(target, "data_vars") else contents.choose(variable)
+    path = contents.choose(variable) if hasattr(target, "data_vars") else given.name
     raw = contents.raw(path)
     array, how = described(given, contents, path, axes, mask_and_scale=False)
     if not raw._in_memory:
-        source = str(raw.encoding.get("source", ""))
-        stamps = (Stamp.of(source),) if os.path.isfile(source) else ()
-        return XarraySource(Given(given.groups, given.name, stamps), path, array=array, **how)
+        file = str(raw.encoding.get("source", ""))
+        given = replace(given, where=Stamp.of(file) if os.path.isfile(file) else None)
+        return XarraySource(given, path, array=array, **how)
     description = how["description"]
     found = {dim: label for dim in range(array.ndim) if (label := description.labels(dim)) is not None}
     times = description.timestamps()
@@ -344,7 +291,21 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
 
 def list_xarray(target: Any) -> tuple[str, ...]:
     """Names of the variables of numbers with a time axis; of all, where none has one."""
-    return Given.of(target)().variables()
+    return _given(target)().variables()
+
+
+def _given(target: Any) -> FileOpener:
+    """Keep the groups of a DataArray, Dataset or DataTree."""
+    name = type(target).__name__
+    groups = {"": target}
+    if name == "DataTree":
+        above = target.path.rstrip("/")
+        groups = {node.path.removeprefix(above).strip("/"): node.to_dataset() for node in target.subtree}
+    elif not hasattr(target, "data_vars"):
+        name = str(target.name or name)
+        name = name if name not in target.coords else f"{name} values"
+        groups = {"": target.to_dataset(name=name)}
+    return FileOpener(name, None, object(), groups=groups)  # no two are the same
 
 
 def _chunks(values: Any) -> Sequence[int] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,9 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Packing", "delivered", "packing", "plain", "unpacked"]
+__all__ = ["Packing", "delivered", "packing", "plain"]
 
 MARKS = ("missing_value", "_FillValue")
 PACKED = (*MARKS, "scale_factor", "add_offset", "_Unsigned")
@@ -35,25 +35,22 @@ class Packing:
     ----------
     dtype : numpy.dtype
         Of the values.
+    stored : numpy.dtype
+        Of the stored numbers.
+    attributes : mapping
+        Marks and packing, as `plain` has them: the type of a number decides how NumPy rounds.
     view : str
-        Type the stored numbers are of by ``_Unsigned``, ``"u1"``; empty: as stored.
-    marks : tuple of numpy scalars
-        Values that mean "nothing here", before scaling.
-    scale, offset : number or None
-        As the attributes have them; their type decides how NumPy rounds.
-    work : numpy.dtype
-        What is calculated in: `dtype`, except where that is bool.
-    attributes : mapping or None
-        Where the arithmetic is not equal to xarray's: what xarray is given to decode each block, of the type ``work``.
+        Type that ``_Unsigned`` says the stored numbers are of, ``"u1"``; empty: as stored.
+    marks : tuple of numpy scalars, optional
+        Values that mean "nothing here", before scaling. None: the arithmetic is not equal to xarray's, which then
+        decodes each block.
     """
 
     dtype: np.dtype
-    view: str
-    marks: tuple[Any, ...]
-    scale: Any
-    offset: Any
-    work: np.dtype
-    attributes: Mapping[str, Any] | None = None
+    stored: np.dtype
+    attributes: Mapping[str, Any]
+    view: str = ""
+    marks: tuple[Any, ...] | None = None
 
     def unpack(self, stored: np.ndarray, out: np.ndarray) -> None:
         """Write the values of ``stored`` to ``out``, same shape, any strides, dtype `dtype`.
@@ -65,27 +62,30 @@ class Packing:
         >>> out
         array([ 2., nan])
         """
-        if self.attributes is not None:
-            out[...] = _by_xarray(stored.astype(self.work, copy=False), self.attributes)
-        elif stored.size <= BLOCK:
-            self._block(stored, out)
-        else:
-            step = max(1, BLOCK // stored[0].size)
-            for start in range(0, len(stored), step):
-                self._block(stored[start : start + step], out[start : start + step])
+        if self.marks is None:
+            out[...] = _by_xarray(stored.astype(self.stored, copy=False), self.attributes)
+            return
+        step = max(1, BLOCK * len(stored) // max(1, stored.size))
+        for start in range(0, len(stored), step):
+            self._calculate(stored[start : start + step], out[start : start + step], self.marks)
 
-    def _block(self, stored: np.ndarray, out: np.ndarray) -> None:
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """Return the values of ``stored``."""
+        out = np.empty(stored.shape, self.dtype)
+        self.unpack(stored, out)
+        return out
+
+    def _calculate(self, stored: np.ndarray, out: np.ndarray, marks: tuple[Any, ...]) -> None:
+        values = out if out.dtype.kind != "b" else np.empty(out.shape)
         if self.view:
             stored = stored.view(stored.dtype.byteorder + self.view)
-        values = out if self.dtype.kind != "b" else np.empty(out.shape, self.work)
         with np.errstate(all="ignore"):
             values[...] = stored
-            for mark in self.marks:
+            for mark in marks:
                 np.copyto(values, np.nan, where=values == mark)
-            if self.scale is not None:
-                np.multiply(values, self.scale, out=values)
-            if self.offset is not None:
-                np.add(values, self.offset, out=values)
+            for key, calculate in (("scale_factor", np.multiply), ("add_offset", np.add)):
+                if key in self.attributes:
+                    calculate(values, self.attributes[key], out=values)
             if values is not out:
                 out[...] = values
 
@@ -121,44 +121,30 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
     said = plain(attributes, dtype)
     if str(attributes.get("dtype")) == "bool":
         said["dtype"] = "bool"
-    if not said or dtype.kind not in "iufb":
+    if not said or dtype.kind not in "iuf":
         return None
-    sign = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(said.get("_Unsigned"))), "")
+    sign = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(said.get("_Unsigned"))))
     view = f"{sign}{dtype.itemsize}" if sign else ""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
-            marks = _marks(dtype, view, said)
+            marks = [mark for key in MARKS for mark in map(np.asarray, np.ravel(said.get(key, ())))]
+            marks = [mark for mark in marks if mark.dtype.kind in "iufb" and mark == mark]  # no text, no NaN
+            if view and "_FillValue" in said:
+                marks.append(np.asarray(said["_FillValue"]).astype(dtype).view(view))
             probe = _probe(dtype.newbyteorder("="), marks)
             right = _by_xarray(probe.astype(dtype), said)
-            work = _by_xarray(probe[:0], {**said, "dtype": ""}).dtype
-            marks = _comparable(marks, work)
+            work = right.dtype if right.dtype.kind != "b" else np.dtype(float)
+            typed = tuple(dict.fromkeys(mark.astype(work)[()] for mark in marks))
     except Exception as error:
         raise SourceFormatError(
             f"xarray cannot decode {name!r}, stored as {dtype} with the attributes {said}: {error}. Pass "
             "mask_and_scale=False for the numbers as they are stored."
         ) from error
-    if right.dtype == probe.dtype and _same(right, probe):
+    if _same(right, probe):
         return None
-    fast = Packing(right.dtype, view, marks, said.get("scale_factor"), said.get("add_offset"), work)
-    return fast if _proven(fast, probe, right) else Packing(right.dtype, "", (), None, None, dtype, said)
-
-
-def unpacked(values: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
-    """Values of a stored coordinate; whole numbers stay so where nothing is packed and none is marked.
-
-    Examples
-    --------
-    >>> unpacked(np.array([21, 41], np.int16), {"scale_factor": 0.5})
-    array([10.5, 20.5])
-    """
-    packed = packing(values.dtype, attributes)
-    if packed is None:
-        return values
-    out = np.empty(values.shape, packed.dtype)
-    packed.unpack(values, out)
-    marked = packed.marks and packed.scale is None and packed.offset is None and not packed.view
-    return values if marked and not np.isnan(out).any() else out
+    fast = Packing(right.dtype, dtype, said, view, typed)
+    return fast if _proven(fast, probe, right) else replace(fast, marks=None)
 
 
 def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float | None:
@@ -173,10 +159,7 @@ def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float
     if np.asarray(number).dtype.kind not in "fiub":
         return None
     stored = np.array([number]).astype(dtype.newbyteorder("="))
-    out = stored if packed is None else np.empty(1, packed.dtype)
-    if packed is not None:
-        packed.unpack(stored, out)
-    return float(out[0])
+    return float((packed.values(stored) if packed else stored)[0])
 
 
 def plain(attributes: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
@@ -207,38 +190,16 @@ def _number(text: str, dtype: np.dtype) -> Any:
     return text
 
 
-def _marks(dtype: np.dtype, view: str, said: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Values that mean "nothing here", as xarray compares them; of another sign where ``_Unsigned`` says so."""
-    marks = [mark for key in MARKS for mark in np.ravel(said.get(key, ()))]
-    marks = [
-        mark for mark in marks if np.asarray(mark).dtype.kind in "iufb" and mark == mark
-    ]  # not text, not NaN
-    fill = said.get("_FillValue")
-    if view and fill is not None and fill == fill:
-        turned = np.array(fill, dtype).view(view) if dtype.kind == "i" else np.array(fill).astype(view)
-        turned = turned.item() if dtype.kind == "i" else turned[()]
-        marks = [*(mark for mark in marks if mark != fill), turned]
-    return tuple(dict.fromkeys(marks))
-
-
-def _comparable(marks: tuple[Any, ...], work: np.dtype) -> tuple[Any, ...]:
-    """Return marks in the type that is compared, which is faster, without those that no value of it equals."""
-    typed = [(mark, work.type(mark)) for mark in marks]
-    return tuple(found for mark, found in typed if isinstance(mark, int) or found == mark)
-
-
-def _probe(dtype: np.dtype, marks: tuple[Any, ...]) -> np.ndarray:
+def _probe(dtype: np.dtype, marks: Sequence[np.ndarray]) -> np.ndarray:
     """All numbers of one or two bytes; of others random bits, usual numbers, the ends, and the marks."""
-    if dtype.kind == "b":
-        return np.array([False, True])
+    unsigned, size = np.dtype(f"u{dtype.itemsize}"), 2 ** (8 * dtype.itemsize)
     if dtype.itemsize <= 2:
-        return np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype)
+        return np.arange(size, dtype=unsigned).view(dtype)
     random = np.random.default_rng(0)
-    bits = random.integers(0, 256, (PROBES, dtype.itemsize), np.uint8).view(dtype)[:, 0]
+    bits = random.integers(0, size, PROBES, unsigned).view(dtype)
     usual = random.normal(0, 300, PROBES).astype(dtype)
-    ends = [0, 1] if dtype.kind == "f" else [0, 1, np.iinfo(dtype).min, np.iinfo(dtype).max]
-    marked = [np.array([mark]).astype(dtype) for mark in marks]
-    return np.concatenate((bits, usual, np.array(ends, dtype), *marked))
+    ends = np.array([0, size // 2 - 1, size // 2, size - 1], unsigned).view(dtype)
+    return np.concatenate((bits, usual, ends, *(mark.astype(dtype).reshape(1) for mark in marks)))
 
 
 def _by_xarray(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
@@ -250,16 +211,13 @@ def _by_xarray(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
 
 
 def _proven(packed: Packing, probe: np.ndarray, right: np.ndarray) -> bool:
-    out = np.empty(probe.shape, packed.dtype)
-    try:
-        packed.unpack(probe, out)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return _same(out, right)
+    with suppress(TypeError, ValueError, OverflowError):
+        return _same(packed.values(probe), right)
+    return False
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of one dtype have the same bits, NaN being as good as NaN."""
-    if one.dtype.kind == "f":
+    """Whether two arrays have the same dtype and bits, NaN being as good as NaN."""
+    if one.dtype == other.dtype and one.dtype.kind == "f":
         one, other = (np.where(np.isnan(side), np.array(np.nan, side.dtype), side) for side in (one, other))
-    return one.tobytes() == other.tobytes()
+    return one.dtype == other.dtype and one.tobytes() == other.tobytes()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from windowloader.clock import Clock
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.cf import decode_time
 from windowloader.sources.chunked import ArrayInfo, is_chunked, list_arrays, open_chunked
+from windowloader.sources.coordinates import times_of
 from windowloader.sources.traffic import chunk_requests
 
 xarray = pytest.importorskip("xarray")
@@ -149,7 +149,7 @@ def test_times_as_cftime_has_them(calendar, units, values):
     dates = cftime.num2date(values, units, calendar)
     told = pytest.warns(UserWarning, match=r"of UTC.*\+02:00.*timestamps=") if "+" in units else nullcontext()
     with told:
-        found = decode_time(values, {"units": units, "calendar": calendar})
+        found = times_of(values, {"units": units, "calendar": calendar}, name="time")
     if calendar in ("standard", "proleptic_gregorian"):
         expected = np.array([np.datetime64(date.isoformat(), "ns") for date in dates])
         assert np.abs(found - expected).max() <= np.timedelta64(1, "us")
@@ -162,13 +162,14 @@ def test_times_as_cftime_has_them(calendar, units, values):
 
 
 def test_times_that_are_none():
-    with pytest.raises(SourceFormatError, match=r"units='m'.*timestamps="):
-        decode_time(np.arange(3), {"units": "m"})
+    with pytest.warns(UserWarning, match=r"no timestamps.*timestamps="):
+        assert times_of(np.arange(3), {"units": "m"}, name="time") is None
     with pytest.raises(SourceFormatError, match="1678"):
-        decode_time(np.array([10**6]), {"units": "days since 2000-01-01"})
+        times_of(np.array([10**6]), {"units": "days since 2000-01-01"}, name="time")
     for values, since in (([0, 10**6], "2000-02-01"), ([1.5], "0001-01-01"), ([2**62], "2000-01-01")):
         with pytest.raises(SourceFormatError, match=r"1678|360_day.*timestamps="):
-            decode_time(np.array(values), {"units": f"days since {since}", "calendar": "360_day"})
+            said = {"units": f"days since {since}", "calendar": "360_day"}
+            times_of(np.array(values), said, name="time")
 
 
 def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):

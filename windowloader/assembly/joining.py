@@ -87,11 +87,9 @@ class Opener:
         first = target[0] if isinstance(target, (list, tuple)) and target else target
         if isinstance(first, (np.ndarray, Source)) or not self.options.keys().isdisjoint(("member", "shape")):
             return ()
-        from windowloader.sources.registry import list_variables, opens_by_name
+        from windowloader.sources.registry import list_variables
 
-        if names and opens_by_name(first):
-            return tuple(names)
-        return list_variables(first, storage_options=self.storage_options)
+        return list_variables(first, storage_options=self.storage_options, names=names or ())
 
 
 def _is_stored(target: Any) -> bool:

@@ -20,10 +20,9 @@ from windowloader.hiding import hide_secrets
 
 from .base import Described
 from .fetching import fetched
-from .formats import is_url
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .patterns import is_pattern, matching
+from .patterns import is_pattern, is_url, matching
 from .table_files import is_parquet, parquet_parts, read_table
 from .table_times import ReadOptions, times_of
 from .table_values import as_frame, ids, numbers, widened

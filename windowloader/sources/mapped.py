@@ -1,7 +1,7 @@
 """Files whose bytes are the values: mapped read-only, never copied.
 
-In: an ``.npy`` file, a raw file with shape and dtype, or a region another family found (an HDF5 dataset
-without filters, a memmap). Out: `NpySource`, `RawSource`, `MappedSource`. Never unpickles.
+In: an ``.npy`` file, a raw file with shape and dtype, or a region that another module found (an HDF5 dataset without
+filters). Out: `MappedSource`; a `RangeSource` of what cannot be mapped. Never unpickles.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import operator
 import os
 import reprlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,22 +18,19 @@ import numpy as np
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .base import check_dtype, check_shape, digest
-from .box import within
 from .handles import Stamp
-from .mapping import unchanged
 from .memory import AddressableSource
 from .npz import read_npy_header
-from .processes import PerProcess
+from .patterns import is_url
 from .region import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from .base import Description
-    from .box import Box
+    from .base import Source
     from .packing import Packing
 
-__all__ = ["MappedSource", "NpySource", "RawSource", "check_raw"]
+__all__ = ["MappedSource", "check_raw", "open_npy", "open_raw"]
 
 
 class MappedSource(AddressableSource):
@@ -42,95 +40,50 @@ class MappedSource(AddressableSource):
     ----------
     region : Region
         Where the values lie.
-    axes, dims : optional
-        Letters or names of the stored axes.
     name : str, optional
         For messages; default the file's name.
-    description : Description, optional
-        Labels and timestamps.
     values : Packing, optional
         How stored numbers become values.
+    **array
+        ``axes``, ``dims`` and ``description``, as for `Source`.
     """
 
+    region: Region
+
     def __init__(
-        self,
-        region: Region,
-        *,
-        axes: str | None = None,
-        dims: Sequence[str] | None = None,
-        name: str | None = None,
-        description: Description | None = None,
-        values: Packing | None = None,
+        self, region: Region, *, name: str | None = None, values: Packing | None = None, **array: Any
     ) -> None:
-        self.region, self.packing = region, values
-        self._handle: PerProcess[np.ndarray] = PerProcess(survives_fork=True)
-        super().__init__(
-            name or os.path.basename(region.stamp.path),
-            shape=region.shape,
-            dtype=values.dtype if values else region.dtype,
-            axes=axes,
-            dims=dims,
-            description=description,
-        )
-
-    def array(self) -> np.ndarray | None:
-        """Return a read-only view, or None where stored bytes are not the values."""
-        return None if self.packing else super().array()
-
-    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        if self.packing is None:
-            return super()._read(start, stop, out, box)
-        rows = self._rows_first()[start:stop]
-        with unchanged(rows):
-            self.packing.unpack(rows if box is None else within(rows, box), out)
-        return out.nbytes
-
-    @property
-    def tier(self) -> str:
-        """``"mapped"``, said without mapping it."""
-        return "mapped"
-
-    def check(self) -> None:
-        """Raise `SourceChangedError` where the file is no longer what was opened."""
-        self.region.stamp.check()
-
-    def values(self) -> np.ndarray:
-        """Return the map; raises where the file has changed since it was opened."""
-        self.check()
-        return self._handle.get(self.region.map)
+        name, dtype = name or os.path.basename(region.stamp.path), values.dtype if values else region.dtype
+        super().__init__(name, region=region, packing=values, shape=region.shape, dtype=dtype, **array)
 
     def fingerprint(self) -> str:
         """Shape, dtype and place, and size and time of change of the file."""
-        place = self.region
-        return digest(
-            self.axes,
-            self.shape,
-            place.dtype.str,
-            place.strides,
-            place.offset,
-            place.stamp.size,
-            place.stamp.mtime_ns,
-            *([self.dtype.str] if self.packing else []),
-        )
+        place, stamp = self.region, self.region.stamp
+        packed = [self.dtype.str] if self.packing else []
+        where = place.dtype.str, place.strides, place.offset, stamp.size, stamp.mtime_ns
+        return digest(self.axes, self.shape, *where, *packed)
 
     def stored_bytes(self) -> int | None:
         """Bytes of the region."""
         return int(self.region.nbytes)
 
-    def close(self) -> None:
-        """Let go of the map; views that someone holds stay valid."""
-        self._handle.close()
 
-
-class NpySource(MappedSource):
-    """An ``.npy`` file, memory-mapped.
+def open_npy(
+    target: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
+    """Open an ``.npy`` file, memory-mapped, or an object by byte ranges.
 
     Parameters
     ----------
-    path : path-like
-        The file; C and Fortran order, any byte order.
+    target : path or URL
+        C and, of files, Fortran order; any byte order.
     axes : str, optional
         One letter an axis.
+    storage_options : mapping, optional
+        For a URL.
 
     Raises
     ------
@@ -144,15 +97,14 @@ class NpySource(MappedSource):
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "speed.npy"
     >>> np.save(path, np.zeros((8, 3), "float32"))
-    >>> NpySource(path).shape
+    >>> open_npy(path).shape
     (8, 3)
     """
+    if is_url(target):
+        from .remote_files import open_remote
 
-    def __init__(self, path: str | os.PathLike[str], *, axes: str | None = None) -> None:
-        super().__init__(_npy_region(Stamp.of(path)), axes=axes)
-
-
-def _npy_region(stamp: Stamp) -> Region:
+        return open_remote(target, kind="npy", axes=axes, storage_options=storage_options)
+    stamp = Stamp.of(target)
     with open(stamp.path, "rb") as file:
         try:
             shape, fortran, dtype = read_npy_header(file)
@@ -162,26 +114,37 @@ def _npy_region(stamp: Stamp) -> Region:
                 "Is it an .npy file, and was it copied to its end?"
             ) from error
         offset = file.tell()
-    return Region.packed(stamp, offset=offset, shape=shape, dtype=dtype, order="F" if fortran else "C")
+    return _open(stamp, shape, dtype, offset, "F" if fortran else "C", axes)
 
 
-class RawSource(MappedSource):
-    """A file of bare numbers, memory-mapped.
+def open_raw(
+    target: str | os.PathLike[str],
+    *,
+    shape: Sequence[int],
+    dtype: Any = None,
+    offset: int = 0,
+    order: str = "C",
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
+    """Open a file of bare numbers, memory-mapped, or an object by byte ranges.
 
     Parameters
     ----------
-    path : path-like
-        The file.
+    target : path or URL
+        The file or object.
     shape : sequence of int
-        Its shape; one size may be -1: as many as there are.
+        Its shape; of a file one size may be -1: as many as there are.
     dtype : dtype-like
         As stored, e.g. ``">f4"`` for big-endian float32.
     offset : int
         Bytes before the first value.
     order : {"C", "F"}
-        Whether the last or the first axis varies fastest.
+        Whether the last or the first axis varies fastest; of an object "C".
     axes : str, optional
         One letter an axis.
+    storage_options : mapping, optional
+        For a URL.
 
     Raises
     ------
@@ -190,30 +153,51 @@ class RawSource(MappedSource):
     SourceFormatError
         Where it is longer, or -1 comes out uneven.
     """
+    orders = ("C",) if is_url(target) else ("C", "F")
+    if order not in orders:
+        raise SourceFormatError(f"order={order!r} of {target!r}; it can be {' or '.join(map(repr, orders))}.")
+    if is_url(target):
+        from .remote_files import open_remote
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        shape: Sequence[int],
-        dtype: Any,
-        offset: int = 0,
-        order: str = "C",
-        axes: str | None = None,
-    ) -> None:
-        stamp = Stamp.of(path)
-        if order not in ("C", "F"):
-            raise SourceFormatError(f"order={order!r} of {stamp.path!r}: the order is 'C' or 'F'.")
-        shape, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
-        shape = _fill_in(shape, (stamp.size - offset) // dtype.itemsize, stamp.path)
-        region = Region.packed(stamp, offset=offset, shape=shape, dtype=dtype, order=order)
-        if stamp.size > offset + region.nbytes:
-            raise SourceFormatError(
-                f"shape {shape} of {region.dtype} at offset {offset} takes {offset + region.nbytes} bytes, "
-                f"but {stamp.path!r} has {stamp.size}. Check shape=, dtype= and offset=; one size "
-                "may be -1: as many as there are."
-            )
-        super().__init__(region, axes=axes)
+        how = {"shape": shape, "dtype": dtype, "offset": offset}
+        return open_remote(target, kind="raw", axes=axes, storage_options=storage_options, **how)
+    stamp = Stamp.of(target)
+    sizes, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
+    count, rest = (
+        max(stamp.size - offset, 0) // dtype.itemsize,
+        math.prod(size for size in sizes if size != -1),
+    )
+    if -1 in sizes and (sizes.count(-1) > 1 or not rest or count % rest):
+        raise SourceFormatError(
+            f"shape={sizes} of {stamp.path!r}: {count} values do not come out even in {rest} each; sizes are 0 or "
+            "more, and one of them may be -1."
+        )
+    sizes = tuple(count // rest if size == -1 else size for size in sizes)
+    needed = offset + math.prod(sizes) * dtype.itemsize
+    if stamp.size > needed:
+        raise SourceFormatError(
+            f"shape {sizes} of {dtype} at offset {offset} takes {needed} bytes, but {stamp.path!r} has {stamp.size}. "
+            "Check shape=, dtype= and offset=; one size may be -1: as many as there are."
+        )
+    return _open(stamp, sizes, dtype, offset, order, axes)
+
+
+def _open(
+    stamp: Stamp, shape: Sequence[int], dtype: np.dtype, offset: int, order: str, axes: str | None
+) -> Source:
+    """Map an array of a file; where files cannot be mapped, read it by ranges, as an object in a bucket is."""
+    region = Region.packed(stamp, offset=offset, shape=shape, dtype=dtype, order=order)
+    if region.mappable:
+        return MappedSource(region, axes=axes)
+    if order != "C":
+        raise SourceFormatError(
+            f"{stamp.path!r} cannot be mapped here, and with order={order!r} its rows do not lie together. "
+            "Copy it to a disk that maps files, or convert it: `windowloader convert` writes time first."
+        )
+    from .remote_files import open_remote
+
+    url = Path(stamp.path).as_uri()
+    return open_remote(url, kind="raw", axes=axes, shape=region.shape, dtype=dtype, offset=offset)
 
 
 def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
@@ -238,18 +222,3 @@ def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int
     check_dtype(stored, name)
     check_shape(tuple(1 if size == -1 else size for size in sizes), stored.itemsize, name)
     return sizes, stored, first
-
-
-def _fill_in(shape: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
-    """Replace one -1 by what ``count`` values leave for it."""
-    unknown = [dim for dim, size in enumerate(shape) if size == -1]
-    if len(unknown) > 1:
-        raise SourceFormatError(f"shape={shape} of {name!r}: sizes are 0 or more, and one of them may be -1.")
-    if not unknown:
-        return shape
-    rest = math.prod(size for size in shape if size != -1)
-    if not rest or count % rest:
-        raise SourceFormatError(
-            f"shape={shape} of {name!r}: {count} values do not come out even in {rest} each."
-        )
-    return tuple(count // rest if size == -1 else size for size in shape)

@@ -1,7 +1,7 @@
 """Arrays of NumPy's own files, read whole.
 
-In: an ``.npy`` or ``.npz`` file. Out: its arrays, no larger than the file has bytes for, whatever a header says. Never
-unpickles objects.
+In: an ``.npy`` or ``.npz`` file. Out: its arrays, no larger than the file has bytes for, whatever a header says; one of
+them as a source. Never unpickles objects.
 """
 
 from __future__ import annotations
@@ -12,28 +12,24 @@ import os
 import zipfile
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceFormatError
 
-from .base import check_shape
+from .base import Described, check_shape, unknown_variable
+from .handles import Stamp
+from .memory import LoadedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Archive", "open_npz_archive", "read_npy", "read_npy_header"]
+__all__ = ["Archive", "list_npz", "open_npz", "open_npz_archive", "read_npy", "read_npy_header"]
 
 LONGEST = 10_012  # bytes of a header that numpy.lib.format reads, with what stands before it
 DEFLATED = 1032  # bytes at most that a compressed byte can stand for
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-)  # the last for an encrypted member
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -73,11 +69,7 @@ class Archive:
     def __init__(self, members: zipfile.ZipFile) -> None:
         self._zip = members
         self._members = {name.removesuffix(".npy"): name for name in members.namelist()}
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-        return list(self._members)
+        self.names = list(self._members)
 
     def __getitem__(self, name: str) -> np.ndarray:
         info = self._zip.getinfo(self._members[name])
@@ -107,7 +99,53 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
         raise
     except (ValueError, NotImplementedError) as error:
         raise SourceFormatError(f"an array of {os.fspath(path)!r} cannot be opened: {error}") from error
-    except DAMAGED as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: encrypted
         raise CorruptDataError(
             f"{os.fspath(path)!r} is no whole .npz archive: {error}. Restore it from its origin, or save it again."
         ) from error
+
+
+def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the arrays of an ``.npz``; () where there is one."""
+    with open_npz_archive(Stamp.of(path).path) as archive:
+        return tuple(archive.names) if len(archive.names) > 1 else ()
+
+
+def open_npz(
+    path: str | os.PathLike[str],
+    *,
+    member: str | None = None,
+    variable: str | None = None,
+    axes: str | None = None,
+) -> LoadedSource:
+    """Open one array of an ``.npz`` archive, in memory.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive.
+    member : str, optional
+        Which array; may be left out where there is one.
+    variable : str, optional
+        The same, by the name that all formats have for it.
+    axes : str, optional
+        One letter an axis.
+
+    Raises
+    ------
+    SourceFormatError
+        Where there are several arrays and none was named, or none of that name; the message lists them.
+    """
+    stamp, member = Stamp.of(path), member or variable
+    with open_npz_archive(stamp.path) as archive:
+        found = archive.names
+    if member is None and len(found) == 1:
+        member = found[0]
+    if member is None or member not in found:
+        unknown_variable(os.fspath(path), member, found)
+    return LoadedSource(stamp, partial(_load, member), what=member, axes=axes)
+
+
+def _load(member: str, path: str) -> tuple[np.ndarray, Described]:
+    with open_npz_archive(path) as archive:
+        return archive[member], Described()

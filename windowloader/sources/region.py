@@ -5,6 +5,7 @@ In: a file, an offset, a shape, strides and a dtype. Out: `Region` and its map. 
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,11 +68,8 @@ class Region:
         dtype = np.dtype(dtype)
         check_dtype(dtype, stamp.path)
         shape = check_shape(shape, dtype.itemsize, stamp.path)
-        strides = [dtype.itemsize] * len(shape)
-        dims = range(len(shape) - 2, -1, -1) if order == "C" else range(1, len(shape))
-        for dim in dims:
-            near = dim + 1 if order == "C" else dim - 1
-            strides[dim] = strides[near] * shape[near]
+        nearer = [shape[dim + 1 :] if order == "C" else shape[:dim] for dim in range(len(shape))]
+        strides = [dtype.itemsize * math.prod(sizes) for sizes in nearer]
         return cls(stamp=stamp, offset=offset, shape=shape, strides=tuple(strides), dtype=dtype)
 
     @property

@@ -22,9 +22,9 @@ from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoad
 
 from .base import optional
 from .fetching import fetched
-from .formats import by_name, is_url
 from .handles import Stamp
-from .patterns import natural
+from .patterns import is_url, natural
+from .registry import by_name
 from .table_times import PARTS, TIME_TEXT, ReadOptions, some
 from .table_values import as_frame, from_arrow
 

@@ -163,16 +163,9 @@ def open_raw(
         return open_remote(target, kind="raw", axes=axes, storage_options=storage_options, **how)
     stamp = Stamp.of(target)
     sizes, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
-    count, rest = (
-        max(stamp.size - offset, 0) // dtype.itemsize,
-        math.prod(size for size in sizes if size != -1),
-    )
-    if -1 in sizes and (sizes.count(-1) > 1 or not rest or count % rest):
-        raise SourceFormatError(
-            f"shape={sizes} of {stamp.path!r}: {count} values do not come out even in {rest} each; sizes are 0 or "
-            "more, and one of them may be -1."
-        )
-    sizes = tuple(count // rest if size == -1 else size for size in sizes)
+    known = math.prod(size for size in sizes if size != -1)
+    left = max(stamp.size - offset, 0) // dtype.itemsize // max(known, 1)
+    sizes = tuple(left if size == -1 else size for size in sizes)
     needed = offset + math.prod(sizes) * dtype.itemsize
     if stamp.size > needed:
         raise SourceFormatError(
@@ -209,15 +202,15 @@ def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int
         For what is no sequence of sizes, no dtype of numbers, or no number of bytes.
     """
     try:
-        sizes = tuple(operator.index(size) for size in shape)
-        stored, first = np.dtype(dtype), operator.index(offset)
+        sizes, stored, first = tuple(map(operator.index, shape)), np.dtype(dtype), operator.index(offset)
+        right = dtype is not None and sizes.count(-1) <= 1 and 0 <= first < 1 << 63
     except (TypeError, ValueError, SyntaxError):
-        stored, first = None, -1
-    if stored is None or dtype is None or not 0 <= first < 1 << 63:
+        right = False
+    if not right:
         raise SourceFormatError(
             f"{name!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)} and "
-            f"offset={reprlib.repr(offset)}; bare numbers take e.g. shape=(105120, 325), dtype='<f4' and an offset in "
-            "bytes of 0 or more."
+            f"offset={reprlib.repr(offset)}; bare numbers take e.g. shape=(105120, 325), one size of which may be "
+            "-1, dtype='<f4' and an offset in bytes of 0 or more."
         )
     check_dtype(stored, name)
     check_shape(tuple(1 if size == -1 else size for size in sizes), stored.itemsize, name)

@@ -127,7 +127,7 @@ class unchanged:  # noqa: N801, used as contexts are
         On entry where a file is shorter than its map, on exit where it changed. What was read must not be used.
     """
 
-    __slots__ = ("_files", "_scopes", "lost")
+    __slots__ = ("_files", "lost")
 
     def __init__(self, *arrays: np.ndarray, files: Iterable[FileMap] = ()) -> None:
         self._files = (*files, *files_of(arrays))
@@ -138,14 +138,13 @@ class unchanged:  # noqa: N801, used as contexts are
             if file.size() != file.stamp.size:
                 file.check()
         _install()
-        self._scopes = _scopes()
-        self._scopes.append(self)
+        _local.scopes.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._scopes.remove(self)
+        _local.scopes.remove(self)
         for file in self._files:
             file.check()
         if self.lost:
@@ -164,16 +163,14 @@ class unchanged:  # noqa: N801, used as contexts are
             os.abort()  # the same read would fault for ever
 
 
-_local = threading.local()
-
-
-def _scopes() -> list[unchanged]:
+class _Local(threading.local):
     """Contexts that this thread is in."""
-    try:
-        found: list[unchanged] = _local.scopes
-    except AttributeError:
-        found = _local.scopes = []
-    return found
+
+    def __init__(self) -> None:
+        self.scopes: list[unchanged] = []
+
+
+_local = _Local()
 
 
 # -- the handler -------------------------------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ def _libc() -> Any:
 
 def _on_fault(_signal: int, info: int, _context: int) -> None:
     """Answer SIGBUS. It is raised by a load of this very thread, so anything may be called here but that load."""
-    scopes = _scopes()
+    scopes = _local.scopes
     code = ctypes.c_int.from_address(info + CODE_AT).value
     if scopes and code == BUS_ADRERR:
         scopes[-1].fill(ctypes.c_uint64.from_address(info + ADDRESS_AT).value)

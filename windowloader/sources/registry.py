@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import AxesError, SourceError, SourceFormatError
+from windowloader.errors import AxesError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
 from .foreign import check_head, check_table, guarded
@@ -63,8 +63,8 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 GRIB = (".grib", ".grib2", ".grb", ".grb2")
 NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)
 TEXT = (".csv", ".tsv", ".txt")
-PACKED = (".gz", ".bz2", ".xz", ".zst")  # of tables of text
-TABLE = (*TEXT, ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods")
+PACKED = tuple(name + packed for name in TEXT for packed in (".gz", ".bz2", ".xz", ".zst"))
+TABLE = (*TEXT, *PACKED, ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods")
 FRAMES = ("pandas.DataFrame", "pandas.Series", "to_pandas", "__arrow_c_stream__")
 KINDS = {  # in the order that objects are tested in
     "source": Kind(
@@ -110,6 +110,7 @@ KINDS = {  # in the order that objects are tested in
         "an array of NumPy, torch or anything with __array__", "memory:open_array", marks=("__array__",)
     ),
 }
+KNOWN = "; ".join(kind.what for kind in KINDS.values())
 PICKLED = (
     "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
     "and pass the frame or array."
@@ -250,9 +251,6 @@ def by_name(path: str) -> str | None:
     ('table', 'npy', None)
     """
     name = path.lower().partition("?")[0]
-    for packed in PACKED:
-        if name.endswith(packed):
-            return "table" if name.removesuffix(packed).endswith(TEXT) else None
     return next((key for key, kind in KINDS.items() if name.endswith(kind.suffixes)), None)
 
 
@@ -295,19 +293,14 @@ def _kind(target: Any, raw: bool = False) -> Kind:
     for kind in KINDS.values():
         if not marks.isdisjoint(kind.marks):
             return kind
-    home, name = type(target).__module__, type(target).__qualname__
+    name = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
     advice = (
         " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, list | tuple | int | float) else ""
     )
     raise SourceFormatError(
-        f"{hide_secrets(repr(target))[:80]} is a {name if home == 'builtins' else f'{home}.{name}'}, which cannot be "
-        f"opened. What can: the path or URL of {_known()}; an open h5py or TensorStore object; a list or pattern of "
-        f"any of these, joined along time.{advice}"
+        f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: the path or URL of "
+        f"{KNOWN}; an open h5py or TensorStore object; a list or pattern of any of these, joined along time.{advice}"
     )
-
-
-def _known() -> str:
-    return "; ".join(kind.what for kind in KINDS.values())
 
 
 def _format(path: str) -> str:
@@ -334,23 +327,20 @@ def _format(path: str) -> str:
         raise SourceFormatError(
             f"{path!r} is in no format that is known by its first bytes or its name. "
             + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
-            + f" What can be opened: {_known()}."
+            + f" What can be opened: {KNOWN}."
         )
     return found
 
 
 def _by_bytes(path: str) -> str | None:
     """Kind that the first bytes tell; an HDF5 file may begin with a block of its user's, as MATLAB's do."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-            found = next((key for key, kind in KINDS.items() if head.startswith(kind.magic)), None)
-            for place in (512 << step for step in range(12)) if found is None else ():
-                file.seek(place)
-                if file.read(8) == HDF5:
-                    return "hdf5"
-    except OSError as error:
-        raise SourceError(f"{path!r} cannot be read: {error}") from error
+    with open(path, "rb") as file:
+        head = file.read(8)
+        found = next((key for key, kind in KINDS.items() if head.startswith(kind.magic)), None)
+        for place in (512 << step for step in range(12)) if found is None else ():
+            file.seek(place)
+            if file.read(8) == HDF5:
+                return "hdf5"
     return found
 
 

@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from windowloader.sources.joined import join
-from windowloader.sources.mapped import open_npy, open_raw
 from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.sources.registry import open_source
 from windowloader.sources.selected import SelectedSource
 from windowloader.testing import check_source

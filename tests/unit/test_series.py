@@ -12,8 +12,8 @@ from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
 from windowloader.graph import Graph
 from windowloader.series import Column, Series
-from windowloader.sources.mapped import open_npy
 from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npy
 
 RNG = np.random.default_rng(0)
 SPEED, FLOW = RNG.random((12, 3)), RNG.integers(0, 99, (12, 3, 2))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from windowloader.assembly.variable import Variable, feature_names
 from windowloader.errors import SeriesError
-from windowloader.sources.mapped import open_npy
+from windowloader.sources.mapping import is_mapped
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.region import is_mapped
+from windowloader.sources.numpy_files import open_npy
 
 
 def brute(array: np.ndarray, axes: str) -> np.ndarray:

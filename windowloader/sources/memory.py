@@ -1,7 +1,8 @@
-"""Arrays that can be indexed where they lie: given by the user, or parsed from a file and kept.
+"""Arrays that can be indexed where they lie: given by the user, mapped, or parsed from a file and kept.
 
-In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a function that
-parses a file. Out: `ArraySource`, `LoadedSource`. Never copies, casts or writes to what it was given.
+In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a region of a file;
+a function that parses one. Out: `ArraySource`, `MappedSource`, `LoadedSource`. Never copies, casts or writes to what it
+was given.
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds
 from .box import within
-from .mapping import unchanged
+from .mapping import is_mapped, region_of_memmap, unchanged
 from .processes import PerProcess
-from .region import is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .box import Box
     from .handles import Stamp
+    from .mapping import Region
     from .packing import Packing
-    from .region import Region
 
-__all__ = ["AddressableSource", "ArraySource", "LoadedSource", "as_array", "open_array"]
+__all__ = ["AddressableSource", "ArraySource", "LoadedSource", "MappedSource", "as_array", "open_array"]
 
 
 class AddressableSource(LocalSource):
@@ -156,6 +156,41 @@ class ArraySource(AddressableSource):
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""
         return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first(), self.dtype))
+
+
+class MappedSource(AddressableSource):
+    """A region of a file, mapped when first used and mapped again where it was pickled to.
+
+    Parameters
+    ----------
+    region : Region
+        Where the values lie.
+    name : str, optional
+        For messages; default the file's name.
+    values : Packing, optional
+        How stored numbers become values.
+    **array
+        ``axes``, ``dims`` and ``description``, as for `Source`.
+    """
+
+    region: Region
+
+    def __init__(
+        self, region: Region, *, name: str | None = None, values: Packing | None = None, **array: Any
+    ) -> None:
+        name, dtype = name or os.path.basename(region.stamp.path), values.dtype if values else region.dtype
+        super().__init__(name, region=region, packing=values, shape=region.shape, dtype=dtype, **array)
+
+    def fingerprint(self) -> str:
+        """Shape, dtype and place, and size and time of change of the file."""
+        place, stamp = self.region, self.region.stamp
+        packed = [self.dtype.str] if self.packing else []
+        where = place.dtype.str, place.strides, place.offset, stamp.size, stamp.mtime_ns
+        return digest(self.axes, self.shape, *where, *packed)
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the region."""
+        return int(self.region.nbytes)
 
 
 class LoadedSource(AddressableSource):

@@ -70,9 +70,11 @@ KINDS = {  # in the order that objects are tested in
     "source": Kind(
         "an object derived from windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)
     ),
-    "npy": Kind("an .npy file", "mapped:open_npy", magic=(b"\x93NUMPY",), suffixes=(".npy",), parts=True),
-    "raw": Kind("bare numbers", "mapped:open_raw", parts=True),  # told by shape=
-    "npz": Kind("an .npz archive", "npz:open_npz", "npz:list_npz", suffixes=(".npz",)),
+    "npy": Kind(
+        "an .npy file", "numpy_files:open_npy", magic=(b"\x93NUMPY",), suffixes=(".npy",), parts=True
+    ),
+    "raw": Kind("bare numbers", "numpy_files:open_raw", parts=True),  # told by shape=
+    "npz": Kind("an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz", suffixes=(".npz",)),
     "zarr": Kind(
         "a Zarr store",
         "chunked:open_chunked",

@@ -19,9 +19,8 @@ from windowloader.errors import (
     SourceFormatError,
     SourceNotFoundError,
 )
-from windowloader.sources.mapped import open_npy, open_raw
-from windowloader.sources.mapping import FileMap
-from windowloader.sources.region import mapping_of
+from windowloader.sources.mapping import FileMap, mapping_of
+from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.sources.registry import open_source
 
 if TYPE_CHECKING:

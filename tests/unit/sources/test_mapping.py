@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from windowloader.errors import SourceChangedError
-from windowloader.sources.mapped import open_npy
 from windowloader.sources.mapping import FileMap, files_of, unchanged
+from windowloader.sources.numpy_files import open_npy
 
 BEFORE = """
 import mmap, os, sys, threading
 import numpy as np
 from windowloader.errors import SourceChangedError
-from windowloader.sources.mapped import open_npy
+from windowloader.sources.numpy_files import open_npy
 from windowloader.sources.mapping import unchanged
 
 path = sys.argv[1]

@@ -5,7 +5,7 @@ import pytest
 
 from windowloader.errors import AxesError, CorruptDataError, SourceFormatError
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.npz import open_npz
+from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.registry import open_source
 
 

@@ -145,7 +145,6 @@ class Region:
     ) -> Region:
         """Region of an array without gaps, in C or Fortran order."""
         dtype = np.dtype(dtype)
-        check_dtype(dtype, stamp.path)
         shape = check_shape(shape, dtype.itemsize, stamp.path)
         nearer = [shape[dim + 1 :] if order == "C" else shape[:dim] for dim in range(len(shape))]
         strides = [dtype.itemsize * math.prod(sizes) for sizes in nearer]

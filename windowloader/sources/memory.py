@@ -151,7 +151,7 @@ class ArraySource(AddressableSource):
     @property
     def tier(self) -> str:
         """``"memory"``, or ``"mapped"`` where somebody mapped it."""
-        return "mapped" if is_mapped(self.values()) else "memory"
+        return super().tier if self._values is None or not is_mapped(self._values) else "mapped"
 
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""

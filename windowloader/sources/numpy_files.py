@@ -100,9 +100,7 @@ def open_npy(
     (8, 3)
     """
     if is_url(target):
-        from .remote_files import open_remote
-
-        return open_remote(target, kind="npy", axes=axes, storage_options=storage_options)
+        return _in_parts(target, "npy", axes, storage_options)
     stamp = Stamp.of(target)
     with open(stamp.path, "rb") as file:
         try:
@@ -156,10 +154,7 @@ def open_raw(
     if order not in orders:
         raise SourceFormatError(f"order={order!r} of {target!r}; it can be {' or '.join(map(repr, orders))}.")
     if is_url(target):
-        from .remote_files import open_remote
-
-        how = {"shape": shape, "dtype": dtype, "offset": offset}
-        return open_remote(target, kind="raw", axes=axes, storage_options=storage_options, **how)
+        return _in_parts(target, "raw", axes, storage_options, shape=shape, dtype=dtype, offset=offset)
     stamp = Stamp.of(target)
     sizes, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
     known = math.prod(size for size in sizes if size != -1)
@@ -186,10 +181,16 @@ def _open(
             f"{stamp.path!r} cannot be mapped here, and with order={order!r} its rows do not lie together. "
             "Copy it to a disk that maps files, or convert it: `windowloader convert` writes time first."
         )
+    url = Path(stamp.path).as_uri()
+    return _in_parts(url, "raw", axes, None, shape=region.shape, dtype=dtype, offset=offset)
+
+
+def _in_parts(
+    url: Any, kind: str, axes: str | None, storage_options: Mapping[str, Any] | None, **how: Any
+) -> Source:
     from .remote_files import open_remote
 
-    url = Path(stamp.path).as_uri()
-    return open_remote(url, kind="raw", axes=axes, shape=region.shape, dtype=dtype, offset=offset)
+    return open_remote(url, kind=kind, axes=axes, storage_options=storage_options, **how)
 
 
 def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int, ...], np.dtype, int]:

@@ -300,8 +300,9 @@ def _kind(target: Any, raw: bool = False) -> Kind:
         " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, list | tuple | int | float) else ""
     )
     raise SourceFormatError(
-        f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: the path or URL of "
-        f"{KNOWN}; an open h5py or TensorStore object; a list or pattern of any of these, joined along time.{advice}"
+        f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: {KNOWN}; an open h5py or "
+        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL."
+        f"{advice}"
     )
 
 

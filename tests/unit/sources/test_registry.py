@@ -148,8 +148,8 @@ def test_a_kind_is_one_entry(monkeypatch) -> None:
     )
     monkeypatch.setitem(registry.KINDS, "lidar", lidar)
     assert open_source([Lidar(), Lidar()]).shape == (8, 3)
-    with pytest.raises(SourceFormatError, match="a Lidar"):
-        open_source(object())
+    with pytest.raises(SourceFormatError, match=r"as a Lidar, which takes no options of its own; \['time'\]"):
+        open_source(Lidar(), time="day")
 
 
 def test_opening_an_array_imports_no_format(tmp_path: Path) -> None:

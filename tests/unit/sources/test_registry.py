@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -136,6 +137,19 @@ def test_tensorstore_is_opened_by_its_place(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(SourceFormatError, match="pass its path or URL"):
         open_source(tensorstore.array(VALUES))
+
+
+@pytest.mark.parametrize("name", registry.KINDS)
+def test_every_kind_names_functions_that_take_what_it_says(name: str) -> None:
+    kind = registry.KINDS[name]
+    opens = inspect.signature(registry._function(kind.opens)).parameters
+    assert "axes" in opens
+    assert ("storage_options" in opens) >= kind.parts
+    if kind.lists is not None:
+        assert "variable" in opens
+        assert (
+            "storage_options" in inspect.signature(registry._function(kind.lists)).parameters
+        ) == kind.parts
 
 
 def test_a_kind_is_one_entry(monkeypatch) -> None:

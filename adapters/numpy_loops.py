@@ -26,7 +26,7 @@ from windowloader.adapters.numpy_clients import CLIENTS, PARTS, Client, Ratio, T
 from windowloader.adapters.numpy_samples import ArrayPairs, FeatureScaler, Pairs, Samples, WindowPairs
 from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
 from windowloader.series import Series
-from windowloader.sources.npz import open_npz_archive
+from windowloader.sources.numpy_files import open_npz_archive
 from windowloader.windows import WindowSet
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from windowloader.sources.joined import join
-from windowloader.sources.mapped import NpySource, RawSource
 from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.sources.registry import open_source
 from windowloader.sources.selected import SelectedSource
 from windowloader.testing import check_source
@@ -55,7 +55,7 @@ def native(array: np.ndarray) -> np.ndarray:
 
 def npy(folder: Path, array: np.ndarray) -> Source:
     np.save(folder / "a.npy", array)
-    return NpySource(folder / "a.npy")
+    return open_npy(folder / "a.npy")
 
 
 def npy_fortran(folder: Path, array: np.ndarray) -> Source:
@@ -64,12 +64,12 @@ def npy_fortran(folder: Path, array: np.ndarray) -> Source:
 
 def npy_time_last(folder: Path, array: np.ndarray) -> Source:
     np.save(folder / "a.npy", np.moveaxis(array, 0, -1).copy())
-    return NpySource(folder / "a.npy", axes="nft")
+    return open_npy(folder / "a.npy", axes="nft")
 
 
 def raw(folder: Path, array: np.ndarray) -> Source:
     (folder / "a.bin").write_bytes(b"header!" + array.tobytes())
-    return RawSource(folder / "a.bin", shape=(-1, *array.shape[1:]), dtype=array.dtype, offset=7)
+    return open_raw(folder / "a.bin", shape=(-1, *array.shape[1:]), dtype=array.dtype, offset=7)
 
 
 def npz(folder: Path, array: np.ndarray) -> Source:
@@ -138,7 +138,7 @@ def test_shapes(tmp_path: Path) -> None:
     for shape, axes in (((0, 3), None), ((1, 1), None), ((7,), None), ((5, 2, 3, 4), "tfnn")):
         array = values("f8", shape)
         np.save(tmp_path / "a.npy", array)
-        check_source(NpySource(tmp_path / "a.npy", axes=axes), array, fork=False)
+        check_source(open_npy(tmp_path / "a.npy", axes=axes), array, fork=False)
         check_source(ArraySource(array, axes=axes), array, pickled_bytes=None, fork=False)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import windowloader as wl
 from windowloader.sources.joined import JoinedSource
-from windowloader.sources.memory import ArraySource, open_npz
+from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.selected import SelectedSource
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)

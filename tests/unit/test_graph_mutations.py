@@ -17,7 +17,7 @@ import pytest
 from windowloader.adapters import pgt_files
 from windowloader.adapters.numpy_loops import load_dataset
 from windowloader.errors import SourceFormatError
-from windowloader.sources.memory import open_npz
+from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.unpickle import load_plain
 
 WORKER = Path(__file__).with_name("graph_mutations.py")

@@ -12,8 +12,8 @@ from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
 from windowloader.graph import Graph
 from windowloader.series import Column, Series
-from windowloader.sources.mapped import NpySource
 from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npy
 
 RNG = np.random.default_rng(0)
 SPEED, FLOW = RNG.random((12, 3)), RNG.integers(0, 99, (12, 3, 2))
@@ -422,7 +422,7 @@ def test_pickles_are_small_and_whole(tmp_path) -> None:
     np.save(tmp_path / "x.npy", SPEED)
     times = np.datetime64("2012-03-01", "ns") + np.arange(12) * np.timedelta64(5, "m")
     times[6:] += np.timedelta64(1, "h")
-    series = Series(NpySource(tmp_path / "x.npy"), timestamps=times, nodes=["a", "b", "c"], missing=0.0)
+    series = Series(open_npy(tmp_path / "x.npy"), timestamps=times, nodes=["a", "b", "c"], missing=0.0)
     assert series.tier == "mapped"
     data = pickle.dumps(series)
     assert len(data) < 4096
@@ -441,7 +441,7 @@ def test_a_pickle_grows_by_few_bytes_a_gap(tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((count, 1), "i1"))
     steps = np.full(count, 300 * 10**9)
     steps[RNG.choice(np.arange(1, count), gaps, replace=False)] *= RNG.integers(2, 99, gaps)
-    series = Series(NpySource(tmp_path / "x.npy"), timestamps=np.cumsum(steps).view("M8[ns]"))
+    series = Series(open_npy(tmp_path / "x.npy"), timestamps=np.cumsum(steps).view("M8[ns]"))
     assert abs(len(series.borders) - gaps) < 1000
     assert len(pickle.dumps(series)) < 4096 + 8 * gaps
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from windowloader.assembly.variable import Variable, feature_names
 from windowloader.errors import SeriesError
-from windowloader.sources.mapped import NpySource
+from windowloader.sources.mapping import is_mapped
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.region import is_mapped
+from windowloader.sources.numpy_files import open_npy
 
 
 def brute(array: np.ndarray, axes: str) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_names_of_features() -> None:
 
 def test_mapped_is_told_from_memory(tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((9, 4, 2)))
-    view = Variable("x", NpySource(tmp_path / "x.npy"), ("a", "b")).view()
+    view = Variable("x", open_npy(tmp_path / "x.npy"), ("a", "b")).view()
     assert view is not None
     assert is_mapped(view[2:, ::2].transpose(1, 0, 2))
     assert is_mapped(np.load(tmp_path / "x.npy", mmap_mode="r"))

@@ -72,14 +72,12 @@ class Opener:
         With ``names``, those that are asked for: opening them says which of them a store does not have, and a store
         that cannot be listed is opened by them.
         """
-        from windowloader.sources.registry import list_variables, opens_by_name
+        from windowloader.sources.registry import list_variables
 
         if not self.options.keys().isdisjoint(("member", "shape")):
             return ()
         first = target[0] if isinstance(target, (list, tuple)) and target else target
-        if names and opens_by_name(first):
-            return tuple(names)
-        return list_variables(first, storage_options=self.storage_options)
+        return list_variables(first, storage_options=self.storage_options, names=names or ())
 
 
 def choose(target: Any, names: list[str] | None, opener: Opener) -> dict[str, tuple[Any, str | None]]:

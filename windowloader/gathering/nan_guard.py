@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import ScalerError
 from windowloader.fitting.statistics import entity_name, undeclared_nan
-from windowloader.sources.region import mapping_of
+from windowloader.sources.mapping import mapping_of
 
 from .flat import Flat
 

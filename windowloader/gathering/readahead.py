@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.sources.region import is_mapped
+from windowloader.sources.mapping import is_mapped
 from windowloader.units import parse_bytes
 
 from .rows import Resident

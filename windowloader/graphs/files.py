@@ -24,7 +24,7 @@ from windowloader.assembly.labels import as_labels, counts, listed, text_of, tex
 from windowloader.errors import GraphError, MissingExtraError, SourceError, SourceNotFoundError
 from windowloader.sources.foreign import guarded
 from windowloader.sources.handles import nearby
-from windowloader.sources.npz import Archive, open_npz_archive, read_npy
+from windowloader.sources.numpy_files import Archive, open_npz_archive, read_npy
 from windowloader.sources.unpickle import load_plain
 
 from .edges import Edges

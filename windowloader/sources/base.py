@@ -241,7 +241,7 @@ class Source:
     @property
     def tier(self) -> str:
         """Where its rows come from: see the class."""
-        from .region import is_mapped
+        from .mapping import is_mapped
 
         array = self.array()
         return "streamed" if array is None else "mapped" if is_mapped(array) else "memory"

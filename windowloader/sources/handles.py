@@ -39,18 +39,12 @@ def nearby(path: str | os.PathLike[str]) -> str:
         while not os.path.isdir(os.path.dirname(folder)):
             folder = os.path.dirname(folder)
         return f"The folder {folder!r} does not exist either; check the path."
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return "Check the path."
-    stem = name.partition(".")[0]
-    near = [other for other in sorted(names) if stem and other.partition(".")[0] == stem]
-    near += [other for other in difflib.get_close_matches(name, names, n=3) if other not in near]
+    names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
+    same = [other for other in names if other.partition(".")[0] == name.partition(".")[0] != ""]
+    near = list(dict.fromkeys([*same, *difflib.get_close_matches(name, names)]))
     if near:
         return f"Its folder has {', '.join(map(repr, near[:3]))}; was that meant?"
-    if not names:
-        return "Its folder is empty; check the path."
-    return f"Its folder has {len(names)} other name{'s' * (len(names) > 1)}, none like it; check the path."
+    return f"Its folder has {len(names)} other name{'s' * (len(names) != 1)}, none like it; check the path."
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +77,8 @@ class Stamp:
             ) from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{os.fspath(path)!r} cannot be read: {error}.") from error
-        if not (
-            stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-        ):  # opening a pipe waits for who writes
+        kind = stat.S_IFMT(found.st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe waits for who writes
             raise SourceFormatError(
                 f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read from files, in any order and more "
                 "than once: write what comes out of it to a file."

@@ -21,9 +21,9 @@ from .base import SlabSource, digest, optional
 from .blobs import PAGE, BlobFile, get
 from .handles import Stamp
 from .hdf5table import filters_of, has_table, table_of
-from .mapped import MappedSource
+from .mapping import Region
+from .memory import MappedSource
 from .processes import PerProcess
-from .region import Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Maps of files that may change while they are read: a changed file is an error, never a bus error or wrong values.
 
-In: a `Stamp` and a range of its file. Out: `FileMap`, and `unchanged`, the context in which mapped rows are read.
+In: a `Stamp` and where in its file an array lies. Out: `Region` and its map, a `FileMap`; `unchanged`, the context in
+which mapped rows are read. Never copies.
 
 Truncating a file takes its pages out of every map of it, and reading one of them raises SIGBUS. No check before the
 read can rule that out, so within `unchanged` a handler of SIGBUS puts zeros in place of the pages that are gone, and
@@ -11,23 +12,28 @@ whoever handled it before.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SourceChangedError
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceError
+
+from .base import check_dtype, check_shape
+from .handles import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from .handles import Stamp
-
-__all__ = ["CacheMap", "FileMap", "files_of", "owner_of", "unchanged"]
+__all__ = [
+    "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "unchanged",
+]  # fmt: skip
 
 # Of Linux, the same on all its 64-bit machines. Elsewhere files are checked, and a read at the moment of truncation
 # can still end the process.
@@ -97,12 +103,121 @@ class CacheMap(FileMap):
         """Raise nothing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Where in a file an array lies.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The file as it was when opened.
+    offset : int
+        Bytes before the first value.
+    shape, strides : tuple of int
+        As for an ndarray, strides in bytes and never negative.
+    dtype : numpy.dtype
+        As stored.
+
+    Raises
+    ------
+    CorruptDataError
+        Where the file is shorter than the array needs.
+    """
+
+    stamp: Stamp
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype, self.stamp.path)
+        check_shape(self.shape, self.dtype.itemsize, self.stamp.path)
+        if self.offset < 0 or self.stamp.size < (needed := self.offset + self.nbytes):
+            raise CorruptDataError(
+                f"{self.stamp.path!r} is truncated: {self.shape} of {self.dtype} at offset {self.offset} "
+                f"needs {needed} bytes, and the file has {self.stamp.size}. Was it copied to its end?"
+            )
+
+    @classmethod
+    def packed(
+        cls, stamp: Stamp, *, offset: int, shape: Sequence[int], dtype: Any, order: str = "C"
+    ) -> Region:
+        """Region of an array without gaps, in C or Fortran order."""
+        dtype = np.dtype(dtype)
+        shape = check_shape(shape, dtype.itemsize, stamp.path)
+        nearer = [shape[dim + 1 :] if order == "C" else shape[:dim] for dim in range(len(shape))]
+        strides = [dtype.itemsize * math.prod(sizes) for sizes in nearer]
+        return cls(stamp=stamp, offset=offset, shape=shape, strides=tuple(strides), dtype=dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first value to the end of the last."""
+        if 0 in self.shape:
+            return 0
+        steps = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return steps + self.dtype.itemsize
+
+    @property
+    def mappable(self) -> bool:
+        """Whether it can be mapped: some file systems map nothing, and addresses may be limited (``ulimit -v``)."""
+        try:
+            self.map()
+        except SourceError:
+            raise
+        except OSError:
+            return False
+        return True
+
+    def map(self) -> np.ndarray:
+        """Map the region read-only."""
+        self.stamp.check()  # a page past the end of a file that shrank is a bus error, not an exception
+        if not self.nbytes:
+            return np.empty(self.shape, self.dtype)
+        begin = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        pages = FileMap.of(self.stamp, self.offset - begin + self.nbytes, begin)
+        return np.ndarray(self.shape, self.dtype, pages, self.offset - begin, self.strides)
+
+
 def owner_of(array: np.ndarray) -> object:
     """Return what the memory of an array belongs to, through however many views."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     return base.obj if isinstance(base, memoryview) else base
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array's memory is a file's, through however many views."""
+    return isinstance(owner_of(array), mmap.mmap)
+
+
+def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
+    """Return the map an array lies in, and its offset there in bytes; None for an array in memory."""
+    base = owner_of(array)
+    if not isinstance(base, mmap.mmap):
+        return None
+    return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+
+
+def region_of_memmap(array: np.ndarray) -> Region | None:
+    """Region of a view of a memmap that someone made, so that it pickles as a place and not as bytes.
+
+    None for anything else, and where the values may differ from the file's (mode ``c``).
+    """
+    root: Any = array
+    while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
+        root = root.base
+    found = mapping_of(array)
+    if found is None or not isinstance(root, np.memmap) or root.filename is None or root.mode == "c":
+        return None
+    if min(array.strides, default=0) < 0 or not array.size:
+        return None
+    begin = root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
+    stamp = Stamp.of(root.filename)
+    return Region(
+        stamp=stamp, offset=begin + found[1], shape=array.shape, strides=array.strides, dtype=array.dtype
+    )
 
 
 def files_of(arrays: Iterable[np.ndarray]) -> tuple[FileMap, ...]:
@@ -127,7 +242,7 @@ class unchanged:  # noqa: N801, used as contexts are
         On entry where a file is shorter than its map, on exit where it changed. What was read must not be used.
     """
 
-    __slots__ = ("_files", "_scopes", "lost")
+    __slots__ = ("_files", "lost")
 
     def __init__(self, *arrays: np.ndarray, files: Iterable[FileMap] = ()) -> None:
         self._files = (*files, *files_of(arrays))
@@ -138,14 +253,13 @@ class unchanged:  # noqa: N801, used as contexts are
             if file.size() != file.stamp.size:
                 file.check()
         _install()
-        self._scopes = _scopes()
-        self._scopes.append(self)
+        _local.scopes.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._scopes.remove(self)
+        _local.scopes.remove(self)
         for file in self._files:
             file.check()
         if self.lost:
@@ -164,16 +278,14 @@ class unchanged:  # noqa: N801, used as contexts are
             os.abort()  # the same read would fault for ever
 
 
-_local = threading.local()
-
-
-def _scopes() -> list[unchanged]:
+class _Local(threading.local):
     """Contexts that this thread is in."""
-    try:
-        found: list[unchanged] = _local.scopes
-    except AttributeError:
-        found = _local.scopes = []
-    return found
+
+    def __init__(self) -> None:
+        self.scopes: list[unchanged] = []
+
+
+_local = _Local()
 
 
 # -- the handler -------------------------------------------------------------------------------------------------------
@@ -204,7 +316,7 @@ def _libc() -> Any:
 
 def _on_fault(_signal: int, info: int, _context: int) -> None:
     """Answer SIGBUS. It is raised by a load of this very thread, so anything may be called here but that load."""
-    scopes = _scopes()
+    scopes = _local.scopes
     code = ctypes.c_int.from_address(info + CODE_AT).value
     if scopes and code == BUS_ADRERR:
         scopes[-1].fill(ctypes.c_uint64.from_address(info + ADDRESS_AT).value)

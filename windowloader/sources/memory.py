@@ -1,7 +1,8 @@
-"""Arrays in memory as sources.
+"""Arrays that can be indexed where they lie: given by the user, mapped, or parsed from a file and kept.
 
-In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a member
-of an ``.npz``. Out: `ArraySource`, `LoadedSource`. Never copies, casts or writes to what it was given.
+In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a region of a file;
+a function that parses one. Out: `ArraySource`, `MappedSource`, `LoadedSource`. Never copies, casts or writes to what it
+was given.
 """
 
 from __future__ import annotations
@@ -13,42 +14,74 @@ import numpy as np
 
 from windowloader.errors import SourceFormatError
 
-from .base import Described, LocalSource, digest, to_nanoseconds, unknown_variable
+from .base import Described, LocalSource, digest, to_nanoseconds
 from .box import within
-from .handles import Stamp
-from .mapping import unchanged
-from .npz import open_npz_archive
+from .mapping import is_mapped, region_of_memmap, unchanged
 from .processes import PerProcess
-from .region import is_mapped, region_of_memmap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from .box import Box
+    from .handles import Stamp
+    from .mapping import Region
+    from .packing import Packing
 
-__all__ = ["AddressableSource", "ArraySource", "LoadedSource", "as_array", "list_npz", "open_npz"]
+__all__ = ["AddressableSource", "ArraySource", "LoadedSource", "MappedSource", "as_array", "open_array"]
 
 
 class AddressableSource(LocalSource):
-    """A source whose values can be indexed where they lie; subclasses say where that is."""
+    """A source whose values can be indexed where they lie: by default in a file that is mapped.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    region : Region, optional
+        Where in a file the values lie; mapped when first used, and again where it was pickled to. None: a subclass
+        gives `values`.
+    packing : Packing, optional
+        How stored numbers become values.
+    **array
+        As for `Source`.
+    """
 
     boxes = "indices"
 
+    def __init__(
+        self, name: str, *, region: Region | None = None, packing: Packing | None = None, **array: Any
+    ) -> None:
+        self.region, self.packing = region, packing
+        self._map: PerProcess[np.ndarray] = PerProcess(survives_fork=True)
+        super().__init__(name, **array)
+
     def values(self) -> np.ndarray:
-        """Return the array as stored: its own order of axes and bytes."""
-        raise NotImplementedError
+        """Return the array as stored: its own order of axes and bytes; raises where its file has changed."""
+        if self.region is None:
+            raise NotImplementedError
+        self.check()
+        return self._map.get(self.region.map)
 
     @property
     def tier(self) -> str:
-        """``"memory"``, also where the bytes are stored in foreign order and must be turned."""
-        return "memory"
+        """``"mapped"`` where a file is mapped, said without mapping it; else ``"memory"``, whatever the byte order."""
+        return "memory" if self.region is None else "mapped"
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` where the file is no longer what was opened."""
+        if self.region is not None:
+            self.region.stamp.check()
+
+    def close(self) -> None:
+        """Let go of the map; views that someone holds stay valid."""
+        self._map.close()
 
     def _rows_first(self) -> np.ndarray:
         return self.values().transpose(self.order)
 
     def array(self) -> np.ndarray | None:
-        """Return a read-only view, or None where the bytes are stored in foreign order."""
-        if not self.stored_dtype.isnative:
+        """Return a read-only view, or None where stored bytes are not the values in native byte order."""
+        if self.packing is not None or not self.stored_dtype.isnative:
             return None
         view = self._rows_first()
         view.flags.writeable = False
@@ -57,7 +90,11 @@ class AddressableSource(LocalSource):
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         rows = self._rows_first()[start:stop]
         with unchanged(rows):
-            out[...] = rows if box is None else within(rows, box)
+            rows = rows if box is None else within(rows, box)
+            if self.packing is None:
+                out[...] = rows
+            else:
+                self.packing.unpack(rows, out)
         return out.nbytes
 
 
@@ -68,16 +105,14 @@ class ArraySource(AddressableSource):
     ----------
     values : array_like
         Real, integer or boolean, any byte order and strides. It is used where it lies.
-    axes : str, optional
-        One letter an axis; default from ``dims``, else ``tn`` or ``tnf``.
     name : str
         For messages.
-    dims : sequence of str, optional
-        Names of the axes.
     labels : mapping of int to array_like, optional
         Labels along an axis of ``values``.
     timestamps : array_like of datetime64, shape (time,), optional
         When the rows were.
+    **array
+        ``axes`` and ``dims``, as for `Source`.
 
     Raises
     ------
@@ -95,52 +130,67 @@ class ArraySource(AddressableSource):
         self,
         values: Any,
         *,
-        axes: str | None = None,
         name: str = "array",
-        dims: Sequence[str] | None = None,
         labels: Mapping[int, Any] | None = None,
         timestamps: Any = None,
+        **array: Any,
     ) -> None:
-        self._values = as_array(values, name)
-        self._region = region_of_memmap(self._values)
-        if self._region is not None:  # a map of its own knows when the file changes
-            self._values = self._region.map()
+        given = as_array(values, name)
+        region = region_of_memmap(given)  # a map of its own knows when the file changes
+        self._values = None if region is not None else given
         times = None if timestamps is None else to_nanoseconds(np.asanyarray(timestamps), name)
+        found = Described({dim: np.asarray(one) for dim, one in (labels or {}).items()}, times)
         super().__init__(
-            name,
-            shape=self._values.shape,
-            dtype=self._values.dtype,
-            axes=axes,
-            dims=dims,
-            description=Described({dim: np.asarray(found) for dim, found in (labels or {}).items()}, times),
+            name, region=region, shape=given.shape, dtype=given.dtype, description=found, **array
         )
-
-    def check(self) -> None:
-        """Raise `SourceChangedError` where somebody mapped the array, and its file has changed since."""
-        if self._region is not None:
-            self._region.stamp.check()
 
     def values(self) -> np.ndarray:
         """Return the array that was given, where it is mapped as it was when it was given."""
-        self.check()
-        return self._values.view()
+        return super().values() if self._values is None else self._values.view()
 
     @property
     def tier(self) -> str:
         """``"memory"``, or ``"mapped"`` where somebody mapped it."""
-        return "mapped" if is_mapped(self._values) else "memory"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_values": None if self._region is not None else self._values}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._region is not None:
-            self._values = self._region.map()
+        return super().tier if self._values is None or not is_mapped(self._values) else "mapped"
 
     def fingerprint(self) -> str:
         """Shape, dtype and a sample of the values, which cost nothing here."""
         return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first(), self.dtype))
+
+
+class MappedSource(AddressableSource):
+    """A region of a file, mapped when first used and mapped again where it was pickled to.
+
+    Parameters
+    ----------
+    region : Region
+        Where the values lie.
+    name : str, optional
+        For messages; default the file's name.
+    values : Packing, optional
+        How stored numbers become values.
+    **array
+        ``axes``, ``dims`` and ``description``, as for `Source`.
+    """
+
+    region: Region
+
+    def __init__(
+        self, region: Region, *, name: str | None = None, values: Packing | None = None, **array: Any
+    ) -> None:
+        name, dtype = name or os.path.basename(region.stamp.path), values.dtype if values else region.dtype
+        super().__init__(name, region=region, packing=values, shape=region.shape, dtype=dtype, **array)
+
+    def fingerprint(self) -> str:
+        """Shape, dtype and place, and size and time of change of the file."""
+        place, stamp = self.region, self.region.stamp
+        packed = [self.dtype.str] if self.packing else []
+        where = place.dtype.str, place.strides, place.offset, stamp.size, stamp.mtime_ns
+        return digest(self.axes, self.shape, *where, *packed)
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the region."""
+        return int(self.region.nbytes)
 
 
 class LoadedSource(AddressableSource):
@@ -167,9 +217,9 @@ class LoadedSource(AddressableSource):
         axes: str | None = None,
     ) -> None:
         self._stamp, self._load, self._what = stamp, load, what
-        self._handle: PerProcess[tuple[np.ndarray, Described]] = PerProcess(survives_fork=True)
+        self._parsed: PerProcess[tuple[np.ndarray, Described]] = PerProcess(survives_fork=True)
         name = os.path.basename(stamp.path) + (f":{what}" if what else "")
-        values, _ = self._handle.get(self._open)
+        values = self.values()
         super().__init__(name, shape=values.shape, dtype=values.dtype, axes=axes)
 
     def _open(self) -> tuple[np.ndarray, Described]:
@@ -180,7 +230,7 @@ class LoadedSource(AddressableSource):
 
     def loaded(self) -> tuple[np.ndarray, Described]:
         """Values and description, parsed if they are not in memory."""
-        return self._handle.get(self._open)
+        return self._parsed.get(self._open)
 
     def values(self) -> np.ndarray:
         """Return the array as parsed."""
@@ -200,13 +250,17 @@ class LoadedSource(AddressableSource):
 
     def fingerprint(self) -> str:
         """Shape, dtype, and size and time of change of the file."""
-        return digest(
-            self.axes, self.shape, self.dtype.str, self._what, self._stamp.size, self._stamp.mtime_ns
-        )
+        stamp = self._stamp
+        return digest(self.axes, self.shape, self.dtype.str, self._what, stamp.size, stamp.mtime_ns)
 
     def close(self) -> None:
         """Free the memory; a later read parses the file again."""
-        self._handle.close()
+        self._parsed.close()
+
+
+def open_array(values: Any, *, axes: str | None = None) -> ArraySource:
+    """Open an array of NumPy, torch or anything with ``__array__``."""
+    return ArraySource(values, axes=axes)
 
 
 def as_array(values: Any, name: str = "array") -> np.ndarray:
@@ -240,47 +294,3 @@ def _sample(rows: np.ndarray, dtype: np.dtype) -> str:
     picked = [*rows[:: max(1, -(-len(rows) // 64))], *rows[-1:]]
     parts = [row.reshape(-1)[:: max(1, -(-row.size // 1024))] for row in picked]
     return digest(*[part.astype(dtype).tobytes() for part in parts])
-
-
-class LoadMember:
-    """Reads one member of an ``.npz``; a class so that it pickles."""
-
-    def __init__(self, member: str) -> None:
-        self.member = member
-
-    def __call__(self, path: str) -> tuple[np.ndarray, Described]:
-        with open_npz_archive(path) as archive:
-            return archive[self.member], Described()
-
-
-def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the members of an ``.npz``."""
-    with open_npz_archive(Stamp.of(path).path) as archive:
-        return tuple(archive.names)
-
-
-def open_npz(
-    path: str | os.PathLike[str], *, member: str | None = None, axes: str | None = None
-) -> LoadedSource:
-    """Open one array of an ``.npz`` archive, in memory.
-
-    Parameters
-    ----------
-    path : path-like
-        The archive.
-    member : str, optional
-        Which array; may be left out where there is one.
-    axes : str, optional
-        One letter an axis.
-
-    Raises
-    ------
-    SourceFormatError
-        Where there are several arrays and none was named, or none of that name; the message lists them.
-    """
-    found = list_npz(path)
-    if member is None and len(found) == 1:
-        member = found[0]
-    if member is None or member not in found:
-        unknown_variable(os.fspath(path), member, found)
-    return LoadedSource(Stamp.of(path), LoadMember(member), what=member, axes=axes)

@@ -18,12 +18,10 @@ from .base import SlabSource, digest, optional
 from .coordinates import dimension_names, time_dimension
 from .description import Contents, StoreDescription, opened
 from .handles import Stamp
-from .mapped import MappedSource
-from .mapping import owner_of, unchanged
-from .memory import ArraySource
+from .mapping import Region, owner_of, unchanged
+from .memory import ArraySource, MappedSource
 from .packing import packing
 from .processes import PerProcess
-from .region import Region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import SourceFormatError
 from windowloader.hiding import hide_secrets
 
-from .formats import is_url
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_pattern", "matching", "natural"]
+__all__ = ["is_pattern", "is_url", "matching", "natural"]
+
+
+def is_url(target: Any) -> bool:
+    """Whether a path names a place other than this machine's files."""
+    return isinstance(target, str) and "://" in target and not target.startswith(("file://", "local://"))
 
 
 def is_pattern(target: Any) -> bool:

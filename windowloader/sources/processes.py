@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import weakref
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -33,13 +34,6 @@ STALLS = {
 }
 
 
-class _Process:
-    """TensorStore in this process: the module, and whether it was loaded before this process was forked."""
-
-    module: Any = None
-    forked_after_use = False
-
-
 def tensorstore(name: str = "") -> Any:
     """Return the tensorstore module, with its stall limits set.
 
@@ -59,19 +53,19 @@ def tensorstore(name: str = "") -> Any:
     >>> tensorstore().__name__
     'tensorstore'
     """
-    if _Process.forked_after_use:
+    if _forked_after_use:
         raise SourceError(
             f"{repr(name) if name else 'a store'} cannot be read in this process, which was forked from one that "
             "had used TensorStore: its threads do not survive a fork. Start the workers of a DataLoader with "
             'multiprocessing_context="forkserver" (or "spawn"), other processes with '
             'multiprocessing.get_context("forkserver").'
         )
-    if _Process.module is None:
+    if not _loaded:
         if threading.current_thread() is threading.main_thread():
             _load()
         else:
             _load_before_the_end()
-    return _Process.module
+    return _loaded[0]
 
 
 def _load() -> None:
@@ -80,7 +74,7 @@ def _load() -> None:
     import tensorstore
 
     atexit.register(end_all)  # TensorStore has just registered its own handler: ours must run before it
-    _Process.module = tensorstore
+    _loaded.append(tensorstore)
 
 
 def _load_before_the_end() -> None:
@@ -90,31 +84,29 @@ def _load_before_the_end() -> None:
     Once that thread had ended, one of TensorStore's own could get its id, ask too late, and abort the process. And what
     makes its other threads safe is registered as it is loaded, which must be over before the interpreter ends.
     """
-    errors: list[BaseException] = []
-    loaded = threading.Event()
+    loading: Future[None] = Future()
 
     def load() -> None:
         try:
             _load()
+            loading.set_result(None)
         except BaseException as error:
-            errors.append(error)
-        loaded.set()
+            loading.set_exception(error)
         threading.Event().wait()
 
     def hold() -> None:
         if threading.main_thread().is_alive():  # and so has yet to wait for this thread
             threading.Thread(target=load, name="tensorstore-loader", daemon=True).start()
-            loaded.wait()
+            loading.exception()
         else:
-            errors.append(
-                ClosedError("the interpreter is ending, and TensorStore cannot be loaded any more.")
+            loading.set_exception(
+                ClosedError("the interpreter is ending: TensorStore cannot be loaded any more.")
             )
 
     holder = threading.Thread(target=hold, name="windowloader-load", daemon=False)
     holder.start()
     holder.join()
-    if errors:
-        raise errors[0]
+    loading.result()
 
 
 class PerProcess(Generic[T]):
@@ -170,9 +162,7 @@ class PerProcess(Generic[T]):
     def close(self) -> None:
         """Forget the value, and close it if it can be closed; waits for those who hold it."""
         with self._lock:
-            close: Callable[[], None] | None = getattr(self.drop(), "close", None)
-            if close is not None:
-                close()
+            getattr(self.drop(), "close", lambda: None)()
 
     def _forked(self) -> None:
         self._lock = threading.RLock()  # a thread that is not in this process may have held the old one
@@ -181,14 +171,15 @@ class PerProcess(Generic[T]):
             self._value = []
 
 
+_loaded: list[Any] = []  # the tensorstore module, once it is
+_forked_after_use = False  # whether it was loaded before this process was forked
 _CELLS: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
-_INHERITED: list[
-    object
-] = []  # of the parent: closing it here could wait for a lock that nobody holds any more
+_INHERITED: list[Any] = []  # of the parent: closing it here could wait for a lock that nobody holds any more
 
 
 def _after_fork() -> None:
-    _Process.forked_after_use = _Process.forked_after_use or "tensorstore" in sys.modules
+    global _forked_after_use
+    _forked_after_use = _forked_after_use or "tensorstore" in sys.modules
     for cell in list(_CELLS):
         cell._forked()
 

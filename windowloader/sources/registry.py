@@ -1,54 +1,131 @@
-"""What can be opened: a table of families, asked in order.
+"""What can be opened: one table of kinds, each with the function of another module that opens it.
 
-In: anything. Out: a `Source`. A family is one line: what it is called, how it is told, how it is opened; to add one,
-add a line. Modules of formats are imported when a target needs them.
+In: a path, URL or object, with options. Out: a `Source`. A file is known by its first bytes, else by its name; an
+object by its class. To add a kind, add an entry. Modules of formats are imported when a target needs them.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
-import reprlib
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from windowloader.errors import AxesError, SourceFormatError
 from windowloader.hiding import hide_secrets
-from windowloader.source import Source
 
-from .foreign import guarded
-from .formats import Request, format_of, list_path, open_path
-from .patterns import is_pattern, matching
+from .foreign import check_head, check_table, guarded
+from .handles import Stamp
+from .patterns import is_pattern, is_url, matching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Family", "list_variables", "open_source"]
+    from .base import Source
+
+__all__ = ["Kind", "by_name", "list_variables", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Kind:
     """One kind of target.
 
     Parameters
     ----------
     what : str
-        As an error lists it.
-    test : callable
-        Whether a target is of it.
-    open : callable
-        Opens one.
-    variables : callable
-        Lists the variables of one.
+        Name in messages.
+    opens : str
+        Function that opens a target, as ``"module:function"``. Takes ``axes``, and ``variable`` where there is
+        ``lists``; its other keyword arguments are the options of the kind.
+    lists : str, optional
+        Function that lists the variables of a target; None where a target is one array.
+    marks : tuple of str
+        Classes, as ``"package.Class"``, and attributes of its objects: see `_marks`.
+    magic : tuple of bytes
+        First bytes of its files.
+    suffixes : tuple of str
+        Ends of the names of its files.
+    parts : bool
+        Whether both read objects in buckets in parts, and take ``storage_options``; others are downloaded first.
     """
 
     what: str
-    test: Callable[[Any], bool]
-    open: Callable[[Request], Source]
-    variables: Callable[[Any, Mapping[str, Any]], tuple[str, ...]] = field(
-        default=lambda _target, _options: ()
-    )
+    opens: str
+    lists: str | None = None
+    marks: tuple[str, ...] = ()
+    magic: tuple[bytes, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    parts: bool = False
+
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+GRIB = (".grib", ".grib2", ".grb", ".grb2")
+NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)
+TEXT = (".csv", ".tsv", ".txt")
+PACKED = tuple(name + packed for name in TEXT for packed in (".gz", ".bz2", ".xz", ".zst"))
+TABLE = (*TEXT, *PACKED, ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods")
+FRAMES = ("pandas.DataFrame", "pandas.Series", "to_pandas", "__arrow_c_stream__")
+KINDS = {  # in the order that objects are tested in
+    "source": Kind(
+        "an object derived from windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)
+    ),
+    "npy": Kind(
+        "an .npy file", "numpy_files:open_npy", magic=(b"\x93NUMPY",), suffixes=(".npy",), parts=True
+    ),
+    "raw": Kind("bare numbers", "numpy_files:open_raw", parts=True),  # told by shape=
+    "npz": Kind("an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz", suffixes=(".npz",)),
+    "zarr": Kind(
+        "a Zarr store",
+        "chunked:open_chunked",
+        "chunked:list_arrays",
+        marks=("zarr.Store", "zarr.Group"),
+        parts=True,
+    ),
+    "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
+    "hdf5": Kind(
+        "an HDF5 or netCDF-4 file",
+        "hdf5:open_hdf5",
+        "hdf5:list_hdf5",
+        magic=(HDF5,),
+        suffixes=(".h5", ".hdf5", ".hdf", ".he5", ".mat"),
+        parts=True,
+    ),
+    "netcdf": Kind(
+        "a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf", (), (b"CDF", b"GRIB"), NETCDF
+    ),
+    "table": Kind(
+        "a table (CSV, Parquet, Feather, Excel)",
+        "tables:open_table",
+        magic=(b"PAR1", b"ARROW1"),
+        suffixes=TABLE,
+    ),
+    "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
+    "dataset": Kind(
+        "an xarray Dataset or DataTree",
+        "netcdf:open_xarray",
+        "netcdf:list_xarray",
+        ("xarray.Dataset", "xarray.DataTree"),
+    ),
+    "frame": Kind("a pandas, polars or Arrow table", "registry:open_any_frame", marks=FRAMES),
+    "array": Kind(
+        "an array of NumPy, torch or anything with __array__", "memory:open_array", marks=("__array__",)
+    ),
+}
+KNOWN = "; ".join(kind.what for kind in KINDS.values())
+PICKLED = (
+    "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
+    "and pass the frame or array."
+)
+NO_GRIB = "Its first bytes are not those of GRIB, which is opened by cfgrib; was it copied to its end?"
+ADVICE = {  # for files whose first bytes are not those of their name
+    **dict.fromkeys(GRIB, NO_GRIB),
+    ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
+    ".pkl": PICKLED,
+    ".pickle": PICKLED,
+    ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
+    ".json": "Build the array from it and pass that.",
+}
 
 
 @guarded
@@ -75,8 +152,8 @@ def open_source(
     storage_options : mapping, optional
         For buckets and web servers.
     **options
-        What one family takes: ``shape=``, ``dtype=``, ``offset=``, ``order=`` of a raw file, ``member=`` of an
-        ``.npz``, ``time=``, ``header=`` … of a table, ``fill_missing=`` of a Zarr store.
+        Of the kind: ``shape=``, ``dtype=``, ``offset=``, ``order=`` of a raw file, ``member=`` of an ``.npz``,
+        ``time=``, ``header=`` … of a table, ``fill_missing=`` of a Zarr store.
 
     Returns
     -------
@@ -85,7 +162,7 @@ def open_source(
     Raises
     ------
     SourceFormatError
-        For a target of no family, with what can be opened, and for options that its family does not take.
+        For a target of no kind, with what can be opened, and for options that its kind does not take.
     SourceNotFoundError
         Where there is nothing under a path or URL.
 
@@ -95,215 +172,228 @@ def open_source(
     >>> open_source(np.zeros((288, 207))).shape
     (288, 207)
     """
-    family = _family(target)
-    return family.open(Request(target, variable, axes, dict(storage_options or {}), options))
+    storage = dict(storage_options or {})
+    parts = _parts(target, storage)
+    if parts is not None:
+        from .joined import join
 
+        how = {"variable": variable, "axes": axes, "storage_options": storage, **options}
+        return join([open_source(part, **how) for part in parts])
+    place, variable = _place_of(target, variable)
+    kind = _kind(place, "shape" in options)
+    _check_options(place, kind, options)
+    how = {"axes": axes, **options, **({"variable": variable} if kind.lists else {})}
+    source: Source | None = _read(kind, kind.opens, place, storage, how)
+    if source is not None:
+        return source
+    from .fetching import open_fetched
 
-def opens_by_name(target: Any) -> bool:
-    """Whether a target is a store whose arrays are opened by name without a list of all there are."""
-    if _is_zarr(target):
-        return not _is_array(target)
-    return _is_path(target) and not is_pattern(target) and format_of(target) == "zarr"
+    return open_fetched(place, storage, lambda path: open_source(path, **how))
 
 
 @guarded
-def list_variables(target: Any, *, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """Names of the arrays of numbers along time in a file or store of several; () for a single array."""
-    return _family(target).variables(target, dict(storage_options or {}))
+def list_variables(
+    target: Any, *, storage_options: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Names of the arrays of numbers along time in a file or store of several; () for a single array.
+
+    With ``names``, these where the target is a Zarr store, which opens arrays by name without a list of all there are.
+    """
+    storage = dict(storage_options or {})
+    if (parts := _parts(target, storage)) is not None:
+        return list_variables(parts[0], storage_options=storage, names=names) if parts else ()
+    place, within = _place_of(target)
+    kind = _kind(place)
+    if kind.lists is None or within is not None:
+        return ()
+    if names and kind is KINDS["zarr"]:
+        return tuple(names)
+    found: tuple[str, ...] | None = _read(kind, kind.lists, place, storage, {})
+    if found is not None:
+        return found
+    if kind is KINDS["npz"]:  # opening it downloads it, once
+        return ()
+    from .fetching import fetched
+
+    with fetched(place, storage) as path:
+        return list_variables(path)
 
 
-def _family(target: Any) -> Family:
-    for family in FAMILIES:
-        if family.test(target):
-            return family
-    known = "; ".join(family.what for family in FAMILIES)
-    home = type(target).__module__
-    name = type(target).__qualname__ if home == "builtins" else f"{home}.{type(target).__qualname__}"
-    advice = (
-        " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, (list, tuple, int, float)) else ""
-    )
-    raise SourceFormatError(
-        f"{_Short().repr(target)} is a {name}, which cannot be opened. What can: {known}.{advice}"
-    )
-
-
-class _Short(reprlib.Repr):
-    """Cuts long texts, and URLs in them only after what may be secret is out."""
-
-    def repr_str(self, x: str, level: int) -> str:
-        """Cut a text."""
-        return super().repr_str(hide_secrets(x), level)
-
-
-def _from(package: str, *names: str) -> Callable[[Any], bool]:
-    """Tell the classes of a package by name, which needs no import of it."""
-
-    def test(target: Any) -> bool:
-        return package in sys.modules and any(
-            kind.__module__.partition(".")[0] == package and (not names or kind.__name__ in names)
-            for kind in type(target).__mro__
-        )
-
-    return test
-
-
-_is_pandas = _from("pandas", "DataFrame", "Series")
-_is_zarr = _from("zarr", "Array", "Group", "Store")
-
-
-def _is_array(target: Any) -> bool:
-    return hasattr(target, "__array__") and hasattr(target, "shape")
-
-
-def _open_ready(request: Request) -> Source:
-    request.takes("a source")
-    source: Source = request.target
-    if request.axes not in (None, source.axes):
-        raise AxesError(
-            f"axes={request.axes!r} were given for {source.name!r}, which is open with {source.axes!r}."
-        )
+def open_ready(source: Source, *, axes: str | None = None) -> Source:
+    """Return a source that is open already."""
+    if axes not in (None, source.axes):
+        raise AxesError(f"axes={axes!r} were given for {source.name!r}, which is open with {source.axes!r}.")
     return source
 
 
-def _open_array(request: Request) -> Source:
-    from .memory import ArraySource
-
-    request.takes("an array")
-    return ArraySource(request.target, axes=request.axes)
-
-
-def _open_list(request: Request) -> Source:
-    from .joined import join
-
-    variable, axes, storage = request.variable, request.axes, request.storage_options
-    return join(
-        [
-            open_source(part, variable=variable, axes=axes, storage_options=storage, **request.options)
-            for part in request.target
-        ]
-    )
-
-
-def _open_xarray(request: Request) -> Source:
-    from .netcdf import open_xarray
-
-    request.takes("an xarray object")
-    return open_xarray(request.target, variable=request.variable, axes=request.axes)
-
-
-def _list_xarray(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .netcdf import list_xarray
-
-    return list_xarray(target) if hasattr(target, "data_vars") else ()  # a DataArray is one
-
-
-def _open_pandas(request: Request) -> Source:
+def open_any_frame(
+    target: Any,
+    *,
+    axes: str | None = None,
+    time: Any = None,
+    time_unit: Any = None,
+    time_format: Any = None,
+    columns: Any = None,
+) -> Source:
+    """Open a frame of pandas, or of what turns into one."""
     from .table_columns import as_frame
     from .tables import open_frame
 
-    request.takes("a pandas frame", "time", "time_unit", "time_format", "columns")
-    frame = as_frame(request.target)
-    return open_frame(frame, axes=request.axes, **request.options)
+    options = {"time": time, "time_unit": time_unit, "time_format": time_format, "columns": columns}
+    return open_frame(as_frame(target), axes=axes, **options)
 
 
-def _open_h5py(request: Request) -> Source:
-    from .hdf5 import open_hdf5
+def by_name(path: str) -> str | None:
+    """Kind of file that a name tells.
 
-    request.takes("an h5py object")
-    item, inner = request.target, request.variable
-    path = item.name.rstrip("/") + (f"/{inner}" if inner else "")
-    return open_hdf5(item.file.filename, variable=path or None, axes=request.axes)
-
-
-def _list_h5py(target: Any, _options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .hdf5 import list_hdf5
-
-    return list_hdf5(target.filename) if hasattr(target, "filename") else ()
+    Examples
+    --------
+    >>> by_name("pems.csv.gz"), by_name("https://host/pems.npy?version=2"), by_name("pems")
+    ('table', 'npy', None)
+    """
+    name = path.lower().partition("?")[0]
+    return next((key for key, kind in KINDS.items() if name.endswith(kind.suffixes)), None)
 
 
-def _open_zarr(request: Request) -> Source:
-    from .chunked import open_chunked
-
-    request.takes("a Zarr object", "fill_missing", "mask_and_scale")
-    return open_chunked(request.target, variable=request.variable, axes=request.axes, **request.options)
-
-
-def _list_zarr(target: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
-    from .chunked import list_arrays
-
-    return list_arrays(target, options)
+def _parts(target: Any, storage_options: Mapping[str, Any]) -> list[Any] | None:
+    """Return the files or objects that are joined along time; None for a single target."""
+    if is_pattern(target):
+        return matching(target, storage_options)
+    if isinstance(target, list | tuple) and not any(isinstance(part, int | float) for part in target):
+        return list(target)
+    return None
 
 
-def _open_tensorstore(request: Request) -> Source:
-    spec = request.target.spec().to_json()
-    store = spec.get("kvstore", {})
-    place = store if isinstance(store, str) else _url(store)
-    if place is None:
+def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None]:
+    """Return where a target lies, if it says so, and which variable it is; else the target itself."""
+    if isinstance(target, str | os.PathLike):
+        path = os.fspath(target)
+        if not is_url(path):
+            path = os.path.expanduser(path.removeprefix("file://").removeprefix("local://"))
+        return path, variable
+    marks = _marks(target)
+    if not marks.isdisjoint(("h5py.Group", "h5py.Dataset")):
+        path = target.name.rstrip("/") + (f"/{variable}" if variable else "")
+        return target.file.filename, path or None
+    if "tensorstore.TensorStore" in marks:
+        url = "memory:" if target.kvstore is None else target.kvstore.url
+        if url.startswith("memory:"):
+            raise SourceFormatError(
+                "a TensorStore in memory cannot be opened elsewhere; pass its path or URL."
+            )
+        return _place_of(url, variable)
+    return target, variable
+
+
+def _kind(target: Any, raw: bool = False) -> Kind:
+    """Return the kind of a path, URL or object; ``raw``: a file is bare numbers."""
+    if isinstance(target, str):
+        name = "raw" if raw else by_name(target) or "zarr" if is_url(target) else _format(target)
+        return KINDS["hdf5" if name == "netcdf" and is_url(target) else name]  # its first bytes will tell
+    marks = _marks(target)
+    for kind in KINDS.values():
+        if not marks.isdisjoint(kind.marks):
+            return kind
+    name = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
+    advice = (
+        " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, list | tuple | int | float) else ""
+    )
+    raise SourceFormatError(
+        f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: {KNOWN}; an open h5py or "
+        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL."
+        f"{advice}"
+    )
+
+
+def _format(path: str) -> str:
+    """Return the kind of a local file or folder, else raise `SourceFormatError`."""
+    from .chunked import is_chunked
+
+    if is_chunked(path):
+        return "zarr"
+    Stamp.of(path)  # nothing there is its own error
+    if os.path.isdir(path):
+        from .table_files import parquet_files
+
+        if parquet_files(path):
+            return "table"
+        suffixes = [os.path.splitext(name)[1] for name in sorted(os.listdir(path)) if by_name(name)]
+        common = max(suffixes, key=suffixes.count, default=".nc")
         raise SourceFormatError(
-            f"a TensorStore over {store.get('driver')!r} cannot be opened again elsewhere; pass its path or URL."
+            f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
+            f"e.g. {os.path.join(path, '*' + common)!r}."
         )
-    return open_path(request.of(place))
+    suffix = os.path.splitext(path)[1].lower()
+    found = _by_bytes(path) or (None if suffix in ADVICE else by_name(path))
+    if found is None:
+        raise SourceFormatError(
+            f"{path!r} is in no format that is known by its first bytes or its name. "
+            + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
+            + f" What can be opened: {KNOWN}."
+        )
+    return found
 
 
-def _url(store: Mapping[str, Any]) -> str | None:
-    """Path or URL of a TensorStore key-value store."""
-    path = str(store.get("path", ""))
-    if store.get("driver") == "file":
-        return path
-    schemes = {"s3": "s3", "gcs": "gs"}
-    if store.get("driver") in schemes:
-        return f"{schemes[store['driver']]}://{store['bucket']}/{path}"
-    if store.get("driver") != "http":
+def _by_bytes(path: str) -> str | None:
+    """Kind that the first bytes tell; an HDF5 file may begin with a block of its user's, as MATLAB's do."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        found = next((key for key, kind in KINDS.items() if head.startswith(kind.magic)), None)
+        for place in (512 << step for step in range(12)) if found is None else ():
+            file.seek(place)
+            if file.read(8) == HDF5:
+                return "hdf5"
+    return found
+
+
+def _read(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
+    """Call a function of a kind; None where it can only read a file, and the object is to be downloaded."""
+    if is_url(place) and not kind.parts:
         return None
-    base = urlsplit(str(store["base_url"]))
-    return base._replace(path=f"{base.path}{path}").geturl()
+    if kind is KINDS["table"]:
+        check_table(place)
+    try:
+        return _function(named)(place, **how, **({"storage_options": storage} if kind.parts else {}))
+    except SourceFormatError as error:
+        if kind is not KINDS["hdf5"] or not is_url(place):
+            raise
+        from .hdf5_dataset import NotHDF5Error
+
+        if not isinstance(error, NotHDF5Error):
+            raise
+        if not error.head.startswith(KINDS["netcdf"].magic):
+            check_head(place, error.head)
+            raise
+    return None
 
 
-def _is_path(target: Any) -> bool:
-    return isinstance(target, str | os.PathLike)
+def _function(named: str) -> Callable[..., Any]:
+    """Return the function that is named as ``"module:function"``."""
+    module, _, name = named.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f".{module}", __package__), name)
+    return found
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        "an object of a class derived from windowloader.Source",
-        lambda target: isinstance(target, Source),
-        _open_ready,
-    ),
-    Family(
-        "a path or URL with * for files that follow one another in time",
-        is_pattern,
-        lambda request: _open_list(request.of(matching(request.target, request.storage_options))),
-        lambda target, options: list_path(matching(target, options)[0], options),
-    ),
-    Family(
-        "a path or URL: .npy, .npz, raw with shape= and dtype=, Zarr 2 and 3, HDF5, netCDF, CSV, Parquet, Feather, "
-        "Excel",
-        _is_path,
-        open_path,
-        list_path,
-    ),
-    Family(
-        "an xarray DataArray, Dataset or DataTree",
-        _from("xarray", "DataArray", "Dataset", "DataTree"),
-        _open_xarray,
-        _list_xarray,
-    ),
-    Family("a pandas DataFrame or Series", _is_pandas, _open_pandas),
-    Family(
-        "a polars or Arrow table",
-        lambda target: hasattr(target, "to_pandas") or hasattr(target, "__arrow_c_stream__"),
-        _open_pandas,
-    ),
-    Family("a Zarr array, group or store", _is_zarr, _open_zarr, _list_zarr),
-    Family("a TensorStore", _from("tensorstore", "TensorStore"), _open_tensorstore),
-    Family("an h5py Dataset, Group or File", _from("h5py", "Dataset", "Group"), _open_h5py, _list_h5py),
-    Family("an array of NumPy, torch or anything with __array__", _is_array, _open_array),
-    Family(
-        "a list of any of these, joined along time",
-        lambda target: (
-            isinstance(target, list | tuple) and not any(isinstance(part, int | float) for part in target)
-        ),
-        _open_list,
-        lambda target, options: _family(target[0]).variables(target[0], options) if target else (),
-    ),
-)
+def _marks(target: Any) -> set[str]:
+    """Return the classes of an object, which need not be imported to be known, and the attributes that mark a kind."""
+    classes = {f"{one.__module__.partition('.')[0]}.{one.__name__}" for one in type(target).__mro__}
+    attributes = ("__array__", "__arrow_c_stream__", "to_pandas")
+    return classes.union(name for name in attributes if hasattr(target, name))
+
+
+def _check_options(target: Any, kind: Kind, options: Mapping[str, Any]) -> None:
+    """Raise `SourceFormatError` for options that a kind does not take; ``**options`` are those of tables."""
+    if not options:
+        return
+    takes = list(inspect.signature(_function(kind.opens)).parameters)[1:]
+    if "options" in takes:
+        from .table_files import TableOptions
+
+        takes += [one.name for one in fields(TableOptions) if one.name != "entity"]
+    takes = [name for name in takes if name not in ("variable", "axes", "storage_options", "options")]
+    unknown = sorted(set(options) - set(takes))
+    if unknown:
+        raise SourceFormatError(
+            f"{target!r} is opened as {kind.what}, which takes {', '.join(takes) or 'no options of its own'}; "
+            f"{unknown} were given."
+        )

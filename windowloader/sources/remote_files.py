@@ -17,8 +17,7 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .blobs import blob_of, get
-from .mapped import check_raw
-from .npz import LONGEST, read_npy_header
+from .numpy_files import LONGEST, check_raw, read_npy_header
 from .ranges import Place, RangeSource
 
 if TYPE_CHECKING:

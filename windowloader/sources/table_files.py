@@ -24,9 +24,9 @@ from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoad
 
 from .base import optional
 from .fetching import fetched
-from .formats import by_name, is_url
 from .handles import Stamp
-from .patterns import natural
+from .patterns import is_url, natural
+from .registry import by_name
 from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 
 if TYPE_CHECKING:

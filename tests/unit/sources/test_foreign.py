@@ -173,7 +173,7 @@ def test_what_a_library_raises_while_opening_becomes_an_error_of_the_package(
     error, kind, tmp_path, monkeypatch
 ) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
-    monkeypatch.setattr("windowloader.sources.mapped.NpySource", refusing(error))
+    monkeypatch.setattr("windowloader.sources.numpy_files.open_npy", refusing(error))
     for opened in (wl.open, registry.open_source):
         with pytest.raises(kind, match=r"a\.npy") as caught:
             opened(tmp_path / "a.npy")
@@ -200,7 +200,7 @@ def test_what_a_description_raises_is_wrapped(part: str, monkeypatch) -> None:
 )
 def test_an_original_that_shows_a_secret_is_left_out(text: str, tmp_path, monkeypatch) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
-    monkeypatch.setattr("windowloader.sources.mapped.NpySource", refusing(RuntimeError(text)))
+    monkeypatch.setattr("windowloader.sources.numpy_files.open_npy", refusing(RuntimeError(text)))
     with pytest.raises(WindowLoaderError) as caught:
         wl.open(tmp_path / "a.npy")
     error: BaseException | None = caught.value
@@ -211,7 +211,7 @@ def test_an_original_that_shows_a_secret_is_left_out(text: str, tmp_path, monkey
 
 def test_a_warning_that_was_made_an_error_stays_one(tmp_path, monkeypatch) -> None:
     np.save(tmp_path / "a.npy", np.zeros((3, 2)))
-    monkeypatch.setattr("windowloader.sources.mapped.NpySource", refusing(UserWarning("of a library")))
+    monkeypatch.setattr("windowloader.sources.numpy_files.open_npy", refusing(UserWarning("of a library")))
     with pytest.raises(UserWarning, match="of a library"):
         wl.open(tmp_path / "a.npy")
 

@@ -15,7 +15,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
-from windowloader.sources.mapped import MappedSource
+from windowloader.sources.memory import MappedSource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source
 

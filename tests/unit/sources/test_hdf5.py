@@ -17,7 +17,7 @@ from windowloader.errors import (
 )
 from windowloader.sources.hdf5 import list_hdf5, open_hdf5
 from windowloader.sources.hdf5_dataset import HDF5Source
-from windowloader.sources.mapped import MappedSource
+from windowloader.sources.memory import MappedSource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source
 

@@ -16,7 +16,7 @@ import xarray as xr
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.hdf5_dataset import HDF5Source
-from windowloader.sources.mapped import MappedSource
+from windowloader.sources.memory import MappedSource
 from windowloader.sources.ranges import RangeSource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source

@@ -19,9 +19,8 @@ from windowloader.errors import (
     SourceFormatError,
     SourceNotFoundError,
 )
-from windowloader.sources.mapped import NpySource, RawSource
-from windowloader.sources.mapping import FileMap
-from windowloader.sources.region import mapping_of
+from windowloader.sources.mapping import FileMap, mapping_of
+from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.sources.registry import open_source
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_map_is_shared_and_read_only(path: Path) -> None:
-    array = NpySource(path).array()
+    array = open_npy(path).array()
     assert array is not None
     assert not array.flags.writeable
     pages, offset = mapping_of(array[2:]) or (None, 0)
@@ -65,18 +64,18 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_file_that_disappears_is_named(path: Path) -> None:
-    source = NpySource(path)
+    source = open_npy(path)
     source.array()
     path.unlink()
     for use in (source.array, lambda: source.read(0, 1, np.empty((1, 3), np.float32))):
         with pytest.raises(SourceNotFoundError, match=r"speed\.npy.*gone"):
             use()
     with pytest.raises(SourceError, match=r"speed\.npy"):
-        NpySource(path)
+        open_npy(path)
 
 
 def test_file_that_changes_is_an_error_and_no_bus_error(path: Path) -> None:
-    source = NpySource(path)
+    source = open_npy(path)
     source.array()
     data = pickle.dumps(source)
     os.truncate(path, 200)
@@ -87,18 +86,18 @@ def test_file_that_changes_is_an_error_and_no_bus_error(path: Path) -> None:
 
 
 def test_rewritten_file_of_the_same_size_is_another(path: Path) -> None:
-    source = NpySource(path)
+    source = open_npy(path)
     before = source.fingerprint()
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     with pytest.raises(SourceChangedError):
         source.array()
-    assert NpySource(path).fingerprint() != before
+    assert open_npy(path).fingerprint() != before
 
 
 def test_spawned_process_opens_it_again_from_anywhere(path: Path, monkeypatch) -> None:
     monkeypatch.chdir(path.parent)
-    data = pickle.dumps(NpySource("speed.npy"))  # a relative path must not stay one
+    data = pickle.dumps(open_npy("speed.npy"))  # a relative path must not stay one
     code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).array().sum())"
     found = subprocess.run(
         [sys.executable, "-c", code, data.hex()], cwd="/", capture_output=True, check=True, timeout=280
@@ -112,31 +111,31 @@ def test_raw_checks_its_size(tmp_path: Path) -> None:
     assert source.shape == (4, 3)
     assert source.array() is None
     with pytest.raises(CorruptDataError, match="needs 30 bytes, and the file has 24"):
-        RawSource(tmp_path / "a.bin", shape=(5, 3), dtype="i2")
+        open_raw(tmp_path / "a.bin", shape=(5, 3), dtype="i2")
     with pytest.raises(SourceFormatError, match="takes 18 bytes, but"):
-        RawSource(tmp_path / "a.bin", shape=(3, 3), dtype="i2")
-    with pytest.raises(SourceFormatError, match="do not come out even"):
-        RawSource(tmp_path / "a.bin", shape=(-1, 5), dtype="i2")
-    with pytest.raises(SourceFormatError, match="one of them may be -1"):
-        RawSource(tmp_path / "a.bin", shape=(-1, -1), dtype="i2")
+        open_raw(tmp_path / "a.bin", shape=(3, 3), dtype="i2")
+    with pytest.raises(SourceFormatError, match="takes 20 bytes, but"):
+        open_raw(tmp_path / "a.bin", shape=(-1, 5), dtype="i2")
+    with pytest.raises(SourceFormatError, match="one size of which may be -1"):
+        open_raw(tmp_path / "a.bin", shape=(-1, -1), dtype="i2")
     with pytest.raises(SourceFormatError, match="dtype="):
         open_source(tmp_path / "a.bin", shape=(4, 3))
     with pytest.raises(SourceFormatError, match="unpickled"):
-        RawSource(tmp_path / "a.bin", shape=(3,), dtype="O")
+        open_raw(tmp_path / "a.bin", shape=(3,), dtype="O")
 
 
 def test_fortran_order_raw(tmp_path: Path) -> None:
     values = np.arange(24, dtype="f4").reshape(4, 3, 2)
     (tmp_path / "a.bin").write_bytes(values.tobytes(order="F"))
     np.testing.assert_array_equal(
-        RawSource(tmp_path / "a.bin", shape=(4, 3, 2), dtype="f4", order="F").array(), values
+        open_raw(tmp_path / "a.bin", shape=(4, 3, 2), dtype="f4", order="F").array(), values
     )
 
 
 def test_large_region_costs_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "sparse.npy"
     np.lib.format.open_memmap(path, mode="w+", dtype="f4", shape=(100_000, 2000))
-    source = NpySource(path)
+    source = open_npy(path)
     out = np.empty((2, 2000), "f4")
     source.read(99_998, 100_000, out)
     assert not out.any()

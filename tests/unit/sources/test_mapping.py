@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from windowloader.errors import SourceChangedError
-from windowloader.sources.mapped import NpySource
 from windowloader.sources.mapping import FileMap, files_of, unchanged
+from windowloader.sources.numpy_files import open_npy
 
 BEFORE = """
 import mmap, os, sys, threading
 import numpy as np
 from windowloader.errors import SourceChangedError
-from windowloader.sources.mapped import NpySource
+from windowloader.sources.numpy_files import open_npy
 from windowloader.sources.mapping import unchanged
 
 path = sys.argv[1]
-rows = NpySource(path).array()
+rows = open_npy(path).array()
 
 def told(read):
     try:
@@ -91,7 +91,7 @@ def test_beside_faulthandler(tmp_path, when):
 def test_what_a_check_sees(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.arange(12.0))
-    rows = NpySource(path, axes="t").array()
+    rows = open_npy(path, axes="t").array()
     (file,) = files_of([rows, rows[2:], rows.reshape(3, 4).T, np.zeros(3)])
     assert isinstance(file, FileMap)
     with unchanged(rows):

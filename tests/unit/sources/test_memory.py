@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from windowloader.errors import AxesError, CorruptDataError, SourceFormatError
-from windowloader.sources.memory import ArraySource, open_npz
+from windowloader.sources.memory import ArraySource
+from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.registry import open_source
 
 

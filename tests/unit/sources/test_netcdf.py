@@ -17,8 +17,7 @@ from windowloader.errors import (
     SourceFormatError,
 )
 from windowloader.sources.hdf5_dataset import HDF5Source
-from windowloader.sources.mapped import MappedSource
-from windowloader.sources.memory import ArraySource
+from windowloader.sources.memory import ArraySource, MappedSource
 from windowloader.sources.netcdf import XarraySource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import pytest
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
 from windowloader.sources import registry
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.registry import Family, list_variables, open_source
+from windowloader.sources.registry import Kind, list_variables, open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,8 @@ def test_unknown_files_get_advice(tmp_path: Path, name: str, message: str) -> No
     (tmp_path / name).write_bytes(b"\x80\x04something")
     with pytest.raises(SourceFormatError, match=message):
         open_source(tmp_path / name)
-    assert list_variables(tmp_path / name) == ()
+    with pytest.raises(SourceFormatError, match=message):
+        list_variables(tmp_path / name)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -137,17 +139,31 @@ def test_tensorstore_is_opened_by_its_place(tmp_path: Path) -> None:
         open_source(tensorstore.array(VALUES))
 
 
-def test_a_family_is_one_line(monkeypatch) -> None:
+@pytest.mark.parametrize("name", registry.KINDS)
+def test_every_kind_names_functions_that_take_what_it_says(name: str) -> None:
+    kind = registry.KINDS[name]
+    opens = inspect.signature(registry._function(kind.opens)).parameters
+    assert "axes" in opens
+    assert ("storage_options" in opens) >= kind.parts
+    if kind.lists is not None:
+        assert "variable" in opens
+        assert (
+            "storage_options" in inspect.signature(registry._function(kind.lists)).parameters
+        ) == kind.parts
+
+
+def test_a_kind_is_one_entry(monkeypatch) -> None:
     class Lidar:
         rows = VALUES
 
-    family = Family(
-        "a Lidar", lambda target: isinstance(target, Lidar), lambda asked: ArraySource(asked.target.rows)
+    lidar = Kind("a Lidar", "registry:open_lidar", marks=(f"{__name__.partition('.')[0]}.Lidar",))
+    monkeypatch.setattr(
+        registry, "open_lidar", lambda one, axes: ArraySource(one.rows, axes=axes), raising=False
     )
-    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, family))
+    monkeypatch.setitem(registry.KINDS, "lidar", lidar)
     assert open_source([Lidar(), Lidar()]).shape == (8, 3)
-    with pytest.raises(SourceFormatError, match="a Lidar"):
-        open_source(object())
+    with pytest.raises(SourceFormatError, match=r"as a Lidar, which takes no options of its own; \['time'\]"):
+        open_source(Lidar(), time="day")
 
 
 def test_opening_an_array_imports_no_format(tmp_path: Path) -> None:

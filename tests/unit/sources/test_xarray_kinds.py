@@ -14,8 +14,7 @@ import xarray as xr
 
 import windowloader as wl
 from windowloader.errors import AxesError, CorruptDataError, MissingExtraError
-from windowloader.sources.mapped import MappedSource
-from windowloader.sources.memory import ArraySource
+from windowloader.sources.memory import ArraySource, MappedSource
 from windowloader.sources.netcdf import XarraySource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source

@@ -245,7 +245,7 @@ def _open_npy(request: Request) -> Source:
 
 def _in_ranges(request: Request, mapped: MappedSource, kind: str) -> Source:
     """Read a file that cannot be mapped by ranges, as an object in a bucket is."""
-    from .remote_files import open_remote
+    from .ranges import open_remote
 
     order = request.options.get("order", "C")
     if order != "C":
@@ -367,13 +367,12 @@ def _open_url(request: Request) -> Source:
         return _open_fetched(request)
     if found in ("hdf5", "netcdf"):
         return _open_described(request)
-    from .remote_files import open_remote
+    from .ranges import open_remote
 
-    request.takes("a remote object", "shape", "dtype", "offset", "mask_and_scale")
+    request.takes("a remote object", "shape", "dtype", "offset")
     return open_remote(
         request.target,
         kind=found,
-        variable=request.variable,
         axes=request.axes,
         storage_options=request.storage_options,
         **request.options,

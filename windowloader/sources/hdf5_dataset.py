@@ -301,7 +301,7 @@ def open_dataset(
 
 def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> Source:
     from .hdf5table import has_table, table_of
-    from .ranges import Place, RangeSource
+    from .ranges import RangeSource
 
     letters = how["axes"] or default_axes(
         dataset.ndim, how["dims"], f"{blob.name}{dataset.name}", dataset.shape
@@ -310,10 +310,13 @@ def _in_object(blob: Blob, dataset: Any, how: dict[str, Any]) -> Source:
     offset = _offset(dataset)
     if not has_table(dataset) and (offset is None or scattered):
         return HDF5Source(blob, dataset, **how)
-    place = Place("hdf5", dataset.name, -1 if offset is None else offset, dataset.dtype)
-    table = table_of(dataset) if dataset.chunks else None
-    how = {**how, "axes": letters, "shape": dataset.shape, "chunks": dataset.chunks, "table": table}
-    return RangeSource(blob, place, **how)
+    how = {**how, "axes": letters, "shape": dataset.shape, "chunks": dataset.chunks}
+    how |= {
+        "offset": offset or 0,
+        "variable": dataset.name,
+        "table": table_of(dataset) if dataset.chunks else None,
+    }
+    return RangeSource(blob, dataset.dtype, **how)
 
 
 def map_dataset(stamp: Stamp, dataset: Any) -> Region | None:

@@ -28,7 +28,7 @@ from .failures import Asked, explained
 from .kvstore import open_store
 from .options import Location, locate, supported
 from .processes import PerProcess
-from .reads import Progress, Read
+from .reads import Progress, wait_all
 
 if TYPE_CHECKING:
     import os
@@ -210,15 +210,9 @@ def get(blob: Blob, start: int, stop: int | None) -> bytes:
 
 def get_all(blob: Blob, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
     """Read byte ranges, all at once, and wait for them."""
-    found: list[bytes] = []
-    Read(
-        [blob.fetch(start, stop) for start, stop in ranges],
-        lambda results: found.extend(map(blob.bytes_of, results)),
-        Asked(blob.name),
-        blob.timeout,
-        Progress(blob.renew),
-    ).result()
-    return found
+    futures = [blob.fetch(start, stop) for start, stop in ranges]
+    results = wait_all(futures, Asked(blob.name), limit=blob.timeout, progress=Progress(blob.renew))
+    return [blob.bytes_of(result) for result in results]
 
 
 def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = PART) -> list[np.ndarray]:
@@ -316,12 +310,7 @@ class BlobFile(io.RawIOBase):
         missing = np.array([page for page in wanted if page not in self._pages], np.int64)
         runs = [missing[group].tolist() for group in join(missing, np.ones_like(missing), gap=0)]
         places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self._size)) for run in runs]
-        for run, (first, stop), data in zip(runs, places, get_all(self._blob, places), strict=True):
-            if len(data) != stop - first:
-                raise CorruptDataError(
-                    f"{self._blob.name!r} ends at byte {first + len(data)}, and has {self._size} bytes by its own "
-                    "account. It was not written to its end."
-                )
+        for run, data in zip(runs, get_all(self._blob, places), strict=True):
             for count, page in enumerate(run):
                 self._pages[page] = data[count * PAGE : (count + 1) * PAGE]
 

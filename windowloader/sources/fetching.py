@@ -25,12 +25,13 @@ from .base import Described
 from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
-from .options import headers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from windowloader.source import Source
+
+    from .options import Location
 
 __all__ = ["fetched", "open_fetched"]
 
@@ -90,34 +91,33 @@ def open_fetched(
         return whole
 
 
-def _whole(url: str, options: dict[str, Any]) -> bytes:
-    asked = Asked(hide_secrets(url))
-    for _ in range(HOPS):
-        try:
-            return get(blob_of(url, options), 0, None)
-        except SourceError as error:
-            if not (url.lower().startswith(WEB) and REDIRECT.search(str(error))):
-                raise
-        old, new = urlsplit(url), urlsplit(explained(asked, partial(_redirected, url, options)))
-        if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
-            new = new._replace(netloc=old.netloc)
-        else:  # another host gets nothing that was meant for this one
-            options = {name: value for name, value in options.items() if name not in OWN}
-        url = new.geturl()
-    raise SourceError(f"{asked}: redirects from one URL to the next, more than {HOPS}. Pass the last one.")
+def _whole(url: str, options: dict[str, Any], hops: int = HOPS) -> bytes:
+    """Fetch an object, from where redirects lead; another host gets nothing that was meant for this one."""
+    blob = blob_of(url, options)
+    try:
+        return get(blob, 0, None)
+    except SourceError as error:
+        if not (hops and url.lower().startswith(WEB) and REDIRECT.search(str(error)) and blob.location):
+            raise
+    old, new = urlsplit(url), urlsplit(explained(Asked(blob.name), partial(_redirected, url, blob.location)))
+    if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
+        return _whole(new._replace(netloc=old.netloc).geturl(), options, hops - 1)
+    theirs = {name: value for name, value in options.items() if name not in OWN}
+    return _whole(new.geturl(), theirs, hops - 1)
 
 
-def _redirected(url: str, options: Mapping[str, Any]) -> str:
+def _redirected(url: str, location: Location) -> str:
     """Return where a web server redirects to: TensorStore tells that it does, and not where."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
-    headers = {"User-Agent": "windowloader", "Range": "bytes=0-0", **headers_of(options)}
+    headers = dict(line.split(": ", 1) for line in location.kvstore.get("headers", ()))
+    headers = {"User-Agent": "windowloader", "Range": "bytes=0-0", **headers}
     if user:
         headers["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
     request = urllib.request.Request(parts._replace(netloc=host, fragment="").geturl(), headers=headers)
-    opener, target = urllib.request.build_opener(_Stay), ""
+    target = ""
     try:
-        opener.open(request, timeout=float(options.get("timeout", 25.0))).close()
+        urllib.request.build_opener(_Stay).open(request, timeout=location.timeout).close()
     except urllib.error.HTTPError as answer:
         with answer:
             if answer.code // 100 == 3:
@@ -125,7 +125,7 @@ def _redirected(url: str, options: Mapping[str, Any]) -> str:
     if target.lower().startswith(WEB):
         return target
     raise SourceError(
-        f"{hide_secrets(url)!r}: the server redirects, and does not say to which URL. Pass that URL."
+        f"{location.url!r}: the server redirects, and does not say to which URL. Pass that URL."
     )
 
 

@@ -6,23 +6,20 @@ In: a `Location`. Out: TensorStore's key-value store, values, names in a folder.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from typing import TYPE_CHECKING, Any
-
-from windowloader.errors import SourceNotFoundError
 
 from .failures import Asked, explained
 from .processes import tensorstore
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from .options import Location
 
-__all__ = ["check_bucket", "list_folder", "open_store", "read_keys", "wait_for"]
+__all__ = ["check_bucket", "list_folder", "open_store", "wait_for"]
 
-SYSTEMS = {"s3": ("s3fs", "S3FileSystem"), "gcs": ("gcsfs", "GCSFileSystem")}
+LISTED = ("s3", "gcs")  # by fsspec, where its package is installed
 
 
 def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any:
@@ -32,36 +29,15 @@ def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any
     return wait_for(opened, location)
 
 
-def wait_for(future: Any, location: Location) -> Any:
+def wait_for(future: Any, location: Location, asked: Asked | None = None) -> Any:
     """Return what a future of a store has, within the time-out of its location."""
-    return wait(future, Asked(location.url), limit=location.timeout, progress=Progress(location.renew))
-
-
-def read_keys(location: Location, keys: Sequence[str]) -> list[bytes | None]:
-    """Return the values of some keys, asked for at once; None where there is none.
-
-    A bucket that may be read and not listed denies access to a key that does not exist: that is an error only where
-    no key can be read.
-    """
-    store = open_store(location)
-    futures = [store.read(key) for key in keys]
-    values: list[bytes | None] = []
-    refused: OSError | None = None
-    for key, future in zip(keys, futures, strict=True):
-        try:
-            found = wait_for(future, location.child(key))
-            values.append(bytes(found.value) if found.state == "value" else None)
-        except (PermissionError, SourceNotFoundError) as error:
-            values.append(None)
-            refused = error
-    if refused is not None and not any(values):
-        raise refused
-    return values
+    asked = asked or Asked(location.url)
+    return wait(future, asked, limit=location.timeout, progress=Progress(location.renew))
 
 
 def check_bucket(location: Location) -> None:
     """Raise where the bucket itself does not exist: a missing key looks alike."""
-    if location.scheme in SYSTEMS:
+    if location.scheme in LISTED:
         ending = f"{location.path.rstrip('/')}/zarr.json"
         store = open_store(location, {**location.kvstore, "path": ""})
         with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
@@ -76,9 +52,10 @@ def list_folder(location: Location) -> list[str] | None:
     list of str or None
         None where the bucket's file system of fsspec is not installed, or does not answer.
     """
-    if location.scheme not in SYSTEMS:
+    if location.scheme not in LISTED:
         return None
-    module, name = SYSTEMS[location.scheme]
+    import fsspec
+
     store, options = location.kvstore, dict(location.options)
     if "endpoint" in store:
         options["endpoint_url"] = store["endpoint"]
@@ -86,7 +63,7 @@ def list_folder(location: Location) -> list[str] | None:
         options["client_kwargs"] = {"region_name": store["aws_region"]}
     folder = f"{store['bucket']}/{location.path.strip('/')}".rstrip("/")
     try:
-        system = getattr(importlib.import_module(module), name)(**options, skip_instance_cache=True)
+        system = fsspec.filesystem(location.scheme, **options, skip_instance_cache=True)
         return [path.removeprefix(f"{folder}/").partition("/")[0] for path in system.ls(folder, detail=False)]
     except FileNotFoundError:
         return []

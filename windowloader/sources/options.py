@@ -25,7 +25,7 @@ from .processes import PerProcess, tensorstore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DECODERS", "Location", "headers_of", "locate", "scheme_of", "supported"]
+__all__ = ["DECODERS", "Location", "locate", "scheme_of", "supported"]
 
 SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
            "http": "http", "https": "http"}  # fmt: skip
@@ -85,7 +85,10 @@ class Location:
         >>> locate("s3://bucket/store.zarr").child("speed").url
         's3://bucket/store.zarr/speed'
         """
-        return replace(self, url=_join(self.url, name), path=_join(self.path, name)) if name else self
+        if not name:
+            return self
+        url, path = (f"{base.rstrip('/')}/{name}" if base else name for base in (self.url, self.path))
+        return replace(self, url=url, path=path)
 
     def parent(self) -> Location:
         """Return the location one step up.
@@ -95,9 +98,8 @@ class Location:
         >>> locate("s3://bucket/store.zarr/speed").parent().url
         's3://bucket/store.zarr'
         """
-        return replace(
-            self, url=self.url.rstrip("/").rpartition("/")[0], path=self.path.rstrip("/").rpartition("/")[0]
-        )
+        url, path = (text.rstrip("/").rpartition("/")[0] for text in (self.url, self.path))
+        return replace(self, url=url, path=path)
 
     @property
     def local(self) -> Path | None:
@@ -136,10 +138,6 @@ class Location:
 _CONTEXTS: dict[str, PerProcess[Any]] = {}
 
 
-def _join(base: str, name: str) -> str:
-    return f"{base.rstrip('/')}/{name}" if base else name
-
-
 @functools.cache
 def _memory_file(text: str) -> str:
     """Write what TensorStore takes in a file only to one that lies in memory."""
@@ -156,11 +154,8 @@ def scheme_of(target: str | os.PathLike[str]) -> str:
     >>> scheme_of("S3://bucket/a.zarr"), scheme_of("folder/a.zarr"), scheme_of("C:/a.zarr")
     ('s3', '', '')
     """
-    text = os.fspath(target)
-    if "::" in text:  # a chain of fsspec's, such as simplecache::s3://
-        return text.partition("://")[0].lower()
-    scheme, separator, _ = text.partition("://")
-    return scheme.lower() if separator else ""
+    begin, separator, _ = os.fspath(target).partition("://")
+    return begin.lower() if separator or "::" in begin else ""  # a chain of fsspec's: simplecache::s3://
 
 
 def supported(target: str | os.PathLike[str]) -> bool:
@@ -227,7 +222,7 @@ def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = {*KNOWN[scheme], *LIMITS, "cache_bytes"}
     if (
         scheme == "file"
-    ):  # values may lie in a bucket and covariates here: what is a bucket's is nothing to a file
+    ):  # covariates may lie here and values in a bucket, whose options are nothing to a file
         options = {name: options[name] for name in set(options) - set().union(*KNOWN.values())}
     if unknown := sorted(set(options) - known):
         close = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
@@ -336,24 +331,6 @@ def _set(name: str, value: str, option: str) -> None:
         )
 
 
-def headers_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers that a user gave for a web server, checked: a library would repeat a wrong one in its error.
-
-    Raises
-    ------
-    SourceFormatError
-        For a header that cannot be sent.
-    """
-    given = options.get("headers") or (options.get("client_kwargs") or {}).get("headers") or {}
-    for name, value in dict(given).items():
-        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", str(name), re.ASCII) or not str(value).isprintable():
-            raise SourceFormatError(
-                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
-                "breaks; .strip() takes off the one at the end of a file that holds a token."
-            )
-    return {str(name): str(value) for name, value in dict(given).items()}
-
-
 def _http(text: str, options: dict[str, Any]) -> Location:
     try:
         parts = urlsplit(text)
@@ -367,7 +344,14 @@ def _http(text: str, options: dict[str, Any]) -> Location:
         )
     base = f"{parts.scheme}://{parts.netloc}"
     kvstore: dict[str, Any] = {"driver": "http", "base_url": f"{base}?{parts.query}" if parts.query else base}
-    if headers := headers_of(options):
+    headers = {str(name): str(value) for name, value in dict(options.get("headers") or {}).items()}
+    for name, value in headers.items():  # a library would repeat a wrong one in its error
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not value.isprintable():
+            raise SourceFormatError(
+                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
+                "breaks; .strip() takes off the one at the end of a file that holds a token."
+            )
+    if headers:
         kvstore["headers"] = [f"{name}: {value}" for name, value in headers.items()]
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Location(shown, "http", kvstore, parts.path or "/")

@@ -9,16 +9,14 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
 from windowloader.errors import CorruptDataError, SourceFormatError
 
-from .base import digest
+from .base import check_dtype, digest
 from .blobs import PART, blob_of, get, join
 from .failures import Asked
 from .hdf5table import decode_chunk
@@ -78,13 +76,8 @@ class RangeSource(RemoteSource):
     ) -> None:
         name = f"{blob.name}/{variable.strip('/')}" if variable else blob.name
         super().__init__(name, dtype=values.dtype if values else stored, **described)
-        self.blob, self.stored, self.offset, self.variable, self.packing = (
-            blob,
-            stored,
-            offset,
-            variable,
-            values,
-        )
+        self.blob, self.variable, self.packing = blob, variable, values
+        self.stored, self.offset = stored, offset
         self.identity = blob.identity()
         self.row_bytes = math.prod(self.shape[1:]) * stored.itemsize  # before it is compressed
         self._progress: PerProcess[Progress] = PerProcess()
@@ -112,8 +105,8 @@ class RangeSource(RemoteSource):
 
     def _requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        chunks = None if self.chunks is None else self._chunks(start, stop)
-        return np.array([end - first for first, end, _ in self._ranges(start, stop, chunks)], np.int64)
+        ranges = self._ranges(start, stop, self._chunks(start, stop))
+        return np.array([end - first for first, end, _ in ranges], np.int64)
 
     def _ranges(self, start: int, stop: int, chunks: Any) -> list[tuple[int, int, list[int]]]:
         """Where rows lie: beginning and end of each request, and which of the chunks it holds."""
@@ -126,8 +119,10 @@ class RangeSource(RemoteSource):
         ends = offsets + sizes
         return [(int(offsets[group].min()), int(ends[group].max()), group.tolist()) for group in groups]
 
-    def _chunks(self, start: int, stop: int) -> tuple[Any, ...]:
+    def _chunks(self, start: int, stop: int) -> tuple[Any, ...] | None:
         """Origins, in the stored array, of the chunks that hold rows; their offsets, sizes and masks."""
+        if self.chunks is None:
+            return None
         table, rows = self.table(), self.order[0]
         grid = [range(0, size, chunk) for size, chunk in zip(table.shape, table.chunks or (), strict=True)]
         part = [slice(None)] * len(grid)
@@ -147,7 +142,7 @@ class RangeSource(RemoteSource):
 
     def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
         blob, progress = self.blob, self._progress.get(lambda: Progress(self.blob.renew))
-        chunks = None if self.chunks is None else self._chunks(start, stop)
+        chunks = self._chunks(start, stop)
         ranges = self._ranges(start, stop, chunks)
         futures = [blob.fetch(first, end) for first, end, _ in ranges]
         for future in futures:
@@ -243,35 +238,31 @@ def open_remote(
     else:
         found, dtype, offset = check_raw(shape, dtype, offset, blob.name)
     stored = np.dtype(dtype)
-    axes = axes or default_axes(len(found), None, blob.name)
-    axes = check_axes(axes, len(found), name=blob.name, need_time=False)
-    if (apart := math.prod(found[: max(axes.find("t"), 0)])) != 1:
+    end = offset + math.prod(found) * stored.itemsize
+    if end > offset:
+        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
+    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes)
+    if (apart := math.prod(found[: source.order[0]])) != 1:
         raise SourceFormatError(
             f"{blob.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "
             "requests. Convert it: `windowloader convert` writes time first."
         )
-    end = offset + math.prod(found) * stored.itemsize
-    if end > offset:
-        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
-    return RangeSource(blob, stored, offset=offset, shape=found, axes=axes)
+    return source
 
 
 def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
     head = get(blob, 0, 12)
     if not head.startswith(np.lib.format.MAGIC_PREFIX):
         raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
-    long = head[6] > 1
-    length = struct.unpack("<I", head[8:12])[0] + 12 if long else struct.unpack("<H", head[8:10])[0] + 10
+    size = 4 if head[6] > 1 else 2
+    length = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
     try:
         shape, fortran, dtype = read_npy_header(io.BytesIO(get(blob, 0, min(length, LONGEST))))
     except ValueError as error:
         raise CorruptDataError(
             f"the header of {blob.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
         ) from error
-    if dtype.hasobject:
-        raise SourceFormatError(
-            f"{blob.name!r} holds Python objects, which are never unpickled; save it as float32."
-        )
+    check_dtype(dtype, blob.name)
     if fortran and len(shape) > 1:
         raise SourceFormatError(
             f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."

@@ -25,20 +25,9 @@ from .processes import PerProcess
 from .received import LEAST, received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = [
-    "Done",
-    "Pending",
-    "Progress",
-    "Read",
-    "Threaded",
-    "begun",
-    "lend",
-    "read_threads",
-    "taken",
-    "wait",
-]
+__all__ = ["Done", "Pending", "Progress", "Read", "begun", "in_thread", "lend", "taken", "wait", "wait_all"]
 
 T = TypeVar("T")
 
@@ -158,7 +147,7 @@ class Done(Pending):
         return self.taken
 
 
-class Threaded(Pending):
+class _Threaded(Pending):
     """A read that a `concurrent.futures.Future` stands for.
 
     Parameters
@@ -185,24 +174,25 @@ class Threaded(Pending):
         self._future.add_done_callback(lambda _: call(self))
 
 
-_THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
-
-
-def read_threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads of this process that read from sources without a ``submit`` of their own."""
-    return _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
-
-
 def begun(pending: object, name: str) -> Pending:
     """Return what ``submit`` of a source returned as a `Pending`; `SourceError` where it is none."""
     if isinstance(pending, Pending):
         return pending
     if isinstance(pending, concurrent.futures.Future):
-        return Threaded(pending)
+        return _Threaded(pending)
     raise SourceError(
         f"submit() of {name!r} returned {pending!r}; return a windowloader.source.Pending or a "
         "concurrent.futures.Future whose result is the bytes taken."
     )
+
+
+_THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
+
+
+def in_thread(name: str, read: Callable[..., int], *arguments: Any) -> Pending:
+    """Begin a read on a thread of this process, as sources do without a ``submit`` of their own."""
+    threads = _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
+    return begun(threads.submit(read, *arguments), name)
 
 
 def taken(result: object, name: str) -> int:
@@ -215,20 +205,25 @@ def taken(result: object, name: str) -> int:
     )
 
 
-def wait(
-    future: Any,
+def wait(future: Any, asked: Asked, **how: Any) -> Any:
+    """Return the result of one future; see `wait_all`."""
+    return wait_all([future], asked, **how)[0]
+
+
+def wait_all(
+    futures: Sequence[Any],
     asked: Asked,
     *,
     limit: float,
     progress: Progress,
     since: float | None = None,
     timeout: float | None = None,
-) -> Any:
-    """Return a future's result.
+) -> list[Any]:
+    """Return the results of futures.
 
     Parameters
     ----------
-    future : object
+    futures : sequence
         With ``result(timeout)`` that raises TimeoutError, as TensorStore's and concurrent.futures' have.
     asked : Asked
         For messages.
@@ -237,7 +232,7 @@ def wait(
     progress : Progress
         Of the store.
     since : float, optional
-        When it was submitted (``time.monotonic``). Default: now.
+        When they were submitted (``time.monotonic``). Default: now.
     timeout : float, optional
         Seconds to wait at most in this call.
 
@@ -246,26 +241,28 @@ def wait(
     SourceTimeoutError
         After ``timeout``, or ``limit`` without progress.
     WindowLoaderError
-        For what the read raised.
+        For what the first read that failed raised.
     """
-    begun = time.monotonic()
+    begun, results = time.monotonic(), []
     since, deadline = begun if since is None else since, math.inf if timeout is None else begun + timeout
-    while not future.done():
-        left, rest = progress.left(since, limit), deadline - time.monotonic()
-        if left <= 0 and not future.done():
-            future.cancel()
-            progress.give_up()
-            raise stalled(asked, limit)
-        with contextlib.suppress(Exception):  # also what it failed by: see below
-            future.result(timeout=max(min(left, LOOK, limit / 4, rest), 0.0))
-        if rest <= 0 and not future.done():
-            raise late(asked, timeout or 0.0)
-    try:
-        return explained(asked, lambda: future.result(timeout=0))
-    except WindowLoaderError as error:
-        if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
-            progress.give_up()
-        raise
+    for future in futures:
+        while not future.done():
+            left, rest = progress.left(since, limit), deadline - time.monotonic()
+            if left <= 0 and not future.done():
+                future.cancel()
+                progress.give_up()
+                raise stalled(asked, limit)
+            with contextlib.suppress(Exception):  # also what it failed by: see below
+                future.result(timeout=max(min(left, LOOK, limit / 4, rest), 0.0))
+            if rest <= 0 and not future.done():
+                raise late(asked, timeout or 0.0)
+        try:
+            results.append(explained(asked, partial(future.result, timeout=0)))
+        except WindowLoaderError as error:
+            if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
+                progress.give_up()
+            raise
+    return results
 
 
 @dataclass(slots=True, eq=False)
@@ -300,17 +297,8 @@ class Read(Pending):
     def result(self, timeout: float | None = None) -> int:
         """Wait until the rows stand in ``out``; return the bytes taken, or raise what the read raised."""
         if not self.over:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            results = []
-            for future in self.futures:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                how: Any = {
-                    "since": self.since,
-                    "limit": self.limit,
-                    "progress": self.progress,
-                    "timeout": left,
-                }
-                results.append(wait(future, self.asked, **how))
+            how: Any = {"limit": self.limit, "since": self.since, "timeout": timeout}
+            results = wait_all(self.futures, self.asked, progress=self.progress, **how)
             if self.finish is not None:
                 explained(self.asked, partial(self.finish, results))
             self.over, self.futures = True, []

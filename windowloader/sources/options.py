@@ -220,9 +220,7 @@ def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
     options.pop("client_kwargs", None)
     options = {ALSO.get(name, name): value for name, value in options.items()}
     known = {*KNOWN[scheme], *LIMITS, "cache_bytes"}
-    if (
-        scheme == "file"
-    ):  # covariates may lie here and values in a bucket, whose options are nothing to a file
+    if scheme == "file":  # values may lie in a bucket and covariates here: its options are nothing to a file
         options = {name: options[name] for name in set(options) - set().union(*KNOWN.values())}
     if unknown := sorted(set(options) - known):
         close = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
@@ -239,7 +237,7 @@ def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _file(text: str, options: dict[str, Any]) -> Location:
-    path = str(Path(text.rpartition("://")[2]).expanduser().absolute())
+    path = str(Path(text.partition("://")[2] or text).expanduser().absolute())
     return Location(path, "file", {"driver": "file"}, path)
 
 
@@ -257,16 +255,13 @@ def _bucket(text: str) -> tuple[str, str]:
 def _s3(text: str, options: dict[str, Any]) -> Location:
     bucket, path = _bucket(text)
     said = os.environ.get
-    endpoint = options.get("endpoint_url") or said("AWS_ENDPOINT_URL_S3") or said("AWS_ENDPOINT_URL")
+    endpoint = options.get("endpoint_url") or said("AWS_ENDPOINT_URL_S3") or said("AWS_ENDPOINT_URL") or ""
     region = options.get("region") or said("AWS_REGION") or said("AWS_DEFAULT_REGION")
-    kvstore: dict[str, Any] = {"driver": "s3", "bucket": bucket}
-    if endpoint:
-        kvstore["endpoint"] = endpoint.rstrip("/")
-        region = region or "us-east-1"  # what MinIO and Ceph take; else TensorStore asks for it first
-    if region:
-        kvstore["aws_region"] = region
-    if options.get("requester_pays"):
-        kvstore["requester_pays"] = True
+    # What MinIO and Ceph take; without any, TensorStore asks AWS for it first.
+    region = region or ("us-east-1" if endpoint else "")
+    kvstore = {"driver": "s3", "bucket": bucket, "endpoint": endpoint.rstrip("/"), "aws_region": region,
+               "requester_pays": bool(options.get("requester_pays"))}  # fmt: skip
+    kvstore = {name: value for name, value in kvstore.items() if value}
     key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
     if bool(key) != bool(secret):
         raise SourceFormatError(
@@ -276,9 +271,9 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
     where = Location(f"s3://{bucket}/{path}", "s3", kvstore, path)
     if options.get("anon") or not key:
         return replace(where, context={"aws_credentials": _credentials(options)})
-    lines = ["[windowloader]", f"aws_access_key_id = {key}", f"aws_secret_access_key = {secret}"]
-    lines += [f"aws_session_token = {token}"] if token else []
-    return replace(where, secret="\n".join([*lines, ""]))
+    lines = {"aws_access_key_id": key, "aws_secret_access_key": secret, "aws_session_token": token}
+    text = "".join(f"{name} = {value}\n" for name, value in lines.items() if value)
+    return replace(where, secret=f"[windowloader]\n{text}")
 
 
 def _credentials(options: Mapping[str, Any]) -> dict[str, str]:
@@ -342,16 +337,14 @@ def _http(text: str, options: dict[str, Any]) -> Location:
             "an http(s) URL was given whose host and port cannot be read. In a user name or password /, ?, #, @, [ "
             "and ] are written %2F, %3F, %23, %40, %5B and %5D."
         )
-    base = f"{parts.scheme}://{parts.netloc}"
-    kvstore: dict[str, Any] = {"driver": "http", "base_url": f"{base}?{parts.query}" if parts.query else base}
-    headers = {str(name): str(value) for name, value in dict(options.get("headers") or {}).items()}
-    for name, value in headers.items():  # a library would repeat a wrong one in its error
-        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not value.isprintable():
+    headers = [f"{name}: {value}" for name, value in dict(options.get("headers") or {}).items()]
+    for header in headers:  # a library would repeat a wrong one in its error
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+: .*", header, re.ASCII) or not header.isprintable():
             raise SourceFormatError(
-                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
-                "breaks; .strip() takes off the one at the end of a file that holds a token."
+                f"storage_options['headers'][{header.partition(':')[0]!r}] cannot be sent: a name has no blanks, and a "
+                "value no line breaks; .strip() takes off the one at the end of a file that holds a token."
             )
-    if headers:
-        kvstore["headers"] = [f"{name}: {value}" for name, value in headers.items()]
+    kvstore: dict[str, Any] = {"driver": "http", "base_url": parts._replace(path="", fragment="").geturl()}
+    kvstore |= {"headers": headers} if headers else {}
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Location(shown, "http", kvstore, parts.path or "/")

@@ -80,7 +80,7 @@ class Progress:
 
     def __init__(self, renew: Callable[[], object] = lambda: None) -> None:
         self._last = self._looked = time.monotonic()
-        self._arrived = 0
+        self._arrived: int | None = None
         self.give_up = renew
 
     def touch(self, future: Any) -> None:
@@ -102,7 +102,8 @@ class Progress:
         now = time.monotonic()
         if now - self._looked >= AGAIN:
             arrived = received()
-            self._arrived = self._arrived or arrived
+            if self._arrived is None:
+                self._arrived = arrived
             if now - self._looked > STOPPED or arrived - self._arrived >= LEAST:
                 self._last, self._arrived = now, arrived
             self._looked = now

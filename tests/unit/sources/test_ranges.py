@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 
 import fsspec
 import h5py
@@ -201,6 +202,28 @@ def test_a_failed_opening_does_not_crash_the_process_at_its_end(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "x.h5")], capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
+def test_an_answer_closes_no_file_that_waits_for_it(tmp_path, put, monkeypatch):
+    """h5py holds its lock while it reads: a thread that collects a file on the way would wait for that lock."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(10, 11))
+    other, system = h5py.File(tmp_path / "x.h5"), type(fsspec.filesystem("memory"))
+
+    class Held:
+        """Garbage once nobody but itself knows it."""
+
+    def answer(*arguments, ask=system.cat_file):
+        held = Held()
+        held.itself = held
+        weakref.finalize(held, other.close)
+        del held
+        assert len([[] for _ in range(100_000)]) == 100_000  # so many that garbage is collected
+        return ask(*arguments)
+
+    monkeypatch.setattr(system, "cat_file", answer)
+    check(open_hdf5(put(tmp_path / "x.h5", "x.h5"), storage_options={"timeout": 3}), VALUES)
+    other.close()
 
 
 def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):

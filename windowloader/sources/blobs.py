@@ -63,13 +63,12 @@ class Blob:
     """
 
     def __init__(self, location: Location) -> None:
-        self.location: Location | None = location
+        self.location: Any = location
         self.name, self.timeout = location.url, location.timeout
         self._seen = ""  # version; empty until the first answer
         self._process: PerProcess[Any] = PerProcess()
 
     def _open(self) -> Any:
-        assert self.location is not None
         return open_store(self.location, {**self.location.kvstore, "path": self.location.path})
 
     def fetch(self, start: int, stop: int | None) -> Any:
@@ -81,8 +80,7 @@ class Blob:
         if result.state != "value":
             raise SourceNotFoundError(f"{self.name!r}: nothing is there; check the path.")
         self._check(result.stamp.generation)
-        value: bytes = result.value
-        return value
+        return bytes(result.value)
 
     def _check(self, generation: bytes) -> None:
         version = hashlib.blake2b(generation, digest_size=8).hexdigest()
@@ -95,8 +93,7 @@ class Blob:
     def renew(self) -> None:
         """Keep later requests apart from those that were given up, and which still count against the limit."""
         self._process.drop()
-        if self.location is not None:
-            self.location.renew()
+        self.location.renew()
 
     def identity(self) -> str:
         """Text that changes when the object does; asks for one byte if nothing was read yet."""
@@ -150,8 +147,7 @@ class FsspecBlob(Blob):
 
     def bytes_of(self, result: Any) -> bytes:
         """Bytes of a result."""
-        value: bytes = result
-        return value
+        return bytes(result)
 
     def renew(self) -> None:
         """Use fresh threads."""

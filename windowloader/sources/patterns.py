@@ -5,10 +5,10 @@ In: a pattern, here or in a bucket. Out: paths or URLs. Never opens one.
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
 import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceFormatError
@@ -78,12 +78,9 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
         options.pop("timeout", None)
         return explained(Asked(hide_secrets(pattern)), globbed)
     folder, _, begin = pattern.partition("*")[0].rpartition("/")
-    wanted, location = pattern[len(folder) + 1 :].split("/"), locate(folder, storage_options)
+    wanted, location = pattern[len(folder) + 1 :], locate(folder, storage_options)
     below = tensorstore().KvStore.KeyRange(begin, f"{begin}\U0010ffff" if begin else "")
     keys = wait_for(open_store(location).list(below), location)
-    found = {tuple(key.decode().split("/")[: len(wanted)]) for key in keys}
-    return [
-        "/".join([folder, *names])
-        for names in found
-        if len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
-    ]
+    depth = wanted.count("/") + 1
+    found = {"/".join(key.decode().split("/")[:depth]) for key in keys}
+    return [f"{folder}/{name}" for name in found if PurePosixPath(name).match(wanted)]

@@ -244,8 +244,8 @@ def wait_all(
     WindowLoaderError
         For what the first read that failed raised.
     """
-    begun, results = time.monotonic(), []
-    since, deadline = begun if since is None else since, math.inf if timeout is None else begun + timeout
+    now, results = time.monotonic(), []
+    since, deadline = now if since is None else since, math.inf if timeout is None else now + timeout
     for future in futures:
         while not future.done():
             left, rest = progress.left(since, limit), deadline - time.monotonic()
@@ -293,16 +293,14 @@ class Read(Pending):
     progress: Progress
     taken: int = 0
     since: float = field(default_factory=time.monotonic)
-    over: bool = False
 
     def result(self, timeout: float | None = None) -> int:
         """Wait until the rows stand in ``out``; return the bytes taken, or raise what the read raised."""
-        if not self.over:
-            how: Any = {"limit": self.limit, "since": self.since, "timeout": timeout}
-            results = wait_all(self.futures, self.asked, progress=self.progress, **how)
-            if self.finish is not None:
-                explained(self.asked, partial(self.finish, results))
-            self.over, self.futures = True, []
+        how: Any = {"limit": self.limit, "since": self.since, "timeout": timeout}
+        results = wait_all(self.futures, self.asked, progress=self.progress, **how)
+        if self.finish is not None:
+            explained(self.asked, partial(self.finish, results))
+        self.finish, self.futures = None, []  # a second call has nothing to do
         return self.taken
 
     def done(self) -> bool:

@@ -166,7 +166,7 @@ class RangeSource(RemoteSource):
             row, *rest = [origins[at][dim] for dim in self.order]
             inside = chunk.transpose(self.order)[max(start - row, 0) : stop - row]
             place = (max(row - start, 0), *rest)
-            target = out[tuple(slice(at, at + size) for at, size in zip(place, inside.shape, strict=True))]
+            target = out[tuple(slice(low, low + size) for low, size in zip(place, inside.shape, strict=True))]
             self._put(inside[tuple(map(slice, target.shape))], target)  # a chunk may reach beyond the array
 
         for at in np.flatnonzero(offsets < 0).tolist():  # never written: HDF5 says what that means
@@ -241,7 +241,7 @@ def open_remote(
     end = offset + math.prod(found) * stored.itemsize
     if end > offset:
         get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
-    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes)
+    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes or None)
     if (apart := math.prod(found[: source.order[0]])) != 1:
         raise SourceFormatError(
             f"{blob.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "

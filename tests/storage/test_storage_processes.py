@@ -29,7 +29,7 @@ FORK = """
         from windowloader.sources.chunked import open_chunked
         source = open_chunked(url, storage_options=options)
     else:
-        from windowloader.sources.remote_files import open_remote
+        from windowloader.sources.ranges import open_remote
         source = open_remote(url, kind=kind, storage_options=options)
     expected = np.arange(120, dtype="f4").reshape(40, 3)
 

@@ -13,7 +13,8 @@ import xarray as xr
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
 from windowloader.sources import blobs
-from windowloader.sources.remote_files import open_remote
+from windowloader.sources.hdf5 import open_hdf5
+from windowloader.sources.ranges import open_remote
 from windowloader.testing import check_source
 
 VALUES = np.random.default_rng(9).normal(size=(50, 8)).astype("f4")
@@ -45,7 +46,7 @@ def test_npy_and_hdf5_by_counted_ranges(place, static):
     path, url, options = place("counted.h5")
     with h5py.File(path, "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(7, 3), compression="gzip", shuffle=True)
-    source = open_remote(url, kind="hdf5", storage_options=options)
+    source = open_hdf5(url, storage_options=options)
     static.clear()
     source.read(4, 13, out)
     np.testing.assert_array_equal(out, VALUES[4:13])
@@ -56,18 +57,20 @@ def test_npy_and_hdf5_by_counted_ranges(place, static):
 @pytest.mark.parametrize("form", ["npy", "raw", "contiguous", "chunked"])
 def test_ranges_pass_the_suite(place, form):
     path, url, options = place(f"suite-{form}")
-    how = {"kind": "hdf5"}
     if form == "npy":
-        path, url, how = path.with_suffix(".npy"), f"{url}.npy", {"kind": "npy"}
+        path, url = path.with_suffix(".npy"), f"{url}.npy"
         np.save(path, VALUES)
+        source = open_remote(url, kind="npy", storage_options=options)
     elif form == "raw":
         path.write_bytes(bytes(12) + VALUES.tobytes())
-        how = {"kind": "raw", "shape": VALUES.shape, "dtype": "<f4", "offset": 12}
+        how = {"shape": VALUES.shape, "dtype": "<f4", "offset": 12}
+        source = open_remote(url, kind="raw", storage_options=options, **how)
     else:
         filters = {"chunks": (7, 3), "compression": "gzip"} if form == "chunked" else {}
         with h5py.File(path, "w") as file:
             file.create_dataset("speed", data=VALUES, **filters)
-    check_source(open_remote(url, storage_options=options, **how), VALUES, fork=False)
+        source = open_hdf5(url, storage_options=options)
+    check_source(source, VALUES, fork=False)
 
 
 SERIES = np.random.default_rng(2).integers(0, 90, (3000, 24)).astype("f4")
@@ -103,8 +106,7 @@ def in_columns(path):
 def test_a_plan_counts_requests_as_ranges_are_joined(write, more, static, bucket_folder, monkeypatch):
     monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
     monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
-    for name, value in (("PART", 10_000), ("GAP", 500)):
-        monkeypatch.setattr(f"windowloader.sources.ranges.{name}", value)
+    monkeypatch.setattr("windowloader.sources.ranges.PART", 10_000)
     monkeypatch.setattr("windowloader.sources.ranges.join.__kwdefaults__", {"gap": 500, "part": 10_000})
     name = f"{write.__name__}.{'npy' if write is npy else 'h5'}"
     write(bucket_folder / "bkt" / name)
@@ -197,7 +199,7 @@ def test_an_object_cut_short(place, name):
             file.create_dataset("speed", data=VALUES)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CorruptDataError, match=name):
-        open_remote(url, kind="npy" if name == "cut.npy" else "hdf5", storage_options=options)
+        wl.open(url, storage_options=options)
 
 
 def test_a_google_bucket(tmp_path):
@@ -245,7 +247,7 @@ def test_a_google_bucket(tmp_path):
             packed = io.BytesIO()
             np.save(packed, values)
             ts.KvStore.open({"driver": "gcs", "bucket": "bkt"}).result().write(b"a.npy", packed.getvalue()).result()
-            from windowloader.sources.remote_files import open_remote
+            from windowloader.sources.ranges import open_remote
             check_source(open_remote("gs://bkt/a.npy", kind="npy"), values, fork=False)
             import windowloader as wl
             from windowloader.convert import convert

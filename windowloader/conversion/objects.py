@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
 from windowloader.sources.failures import Asked
-from windowloader.sources.kvstore import open_store, read_keys
+from windowloader.sources.kvstore import open_store
 from windowloader.sources.processes import tensorstore
 from windowloader.sources.reads import Progress, wait
 
@@ -52,8 +52,25 @@ class Objects:
         return Objects(self.location.child(name))
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Values, asked for at once; None where there is none."""
-        return read_keys(self.location, keys)
+        """Values, asked for at once; None where there is none.
+
+        A bucket that may be read and not listed denies access to a key that does not exist: that is an error only
+        where no key can be read.
+        """
+        store = self._open()
+        futures = [store.read(key) for key in keys]
+        values: list[bytes | None] = []
+        refused: PermissionError | None = None
+        for key, future in zip(keys, futures, strict=True):
+            try:
+                found = self._wait(future, key)
+                values.append(bytes(found.value) if found.state == "value" else None)
+            except PermissionError as error:
+                values.append(None)
+                refused = error
+        if refused is not None and not any(values):
+            raise refused
+        return values
 
     def list(self) -> list[str]:
         """Return all keys, in order."""

@@ -23,7 +23,7 @@ from windowloader.hiding import hide_secrets
 from .box import box_shape
 from .failures import Asked, Guard
 from .handles import bytes_on_disk
-from .reads import Done, Threaded, read_threads
+from .reads import Done, in_thread
 from .storage import Storage
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Source:
             Its result is that of `read`.
         """
         more = () if box is None else (box,)
-        return Threaded(read_threads().submit(self.read, start, stop, out, *more))
+        return in_thread(self.name, self.read, start, stop, out, *more)
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
-import itertools
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from windowloader.errors import (
     CorruptDataError,
@@ -29,114 +28,81 @@ from .failures import Asked, explained
 from .kvstore import open_store
 from .options import Location, locate, supported
 from .processes import PerProcess
-from .reads import Progress, wait
+from .reads import Progress, wait_all
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Blob", "BlobFile", "FsspecBlob", "StoreBlob", "blob_of"]
+__all__ = ["Blob", "BlobFile", "FsspecBlob", "blob_of", "join"]
 
 PAGE = 64 << 10  # of a file over an object: 12 requests for the metadata of five variables, 10 of 1 MiB
 KEPT = 1024  # pages
 LARGE = 16 << 20
 REQUESTS = 16
+PART = 8 << 20  # a longer range goes as several requests, which run side by side
+GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
 
 
-class Blob(Protocol):
-    """One object, by byte range."""
-
-    name: str
-    timeout: float
-
-    @property
-    def location(self) -> Location | None:
-        """Of the store that has it, where we know it."""
-
-    def fetch(self, start: int, stop: int | None) -> Any:
-        """Begin to read bytes; a future for `bytes_of`."""
-
-    def bytes_of(self, result: Any) -> bytes:
-        """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
-
-    def renew(self) -> None:
-        """Keep later requests apart from those that were given up."""
-
-    def identity(self) -> str:
-        """Text that changes when the object does; asks for one byte if nothing was read yet."""
-
-
-def get(blob: Blob, start: int, stop: int | None) -> bytes:
-    """Read bytes and wait for them; ``stop=None``: to the end of the object."""
-    return get_all(blob, [(start, stop)])[0]
-
-
-def get_all(blob: Blob, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
-    """Read byte ranges, all at once, and wait for them."""
-    now, asked, progress = time.monotonic(), Asked(blob.name), Progress(blob.renew)
-    futures = [blob.fetch(start, stop) for start, stop in ranges]
-    limit = blob.timeout
-    return [
-        blob.bytes_of(wait(future, asked, since=now, limit=limit, progress=progress, timeout=None))
-        for future in futures
-    ]
-
-
-class StoreBlob:
-    """An object in a store that TensorStore reads.
+class Blob:
+    """One object in a store that TensorStore reads.
 
     Parameters
     ----------
     location : Location
         Of the object.
-    seen : str
-        Version that it must have; empty: the first that is met.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    timeout : float
+        Seconds without progress after which a read fails.
+    location : Location or None
+        None where only fsspec knows the store.
     """
 
-    def __init__(self, location: Location, seen: str = "") -> None:
-        self.location, self.seen = location, seen
+    def __init__(self, location: Location) -> None:
+        self.location: Any = location
         self.name, self.timeout = location.url, location.timeout
-        self._store: PerProcess[Any] = PerProcess()
+        self._seen = ""  # version; empty until the first answer
+        self._process: PerProcess[Any] = PerProcess()
 
     def _open(self) -> Any:
-        folder, _, key = self.location.path.rpartition("/")
-        spec = {**self.location.kvstore, "path": f"{folder}/" if folder else ""}
-        return open_store(self.location, spec), key
+        return open_store(self.location, {**self.location.kvstore, "path": self.location.path})
 
     def fetch(self, start: int, stop: int | None) -> Any:
-        """Begin to read bytes."""
-        store, key = self._store.get(self._open)
-        return store.read(key, byte_range=slice(start, stop))
+        """Begin to read bytes; a future for `bytes_of`. ``stop=None``: to the end of the object."""
+        return self._process.get(self._open).read("", byte_range=slice(start, stop))
 
     def bytes_of(self, result: Any) -> bytes:
-        """Bytes of a result, of the version first seen."""
+        """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
         if result.state != "value":
             raise SourceNotFoundError(f"{self.name!r}: nothing is there; check the path.")
-        version = hashlib.blake2b(result.stamp.generation, digest_size=8).hexdigest()
-        if self.seen and version != self.seen:
+        self._check(result.stamp.generation)
+        return bytes(result.value)
+
+    def _check(self, generation: bytes) -> None:
+        version = hashlib.blake2b(generation, digest_size=8).hexdigest()
+        if self._seen not in ("", version):
             raise SourceChangedError(
-                f"{self.name!r} changed since it was opened (version {self.seen}, now {version}); open it again."
+                f"{self.name!r} changed since it was opened (version {self._seen}, now {version}); open it again."
             )
-        self.seen = version
-        value: bytes = result.value
-        return value
+        self._seen = version
 
     def renew(self) -> None:
-        """Use a fresh context, in which requests that were given up do not count against the limit."""
-        self._store.drop()
+        """Keep later requests apart from those that were given up, and which still count against the limit."""
+        self._process.drop()
         self.location.renew()
 
     def identity(self) -> str:
-        """Version of the object."""
-        if not self.seen:
+        """Text that changes when the object does; asks for one byte if nothing was read yet."""
+        if not self._seen:
             get(self, 0, 1)
-        return self.seen
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StoreBlob, (self.location, self.seen)
+        return self._seen
 
 
-class FsspecBlob:
+class FsspecBlob(Blob):
     """An object in a store that only fsspec reads, by its ``cat_file`` in a few threads.
 
     Parameters
@@ -145,41 +111,33 @@ class FsspecBlob:
         As fsspec takes it.
     options : mapping
         As fsspec takes them.
-    seen : str
-        Version that it must have; empty: the one at the first opening.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any], seen: str = "") -> None:
-        self.url, self.options, self.seen = url, own_headers_stay(options), seen
-        self.timeout = float(self.options.pop("timeout", 60.0))
-        self.location: Location | None = None  # fsspec knows it
-        self.name = hide_secrets(url)
-        self._process: PerProcess[_Open] = PerProcess()
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._url, self._options = url, own_headers_stay(options)
+        self.name, self.location = hide_secrets(url), None
+        self.timeout = float(self._options.pop("timeout", 60.0))
+        self._seen, self._process = "", PerProcess()
 
-    def _open(self) -> _Open:
+    def _open(self) -> Any:
         import fsspec
 
         def opened() -> tuple[Any, str, Any]:
-            system, path = fsspec.core.url_to_fs(self.url, **self.options)
+            system, path = fsspec.core.url_to_fs(self._url, **self._options)
             return system, path, system.info(path)
 
         system, path, info = explained(Asked(self.name), opened)
-        version = str(
-            next((info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info), "")
-        )
-        version = hashlib.blake2b(f"{version} {info.get('size')}".encode(), digest_size=8).hexdigest()
-        if self.seen and version != self.seen:
-            raise SourceChangedError(f"{self.name!r} changed since it was opened; open it again.")
-        self.seen = version
-        return _Open(system, path)
+        marks = (info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info)
+        self._check(f"{next(marks, '')} {info.get('size')}".encode())
+        return system, path
 
     def fetch(self, start: int, stop: int | None) -> Any:
         """Begin to read bytes."""
-        opened = self._process.get(self._open)
-        return pool().submit(self._range, opened, start, stop)
+        system, path = self._process.get(self._open)
+        return pool().submit(self._range, system, path, start, stop)
 
-    def _range(self, opened: _Open, start: int, stop: int | None) -> bytes:
-        data: bytes = opened.system.cat_file(opened.path, start, stop)
+    def _range(self, system: Any, path: str, start: int, stop: int | None) -> bytes:
+        data: bytes = system.cat_file(path, start, stop)
         if stop is not None and len(data) != stop - start:
             raise CorruptDataError(
                 f"{self.name!r} ends at byte {start + len(data)}, and bytes {start}–{stop - 1} were asked. It was "
@@ -189,26 +147,11 @@ class FsspecBlob:
 
     def bytes_of(self, result: Any) -> bytes:
         """Bytes of a result."""
-        value: bytes = result
-        return value
+        return bytes(result)
 
     def renew(self) -> None:
         """Use fresh threads."""
         renew_pool()
-
-    def identity(self) -> str:
-        """Version of the object."""
-        self._process.get(self._open)
-        return self.seen
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FsspecBlob, (self.url, {**self.options, "timeout": self.timeout}, self.seen)
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    system: Any
-    path: str
 
 
 def own_headers_stay(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -251,11 +194,57 @@ def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = Non
     Examples
     --------
     >>> type(blob_of("s3://bucket/x.npy")).__name__, type(blob_of("memory://x.npy")).__name__
-    ('StoreBlob', 'FsspecBlob')
+    ('Blob', 'FsspecBlob')
     """
-    if supported(url):
-        return StoreBlob(locate(url, options))
-    return FsspecBlob(str(url), options or {})
+    return Blob(locate(url, options)) if supported(url) else FsspecBlob(str(url), options or {})
+
+
+def get(blob: Blob, start: int, stop: int | None) -> bytes:
+    """Read bytes and wait for them; ``stop=None``: to the end of the object."""
+    return get_all(blob, [(start, stop)])[0]
+
+
+def get_all(blob: Blob, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
+    """Read byte ranges, all at once, and wait for them."""
+    futures = [blob.fetch(start, stop) for start, stop in ranges]
+    results = wait_all(futures, Asked(blob.name), limit=blob.timeout, progress=Progress(blob.renew))
+    return [blob.bytes_of(result) for result in results]
+
+
+def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = PART) -> list[np.ndarray]:
+    """Group ranges into requests: near ones together, up to a size.
+
+    Parameters
+    ----------
+    offsets, sizes : ndarray, int64
+        Ranges.
+    gap : int
+        Bytes between two that are read in vain at most.
+    part : int
+        Bytes of a request of several ranges at most.
+
+    Returns
+    -------
+    list of ndarray
+        Positions of the ranges of each request, by rising offset.
+
+    Examples
+    --------
+    >>> join(np.array([100, 0, 300]), np.array([50, 50, 50]), gap=60)
+    [array([1, 0]), array([2])]
+    """
+    order = np.argsort(offsets, kind="stable")
+    first, ends = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
+    wide = np.append(np.flatnonzero(first[1:] - ends[:-1] > gap) + 1, len(order))
+    groups, at = [], 0
+    while at < len(
+        order
+    ):  # up to the next wide gap, and to the part's size; a range that is larger goes alone
+        full = int(np.searchsorted(ends, first[at] + part, side="right"))
+        end = max(at + 1, min(int(wide[np.searchsorted(wide, at, side="right")]), full))
+        groups.append(order[at:end])
+        at = end
+    return groups
 
 
 class BlobFile(io.RawIOBase):
@@ -276,14 +265,6 @@ class BlobFile(io.RawIOBase):
         self._pages = {0: first} if len(first) == PAGE else {}
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
     def tell(self) -> int:
         """Position."""
         return self._at
@@ -297,44 +278,38 @@ class BlobFile(io.RawIOBase):
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
         first, stop = self._at, max(min(self._at + len(view), self._size), self._at)
-        collecting = gc.isenabled()
-        gc.disable()  # a thread that reads for us could free objects of h5py, and wait for the lock that we hold
+        # h5py holds its lock while it waits here: a thread that answers must not come to close files it is done with.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             if stop - first > LARGE:  # values: they are not asked for again
-                view[: stop - first] = get(self._blob, first, stop)
+                data = get(self._blob, first, stop)
             else:
                 self.fetch([(first, stop)])
-                for number in range(first // PAGE, -(-stop // PAGE)):
-                    page, begin = self._pages[number], number * PAGE
-                    here, end = max(first, begin), min(stop, begin + len(page))
-                    view[here - first : end - first] = page[here - begin : end - begin]
+                whole = b"".join(self._pages[number] for number in _pages(first, stop))
+                data = whole[first % PAGE :][: stop - first]
+            view[: len(data)] = data
         except WindowLoaderError as error:
             self.problem = error
             raise
         finally:
-            if collecting:
+            if collects:
                 gc.enable()
         self._at = stop
         return stop - first
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Read the pages of byte ranges that are not there yet, neighbours by one request, all requests at once."""
-        wanted = sorted({page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))})[
-            :KEPT
-        ]
-        missing = [page for page in wanted if page not in self._pages]
+        wanted = sorted({page for part in ranges for page in _pages(*part)})[:KEPT]
         while len(self._pages) > KEPT:  # the oldest go
             self._pages.pop(next(iter(self._pages)))
-        runs = [
-            [page for _, page in group]
-            for _, group in itertools.groupby(enumerate(missing), lambda found: found[1] - found[0])
-        ]
+        missing = np.array([page for page in wanted if page not in self._pages], np.int64)
+        runs = [missing[group].tolist() for group in join(missing, np.ones_like(missing), gap=0)]
         places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self._size)) for run in runs]
-        for run, (first, stop), data in zip(runs, places, get_all(self._blob, places), strict=True):
-            if len(data) != stop - first:
-                raise CorruptDataError(
-                    f"{self._blob.name!r} ends at byte {first + len(data)}, and has {self._size} bytes by its own "
-                    "account. It was not written to its end."
-                )
+        for run, data in zip(runs, get_all(self._blob, places), strict=True):
             for count, page in enumerate(run):
                 self._pages[page] = data[count * PAGE : (count + 1) * PAGE]
+
+
+def _pages(first: int, stop: int) -> range:
+    return range(first // PAGE, -(-stop // PAGE))

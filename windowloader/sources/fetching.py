@@ -12,6 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -20,15 +21,17 @@ import numpy as np
 from windowloader.errors import SourceError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
+from .base import Described
 from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
-from .options import headers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from windowloader.source import Source
+
+    from .options import Location
 
 __all__ = ["fetched", "open_fetched"]
 
@@ -81,59 +84,48 @@ def open_fetched(
         if values is None:  # the file that it lies in will be gone
             values = np.empty(source.shape, source.dtype)
             source.read(0, len(values), values)
-        axes = range(len(source.shape))
-        whole = ArraySource(
-            values,
-            axes=source.axes,
-            name=hide_secrets(url),
-            dims=source.dims,
-            labels={axis: labels for axis in axes if (labels := source.labels(axis)) is not None},
-            timestamps=source.timestamps(),
-        )
-        whole.doubts = source.doubts
+        whole = ArraySource(values, axes=source.axes, name=hide_secrets(url), dims=source.dims)
+        labels = {axis: found for axis in range(values.ndim) if (found := source.labels(axis)) is not None}
+        whole.description, whole.doubts = Described(labels, source.timestamps()), source.doubts
         source.close()
         return whole
 
 
-def _whole(url: str, options: dict[str, Any]) -> bytes:
-    asked = Asked(hide_secrets(url))
-    for _ in range(HOPS):
-        try:
-            return get(blob_of(url, options), 0, None)
-        except SourceError as error:
-            if not (url.lower().startswith(WEB) and REDIRECT.search(str(error))):
-                raise
-        url, options = _followed(url, options, asked)
-    raise SourceError(f"{asked}: redirects from one URL to the next, more than {HOPS}. Pass the last one.")
-
-
-def _followed(url: str, options: dict[str, Any], asked: Asked) -> tuple[str, dict[str, Any]]:
-    """Return where a redirect leads, and options: of another host without what was meant for this one."""
-    old = urlsplit(url)
-    new = urlsplit(explained(asked, lambda: _redirected(url, options)))
+def _whole(url: str, options: dict[str, Any], hops: int = HOPS) -> bytes:
+    """Fetch an object, from where redirects lead; another host gets nothing that was meant for this one."""
+    blob = blob_of(url, options)
+    try:
+        return get(blob, 0, None)
+    except SourceError as error:
+        if not (hops and url.lower().startswith(WEB) and REDIRECT.search(str(error)) and blob.location):
+            raise
+    old, new = urlsplit(url), urlsplit(explained(Asked(blob.name), partial(_redirected, url, blob.location)))
     if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
-        return new._replace(netloc=old.netloc).geturl(), options
-    return new.geturl(), {name: value for name, value in options.items() if name not in OWN}
+        return _whole(new._replace(netloc=old.netloc).geturl(), options, hops - 1)
+    theirs = {name: value for name, value in options.items() if name not in OWN}
+    return _whole(new.geturl(), theirs, hops - 1)
 
 
-def _redirected(url: str, options: Mapping[str, Any]) -> str:
+def _redirected(url: str, location: Location) -> str:
     """Return where a web server redirects to: TensorStore tells that it does, and not where."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
-    headers = {"User-Agent": "windowloader", "Range": "bytes=0-0", **headers_of(options)}
+    headers = dict(line.split(": ", 1) for line in location.kvstore.get("headers", ()))
+    headers = {"User-Agent": "windowloader", "Range": "bytes=0-0", **headers}
     if user:
         headers["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
     request = urllib.request.Request(parts._replace(netloc=host, fragment="").geturl(), headers=headers)
+    target = ""
     try:
-        with urllib.request.build_opener(_Stay).open(request, timeout=float(options.get("timeout", 25.0))):
-            pass
+        urllib.request.build_opener(_Stay).open(request, timeout=location.timeout).close()
     except urllib.error.HTTPError as answer:
         with answer:
-            target = urljoin(url, answer.headers.get("Location", ""))
-        if answer.code // 100 == 3 and target.lower().startswith(WEB):
-            return target
+            if answer.code // 100 == 3:
+                target = urljoin(url, answer.headers.get("Location", ""))
+    if target.lower().startswith(WEB):
+        return target
     raise SourceError(
-        f"{hide_secrets(url)!r}: the server redirects, and does not say to which URL. Pass that URL."
+        f"{location.url!r}: the server redirects, and does not say to which URL. Pass that URL."
     )
 
 

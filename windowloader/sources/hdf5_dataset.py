@@ -259,7 +259,7 @@ def open_dataset(where: Stamp | Blob, dataset: Any, **how: Any) -> Source:
     **how
         ``axes``, ``dims``, ``description`` and ``values``, as for the sources.
     """
-    from .ranges import Place, RangeSource
+    from .ranges import RangeSource
 
     check_readable(dataset, where)
     offset = _offset(dataset)
@@ -275,10 +275,9 @@ def open_dataset(where: Stamp | Blob, dataset: Any, **how: Any) -> Source:
         )
         together = "t" not in axes or all(size == 1 for size in dataset.shape[: axes.index("t")])
         if has_table(dataset) or (offset is not None and together):
-            place = Place("hdf5", dataset.name, -1 if offset is None else offset, dataset.dtype)
-            form = {"shape": dataset.shape, "chunks": dataset.chunks}
-            table = table_of(dataset) if dataset.chunks else None
-            return RangeSource(where, place, table=table, **form, **{**how, "axes": axes})
+            how = {**how, "axes": axes, "shape": dataset.shape, "chunks": dataset.chunks}
+            how["table"] = table_of(dataset) if dataset.chunks else None
+            return RangeSource(where, dataset.dtype, offset=offset or 0, variable=dataset.name, **how)
     return HDF5Source(where, dataset, **how)
 
 

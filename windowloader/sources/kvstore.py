@@ -6,75 +6,42 @@ In: a `Location`. Out: TensorStore's key-value store, values, names in a folder.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import time
 from typing import TYPE_CHECKING, Any
-
-from windowloader.errors import SourceError, SourceNotFoundError
 
 from .failures import Asked, explained
 from .processes import tensorstore
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from .options import Location
 
-__all__ = ["check_bucket", "list_folder", "open_store", "read_keys", "wait_for"]
+__all__ = ["check_bucket", "list_folder", "open_store", "wait_for"]
+
+LISTED = ("s3", "gcs")  # by fsspec, where its package is installed
 
 
 def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any:
     """Return TensorStore's key-value store of a location, or of a specification with its credentials and limits."""
-    asked, kvstore, spec = (
-        Asked(location.url),
-        tensorstore(location.url).KvStore,
-        dict(spec or location.store()),
-    )
-    future = explained(asked, lambda: kvstore.open(spec, context=location.resources()))
-    return wait_for(future, location, asked)
+    kvstore, spec = tensorstore(location.url).KvStore, dict(spec or location.store())
+    opened = explained(Asked(location.url), lambda: kvstore.open(spec, context=location.resources()))
+    return wait_for(opened, location)
 
 
 def wait_for(future: Any, location: Location, asked: Asked | None = None) -> Any:
     """Return what a future of a store has, within the time-out of its location."""
     asked = asked or Asked(location.url)
-    since, limit, progress = time.monotonic(), location.timeout, Progress(location.renew)
-    return wait(future, asked, since=since, limit=limit, progress=progress, timeout=None)
-
-
-def read_keys(location: Location, keys: Sequence[str]) -> list[bytes | None]:
-    """Return the values of some keys, asked for at once; None where there is none.
-
-    A bucket that may be read and not listed denies access to a key that does not exist: that is an error only where
-    no key can be read.
-    """
-    store = open_store(location)
-    futures = [store.read(key) for key in keys]
-    values: list[bytes | None] = []
-    refused: SourceError | None = None
-    for key, future in zip(keys, futures, strict=True):
-        try:
-            found = wait_for(future, location, Asked(location.child(key).url))
-            values.append(bytes(found.value) if found.state == "value" else None)
-        except PermissionError as error:
-            values.append(None)
-            refused = error  # type: ignore[assignment]
-        except SourceNotFoundError:
-            values.append(None)
-    if refused is not None and not any(values):
-        raise refused
-    return values
+    return wait(future, asked, limit=location.timeout, progress=Progress(location.renew))
 
 
 def check_bucket(location: Location) -> None:
     """Raise where the bucket itself does not exist: a missing key looks alike."""
-    if location.scheme not in ("s3", "gcs"):
-        return
-    ending = f"{location.path.rstrip('/')}/zarr.json"
-    store = open_store(location, {**location.kvstore, "path": ""})
-    with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
-        one = tensorstore().KvStore.KeyRange(ending, ending + "\0")
-        wait_for(store.list(one), location, Asked(location.url))
+    if location.scheme in LISTED:
+        ending = f"{location.path.rstrip('/')}/zarr.json"
+        store = open_store(location, {**location.kvstore, "path": ""})
+        with contextlib.suppress(PermissionError):  # then what is there cannot be told from what is not
+            wait_for(store.list(tensorstore().KvStore.KeyRange(ending, ending + "\0")), location)
 
 
 def list_folder(location: Location) -> list[str] | None:
@@ -85,14 +52,18 @@ def list_folder(location: Location) -> list[str] | None:
     list of str or None
         None where the bucket's file system of fsspec is not installed, or does not answer.
     """
-    module, name = {"s3": ("s3fs", "S3FileSystem"), "gcs": ("gcsfs", "GCSFileSystem")}.get(
-        location.scheme, ("", "")
-    )
-    if not module:
+    if location.scheme not in LISTED:
         return None
-    folder = f"{location.kvstore['bucket']}/{location.path.strip('/')}".rstrip("/")
+    import fsspec
+
+    store, options = location.kvstore, dict(location.options)
+    if "endpoint" in store:
+        options["endpoint_url"] = store["endpoint"]
+    if options.pop("region", store.get("aws_region")):
+        options["client_kwargs"] = {"region_name": store["aws_region"]}
+    folder = f"{store['bucket']}/{location.path.strip('/')}".rstrip("/")
     try:
-        system = getattr(importlib.import_module(module), name)(**location.options, skip_instance_cache=True)
+        system = fsspec.filesystem(location.scheme, **options, skip_instance_cache=True)
         return [path.removeprefix(f"{folder}/").partition("/")[0] for path in system.ls(folder, detail=False)]
     except FileNotFoundError:
         return []

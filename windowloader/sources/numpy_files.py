@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .base import Source
+    from .blobs import Blob
 
 __all__ = [
     "Archive", "check_raw", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_raw", "read_npy",
@@ -186,11 +187,57 @@ def _open(
 
 
 def _in_parts(
-    url: Any, kind: str, axes: str | None, storage_options: Mapping[str, Any] | None, **how: Any
+    url: Any,
+    kind: str,
+    axes: str | None,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    shape: Any = None,
+    dtype: Any = None,
+    offset: int = 0,
 ) -> Source:
-    from .remote_files import open_remote
+    """Open an array that lies in an object, to be read by byte ranges."""
+    from .blobs import blob_of, get
+    from .ranges import RangeSource
 
-    return open_remote(url, kind=kind, axes=axes, storage_options=storage_options, **how)
+    blob = blob_of(url, storage_options)
+    if kind == "npy":
+        offset, found, dtype = _npy_header(blob)
+    else:
+        found, dtype, offset = check_raw(shape, dtype, offset, blob.name)
+    stored = np.dtype(dtype)
+    end = offset + math.prod(found) * stored.itemsize
+    if end > offset:
+        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
+    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes or None)
+    if (apart := math.prod(found[: source.order[0]])) != 1:
+        raise SourceFormatError(
+            f"{blob.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "
+            "requests. Convert it: `windowloader convert` writes time first."
+        )
+    return source
+
+
+def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
+    from .blobs import get
+
+    head = get(blob, 0, 12)
+    if not head.startswith(np.lib.format.MAGIC_PREFIX):
+        raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
+    size = 4 if head[6] > 1 else 2
+    length = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
+    try:
+        shape, fortran, dtype = read_npy_header(io.BytesIO(get(blob, 0, min(length, LONGEST))))
+    except ValueError as error:
+        raise CorruptDataError(
+            f"the header of {blob.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
+        ) from error
+    check_dtype(dtype, blob.name)
+    if fortran and len(shape) > 1:
+        raise SourceFormatError(
+            f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
+        )
+    return length, shape, dtype
 
 
 def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int, ...], np.dtype, int]:

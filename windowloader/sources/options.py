@@ -1,12 +1,16 @@
 """A URL and ``storage_options`` in fsspec's words, as TensorStore wants them.
 
 In: a path or URL, and options (``endpoint_url``, ``key``, ``secret``, ``token``, ``anon``, ``profile``, ``region``,
-…). Out: a `Location`: key-value store, context, limits. Never opens anything, never shows a secret.
+…); what is not said by them, the environment and the profiles of AWS say, as boto3 has it. Out: a `Location`: key-value
+store, context, limits. Never opens anything, never asks anybody, never shows a secret.
 """
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import difflib
+import functools
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -16,31 +20,25 @@ from urllib.parse import urlsplit
 
 from windowloader.errors import SourceFormatError
 
-from .aws import aws_credentials
 from .processes import PerProcess, tensorstore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DECODERS", "Location", "headers_of", "locate", "scheme_of", "supported"]
+__all__ = ["DECODERS", "Location", "locate", "scheme_of", "supported"]
 
 SCHEMES = {"": "file", "file": "file", "local": "file", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
            "http": "http", "https": "http"}  # fmt: skip
 DECODERS = 4  # chunks decoded at a time at most: what is being decoded takes its bytes once more
-OWN = ("request_limit", "retries", "timeout", "cache_bytes")
+LIMITS = ("request_limit", "retries", "timeout")
 KNOWN: dict[str, tuple[str, ...]] = {
     "file": (),
-    "s3": ("anon", "key", "secret", "token", "profile", "region", "region_name", "endpoint_url", "client_kwargs",
-           "requester_pays"),
+    "s3": ("anon", "key", "secret", "token", "profile", "region", "endpoint_url", "requester_pays"),
     "gcs": ("anon", "token", "project", "endpoint_url", "requester_pays"),
-    "http": ("headers", "client_kwargs"),
-}  # fmt: skip
-CLIENT = {
-    "s3": {"endpoint_url": "endpoint_url", "region_name": "region", "aws_access_key_id": "key",
-           "aws_secret_access_key": "secret", "aws_session_token": "token"},
-    "http": {"headers": "headers"},
-}  # fmt: skip
-GOOGLE = "https://storage.googleapis.com"
+    "http": ("headers",),
+}
+ALSO = {"region_name": "region", "aws_access_key_id": "key", "aws_secret_access_key": "secret",
+        "aws_session_token": "token"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,7 @@ class Location:
     secret : str
         Text of an AWS credentials file with the key given by the user, or empty.
     options : mapping
-        What fsspec's file system of a bucket takes, which lists folders.
-    request_limit : int
-        Requests in flight at most, over all sources with these options in this process.
+        What the user said, by the first names of `KNOWN`.
     timeout : float
         Seconds after which a read fails in which none finished and hardly anything arrived.
     cache_bytes : int or None
@@ -75,10 +71,9 @@ class Location:
     scheme: str
     kvstore: Mapping[str, Any] = field(repr=False)
     path: str = field(repr=False)
-    context: Mapping[str, Any] = field(repr=False)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secret: str = field(default="", repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    request_limit: int = 32
     timeout: float = 25.0
     cache_bytes: int | None = None
 
@@ -90,7 +85,10 @@ class Location:
         >>> locate("s3://bucket/store.zarr").child("speed").url
         's3://bucket/store.zarr/speed'
         """
-        return replace(self, url=_join(self.url, name), path=_join(self.path, name)) if name else self
+        if not name:
+            return self
+        url, path = (f"{base.rstrip('/')}/{name}" if base else name for base in (self.url, self.path))
+        return replace(self, url=url, path=path)
 
     def parent(self) -> Location:
         """Return the location one step up.
@@ -100,9 +98,8 @@ class Location:
         >>> locate("s3://bucket/store.zarr/speed").parent().url
         's3://bucket/store.zarr'
         """
-        return replace(
-            self, url=self.url.rstrip("/").rpartition("/")[0], path=self.path.rstrip("/").rpartition("/")[0]
-        )
+        url, path = (text.rstrip("/").rpartition("/")[0] for text in (self.url, self.path))
+        return replace(self, url=url, path=path)
 
     @property
     def local(self) -> Path | None:
@@ -133,35 +130,20 @@ class Location:
         spec = {**self.context, "cache_pool": {"total_bytes_limit": cache_bytes}}
         spec["data_copy_concurrency"] = {"limit": min(DECODERS, len(os.sched_getaffinity(0)))}
         if self.secret:
-            spec["aws_credentials"] = _credentials(self.secret)
+            files = {"credentials_file": _memory_file(self.secret), "config_file": os.devnull}
+            spec["aws_credentials"] = {"type": "profile", "profile": "windowloader", **files}
         return tensorstore().Context(spec)
 
 
 _CONTEXTS: dict[str, PerProcess[Any]] = {}
-_FILES: dict[str, PerProcess[str]] = {}
 
 
-def _join(base: str, name: str) -> str:
-    return f"{base.rstrip('/')}/{name}" if base else name
-
-
-def _credentials(text: str) -> dict[str, str]:
-    """Hand a key to TensorStore, which takes none by value: as a profile in a file that lies in memory only."""
-    path = _FILES.setdefault(text, PerProcess()).get(lambda: _memory_file(text))
-    config = _FILES.setdefault("\n", PerProcess()).get(lambda: _memory_file("\n"))
-    return {"type": "profile", "profile": "windowloader", "credentials_file": path, "config_file": config}
-
-
+@functools.cache
 def _memory_file(text: str) -> str:
-    if hasattr(os, "memfd_create"):
-        number = os.memfd_create("windowloader-credentials")
-        os.write(number, text.encode())
-        return f"/proc/self/fd/{number}"
-    import tempfile  # pragma: no cover, systems other than Linux
-
-    with tempfile.NamedTemporaryFile("w", prefix="windowloader-", delete=False) as file:  # mode 0600
-        file.write(text)
-    return file.name
+    """Write what TensorStore takes in a file only to one that lies in memory."""
+    number = os.memfd_create("windowloader-credentials")
+    os.write(number, text.encode())
+    return f"/proc/self/fd/{number}"
 
 
 def scheme_of(target: str | os.PathLike[str]) -> str:
@@ -172,11 +154,8 @@ def scheme_of(target: str | os.PathLike[str]) -> str:
     >>> scheme_of("S3://bucket/a.zarr"), scheme_of("folder/a.zarr"), scheme_of("C:/a.zarr")
     ('s3', '', '')
     """
-    text = os.fspath(target)
-    if "::" in text:  # a chain of fsspec's, such as simplecache::s3://
-        return text.partition("://")[0].lower()
-    scheme, separator, _ = text.partition("://")
-    return scheme.lower() if separator else ""
+    begin, separator, _ = os.fspath(target).partition("://")
+    return begin.lower() if separator or "::" in begin else ""  # a chain of fsspec's: simplecache::s3://
 
 
 def supported(target: str | os.PathLike[str]) -> bool:
@@ -224,64 +203,42 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
             f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads "
             f"{', '.join(sorted(filter(None, SCHEMES)))}."
         )
-    options = _checked(scheme, dict(storage_options or {}))
-    limits = {
-        name: options.pop(name) for name in ("request_limit", "timeout", "cache_bytes") if name in options
-    }
-    retry = {"max_retries": int(options.pop("retries", 12)), "initial_delay": "100ms", "max_delay": "2s"}
-    limit = {"limit": int(limits.get("request_limit", 32))}
-    prefix = {"file": "file_io", "s3": "s3_request", "gcs": "gcs_request", "http": "http_request"}
+    options = _checked(scheme, storage_options or {})
+    limits = {name: options.pop(name) for name in ("timeout", "cache_bytes") if name in options}
+    limit, retries = int(options.pop("request_limit", 32)), int(options.pop("retries", 12))
     made = {"file": _file, "s3": _s3, "gcs": _gcs, "http": _http}[scheme](text, options)
-    context = {**made.context, f"{prefix[made.scheme]}_concurrency": limit}
+    prefix = "file_io" if made.scheme == "file" else f"{made.scheme}_request"
+    context = {**made.context, f"{prefix}_concurrency": {"limit": limit}}
     if made.scheme != "file":
-        context[f"{prefix[made.scheme]}_retries"] = retry
-    return replace(made, context=context, options=_for_fsspec(made, options), **limits)
+        context[f"{prefix}_retries"] = {"max_retries": retries, "initial_delay": "100ms", "max_delay": "2s"}
+    return replace(made, context=context, options=options, **limits)
 
 
-def _for_fsspec(made: Location, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options in the words of the bucket's file system, with what the environment adds."""
-    if made.scheme not in ("s3", "gcs"):
-        return {}
-    found = {name: value for name, value in options.items() if name not in ("region", "region_name")}
-    if endpoint := made.kvstore.get("endpoint"):
-        found["endpoint_url"] = endpoint
-    if region := made.kvstore.get("aws_region"):
-        found["client_kwargs"] = {"region_name": region}
-    return found
-
-
-def _checked(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
+def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Unfold ``client_kwargs`` and refuse what is not known: a misspelt ``anon`` would ask for credentials."""
-    known = KNOWN[scheme] + OWN
-    if (
-        scheme == "file"
-    ):  # values may lie in a bucket and covariates here: what is a bucket's is nothing to a file
-        elsewhere = {name for names in KNOWN.values() for name in names}
-        options = {name: value for name, value in options.items() if name not in elsewhere}
-    unknown = sorted(set(options) - set(known))
-    inner = dict(options.pop("client_kwargs", None) or {})
-    translated = CLIENT.get(scheme, {})
-    unknown += [f"client_kwargs[{name!r}]" for name in sorted(set(inner) - set(translated))]
-    if unknown:
-        close = [
-            f"{name} (meant: {match[0]}?)"
-            for name in unknown
-            if (match := difflib.get_close_matches(name, known))
-        ]
+    options = {**(given.get("client_kwargs") or {}), **given}
+    options.pop("client_kwargs", None)
+    options = {ALSO.get(name, name): value for name, value in options.items()}
+    known = {*KNOWN[scheme], *LIMITS, "cache_bytes"}
+    if scheme == "file":  # values may lie in a bucket and covariates here: its options are nothing to a file
+        options = {name: options[name] for name in set(options) - set().union(*KNOWN.values())}
+    if unknown := sorted(set(options) - known):
+        close = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
+        shown = [f"{name} (meant: {found[0]}?)" if found else name for name, found in close.items()]
         raise SourceFormatError(
-            f"storage_options of {scheme!r} has {', '.join(unknown)}, which is not known"
-            f"{'; ' + ', '.join(close) if close else ''}. Known are {', '.join(sorted(known))}."
+            f"storage_options of {scheme!r} has {', '.join(shown)}, which is not known. Known are "
+            f"{', '.join(sorted(known))}."
         )
-    for name in ("request_limit", "retries", "timeout"):
-        if name in options and not options[name] > (-1 if name == "retries" else 0):
-            raise SourceFormatError(f"storage_options[{name!r}]={options[name]!r} must be a number above 0.")
-    return {**{translated[name]: value for name, value in inner.items()}, **options}
+    for name in LIMITS:
+        value = options.get(name, 1)
+        if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "retries"):
+            raise SourceFormatError(f"storage_options[{name!r}]={value!r} must be a number above 0.")
+    return options
 
 
 def _file(text: str, options: dict[str, Any]) -> Location:
-    path = text.partition("://")[2] if "://" in text else text
-    path = str(Path(path).expanduser().absolute())
-    return Location(path, "file", {"driver": "file"}, path, {})
+    path = str(Path(text.partition("://")[2] or text).expanduser().absolute())
+    return Location(path, "file", {"driver": "file"}, path)
 
 
 def _bucket(text: str) -> tuple[str, str]:
@@ -297,23 +254,45 @@ def _bucket(text: str) -> tuple[str, str]:
 
 def _s3(text: str, options: dict[str, Any]) -> Location:
     bucket, path = _bucket(text)
-    kvstore: dict[str, Any] = {"driver": "s3", "bucket": bucket}
-    environment = os.environ.get
-    endpoint = (
-        options.get("endpoint_url") or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
-    )
-    region = options.get("region") or options.get("region_name")
-    region = region or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
-    if endpoint:
-        kvstore["endpoint"] = endpoint.rstrip("/")
-        region = region or "us-east-1"  # what MinIO and Ceph take; else TensorStore asks for it first
-    if region:
-        kvstore["aws_region"] = region
-    if options.get("requester_pays"):
-        kvstore["requester_pays"] = True
-    credentials, secret = aws_credentials(options)
-    context = {"aws_credentials": credentials} if credentials else {}
-    return Location(f"s3://{bucket}/{path}", "s3", kvstore, path, context, secret)
+    said = os.environ.get
+    endpoint = options.get("endpoint_url") or said("AWS_ENDPOINT_URL_S3") or said("AWS_ENDPOINT_URL") or ""
+    region = options.get("region") or said("AWS_REGION") or said("AWS_DEFAULT_REGION")
+    # What MinIO and Ceph take; without any, TensorStore asks AWS for it first.
+    region = region or ("us-east-1" if endpoint else "")
+    kvstore = {"driver": "s3", "bucket": bucket, "endpoint": endpoint.rstrip("/"), "aws_region": region,
+               "requester_pays": bool(options.get("requester_pays"))}  # fmt: skip
+    kvstore = {name: value for name, value in kvstore.items() if value}
+    key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
+    if bool(key) != bool(secret):
+        raise SourceFormatError(
+            f"storage_options has {'key' if key else 'secret'!r} without {'secret' if key else 'key'!r}; "
+            "give both, or anon=True for a public bucket."
+        )
+    where = Location(f"s3://{bucket}/{path}", "s3", kvstore, path)
+    if options.get("anon") or not key:
+        return replace(where, context={"aws_credentials": _credentials(options)})
+    lines = {"aws_access_key_id": key, "aws_secret_access_key": secret, "aws_session_token": token}
+    text = "".join(f"{name} = {value}\n" for name, value in lines.items() if value)
+    return replace(where, secret=f"[windowloader]\n{text}")
+
+
+def _credentials(options: Mapping[str, Any]) -> dict[str, str]:
+    """Whose credentials TensorStore uses: it finds no file of profiles by itself, and none unless it has both."""
+    if options.get("anon"):
+        return {"type": "anonymous"}
+    files = {}
+    for kind, variable in (("credentials", "AWS_SHARED_CREDENTIALS_FILE"), ("config", "AWS_CONFIG_FILE")):
+        path = Path(os.environ.get(variable) or f"~/.aws/{kind}").expanduser()
+        files[f"{kind}_file"] = str(path) if path.is_file() else os.devnull
+    profile = options.get("profile")
+    if not profile and not os.environ.get("AWS_ACCESS_KEY_ID"):
+        profile = os.environ.get("AWS_PROFILE")
+        if not profile and not os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+            kept = configparser.ConfigParser(default_section="", interpolation=None, strict=False)
+            with contextlib.suppress(OSError, ValueError, configparser.Error):
+                kept.read(files["credentials_file"], encoding="utf-8")
+            profile = "default" if kept.has_option("default", "aws_access_key_id") else None
+    return {"type": "profile", "profile": profile, **files} if profile else {"type": "default"}
 
 
 def _gcs(text: str, options: dict[str, Any]) -> Location:
@@ -323,13 +302,8 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
     token = options.get("token")
     if options.get("anon") or token == "anon":
         # A public bucket is a web server; TensorStore's own driver would look for credentials first.
-        return Location(
-            url,
-            "http",
-            {"driver": "http", "base_url": (endpoint or GOOGLE).rstrip("/")},
-            f"/{bucket}/{path}",
-            {},
-        )
+        base = (endpoint or "https://storage.googleapis.com").rstrip("/")
+        return Location(url, "http", {"driver": "http", "base_url": base}, f"/{bucket}/{path}")
     if endpoint:
         _set("TENSORSTORE_GCS_HTTP_URL", endpoint.rstrip("/"), "endpoint_url")
     if token and token not in ("google_default", "cloud"):
@@ -339,10 +313,8 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
                 "'google_default' or 'cloud'; there is no file of the name that was given."
             )
         _set("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(token), "token (the path of a JSON file)")
-    context = (
-        {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
-    )
-    return Location(url, "gcs", {"driver": "gcs", "bucket": bucket}, path, context)
+    payer = {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
+    return Location(url, "gcs", {"driver": "gcs", "bucket": bucket}, path, payer)
 
 
 def _set(name: str, value: str, option: str) -> None:
@@ -352,24 +324,6 @@ def _set(name: str, value: str, option: str) -> None:
             f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r}, and it holds for the "
             "whole process. Use one value, or unset the variable before windowloader is used."
         )
-
-
-def headers_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers that a user gave for a web server, checked: a library would repeat a wrong one in its error.
-
-    Raises
-    ------
-    SourceFormatError
-        For a header that cannot be sent.
-    """
-    given = options.get("headers") or (options.get("client_kwargs") or {}).get("headers") or {}
-    for name, value in dict(given).items():
-        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", str(name), re.ASCII) or not str(value).isprintable():
-            raise SourceFormatError(
-                f"storage_options['headers'][{name!r}] cannot be sent: a name has no blanks, and a value no line "
-                "breaks; .strip() takes off the one at the end of a file that holds a token."
-            )
-    return {str(name): str(value) for name, value in dict(given).items()}
 
 
 def _http(text: str, options: dict[str, Any]) -> Location:
@@ -383,9 +337,14 @@ def _http(text: str, options: dict[str, Any]) -> Location:
             "an http(s) URL was given whose host and port cannot be read. In a user name or password /, ?, #, @, [ "
             "and ] are written %2F, %3F, %23, %40, %5B and %5D."
         )
-    base = f"{parts.scheme}://{parts.netloc}"
-    kvstore: dict[str, Any] = {"driver": "http", "base_url": f"{base}?{parts.query}" if parts.query else base}
-    if headers := headers_of(options):
-        kvstore["headers"] = [f"{name}: {value}" for name, value in headers.items()]
+    headers = [f"{name}: {value}" for name, value in dict(options.get("headers") or {}).items()]
+    for header in headers:  # a library would repeat a wrong one in its error
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+: .*", header, re.ASCII) or not header.isprintable():
+            raise SourceFormatError(
+                f"storage_options['headers'][{header.partition(':')[0]!r}] cannot be sent: a name has no blanks, and a "
+                "value no line breaks; .strip() takes off the one at the end of a file that holds a token."
+            )
+    kvstore: dict[str, Any] = {"driver": "http", "base_url": parts._replace(path="", fragment="").geturl()}
+    kvstore |= {"headers": headers} if headers else {}
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return Location(shown, "http", kvstore, parts.path or "/", {})
+    return Location(shown, "http", kvstore, parts.path or "/")

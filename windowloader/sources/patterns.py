@@ -5,10 +5,10 @@ In: a pattern, here or in a bucket. Out: paths or URLs. Never opens one.
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
 import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SourceFormatError
@@ -60,47 +60,30 @@ def matching(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
 
 def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     """Match the objects of a bucket; below one that is a folder, as a Zarr store is, all are one match."""
+    import fsspec
+
+    from .blobs import own_headers_stay
+    from .failures import Asked, explained
+    from .kvstore import open_store, wait_for
     from .options import locate, scheme_of, supported
+    from .processes import tensorstore
+
+    def globbed() -> list[str]:
+        system, path = fsspec.core.url_to_fs(pattern, **options)
+        return [system.unstrip_protocol(name) for name in system.glob(path)]
 
     if scheme_of(pattern) in ("http", "https"):
         raise SourceFormatError(
             f"{hide_secrets(pattern)!r} is a pattern, and web servers do not list their files. Pass a list of URLs."
         )
     if not supported(pattern):
-        return _globbed(pattern, storage_options)
-    fixed = pattern.partition("*")[0]
-    folder = fixed.rpartition("/")[0]
-    wanted = pattern[len(folder) + 1 :].split("/")
-    found = set()
-    for key in _keys(locate(folder, storage_options), fixed[len(folder) + 1 :]):
-        names = key.split("/")[: len(wanted)]
-        if len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted)):
-            found.add("/".join([folder, *names]))
-    return list(found)
-
-
-def _keys(location: Any, prefix: str) -> list[str]:
-    """Keys of a folder in a bucket that begin with a prefix."""
-    from .kvstore import open_store, wait_for
-    from .processes import tensorstore
-
-    least = prefix.encode()
-    keys = tensorstore().KvStore.KeyRange(least, least + b"\xff" if least else b"")
-    return [key.decode() for key in wait_for(open_store(location).list(keys), location)]
-
-
-def _globbed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
-    """Match by fsspec, where TensorStore has no such store."""
-    import fsspec
-
-    from .blobs import own_headers_stay
-    from .failures import Asked, explained
-
-    options = own_headers_stay(storage_options)
-    options.pop("timeout", None)
-
-    def listed() -> list[str]:
-        system, path = fsspec.core.url_to_fs(pattern, **options)
-        return [system.unstrip_protocol(name) for name in system.glob(path)]
-
-    return explained(Asked(hide_secrets(pattern)), listed)
+        options = own_headers_stay(storage_options)
+        options.pop("timeout", None)
+        return explained(Asked(hide_secrets(pattern)), globbed)
+    folder, _, begin = pattern.partition("*")[0].rpartition("/")
+    wanted, location = pattern[len(folder) + 1 :], locate(folder, storage_options)
+    below = tensorstore().KvStore.KeyRange(begin, f"{begin}\U0010ffff" if begin else "")
+    keys = wait_for(open_store(location).list(below), location)
+    depth = wanted.count("/") + 1
+    found = {"/".join(key.decode().split("/")[:depth]) for key in keys}
+    return [f"{folder}/{name}" for name in found if PurePosixPath(name).match(wanted)]

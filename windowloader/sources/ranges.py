@@ -1,20 +1,22 @@
 """Arrays that lie in one remote object as plain bytes: ``.npy``, raw, and HDF5/netCDF4 by their chunk table.
 
-In: a URL. Out: `RangeSource`, which asks for the byte ranges that rows lie in, near ones joined. Never reads a
-file whole, never through a file object.
+In: a URL, or an object and where the array lies in it. Out: `RangeSource`, which asks for the byte ranges that rows lie
+in, near ones joined. Never reads a file whole, never through a file object; opening reads no values.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import digest
+from .blobs import PART, join
 from .failures import Asked
-from .hdf5table import Table, decode_chunk
+from .hdf5table import decode_chunk
 from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
@@ -22,116 +24,13 @@ from .remote import RemoteSource
 from .storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .base import Description
     from .blobs import Blob
     from .box import Box
+    from .hdf5table import Table
     from .packing import Packing
     from .reads import Pending
-    from .remote import Opened
 
-__all__ = ["Chunks", "Place", "RangeSource", "join"]
-
-PART = 8 << 20  # a longer range goes as several requests, which run side by side
-GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
-
-
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """Cells of a grid in an object.
-
-    Parameters
-    ----------
-    table : Table
-        Offsets and sizes.
-    order : tuple of int
-        Stored dimensions in the order of the source.
-    """
-
-    table: Table
-    order: tuple[int, ...]
-
-    def cells(self, start: int, stop: int) -> np.ndarray:
-        """Numbers of the chunks that hold rows, in C order of the grid."""
-        chunks = self.table.chunks or self.table.shape
-        grid = tuple(-(-size // chunk) for size, chunk in zip(self.table.shape, chunks, strict=True))
-        first, chunk = self.order[0], chunks[self.order[0]]
-        ranges = [np.arange(size) for size in grid]
-        ranges[first] = np.arange(start // chunk, -(-stop // chunk))
-        return np.ravel_multi_index(np.meshgrid(*ranges, indexing="ij"), grid).reshape(-1)
-
-    def box(self, cell: int) -> tuple[slice, ...]:
-        """Where a chunk lies in the stored array."""
-        chunks = self.table.chunks or self.table.shape
-        grid = tuple(-(-size // chunk) for size, chunk in zip(self.table.shape, chunks, strict=True))
-        at = np.unravel_index(cell, grid)
-        return tuple(
-            slice(int(place) * chunk, min((int(place) + 1) * chunk, size))
-            for place, chunk, size in zip(at, chunks, self.table.shape, strict=True)
-        )
-
-
-def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = PART) -> list[np.ndarray]:
-    """Group ranges into requests: near ones together, up to a size.
-
-    Parameters
-    ----------
-    offsets, sizes : ndarray, int64
-        Ranges.
-    gap : int
-        Bytes between two that are read in vain at most.
-    part : int
-        Bytes of a request of several ranges at most.
-
-    Returns
-    -------
-    list of ndarray
-        Positions of the ranges of each request, by rising offset.
-
-    Examples
-    --------
-    >>> join(np.array([100, 0, 300]), np.array([50, 50, 50]), gap=60)
-    [array([1, 0]), array([2])]
-    """
-    order = np.argsort(offsets, kind="stable")
-    first, ends = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
-    apart = np.flatnonzero(first[1:] - ends[:-1] > gap) + 1
-    groups, at = [], 0
-    while at < len(order):
-        # Up to the next wide gap, and to the part's size; a range that is larger goes alone.
-        wide = (
-            int(apart[place])
-            if (place := np.searchsorted(apart, at, side="right")) < len(apart)
-            else len(order)
-        )
-        full = int(np.searchsorted(ends, first[at] + part, side="right"))
-        end = max(at + 1, min(wide, full))
-        groups.append(order[at:end])
-        at = end
-    return groups
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What is known of the array without asking again.
-
-    Parameters
-    ----------
-    kind : str
-        ``npy``, ``raw`` or ``hdf5``.
-    variable : str or None
-        Path in the file.
-    offset : int
-        Of the first value of a contiguous array; -1: chunked.
-    dtype : numpy.dtype
-        As stored.
-    """
-
-    kind: str
-    variable: str | None
-    offset: int
-    dtype: np.dtype
+__all__ = ["RangeSource"]
 
 
 class RangeSource(RemoteSource):
@@ -141,55 +40,41 @@ class RangeSource(RemoteSource):
     ----------
     blob : Blob
         The object.
-    place : Place
-        Where the array lies in it.
-    shape : tuple of int
+    stored : numpy.dtype
         As stored.
-    axes : str
-        Letters of the stored shape.
-    chunks : tuple of int or None
-        Storage grid.
+    offset : int
+        Of the first value, where the array has no chunks.
+    variable : str
+        Path in an HDF5 file.
     values : Packing or None
         How stored numbers become values.
     table : Table or None
-        Of an HDF5 file, if read already.
-    dims, description : optional
-        As for `LocalSource`.
+        Where the chunks lie.
+    **described
+        Shape, axes, chunks and so on, as for `Source`.
     """
 
     def __init__(
         self,
         blob: Blob,
-        place: Place,
+        stored: np.dtype,
         *,
-        shape: tuple[int, ...],
-        axes: str,
-        chunks: tuple[int, ...] | None = None,
+        offset: int = 0,
+        variable: str = "",
         values: Packing | None = None,
         table: Table | None = None,
-        dims: Sequence[str] | None = None,
-        description: Description | None = None,
+        **described: Any,
     ) -> None:
-        name = f"{blob.name}/{place.variable.strip('/')}" if place.variable else blob.name
-        super().__init__(
-            name,
-            shape=shape,
-            dtype=values.dtype if values else place.dtype,
-            axes=axes,
-            dims=dims,
-            chunks=chunks,
-            description=description,
-        )
-        self.blob, self.place, self.packing = blob, place, values
+        name = f"{blob.name}/{variable.strip('/')}" if variable else blob.name
+        super().__init__(name, dtype=values.dtype if values else stored, **described)
+        self.blob, self.variable, self.packing = blob, variable, values
+        self.stored, self.offset = stored, offset
         self.identity = blob.identity()
+        self.row_bytes = math.prod(self.shape[1:]) * stored.itemsize  # before it is compressed
+        self._progress: PerProcess[Progress] = PerProcess()
         self._table: PerProcess[Table] = PerProcess()
         if table is not None:
             self._table.get(lambda: table)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row as stored, before it is compressed."""
-        return math.prod(self.shape[1:]) * self.place.dtype.itemsize
 
     def table(self) -> Table:
         """Where the chunks lie; read again in another process, so that a pickle stays small."""
@@ -200,7 +85,7 @@ class RangeSource(RemoteSource):
         from .hdf5table import table_of
 
         with open_file(self.blob) as file, told(self.name, file, self.blob):
-            return table_of(file[self.place.variable])
+            return table_of(file[self.variable])
 
     def storage(self, box: Box | None = None) -> Storage:
         """Ranges of bytes, near ones asked for together; rows are best read a request's worth at a time."""
@@ -211,123 +96,82 @@ class RangeSource(RemoteSource):
 
     def _requests(self, start: int, stop: int) -> np.ndarray:
         """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        if self.place.offset >= 0:
-            return np.array([end - first for first, end in self.ranges(start, stop)], np.int64)
-        table = self.table()
-        cells = Chunks(table, self.order).cells(start, stop)
-        cells = cells[table.offsets[cells] >= 0]
-        offsets, sizes = table.offsets[cells], table.sizes[cells]
-        groups = join(offsets, sizes)
-        return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in groups], np.int64)
+        ranges = self._ranges(start, stop, self._chunks(start, stop))
+        return np.array([end - first for first, end, _ in ranges], np.int64)
+
+    def _ranges(self, start: int, stop: int, chunks: Any) -> list[tuple[int, int, list[int]]]:
+        """Where rows lie: beginning and end of each request, and which of the chunks it holds."""
+        if chunks is None:
+            first, end = (self.offset + row * self.row_bytes for row in (start, stop))
+            return [(at, min(at + PART, end), []) for at in range(first, end, PART)]
+        _, offsets, sizes, _ = chunks
+        written = np.flatnonzero(offsets >= 0)
+        groups = [written[group] for group in join(offsets[written], sizes[written])]
+        ends = offsets + sizes
+        return [(int(offsets[group].min()), int(ends[group].max()), group.tolist()) for group in groups]
+
+    def _chunks(self, start: int, stop: int) -> tuple[Any, ...] | None:
+        """Origins, in the stored array, of the chunks that hold rows; their offsets, sizes and masks."""
+        if self.chunks is None:
+            return None
+        table, rows = self.table(), self.order[0]
+        grid = [range(0, size, chunk) for size, chunk in zip(table.shape, table.chunks or (), strict=True)]
+        part = [slice(None)] * len(grid)
+        part[rows] = slice(start // grid[rows].step, -(-stop // grid[rows].step))
+        origins = list(itertools.product(*(axis[some] for axis, some in zip(grid, part, strict=True))))
+        shape = [len(axis) for axis in grid]
+        found = (table.offsets, table.sizes, table.masks)
+        return origins, *(values.reshape(shape)[tuple(part)].ravel() for values in found)
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
         return "" if self.blob.location is None else place_of(self.blob.location)
 
-    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Byte ranges of rows of a contiguous array, each at most `PART` long."""
-        first = self.place.offset + start * self.row_bytes
-        end = self.place.offset + stop * self.row_bytes
-        return [(at, min(at + PART, end)) for at in range(first, end, PART)]
-
     def fingerprint(self) -> str:
         """Short text that changes when the object does."""
         return digest(self.shape, str(self.dtype), self.axes, self.identity)
 
-    def _open(self) -> Opened:
-        return _Contiguous(self) if self.place.offset >= 0 else _Chunked(self)
-
-
-class _Contiguous:
-    """Rows one after the other."""
-
-    def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress = source, Progress(source.blob.renew)
-
-    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Begin to read rows."""
-        source, blob = self.source, self.source.blob
-        futures = [blob.fetch(*part) for part in source.ranges(start, stop)]
+    def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
+        blob, progress = self.blob, self._progress.get(lambda: Progress(self.blob.renew))
+        chunks = self._chunks(start, stop)
+        ranges = self._ranges(start, stop, chunks)
+        futures = [blob.fetch(first, end) for first, end, _ in ranges]
         for future in futures:
-            future.add_done_callback(lend(self.progress.touch))
+            future.add_done_callback(lend(progress.touch))
 
         def finish(results: list[Any]) -> None:
             data = [blob.bytes_of(result) for result in results]
-            stored = np.frombuffer(data[0] if len(data) == 1 else b"".join(data), source.place.dtype)
-            _put(source.packing, stored.reshape(out.shape), out)
+            if chunks is None:
+                self._put(np.frombuffer(b"".join(data), self.stored).reshape(out.shape), out)
+            else:
+                self._put_chunks(chunks, zip(ranges, data, strict=True), start, stop, out)
 
-        return Read(futures, finish, Asked(source.name, (start, stop)), blob.timeout, self.progress,
-                    source.bytes_of(start, stop, box))  # fmt: skip
+        asked = Asked(self.name, (start, stop))
+        return Read(futures, finish, asked, blob.timeout, progress, self.bytes_of(start, stop, box))
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def _put_chunks(self, chunks: Any, parts: Any, start: int, stop: int, out: np.ndarray) -> None:
+        """Copy what of each chunk lies in the rows."""
+        table, (origins, offsets, sizes, masks) = self.table(), chunks
 
+        def put(at: int, chunk: np.ndarray) -> None:
+            row, *rest = [origins[at][dim] for dim in self.order]
+            inside = chunk.transpose(self.order)[max(start - row, 0) : stop - row]
+            place = (max(row - start, 0), *rest)
+            target = out[tuple(slice(low, low + size) for low, size in zip(place, inside.shape, strict=True))]
+            self._put(inside[tuple(map(slice, target.shape))], target)  # a chunk may reach beyond the array
 
-class _Chunked:
-    """Chunks by their table."""
+        for at in np.flatnonzero(offsets < 0).tolist():  # never written: HDF5 says what that means
+            put(at, np.full(table.chunks or (), table.fill_value, table.dtype))
+        for (first, _, group), data in parts:
+            for at in group:
+                begin, size, row = int(offsets[at]), int(sizes[at]), origins[at][self.order[0]]
+                stored = memoryview(data)[begin - first :][:size]
+                last = min(row + (self.chunks or (1,))[0], self.shape[0]) - 1
+                where = f"{self.name!r}, rows {row}–{last}, bytes {begin}–{begin + size - 1}"
+                put(at, decode_chunk(table, stored, int(masks[at]), partial(str, where)))
 
-    def __init__(self, source: RangeSource) -> None:
-        self.source, self.progress = source, Progress(source.blob.renew)
-        self.table = source.table()
-        self.grid = Chunks(self.table, source.order)
-
-    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Begin to read rows."""
-        table, blob = self.table, self.source.blob
-        cells = self.grid.cells(start, stop)
-        absent = cells[table.offsets[cells] < 0]
-        cells = cells[table.offsets[cells] >= 0]
-        offsets, sizes = table.offsets[cells], table.sizes[cells]
-        groups = join(offsets, sizes)
-        firsts = [int(offsets[group].min()) for group in groups]
-        ends = [int((offsets + sizes)[group].max()) for group in groups]
-        futures = [blob.fetch(first, end) for first, end in zip(firsts, ends, strict=True)]
-        for future in futures:
-            future.add_done_callback(lend(self.progress.touch))
-
-        def finish(results: list[Any]) -> None:
-            for cell in absent:  # never written: HDF5 says what that means
-                shape = tuple(part.stop - part.start for part in self.grid.box(int(cell)))
-                self._place(int(cell), np.full(shape, table.fill_value, table.dtype), start, stop, out)
-            for group, first, result in zip(groups, firsts, results, strict=True):
-                data = memoryview(blob.bytes_of(result))
-                for position in group.tolist():
-                    cell, at = int(cells[position]), int(offsets[position]) - first
-                    stored = data[at : at + int(sizes[position])]
-                    values = decode_chunk(table, stored, int(table.masks[cell]), self._name(cell))
-                    self._place(cell, values, start, stop, out)
-
-        size = self.source.bytes_of(start, stop, box)
-        return Read(
-            futures, finish, Asked(self.source.name, (start, stop)), blob.timeout, self.progress, size
-        )
-
-    def _name(self, cell: int) -> Any:
-        def name() -> str:
-            rows = self.grid.box(cell)[self.source.order[0]]
-            first, size = int(self.table.offsets[cell]), int(self.table.sizes[cell])
-            return (
-                f"{self.source.name!r}, rows {rows.start}–{rows.stop - 1}, bytes {first}–{first + size - 1}"
-            )
-
-        return name
-
-    def _place(self, cell: int, chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> None:
-        """Copy what of a chunk lies in the rows."""
-        order = self.source.order
-        box = self.grid.box(cell)
-        inside = chunk[tuple(slice(0, part.stop - part.start) for part in box)].transpose(order)
-        first, end = max(box[order[0]].start, start), min(box[order[0]].stop, stop)
-        begin = box[order[0]].start
-        target = out[(slice(first - start, end - start), *(box[dim] for dim in order[1:]))]
-        _put(self.source.packing, inside[first - begin : end - begin], target)
-
-    def close(self) -> None:
-        """Let go of the table."""
-
-
-def _put(values: Packing | None, stored: np.ndarray, out: np.ndarray) -> None:
-    if values is None:
-        out[...] = stored
-    else:
-        values.unpack(stored, out)
+    def _put(self, stored: np.ndarray, out: np.ndarray) -> None:
+        if self.packing is None:
+            out[...] = stored
+        else:
+            self.packing.unpack(stored, out)

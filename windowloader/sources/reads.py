@@ -6,6 +6,7 @@ In: a future of TensorStore or of a thread pool. Out: a `Pending` of the source 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import math
 import time
@@ -24,31 +25,17 @@ from .processes import PerProcess
 from .received import LEAST, received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = [
-    "Done",
-    "Pending",
-    "Progress",
-    "Read",
-    "Threaded",
-    "begun",
-    "lend",
-    "read_threads",
-    "taken",
-    "wait",
-]
+__all__ = ["Done", "Pending", "Progress", "Read", "begun", "in_thread", "lend", "taken", "wait", "wait_all"]
 
 T = TypeVar("T")
 
-TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
-PATIENCE = (
-    5.0  # seconds that reads may take to end when the interpreter does; then TensorStore is left to itself
-)
+PATIENCE = 5.0  # seconds for reads to end when the interpreter does; then TensorStore is left to itself
 LOOK = 1.0  # seconds between two looks at what has arrived, while somebody waits
 AGAIN = 0.05  # seconds between two looks at least, however many reads ask
-THREADS = 16  # of the default `submit`
 STOPPED = 2.0  # seconds without a look after which this process is taken to have been stopped
+THREADS = 16  # of the default `submit`
 
 _LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
@@ -89,17 +76,18 @@ class Progress:
         which nobody can stop.
     """
 
-    __slots__ = ("_arrived", "_last", "_looked", "_renew")
+    __slots__ = ("_arrived", "_last", "_looked", "give_up")
 
-    def __init__(self, renew: Callable[[], object] | None = None) -> None:
+    def __init__(self, renew: Callable[[], object] = lambda: None) -> None:
         self._last = self._looked = time.monotonic()
         self._arrived: int | None = None
-        self._renew = renew
+        self.give_up = renew
 
     def touch(self, future: Any) -> None:
         """Note that a read is over now, if it succeeded."""
-        if _succeeded(future):
-            self._last = time.monotonic()
+        with contextlib.suppress(BaseException):  # it was cancelled
+            if future.exception() is None:
+                self._last = time.monotonic()
 
     def left(self, since: float, limit: float) -> float:
         """Return after how many seconds without progress a read fails; at most 0: it fails now.
@@ -113,28 +101,13 @@ class Progress:
         """
         now = time.monotonic()
         if now - self._looked >= AGAIN:
-            self._look(now)
+            arrived = received()
+            if self._arrived is None:
+                self._arrived = arrived
+            if now - self._looked > STOPPED or arrived - self._arrived >= LEAST:
+                self._last, self._arrived = now, arrived
+            self._looked = now
         return max(since, self._last) + limit - now
-
-    def _look(self, now: float) -> None:
-        arrived = received()
-        if self._arrived is None:
-            self._arrived = arrived
-        if now - self._looked > STOPPED or arrived - self._arrived >= LEAST:
-            self._last, self._arrived = now, arrived
-        self._looked = now
-
-    def give_up(self) -> None:
-        """Keep later reads apart from the requests of one that failed."""
-        if self._renew is not None:
-            self._renew()
-
-
-def _succeeded(future: Any) -> bool:
-    try:
-        return future.exception() is None
-    except BaseException:  # cancelled
-        return False
 
 
 class Pending:
@@ -150,12 +123,12 @@ class Pending:
         raise NotImplementedError
 
     def done(self) -> bool:
-        """Whether `result` would return at once."""
-        raise NotImplementedError
+        """Whether `result` would return at once. Default: it does."""
+        return True
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call ``call(self)`` once when `done` has become true, from any thread; at once if it is."""
-        raise NotImplementedError
+        call(self)
 
     def overdue(self) -> bool:
         """Whether it has waited longer than its source allows, so that `result` would raise now."""
@@ -174,16 +147,8 @@ class Done(Pending):
         """Return at once."""
         return self.taken
 
-    def done(self) -> bool:
-        """Return True."""
-        return True
 
-    def add_done_callback(self, call: Callable[[Any], object]) -> None:
-        """Call at once."""
-        call(self)
-
-
-class Threaded(Pending):
+class _Threaded(Pending):
     """A read that a `concurrent.futures.Future` stands for.
 
     Parameters
@@ -210,24 +175,25 @@ class Threaded(Pending):
         self._future.add_done_callback(lambda _: call(self))
 
 
-_THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
-
-
-def read_threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads of this process that read from sources without a ``submit`` of their own."""
-    return _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
-
-
 def begun(pending: object, name: str) -> Pending:
     """Return what ``submit`` of a source returned as a `Pending`; `SourceError` where it is none."""
     if isinstance(pending, Pending):
         return pending
     if isinstance(pending, concurrent.futures.Future):
-        return Threaded(pending)
+        return _Threaded(pending)
     raise SourceError(
         f"submit() of {name!r} returned {pending!r}; return a windowloader.source.Pending or a "
         "concurrent.futures.Future whose result is the bytes taken."
     )
+
+
+_THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
+
+
+def in_thread(name: str, read: Callable[..., int], *arguments: Any) -> Pending:
+    """Begin a read on a thread of this process, as sources do without a ``submit`` of their own."""
+    threads = _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
+    return begun(threads.submit(read, *arguments), name)
 
 
 def taken(result: object, name: str) -> int:
@@ -240,24 +206,35 @@ def taken(result: object, name: str) -> int:
     )
 
 
-def wait(
-    future: Any, asked: Asked, *, since: float, limit: float, progress: Progress, timeout: float | None
-) -> Any:
-    """Return a future's result.
+def wait(future: Any, asked: Asked, **how: Any) -> Any:
+    """Return the result of one future; see `wait_all`."""
+    return wait_all([future], asked, **how)[0]
+
+
+def wait_all(
+    futures: Sequence[Any],
+    asked: Asked,
+    *,
+    limit: float,
+    progress: Progress,
+    since: float | None = None,
+    timeout: float | None = None,
+) -> list[Any]:
+    """Return the results of futures.
 
     Parameters
     ----------
-    future : object
+    futures : sequence
         With ``result(timeout)`` that raises TimeoutError, as TensorStore's and concurrent.futures' have.
     asked : Asked
         For messages.
-    since : float
-        When it was submitted (``time.monotonic``).
     limit : float
         Seconds without progress of the store, from ``since`` on, after which it fails.
     progress : Progress
         Of the store.
-    timeout : float or None
+    since : float, optional
+        When they were submitted (``time.monotonic``). Default: now.
+    timeout : float, optional
         Seconds to wait at most in this call.
 
     Raises
@@ -265,34 +242,28 @@ def wait(
     SourceTimeoutError
         After ``timeout``, or ``limit`` without progress.
     WindowLoaderError
-        For what the read raised.
+        For what the first read that failed raised.
     """
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    left = 0.0  # most are over when their result is asked for
-    while not _is_over(future, min(left, LOOK, limit / 4, deadline - time.monotonic())):
-        if time.monotonic() >= deadline:
-            raise late(asked, timeout or 0.0)
-        if (left := progress.left(since, limit)) <= 0 and not future.done():
-            future.cancel()
-            progress.give_up()
-            raise stalled(asked, limit)
-    try:
-        return explained(asked, lambda: future.result(timeout=0))
-    except WindowLoaderError as error:
-        if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
-            progress.give_up()
-        raise
-
-
-def _is_over(future: Any, seconds: float) -> bool:
-    """Wait for a future at most so long, and tell whether it is over."""
-    try:
-        future.result(timeout=max(seconds, 0.0))
-    except TIMEOUTS:
-        return bool(future.done())
-    except Exception:
-        return True
-    return True
+    now, results = time.monotonic(), []
+    since, deadline = now if since is None else since, math.inf if timeout is None else now + timeout
+    for future in futures:
+        while not future.done():
+            left, rest = progress.left(since, limit), deadline - time.monotonic()
+            if left <= 0 and not future.done():
+                future.cancel()
+                progress.give_up()
+                raise stalled(asked, limit)
+            with contextlib.suppress(Exception):  # also what it failed by: see below
+                future.result(timeout=max(min(left, LOOK, limit / 4, rest), 0.0))
+            if rest <= 0 and not future.done():
+                raise late(asked, timeout or 0.0)
+        try:
+            results.append(explained(asked, partial(future.result, timeout=0)))
+        except WindowLoaderError as error:
+            if not isinstance(error, CredentialsError):  # may pass: what comes next must not join what failed
+                progress.give_up()
+            raise
+    return results
 
 
 @dataclass(slots=True, eq=False)
@@ -311,8 +282,8 @@ class Read(Pending):
         Seconds without progress after which it fails.
     progress : Progress
         Of the store.
-    taken : int or None
-        Bytes that it takes; None: the result of its only future says.
+    taken : int
+        Bytes that it takes.
     """
 
     futures: list[Any]
@@ -320,35 +291,17 @@ class Read(Pending):
     asked: Asked
     limit: float
     progress: Progress
-    taken: int | None
+    taken: int = 0
     since: float = field(default_factory=time.monotonic)
-    over: bool = False
 
     def result(self, timeout: float | None = None) -> int:
         """Wait until the rows stand in ``out``; return the bytes taken, or raise what the read raised."""
-        if self.over:
-            return self.taken or 0
-        deadline = None if timeout is None else time.monotonic() + timeout
-        results = []
-        for future in self.futures:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            results.append(
-                wait(
-                    future,
-                    self.asked,
-                    since=self.since,
-                    limit=self.limit,
-                    progress=self.progress,
-                    timeout=left,
-                )
-            )
+        how: Any = {"limit": self.limit, "since": self.since, "timeout": timeout}
+        results = wait_all(self.futures, self.asked, progress=self.progress, **how)
         if self.finish is not None:
             explained(self.asked, partial(self.finish, results))
-        if self.taken is None:
-            self.taken = results[0]
-        self.over = True
-        self.futures = []
-        return self.taken or 0
+        self.finish, self.futures = None, []  # a second call has nothing to do
+        return self.taken
 
     def done(self) -> bool:
         """Whether `result` would not wait for storage."""
@@ -356,18 +309,11 @@ class Read(Pending):
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call ``call(self)`` once when `done` has become true, from any thread; at once if it is."""
-        left = len(self.futures)
-        if left == 0:
+        waiting = next((future for future in self.futures if not future.done()), None)
+        if waiting is None:
             call(self)
-            return
-        counter = itertools.count(1)  # its steps are atomic, whichever threads the futures end in
-
-        def ended(_future: object) -> None:
-            if next(counter) == left:
-                call(self)
-
-        for future in list(self.futures):
-            future.add_done_callback(lend(partial(ended)))
+        else:
+            waiting.add_done_callback(lend(lambda _: self.add_done_callback(call)))
 
     def overdue(self) -> bool:
         """Whether it has waited so long without any progress of its store that `result` would fail now."""

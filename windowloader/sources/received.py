@@ -6,6 +6,7 @@ beyond asking for its counter. TensorStore tells of an answer only when all of i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -16,9 +17,7 @@ from .processes import PerProcess
 
 __all__ = ["LEAST", "received"]
 
-LEAST = (
-    64 << 10
-)  # bytes that must arrive within a store's time-out, or its reads fail: a trickle is no progress
+LEAST = 64 << 10  # bytes that must arrive within a store's time-out, or its reads fail: less is a trickle
 HANDSHAKE = 16 << 10  # first bytes of a connection, which do not count: TLS takes them before any answer
 TCP_INFO = 11
 INFO_BYTES = 136  # of Linux' struct tcp_info, up to the counter and with it
@@ -35,13 +34,11 @@ class _Connections:
     def look(self) -> int:
         found = {}
         for name in os.listdir("/proc/self/fd"):
-            try:
+            with contextlib.suppress(OSError):  # closed meanwhile
                 status = os.fstat(int(name))
-            except OSError:  # closed meanwhile
-                continue
-            if stat.S_ISSOCK(status.st_mode) and (count := _received_by(int(name))) > HANDSHAKE:
-                found[status.st_ino] = count
-        self.total += sum(max(count - self.known.get(inode, HANDSHAKE), 0) for inode, count in found.items())
+                if stat.S_ISSOCK(status.st_mode):
+                    found[status.st_ino] = max(_received_by(int(name)) - HANDSHAKE, 0)
+        self.total += sum(max(count - self.known.get(inode, 0), 0) for inode, count in found.items())
         self.known = found
         return self.total
 

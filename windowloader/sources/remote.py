@@ -55,7 +55,10 @@ class RemoteSource(Source):
         self.check_range(start, stop, out, box)
         if out.dtype != self.dtype:
             raise ValueError(f"rows of {self.name!r} have dtype {self.dtype}, but out has {out.dtype}.")
-        return self._process.get(self._open).submit(start, stop, out, box) if out.size else Done()
+        return self._submit(start, stop, out, box) if out.size else Done()
+
+    def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
+        return self._process.get(self._open).submit(start, stop, out, box)
 
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 
 import fsspec
 import h5py
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.ranges import join
-from windowloader.sources.remote_files import open_remote
+from windowloader.sources.hdf5 import open_hdf5
+from windowloader.sources.ranges import join, open_remote
 
 VALUES = np.random.default_rng(3).normal(size=(60, 11)).astype("f4")
 
@@ -62,7 +64,7 @@ def test_raw(tmp_path, put):
     (tmp_path / "x.bin").write_bytes(b"head" + VALUES.tobytes())
     url = put(tmp_path / "x.bin", "x.bin")
     check(open_remote(url, kind="raw", shape=(60, 11), dtype="<f4", offset=4), VALUES)
-    with pytest.raises(SourceFormatError, match=r"give shape= and dtype="):
+    with pytest.raises(SourceFormatError, match=r"shape=None.*e\.g\. shape=.*dtype="):
         open_remote(url, kind="raw")
 
 
@@ -82,7 +84,7 @@ def test_hdf5(tmp_path, put, how):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_group("inner").create_dataset("speed", data=VALUES, **how)
         file["many"] = [f"s{i}" for i in range(11)]
-    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    source = open_hdf5(put(tmp_path / "x.h5", "x.h5"))
     assert source.chunks == how.get("chunks")
     check(source, VALUES)
 
@@ -92,7 +94,7 @@ def test_hdf5_chunks_that_were_never_written(tmp_path, put):
         file.create_dataset("speed", VALUES.shape, "f4", chunks=(10, 11), fillvalue=-1)[:10] = VALUES[:10]
     expected = np.full_like(VALUES, -1)
     expected[:10] = VALUES[:10]
-    check(open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5"), expected)
+    check(open_hdf5(put(tmp_path / "x.h5", "x.h5")), expected)
 
 
 def test_netcdf4_with_times_and_packing(tmp_path, put):
@@ -112,7 +114,7 @@ def test_netcdf4_with_times_and_packing(tmp_path, put):
     data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding={"t2m": packed})
     with xarray.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as opened:
         expected = opened.t2m.values
-    source = open_remote(put(tmp_path / "x.nc", "x.nc"), kind="hdf5")
+    source = open_hdf5(put(tmp_path / "x.nc", "x.nc"))
     assert (source.axes, source.dtype) == ("tn", expected.dtype)
     check(source, expected)
     np.testing.assert_array_equal(source.timestamps(), times)
@@ -122,7 +124,7 @@ def test_netcdf4_with_times_and_packing(tmp_path, put):
 def test_reads_ranges_of_a_bucket_and_counts_them(tmp_path, put):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(10, 11))
-    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    source = open_hdf5(put(tmp_path / "x.h5", "x.h5"))
     table = source.table()
     lie_together = np.diff(np.sort(table.offsets[:6])).max() == 10 * 11 * 4
     assert lie_together
@@ -162,7 +164,7 @@ def test_damage_is_found_and_named(tmp_path, put, filters):
     data = bytearray((tmp_path / "x.h5").read_bytes())
     data[info.byte_offset + 20] ^= 0xFF
     (tmp_path / "x.h5").write_bytes(data)
-    source = open_remote(put(tmp_path / "x.h5", "x.h5"), kind="hdf5")
+    source = open_hdf5(put(tmp_path / "x.h5", "x.h5"))
     with pytest.raises(CorruptDataError, match=rf"speed.*rows 30–39, bytes {info.byte_offset}–"):
         source.read(0, 60, np.empty_like(VALUES))
 
@@ -177,7 +179,7 @@ def test_a_file_cut_short_is_found_at_opening(tmp_path, put, name):
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(CorruptDataError, match=name):
-        open_remote(put(tmp_path / name, name), kind="npy" if name == "x.npy" else "hdf5")
+        wl.open(put(tmp_path / name, name))
 
 
 def test_a_failed_opening_does_not_crash_the_process_at_its_end(tmp_path):
@@ -202,6 +204,28 @@ def test_a_failed_opening_does_not_crash_the_process_at_its_end(tmp_path):
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
+def test_an_answer_closes_no_file_that_waits_for_it(tmp_path, put, monkeypatch):
+    """h5py holds its lock while it reads: a thread that collects a file on the way would wait for that lock."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("speed", data=VALUES, chunks=(10, 11))
+    other, system = h5py.File(tmp_path / "x.h5"), type(fsspec.filesystem("memory"))
+
+    class Held:
+        """Garbage once nobody but itself knows it."""
+
+    def answer(*arguments, ask=system.cat_file):
+        held = Held()
+        held.itself = held
+        weakref.finalize(held, other.close)
+        del held
+        assert len([[] for _ in range(100_000)]) == 100_000  # so many that garbage is collected
+        return ask(*arguments)
+
+    monkeypatch.setattr(system, "cat_file", answer)
+    check(open_hdf5(put(tmp_path / "x.h5", "x.h5"), storage_options={"timeout": 3}), VALUES)
+    other.close()
+
+
 def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):
     np.save(tmp_path / "f.npy", np.asfortranarray(VALUES))
     with pytest.raises(SourceFormatError, match="Fortran"):
@@ -211,7 +235,7 @@ def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):
         open_remote(put(tmp_path / "nt.npy", "nt.npy"), kind="npy", axes="nt")
     with h5py.File(tmp_path / "z.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(10, 11), compression="lzf")
-    check(open_remote(put(tmp_path / "z.h5", "z.h5"), kind="hdf5"), VALUES)  # by h5py
+    check(open_hdf5(put(tmp_path / "z.h5", "z.h5")), VALUES)  # by h5py
     (tmp_path / "t.npy").write_bytes(b"no array at all")
     with pytest.raises(SourceFormatError, match=r"no \.npy file"):
         open_remote(put(tmp_path / "t.npy", "t.npy"), kind="npy")

@@ -135,8 +135,8 @@ class CachedSource(SourceOver):
             return self._of_box(box).storage()
         inner = self.source.storage(*self._more)
         if self._rows > 1:
-            inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows), sizes=None)
-        return replace(inner, piece=None)
+            inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows))
+        return replace(inner, count=None)
 
     @property
     def _more(self) -> tuple[Box, ...]:

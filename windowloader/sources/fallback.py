@@ -190,7 +190,7 @@ class ZarrRows:
         """Rows where pieces begin, at edges of chunks, and the end."""
         chunk = self.source.info.chunks[self.source.order[0]]
         edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
-        requests = max(len(edges), len(self.source.storage(box).requests(start, stop)))
+        requests = int(self.source.storage(box).cost([start], [stop]).requests[0])
         pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
         return [*edges[:: -(-len(edges) // pieces)], stop]
 

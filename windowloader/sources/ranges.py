@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import digest
+from .box import chunk_edges
 from .failures import Asked
 from .hdf5table import Table, decode_chunk
 from .mirror_state import place_of
@@ -204,21 +206,22 @@ class RangeSource(RemoteSource):
 
     def storage(self, box: Box | None = None) -> Storage:
         """Ranges of bytes, near ones asked for together; rows are best read a request's worth at a time."""
+        chunk = 1 if self.chunks is None else self.chunks[0]
+        rows = max(1, PART // max(self.row_bytes * chunk, 1)) * chunk
+        groups = chunk_edges(self.shape[0], rows) if self.shape[0] else None
         return Storage.of_grid(
-            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, asked=self._requests,
-            piece=max(1, PART // max(self.row_bytes, 1)), exact=True,
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, groups=groups,
+            count=lru_cache(1 << 16)(self._requests),
         )  # fmt: skip
 
-    def _requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
+    def _requests(self, start: int, stop: int) -> int:
+        """Count the requests that reading rows ``[start, stop)`` at once makes."""
         if self.place.offset >= 0:
-            return np.array([end - first for first, end in self.ranges(start, stop)], np.int64)
+            return len(self.ranges(start, stop))
         table = self.table()
         cells = Chunks(table, self.order).cells(start, stop)
         cells = cells[table.offsets[cells] >= 0]
-        offsets, sizes = table.offsets[cells], table.sizes[cells]
-        groups = join(offsets, sizes)
-        return np.array([int((offsets + sizes)[g].max() - offsets[g].min()) for g in groups], np.int64)
+        return len(join(table.offsets[cells], table.sizes[cells]))
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""

@@ -55,7 +55,7 @@ def test_npy(tmp_path, put, dtype):
     source = open_remote(put(tmp_path / "x.npy", "x.npy"), kind="npy")
     assert (source.axes, source.chunks, source.storage().edges) == ("tn", None, None)
     check(source, values.astype(np.dtype(dtype).newbyteorder("=")))
-    assert source.storage().requests(3, 5).tolist() == [2 * 11 * values.itemsize]
+    assert source.storage().cost([3], [5]) == (2 * 11 * values.itemsize, 1)
 
 
 def test_raw(tmp_path, put):
@@ -126,8 +126,9 @@ def test_reads_ranges_of_a_bucket_and_counts_them(tmp_path, put):
     table = source.table()
     lie_together = np.diff(np.sort(table.offsets[:6])).max() == 10 * 11 * 4
     assert lie_together
-    assert source.storage().requests(0, 60).tolist() == [60 * 11 * 4]  # neighbours are one request
-    assert source.storage().requests(0, 15).tolist() == [20 * 11 * 4]
+    cost = source.storage().cost([0, 0], [60, 15])
+    assert cost.requests.tolist() == [1, 1]  # neighbours are one request
+    assert cost.bytes.tolist() == [60 * 11 * 4, 20 * 11 * 4]
 
 
 @given(

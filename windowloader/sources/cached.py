@@ -136,7 +136,7 @@ class CachedSource(SourceOver):
         inner = self.source.storage(*self._more)
         if self._rows > 1:
             inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows))
-        return replace(inner, count=None)
+        return replace(inner, split=False)
 
     @property
     def _more(self) -> tuple[Box, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from .base import digest
 from .box import chunk_edges
 from .failures import Asked
-from .hdf5table import Table, decode_chunk
+from .hdf5table import Table, decode_chunk, read_groups
 from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
@@ -206,22 +205,16 @@ class RangeSource(RemoteSource):
 
     def storage(self, box: Box | None = None) -> Storage:
         """Ranges of bytes, near ones asked for together; rows are best read a request's worth at a time."""
-        chunk = 1 if self.chunks is None else self.chunks[0]
-        rows = max(1, PART // max(self.row_bytes * chunk, 1)) * chunk
-        groups = chunk_edges(self.shape[0], rows) if self.shape[0] else None
+        rows = max(1, PART // max(self.row_bytes, 1))
+        if self.chunks and self.shape[0]:
+            groups, before = read_groups(self.table(), self.order[0], max(1, rows // self.chunks[0]), GAP)
+        else:
+            groups = chunk_edges(max(self.shape[0], 1), rows)
+            before = np.append(0, np.cumsum(-(-np.diff(groups) * self.row_bytes // PART)))
         return Storage.of_grid(
-            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, groups=groups,
-            count=lru_cache(1 << 16)(self._requests),
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, split=True, groups=groups,
+            requests_before=before,
         )  # fmt: skip
-
-    def _requests(self, start: int, stop: int) -> int:
-        """Count the requests that reading rows ``[start, stop)`` at once makes."""
-        if self.place.offset >= 0:
-            return len(self.ranges(start, stop))
-        table = self.table()
-        cells = Chunks(table, self.order).cells(start, stop)
-        cells = cells[table.offsets[cells] >= 0]
-        return len(join(table.offsets[cells], table.sizes[cells]))
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""

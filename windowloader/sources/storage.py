@@ -19,7 +19,7 @@ from windowloader.errors import LoaderError
 from .box import box_shape, chunk_edges, met
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -61,9 +61,8 @@ class Storage:
         Rows where what is asked for together begins; None: shards, or chunks.
     requests_before : ndarray, int64, optional
         Requests for all groups before each one; None: ``columns`` a group.
-    count : callable, optional
-        ``count(begin, end)`` returns how many requests reading rows of one group makes, where that depends on the rows;
-        a read is then best of one group.
+    split : bool
+        Whether a read is best of one group.
     rows : range, optional
         Which stored rows are meant: ``edges`` counts these, the other arrays count all that are stored.
     stored_edges : ndarray, int64, optional
@@ -86,9 +85,9 @@ class Storage:
     shards: NDArray[np.int64] | None = None
     read_bytes: int = None  # type: ignore[assignment]
     bytes_before: NDArray[np.int64] = None  # type: ignore[assignment]
-    groups: NDArray[np.int64] = None  # type: ignore[assignment]
+    groups: NDArray[np.int64] | None = None
     requests_before: NDArray[np.int64] = None  # type: ignore[assignment]
-    count: Callable[[int, int], int] | None = field(default=None, repr=False)
+    split: bool = False
     rows: range | None = None
     stored_edges: NDArray[np.int64] | None = field(default=None, repr=False)
 
@@ -188,7 +187,8 @@ class Storage:
 
     def bytes(self, start: int, stop: int) -> int:
         """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
-        start, stop = self._inside(start, stop)
+        if self.rows is not None:
+            start, stop = map(int, self._inside(start, stop))
         if self.stored_edges is None:
             return (stop - start) * self.read_bytes
         edges, before = (
@@ -211,26 +211,18 @@ class Storage:
         Cost
             Arrays of shape (n,), int64.
         """
-        begin, end = self._inside(np.asarray(begin, np.int64), np.asarray(end, np.int64))
+        first, last = self._inside(begin, end)
         if self.stored_edges is None:
-            size = (end - begin) * self.read_bytes
+            size = (last - first) * self.read_bytes
         else:
-            first, last = _touched(self.stored_edges, begin, end)
-            size = self.bytes_before[last] - self.bytes_before[first]
-            begin, end = self.stored_edges[first], self.stored_edges[last]
-        if self.count is not None:
-            ranges = zip(begin.tolist(), end.tolist(), strict=True)
-            counts = [
-                sum(self.count(*cut) for cut in pairwise(self._cuts(*rows, 1).tolist())) for rows in ranges
-            ]
-            return Cost(size, np.array(counts, np.int64))
+            size, first, last = _between(self.stored_edges, self.bytes_before, first, last)
         if self.groups is None:
-            return Cost(size, np.full(begin.shape, self.columns))
-        first, last = _touched(self.groups, begin, end)
-        return Cost(size, self.requests_before[last] - self.requests_before[first])
+            return Cost(size, np.full(first.shape, self.columns))
+        return Cost(size, _between(self.groups, self.requests_before, first, last)[0])
 
-    def _inside(self, begin: Any, end: Any) -> tuple[Any, Any]:
+    def _inside(self, begin: ArrayLike, end: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the stored rows that rows ``[begin, end)`` lie among."""
+        begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         if self.rows is None:
             return begin, end
         return self.rows.start + begin * self.rows.step, self.rows.start + (end - 1) * self.rows.step + 1
@@ -247,19 +239,14 @@ class Storage:
         ndarray, int64
             Where reads begin, and the end.
         """
-        cuts = self._cuts(*self._inside(begin, end), limit)
-        return cuts if self.rows is None else _counted(cuts, self.rows)
-
-    def _cuts(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
+        first, last = self._inside(begin, end)
         inside: NDArray[np.int64] = np.empty(0, np.int64)
         if self.groups is not None:
-            first, last = (
-                np.searchsorted(self.groups, begin, "right"),
-                np.searchsorted(self.groups, end, "left"),
-            )
-            inside = self.groups[first:last]
-        every = max(1, limit // self.columns) if self.count is None else 1
-        return np.concatenate([[begin], inside[every - 1 :: every], [end]])
+            every = 1 if self.split else max(1, limit // self.columns)
+            low, high = _touched(self.groups, first, last)
+            inside = self.groups[low + every : high : every]
+        cuts = np.concatenate([[first], inside, [last]])
+        return cuts if self.rows is None else _counted(cuts, self.rows)
 
     def request_bytes(self, rows: int) -> int:
         """Return the decoded bytes that a request brings at most, where at most so many rows are read together."""
@@ -268,7 +255,7 @@ class Storage:
         longest = 1 if self.stored_edges is None else int(np.diff(self.stored_edges).max())
         stored = rows * (self.rows.step if self.rows else 1) + longest
         most = min(stored, int(np.diff(self.groups).max())) * self.read_bytes
-        return max(self.chunk_bytes, -(-most // (self.columns if self.count is None else 1)))
+        return max(self.chunk_bytes, -(-most // (1 if self.split else self.columns)))
 
     def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
         """Count the indexes that are read, once, of the shards that the rows ``[begin, end)`` lie in but in part."""
@@ -279,7 +266,7 @@ class Storage:
         edges, shards = self.stored_edges, self.shards
         if shards is None or edges is None or not np.size(begin):
             return np.empty(0, np.int64)
-        first, last = _touched(edges, *self._inside(np.asarray(begin, np.int64), np.asarray(end, np.int64)))
+        first, last = _touched(edges, *self._inside(begin, end))
         one, other = _touched(shards, edges[first], edges[last])
         counts = np.diff(np.searchsorted(edges, shards))
         broken = np.concatenate([one[edges[first] > shards[one]], other[edges[last] < shards[other]] - 1])
@@ -300,12 +287,12 @@ class Storage:
         -------
         int
         """
-        begin, end = self._inside(np.asarray(begin, np.int64), np.asarray(end, np.int64))
+        first, last = self._inside(begin, end)
         edges, before = self.stored_edges, self.bytes_before
         if edges is None:
-            edges = np.unique(np.concatenate([begin, end]))
+            edges = np.unique(np.concatenate([first, last]))
             before = edges * self.read_bytes
-        first, last = _touched(edges, begin, end)
+        first, last = _touched(edges, first, last)
         change = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
         return int(np.diff(before)[np.cumsum(change)[:-1] > 0].sum())
 
@@ -325,45 +312,27 @@ def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
     Storage
         Each row of an array without chunks, among others that have some, counts as a chunk.
     """
-    rows = np.diff(borders).tolist()
-    groups = [
-        np.array([0, size]) if part.groups is None else _counted(part.groups, part.rows or range(size))
-        for part, size in zip(parts, rows, strict=True)
-    ]
-    shared: dict[str, Any] = {
-        "row_bytes": max(part.row_bytes for part in parts),
-        "read_bytes": max(part.read_bytes for part in parts),
-        "columns": max(part.columns for part in parts),
-        "groups": _along(groups, borders),
-    }
-    if all(part.count is not None for part in parts):
-
-        def count(begin: int, end: int) -> int:
-            place = int(np.searchsorted(borders, begin, side="right")) - 1
-            low = int(borders[place])
-            return int(parts[place].cost([begin - low], [end - low]).requests[0])
-
-        shared["count"] = count
-    else:
-        counts = [part.cost(own[:-1], own[1:]).requests for part, own in zip(parts, groups, strict=True)]
-        shared["requests_before"] = _summed(counts)
-    if all(part.edges is None for part in parts):
-        return Storage(None, **shared)
-    edges = [
-        np.arange(size + 1) if part.edges is None else part.edges
-        for part, size in zip(parts, rows, strict=True)
-    ]
-    sizes = [part.cost(own[:-1], own[1:]).bytes for part, own in zip(parts, edges, strict=True)]
-    return Storage(_along(edges, borders), bytes_before=_summed(sizes), **shared)
-
-
-def _along(edges: Sequence[NDArray[np.int64]], borders: NDArray[np.int64]) -> NDArray[np.int64]:
-    found = [own[:-1] + low for own, low in zip(edges, borders, strict=False)]
-    return np.append(np.concatenate(found), borders[-1])
-
-
-def _summed(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.append(0, np.cumsum(np.concatenate(counts)))
+    chunked = any(part.edges is not None for part in parts)
+    edges, groups, sizes, requests = [borders[:1]], [borders[:1]], [borders[:1]], [borders[:1]]
+    for part, (low, high) in zip(parts, pairwise(borders.tolist()), strict=True):
+        rows = np.array([0, high - low])
+        wide = rows if part.groups is None else _counted(part.groups, part.rows or range(high - low))
+        own = np.arange(high - low + 1) if chunked and part.edges is None else part.edges
+        own = rows if own is None else own
+        edges.append(own[1:] + low)
+        groups.append(wide[1:] + low)
+        sizes.append(part.cost(own[:-1], own[1:]).bytes)
+        requests.append(part.cost(wide[:-1], wide[1:]).requests)
+    return Storage(
+        np.concatenate(edges) if chunked else None,
+        row_bytes=max(part.row_bytes for part in parts),
+        columns=max(part.columns for part in parts),
+        read_bytes=max(part.read_bytes for part in parts),
+        bytes_before=np.cumsum(np.concatenate(sizes)),
+        groups=np.concatenate(groups),
+        requests_before=np.cumsum(np.concatenate(requests)),
+        split=all(part.split for part in parts),
+    )
 
 
 def total_cost(variables: Sequence[Storage], begin: ArrayLike, end: ArrayLike) -> Cost:
@@ -393,6 +362,14 @@ def _touched(
     edges: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
+
+
+def _between(
+    edges: NDArray[np.int64], before: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Count what lies between the edges around ranges of rows, by what lies before each edge; and these edges."""
+    first, last = _touched(edges, begin, end)
+    return before[last] - before[first], edges[first], edges[last]
 
 
 def _counted(places: NDArray[np.int64], rows: range) -> NDArray[np.int64]:

@@ -231,10 +231,6 @@ class StaticSource(SourceOver):
         """Copy a part of the values."""
         return self.source.read(start, stop, out)
 
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis, or None."""
-        return self.source.labels(axis)
-
     def close(self) -> None:
         """Let go of the values and the file."""
         self._values = None

@@ -122,7 +122,6 @@ class CachedSource(SourceOver):
         grid = (self._rows, *sizes) if self._rows > 1 else source.chunks
         shape = (source.shape[0], *sizes)
         super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes, chunks=grid)
-        self.fill_value = source.fill_value
         self.boxes = source.boxes if box is None else "whole"
         self._parts: dict[bytes, CachedSource] = {}
         self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
@@ -153,14 +152,6 @@ class CachedSource(SourceOver):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": {}}
-
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of `shape`, or None."""
-        return self.source.labels(axis)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, or None."""
-        return self.source.timestamps()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -174,10 +174,6 @@ class ChunkedSource(RemoteSource):
         """Bytes of its folder, on this machine."""
         return None if self.location.local is None else bytes_on_disk(str(self.location.local))
 
-    def url(self) -> str | None:
-        """URL of the array."""
-        return self.location.url
-
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
         return place_of(self.location)

@@ -214,6 +214,7 @@ def inspect(
 
 def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) -> VariableReport:
     source = variable.source
+    stored = [origin.stored_bytes() for origin in source.origins]
     return VariableReport(
         name=variable.name,
         source=source.name,
@@ -222,9 +223,9 @@ def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) 
         dtype=variable.dtype.name,
         chunks=None if source.chunks is None else tuple(source.chunks),
         shards=source.shards,
-        codecs=tuple(source.codecs()),
+        codecs=tuple(source.origins[0].codecs()),
         raw_bytes=math.prod(source.shape) * variable.dtype.itemsize,
-        stored_bytes=source.stored_bytes(),
+        stored_bytes=None if None in stored else sum(size or 0 for size in stored),
         values=tuple(look(variable, full, advance)),
     )
 

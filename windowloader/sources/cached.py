@@ -65,7 +65,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
             joined = JoinedSource(
                 list(pool.map(lambda part: cached(part, folder, options=options), source.parts))
             )
-        joined.times, joined.moved, joined.doubts = source.times, source.moved, source.doubts
+        joined.moved, joined.doubts = source.moved, source.doubts
         return joined
     if source.axes[:1] != "t" or 0 in source.shape or source.tier != "streamed":
         return source
@@ -117,11 +117,11 @@ class CachedSource(SourceOver):
         sizes = source.shape[1:] if box is None else box_shape(box)
         row_bytes = math.prod(sizes) * source.dtype.itemsize
         # Without chunks the blocks of the mirror are rows, so that no read ends within one; where rows are so small
-        # that a table of them would be long, several, and then they are this source's chunks.
-        self._rows = 0 if source.chunks is not None else max(1, -(-BLOCK // max(row_bytes, 1)))
-        grid = (self._rows, *sizes) if self._rows > 1 else source.chunks
+        # that a table of them would be long, several, and then they count as chunks.
+        chunked = source.storage(box).edges is not None
+        self._rows = 0 if chunked else max(1, -(-BLOCK // max(row_bytes, 1)))
         shape = (source.shape[0], *sizes)
-        super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes, chunks=grid)
+        super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes)
         self.boxes = source.boxes if box is None else "whole"
         self._parts: dict[bytes, CachedSource] = {}
         self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use

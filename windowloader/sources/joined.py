@@ -65,7 +65,6 @@ def join(sources: Sequence[Source]) -> Source:
         places.sort(key=lambda place: (not len(times[place]), *times[place][:1]))  # type: ignore[arg-type,index]
     first, *others = (sources[place] for place in places)
     whole = JoinedSource([first, *(_aligned(source, first) for source in others)])
-    whole.times = [times[place] for place in places]
     whole.moved = places != sorted(places)
     whole.doubts = first.doubts
     zones = sorted({calendar_of(time) or "UTC" for time in times if time is not None})
@@ -98,26 +97,22 @@ class JoinedSource(Source):
         In the order of their times.
     """
 
-    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are known already
-
     def __init__(self, parts: Sequence[Source]) -> None:
         for part in parts[1:]:
             _check_alike(parts[0], part)
         self.parts = tuple(parts)
         self.borders = np.cumsum([0, *(part.shape[0] for part in parts)], dtype=np.int64)
-        grid = [part.chunks or part.shape for part in parts] if any(part.chunks for part in parts) else []
         super().__init__(
             f"{parts[0].name} … {parts[-1].name} ({len(parts)} parts)",
             shape=(int(self.borders[-1]), *parts[0].shape[1:]),
             dtype=_common_dtype(parts),
             axes=parts[0].axes,
-            chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
         self.boxes = min((part.boxes for part in parts), key=BOXES.index)
         self._recent: dict[int, None] = {}  # parts, the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "times": (), "_recent": {}}  # pickles small
+        return {**super().__getstate__(), "_recent": {}}
 
     @property
     def origins(self) -> tuple[Source, ...]:
@@ -193,7 +188,7 @@ class JoinedSource(Source):
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
-        times = self.times or [part.timestamps() for part in self.parts]
+        times = [part.timestamps() for part in self.parts]
         known = [time for time in times if time is not None]
         if not known:
             return None

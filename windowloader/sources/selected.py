@@ -174,16 +174,10 @@ class SelectedSource(SourceOver):
             shape=sizes,
             dtype=source.dtype,
             axes="".join(source.axes[axis] for axis in self._kept),
-            chunks=source.chunks and self._chunks(source.chunks, sizes),
         )
         self._box, self._within = _narrowed(source, self.picks)
         self._part: tuple[Box | None, SelectedSource | None] = (None, None)  # of the box that was read last
         self.boxes = "whole" if self._gone else "indices"
-
-    def _chunks(self, chunks: Sequence[int], sizes: Sequence[int]) -> list[int]:
-        steps = [self.rows.step if self._timed else 1] + [1] * len(sizes)
-        kept = zip((chunks[axis] for axis in self._kept), sizes, steps, strict=False)
-        return [max(1, min(chunk, size) // step) for chunk, size, step in kept]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_part": (None, None)}

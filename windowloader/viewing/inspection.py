@@ -213,7 +213,7 @@ def inspect(
 
 
 def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) -> VariableReport:
-    source = variable.source
+    source, first = variable.source, variable.source.origins[0]
     stored = [origin.stored_bytes() for origin in source.origins]
     return VariableReport(
         name=variable.name,
@@ -221,9 +221,9 @@ def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) 
         axes=source.axes,
         shape=tuple(source.shape),
         dtype=variable.dtype.name,
-        chunks=None if source.chunks is None else tuple(source.chunks),
-        shards=source.shards,
-        codecs=tuple(source.origins[0].codecs()),
+        chunks=first.chunks,
+        shards=first.shards,
+        codecs=tuple(first.codecs()),
         raw_bytes=math.prod(source.shape) * variable.dtype.itemsize,
         stored_bytes=None if None in stored else sum(size or 0 for size in stored),
         values=tuple(look(variable, full, advance)),

@@ -346,23 +346,32 @@ class LocalSource(Source):
 
 
 class SourceOver(Source):
-    """Base of the sources that read another, `source`, and say what that one says."""
+    """Base of the sources that read another, `source`, or several, `parts`, and say what the first of them says."""
 
     source: Source
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """Those that it reads."""
+        return (self.source,)
+
+    @property
+    def origins(self) -> tuple[Source, ...]:
+        """Those of its parts."""
+        return tuple(origin for part in self.parts for origin in part.origins)
 
     @property
     def tier(self) -> str:
         """That of the other."""
         return self.source.tier
 
-    @property
-    def origins(self) -> tuple[Source, ...]:
-        """Those of the other."""
-        return self.source.origins
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read rows ``[start, stop)`` into ``out``, any strides."""
+        return self.submit(start, stop, out, box).result()
 
     def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of the other."""
-        return self.source.labels(axis)
+        """Labels along an axis."""
+        return self.parts[0].labels(axis)
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the other."""
@@ -373,12 +382,14 @@ class SourceOver(Source):
         return self.source.fingerprint()
 
     def check(self) -> None:
-        """Check the other."""
-        self.source.check()
+        """Check all parts."""
+        for part in self.parts:
+            part.check()
 
     def close(self) -> None:
-        """Close the other."""
-        self.source.close()
+        """Close all parts."""
+        for part in self.parts:
+            part.close()
 
 
 class SlabSource(LocalSource):

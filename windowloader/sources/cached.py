@@ -65,7 +65,7 @@ def cached(source: Source, folder: MirrorFolder, *, options: str = "") -> Source
             joined = JoinedSource(
                 list(pool.map(lambda part: cached(part, folder, options=options), source.parts))
             )
-        joined.moved, joined.doubts = source.moved, source.doubts
+        joined.times, joined.moved, joined.doubts = source.times, source.moved, source.doubts
         return joined
     if source.axes[:1] != "t" or 0 in source.shape or source.tier != "streamed":
         return source
@@ -154,10 +154,6 @@ class CachedSource(SourceOver):
         return {**self.__dict__, "_parts": {}}
 
     # -- reading -------------------------------------------------------------------------------------------------------
-
-    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        """Read rows; blocks that are nowhere on this node are fetched from the source."""
-        return self.submit(start, stop, out, box).result()
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read; blocks that are nowhere on this node are fetched from the source."""

@@ -14,7 +14,7 @@ import numpy as np
 from windowloader.clocks.calendars import Times, calendar_of, own
 from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import BOXES, Source, digest
+from .base import BOXES, SourceOver, digest
 from .box import given
 from .memory import LoadedSource
 from .reads import begun
@@ -25,6 +25,7 @@ from .tiers import AT_HAND, TIERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .base import Source
     from .box import Box
     from .reads import Pending
     from .storage import Storage
@@ -65,6 +66,7 @@ def join(sources: Sequence[Source]) -> Source:
         places.sort(key=lambda place: (not len(times[place]), *times[place][:1]))  # type: ignore[arg-type,index]
     first, *others = (sources[place] for place in places)
     whole = JoinedSource([first, *(_aligned(source, first) for source in others)])
+    whole.times = [times[place] for place in places]
     whole.moved = places != sorted(places)
     whole.doubts = first.doubts
     zones = sorted({calendar_of(time) or "UTC" for time in times if time is not None})
@@ -88,7 +90,7 @@ def _aligned(source: Source, first: Source) -> Source:
     return SelectedSource(source, along=along) if along else source
 
 
-class JoinedSource(Source):
+class JoinedSource(SourceOver):
     """Sources that follow one another in time.
 
     Parameters
@@ -96,6 +98,9 @@ class JoinedSource(Source):
     parts : sequence of Source
         In the order of their times.
     """
+
+    parts: tuple[Source, ...] = ()
+    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are in hand
 
     def __init__(self, parts: Sequence[Source]) -> None:
         for part in parts[1:]:
@@ -112,44 +117,27 @@ class JoinedSource(Source):
         self._recent: dict[int, None] = {}  # parts, the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_recent": {}}
-
-    @property
-    def origins(self) -> tuple[Source, ...]:
-        """Those of the parts."""
-        return tuple(itertools.chain.from_iterable(part.origins for part in self.parts))
-
-    def check(self) -> None:
-        """Check every part."""
-        for part in self.parts:
-            part.check()
+        return {**super().__getstate__(), "times": (), "_recent": {}}  # pickles small
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return that of the parts, one after another."""
         parts = [part.storage(box) for part in self.parts if part.shape[0]]
         return joined(parts, np.unique(self.borders)) if parts else super().storage(box)
 
-    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        """Read rows from each part that has some of them."""
-        return self.submit(start, stop, out, box).result()
-
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> All:
-        """Begin to read every part at once; those of another dtype are read before this returns."""
+        """Begin to read every part at once."""
         self.check_range(start, stop, out, box)
         reads: list[Pending] = []
         begins: list[int] = []
         turned: list[tuple[np.ndarray, np.ndarray]] = []  # rows of another dtype, and their place
-        first, last = (
-            np.searchsorted(self.borders, start, "right") - 1,
-            np.searchsorted(self.borders, stop, "left"),
-        )
-        for number in range(int(first), int(last)) if out.size else ():
+        at = int(np.searchsorted(self.borders, start, side="right")) - 1 if out.size else len(self.parts)
+        for number in itertools.takewhile(
+            lambda number: self.borders[number] < stop, range(at, len(self.parts))
+        ):
             part, border = self.parts[number], int(self.borders[number])
             low, high = max(start - border, 0), min(stop - border, part.shape[0])
-            if low >= high:
-                continue
+            rows = place = out[border + low - start : border + high - start]
             begins.append(border + low - start)
-            rows = place = out[begins[-1] :][: high - low]
             if part.dtype != out.dtype:
                 rows = np.empty(place.shape, part.dtype)
                 turned.append((place, rows))
@@ -184,11 +172,11 @@ class JoinedSource(Source):
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis: those of the first part, which all share."""
-        return None if axis == 0 else self.parts[0].labels(axis)
+        return self.parts[0].labels(axis) if axis else None
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
-        times = [part.timestamps() for part in self.parts]
+        times = self.times or [part.timestamps() for part in self.parts]
         known = [time for time in times if time is not None]
         if not known:
             return None
@@ -213,11 +201,6 @@ class JoinedSource(Source):
     def fingerprint(self) -> str:
         """Fingerprints of the parts, in order."""
         return digest(*[part.fingerprint() for part in self.parts])
-
-    def close(self) -> None:
-        """Close every part."""
-        for part in self.parts:
-            part.close()
 
 
 def _check_alike(first: Source, part: Source) -> None:

@@ -216,10 +216,6 @@ class SelectedSource(SourceOver):
         block = block.squeeze(self._gone)
         out[...] = block if self._timed else block[start:stop]
 
-    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        """Read what is needed, and pick from it."""
-        return self.submit(start, stop, out, box).result()
-
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read what is needed; it is put in place when the result is asked for."""
         self.check_range(start, stop, out, box)

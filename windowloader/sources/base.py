@@ -338,7 +338,7 @@ class LocalSource(Source):
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Read at once: local rows come from memory, the page cache or under a lock."""
-        return Done(self.read(start, stop, out, box))
+        return Done(self.read(start, stop, out, *given(box)))
 
     def stored_bytes(self) -> int | None:
         """Bytes of the file or folder of its name."""

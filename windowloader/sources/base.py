@@ -22,7 +22,6 @@ from windowloader.hiding import hide_secrets
 
 from .box import box_shape, given
 from .failures import Asked, Guard
-from .handles import bytes_on_disk
 from .reads import Done, Threaded, read_threads
 from .storage import Storage
 
@@ -139,6 +138,10 @@ class Source:
         windows; "streamed" where they must be read in blocks. Default: as `array` shows.
     shards : tuple of int or None
         Sizes of a shard of a Zarr array, in the order of `axes`.
+    padded : bool
+        Whether a chunk that reaches beyond the array is stored, and read, whole.
+    stored_itemsize : int
+        Bytes of a value as reads count them: as it is delivered, or as it is stored.
     fill_value : float or None
         What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
@@ -149,6 +152,7 @@ class Source:
 
     boxes: Literal["whole", "slices", "indices"] = "whole"
     shards: tuple[int, ...] | None = None
+    padded = False
     fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
@@ -180,6 +184,7 @@ class Source:
         self.dims = tuple(str(dims[dim]) for dim in self.order) if dims else None
         self.shape = tuple(sizes[dim] for dim in self.order)
         self.dtype = check_dtype(self.stored_dtype, name)
+        self.stored_itemsize = self.dtype.itemsize
         self.chunks: tuple[int, ...] | None = None
         self.description = description or Described()
         if chunks is None:
@@ -242,7 +247,10 @@ class Source:
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return how it lies in storage, or what of it lies in a box that `read` takes. Default: by `chunks`."""
-        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box)
+        return Storage.of_grid(
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, stored_itemsize=self.stored_itemsize, box=box,
+            shards=self.shards, whole=self.padded,
+        )  # fmt: skip
 
     def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
         """Count the bytes of the chunks that rows, or a box of them, lie in."""
@@ -340,10 +348,6 @@ class LocalSource(Source):
         """Read at once: local rows come from memory, the page cache or under a lock."""
         return Done(self.read(start, stop, out, *given(box)))
 
-    def stored_bytes(self) -> int | None:
-        """Bytes of the file or folder of its name."""
-        return bytes_on_disk(self.name)
-
 
 class SourceOver(Source):
     """Base of the sources that read another, `source`, or several, `parts`, and say what the first of them says."""
@@ -396,10 +400,7 @@ class SlabSource(LocalSource):
     """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
 
     boxes = "slices"
-
-    def storage(self, box: Box | None = None) -> Storage:
-        """Chunks are read whole, also those that reach beyond the array."""
-        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, whole=True)
+    padded = True
 
     def slab(self, start: int, stop: int, box: Box | None = None) -> tuple[slice, ...]:
         """Index of rows ``[start, stop)`` into the stored array."""

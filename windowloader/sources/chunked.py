@@ -27,7 +27,7 @@ from .packing import Packing, delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
-from .traffic import zarr_codecs, zarr_storage
+from .traffic import zarr_codecs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .box import Box
     from .options import Location
     from .reads import Pending
-    from .storage import Storage
     from .zarr_contents import ZarrContents
 
 __all__ = ["ArrayInfo", "ChunkedSource", "is_chunked", "list_arrays", "open_chunked"]
@@ -125,6 +124,7 @@ class ChunkedSource(RemoteSource):
     """
 
     boxes = "indices"
+    padded = True
 
     def __init__(
         self,
@@ -147,16 +147,13 @@ class ChunkedSource(RemoteSource):
             description=coordinates,
         )
         self.location, self.info = where, array
+        self.stored_itemsize = array.itemsize
         self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
         self.packing = values
         self.fill_value = delivered(values, array.dtype, array.fill_value)
         self.fill_missing = fill_missing
         default = SHARD_CACHE if array.shards else 0
         self.cache_bytes = default if location.cache_bytes is None else location.cache_bytes
-
-    def storage(self, box: Box | None = None) -> Storage:
-        """Its grid of chunks, in shards where it has some; chunks without anything in the box are never read."""
-        return zarr_storage(self, self.info, box)
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or, on this machine, a chunk in the array's own folder."""

@@ -20,7 +20,7 @@ from .failures import Asked, explained
 from .packing import delivered
 from .reads import Progress, Read
 from .remote import RemoteSource
-from .traffic import zarr_codecs, zarr_storage
+from .traffic import zarr_codecs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .packing import Packing
     from .reads import Pending
     from .remote import Opened
-    from .storage import Storage
     from .zarr_contents import Place
 
 __all__ = ["ZarrRows", "ZarrSource", "is_zarr"]
@@ -76,6 +75,7 @@ class ZarrSource(RemoteSource):
     """
 
     boxes = "indices"
+    padded = True
 
     def __init__(
         self,
@@ -98,11 +98,8 @@ class ZarrSource(RemoteSource):
         )
         self.keys, self.info, self.packing, self.fill_missing = keys, array, values, fill_missing
         self.fill_value = delivered(values, array.dtype, array.fill_value)
+        self.stored_itemsize = array.itemsize
         self.shards = array.shards and tuple(array.shards[dim] for dim in self.order)
-
-    def storage(self, box: Box | None = None) -> Storage:
-        """Its grid of chunks, in shards where it has some."""
-        return zarr_storage(self, self.info, box)
 
     def attributes(self) -> Mapping[str, Any]:
         """Attributes of the array in its store."""

@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     bytes: NDArray[np.int64]
     """Decoded bytes of the chunks that must be read."""
     requests: NDArray[np.int64]
-    """Requests to storage; a shard's index is not among them (`Storage.indexes`)."""
+    """Requests to storage; a shard's index is not among them (`Storage.broken`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -257,12 +257,8 @@ class Storage:
         most = min(stored, int(np.diff(self.groups).max())) * self.read_bytes
         return max(self.chunk_bytes, -(-most // (1 if self.split else self.columns)))
 
-    def indexes(self, begin: ArrayLike, end: ArrayLike) -> int:
-        """Count the indexes that are read, once, of the shards that the rows ``[begin, end)`` lie in but in part."""
-        return len(self.broken(begin, end)) * self.columns
-
     def broken(self, begin: ArrayLike, end: ArrayLike) -> NDArray[np.int64]:
-        """List the shards, along time, of which a range lies in a part; such a one's index is read first."""
+        """List the shards, along time, of which a range lies in a part; their indexes, one a column, are read first."""
         edges, shards = self.stored_edges, self.shards
         if shards is None or edges is None or not np.size(begin):
             return np.empty(0, np.int64)

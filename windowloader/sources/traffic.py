@@ -1,28 +1,13 @@
-"""What the metadata of a Zarr array say of its storage: chunks, shards, codecs.
+"""What the metadata of a Zarr array say of its codecs.
 
-In: an array's grid, a box. Out: its `Storage`, names of codecs. Never asks the store for chunks.
+In: an array of zarr-python. Out: names of codecs. Never asks the store for chunks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .storage import Storage
-
-if TYPE_CHECKING:
-    from .base import Source
-    from .box import Box
-    from .chunked import ArrayInfo
-
-__all__ = ["zarr_codecs", "zarr_storage"]
-
-
-def zarr_storage(source: Source, array: ArrayInfo, box: Box | None) -> Storage:
-    """Return the storage of a Zarr array, or of what of it lies in a box."""
-    return Storage.of_grid(
-        source.shape, source.chunks, itemsize=source.dtype.itemsize, stored_itemsize=array.itemsize, box=box,
-        shards=source.shards, whole=True,
-    )  # fmt: skip
+__all__ = ["zarr_codecs"]
 
 
 def zarr_codecs(array: Any) -> list[str]:

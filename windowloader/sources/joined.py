@@ -162,13 +162,10 @@ class JoinedSource(SourceOver):
     def tier(self) -> str:
         """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
         tiers = {part.tier for part in self.parts}
+        alike = tiers <= {*AT_HAND} or len(tiers) == 1
         if len(self.parts) > OPEN_PARTS and any(isinstance(one, LoadedSource) for one in self.origins):
-            return (
-                "streamed"  # a part that is parsed again for each window would cost more than any block order
-            )
-        if tiers <= {*AT_HAND}:
-            return max(tiers, key=TIERS.index)
-        return "cached" if tiers == {"cached"} else "streamed"
+            alike = False  # a part that is parsed again for each window would cost more than any block order
+        return max(tiers, key=TIERS.index) if alike else "streamed"
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis: those of the first part, which all share."""

@@ -198,12 +198,10 @@ class SelectedSource(SourceOver):
         whole = self.source.array()
         if whole is None or any(pick.view is None for pick in self.picks):
             return None
-        index = [WHOLE] * whole.ndim
-        for pick in self.picks:
-            index[pick.axes[0]] = pick.view or WHOLE
+        index = {pick.axes[0]: pick.view for pick in self.picks}
         if self._timed:
             index[0] = self._row_slice()
-        return whole[tuple(index)]
+        return whole[tuple(index.get(axis, WHOLE) for axis in range(whole.ndim))]
 
     def _row_slice(self) -> slice:
         return slice(self.rows.start, max(self.rows.stop, self.rows.start), self.rows.step)
@@ -224,9 +222,9 @@ class SelectedSource(SourceOver):
         return (self if box is None else self._of_box(box))._begin(start, stop, out)
 
     def _begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
-        first, last = (
-            (self.rows[start], self.rows[stop - 1] + 1) if self._timed else (0, self.source.shape[0])
-        )
+        first, last = 0, self.source.shape[0]
+        if self._timed:
+            first, last = self.rows[start], self.rows[stop - 1] + 1
         whole = self.source.array()
         if whole is not None:
             with unchanged(whole):
@@ -252,11 +250,11 @@ class SelectedSource(SourceOver):
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels of what stays; None where several axes became one."""
         origin = self._kept[axis]
-        pick = next((pick for pick in self.picks if pick.axes[0] == origin), None)
-        if pick is not None and len(pick.axes) > 1:
-            return None
         found = None if self.axes[axis] == "t" else self.source.labels(origin)
-        return found if found is None or pick is None else found[pick.coordinates[0]]
+        for pick in self.picks:
+            if pick.axes[0] == origin and found is not None:
+                found = found[pick.coordinates[0]] if len(pick.axes) == 1 else None
+        return found
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows that stay."""
@@ -269,6 +267,7 @@ class SelectedSource(SourceOver):
         return digest(self.source.fingerprint(), self.rows, picked)
 
 
+@dataclass(slots=True, eq=False)
 class All(Pending):
     """Several reads as one.
 
@@ -284,54 +283,50 @@ class All(Pending):
         Called when all are over, each time that the result is asked for; puts rows in place.
     """
 
-    def __init__(
-        self,
-        reads: Sequence[Pending],
-        begins: Sequence[int],
-        step: int = 1,
-        finish: Callable[[], None] | None = None,
-    ) -> None:
-        self._reads, self._begins, self._step, self._finish = reads, begins, step, finish
+    reads: Sequence[Pending]
+    begins: Sequence[int]
+    step: int = 1
+    finish: Callable[[], None] | None = None
 
     @property
     def fetched(self) -> list[tuple[int, int]] | None:  # type: ignore[override]
         """Rows that caches had to fetch; None where not all parts have one."""
         found: list[tuple[int, int]] = []
-        for read, first in zip(self._reads, self._begins, strict=True):
+        for read, first in zip(self.reads, self.begins, strict=True):
             if (rows := read.fetched) is None:
                 return None
-            found += [((first + begin) // self._step, -(-(first + end) // self._step)) for begin, end in rows]
+            found += [((first + begin) // self.step, -(-(first + end) // self.step)) for begin, end in rows]
         return found
 
     def result(self, timeout: float | None = None) -> int:
         """Wait for every read, then raise what the first one that failed raised."""
         errors: list[Exception] = []
         size = 0
-        for read in self._reads:
+        for read in self.reads:
             try:
                 size += taken(read.result(timeout), "a part")
             except Exception as error:
                 errors.append(error)
         if errors:
             raise errors[0]
-        if self._finish is not None:
-            self._finish()
+        if self.finish is not None:
+            self.finish()
         return size
 
     def done(self) -> bool:
         """Whether every read is over."""
-        return all(read.done() for read in self._reads)
+        return all(read.done() for read in self.reads)
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call ``call(self)`` once every read is over."""
         counter = itertools.count(
-            1 - len(self._reads)
+            1 - len(self.reads)
         )  # its steps are atomic, whichever threads the reads end in
-        if not self._reads:
+        if not self.reads:
             call(self)
-        for read in self._reads:
+        for read in self.reads:
             read.add_done_callback(lambda _: None if next(counter) else call(self))
 
     def overdue(self) -> bool:
         """Whether one of the reads is."""
-        return any(read.overdue() for read in self._reads)
+        return any(read.overdue() for read in self.reads)

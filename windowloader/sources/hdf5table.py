@@ -67,6 +67,46 @@ def filters_of(dataset: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
     return tuple((number, tuple(settings)) for number, _, settings, _ in found)
 
 
+def read_groups(table: Table, dim: int, most: int, gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Group rows so that whatever is read of a group lies in as many near ranges of bytes as one row of its chunks.
+
+    Parameters
+    ----------
+    table : Table
+    dim : int
+        The stored dimension of the rows.
+    most : int
+        Chunks along it that a group may have.
+    gap : int
+        Bytes between near ranges at most.
+
+    Returns
+    -------
+    edges : ndarray, int64
+        Rows where a group begins, and the end.
+    before : ndarray, int64
+        Ranges before each of them.
+    """
+    chunks = table.chunks or table.shape
+    grid = [-(-size // chunk) for size, chunk in zip(table.shape, chunks, strict=True)]
+    cells = np.moveaxis(np.arange(math.prod(grid)).reshape(grid), dim, 0).reshape(grid[dim], -1)
+    offsets, sizes = table.offsets[cells], table.sizes[cells]
+    alone = _ranges(offsets, sizes, gap)
+    pairs = _ranges(np.hstack([offsets[:-1], offsets[1:]]), np.hstack([sizes[:-1], sizes[1:]]), gap)
+    apart = np.flatnonzero((pairs != alone[1:]) | (pairs != alone[:-1])) + 1
+    firsts = np.union1d(apart, np.arange(0, grid[dim], most))
+    return np.append(firsts * chunks[dim], table.shape[dim]), np.append(0, np.cumsum(alone[firsts]))
+
+
+def _ranges(offsets: np.ndarray, sizes: np.ndarray, gap: int) -> np.ndarray:
+    """Count near ranges in each row; chunks that were never written have an offset of -1."""
+    order = np.argsort(offsets, axis=1, kind="stable")
+    first, last = (np.take_along_axis(found, order, axis=1) for found in (offsets, offsets + sizes))
+    apart = first[:, 1:] - np.maximum.accumulate(last, axis=1)[:, :-1] > gap
+    count: np.ndarray = apart.sum(axis=1) + 1 - (offsets < 0).any(axis=1)
+    return count
+
+
 def table_of(dataset: Any) -> Table:
     """Return where the chunks of an open dataset lie."""
     grid = tuple(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
@@ -172,43 +212,3 @@ UNDO: dict[int, Callable[[Any, tuple[int, ...], int], Any]] = {
     32001: _blosc,
     32015: _zstd,
 }
-
-
-def read_groups(table: Table, dim: int, most: int, gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Group rows so that whatever is read of a group lies in as many near ranges of bytes as one row of its chunks.
-
-    Parameters
-    ----------
-    table : Table
-    dim : int
-        The stored dimension of the rows.
-    most : int
-        Chunks along it that a group may have.
-    gap : int
-        Bytes between near ranges at most.
-
-    Returns
-    -------
-    edges : ndarray, int64
-        Rows where a group begins, and the end.
-    before : ndarray, int64
-        Ranges before each of them.
-    """
-    chunks = table.chunks or table.shape
-    grid = [-(-size // chunk) for size, chunk in zip(table.shape, chunks, strict=True)]
-    cells = np.moveaxis(np.arange(math.prod(grid)).reshape(grid), dim, 0).reshape(grid[dim], -1)
-    offsets, sizes = table.offsets[cells], table.sizes[cells]
-    alone = _ranges(offsets, sizes, gap)
-    pairs = _ranges(np.hstack([offsets[:-1], offsets[1:]]), np.hstack([sizes[:-1], sizes[1:]]), gap)
-    apart = np.flatnonzero((pairs != alone[1:]) | (pairs != alone[:-1])) + 1
-    firsts = np.union1d(apart, np.arange(0, grid[dim], most))
-    return np.append(firsts * chunks[dim], table.shape[dim]), np.append(0, np.cumsum(alone[firsts]))
-
-
-def _ranges(offsets: np.ndarray, sizes: np.ndarray, gap: int) -> np.ndarray:
-    """Count near ranges in each row; chunks that were never written have an offset of -1."""
-    order = np.argsort(offsets, axis=1, kind="stable")
-    first, last = (np.take_along_axis(found, order, axis=1) for found in (offsets, offsets + sizes))
-    apart = first[:, 1:] - np.maximum.accumulate(last, axis=1)[:, :-1] > gap
-    count: np.ndarray = apart.sum(axis=1) + 1 - (offsets < 0).any(axis=1)
-    return count

@@ -5,9 +5,7 @@ In: a file, an offset, a shape, strides and a dtype. Out: `Region` and its map. 
 
 from __future__ import annotations
 
-import itertools
 import mmap
-import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +65,14 @@ class Region:
     ) -> Region:
         """Region of an array without gaps, in C or Fortran order."""
         dtype = np.dtype(dtype)
+        check_dtype(dtype, stamp.path)
         shape = check_shape(shape, dtype.itemsize, stamp.path)
-        inwards = shape if order == "F" else shape[::-1]
-        strides = tuple(itertools.accumulate((dtype.itemsize, *inwards), operator.mul))[: len(shape)]
-        strides = strides if order == "F" else strides[::-1]
-        return cls(stamp=stamp, offset=offset, shape=shape, strides=strides, dtype=dtype)
+        strides = [dtype.itemsize] * len(shape)
+        dims = range(len(shape) - 2, -1, -1) if order == "C" else range(1, len(shape))
+        for dim in dims:
+            near = dim + 1 if order == "C" else dim - 1
+            strides[dim] = strides[near] * shape[near]
+        return cls(stamp=stamp, offset=offset, shape=shape, strides=tuple(strides), dtype=dtype)
 
     @property
     def nbytes(self) -> int:

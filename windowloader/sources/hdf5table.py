@@ -100,10 +100,12 @@ def read_groups(table: Table, dim: int, most: int, gap: int) -> tuple[np.ndarray
 
 def _ranges(offsets: np.ndarray, sizes: np.ndarray, gap: int) -> np.ndarray:
     """Count near ranges in each row; chunks that were never written have an offset of -1."""
-    order = np.argsort(offsets, axis=1, kind="stable")
-    first, last = (np.take_along_axis(found, order, axis=1) for found in (offsets, offsets + sizes))
+    absent = offsets < 0
+    begins = np.where(absent, -gap - 1, offsets)  # apart from all that are there
+    order = np.argsort(begins, axis=1, kind="stable")
+    first, last = (np.take_along_axis(found, order, axis=1) for found in (begins, begins + sizes * ~absent))
     apart = first[:, 1:] - np.maximum.accumulate(last, axis=1)[:, :-1] > gap
-    count: np.ndarray = apart.sum(axis=1) + 1 - (offsets < 0).any(axis=1)
+    count: np.ndarray = apart.sum(axis=1) + 1 - absent.any(axis=1)
     return count
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
+from windowloader.sources.hdf5table import Table, read_groups
 from windowloader.sources.ranges import join
 from windowloader.sources.remote_files import open_remote
 
@@ -230,3 +231,32 @@ def test_an_object_that_changes_is_noticed(tmp_path):
     with pytest.raises(SourceChangedError, match=r"x.npy.*changed since it was opened"):
         source.read(0, 60, np.empty_like(VALUES))
     source.close()
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_rows_are_grouped_so_that_all_of_a_group_takes_as_many_requests(data):
+    rows, columns = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    cells = np.arange(rows * columns).reshape(rows, columns)
+    order = data.draw(
+        st.sampled_from([cells.ravel(), cells.T.ravel()]) | st.permutations(cells.ravel().tolist())
+    )
+    sizes = np.array(data.draw(st.lists(st.integers(1, 40), min_size=cells.size, max_size=cells.size)))
+    gaps = np.array(
+        data.draw(st.lists(st.sampled_from([0, 5, 90]), min_size=cells.size, max_size=cells.size))
+    )
+    offsets = np.empty(cells.size, np.int64)
+    offsets[order] = np.cumsum(gaps + sizes[order]) - sizes[order]
+    absent = data.draw(st.lists(st.sampled_from(range(cells.size)), max_size=2))
+    offsets[absent], sizes[absent] = -1, 0
+    table = Table((rows * 3, columns * 2), np.dtype("f4"), (3, 2), (), 0, offsets, sizes, sizes)
+    edges, before = read_groups(table, 0, data.draw(st.integers(1, 9)), 50)
+    assert (edges[0], edges[-1]) == (0, rows * 3)
+    for first, last, count in zip(edges[:-1] // 3, edges[1:] // 3, np.diff(before), strict=True):
+        for low in range(first, last):
+            for high in range(low + 1, last + 1):
+                found = cells[low:high].ravel()
+                found = found[offsets[found] >= 0]
+                asked = len(join(offsets[found], sizes[found], gap=50, part=10**9))
+                assert asked <= count
+                assert asked == count or high - low > 1

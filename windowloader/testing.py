@@ -200,7 +200,7 @@ def _count(source: Source, start: int, stop: int, box: Box | None, size: object)
         raise AssertionError(f"a read returned {size!r}, not the bytes that it took")  # noqa: TRY004
     if start == stop or 0 in source.shape or source.tier == "cached":  # which may have it here
         return
-    told = int(source.storage(*(() if box is None else (box,))).cost([start], [stop]).bytes[0])
+    told = int(source.storage(box).cost([start], [stop]).bytes[0])
     _that(
         size == told, f"rows [{start}, {stop}), box {box}: the read took {size} bytes, storage() says {told}"
     )

@@ -29,7 +29,7 @@ class Stored(LocalSource):
     def fingerprint(self):
         return hashlib.blake2b(self.values.tobytes(), digest_size=8).hexdigest()
 
-    def _read(self, start, stop, out):
+    def _read(self, start, stop, out, box=None):
         out[...] = self.values[start:stop]
         return out.nbytes
 

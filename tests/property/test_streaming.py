@@ -57,7 +57,7 @@ class StandIn(LocalSource):
     def fingerprint(self):
         return "stand-in"
 
-    def _read(self, start, stop, out):
+    def _read(self, start, stop, out, box=None):
         self.log.append((start, stop))
         if self.fail(start, stop):
             raise OSError(f"rows {start} to {stop} are out of reach")

@@ -475,7 +475,7 @@ from windowloader.sources.base import LocalSource
 ROW = np.random.default_rng(0).normal(60, 9, 10_000).astype("f4")
 
 class Virtual(LocalSource):
-    def _read(self, start, stop, out):
+    def _read(self, start, stop, out, box=None):
         out[...] = ROW
         out[:, 0] = np.arange(start, stop) % 1000
         return out.nbytes

@@ -133,7 +133,7 @@ class Counted(LocalSource):
         super().__init__("counted", shape=(2_496, 8), dtype="f4", axes="tn", chunks=(48, 8))
         self.values, self.log = values, []
 
-    def _read(self, start, stop, out):
+    def _read(self, start, stop, out, box=None):
         self.log.append(stop - start)
         out[...] = self.values[start:stop]
         return self.bytes_of(start, stop)

@@ -110,7 +110,7 @@ class Recorded(LocalSource):
         super().__init__("recorded", shape=frame.shape, dtype="f8", axes="tn", description=described)
         self.rows, self.asked = frame.to_numpy(), []  # type: ignore[var-annotated]
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         self.asked.append((start, stop))
         out[...] = self.rows[start:stop]
         return out.nbytes

@@ -257,7 +257,7 @@ class Hidden(Gated):
     def submit(self, start, stop, out):
         return LocalSource.submit(self, start, stop, out)
 
-    def _read(self, start, stop, out):
+    def _read(self, start, stop, out, box=None):
         self.log.append((start, stop))
         out[...] = self.values[start:stop]
         return out.nbytes

@@ -148,8 +148,8 @@ def test_costs_count_chunks_columns_shards_and_their_indexes():
     cost = variable.cost([5, 45, 10], [15, 55, 20])
     assert cost.bytes.tolist() == [80, 80, 40]
     assert cost.requests.tolist() == [3, 6, 3]
-    assert variable.indexes([5, 10], [15, 20]) == 3
-    assert variable.indexes([5, 45], [15, 55]) == 6
+    assert variable.broken([5, 10], [15, 20]).tolist() == [0]
+    assert variable.broken([5, 45], [15, 55]).tolist() == [0, 1]
     assert Storage(None, row_bytes=4).distinct([0, 5], [10, 20]) == 80
     assert total_cost([variable, Storage(None, row_bytes=1)], [0], [10]).requests.tolist() == [4]
 

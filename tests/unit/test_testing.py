@@ -20,7 +20,7 @@ class Good(LocalSource):
     def __init__(self, **more: Any) -> None:
         super().__init__("good", shape=(8, 3), dtype="f4", **more)
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         out[...] = VALUES[start:stop]
         return self.bytes_of(start, stop)
 
@@ -29,13 +29,13 @@ class Good(LocalSource):
 
 
 class Contiguous(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         np.ascontiguousarray(out)[...] = VALUES[start:stop]
         return out.nbytes
 
 
 class OffByOne(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         out[...] = np.roll(VALUES, -1 if stop == 8 else 0, axis=0)[start:stop]
         return out.nbytes
 
@@ -44,7 +44,7 @@ class Unchecked(Good):
     def check_range(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> None:
         pass
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         out[: max(0, min(stop, 8) - max(start, 0))] = VALUES[max(start, 0) : min(stop, 8)][: len(out)]
         return out.nbytes
 
@@ -72,12 +72,12 @@ class Edgy(Good):
 
 
 class Silent(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:  # type: ignore[override]
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> None:  # type: ignore[override]
         out[...] = VALUES[start:stop]
 
 
 class Greedy(Good):
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         out[...] = VALUES[start:stop]
         return VALUES.nbytes
 

@@ -27,7 +27,7 @@ def attributes_of(source: Source) -> dict[str, Any]:
     """Attributes of the array a source reads; those of the first of several files."""
     return {
         str(key): value
-        for key, item in source.attributes().items()
+        for key, item in source.origins[0].attributes().items()
         if (value := _json(item)) is not None and key not in LEFT_OUT
     }
 

@@ -180,6 +180,4 @@ class BucketPlace:
 
 def _urls(series: Series) -> Iterator[str]:
     for variable in series.variables:
-        for source in variable.source.parts or (variable.source,):
-            if (url := source.url()) is not None:
-                yield url
+        yield from (source.name for source in variable.source.origins)

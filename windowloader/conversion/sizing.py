@@ -74,15 +74,16 @@ def _bytes(target: Target, units: int, copies: int) -> int:
     rows = min(units * target.layout.unit_rows, target.shape[0])
     read = 0 if target.encoding.plain else target.source_row_bytes
     chunk = sum(
-        min((variable.source.chunks or (0,))[0], variable.num_rows) * variable.row_bytes
+        variable.source.storage().largest * variable.row_bytes
         for variable in target.variables
+        if variable.edges() is not None
     )
     return rows * (read + copies * target.row_bytes) + chunk
 
 
 def _wanted(target: Target) -> int:
     """Units that make a good piece: a chunk of the source, or some megabytes."""
-    rows = max((variable.source.chunks or (1,))[0] for variable in target.variables)
+    rows = max(variable.source.storage().largest for variable in target.variables)
     rows = max(rows, PIECE // max(target.row_bytes, target.source_row_bytes, 1))
     return min(max(1, -(-rows // target.layout.unit_rows)), target.num_units)
 

@@ -182,7 +182,7 @@ def _dimensions(
 
 def _own_names(source: Source) -> list[str] | None:
     """Names the file has, if they say the same letters."""
-    dims = (source.parts or (source,))[0].dims
+    dims = source.origins[0].dims
     if dims is None or len(set(dims)) < len(dims):
         return None
     try:

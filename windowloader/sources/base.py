@@ -11,7 +11,7 @@ import importlib
 import math
 import operator
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -20,9 +20,8 @@ from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
-from .box import box_shape
+from .box import box_shape, given
 from .failures import Asked, Guard
-from .handles import bytes_on_disk
 from .reads import Done, in_thread
 from .storage import Storage
 
@@ -84,13 +83,13 @@ class Described(Description):
         What was assumed: see `LocalSource`.
     """
 
-    by_dim: Mapping[int, np.ndarray] | None = None
+    by_dim: Mapping[int, np.ndarray] = field(default_factory=dict)
     times: np.ndarray | None = None
     doubts: tuple[str, ...] = ()
 
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along dimension ``dim``, or None."""
-        return (self.by_dim or {}).get(dim)
+        return self.by_dim.get(dim)
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, or None."""
@@ -139,19 +138,21 @@ class Source:
         windows; "streamed" where they must be read in blocks. Default: as `array` shows.
     shards : tuple of int or None
         Sizes of a shard of a Zarr array, in the order of `axes`.
-    parts : tuple of Source
-        Those that it joins along time.
+    padded : bool
+        Whether a chunk that reaches beyond the array is stored, and read, whole.
+    stored_itemsize : int
+        Bytes of a value as reads count them: as it is delivered, or as it is stored.
     fill_value : float or None
         What cells hold that were never written, as delivered; None where the format has no such value.
     moved : bool
-        Whether its parts stand in another order of time than they were given in.
+        Whether what it joins stands in another order of time than it was given in.
     doubts : tuple of str
         What was assumed about it, with what to write instead; a warning where it is a series' own variable.
     """
 
     boxes: Literal["whole", "slices", "indices"] = "whole"
     shards: tuple[int, ...] | None = None
-    parts: tuple[Source, ...] = ()
+    padded = False
     fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
@@ -172,32 +173,31 @@ class Source:
         description: Description | None = None,
     ) -> None:
         self.stored_dtype = np.dtype(dtype)
-        shape = check_shape(shape, self.stored_dtype.itemsize, name)
-        if chunks is not None:
-            chunks = check_shape(chunks, self.stored_dtype.itemsize, name, what="chunks", least=1)
+        sizes = check_shape(shape, self.stored_dtype.itemsize, name)
         if axes is None:
-            axes = default_axes(len(shape), dims, name, shape)
-        check_axes(axes, len(shape), name=name, need_time=False, dims=dims)
+            axes = default_axes(len(sizes), dims, name, sizes)
+        check_axes(axes, len(sizes), name=name, need_time=False, dims=dims)
         first = max(axes.find("t"), 0)
-        self.order: tuple[int, ...] = (
-            (first, *(dim for dim in range(len(shape)) if dim != first)) if shape else ()
-        )
+        self.order = (first, *(dim for dim in range(len(sizes)) if dim != first)) if sizes else ()
         self.name = hide_secrets(name)
         self.axes = "".join(axes[dim] for dim in self.order)
         self.dims = tuple(str(dims[dim]) for dim in self.order) if dims else None
-        self.shape = tuple(shape[dim] for dim in self.order)
+        self.shape = tuple(sizes[dim] for dim in self.order)
         self.dtype = check_dtype(self.stored_dtype, name)
-        self.chunks: tuple[int, ...] | None = (
-            None if chunks is None else tuple(chunks[dim] for dim in self.order)
-        )
-        grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks or (), strict=False)]
-        if grid and max(grid[0], math.prod(grid[1:])) > MOST_CHUNKS:
+        self.stored_itemsize = self.dtype.itemsize
+        self.chunks: tuple[int, ...] | None = None
+        self.description = description or Described()
+        if chunks is None:
+            return
+        chunks = check_shape(chunks, self.stored_dtype.itemsize, name, what="chunks", least=1)
+        self.chunks = tuple(chunks[dim] for dim in self.order)
+        grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True)]
+        if max([*grid[:1], math.prod(grid[1:])]) > MOST_CHUNKS:
             raise SourceFormatError(
                 f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along "
                 "time or for a row, more than can be planned for. If that is no damage, `windowloader convert` makes "
                 "larger ones."
             )
-        self.description = description or Described()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.axes} {self.shape} {self.dtype}>"
@@ -231,8 +231,7 @@ class Source:
         Pending or concurrent.futures.Future
             Its result is that of `read`.
         """
-        more = () if box is None else (box,)
-        return in_thread(self.name, self.read, start, stop, out, *more)
+        return in_thread(self.name, self.read, start, stop, out, *given(box))
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""
@@ -248,13 +247,16 @@ class Source:
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return how it lies in storage, or what of it lies in a box that `read` takes. Default: by `chunks`."""
-        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box)
+        return Storage.of_grid(
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, stored_itemsize=self.stored_itemsize, box=box,
+            shards=self.shards, whole=self.padded,
+        )  # fmt: skip
 
     def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
         """Count the bytes of the chunks that rows, or a box of them, lie in."""
-        last, storage = self._told
-        if storage is None or last is not box:  # whoever reads a part asks for the same one each time
-            storage = self.storage(*(() if box is None else (box,)))
+        told, storage = self._told
+        if storage is None or told is not box:  # whoever reads a part asks for the same one each time
+            storage = self.storage(box)
             self._told = (box, storage)
         return storage.bytes(start, stop)
 
@@ -264,31 +266,25 @@ class Source:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
         if box is not None:
             self._check_box(box)
-        sizes = self.shape[1:] if box is None else box_shape(box)
-        if out.shape != (expected := (stop - start, *sizes)):
+        expected = (stop - start, *(self.shape[1:] if box is None else box_shape(box)))
+        if out.shape != expected:
             raise ValueError(
                 f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
             )
 
     def _check_box(self, box: Box) -> None:
-        kinds = (slice, np.ndarray) if self.boxes == "indices" else (slice,)
-        if (
-            self.boxes == "whole"
-            or len(box) != len(self.shape) - 1
-            or not all(isinstance(x, kinds) for x in box)
-        ):
+        kinds = {"whole": (), "slices": (slice,), "indices": (slice, np.ndarray)}[self.boxes]
+        if len(box) != len(self.shape) - 1 or not all(isinstance(part, kinds) for part in box):
             raise ValueError(
                 f"box={box} was asked of {self.name!r}, of shape {self.shape}, which reads {self.boxes} of its "
                 "axes after the first (see Source.boxes)."
             )
-        for part, size in zip(box, self.shape[1:], strict=True):
-            ends = (
-                (part.start, part.stop)
-                if isinstance(part, slice)
-                else (part.min(initial=0), part.max(initial=-1) + 1)
-            )
-            if not 0 <= ends[0] <= max(ends) <= size:
-                raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
+        ends = [
+            (x.start, x.stop) if isinstance(x, slice) else (x.min(initial=0), x.max(initial=-1) + 1)
+            for x in box
+        ]
+        if not all(0 <= low <= high <= size for (low, high), size in zip(ends, self.shape[1:], strict=True)):
+            raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape` as the file has them (sensor ids, latitudes, feature names), or None."""
@@ -308,6 +304,11 @@ class Source:
     def close(self) -> None:
         """Let go of handles; a later read opens them again."""
 
+    @property
+    def origins(self) -> tuple[Source, ...]:
+        """Those that it reads in the end, along time: itself where that is from a file."""
+        return (self,)
+
     def attributes(self) -> Mapping[str, Any]:
         """Attributes that the file gives the array: units, names, titles."""
         return self.description.attributes()
@@ -318,10 +319,6 @@ class Source:
 
     def stored_bytes(self) -> int | None:
         """Bytes that it takes on disk, where that can be told without a request."""
-        return None
-
-    def url(self) -> str | None:
-        """Where it lies in a bucket or behind a server; None elsewhere."""
         return None
 
     def address(self) -> str:
@@ -342,58 +339,68 @@ class LocalSource(Source):
         if not out.size:
             return 0
         with Guard(Asked(self.name, (start, stop))):
-            return self._read(start, stop, out, *(() if box is None else (box,)))
+            return self._read(start, stop, out, box)
 
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         raise NotImplementedError
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Read at once: local rows come from memory, the page cache or under a lock."""
-        return Done(self.read(start, stop, out, *(() if box is None else (box,))))
-
-    def stored_bytes(self) -> int | None:
-        """Bytes of the file or folder of its name."""
-        return bytes_on_disk(self.name)
+        return Done(self.read(start, stop, out, *given(box)))
 
 
 class SourceOver(Source):
-    """Base of the sources that read another, `source`, and say of its file what that one says."""
+    """Base of the sources that read another, `source`, or several, `parts`, and say what the first of them says."""
 
     source: Source
 
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the other."""
-        return self.source.attributes()
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """Those that it reads."""
+        return (self.source,)
 
-    def codecs(self) -> list[str]:
-        """Codecs of the other."""
-        return self.source.codecs()
+    @property
+    def origins(self) -> tuple[Source, ...]:
+        """Those of its parts."""
+        return tuple(origin for part in self.parts for origin in part.origins)
 
-    def stored_bytes(self) -> int | None:
-        """Bytes of the other, whole."""
-        return self.source.stored_bytes()
+    @property
+    def tier(self) -> str:
+        """That of the other."""
+        return self.source.tier
 
-    def url(self) -> str | None:
-        """URL of the other."""
-        return self.source.url()
+    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        """Read rows ``[start, stop)`` into ``out``, any strides."""
+        return self.submit(start, stop, out, box).result()
+
+    def labels(self, axis: int) -> np.ndarray | None:
+        """Labels along an axis."""
+        return self.parts[0].labels(axis)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Timestamps of the other."""
+        return self.source.timestamps()
 
     def fingerprint(self) -> str:
         """Fingerprint of the other."""
         return self.source.fingerprint()
 
+    def check(self) -> None:
+        """Check all parts."""
+        for part in self.parts:
+            part.check()
+
     def close(self) -> None:
-        """Close the other."""
-        self.source.close()
+        """Close all parts."""
+        for part in self.parts:
+            part.close()
 
 
 class SlabSource(LocalSource):
     """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
 
     boxes = "slices"
-
-    def storage(self, box: Box | None = None) -> Storage:
-        """Chunks are read whole, also those that reach beyond the array."""
-        return Storage.of_grid(self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, whole=True)
+    padded = True
 
     def slab(self, start: int, stop: int, box: Box | None = None) -> tuple[slice, ...]:
         """Index of rows ``[start, stop)`` into the stored array."""

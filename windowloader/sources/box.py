@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "box_shape", "chunk_edges", "met", "within"]
+__all__ = ["Box", "box_shape", "chunk_edges", "given", "met", "within"]
 
 Box: TypeAlias = "tuple[slice | NDArray[np.int64], ...]"
 """One for each axis after the first: a slice of step 1 with both ends, or rising positions."""
@@ -27,6 +27,11 @@ def box_shape(box: Box) -> tuple[int, ...]:
     (3, 2)
     """
     return tuple(part.stop - part.start if isinstance(part, slice) else len(part) for part in box)
+
+
+def given(box: Box | None) -> tuple[Box, ...]:
+    """Arguments that give a source a box: none for whole axes, as a source that reads no boxes need not take one."""
+    return () if box is None else (box,)
 
 
 def within(rows: NDArray[Any], box: Box) -> NDArray[Any]:

@@ -117,12 +117,11 @@ class CachedSource(SourceOver):
         sizes = source.shape[1:] if box is None else box_shape(box)
         row_bytes = math.prod(sizes) * source.dtype.itemsize
         # Without chunks the blocks of the mirror are rows, so that no read ends within one; where rows are so small
-        # that a table of them would be long, several, and then they are this source's chunks.
-        self._rows = 0 if source.chunks is not None else max(1, -(-BLOCK // max(row_bytes, 1)))
-        grid = (self._rows, *sizes) if self._rows > 1 else source.chunks
+        # that a table of them would be long, several, and then they count as chunks.
+        chunked = source.storage(box).edges is not None
+        self._rows = 0 if chunked else max(1, -(-BLOCK // max(row_bytes, 1)))
         shape = (source.shape[0], *sizes)
-        super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes, chunks=grid)
-        self.fill_value = source.fill_value
+        super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes)
         self.boxes = source.boxes if box is None else "whole"
         self._parts: dict[bytes, CachedSource] = {}
         self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
@@ -135,8 +134,8 @@ class CachedSource(SourceOver):
             return self._of_box(box).storage()
         inner = self.source.storage(*self._more)
         if self._rows > 1:
-            inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows), sizes=None)
-        return replace(inner, piece=None)
+            inner = replace(inner, edges=chunk_edges(self.shape[0], self._rows))
+        return replace(inner, split=False)
 
     @property
     def _more(self) -> tuple[Box, ...]:
@@ -154,19 +153,7 @@ class CachedSource(SourceOver):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": {}}
 
-    def labels(self, axis: int) -> np.ndarray | None:
-        """Labels along an axis of `shape`, or None."""
-        return self.source.labels(axis)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, or None."""
-        return self.source.timestamps()
-
     # -- reading -------------------------------------------------------------------------------------------------------
-
-    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        """Read rows; blocks that are nowhere on this node are fetched from the source."""
-        return self.submit(start, stop, out, box).result()
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read; blocks that are nowhere on this node are fetched from the source."""

@@ -32,7 +32,7 @@ from .packing import delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
-from .traffic import zarr_codecs, zarr_storage
+from .traffic import zarr_codecs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from .box import Box
     from .options import Location
     from .reads import Pending
-    from .storage import Storage
     from .zarr_contents import ZarrContents
 
 __all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
@@ -113,6 +112,7 @@ class ZarrSource(RemoteSource):
     """
 
     boxes = "indices"
+    padded = True
 
     def __init__(
         self, contents: ZarrContents, path: str, *, axes: str | None, fill_missing: bool, mask_and_scale: bool
@@ -135,15 +135,12 @@ class ZarrSource(RemoteSource):
         self.fill_value = delivered(self.packing, dtype, stored.fill_value)
         self.names = zarr_codecs(stored)
         grid = raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards
+        self.stored_itemsize = stored.dtype.itemsize
         self.info = ArrayInfo(contents.driver(path), *grid, UNPACKED.issuperset(self.names))
         self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
             default = SHARD_CACHE if stored.shards else 0
             self.cache_bytes = default if self.location.cache_bytes is None else self.location.cache_bytes
-
-    def storage(self, box: Box | None = None) -> Storage:
-        """Its grid of chunks, in shards where it has some; chunks without anything in the box are never read."""
-        return zarr_storage(self, self.info, box)
 
     def fingerprint(self) -> str:
         """Short text that changes when the metadata do, or a snapshot; on this machine, a chunk in its own folder."""
@@ -157,10 +154,6 @@ class ZarrSource(RemoteSource):
     def stored_bytes(self) -> int | None:
         """Bytes of its folder, on this machine."""
         return bytes_on_disk(str(self.location.local)) if self.location and self.location.local else None
-
-    def url(self) -> str | None:
-        """URL of the array."""
-        return self.location.url if self.location else None
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""

@@ -20,7 +20,7 @@ from .bounded import decode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Table", "decode_chunk", "filters_of", "has_table", "table_of"]
+__all__ = ["Table", "decode_chunk", "filters_of", "has_table", "read_groups", "table_of"]
 
 MOST = 1 << 24  # chunks of which a table is made
 CODECS = {1: "zlib", 2: "shuffle", 3: "fletcher32", 307: "bz2", 32001: "blosc", 32015: "zstd"}  # of numcodecs
@@ -65,6 +65,48 @@ def filters_of(dataset: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
     properties = dataset.id.get_create_plist()
     found = [properties.get_filter(place) for place in range(properties.get_nfilters())]
     return tuple((number, tuple(settings)) for number, _, settings, _ in found)
+
+
+def read_groups(table: Table, dim: int, most: int, gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Group rows so that whatever is read of a group lies in as many near ranges of bytes as one row of its chunks.
+
+    Parameters
+    ----------
+    table : Table
+    dim : int
+        The stored dimension of the rows.
+    most : int
+        Chunks along it that a group may have.
+    gap : int
+        Bytes between near ranges at most.
+
+    Returns
+    -------
+    edges : ndarray, int64
+        Rows where a group begins, and the end.
+    before : ndarray, int64
+        Ranges before each of them.
+    """
+    chunks = table.chunks or table.shape
+    grid = [-(-size // chunk) for size, chunk in zip(table.shape, chunks, strict=True)]
+    cells = np.moveaxis(np.arange(math.prod(grid)).reshape(grid), dim, 0).reshape(grid[dim], -1)
+    offsets, sizes = table.offsets[cells], table.sizes[cells]
+    alone = _ranges(offsets, sizes, gap)
+    pairs = _ranges(np.hstack([offsets[:-1], offsets[1:]]), np.hstack([sizes[:-1], sizes[1:]]), gap)
+    apart = np.flatnonzero((pairs != alone[1:]) | (pairs != alone[:-1])) + 1
+    firsts = np.union1d(apart, np.arange(0, grid[dim], most))
+    return np.append(firsts * chunks[dim], table.shape[dim]), np.append(0, np.cumsum(alone[firsts]))
+
+
+def _ranges(offsets: np.ndarray, sizes: np.ndarray, gap: int) -> np.ndarray:
+    """Count near ranges in each row; chunks that were never written have an offset of -1."""
+    absent = offsets < 0
+    begins = np.where(absent, -gap - 1, offsets)  # apart from all that are there
+    order = np.argsort(begins, axis=1, kind="stable")
+    first, last = (np.take_along_axis(found, order, axis=1) for found in (begins, begins + sizes * ~absent))
+    apart = first[:, 1:] - np.maximum.accumulate(last, axis=1)[:, :-1] > gap
+    count: np.ndarray = apart.sum(axis=1) + 1 - absent.any(axis=1)
+    return count
 
 
 def table_of(dataset: Any) -> Table:

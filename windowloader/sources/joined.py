@@ -7,7 +7,6 @@ but one. Never reads values when built, and keeps no more than a few dozen files
 from __future__ import annotations
 
 import itertools
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +14,20 @@ import numpy as np
 from windowloader.clocks.calendars import Times, calendar_of, own
 from windowloader.errors import SeriesError, SourceFormatError
 
-from .base import BOXES, Source, digest
+from .base import BOXES, SourceOver, digest
+from .box import given
 from .memory import LoadedSource
-from .reads import Done, Pending, begun, taken
-from .selected import SelectedSource
+from .reads import begun
+from .selected import All, SelectedSource
 from .storage import joined
 from .tiers import AT_HAND, TIERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
+    from .base import Source
     from .box import Box
+    from .reads import Pending
     from .storage import Storage
 
 __all__ = ["JoinedSource", "join"]
@@ -88,7 +90,7 @@ def _aligned(source: Source, first: Source) -> Source:
     return SelectedSource(source, along=along) if along else source
 
 
-class JoinedSource(Source):
+class JoinedSource(SourceOver):
     """Sources that follow one another in time.
 
     Parameters
@@ -97,103 +99,77 @@ class JoinedSource(Source):
         In the order of their times.
     """
 
-    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are known already
+    parts: tuple[Source, ...] = ()
+    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are in hand
 
     def __init__(self, parts: Sequence[Source]) -> None:
         for part in parts[1:]:
             _check_alike(parts[0], part)
-        lengths = [part.shape[0] for part in parts]
         self.parts = tuple(parts)
-        self.borders = np.append(0, np.cumsum(lengths)).astype(np.int64)
-        grid = [part.chunks or part.shape for part in parts] if any(part.chunks for part in parts) else []
+        self.borders = np.cumsum([0, *(part.shape[0] for part in parts)], dtype=np.int64)
         super().__init__(
             f"{parts[0].name} … {parts[-1].name} ({len(parts)} parts)",
             shape=(int(self.borders[-1]), *parts[0].shape[1:]),
             dtype=_common_dtype(parts),
             axes=parts[0].axes,
-            chunks=[max(sizes) for sizes in zip(*grid, strict=True)] or None,
         )
-        self.fill_value = parts[0].fill_value
         self.boxes = min((part.boxes for part in parts), key=BOXES.index)
-        self._recent = _Recent()
+        self._recent: dict[int, None] = {}  # parts, the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "times": ()}  # pickles small
-
-    def check(self) -> None:
-        """Check every part."""
-        for part in self.parts:
-            part.check()
+        return {**super().__getstate__(), "times": (), "_recent": {}}  # pickles small
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return that of the parts, one after another."""
         parts = [part.storage(box) for part in self.parts if part.shape[0]]
         return joined(parts, np.unique(self.borders)) if parts else super().storage(box)
 
-    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[int, int, int, slice]]:
-        """Parts that rows ``[start, stop)`` lie in: number, first and last row there, place in the rows asked."""
-        if start == stop:
-            return
-        first = int(np.searchsorted(self.borders, start, side="right")) - 1
-        for number in range(first, len(self.parts)):
-            begin, end = int(self.borders[number]), int(self.borders[number + 1])
-            low, high = max(start, begin), min(stop, end)
-            if begin >= stop:
-                return
-            if low < high:
-                yield number, low - begin, high - begin, slice(low - start, high - start)
-
-    def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        """Read rows from each part that has some of them."""
-        return self.submit(start, stop, out, box).result()
-
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> All:
-        """Begin to read every part at once; those of another dtype are read before this returns."""
+        """Begin to read every part at once."""
         self.check_range(start, stop, out, box)
-        more = () if box is None else (box,)
         reads: list[Pending] = []
         begins: list[int] = []
-        for number, first, last, place in self._overlaps(start, stop) if out.size else ():
-            part = self.parts[number]
-            if part.dtype == out.dtype:
-                reads.append(begun(part.submit(first, last, out[place], *more), part.name))
-            else:
-                rows = np.empty(out[place].shape, part.dtype)
-                reads.append(Done(taken(part.read(first, last, rows, *more), part.name)))
-                out[place] = rows
-            begins.append(place.start)
+        turned: list[tuple[np.ndarray, np.ndarray]] = []  # rows of another dtype, and their place
+        at = int(np.searchsorted(self.borders, start, side="right")) - 1 if out.size else len(self.parts)
+        for number in itertools.takewhile(
+            lambda number: self.borders[number] < stop, range(at, len(self.parts))
+        ):
+            part, border = self.parts[number], int(self.borders[number])
+            low, high = max(start - border, 0), min(stop - border, part.shape[0])
+            rows = place = out[border + low - start : border + high - start]
+            begins.append(border + low - start)
+            if part.dtype != out.dtype:
+                rows = np.empty(place.shape, part.dtype)
+                turned.append((place, rows))
+            reads.append(begun(part.submit(low, high, rows, *given(box)), part.name))
             self._touch(number)
-        return All(reads, begins)
+
+        def finish() -> None:
+            for place, rows in turned:
+                place[...] = rows
+
+        return All(reads, begins, finish=finish)
 
     def _touch(self, number: int) -> None:
-        for old in self._recent.touch(number):
+        """Note that a part is used, and close those that were not for the longest time."""
+        self._recent.pop(number, None)
+        self._recent[number] = None  # each step here is atomic
+        for old in list(self._recent)[:-OPEN_PARTS]:
+            self._recent.pop(old, None)
             self.parts[old].close()
 
     @property
     def tier(self) -> str:
         """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
         tiers = {part.tier for part in self.parts}
-        whole = [part.source if isinstance(part, SelectedSource) else part for part in self.parts]
-        if len(whole) > OPEN_PARTS and any(isinstance(part, LoadedSource) for part in whole):
-            return (
-                "streamed"  # a part that is parsed again for each window would cost more than any block order
-            )
-        if tiers <= {*AT_HAND}:
-            return max(tiers, key=TIERS.index)
-        return "cached" if tiers == {"cached"} else "streamed"
-
-    def stored_bytes(self) -> int | None:
-        """Bytes of all parts, where each is known."""
-        sizes = [part.stored_bytes() for part in self.parts]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the first part."""
-        return self.parts[0].attributes()
+        alike = tiers <= {*AT_HAND} or len(tiers) == 1
+        if len(self.parts) > OPEN_PARTS and any(isinstance(one, LoadedSource) for one in self.origins):
+            alike = False  # a part that is parsed again for each window would cost more than any block order
+        return max(tiers, key=TIERS.index) if alike else "streamed"
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis: those of the first part, which all share."""
-        return None if axis == 0 else self.parts[0].labels(axis)
+        return self.parts[0].labels(axis) if axis else None
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
@@ -222,92 +198,6 @@ class JoinedSource(Source):
     def fingerprint(self) -> str:
         """Fingerprints of the parts, in order."""
         return digest(*[part.fingerprint() for part in self.parts])
-
-    def close(self) -> None:
-        """Close every part."""
-        for part in self.parts:
-            part.close()
-
-
-class All(Pending):
-    """Several reads as one.
-
-    Parameters
-    ----------
-    reads : sequence of Pending
-        Under way.
-    begins : sequence of int
-        Where the rows of each begin.
-    """
-
-    def __init__(self, reads: Sequence[Pending], begins: Sequence[int]) -> None:
-        self._reads, self._begins = reads, begins
-
-    @property
-    def fetched(self) -> list[tuple[int, int]] | None:  # type: ignore[override]
-        """Rows that caches had to fetch; None where not all parts have one."""
-        found = [read.fetched for read in self._reads]
-        if any(rows is None for rows in found):
-            return None
-        pairs = zip(self._begins, found, strict=True)
-        return [(place + begin, place + end) for place, rows in pairs for begin, end in rows or ()]
-
-    def result(self, timeout: float | None = None) -> int:
-        """Wait for every read, then raise what the first one that failed raised."""
-        errors: list[Exception] = []
-        size = 0
-        for read in self._reads:
-            try:
-                size += taken(read.result(timeout), "a part")
-            except Exception as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        return size
-
-    def done(self) -> bool:
-        """Whether every read is over."""
-        return all(read.done() for read in self._reads)
-
-    def add_done_callback(self, call: Callable[[Any], object]) -> None:
-        """Call ``call(self)`` once every read is over."""
-        waiting = [read for read in self._reads if not read.done()]
-        if not waiting:
-            call(self)
-            return
-        counter = itertools.count(1)
-
-        def ended(_read: object) -> None:
-            if next(counter) == len(waiting):
-                call(self)
-
-        for read in waiting:
-            read.add_done_callback(ended)
-
-    def overdue(self) -> bool:
-        """Whether one of the reads is."""
-        return any(read.overdue() for read in self._reads)
-
-
-class _Recent:
-    """Which parts were used last, so that the others' files can be closed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._used: dict[int, None] = {}
-
-    def __reduce__(self) -> tuple[type[_Recent], tuple[()]]:
-        return (_Recent, ())
-
-    def touch(self, number: int) -> list[int]:
-        """Note that a part was used; return those to close."""
-        with self._lock:
-            self._used.pop(number, None)
-            self._used[number] = None
-            old = list(self._used)[:-OPEN_PARTS]
-            for part in old:
-                del self._used[part]
-            return old
 
 
 def _check_alike(first: Source, part: Source) -> None:

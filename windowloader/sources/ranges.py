@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import digest
-from .blobs import PART, join
+from .blobs import GAP, PART, join
+from .box import chunk_edges
 from .failures import Asked
-from .hdf5table import decode_chunk
+from .hdf5table import decode_chunk, read_groups
 from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
@@ -89,15 +90,16 @@ class RangeSource(RemoteSource):
 
     def storage(self, box: Box | None = None) -> Storage:
         """Ranges of bytes, near ones asked for together; rows are best read a request's worth at a time."""
+        rows = max(1, PART // max(self.row_bytes, 1))
+        if self.chunks and self.shape[0]:
+            groups, before = read_groups(self.table(), self.order[0], max(1, rows // self.chunks[0]), GAP)
+        else:
+            groups = chunk_edges(max(self.shape[0], 1), rows)
+            before = np.append(0, np.cumsum(-(-np.diff(groups) * self.row_bytes // PART)))
         return Storage.of_grid(
-            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, asked=self._requests,
-            piece=max(1, PART // max(self.row_bytes, 1)), exact=True,
+            self.shape, self.chunks, itemsize=self.dtype.itemsize, box=box, split=True, groups=groups,
+            requests_before=before,
         )  # fmt: skip
-
-    def _requests(self, start: int, stop: int) -> np.ndarray:
-        """Bytes of each request that reading rows ``[start, stop)`` at once makes."""
-        ranges = self._ranges(start, stop, self._chunks(start, stop))
-        return np.array([end - first for first, end, _ in ranges], np.int64)
 
     def _ranges(self, start: int, stop: int, chunks: Any) -> list[tuple[int, int, list[int]]]:
         """Where rows lie: beginning and end of each request, and which of the chunks it holds."""

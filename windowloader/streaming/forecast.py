@@ -131,7 +131,7 @@ def forecast(
         seams = max(seams, int(residency.stash_slots().max(initial=0)))
         rows += int(residency.resident_rows().max(initial=0))
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
-    sum_of["requests"] += sum(variable.indexes(begin, end) for variable in variables)
+    sum_of["requests"] += sum(len(variable.broken(begin, end)) * variable.columns for variable in variables)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
     return Forecast(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
 

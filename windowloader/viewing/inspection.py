@@ -213,18 +213,19 @@ def inspect(
 
 
 def _variable(variable: Variable, full: bool, advance: Callable[[int], object]) -> VariableReport:
-    source = variable.source
+    source, first = variable.source, variable.source.origins[0]
+    stored = [origin.stored_bytes() for origin in source.origins]
     return VariableReport(
         name=variable.name,
         source=source.name,
         axes=source.axes,
         shape=tuple(source.shape),
         dtype=variable.dtype.name,
-        chunks=None if source.chunks is None else tuple(source.chunks),
-        shards=source.shards,
-        codecs=tuple(source.codecs()),
+        chunks=first.chunks,
+        shards=first.shards,
+        codecs=tuple(first.codecs()),
         raw_bytes=math.prod(source.shape) * variable.dtype.itemsize,
-        stored_bytes=source.stored_bytes(),
+        stored_bytes=None if None in stored else sum(size or 0 for size in stored),
         values=tuple(look(variable, full, advance)),
     )
 

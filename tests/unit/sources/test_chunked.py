@@ -7,14 +7,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from windowloader.clock import Clock
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
-from windowloader.sources.chunked import ArrayInfo, is_chunked, list_arrays, open_chunked
+from windowloader.sources.chunked import is_chunked, list_arrays, open_chunked
 from windowloader.sources.coordinates import times_of
-from windowloader.sources.traffic import chunk_requests
 
 xarray = pytest.importorskip("xarray")
 TIMES = np.datetime64("2021-03-01", "ns") + np.arange(30) * np.timedelta64(3, "h")
@@ -102,32 +99,6 @@ def test_what_is_chunked(tmp_path):
     assert is_chunked("http://host/a.zarr/speed?token=1")
     assert not is_chunked(tmp_path)
     assert not is_chunked("s3://bkt/x.h5")
-
-
-@given(
-    st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.data()
-)
-@settings(max_examples=60)
-def test_requests_of_shards_against_a_plain_model(size, nodes, inner, node_inner, per, data):
-    array = ArrayInfo("zarr3", (size, nodes), 4, (inner, node_inner), (inner * per, node_inner * 2))
-    start = data.draw(st.integers(0, size - 1))
-    stop = data.draw(st.integers(start + 1, size))
-    expected = []
-    for shard_row in range(-(-size // (inner * per))):
-        for shard_node in range(-(-nodes // (node_inner * 2))):
-            wanted = []
-            for row in range(per):
-                for node in range(2):
-                    first, left = (shard_row * per + row) * inner, (shard_node * 2 + node) * node_inner
-                    inside = first < min(stop, size) and first + inner > start and left < nodes
-                    wanted.append(inside)
-            chunk, index = inner * node_inner * 4, per * 2 * 16 + 4
-            if all(wanted):
-                expected.append(per * 2 * chunk + index)
-            elif any(wanted):
-                text = "".join("x" if inside else " " for inside in wanted)
-                expected += [index] + [len(run) * chunk for run in text.split()]
-    assert sorted(chunk_requests(array, (0, 1), {}, start, stop).tolist()) == sorted(expected)
 
 
 @pytest.mark.parametrize(

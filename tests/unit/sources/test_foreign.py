@@ -223,7 +223,7 @@ class Broken(LocalSource):
         super().__init__("a.h5", shape=(100, 3), dtype="float32")
         self.error = error
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: object = None) -> None:
         raise self.error
 
     def fingerprint(self) -> str:

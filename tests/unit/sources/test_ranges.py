@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.hdf5 import open_hdf5
-from windowloader.sources.ranges import join, open_remote
+from windowloader.sources.hdf5table import Table, read_groups
+from windowloader.sources.numpy_files import open_npy, open_raw
+from windowloader.sources.ranges import join
 
 VALUES = np.random.default_rng(3).normal(size=(60, 11)).astype("f4")
 
@@ -54,18 +56,18 @@ def check(source, expected):
 def test_npy(tmp_path, put, dtype):
     values = (VALUES * 20).astype(dtype)
     np.save(tmp_path / "x.npy", values)
-    source = open_remote(put(tmp_path / "x.npy", "x.npy"), kind="npy")
+    source = open_npy(put(tmp_path / "x.npy", "x.npy"))
     assert (source.axes, source.chunks, source.storage().edges) == ("tn", None, None)
     check(source, values.astype(np.dtype(dtype).newbyteorder("=")))
-    assert source.storage().requests(3, 5).tolist() == [2 * 11 * values.itemsize]
+    assert source.storage().cost([3], [5]) == (2 * 11 * values.itemsize, 1)
 
 
 def test_raw(tmp_path, put):
     (tmp_path / "x.bin").write_bytes(b"head" + VALUES.tobytes())
     url = put(tmp_path / "x.bin", "x.bin")
-    check(open_remote(url, kind="raw", shape=(60, 11), dtype="<f4", offset=4), VALUES)
+    check(open_raw(url, shape=(60, 11), dtype="<f4", offset=4), VALUES)
     with pytest.raises(SourceFormatError, match=r"shape=None.*e\.g\. shape=.*dtype="):
-        open_remote(url, kind="raw")
+        open_raw(url)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,9 @@ def test_reads_ranges_of_a_bucket_and_counts_them(tmp_path, put):
     table = source.table()
     lie_together = np.diff(np.sort(table.offsets[:6])).max() == 10 * 11 * 4
     assert lie_together
-    assert source.storage().requests(0, 60).tolist() == [60 * 11 * 4]  # neighbours are one request
-    assert source.storage().requests(0, 15).tolist() == [20 * 11 * 4]
+    cost = source.storage().cost([0, 0], [60, 15])
+    assert cost.requests.tolist() == [1, 1]  # neighbours are one request
+    assert cost.bytes.tolist() == [60 * 11 * 4, 20 * 11 * 4]
 
 
 @given(
@@ -229,27 +232,56 @@ def test_an_answer_closes_no_file_that_waits_for_it(tmp_path, put, monkeypatch):
 def test_what_cannot_be_read_by_ranges_says_why(tmp_path, put):
     np.save(tmp_path / "f.npy", np.asfortranarray(VALUES))
     with pytest.raises(SourceFormatError, match="Fortran"):
-        open_remote(put(tmp_path / "f.npy", "f.npy"), kind="npy")
+        open_npy(put(tmp_path / "f.npy", "f.npy"))
     np.save(tmp_path / "nt.npy", VALUES.T.copy())
     with pytest.raises(SourceFormatError, match=r"axes='nt'.*convert"):
-        open_remote(put(tmp_path / "nt.npy", "nt.npy"), kind="npy", axes="nt")
+        open_npy(put(tmp_path / "nt.npy", "nt.npy"), axes="nt")
     with h5py.File(tmp_path / "z.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(10, 11), compression="lzf")
     check(open_hdf5(put(tmp_path / "z.h5", "z.h5")), VALUES)  # by h5py
     (tmp_path / "t.npy").write_bytes(b"no array at all")
     with pytest.raises(SourceFormatError, match=r"no \.npy file"):
-        open_remote(put(tmp_path / "t.npy", "t.npy"), kind="npy")
+        open_npy(put(tmp_path / "t.npy", "t.npy"))
     with pytest.raises(SourceNotFoundError):
-        open_remote("memory://ranges/absent.npy", kind="npy")
+        open_npy("memory://ranges/absent.npy")
 
 
 def test_an_object_that_changes_is_noticed(tmp_path):
     """Through TensorStore, on this machine: every answer has the object's version."""
     np.save(tmp_path / "x.npy", VALUES)
-    source = open_remote(f"file://{tmp_path}/x.npy", kind="npy")
+    source = open_npy(f"file://{tmp_path}/x.npy")
     check(source, VALUES)
     np.save(tmp_path / "y.npy", VALUES + 1)
     shutil.move(tmp_path / "y.npy", tmp_path / "x.npy")
     with pytest.raises(SourceChangedError, match=r"x.npy.*changed since it was opened"):
         source.read(0, 60, np.empty_like(VALUES))
     source.close()
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_rows_are_grouped_so_that_all_of_a_group_takes_as_many_requests(data):
+    rows, columns = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    cells = np.arange(rows * columns).reshape(rows, columns)
+    order = data.draw(
+        st.sampled_from([cells.ravel(), cells.T.ravel()]) | st.permutations(cells.ravel().tolist())
+    )
+    sizes = np.array(data.draw(st.lists(st.integers(1, 40), min_size=cells.size, max_size=cells.size)))
+    gaps = np.array(
+        data.draw(st.lists(st.sampled_from([0, 5, 90]), min_size=cells.size, max_size=cells.size))
+    )
+    offsets = np.empty(cells.size, np.int64)
+    offsets[order] = np.cumsum(gaps + sizes[order]) - sizes[order]
+    absent = data.draw(st.lists(st.sampled_from(range(cells.size)), max_size=2))
+    offsets[absent], sizes[absent] = -1, 0
+    table = Table((rows * 3, columns * 2), np.dtype("f4"), (3, 2), (), 0, offsets, sizes, sizes)
+    edges, before = read_groups(table, 0, data.draw(st.integers(1, 9)), 50)
+    assert (edges[0], edges[-1]) == (0, rows * 3)
+    for first, last, count in zip(edges[:-1] // 3, edges[1:] // 3, np.diff(before), strict=True):
+        for low in range(first, last):
+            for high in range(low + 1, last + 1):
+                found = cells[low:high].ravel()
+                found = found[offsets[found] >= 0]
+                asked = len(join(offsets[found], sizes[found], gap=50, part=10**9))
+                assert asked <= count
+                assert asked == count or high - low > 1

@@ -29,7 +29,7 @@ class Stored(LocalSource):
         super().__init__("stored", shape=values.shape, dtype=values.dtype, axes=axes, chunks=chunks)
         self.held, self.asked = values.transpose(self.order), []
 
-    def _read(self, start: int, stop: int, out: np.ndarray) -> int:
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Any = None) -> int:
         self.asked.append((start, stop))
         out[...] = self.held[start:stop]
         return out.nbytes

@@ -124,8 +124,8 @@ def test_assembly_is_faster_than_numpy_alone(inputs):
 def test_assembly_is_faster_than_the_best_known_peer(tmp_path):
     """PGT's IndexDataset in a DataLoader without workers, float32: its best tuning, with the array ready.
 
-    Half as fast again at the least: 1.7 to 1.9 times where a last-level cache of 480 MiB holds all of the array, 2 to 3.6
-    times on machines whose cache does not.
+    Half as fast again at the least: 1.7 to 1.9 times where a last-level cache of 480 MiB holds all of the array, 2 to
+    3.6 times on machines whose cache does not.
     """
     pytest.importorskip("torch")
     pytest.importorskip("dask.array")

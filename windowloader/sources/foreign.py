@@ -41,7 +41,7 @@ HEADS: tuple[tuple[bytes | tuple[bytes, ...], str, tuple[str, ...]], ...] = (
     (b"ARROW1", "an Arrow (Feather) file. Name it .feather, or pass what pandas.read_feather returns",
      (".feather", ".arrow", ".ipc")),
     (b"\x0e\x03\x13\x01", "an HDF 4 file, which is another format than HDF5. Convert it by h4toh5", ()),
-    (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", (".mat",)),
+    (b"MATLAB 5.0", "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3", ()),
     ((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"%PDF"), "a picture (PNG, JPEG, TIFF) or a PDF document, which "
      "has no time. Join several pictures in xarray, along a time of your own", ()),
     ((b"\x89HDF\n", b"\x89HDF\r\r\n"), f"an HDF5 file whose {ENDS}. Copy it again, as binary", ()),

@@ -76,7 +76,7 @@ def test_the_surviving_history_is_each_window_once(world, folder, windows):
 @pytest.mark.parametrize("seed", range(2))
 def test_any_history_of_kills(world, folder, windows, seed):
     chance, history = random.Random(seed), History(folder)
-    for _ in range(5):
+    for _ in range(3):
         ranks = chance.choice([1, 2, 3, 4])
         victim, steps = chance.randrange(ranks), chance.randrange(1, 12)
         history.add(world("rank_training.py", ranks, folder, 4, f"{victim}:{steps}", dies=victim))

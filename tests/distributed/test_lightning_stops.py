@@ -1,8 +1,8 @@
 """Lightning runs that stop anywhere and go on: together their batches are those of the run that did not stop.
 
 The matrix is stops × moments of saving × ways to go on × numbers of ranks. The campaigns take a share of it: each stop
-once on one rank, some on several, every sixteenth checkpoint; ``EVERY=1`` takes all. The module is also the program of
-a rank.
+once on one rank, some on several, every thirty-second checkpoint; ``EVERY=1`` takes all. The module is also the
+program of a rank.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ pytestmark = [
 ]
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1)) if __name__ == "__main__" else 1  # Lightning unsets the variable
-EVERY = int(os.environ.get("EVERY", 16))
+EVERY = int(os.environ.get("EVERY", 32))
 EPOCHS, STEPS, STOP = 3, 9, 13  # 9 steps an epoch; the stop is after the fourth batch of the second
 HOOKS = [
     "on_sanity_check_end",

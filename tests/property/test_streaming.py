@@ -184,7 +184,7 @@ def compare(case, model, kill):
         assert case[4]["memory"] < 1 << 30
 
 
-@settings(max_examples=25, **CASES)
+@settings(max_examples=12, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_streamed_epochs_are_those_of_plain_lists(case, kill, model):
     compare(case, model, kill)
@@ -292,7 +292,7 @@ def count(case, kill):
             state = states[kill % (len(states) - 1)]
 
 
-@settings(max_examples=25, **CASES)
+@settings(max_examples=12, **CASES)
 @given(case=cases(), kill=st.integers(0, 1000))
 def test_reads_are_those_of_the_plan(case, kill, one_epoch):
     try:
@@ -320,7 +320,7 @@ def count_a_part(case, steps):
         assert ahead >= found[0]
 
 
-@settings(max_examples=20, **CASES)
+@settings(max_examples=10, **CASES)
 @given(case=cases(), steps=st.integers(1, 80))
 def test_parts_of_passes_read_what_their_plans_say(case, steps):
     try:

@@ -343,18 +343,21 @@ def table(results: dict[str, tuple[str, str]]) -> str:
 
 @pytest.mark.campaign
 @pytest.mark.timeout(900)
-def test_same_batches_or_the_right_error(static, moto, fault_proxy, arrays, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_same_batches_or_the_right_error(
+    static, moto, fault_proxy, arrays, tmp_path, monkeypatch, capsys, scheme
+):
     monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)  # else one block would hold everything
     faulthandler.cancel_dump_traceback_later()  # it may take longer than most tests
-    order, chosen = orders(static.url, arrays, tmp_path), cases()
-    servers = {"http": ("127.0.0.1", static.port), "s3": tuple(moto.removeprefix("http://").split(":"))}
-    kept = {
-        scheme: {} for scheme in servers
-    }  # the servers share one processor with all cases: each answers once
+    order = orders(static.url, arrays, tmp_path)
+    chosen = [case for case in cases() if f"-{scheme}-" in case]
+    server = (
+        ("127.0.0.1", static.port) if scheme == "http" else tuple(moto.removeprefix("http://").split(":"))
+    )
+    kept = {}  # the server shares a processor with all cases: it answers once
 
     def one(number: int) -> tuple[str, str]:
-        scheme = chosen[number].split("-")[1]
-        proxies = [fault_proxy(servers[scheme], kept=kept[scheme]).start() for _ in range(2)]
+        proxies = [fault_proxy(server, kept=kept).start() for _ in range(2)]
         try:
             return outcome(Trial(chosen[number], number, proxies, arrays, order, tmp_path))
         finally:

@@ -181,7 +181,7 @@ def test_what_the_allocator_keeps_of_large_chunks_is_within_the_bound(tmp_path):
     for begin in range(0, rows, 10):
         array[begin : begin + 10] = np.full((10, nodes), begin + 1, "f4")
     spec = {"lookback": 1, "horizon": 1, "stride": 5}
-    told = measured(tmp_path / "large.zarr", spec=spec, batch_size=8, memory="512MiB", epochs=14)
+    told = measured(tmp_path / "large.zarr", spec=spec, batch_size=8, memory="512MiB", epochs=6)
     assert told["plan"]["mode"] == "blocks"
     assert told["plan"]["own"]["bytes"] > 9.8 * told["plan"]["budget"]
     assert max(told["peaks"]) <= told["allowed"]
@@ -189,10 +189,10 @@ def test_what_the_allocator_keeps_of_large_chunks_is_within_the_bound(tmp_path):
 
 @pytest.mark.campaign
 def test_rows_of_100_megabytes(tmp_path, static, bucket_folder):
-    """Thirty steps of 25 million nodes, a chunk each that packs to little; windows of 2 + 4 steps, one a batch."""
+    """Sixteen steps of 25 million nodes, a chunk each that packs to little; windows of 2 + 4 steps, one a batch."""
     import zarr
 
-    rows, nodes = 30, 25_000_000
+    rows, nodes = 16, 25_000_000
     array = zarr.create_array(
         bucket_folder / "bkt" / "wide.zarr", shape=(rows, nodes), chunks=(1, nodes), dtype="f4"
     )

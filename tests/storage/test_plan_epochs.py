@@ -356,7 +356,7 @@ with Watch() as watch, wl.WindowLoader(windows, shuffle=True, **json.loads(sys.a
     buffers._Slab = lambda nbytes: made.append(nbytes) or slab(nbytes)
     for epoch in range(2):
         for number, batch in enumerate(loader):
-            while number == 1 and len(made) <= plan.batches_ahead:  # a slow loop: all are made that may be
+            while number == 0 and len(made) <= plan.batches_ahead:  # a slow loop: all are made that may be
                 time.sleep(0.001)
 print(json.dumps({"grown": watch.grown, "told": plan.private_bytes, "rows": plan.memory.arena if plan.memory else 0}))
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from string import Template
 from typing import TYPE_CHECKING, TypeVar
 
 from windowloader.errors import (
@@ -36,32 +37,92 @@ STATUS = re.compile(
     r"\b(NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|DATA_LOSS|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|UNAVAILABLE|"
     r"DEADLINE_EXCEEDED|INVALID_ARGUMENT|UNIMPLEMENTED|RESOURCE_EXHAUSTED|INTERNAL)\b"
 )
-CHUNK = re.compile(r"chunk \{([\d, ]+)\}|[\"/]c/(\d+(?:/\d+)*)\"|/(\d+(?:[./]\d+)*)\"|\"(\d+(?:[./]\d+)*)\"")
-CREDENTIALS = re.compile(
-    r"credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|TokenRefreshRequired|"
-    r"NoCredentials|Unable to locate", re.IGNORECASE,
-)  # fmt: skip
-REGION = re.compile(r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|AuthorizationQuery|"
-                    r"\bregion\b.*(wrong|expect)", re.IGNORECASE)  # fmt: skip
-STALL = re.compile(r"too slow|timed out|timeout was reached|DEADLINE_EXCEEDED", re.IGNORECASE)
-CORRUPT = re.compile(
-    r"digest|checksum|crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|"
-    r"uncompressed|expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|"
-    r"buffer (?:size|is)|corrupt|filter returned failure", re.IGNORECASE,
-)  # fmt: skip
+CHUNK = r"chunk \{([\d, ]+)\}|[\"/]c/(\d+(?:/\d+)*)\"|/(\d+(?:[./]\d+)*)\"|\"(\d+(?:[./]\d+)*)\""
 REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
 # What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
 QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
 SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
+
+S3 = ("Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}; or set "
+      "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")  # fmt: skip
+GS = ("Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a public "
+      "bucket pass storage_options={'anon': True}.")  # fmt: skip
+HTTP = "The web server asks who reads; pass a URL that it lets anybody read, such as a signed one."
+CREDENTIALS = {"": S3, "s3": S3, "s3a": S3, "file": S3, "gs": GS, "gcs": GS, "http": HTTP, "https": HTTP}
+
+# Rules, of which the first that matches counts: the error, a pattern, and what to do, where $chunk names the chunk.
+# The pattern is searched in "STATUS CLASSES: text": TensorStore's status or NONE, and the classes of the exception.
+Rules = tuple[tuple[type[WindowLoaderError], str, str], ...]
+CLASS = r"\A[^:]*\b"
+NOTHING = "nothing is there; check the path, and variables= if any were asked for."
+ABSENT = "credentials are absent or not enough. $credentials"
+DAMAGED = (
+    "stored bytes are not what was written$chunk. Restore the object from its origin, or write it again."
+)
 UNSUPPORTED = (
-    "It is damaged, or holds something that is not supported. Open it with the library that wrote it, and pass what "
-    "that returns; where that works and this does not, please report it."
+    "cannot be opened. It is damaged, or holds something that is not supported. Open it with the library that wrote "
+    "it, and pass what that returns; where that works and this does not, please report it."
 )
-REFUSED = (
-    "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."
-)
+# What a store says of whom it lets in, and of what it has.
+ACCESS: Rules = (
+    (SourceNotFoundError, r"NoSuchBucket|bucket[^\n]*(?:not exist|not found)",
+     "the bucket does not exist at this endpoint; check its name and endpoint_url."),
+    (CorruptDataError, rf"\ANOT_FOUND.*(?:chunk|{CHUNK})",
+     "a chunk is missing$chunk. If absent chunks mean the fill value, pass fill_missing=True; else the store is "
+     "incomplete: write it again."),
+    (SourceNotFoundError, r"\ANOT_FOUND", NOTHING),
+    (CredentialsError, r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|AuthorizationQuery|"
+     r"\bregion\b[^\n]*(?:wrong|expect)",
+     "the bucket is in another region; pass storage_options={'region': …} or set AWS_REGION."),
+    (CredentialsError, "RequestTimeTooSkewed",
+     "the clock of this machine is wrong, so the signature is refused; set the clock."),
+    (CredentialsError, r"ExpiredToken|\A(?:PERMISSION_DENIED|UNAUTHENTICATED).*(?-i:Expired)",
+     "credentials have expired. $credentials"),
+    (CredentialsError, "InvalidAccessKeyId|SignatureDoesNotMatch", "credentials are wrong. $credentials"),
+    (CredentialsError, r"\A(?:PERMISSION_DENIED|UNAUTHENTICATED)", ABSENT),
+    (CredentialsError, r"\A(?!.*ABORTED).*(?:credentials|InvalidToken|TokenRefreshRequired|Unable to locate)", ABSENT),
+)  # fmt: skip
+FAULTS: Rules = (
+    (SourceError, REDIRECT.pattern,
+     "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass the URL "
+     "that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."),
+    (SourceError, "was ignored by server",
+     "the server ignores Range: it sends the whole object where a part was asked. Read from a server that answers "
+     "ranges (206), or copy the data here."),
+    (SourceTimeoutError, CLASS + r"TimeoutError|too slow|timed out|timeout was reached|DEADLINE_EXCEEDED",
+     "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
+     "storage_options={'timeout': …}."),
+    # Metadata that TensorStore does not take; NaN among attributes is no JSON, but common.
+    (SourceFormatError, r"\AFAILED_PRECONDITION(?=.*Error opening).*Error parsing|\ADATA_LOSS.*Invalid JSON",
+     "TensorStore does not know a codec or a word of the array's metadata."),
+    (CorruptDataError, r"\A(?:DATA_LOSS|OUT_OF_RANGE)", DAMAGED),
+    (CorruptDataError, r"\A(?:FAILED_PRECONDITION|INVALID_ARGUMENT|INTERNAL|NONE)\b.*(?:digest|checksum|"
+     r"crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|uncompressed|"
+     r"expected (?:length|size)|unexpected end|is not valid|was not satisfied|of size|incomplete|buffer (?:size|is)|"
+     r"corrupt|filter returned failure)", DAMAGED),
+    (SourceChangedError, r"\AFAILED_PRECONDITION.*mismatch", "the store changed since it was opened; open it again."),
+    (SourceError, "not connect|resolve host", "the store cannot be reached; check endpoint_url and the network."),
+    (SourceError, r"\A(?:ABORTED|UNAVAILABLE|RESOURCE_EXHAUSTED)",
+     "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."),
+    (SourceFormatError, r"\A(?:INVALID_ARGUMENT|UNIMPLEMENTED)",
+     "this array cannot be opened as it is; its metadata or codec is not supported."),
+    (SourceFormatError, "protocol not known",
+     "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which need "
+     "their package (adlfs for abfs://, sshfs for ssh://)."),
+    (MissingExtraError, CLASS + "ImportError", "it needs $package, which is not installed: pip install $package."),
+    (SourceNotFoundError, CLASS + "FileNotFoundError", NOTHING),
+    (CredentialsError, CLASS + "PermissionError",
+     "reading is not allowed; check the credentials or the file's permissions."),
+    (SourceError, CLASS + "MemoryError",
+     "more memory was needed than there is. Where its shape is not what was written, it is damaged; else open a part "
+     "of it, or convert it to Zarr in a place with more memory."),
+    (CorruptDataError, CLASS + "(?:RecursionError|UnicodeError|EOFError)",
+     "its metadata or text cannot be read: restore it from its origin."),
+    (SourceError, CLASS + "OSError", "cannot be $doing."),
+    (SourceFormatError, "", UNSUPPORTED),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +151,7 @@ class Asked:
 
     def chunk(self, text: str) -> str:
         """Name the chunk that a message of the storage speaks of, with its rows."""
-        match = CHUNK.search(text)
+        match = re.search(CHUNK, text)
         if match is None:
             return ""
         indices = tuple(int(part) for part in re.findall(r"\d+", next(filter(None, match.groups()))))
@@ -120,26 +181,36 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     """
     if isinstance(error, WindowLoaderError):
         return error
-    whole = SPEC.sub("", f"{error}")
-    text = BODY.sub(_code_of, whole)
-    status = match.group(1) if (match := STATUS.search(text)) else ""
-    said = f"{'Cause' if asked.doing == 'opened' else 'Storage said'}: {_short(_named(error, status, text))}"
-    kinds = [_corrupt, _unreachable, _builtin]
-    if asked.doing != "opened" or "://" in asked.name:
-        kinds = [_missing, _credentials, _refused, _timeout, _unknown, *kinds]
-    for kind in kinds:
-        part = whole if kind in (_missing, _credentials) else text  # what else an answer says is any text
-        if found := kind(error, status, part, asked):
-            cls, message = found
-            return cls(f"{asked}: {message} {said}")
-    if asked.doing != "opened" or isinstance(error, OSError):
-        return SourceError(f"{asked}: cannot be {asked.doing}. {said}")
-    return SourceFormatError(f"{asked}: cannot be opened. {UNSUPPORTED} {said}")
+    answer = SPEC.sub("", str(error))
+    text = BODY.sub(_code_of, answer)  # what else an answer says is any text
+    status = STATUS.search(text)
+    kinds = [status[0] if status else "NONE", *(one.__name__ for one in type(error).__mro__)]
+    remote = "://" in asked.name
+    if asked.doing != "opened":
+        remote, kinds = True, [*kinds, "OSError"]
+    tried = [*((rule, answer) for rule in ACCESS if remote), *((rule, text) for rule in FAULTS)]
+    cls, advice = next(
+        (cls, advice)
+        for (cls, words, advice), said in tried
+        if re.search(words, f"{' '.join(kinds)}: {said}", re.IGNORECASE | re.DOTALL)
+    )
+    scheme = asked.name.partition("://")[0] if "://" in asked.name else ""
+    other = f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
+    advice = Template(advice).substitute(
+        chunk=asked.chunk(text),
+        credentials=CREDENTIALS.get(scheme, other),
+        doing=asked.doing,
+        package=getattr(error, "name", None) or "a package",
+    )
+    said = text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = hide_secrets(" ".join(said.split()))
+    source = "Cause" if asked.doing == "opened" else "Storage said"
+    return cls(f"{asked}: {advice} {source}: {said if len(said) <= 600 else said[:599] + '…'}")
 
 
-def _named(error: BaseException, status: str, text: str) -> str:
-    """Put the class of an error before its text, unless the text has the status of a storage library."""
-    return text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _code_of(quoted: re.Match[str]) -> str:
+    found = CODE.search(quoted[1])
+    return f" [{found[0]}]" if found else ""
 
 
 def explained(asked: Asked, call: Callable[[], T]) -> T:
@@ -235,166 +306,3 @@ def late(asked: Asked, seconds: float) -> SourceTimeoutError:
     'a.zarr', rows 0–8: not read within 2 s; wait for the result again.
     """
     return SourceTimeoutError(f"{asked}: not read within {seconds:g} s; wait for the result again.")
-
-
-_Found = tuple[type[WindowLoaderError], str] | None
-
-
-def _missing(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if re.search(r"NoSuchBucket|bucket.*(?:not exist|not found)", text, re.IGNORECASE):
-        return (
-            SourceNotFoundError,
-            "the bucket does not exist at this endpoint; check its name and endpoint_url.",
-        )
-    if status != "NOT_FOUND":
-        return None
-    if "chunk" in text or CHUNK.search(text):
-        return CorruptDataError, (
-            f"a chunk is missing{asked.chunk(text)}. If absent chunks mean the fill value, pass fill_missing=True; "
-            "else the store is incomplete: write it again."
-        )
-    return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
-
-
-def _credentials(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if REGION.search(text):
-        return CredentialsError, (
-            "the bucket is in another region; pass storage_options={'region': …} or set AWS_REGION."
-        )
-    if "RequestTimeTooSkewed" in text:
-        return (
-            CredentialsError,
-            "the clock of this machine is wrong, so the signature is refused; set the clock.",
-        )
-    if status in ("PERMISSION_DENIED", "UNAUTHENTICATED") or (
-        CREDENTIALS.search(text) and "ABORTED" not in text
-    ):
-        wrong = (
-            "are wrong"
-            if re.search("InvalidAccessKeyId|SignatureDoesNotMatch", text)
-            else "are absent or not enough"
-        )
-        wrong = "have expired" if "Expired" in text else wrong
-        return CredentialsError, f"credentials {wrong}. {_ways_in(asked.name)}"
-    return None
-
-
-def _ways_in(name: str) -> str:
-    """Say how to give credentials to the store that a name belongs to."""
-    scheme = name.partition("://")[0] if "://" in name else ""
-    if scheme in ("http", "https"):
-        return "The web server asks who reads; pass a URL that it lets anybody read, such as a signed one."
-    if scheme in ("gs", "gcs"):
-        return (
-            "Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a "
-            "public bucket pass storage_options={'anon': True}."
-        )
-    if scheme in ("", "s3", "s3a", "file"):
-        return (
-            "Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}; or "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
-    return f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
-
-
-def _refused(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    """Tell a web server that sends something else than the bytes that were asked for."""
-    if REDIRECT.search(text):
-        return SourceError, (
-            "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass "
-            "the URL that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."
-        )
-    if "was ignored by server" in text:
-        return SourceError, (
-            "the server ignores Range: it sends the whole object where a part was asked. Read from a server that "
-            "answers ranges (206), or copy the data here."
-        )
-    return None
-
-
-def _timeout(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if STALL.search(text):
-        return SourceTimeoutError, (
-            "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
-            "storage_options={'timeout': …}."
-        )
-    return None
-
-
-def _unknown(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    """Tell metadata that TensorStore does not take, such as those of a codec it does not have."""
-    parsed = status == "FAILED_PRECONDITION" and "Error opening" in text and "Error parsing" in text
-    if parsed or (
-        status == "DATA_LOSS" and "Invalid JSON" in text
-    ):  # NaN among attributes is no JSON, but common
-        return SourceFormatError, "TensorStore does not know a codec or a word of the array's metadata."
-    return None
-
-
-def _corrupt(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if status == "ABORTED":
-        return None
-    if status in ("DATA_LOSS", "OUT_OF_RANGE") or (
-        status in ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "INTERNAL", "") and CORRUPT.search(text)
-    ):
-        return CorruptDataError, (
-            f"stored bytes are not what was written{asked.chunk(text)}. Restore the object from its origin, or "
-            "write it again."
-        )
-    if status == "FAILED_PRECONDITION" and "mismatch" in text.lower():
-        return SourceChangedError, "the store changed since it was opened; open it again."
-    return None
-
-
-def _unreachable(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if "not connect" in text or "resolve host" in text.lower():
-        return SourceError, "the store cannot be reached; check endpoint_url and the network."
-    if status in ("ABORTED", "UNAVAILABLE", "RESOURCE_EXHAUSTED"):
-        return SourceError, REFUSED
-    if status in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
-        return (
-            SourceFormatError,
-            "this array cannot be opened as it is; its metadata or codec is not supported.",
-        )
-    return None
-
-
-def _builtin(error: BaseException, status: str, text: str, asked: Asked) -> _Found:
-    if "rotocol not known" in text:
-        return SourceFormatError, (
-            "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which "
-            "need their package (adlfs for abfs://, sshfs for ssh://)."
-        )
-    if isinstance(error, ImportError):
-        package = error.name or "a package"
-        return MissingExtraError, f"it needs {package}, which is not installed: pip install {package}."
-    if isinstance(error, FileNotFoundError) or _names_it(error, asked.name):
-        return SourceNotFoundError, "nothing is there; check the path, and variables= if any were asked for."
-    if isinstance(error, PermissionError):
-        return CredentialsError, "reading is not allowed; check the credentials or the file's permissions."
-    if isinstance(error, TimeoutError):
-        return SourceTimeoutError, "the store did not answer in time."
-    if isinstance(error, MemoryError):
-        return SourceError, (
-            "more memory was needed than there is. Where its shape is not what was written, it is damaged; else open a "
-            "part of it, or convert it to Zarr in a place with more memory."
-        )
-    if isinstance(error, RecursionError | UnicodeError | EOFError):
-        return CorruptDataError, "its metadata or text cannot be read: restore it from its origin."
-    return None
-
-
-def _names_it(error: BaseException, name: str) -> bool:
-    """Whether an error is a `KeyError` for what was asked; for a field of its metadata it means something else."""
-    key = str(error.args[0]).strip("/") if isinstance(error, KeyError) and error.args else ""
-    return bool(key) and name.rstrip("/").endswith(key)
-
-
-def _code_of(quoted: re.Match[str]) -> str:
-    found = CODE.search(quoted[1])
-    return f" [{found[0]}]" if found else ""
-
-
-def _short(text: str, limit: int = 600) -> str:
-    text = hide_secrets(" ".join(text.split()))
-    return text if len(text) <= limit else text[: limit - 1] + "…"

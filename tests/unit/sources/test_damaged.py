@@ -125,7 +125,7 @@ def test_damaged_metadata_of_stores(form: int, consolidated: bool, tmp_path: Pat
     names = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
     documents = sorted(file for file in path.rglob("*") if file.name in names)
     rng = random.Random(form)
-    for turn in range(2 * TURNS):
+    for turn in range(TURNS):
         document = documents[turn % len(documents)]
         whole = document.read_text()
         document.write_text(altered(whole, rng))

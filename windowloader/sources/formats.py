@@ -322,7 +322,7 @@ def _list_described(target: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _table_options() -> list[str]:
-    from .tables import TableOptions
+    from .table_files import TableOptions
 
     return [one.name for one in fields(TableOptions) if one.name not in ("axes", "entity")]
 

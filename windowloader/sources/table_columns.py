@@ -160,8 +160,8 @@ def _no_numbers(frame: Any, name: str) -> str:
         )
     if len(rows) == len(frame):
         return (
-            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two columns "
-            "both; or, of a table of one row a reading, entity= and time=."
+            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two "
+            "columns both; or, of a table of one row a reading, entity= and time=."
         )
     return f"{said}. Marks of missing cells: na_values=[{cell!r}]. A second line of names: header=[0, 1]."
 

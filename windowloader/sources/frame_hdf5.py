@@ -17,7 +17,8 @@ from windowloader.errors import SourceFormatError
 from .base import Described, Description, optional, unknown_variable
 from .handles import Stamp
 from .hdf5_dataset import open_dataset, opened
-from .tables import TableOptions, index_times, labels_of, open_table, wide
+from .table_files import TableOptions
+from .tables import index_times, labels_of, open_table, wide
 from .unpickle import load_attribute
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def open_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: 
     axes : str, optional
         ``tn`` (default), or another that `windowloader.sources.tables.open_table` takes.
     **options
-        See `windowloader.sources.tables.TableOptions`.
+        See `windowloader.sources.table_files.TableOptions`.
     """
     description = FrameDescription(stamp, TableOptions(axes=axes, key=group.name, **options))
     plain = (

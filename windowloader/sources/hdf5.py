@@ -177,7 +177,7 @@ def open_hdf5(
     mask_and_scale : bool
         Whether ``scale_factor``, ``add_offset`` and ``_FillValue`` are applied, as xarray does.
     **options
-        Of a frame; see `windowloader.sources.tables.TableOptions`.
+        Of a frame; see `windowloader.sources.table_files.TableOptions`.
 
     Raises
     ------

@@ -32,8 +32,7 @@ from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["TableOptions", "as_table", "has_header", "kind_of", "parquet_files", "parquet_tables", "read_table",
-           "separator"]  # fmt: skip
+__all__ = ["TableOptions", "as_table", "kind_of", "parquet_files", "parquet_tables", "read_table"]
 
 MAGIC = {
     b"PAR1": "Parquet",

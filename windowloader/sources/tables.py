@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
     from windowloader.clocks.calendars import Times
 
-__all__ = [
-    "TableOptions",
-    "find_time",
-    "index_times",
-    "labels_of",
-    "open_frame",
-    "open_table",
-    "times_of",
-    "wide",
-]
+__all__ = ["find_time", "index_times", "labels_of", "open_frame", "open_table", "times_of", "wide"]
 
 LEAST_ROWS = 12  # below which ranges of columns tell nothing
 SAMPLE = 4096  # rows that tell them

@@ -184,7 +184,7 @@ def missing_of(
     if mark is None:
         return None
     if isinstance(mark, str) and mark == "fill_value":
-        mark = source.origins[0].fill_value
+        mark = source.fill_value
         if mark is None:
             raise SeriesError(
                 f"missing='fill_value' asks for the fill value of {name!r}, and {source.name!r} has none. Give NaN or "

@@ -165,9 +165,8 @@ def missing_of(missing: Any, name: str, source: Source) -> float | None:
     mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
-    origin = source.origins[0]
-    if isinstance(mark, str) and mark == "fill_value" and origin.fill_value is not None:
-        mark = origin.fill_value
+    if isinstance(mark, str) and mark == "fill_value" and source.fill_value is not None:
+        mark = source.fill_value
     if np.ndim(mark) != 0 or np.asarray(mark).dtype.kind not in "fiub":
         raise SeriesError(
             f"missing={mark!r} is no number for {name!r}. Give NaN, a sentinel such as 0.0, 'fill_value' where the "

@@ -73,11 +73,8 @@ def _bytes(target: Target, units: int, copies: int) -> int:
     """Memory that a piece takes: as read, as stored and written, and the source's chunk while it is decoded."""
     rows = min(units * target.layout.unit_rows, target.shape[0])
     read = 0 if target.encoding.plain else target.source_row_bytes
-    chunk = sum(
-        variable.source.storage().largest * variable.row_bytes
-        for variable in target.variables
-        if variable.edges() is not None
-    )
+    storages = [(variable.source.storage(), variable.row_bytes) for variable in target.variables]
+    chunk = sum(storage.largest * size for storage, size in storages if storage.edges is not None)
     return rows * (read + copies * target.row_bytes) + chunk
 
 

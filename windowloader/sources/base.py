@@ -365,6 +365,11 @@ class SourceOver(Source):
         return tuple(origin for part in self.parts for origin in part.origins)
 
     @property
+    def fill_value(self) -> float | None:  # type: ignore[override]
+        """That of the first of its origins."""
+        return self.origins[0].fill_value
+
+    @property
     def tier(self) -> str:
         """That of the other."""
         return self.source.tier

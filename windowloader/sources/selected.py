@@ -242,9 +242,9 @@ class SelectedSource(SourceOver):
         """Return that of the source, of the box that is read of it, counted in the rows that stay."""
         if box is not None:
             return self._of_box(box).storage()
-        if not self._timed or self.source.array() is not None:
-            return Storage.of_grid(self.shape, None, itemsize=self.dtype.itemsize)
         row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        if not self._timed or self.source.array() is not None:
+            return Storage(None, row_bytes=row_bytes)
         return self.source.storage(self._box).of_rows(self.rows, row_bytes)
 
     def labels(self, axis: int) -> np.ndarray | None:

@@ -176,6 +176,9 @@ def _codec3(codec: Any) -> Any:
             found = await asyncio.to_thread(decode, plain, chunk_bytes.to_bytes(), size + CHECKSUMS)
             return chunk_spec.prototype.buffer.from_bytes(found)
 
+        def to_dict(self) -> dict[str, Any]:
+            return dict(described)
+
         def compute_encoded_size(self, input_byte_length: int, _chunk_spec: Any) -> int:
             raise NotImplementedError
 

@@ -31,14 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
 
 MOST_CHUNKS = 4096  # of a coordinate that are read at once
-NO_NUMBERS = {
-    "char",
-    "cell",
-    "struct",
-    "function_handle",
-    "table",
-    "string",
-}  # of MATLAB: codes and references
+NO_NUMBERS = ["char", "cell", "struct", "function_handle", "table", "string"]  # of MATLAB: codes, references
 
 
 @dataclass(eq=False)
@@ -64,14 +57,12 @@ class HDF5Contents(Contents):
         """Paths of what can be opened; frames first."""
         return (*self.frames, *self.variables())
 
-    def variables(self) -> tuple[str, ...]:
-        """Paths of the variables of numbers, without fields of records and parts of frames."""
-        return tuple(path for path in super().variables() if self._is_array(path))
-
-    def _is_array(self, path: str) -> bool:
-        said = self.raw(path).attrs
-        no_array = "MATLAB_empty" in said or said.get("MATLAB_class") in NO_NUMBERS
-        return not no_array and split_path(path)[0] not in (*self.tables, *self.frames)
+    def _numbers(self) -> Iterator[str]:
+        for path in super()._numbers():
+            said, parts = self.raw(path).attrs, (*self.tables, *self.frames)
+            empty = "MATLAB_empty" in said or said.get("MATLAB_class") in NO_NUMBERS
+            if not empty and split_path(path)[0] not in parts:
+                yield path
 
     def holds(self, path: str) -> bool:
         """Whether there is an array or frame of that path."""
@@ -81,9 +72,11 @@ class HDF5Contents(Contents):
         """Return the path of the array or frame that is meant."""
         asked = [variable.strip("/")] if variable else [] if self.names() else self.tables
         fields = [
-            f"{path}/{name}" for path in asked if path in self.tables for name in self.groups[path].data_vars
+            f"{path}/{name}"
+            for path in asked
+            for name, one in (self.groups[path].data_vars.items() if path in self.tables else ())
+            if one.dtype.kind != "S"
         ]
-        fields = [path for path in fields if self.raw(path).dtype.kind != "S"]
         if fields:
             raise SourceFormatError(
                 f"{self.name!r} holds compound datasets (records), of which one field is opened at a time: {fields}. "

@@ -98,7 +98,7 @@ def _by_h5py(group: Any) -> xarray.Dataset:
         text = h5py.check_string_dtype(item.dtype) is not None
         if not (text or item.dtype.kind in "fiubc") or item.attrs.get("NAME", b"").startswith(NO_VARIABLE):
             continue
-        dims: list[str] = [name] if item.is_scale and item.ndim == 1 else []
+        dims: list[str] = [name] if item.is_scale and item.ndim else []
         for place in range(len(dims), item.ndim):
             size, (scale, own) = item.shape[place], _dimension(item.dims[place])
             if not own or own in (name, *dims) or sizes.get(own, size) != size:

@@ -429,3 +429,28 @@ def test_h5py_files_over_objects_are_closed_before_the_interpreter_ends(tmp_path
     command = [sys.executable, "-c", code, str(tmp_path / "a.h5")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (0, f"{VALUES.sum()}\n"), done.stderr
+
+
+def test_a_broken_name_beside_them_takes_nothing_from_other_variables(tmp_path: Path) -> None:
+    """Text along a dimension in characters, a dimension without a variable, and a coordinate of the group above."""
+    netcdf = pytest.importorskip("netCDF4")
+    with netcdf.Dataset(tmp_path / "a.nc", "w") as file:
+        for name, size in (("time", None), ("station", 5), ("letters", 3)):
+            file.createDimension(name, size)
+        file.createVariable("time", "f8", ("time",)).units = HOURS["units"]
+        file["time"][:] = np.arange(12)
+        names = np.array([b"abc", b"de", b"f", b"g", b"h"], "S3")
+        file.createVariable("station", "S1", ("station", "letters"))[:] = netcdf.stringtochar(names)
+        inner = file.createGroup("deep")
+        inner.createDimension("none", 5)
+        for place, dims in ((file, ("time", "station")), (inner, ("time", "none"))):
+            place.createVariable("speed", "f4", dims)[:] = VALUES
+    for broken in (False, True):
+        if broken:
+            with h5py.File(tmp_path / "a.nc", "a") as file:
+                file["gone"] = file["deep/gone"] = h5py.SoftLink("/nowhere")
+        assert list_variables(tmp_path / "a.nc") == ("speed", "deep/speed")
+        for name, labels in (("speed", names), ("deep/speed", None)):
+            source = open_source(tmp_path / "a.nc", variable=name)
+            check_source(source, VALUES, timestamps=TIMES, fork=False)
+            np.testing.assert_array_equal(source.labels(1), labels)

@@ -81,7 +81,7 @@ def close(series):
 
 @pytest.mark.parametrize(
     ("limit", "first", "last", "every"),
-    [(0.5, 0.8, 1.4, 60), pytest.param(2, 3, 5, 20, marks=pytest.mark.campaign)],
+    [(1, 1.5, 2.5, 60), pytest.param(2, 3, 5, 20, marks=pytest.mark.campaign)],
     ids=["quick", "long"],
 )
 @pytest.mark.parametrize("cached", [False, True], ids=["stream", "cache"])
@@ -206,7 +206,7 @@ def test_a_trickle_is_cut_and_tried_again_by_default(proxy, url):
     ("options", "chunk", "line"),
     [
         ({"timeout": 1}, 1 << 19, 2e6),
-        pytest.param({}, 8 << 20, 1e6, marks=pytest.mark.campaign),
+        pytest.param({}, 8 << 20, 2e6, marks=pytest.mark.campaign),
     ],
     ids=["quick", "default"],
 )

@@ -68,7 +68,7 @@ def decode(codec: Any, data: Any, limit: int) -> Any:
     name, data = codec.codec_id, memoryview(data).cast("B")
     if name in STREAMS:
         return inflate(data, limit, lambda: STREAMS[name](codec))
-    told = _told(name, data)
+    told = _told(name, data) if name in KNOWN else 0
     if told is None:  # this raises where it is more, and does not tell how much it is
         codec.decode(data, bytearray(limit))
     elif told > limit:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .blobs import Blob
 
 __all__ = [
-    "Archive", "check_raw", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_raw", "read_npy",
-    "read_npy_header",
+    "Archive", "check_raw", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_object", "open_raw",
+    "read_npy", "read_npy_header",
 ]  # fmt: skip
 
 LONGEST = 10_012  # bytes of a header that numpy.lib.format reads, with what stands before it
@@ -101,7 +101,7 @@ def open_npy(
     (8, 3)
     """
     if is_url(target):
-        return _in_parts(target, "npy", axes, storage_options)
+        return open_object(target, "npy", axes, storage_options)
     stamp = Stamp.of(target)
     with open(stamp.path, "rb") as file:
         try:
@@ -155,7 +155,7 @@ def open_raw(
     if order not in orders:
         raise SourceFormatError(f"order={order!r} of {target!r}; it can be {' or '.join(map(repr, orders))}.")
     if is_url(target):
-        return _in_parts(target, "raw", axes, storage_options, shape=shape, dtype=dtype, offset=offset)
+        return open_object(target, "raw", axes, storage_options, shape=shape, dtype=dtype, offset=offset)
     stamp = Stamp.of(target)
     sizes, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
     known = math.prod(size for size in sizes if size != -1)
@@ -183,14 +183,14 @@ def _open(
             "Copy it to a disk that maps files, or convert it: `windowloader convert` writes time first."
         )
     url = Path(stamp.path).as_uri()
-    return _in_parts(url, "raw", axes, None, shape=region.shape, dtype=dtype, offset=offset)
+    return open_object(url, "raw", axes, None, shape=region.shape, dtype=dtype, offset=offset)
 
 
-def _in_parts(
+def open_object(
     url: Any,
     kind: str,
-    axes: str | None,
-    storage_options: Mapping[str, Any] | None,
+    axes: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     *,
     shape: Any = None,
     dtype: Any = None,

@@ -153,14 +153,14 @@ class ZarrContents(Contents):
         if self.complete if path is None else path in self.arrays or path in self.problems:
             return
         location, asked = self.place.location, Asked(self.name, doing="opened")
+        if location is not None and location.local is not None:
+            Stamp.of(location.local)  # nothing there is its own error
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
             if (refused := getattr(self.place.node.store, "refused", None)) is not None:
                 raise refused
             if location is not None:
                 check_bucket(location)
-            if location is not None and location.local is not None:
-                Stamp.of(location.local)
             raise SourceNotFoundError(
                 f"{self.name!r} holds no Zarr metadata (none of zarr.json, .zmetadata, .zarray, .zgroup). Check the "
                 "path; is it the store itself, and was it written to its end?"
@@ -267,12 +267,12 @@ class ZarrContents(Contents):
         document, name = self.nodes[path], self._title(path)
         if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
             document = {**document, "data_type": "uint16", "fill_value": 0}
-        array = bounded(zarr.Array.from_dict(self.place.node / path, document))
+        array = zarr.Array.from_dict(self.place.node / path, document)
         dict(array.attrs)  # which raises where they are no mapping
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
             check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
-        return array
+        return array if array.dtype.kind in "OT" else bounded(array)  # text of any length has no bound
 
     def _variable(self, path: str, sizes: dict[str, int]) -> Any:
         """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""

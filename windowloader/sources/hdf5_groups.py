@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5netcdf
 import h5py
@@ -18,21 +18,13 @@ from xarray.core import indexing
 
 from .frame_hdf5 import is_frame
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 __all__ = ["survey"]
 
 INTERNAL = ("#refs#", "#subsystem#")  # of MATLAB
 STRUCTURE = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
-NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
-REFUSED = (
-    KeyError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-)  # a dangling link, a damaged header, a strange type
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"
+# What h5py raises for a dangling link, a damaged header, a type that NumPy does not have.
+REFUSED = (KeyError, OSError, RuntimeError, ValueError, TypeError)
 
 
 def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
@@ -53,24 +45,26 @@ def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
     while left:
         path, group, above = left.pop()
         groups[path] = group
-        for name, item in _items(group):
-            inner = f"{path}/{name}".lstrip("/")
-            if isinstance(item, h5py.Dataset):
-                tables += [inner] if item.dtype.names and item.shape else []
-                labelled |= {path} if any(dim.label for dim in item.dims) else set()
-            elif isinstance(item, h5py.Group) and is_frame(item):
-                frames.append(inner)
-                groups[inner] = item
-            elif isinstance(item, h5py.Group) and item not in (group, *above):  # such a link has no end
-                left.append((inner, item, (group, *above)))
-    root, found = None, {}
+        for name in group:
+            with suppress(*REFUSED):
+                item, inner = group[name], f"{path}/{name}".lstrip("/")
+                if isinstance(item, h5py.Dataset):
+                    tables += [inner] if item.dtype.names and item.shape else []
+                    labelled |= {path} if any(dim.label for dim in item.dims) else set()
+                elif isinstance(item, h5py.Group) and is_frame(item):
+                    frames.append(inner)
+                    groups[inner] = item
+                elif isinstance(item, h5py.Group) and name not in INTERNAL and item not in (group, *above):
+                    left.append((inner, item, (group, *above)))  # not again: such a link has no end
+    root: Any = None
+    found = {}
     with suppress(Exception):  # one name that it cannot describe makes it refuse all
         root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
     how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
     for path in sorted(groups):
         if path not in labelled:
             with suppress(Exception):
-                store = xarray.backends.H5NetCDFStore(root[path] if root and path else root)
+                store = xarray.backends.H5NetCDFStore(root[path] if path else root)
                 found[path] = xarray.open_dataset(store, **how)
         if path not in found:
             found[path] = _by_h5py(groups[path])
@@ -79,36 +73,27 @@ def survey(file: Any) -> tuple[dict[str, xarray.Dataset], list[str], list[str]]:
     return found | {path: _records(file[path], path) for path in tables}, sorted(frames), tables
 
 
-def _items(group: Any) -> Iterator[tuple[str, Any]]:
-    """Names and items of a group that can be opened."""
-    for name in group:
-        with suppress(*REFUSED):
-            item = group[name]
-            if name not in INTERNAL:
-                yield name, item
-
-
 def _by_h5py(group: Any) -> xarray.Dataset:
     """Describe a group by the names and scales that the dimensions of its datasets do have."""
     found: dict[str, xarray.Variable] = {}
     sizes: dict[str, int] = {}
-    for name, item in _items(group):
-        if not isinstance(item, h5py.Dataset) or item.shape is None:
-            continue
-        text = h5py.check_string_dtype(item.dtype) is not None
-        if not (text or item.dtype.kind in "fiubc") or item.attrs.get("NAME", b"").startswith(NO_VARIABLE):
-            continue
-        dims: list[str] = [name] if item.is_scale and item.ndim else []
-        for place in range(len(dims), item.ndim):
-            size, (scale, own) = item.shape[place], _dimension(item.dims[place])
-            if not own or own in (name, *dims) or sizes.get(own, size) != size:
-                own = f"phony_dim_{name}_{place}"
-            elif scale is not None and own not in group and scale.shape == (size,):  # it lies elsewhere
-                found[own] = xarray.Variable([own], _lazy(scale), _attributes(scale))
-            dims.append(own)
-        sizes |= zip(dims, item.shape, strict=True)
-        values = item.asstr() if item.dtype.kind == "O" else item
-        found[name] = xarray.Variable(dims, _lazy(values), _attributes(item))
+    for name in group:
+        with suppress(*REFUSED):
+            item = group[name]
+            kind = item.dtype.kind if isinstance(item, h5py.Dataset) and item.shape is not None else ""
+            values = item.asstr() if kind == "O" else item  # which raises where it is no text
+            if kind not in tuple("fiubcSO") or (item.is_scale and NO_VARIABLE in str(item.attrs.get("NAME"))):
+                continue
+            dims: list[str] = [name] if item.is_scale and item.ndim else []
+            for place in range(len(dims), item.ndim):
+                size, (scale, own) = item.shape[place], _dimension(item.dims[place])
+                if not own or own in (name, *dims) or sizes.get(own, size) != size:
+                    own = f"phony_dim_{name}_{place}"
+                elif scale is not None and own not in group and scale.shape == (size,):  # it lies elsewhere
+                    found[own] = xarray.Variable([own], _lazy(scale), _attributes(scale))
+                dims.append(own)
+            found[name] = xarray.Variable(dims, _lazy(values), _attributes(item))
+            sizes |= zip(dims, item.shape, strict=True)
     along = {name: found.pop(name) for name in sizes if name in found}
     return xarray.Dataset(found, xarray.Coordinates(along, indexes={}))
 

@@ -217,7 +217,7 @@ class NotHDF5Error(SourceFormatError):
 
 def _end_of_file(blob: Blob) -> tuple[int, bytes]:
     """Bytes of an HDF5 object as its superblock says, and its first ones; TensorStore tells no sizes of objects."""
-    head = first = _bytes(blob, 0, PAGE) or _bytes(blob, 0, 64)
+    head = first = _bytes(blob, 0, PAGE) or get(blob, 0, 64)
     base = 512
     while not head.startswith(SIGNATURE):  # a user's block may stand before it
         head = b"" if first.startswith(OTHER) or base > 1 << 20 else _bytes(blob, base, 64)

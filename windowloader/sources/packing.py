@@ -130,12 +130,15 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
             warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
             marks = [mark for key in MARKS for mark in map(np.asarray, np.ravel(said.get(key, ())))]
             marks = [mark for mark in marks if mark.dtype.kind in "iufb" and mark == mark]  # no text, no NaN
-            if view and "_FillValue" in said:
-                marks.append(np.asarray(said["_FillValue"]).astype(dtype).view(view))
             probe = _probe(dtype.newbyteorder("="), marks)
             right = _by_xarray(probe.astype(dtype), said)
             work = right.dtype if right.dtype.kind != "b" else np.dtype(float)
-            typed = tuple(dict.fromkeys(mark.astype(work)[()] for mark in marks))
+            typed = [
+                mark.astype(work) for mark in marks if mark.astype(work) == mark
+            ]  # else no value equals it
+            fill = said.get("_FillValue", np.nan)
+            if view and fill == fill:
+                typed.append(np.asarray(fill).astype(dtype).view(view).astype(work))
     except Exception as error:
         raise SourceFormatError(
             f"xarray cannot decode {name!r}, stored as {dtype} with the attributes {said}: {error}. Pass "
@@ -143,7 +146,7 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
         ) from error
     if _same(right, probe):
         return None
-    fast = Packing(right.dtype, dtype, said, view, typed)
+    fast = Packing(right.dtype, dtype, said, view, tuple(dict.fromkeys(mark[()] for mark in typed)))
     return fast if _proven(fast, probe, right) else replace(fast, marks=None)
 
 

@@ -226,21 +226,23 @@ def _since(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.n
 
 
 def _counted(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """Count whole numbers of a unit of a day or less from the first; None where they are others, or do not fit."""
+    """Count whole numbers of a unit of a day or less from the first; None where the middle or the last disagrees."""
     first = int(values[0])
     try:
         begin, after = _moments(np.array([first, first + 1], np.int64), said, name).view(np.int64).tolist()
+        step = after - begin
+        ends = [begin + (int(end) - first) * step for end in (values.min(), values.max())]
+        if not 0 < step <= DAY or not -(2**63) < min(ends) <= max(ends) < 2**63:
+            return None
+        times = values.astype(np.int64)
+        times -= first  # in place: an axis may have 10^8 rows
+        times *= step
+        times += begin
+        probe = [len(values) // 2, -1]
+        agree = np.array_equal(_moments(values[probe], said, name).view(np.int64), times[probe])
     except (SourceFormatError, OverflowError):
         return None
-    step = after - begin
-    ends = [begin + (int(end) - first) * step for end in (values.min(), values.max())]
-    if not 0 < step <= DAY or not -(2**63) < min(ends) <= max(ends) < 2**63:
-        return None
-    times = values.astype(np.int64)
-    times -= first  # in place: an axis may have 10^8 rows
-    times *= step
-    times += begin
-    return times.view("datetime64[ns]")
+    return times.view("datetime64[ns]") if agree else None
 
 
 def _moments(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray:

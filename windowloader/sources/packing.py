@@ -35,8 +35,8 @@ class Packing:
     ----------
     dtype : numpy.dtype
         Of the values.
-    stored : numpy.dtype
-        Of the stored numbers.
+    work : numpy.dtype
+        What is calculated in: `dtype`, except where that is bool; of the stored numbers, where xarray decodes.
     attributes : mapping
         Marks and packing, as `plain` has them: the type of a number decides how NumPy rounds.
     view : str
@@ -47,7 +47,7 @@ class Packing:
     """
 
     dtype: np.dtype
-    stored: np.dtype
+    work: np.dtype
     attributes: Mapping[str, Any]
     view: str = ""
     marks: tuple[Any, ...] | None = None
@@ -63,7 +63,7 @@ class Packing:
         array([ 2., nan])
         """
         if self.marks is None:
-            out[...] = _by_xarray(stored.astype(self.stored, copy=False), self.attributes)
+            out[...] = _by_xarray(stored.astype(self.work, copy=False), self.attributes)
             return
         step = max(1, BLOCK * len(stored) // max(1, stored.size))
         for start in range(0, len(stored), step):
@@ -76,7 +76,7 @@ class Packing:
         return out
 
     def _calculate(self, stored: np.ndarray, out: np.ndarray, marks: tuple[Any, ...]) -> None:
-        values = out if out.dtype.kind != "b" else np.empty(out.shape)
+        values = out if out.dtype.kind != "b" else np.empty(out.shape, self.work)
         if self.view:
             stored = stored.view(stored.dtype.byteorder + self.view)
         with np.errstate(all="ignore"):
@@ -125,17 +125,21 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
         return None
     sign = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(said.get("_Unsigned"))))
     view = f"{sign}{dtype.itemsize}" if sign else ""
+    if not sign:  # it means nothing
+        said.pop("_Unsigned", None)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
             marks = [mark for key in MARKS for mark in map(np.asarray, np.ravel(said.get(key, ())))]
             marks = [mark for mark in marks if mark.dtype.kind in "iufb" and mark == mark]  # no text, no NaN
-            if view and "_FillValue" in said:
-                marks.append(np.asarray(said["_FillValue"]).astype(dtype).view(view))
             probe = _probe(dtype.newbyteorder("="), marks)
             right = _by_xarray(probe.astype(dtype), said)
-            work = right.dtype if right.dtype.kind != "b" else np.dtype(float)
-            typed = tuple(dict.fromkeys(mark.astype(work)[()] for mark in marks))
+            work = _by_xarray(probe[:0], {**said, "dtype": ""}).dtype
+            fill = said.get("_FillValue", np.nan)
+            if view and fill == fill:  # of the other sign, as xarray turns it
+                marks = [mark for mark in marks if mark != fill]
+                marks.append(np.asarray(fill).astype(dtype).view(view))
+            typed = [(mark.astype(work)[()], mark) for mark in marks]
     except Exception as error:
         raise SourceFormatError(
             f"xarray cannot decode {name!r}, stored as {dtype} with the attributes {said}: {error}. Pass "
@@ -143,8 +147,9 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
         ) from error
     if _same(right, probe):
         return None
-    fast = Packing(right.dtype, dtype, said, view, typed)
-    return fast if _proven(fast, probe, right) else replace(fast, marks=None)
+    equal = tuple(dict.fromkeys(found for found, mark in typed if found == mark))  # no number equals others
+    fast = Packing(right.dtype, work, said, view, equal)
+    return fast if _proven(fast, probe, right) else replace(fast, work=dtype, marks=None)
 
 
 def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float | None:

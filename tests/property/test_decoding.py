@@ -357,7 +357,7 @@ def test_the_fill_value_of_the_array_marks_what_is_missing_where_it_is_said(
         values[:, ::-1], nodes=["c", "b", "a"], covariates={"w": whole}, missing={"w": "fill_value"}
     )
     assert wl.scan(labelled).missing == {"w": gone.sum()}
-    with pytest.raises(SeriesError, match=r"fill_value.*has none"):
+    with pytest.raises(SeriesError, match=r"fill_value.*where the array has one"):
         wl.Series(values, missing="fill_value")
 
 

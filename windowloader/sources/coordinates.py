@@ -70,7 +70,7 @@ def _holds_times(coordinate: Any) -> bool:
     """Whether the values are times: datetime64, dates of cftime, text that begins with a date, or numbers since one."""
     if coordinate.dtype.kind not in "OSUT":
         return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
-    first = coordinate.values.flat[:1].tolist()
+    first = coordinate.values.ravel()[:1].tolist()
     return any(hasattr(value, "isoformat") for value in first) or (coordinate.ndim == 1 and _is_dates(first))
 
 

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from windowloader.adapters.pytorch import TorchLoader
-from windowloader.batch import Batch
+from windowloader.batch.batch import Batch
 from windowloader.errors import LoaderError, MissingExtraError, StateError
-from windowloader.loader import WindowLoader
+from windowloader.loader.loader import WindowLoader
 
 try:
     from lightning.pytorch import Callback, LightningDataModule

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from windowloader.scaling import StandardScaler
-from windowloader.spec import WindowSpec
-from windowloader.split import Split, split
-from windowloader.windows import WindowSet
+from windowloader.scaling.scalers import StandardScaler
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.split import Split, split
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
-    from windowloader.series import Series
+    from windowloader.series.series import Series
 
 __all__ = ["CLIENTS", "PARTS", "Client", "Ratio", "Tail"]
 

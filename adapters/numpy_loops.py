@@ -25,15 +25,15 @@ import numpy as np
 from windowloader.adapters.numpy_clients import CLIENTS, PARTS, Client, Ratio, Tail
 from windowloader.adapters.numpy_samples import ArrayPairs, FeatureScaler, Pairs, Samples, WindowPairs
 from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
-from windowloader.series import Series
+from windowloader.series.series import Series
 from windowloader.sources.numpy_files import open_npz_archive
-from windowloader.windows import WindowSet
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from windowloader.scaling import StandardScaler
-    from windowloader.spec import WindowSpec
+    from windowloader.scaling.scalers import StandardScaler
+    from windowloader.windows.spec import WindowSpec
 
 __all__ = ["CLIENTS", "Client", "FeatureScaler", "LoopLoader", "Pairs", "Samples", "load_dataset"]
 

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from windowloader.windows import WindowSet
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["ArrayPairs", "FeatureScaler", "Pairs", "Samples", "WindowPairs"]
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from windowloader.batch.picker import Picker
 from windowloader.errors import ScalerError
-from windowloader.fitting.fit import ScalerWarning
-from windowloader.gathering.picker import Picker
-from windowloader.index import Runs
-from windowloader.spec import WindowSpec
-from windowloader.windows import WindowSet
+from windowloader.scaling.fit import ScalerWarning
+from windowloader.windows.index import Runs
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.fitting.scaler import Scaler
-    from windowloader.series import Series
+    from windowloader.scaling.scaler import Scaler
+    from windowloader.series.series import Series
 
 __all__ = ["Published", "all_rows", "numbers"]
 

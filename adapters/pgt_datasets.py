@@ -18,8 +18,8 @@ from windowloader.adapters.pgt_pairs import PairOptions, WindowPairs
 from windowloader.errors import LoaderError
 
 if TYPE_CHECKING:
-    from windowloader.series import Series
-    from windowloader.windows import WindowSet
+    from windowloader.series.series import Series
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["DeviceWindows", "Gathered", "IndexWindows", "collate", "fit_on_device", "on_device"]
 

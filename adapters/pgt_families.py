@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from windowloader.adapters import pgt_files as files
 from windowloader.adapters.pgt_signals_out import to_signal
 from windowloader.errors import SeriesError
-from windowloader.spec import WindowSpec
-from windowloader.windows import WindowSet
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.adapters.pgt_snapshots import WindowSignal
-    from windowloader.series import Series
+    from windowloader.series.series import Series
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 

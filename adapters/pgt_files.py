@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import SourceFormatError, SourceNotFoundError
-from windowloader.graph import Graph
-from windowloader.opening import open as open_series
-from windowloader.series import Series
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.graph import Graph
+from windowloader.series.opening import open as open_series
+from windowloader.series.series import Series
 
 __all__ = [
     "chickenpox",

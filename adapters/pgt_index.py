@@ -19,18 +19,18 @@ from windowloader.adapters.pgt_datasets import IndexWindows, collate, fit_on_dev
 from windowloader.adapters.pgt_families import family_of
 from windowloader.adapters.pgt_pairs import Fold, PairOptions
 from windowloader.errors import GraphError, LoaderError, RankError, ScalerError
-from windowloader.opening import open as open_series
-from windowloader.scaling import StandardScaler
-from windowloader.series import Series
-from windowloader.spec import WindowSpec
-from windowloader.split import split
+from windowloader.scaling.scalers import StandardScaler
+from windowloader.series.opening import open as open_series
+from windowloader.series.series import Series
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.split import split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch.utils.data import Dataset
 
-    from windowloader.windows import WindowSet
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["PGTWarning", "get_index_dataset"]
 
@@ -150,7 +150,7 @@ def get_index_dataset(
         Axes of a window, of x and y: ``t``, ``n``, ``f``, brackets fold: ``("n(tf)", "nt")``.
     by : {"windows", "targets", "rows"}
         Cut parts by window number as PGT does, where neighbouring parts share rows, or without shared targets, or
-        without shared rows; see `windowloader.split`.
+        without shared rows; see `windowloader.windows.split`.
     edges, edge_weights : array_like, optional
         Default: those of the series' graph; weights are ones where it has none.
     num_workers, pin_memory

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from windowloader.dynamic_graph import WindowEdges
 from windowloader.errors import GraphError, MissingExtraError
+from windowloader.series.dynamic_graph import WindowEdges
 
 if TYPE_CHECKING:
-    from windowloader.batch import Batch
+    from windowloader.batch.batch import Batch
 
 __all__ = ["pyg_data", "to_pyg", "to_pyg_steps"]
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.adapters.pgt_arithmetic import Published
+from windowloader.batch.picker import Picker
 from windowloader.errors import AxesError
-from windowloader.gathering.picker import Picker
 
 if TYPE_CHECKING:
-    from windowloader.fitting.scaler import Scaler
-    from windowloader.series import Series
-    from windowloader.windows import WindowSet
+    from windowloader.scaling.scaler import Scaler
+    from windowloader.series.series import Series
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["Fold", "PairOptions", "WindowPairs"]
 

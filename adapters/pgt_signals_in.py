@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.adapters.pgt_contents import Contents, contents_of
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import SeriesError
-from windowloader.graph import Graph
-from windowloader.series import Series
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.graph import Graph
+from windowloader.series.series import Series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

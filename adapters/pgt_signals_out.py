@@ -14,15 +14,15 @@ import numpy as np
 from windowloader.adapters.pgt_arithmetic import Published
 from windowloader.adapters.pgt_pairs import Fold, PairOptions, WindowPairs
 from windowloader.adapters.pgt_snapshots import Part, WindowSignal
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, LoaderError, SeriesError
-from windowloader.windows import WindowSet
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.fitting.scaler import Scaler
-    from windowloader.spec import WindowSpec
+    from windowloader.scaling.scaler import Scaler
+    from windowloader.windows.spec import WindowSpec
 
 __all__ = ["to_signal"]
 

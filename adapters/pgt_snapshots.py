@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from windowloader.adapters.pgt_objects import pyg_data
-from windowloader.dynamic_graph import DynamicGraph
+from windowloader.series.dynamic_graph import DynamicGraph
 
 if TYPE_CHECKING:
     from windowloader.adapters.pgt_pairs import WindowPairs
-    from windowloader.windows import WindowSet
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["Part", "Snapshots", "WindowSignal"]
 

@@ -24,18 +24,18 @@ from windowloader.adapters.torch_dataset import WindowDataset
 from windowloader.adapters.torch_device import Destination, DeviceReport
 from windowloader.adapters.torch_errors import ExactError, ddp_scale
 from windowloader.adapters.torch_sampler import WindowSampler
-from windowloader.loader import WindowLoader
+from windowloader.loader.loader import WindowLoader
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from windowloader.buffers import Buffers
-    from windowloader.config import LoaderOptions
-    from windowloader.engine import Engine
-    from windowloader.iteration import Iteration
-    from windowloader.ranks import Ranks
-    from windowloader.state import RunState
-    from windowloader.windows import WindowSet
+    from windowloader.batch.buffers import Buffers
+    from windowloader.loader.engine import Engine
+    from windowloader.loader.iteration import Iteration
+    from windowloader.order.config import LoaderOptions
+    from windowloader.order.state import RunState
+    from windowloader.util.ranks import Ranks
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = [
     "DeviceReport",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from windowloader.batch import Batch
-from windowloader.dynamic_graph import WindowEdges
+from windowloader.batch.batch import Batch
+from windowloader.series.dynamic_graph import WindowEdges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.graph import Graph
+    from windowloader.series.graph import Graph
 
 __all__ = ["TorchBatch", "TorchGraph", "as_tensor", "graph_of_tensors", "moved_graph"]
 

@@ -16,7 +16,7 @@ from windowloader.errors import ClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from windowloader.gathering.roles import Field
+    from windowloader.batch.roles import Field
 
 __all__ = ["TorchBuffers", "shared_memory"]
 

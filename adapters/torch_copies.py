@@ -18,8 +18,8 @@ from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors, move
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from windowloader.batch import Batch
-    from windowloader.graph import Graph
+    from windowloader.batch.batch import Batch
+    from windowloader.series.graph import Graph
 
 __all__ = ["Copies", "CudaStream", "OnItsWay", "SideStream"]
 

@@ -17,19 +17,19 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors
 from windowloader.adapters.torch_buffers import TorchBuffers, shared_memory
-from windowloader.batch import Batch
-from windowloader.buffers import BufferPool
-from windowloader.dynamic_graph import DynamicGraph
+from windowloader.batch.batch import Batch
+from windowloader.batch.buffers import BufferPool
+from windowloader.batch.gather import Recipe
 from windowloader.errors import LoaderError
-from windowloader.gather import Recipe
-from windowloader.gathering.rows import row_access
-from windowloader.windows import WindowSet
+from windowloader.rows.rows import row_access
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Unpack
 
-    from windowloader.scaling import Scaler
+    from windowloader.scaling.scalers import Scaler
 
 __all__ = ["RecipeOptions", "Sample", "StepPositions", "WindowDataset"]
 

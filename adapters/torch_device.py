@@ -17,11 +17,11 @@ from windowloader.adapters.torch_copies import Copies, CudaStream
 from windowloader.adapters.torch_kept import KeptRows
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import LoaderError
-from windowloader.gathering.rows import Others, Resident
-from windowloader.streaming.benches import window_rows
-from windowloader.units import format_bytes, parse_bytes
+from windowloader.rows.benches import window_rows
+from windowloader.rows.rows import Others, Resident
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.util.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from windowloader.adapters.torch_batch import TorchBatch
     from windowloader.adapters.torch_copies import OnItsWay, SideStream
-    from windowloader.batch import Batch
-    from windowloader.engine import Engine
-    from windowloader.gather import Recipe
-    from windowloader.gathering.rows import Piece
-    from windowloader.windows import WindowSet
+    from windowloader.batch.batch import Batch
+    from windowloader.batch.gather import Recipe
+    from windowloader.loader.engine import Engine
+    from windowloader.rows.rows import Piece
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["Destination", "DeviceReport", "check_device", "resolve_device"]
 

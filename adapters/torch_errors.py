@@ -14,12 +14,12 @@ import torch
 from torch import distributed
 
 from windowloader.errors import LoaderError
-from windowloader.exact_sum import ExactMean
+from windowloader.util.exact_sum import ExactMean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.batch import Batch
+    from windowloader.batch.batch import Batch
 
 __all__ = ["ExactError", "ddp_scale", "window_sums"]
 

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
-from windowloader.gather import Rows
-from windowloader.gathering.flat import Flat
-from windowloader.streaming.benches import window_rows
+from windowloader.batch.gather import Rows
+from windowloader.rows.benches import window_rows
+from windowloader.rows.flat import Flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from windowloader.gather import Recipe
-    from windowloader.gathering.rows import Piece
+    from windowloader.batch.gather import Recipe
+    from windowloader.rows.rows import Piece
 
 __all__ = ["KeptRows", "Room"]
 

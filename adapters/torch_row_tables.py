@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import Layout
-from windowloader.gather import Recipe
-from windowloader.gathering.roles import Role
+from windowloader.batch.gather import Recipe
+from windowloader.batch.roles import Role
+from windowloader.util.axes import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from windowloader.gathering.roles import Group, RowColumn
+    from windowloader.batch.roles import Group, RowColumn
 
 __all__ = ["Columns", "RowTables"]
 

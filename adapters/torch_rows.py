@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
-from windowloader.gathering.rows import row_access
+from windowloader.rows.rows import row_access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.gather import Recipe
-    from windowloader.gathering.rows import Piece
-    from windowloader.ranks import Ranks
-    from windowloader.shard import Steps
-    from windowloader.windows import WindowSet
+    from windowloader.batch.gather import Recipe
+    from windowloader.order.shard import Steps
+    from windowloader.rows.rows import Piece
+    from windowloader.util.ranks import Ranks
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["DeviceRows", "rows_of_rank"]
 

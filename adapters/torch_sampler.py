@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from torch.utils.data import Sampler
 
 from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
-from windowloader.config import LoaderConfig
-from windowloader.engine import make_steps
-from windowloader.gather import Recipe
-from windowloader.making import tasks
-from windowloader.ranks import resolve
-from windowloader.state import RunState
-from windowloader.streaming.reading import survey
+from windowloader.batch.gather import Recipe
+from windowloader.loader.engine import make_steps
+from windowloader.loader.making import tasks
+from windowloader.order.config import LoaderConfig
+from windowloader.order.state import RunState
+from windowloader.rows.reading import survey
+from windowloader.util.ranks import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Unpack
 
-    from windowloader.ranks import Ranks
-    from windowloader.shard import Position, Steps
-    from windowloader.windows import WindowSet
+    from windowloader.order.shard import Position, Steps
+    from windowloader.util.ranks import Ranks
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["SamplerOptions", "WindowSampler"]
 

@@ -14,14 +14,14 @@ import torch
 from windowloader.adapters.torch_batch import as_tensor
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.errors import LoaderError
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.adapters.torch_row_tables import Columns
-    from windowloader.gather import Recipe, Rows
-    from windowloader.gathering.roles import Role
+    from windowloader.batch.gather import Recipe, Rows
+    from windowloader.batch.roles import Role
 
 __all__ = ["DeviceTables"]
 

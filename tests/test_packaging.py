@@ -77,7 +77,7 @@ def test_every_public_name_is_there_and_told_in_help() -> None:
 
 
 def test_a_submodule_does_not_hide_the_function_of_its_name() -> None:
-    script = "import windowloader.split, windowloader as wl; assert callable(wl.split), wl.split"
+    script = "import windowloader.windows.split, windowloader as wl; assert callable(wl.split), wl.split"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -107,7 +107,7 @@ def test_a_loop_over_arrays_loads_no_framework() -> None:
 
 def test_the_command_line_starts_without_a_framework() -> None:
     script = (
-        "import sys, windowloader.cli\n"
+        "import sys, windowloader.cli.main\n"
         "print(*sorted({'torch', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

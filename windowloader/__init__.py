@@ -29,46 +29,47 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import errors as errors
+from windowloader import errors as errors
+
 from .errors import WindowLoaderError as WindowLoaderError
 
 if TYPE_CHECKING:
-    from .batch import Batch as Batch
-    from .dynamic_graph import DynamicGraph as DynamicGraph
-    from .graph import Graph as Graph
-    from .loader import WindowLoader as WindowLoader
-    from .missing import scan as scan
-    from .opening import open as open
-    from .scaling import MinMaxScaler as MinMaxScaler
-    from .scaling import RobustScaler as RobustScaler
-    from .scaling import StandardScaler as StandardScaler
-    from .series import Series as Series
-    from .source import Source as Source
-    from .split import folds as folds
-    from .split import split as split
-    from .windows import WindowSet as WindowSet
-    from .windows import WindowSpec as WindowSpec
+    from .batch.batch import Batch as Batch
+    from .loader.loader import WindowLoader as WindowLoader
+    from .scaling.scalers import MinMaxScaler as MinMaxScaler
+    from .scaling.scalers import RobustScaler as RobustScaler
+    from .scaling.scalers import StandardScaler as StandardScaler
+    from .series.dynamic_graph import DynamicGraph as DynamicGraph
+    from .series.graph import Graph as Graph
+    from .series.opening import open as open
+    from .series.series import Series as Series
+    from .sources import Source as Source
+    from .windows.missing import scan as scan
+    from .windows.split import folds as folds
+    from .windows.split import split as split
+    from .windows.window_set import WindowSet as WindowSet
+    from .windows.window_set import WindowSpec as WindowSpec
 
 __version__ = "0.1.0"
 
 # Where each public name lives. They are imported on first use, so that importing the package is quick.
 # There is no __all__: pydoc would follow it and print every class in full, where help() should fit a screen.
 _HOMES = {
-    "Batch": "batch",
-    "DynamicGraph": "dynamic_graph",
-    "Graph": "graph",
-    "MinMaxScaler": "scaling",
-    "RobustScaler": "scaling",
-    "Series": "series",
-    "Source": "source",
-    "StandardScaler": "scaling",
-    "WindowLoader": "loader",
-    "WindowSet": "windows",
-    "WindowSpec": "windows",
-    "folds": "split",
-    "open": "opening",
-    "scan": "missing",
-    "split": "split",
+    "Batch": "batch.batch",
+    "DynamicGraph": "series.dynamic_graph",
+    "Graph": "series.graph",
+    "MinMaxScaler": "scaling.scalers",
+    "RobustScaler": "scaling.scalers",
+    "Series": "series.series",
+    "Source": "sources",
+    "StandardScaler": "scaling.scalers",
+    "WindowLoader": "loader.loader",
+    "WindowSet": "windows.window_set",
+    "WindowSpec": "windows.window_set",
+    "folds": "windows.split",
+    "open": "series.opening",
+    "scan": "windows.missing",
+    "split": "windows.split",
 }
 
 
@@ -87,7 +88,7 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """Keeps a public name that a submodule shares from being replaced when that submodule is imported.
 
-    The import system sets ``windowloader.split`` to the module split.py; the function is what people call.
+    The import system sets ``windowloader.windows.split`` to the module split.py; the function is what people call.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .source import Source
+from .sources import Source
 from .sources.box import box_shape, within
 from .sources.selected import SelectedSource
 
@@ -39,7 +39,7 @@ def check_source(
     pickled_bytes: int | None = 4096,
     fork: bool = True,
 ) -> None:
-    """Hold a source against the `windowloader.source.Source` protocol.
+    """Hold a source against the `windowloader.sources.Source` protocol.
 
     Parameters
     ----------

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .clock import CLOCK_NAMES
+from .batch.delivery import FLOATS
 from .errors import LoaderError
-from .gathering.delivery import FLOATS
+from .series.clock import CLOCK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,7 +91,7 @@ def warm_up(
 
 def cache_folder() -> str | None:
     """Folder in which this process keeps compiled kernels; None where nowhere can be written."""
-    from .gathering.kernels import runs
+    from .batch.kernels import runs
 
     return getattr(getattr(runs, "stats", None), "cache_path", None)
 

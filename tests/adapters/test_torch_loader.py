@@ -17,8 +17,8 @@ from windowloader.adapters import torch_device
 from windowloader.adapters.pytorch import TorchBatch, TorchLoader
 from windowloader.adapters.torch_batch import as_tensor
 from windowloader.adapters.torch_buffers import TorchBuffers
+from windowloader.batch.roles import Field
 from windowloader.errors import ClosedError, LoaderError, WeightsError
-from windowloader.gathering.roles import Field
 
 GRAPH = wl.Graph([[0, 1, 3], [1, 6, 2]], [0.5, 1.0, 2.0])
 

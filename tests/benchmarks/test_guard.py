@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader import engine
-from windowloader.machine import move
+from windowloader.loader import engine
+from windowloader.util.machine import move
 
 STEPS, NODES, BATCH = 52_105, 325, 64  # PEMS-BAY
 MANY = 96  # small batches are made up to 16 at a time: one alone says nothing

@@ -14,8 +14,8 @@ import pytest
 SCRIPT = """
 import json, sys
 import windowloader as wl
-from windowloader.private_memory import Watch
-import windowloader.loader, windowloader.split, windowloader.gathering.kernels
+from windowloader.util.private_memory import Watch
+import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["speed", "time_of_day"], targets=["speed"])
 with Watch() as watch:
@@ -49,8 +49,8 @@ LIMIT = 2 << 30  # bytes of private memory, addressed or not; PGT's array alone 
 STEPS = """
 import sys
 import windowloader as wl
-from windowloader.private_memory import Watch
-import windowloader.loader, windowloader.split, windowloader.gathering.kernels
+from windowloader.util.private_memory import Watch
+import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 names = ["speed", "time_of_day"]
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=names)

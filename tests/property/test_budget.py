@@ -10,16 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import MemoryBudgetError
-from windowloader.index import Runs
+from windowloader.order.grid import SPANS
+from windowloader.rows.budget import choose
 from windowloader.sources.storage import Storage
-from windowloader.streaming.budget import choose
-from windowloader.streaming.grid import SPANS
+from windowloader.windows.index import Runs
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("windowloader.streaming.grid._BYTES", 1 << 10)
+        patch.setattr("windowloader.order.grid._BYTES", 1 << 10)
         yield
 
 

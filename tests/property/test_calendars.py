@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.clock import CLOCK_NAMES, Clock
-from windowloader.convert import convert
+from windowloader.convert.conversion import convert
 from windowloader.errors import SeriesError
-from windowloader.viewing.inspection import inspect
+from windowloader.series.clock import CLOCK_NAMES, Clock
+from windowloader.view.inspection import inspect
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.clock import CLOCK_NAMES, Clock
-from windowloader.indexing.packing import pack_integers, unpack_integers
+from windowloader.series.clock import CLOCK_NAMES, Clock
+from windowloader.util.packed import pack_integers, unpack_integers
 
 SECOND = 10**9
 YEAR_1700, YEAR_2200 = -8520 * 10**6 * SECOND, 7258 * 10**6 * SECOND

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.sources.coordinates import time_units, times_of
 from windowloader.sources.packing import packing
+from windowloader.util.calendars import Times, calendar_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from windowloader.batch.gather import Recipe, Rows
 from windowloader.errors import MissingDataError
-from windowloader.gather import Recipe, Rows
 
 SOURCES = [
     "int8",

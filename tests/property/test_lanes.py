@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.shuffling.lanes import BlockOrder
-from windowloader.shuffling.permutation import Permutation, Purpose, draw, key
-from windowloader.streaming.grid import Grid
+from windowloader.order.grid import Grid
+from windowloader.order.lanes import BlockOrder
+from windowloader.order.permutation import Permutation, Purpose, draw, key
 
 
 class Sorted:

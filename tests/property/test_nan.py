@@ -289,7 +289,7 @@ def meters(draw):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(meters(), st.sampled_from([wl.StandardScaler, wl.MinMaxScaler, wl.RobustScaler]), st.data())
-@pytest.mark.filterwarnings("ignore::windowloader.scaling.ScalerWarning")
+@pytest.mark.filterwarnings("ignore::windowloader.scaling.scalers.ScalerWarning")
 def test_entities_that_were_not_fitted_are_refused_or_pooled(case, kind, data):
     values, borders, missing = case
     series = wl.Series(values, entities=borders, missing=missing)

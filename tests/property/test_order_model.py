@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.order import PARAMETERS, GlobalOrder, SequentialOrder
-from windowloader.shard import Position, Steps
-from windowloader.shuffling.lanes import BlockOrder
-from windowloader.state import RunState
-from windowloader.streaming.grid import Grid
+from windowloader.order.grid import Grid
+from windowloader.order.lanes import BlockOrder
+from windowloader.order.order import PARAMETERS, GlobalOrder, SequentialOrder
+from windowloader.order.shard import Position, Steps
+from windowloader.order.state import RunState
 
 
 @dataclass(frozen=True)

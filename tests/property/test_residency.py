@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.shuffling.lanes import BlockOrder
-from windowloader.streaming.forecast import sides_asked
-from windowloader.streaming.grid import Grid
-from windowloader.streaming.paging import pages
-from windowloader.streaming.residency import Residency
+from windowloader.order.grid import Grid
+from windowloader.order.lanes import BlockOrder
+from windowloader.rows.forecast import sides_asked
+from windowloader.rows.paging import pages
+from windowloader.rows.residency import Residency
 
 
 class Sorted:

@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.assembly.borders import clip_borders, entity_numbers
-from windowloader.assembly.joining import infer_axes
 from windowloader.errors import SeriesError
-from windowloader.graph import Graph
-from windowloader.series import Series
+from windowloader.series.borders import clip_borders, entity_numbers
+from windowloader.series.graph import Graph
+from windowloader.series.joining import infer_axes
+from windowloader.series.series import Series
 
 
 def canonical(array: np.ndarray, axes: str) -> np.ndarray:

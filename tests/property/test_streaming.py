@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import LoaderError, MemoryBudgetError
-from windowloader.source import Pending
+from windowloader.sources import Pending
 from windowloader.sources.base import LocalSource
 
 pytestmark = pytest.mark.filterwarnings("ignore:global_batch_size=.* is not a multiple")
@@ -25,8 +25,8 @@ POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a st
 def small_blocks():
     """Blocks of four spans, however few bytes that is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("windowloader.streaming.grid._BYTES", 1)
-        patch.setattr("windowloader.streaming.reading.HELD_BYTES", 64)
+        patch.setattr("windowloader.order.grid._BYTES", 1)
+        patch.setattr("windowloader.rows.reading.HELD_BYTES", 64)
         yield
 
 
@@ -254,7 +254,7 @@ def test_faults_cost_time_and_no_window_at_length(case, script, rank):
 @pytest.fixture
 def one_epoch(monkeypatch):
     """No reads for the epoch after: what is counted belongs to one."""
-    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
 
 
 def counted(loader, source):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.index import Explicit, Runs
-from windowloader.indexing.bitmap import Bitmap, keep_rows
+from windowloader.windows.bitmap import Bitmap, keep_rows
+from windowloader.windows.index import Explicit, Runs
 
 
 @st.composite

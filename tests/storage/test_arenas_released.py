@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.streaming.arena import Arena
+from windowloader.rows.arena import Arena
 
 ROWS = 1000
 
@@ -32,7 +32,7 @@ def alive(monkeypatch):
         slabs.append(weakref.ref(self.regions[0].base))
 
     monkeypatch.setattr(Arena, "__init__", note)
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     gc.collect()
     gc.disable()
     yield lambda: sum(slab() is not None for slab in slabs)

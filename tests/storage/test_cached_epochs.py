@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader import cli
+from windowloader.cli import main as cli
 from windowloader.errors import SourceError
-from windowloader.streaming.mirrored import MirroredAccess
+from windowloader.rows.mirrored import MirroredAccess
 
 ROWS, NODES, SPAN = 4000, 1000, 6
 VALUES = np.random.default_rng(3).normal(size=(ROWS, NODES)).astype("f4")

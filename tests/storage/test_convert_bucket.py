@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import app
-from windowloader.conversion import bucket_place, objects
-from windowloader.conversion.bucket_journal import BucketJournal
-from windowloader.convert import convert
+from windowloader.cli.main import app
+from windowloader.convert import bucket_place, objects
+from windowloader.convert.bucket_journal import BucketJournal
+from windowloader.convert.conversion import convert
 from windowloader.errors import (
     ConversionError,
     CredentialsError,
@@ -302,8 +302,8 @@ def test_a_store_made_by_somebody_else_meanwhile_is_not_mixed_with(bucket, monke
 
 CONVERT = """
 import json, os, signal, sys, threading, time
-from windowloader.conversion import objects
-from windowloader.convert import convert
+from windowloader.convert import objects
+from windowloader.convert.conversion import convert
 import windowloader as wl
 
 source, url, options, dtype, after, delay = sys.argv[1:7]
@@ -469,7 +469,7 @@ def test_memory_that_does_not_hold_a_shard_is_refused_before_anything_is_there(b
 VIRTUAL = """
 import json, sys
 import numpy as np
-from windowloader.convert import convert
+from windowloader.convert.conversion import convert
 from windowloader.sources.base import LocalSource
 
 ROW = np.random.default_rng(0).normal(60, 9, 10_000).astype("f4")

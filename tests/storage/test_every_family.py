@@ -17,7 +17,7 @@ import xarray as xr
 import zarr
 
 import windowloader as wl
-from windowloader.source import digest
+from windowloader.sources import digest
 from windowloader.sources.mirror_folder import MirrorFolder
 
 if TYPE_CHECKING:

@@ -347,7 +347,7 @@ def table(results: dict[str, tuple[str, str]]) -> str:
 def test_same_batches_or_the_right_error(
     static, moto, fault_proxy, arrays, tmp_path, monkeypatch, capsys, scheme
 ):
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)  # else one block would hold everything
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)  # else one block would hold everything
     faulthandler.cancel_dump_traceback_later()  # it may take longer than most tests
     order = orders(static.url, arrays, tmp_path)
     chosen = [case for case in cases() if f"-{scheme}-" in case]

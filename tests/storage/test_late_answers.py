@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader.batch.picker import Picker
 from windowloader.errors import SourceError, SourceTimeoutError
-from windowloader.gathering.picker import Picker
 
 ROWS, NODES, SPAN = 6000, 200, 10
 VALUES = np.random.default_rng(3).normal(size=(ROWS, NODES)).astype("f4")
@@ -99,7 +99,7 @@ def test_the_same_loader_again_has_every_value_right(
     proxy, url, tmp_path, monkeypatch, way, cached, limit, first, last, every
 ):
     if way is BLOCKS:
-        monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+        monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     series = wl.open(
         url, storage_options={"timeout": limit}, cache_dir=tmp_path / "cache" if cached else None
     )
@@ -118,7 +118,7 @@ def test_the_same_loader_again_has_every_value_right(
 @pytest.mark.parametrize("cached", [False, True], ids=["stream", "cache"])
 def test_epochs_that_are_left_midway_have_every_value_right(proxy, url, tmp_path, monkeypatch, cached):
     """Reads of an iterator that was left are under way when the next one begins, in the same memory."""
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     series = wl.open(url, storage_options={"timeout": 1}, cache_dir=tmp_path / "cache" if cached else None)
     try:
         with wl.WindowLoader(wl.WindowSet(series, SPEC), batch_size=16, **BLOCKS) as loader:
@@ -227,8 +227,8 @@ def test_requests_that_share_a_slow_line_are_waited_for(
 
 @pytest.mark.campaign
 def test_fewer_requests_share_a_slow_line(bucket_folder, write_array, proxy, monkeypatch):
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
-    monkeypatch.setattr("windowloader.streaming.reader.LONG", 1.0)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.rows.reader.LONG", 1.0)
     values = np.random.default_rng(3).normal(size=(4000, 700)).astype("f4")
     write_array({"driver": "file", "path": f"{bucket_folder}/bkt/share.zarr/"}, values, chunks=(100, 700))
     series = wl.open(f"{proxy.url}/bkt/share.zarr")

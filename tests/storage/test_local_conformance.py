@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from windowloader.source import Source
+    from windowloader.sources import Source
 
 DTYPES = [
     "b1",

@@ -21,7 +21,7 @@ SPEC = wl.WindowSpec(lookback=6, horizon=4)
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
 
 
 def same(one, other):
@@ -39,7 +39,7 @@ def test_short_epochs_broken_off_and_gone_on(
 
     In 6,000 bytes the five active blocks have too few places, and are read again.
     """
-    monkeypatch.setattr("windowloader.streaming.budget.RESERVE", 0)
+    monkeypatch.setattr("windowloader.rows.budget.RESERVE", 0)
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(720, 3)).astype("f4")
     write_array({"driver": "file", "path": f"{tmp_path}/a.zarr/"}, values, chunks=(40, 3))
@@ -73,12 +73,12 @@ MEASURED = """
 import json, sys
 import numpy as np
 import windowloader as wl
-from windowloader.private_memory import Watch, private_bytes
+from windowloader.util.private_memory import Watch, private_bytes
 
 url, options = sys.argv[1], json.loads(sys.argv[2])
 epochs, variables, active = (options.pop(name, None) for name in ("epochs", "variables", "active"))
 if options.pop("alone", False):  # no epoch is read ahead, so that requests can be counted
-    from windowloader.streaming.course import Course
+    from windowloader.rows.course import Course
     Course._drains = lambda course, passage: False
 spec = wl.WindowSpec(**options.pop("spec"))
 small = wl.Series(np.zeros((90, 2), "f4"))

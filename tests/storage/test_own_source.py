@@ -10,7 +10,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import SourceError, SourceFormatError
-from windowloader.source import Storage
+from windowloader.sources import Storage
 from windowloader.sources.cached import CachedSource
 from windowloader.sources.mirror_folder import MirrorFolder
 from windowloader.testing import check_source

@@ -15,7 +15,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.sources.base import LocalSource
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 ROWS = 2_500  # no multiple of any chunk below: the last one is stored whole all the same
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
@@ -24,12 +24,12 @@ SPEC = wl.WindowSpec(lookback=12, horizon=12)
 @pytest.fixture
 def one_epoch(monkeypatch):
     """Leave the next epoch alone while one drains; `test_what_is_read_of_the_next_epoch` counts it."""
-    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
 
 
 @pytest.fixture(scope="session")
@@ -330,7 +330,7 @@ def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuf
             starts = np.concatenate([batch.starts for batch in loader])
         rows.append(np.unique(starts[:, np.newaxis] + np.arange(SPEC.span)))
         assert plan.own.bytes == len(rows[-1]) * 32
-        monkeypatch.setattr("windowloader.planning.resident.LOOK", 1000)  # then it is reckoned
+        monkeypatch.setattr("windowloader.plan.resident.LOOK", 1000)  # then it is reckoned
         with wl.WindowLoader(windows, rank=rank, **options) as loader:
             assert loader.plan().own.bytes == pytest.approx(len(rows[-1]) * 32, rel=0.1)
         monkeypatch.undo()
@@ -342,8 +342,8 @@ def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuf
 GROWTH = """
 import gc, json, sys, time
 import windowloader as wl
-from windowloader import buffers
-from windowloader.private_memory import Watch
+from windowloader.batch import buffers
+from windowloader.util.private_memory import Watch
 series = wl.open(sys.argv[1])
 windows = wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=12, stride=int(sys.argv[3])))
 with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernels, and the store's code

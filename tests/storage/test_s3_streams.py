@@ -25,10 +25,8 @@ SPEC = {"lookback": 6, "horizon": 4}
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(
-        "windowloader.streaming.grid._BYTES", 1
-    )  # else one block of 1 MiB would hold everything
-    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)  # else one block of 1 MiB would hold everything
+    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
     monkeypatch.setattr("windowloader.sources.options._CONTEXTS", {})
 
 

@@ -105,8 +105,8 @@ def in_columns(path):
 )
 @pytest.mark.parametrize("write", [npy, contiguous, in_order, in_columns])
 def test_a_plan_counts_requests_as_ranges_are_joined(write, more, static, bucket_folder, monkeypatch):
-    monkeypatch.setattr("windowloader.streaming.course.Course._drains", lambda self, passage: False)
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     monkeypatch.setattr("windowloader.sources.ranges.PART", 10_000)
     monkeypatch.setattr("windowloader.sources.ranges.join.__kwdefaults__", {"gap": 500, "part": 10_000})
     name = f"{write.__name__}.{'npy' if write is npy else 'h5'}"
@@ -251,7 +251,7 @@ def test_a_google_bucket(tmp_path):
             from windowloader.sources.numpy_files import open_object
             check_source(open_object("gs://bkt/a.npy", kind="npy"), values, fork=False)
             import windowloader as wl
-            from windowloader.convert import convert
+            from windowloader.convert.conversion import convert
             for number in (0, 1):
                 convert(wl.Series(values + number), "gs://bkt/c.zarr", chunks=10, overwrite=bool(number))
                 wl.open("gs://bkt/c.zarr").variables[0].source.read(0, 50, out)

@@ -26,7 +26,7 @@ import scipy.sparse
 
 import windowloader as wl
 from windowloader.errors import WindowLoaderError
-from windowloader.graph import Graph
+from windowloader.series.graph import Graph
 
 LIMIT = 1 << 30  # bytes of addresses beyond those in use before
 DENSE = np.where(np.random.default_rng(0).random((9, 9)) < 0.3, 0.5, 0.0)

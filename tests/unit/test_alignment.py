@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 
 import windowloader as wl
-from windowloader.assembly.alignment import order, rows
 from windowloader.errors import CorruptDataError, GraphError, SeriesError
+from windowloader.series.alignment import order, rows
 from windowloader.sources.base import Described, LocalSource
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.patterns import natural

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.splitting import audit
+from windowloader.windows import audit
 
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
 

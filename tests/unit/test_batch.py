@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from windowloader.batch import Batch
+from windowloader.batch.batch import Batch
 from windowloader.errors import WeightsError
 
 

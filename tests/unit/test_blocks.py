@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.assembly.variable import Variable
 from windowloader.errors import ClosedError, MemoryBudgetError, RankError
-from windowloader.gathering.rows import InTurn
-from windowloader.source import Pending
+from windowloader.rows import reader as reader_module
+from windowloader.rows.arena import Arena
+from windowloader.rows.benches import Benches, Benchwork
+from windowloader.rows.reader import Job, Pace, Reader, RowRange
+from windowloader.rows.rows import InTurn
+from windowloader.series.variable import Variable
+from windowloader.sources import Pending
 from windowloader.sources.base import LocalSource
-from windowloader.streaming import reader as reader_module
-from windowloader.streaming.arena import Arena
-from windowloader.streaming.benches import Benches, Benchwork
-from windowloader.streaming.reader import Job, Pace, Reader, RowRange
 
 
 class Gate(Pending):
@@ -265,7 +265,7 @@ class Hidden(Gated):
 
 @pytest.fixture
 def hidden(monkeypatch):
-    monkeypatch.setattr("windowloader.streaming.grid._BYTES", 1)
+    monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     return Hidden(np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32))
 
 

@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from windowloader.buffers import BufferPool
+from windowloader.batch.buffers import BufferPool
+from windowloader.batch.roles import Field
 from windowloader.errors import ClosedError
-from windowloader.gathering.roles import Field
 
 FIELDS = (
     Field("inputs", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(np.float32), 0),

@@ -17,8 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader import __version__, cli
-from windowloader.commands import target
+from windowloader import __version__
+from windowloader.cli import main as cli
+from windowloader.cli import target
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 COMMANDS = ("bench", "cache", "convert", "demo", "inspect", "plan", "preview", "stats", "warmup")
@@ -38,9 +39,7 @@ def run(*arguments: object):
 
 def script(code: str, *arguments: str, **options):
     """Run code, then the command line, in a process of its own."""
-    code = (
-        f"import sys; sys.argv[1:] = {list(arguments)!r}\n{code}\nfrom windowloader.cli import main; main()"
-    )
+    code = f"import sys; sys.argv[1:] = {list(arguments)!r}\n{code}\nfrom windowloader.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
     )
@@ -276,7 +275,7 @@ def test_an_unexpected_error_is_one_line_and_names_itself(folder, main, monkeypa
     def fails(*_arguments: object, **_options: object) -> None:
         raise KeyError("a\nb https://user:hushPASS@host/")
 
-    monkeypatch.setattr("windowloader.viewing.inspection.inspect", fails)
+    monkeypatch.setattr("windowloader.view.inspection.inspect", fails)
     code, _out, said = main("inspect", "a.npy")
     assert code == 1
     assert len(said.splitlines()) == 1
@@ -300,7 +299,7 @@ def test_warnings_are_one_line_each_and_said_once(folder, main, monkeypatch) -> 
             warnings.warn_explicit("told again", RuntimeWarning, "other.py", number)
         return look(*arguments, **options)
 
-    monkeypatch.setattr("windowloader.viewing.inspection.inspect", warns)
+    monkeypatch.setattr("windowloader.view.inspection.inspect", warns)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         code, out, said = main("inspect", "a.npy", "--json")
@@ -335,7 +334,7 @@ def test_without_typer_or_rich_the_command_says_what_to_install(absent: str) -> 
 
 def test_an_interrupt_ends_with_130_and_no_traceback(folder) -> None:
     stop = (
-        "import os, signal, windowloader.viewing.inspection as page\n"
+        "import os, signal, windowloader.view.inspection as page\n"
         "page.inspect = lambda *given, **options: os.kill(os.getpid(), signal.SIGINT)"
     )
     done = script(stop, "inspect", "a.npy")
@@ -345,7 +344,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback(folder) -> None:
 
 def test_a_thread_that_fails_is_one_line(folder) -> None:
     fails = (
-        "import threading, windowloader.viewing.inspection as page\n"
+        "import threading, windowloader.view.inspection as page\n"
         "look = page.inspect\n"
         "def inspect(*given, **options):\n"
         "    thread = threading.Thread(target=lambda: {}['lost'])\n"

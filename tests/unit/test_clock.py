@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from windowloader.clock import Clock
-from windowloader.clocks.moments import frequency, nanoseconds_of
 from windowloader.errors import FeatureNameError, SeriesError
+from windowloader.series.clock import Clock
+from windowloader.util.moments import frequency, nanoseconds_of
 
 FIVE_MINUTES = np.arange("2012-03-01", "2012-03-08", np.timedelta64(5, "m"), dtype="datetime64[m]")
 

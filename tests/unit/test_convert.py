@@ -18,11 +18,11 @@ import zarr
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import app
-from windowloader.conversion.journal import Journal
-from windowloader.conversion.layout import Access, AccessCost, choose_layout
-from windowloader.conversion.values import Range, encoding_for
-from windowloader.convert import convert
+from windowloader.cli.main import app
+from windowloader.convert.conversion import convert
+from windowloader.convert.journal import Journal
+from windowloader.convert.layout import Access, AccessCost, choose_layout
+from windowloader.convert.values import Range, encoding_for
 from windowloader.errors import ConversionError, MemoryBudgetError
 
 SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
@@ -293,9 +293,9 @@ def test_memory_that_does_not_hold_a_chunk_is_refused(tmp_path):
 CONVERT = """
 import json, os, signal, sys, threading, time
 import numpy as np
-from windowloader.cli import app
-from windowloader.convert import convert
-from windowloader.conversion import journal as convert_journal
+from windowloader.cli.main import app
+from windowloader.convert.conversion import convert
+from windowloader.convert import journal as convert_journal
 import windowloader as wl
 
 folder, name, dtype, after, delay = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4]), float(sys.argv[5])
@@ -476,8 +476,8 @@ def test_progress_rises_to_all_there_is(tmp_path):
 VIRTUAL = """
 import json, sys
 import numpy as np
-from windowloader.cli import app
-from windowloader.convert import convert
+from windowloader.cli.main import app
+from windowloader.convert.conversion import convert
 from windowloader.sources.base import LocalSource
 
 ROW = np.random.default_rng(0).normal(60, 9, 10_000).astype("f4")
@@ -619,7 +619,7 @@ def test_what_has_the_name_is_replaced_only_when_asked_and_at_the_end(tmp_path, 
 
     kind = "NpyStore" if name.endswith("npy") else "ZarrStore"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(f"windowloader.conversion.stores.{kind}.publish", killed)
+        patched.setattr(f"windowloader.convert.stores.{kind}.publish", killed)
         convert(wl.Series(new), place, overwrite=True)
     assert wl.open(place).num_steps == 100
     made = convert(wl.Series(new), place, overwrite=True)
@@ -638,7 +638,7 @@ def test_a_kill_after_the_names_changed_leaves_the_new_one(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("windowloader.conversion.stores.shutil.rmtree", killed)
+        patched.setattr("windowloader.convert.stores.shutil.rmtree", killed)
         convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
     assert wl.open(place).num_steps == 300
     again = convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
@@ -657,12 +657,12 @@ def test_a_store_is_rewritten_in_its_own_place_and_nothing_else_is_replaced(tmp_
 
 
 def test_names_change_where_the_system_cannot_do_it_at_once(tmp_path, monkeypatch):
-    from windowloader.conversion.stores import exchange
+    from windowloader.convert.stores import exchange
 
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    monkeypatch.setattr("windowloader.conversion.stores.ctypes.CDLL", lambda *_, **__: object())
+    monkeypatch.setattr("windowloader.convert.stores.ctypes.CDLL", lambda *_, **__: object())
     exchange(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a" / "b").exists()
     assert (tmp_path / "b" / "a").exists()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.exact_sum import ExactMean, ExactSum
+from windowloader.util.exact_sum import ExactMean, ExactSum
 
 numbers = st.floats(min_value=-1e150, max_value=1e150, allow_nan=False)
 moderate = st.floats(min_value=-1e60, max_value=1e60).filter(lambda x: x == 0 or abs(x) > 1e-100)

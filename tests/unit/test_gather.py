@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader.batch import loops, row_table
+from windowloader.batch.gather import Recipe, Rows
+from windowloader.batch.row_table import KeptClock
 from windowloader.errors import (
     AxesError,
     FeatureNameError,
@@ -21,10 +24,7 @@ from windowloader.errors import (
     ScalerError,
     SeriesError,
 )
-from windowloader.fitting.affine import Affine
-from windowloader.gather import Recipe, Rows
-from windowloader.gathering import loops, row_table
-from windowloader.gathering.row_table import KeptClock
+from windowloader.scaling.affine import Affine
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import GraphError, SourceNotFoundError
-from windowloader.graph import Graph
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.graph import Graph
 from windowloader.sources.unpickle import load_plain
 
 DENSE = np.array([[0.0, 2.0, 0.0], [0.0, 0.5, 1.0], [3.0, 0.0, 0.0]])

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import LoaderError
-from windowloader.index import Explicit, Runs
+from windowloader.order.grid import SPANS, Grid, block_rows, cut
 from windowloader.sources.storage import Storage, total_cost
-from windowloader.streaming.grid import SPANS, Grid, block_rows, cut
+from windowloader.windows.index import Explicit, Runs
 
 
 def every(rows, span, stride=1):

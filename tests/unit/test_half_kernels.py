@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from windowloader.gathering import half_kernels
-from windowloader.jit import kernel
-from windowloader.machine import HALVES
+from windowloader.batch import half_kernels
+from windowloader.util.jit import kernel
+from windowloader.util.machine import HALVES
 
 WORDS = np.arange(1 << 16, dtype=np.uint16)
 NAN = 0x7E00
@@ -83,8 +83,8 @@ def test_reads_every_word(way):
 def test_a_processor_without_float16_does_it_by_arithmetic(tmp_path):
     program = """
 import numpy as np
-from windowloader.gathering import half_kernels as halves
-from windowloader.machine import HALVES
+from windowloader.batch import half_kernels as halves
+from windowloader.util.machine import HALVES
 assert not HALVES
 assert halves.to_float16(2049.0) == 0x6800
 assert halves.decode_float16(np.uint16(0x0001)) == 2.0**-24

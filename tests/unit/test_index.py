@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from windowloader.index import Explicit, Runs
-from windowloader.indexing.bitmap import Bitmap, keep_rows
-from windowloader.indexing.sliding import progressions, window_sums
+from windowloader.windows.bitmap import Bitmap, keep_rows
+from windowloader.windows.index import Explicit, Runs
+from windowloader.windows.sliding import progressions, window_sums
 
 
 def test_a_hundred_million_windows_with_ten_thousand_gaps_take_less_than_a_megabyte():

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import app
-from windowloader.convert import convert
-from windowloader.viewing.inspection import inspect
+from windowloader.cli.main import app
+from windowloader.convert.conversion import convert
+from windowloader.view.inspection import inspect
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -61,7 +61,7 @@ def test_gaps_are_found_and_the_longest_named() -> None:
 
 
 def test_a_sample_is_bounded_and_full_is_all(monkeypatch) -> None:
-    from windowloader.viewing import looking
+    from windowloader.view import looking
 
     monkeypatch.setattr(looking, "SAMPLE_BYTES", 8 * 4 * 160)
     values = np.ones((10_000, 4))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
-from windowloader.index import Explicit, Runs
-from windowloader.shuffling.deal import Deal
-from windowloader.shuffling.lanes import BlockOrder, walk
+from windowloader.order.deal import Deal
+from windowloader.order.grid import Grid, cut
+from windowloader.order.lanes import BlockOrder, walk
 from windowloader.sources.storage import Storage
-from windowloader.streaming.grid import Grid, cut
+from windowloader.windows.index import Explicit, Runs
 
 
 def even():

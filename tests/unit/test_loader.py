@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import windowloader as wl
-from windowloader import engine, stats
+from windowloader.batch.gather import Recipe
 from windowloader.errors import (
     ClosedError,
     LoaderError,
@@ -20,8 +20,8 @@ from windowloader.errors import (
     StateError,
     WeightsError,
 )
-from windowloader.gather import Recipe
-from windowloader.units import format_bytes
+from windowloader.loader import engine, stats
+from windowloader.util.units import format_bytes
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader import missing
 from windowloader.errors import MissingDataError, WindowSpecError
-from windowloader.indexing import gaps
+from windowloader.windows import gaps, missing
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
-from windowloader.index import Runs
-from windowloader.order import SequentialOrder
-from windowloader.shuffling.lanes import BlockOrder
-from windowloader.shuffling.mixing import mixing, mixing_of_permutation
+from windowloader.order.grid import cut
+from windowloader.order.lanes import BlockOrder
+from windowloader.order.mixing import mixing, mixing_of_permutation
+from windowloader.order.order import SequentialOrder
+from windowloader.rows.budget import default_active
 from windowloader.sources.storage import Storage
-from windowloader.streaming.budget import default_active
-from windowloader.streaming.grid import cut
+from windowloader.windows.index import Runs
 
 STARTS = Runs.of_segments(np.array([0, 52_105]), span=24, stride=1)
 GRID = cut(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
-from windowloader.order import ORDERS, PARAMETERS, GlobalOrder, SequentialOrder, lane_borders
+from windowloader.order.order import ORDERS, PARAMETERS, GlobalOrder, SequentialOrder, lane_borders
 
 
 def everything(order, epoch=0):

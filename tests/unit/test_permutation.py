@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
-from windowloader.shuffling.permutation import Permutation, Purpose, draw, key
+from windowloader.order.permutation import Permutation, Purpose, draw, key
 
 U64 = 1 << 64
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader.batch.picker import Picker
 from windowloader.errors import AxesError
-from windowloader.gathering.picker import Picker
 
 
 @pytest.fixture

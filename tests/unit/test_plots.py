@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.convert import convert
+from windowloader.convert.conversion import convert
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_waits_are_drawn_step_by_step() -> None:
 
 
 def test_waits_of_epochs_long_past_are_not_drawn(monkeypatch) -> None:
-    monkeypatch.setattr("windowloader.stats.LAST_EPOCHS", 2)
+    monkeypatch.setattr("windowloader.loader.stats.LAST_EPOCHS", 2)
     with loader_of(wl.Series(np.zeros((3000, 4)))) as loader:
         for _ in range(5):
             for _ in loader:
@@ -135,8 +135,8 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for name in ("pictures", "split_picture"):
-        monkeypatch.delitem(sys.modules, f"windowloader.viewing.{name}", raising=False)
-        monkeypatch.delattr(f"windowloader.viewing.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"windowloader.view.{name}", raising=False)
+        monkeypatch.delattr(f"windowloader.view.{name}", raising=False)
     split = wl.split(wl.Series(np.zeros((300, 2))), wl.WindowSpec(lookback=3, horizon=3), (0.5, 0.5))
     with pytest.raises(wl.errors.MissingExtraError, match=r"windowloader\[plot\]"):
         split.plot()

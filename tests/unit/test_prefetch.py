@@ -9,8 +9,8 @@ import weakref
 
 import pytest
 
-from windowloader.prefetch import Ahead
-from windowloader.sharing import Crew
+from windowloader.loader.prefetch import Ahead
+from windowloader.util.sharing import Crew
 
 
 def running() -> list[threading.Thread]:

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import app
-from windowloader.viewing.preview import preview
+from windowloader.cli.main import app
+from windowloader.view.preview import preview
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -31,7 +31,7 @@ def held(windows: wl.WindowSet) -> tuple[set[int], set[int]]:
 @pytest.mark.parametrize("purge", [0, 7])
 @pytest.mark.parametrize("stride", [1, 9])
 def test_marks_are_what_windows_hold(by, purge, stride, monkeypatch) -> None:
-    from windowloader.viewing import preview as module
+    from windowloader.view import preview as module
 
     monkeypatch.setattr(module, "CHUNK", 17)
     series = wl.Series(np.zeros((120, 2)))

@@ -34,10 +34,12 @@ def test_every_public_name_is_there_and_none_besides() -> None:
 
 
 def test_a_name_that_a_module_shares_stays_the_function() -> None:
-    code = "import windowloader.split, windowloader as wl; print(callable(wl.split), callable(wl.folds))"
+    code = (
+        "import windowloader.windows.split, windowloader as wl; print(callable(wl.split), callable(wl.folds))"
+    )
     assert python(code) == "True True"
     assert not isinstance(wl.split, ModuleType)
-    from windowloader.split import split
+    from windowloader.windows.split import split
 
     assert wl.split is split
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import MissingExtraError, ScalerError
-from windowloader.fitting.quantiles import Exact, Sketched, quantile_reducer, weighted_quantiles
-from windowloader.fitting.statistics import Missing
+from windowloader.scaling.quantiles import Exact, Sketched, quantile_reducer, weighted_quantiles
+from windowloader.scaling.statistics import Missing
 
 RANKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from windowloader.errors import RankError
-from windowloader.ranks import Ranks, confirm, resolve
+from windowloader.util.ranks import Ranks, confirm, resolve
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"}
@@ -212,7 +212,7 @@ def test_the_process_environment_is_the_default(monkeypatch):
 def test_torch_is_never_imported():
     code = """
 import sys
-from windowloader.ranks import resolve
+from windowloader.util.ranks import resolve
 resolve()
 sys.exit(bool({"torch", "jax"} & {*sys.modules}))
 """

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.gathering import readahead
-from windowloader.gathering.readahead import ReadAhead, Stretch, ToldAhead, file_memory, stretch_of
-from windowloader.gathering.rows import Resident
+from windowloader.rows import readahead
+from windowloader.rows.readahead import ReadAhead, Stretch, ToldAhead, file_memory, stretch_of
+from windowloader.rows.rows import Resident
 
 SPEC = wl.WindowSpec(input_offsets=[-20, -2, -1, 0], target_offsets=[1, 2])
 ROWS = {0, 18, 19, 20, 21, 22}

@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import app
-from windowloader.commands.common import duration, progress_bar, rate
-from windowloader.convert import convert
-from windowloader.plan import Cost
-from windowloader.report import outlook
+from windowloader.cli.common import duration, progress_bar, rate
+from windowloader.cli.main import app
+from windowloader.convert.conversion import convert
+from windowloader.loader.report import outlook
+from windowloader.plan.plan import Cost
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -107,7 +107,7 @@ def test_amounts_of_time_and_of_network() -> None:
 
 
 def test_bars_are_drawn_on_terminals_only_and_only_for_work_that_lasts(monkeypatch, capsys) -> None:
-    from windowloader.commands import common
+    from windowloader.cli import common
 
     with progress_bar("bytes") as advance:
         advance("writing", 1, 2)

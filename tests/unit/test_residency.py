@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from windowloader.errors import MemoryBudgetError
-from windowloader.index import Runs
-from windowloader.shuffling.lanes import BlockOrder
+from windowloader.order.grid import cut
+from windowloader.order.lanes import BlockOrder
+from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
+from windowloader.rows.forecast import forecast, lanes_read, sides_asked
+from windowloader.rows.paging import pages, reads
+from windowloader.rows.residency import Residency
 from windowloader.sources.storage import Storage
-from windowloader.streaming.budget import RESERVE, MemoryTerms, choose, default_active
-from windowloader.streaming.forecast import forecast, lanes_read, sides_asked
-from windowloader.streaming.grid import cut
-from windowloader.streaming.paging import pages, reads
-from windowloader.streaming.residency import Residency
+from windowloader.windows.index import Runs
 
 ROW = 10_400  # the array of the storage experiments: 52,105 rows of 2,600 float32 nodes
 ARRAY = Storage(np.append(np.arange(0, 52_105, 288), 52_105), row_bytes=ROW)
@@ -84,7 +84,7 @@ def test_too_few_places_cost_bytes_and_never_windows():
 
 
 def test_furthest_next_use_goes_first():
-    from windowloader.streaming.kernels import page
+    from windowloader.rows.kernels import page
 
     held, out = np.full(2, -1, np.int64), np.empty((9, 3), np.int64)
     uses = np.array([0, 1, -1, 2, 0, 2, 1], np.int64)

@@ -11,7 +11,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import AxesError, FeatureNameError, MissingDataError, ScalerError
-from windowloader.scaling import Scaler, ScalerWarning
+from windowloader.scaling.scalers import Scaler, ScalerWarning
 
 torch = pytest.importorskip("torch")
 SPEC = wl.WindowSpec(lookback=3, horizon=2)

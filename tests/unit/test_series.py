@@ -7,11 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from windowloader.assembly.borders import check_borders
-from windowloader.dynamic_graph import DynamicGraph
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
-from windowloader.graph import Graph
-from windowloader.series import Column, Series
+from windowloader.series.borders import check_borders
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.graph import Graph
+from windowloader.series.series import Column, Series
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.numpy_files import open_npy
 

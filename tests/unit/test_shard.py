@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError, RankError
-from windowloader.order import GlobalOrder, SequentialOrder
-from windowloader.shard import Position, Steps, per_lane
+from windowloader.order.order import GlobalOrder, SequentialOrder
+from windowloader.order.shard import Position, Steps, per_lane
 
 
 def test_a_short_lane_is_filled_with_its_last_window():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader import engine, making
-from windowloader.prefetch import Ahead
-from windowloader.sharing import Crew
+from windowloader.loader import engine, making
+from windowloader.loader.prefetch import Ahead
+from windowloader.util.sharing import Crew
 
 
 def test_parts_run_at_the_same_time_where_a_thread_has_no_room():
@@ -125,7 +125,7 @@ def test_batches_that_threads_share_are_those_of_one(monkeypatch, layout, batch)
 
 
 def test_a_piece_is_cut_by_windows_and_by_nodes_where_those_are_few():
-    from windowloader.gathering.rows import Piece
+    from windowloader.rows.rows import Piece
 
     size = making.SHARE_BYTES
     assert making._parts(Piece((), 0, 64), 2, size // 64, 100) == [(0, 64, None)]  # small

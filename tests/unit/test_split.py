@@ -10,7 +10,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import SplitError
-from windowloader.splitting.parts import cut
+from windowloader.windows.parts import cut
 
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
 

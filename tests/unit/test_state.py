@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from windowloader.errors import StateError
-from windowloader.order import PARAMETERS, GlobalOrder, SequentialOrder
-from windowloader.shard import Position, Steps
-from windowloader.state import RunState
+from windowloader.order.order import PARAMETERS, GlobalOrder, SequentialOrder
+from windowloader.order.shard import Position, Steps
+from windowloader.order.state import RunState
 
 HASHES = {"spec": "0123456789abcdef", "data": "fedcba9876543210"}
 

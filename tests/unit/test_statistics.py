@@ -9,7 +9,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import MissingDataError, ScalerError
-from windowloader.fitting.statistics import Extremes, Moments, reduce_rows
+from windowloader.scaling.statistics import Extremes, Moments, reduce_rows
 
 
 class Streamed(wl.Source):
@@ -69,7 +69,7 @@ def test_any_read_size_and_grid_gives_the_same_bits(values, per):
 
 def test_tiles_of_wide_rows_change_no_bit(values, monkeypatch):
     expected = moments(values, read_bytes=1 << 30)
-    monkeypatch.setattr("windowloader.fitting.statistics.TILE_BYTES", 8 * 70 * 3)
+    monkeypatch.setattr("windowloader.scaling.statistics.TILE_BYTES", 8 * 70 * 3)
     np.testing.assert_array_equal(moments(values, read_bytes=1 << 30), expected)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from windowloader.errors import SourceError
-from windowloader.source import Storage
+from windowloader.sources import Storage
 from windowloader.sources.base import LocalSource
 from windowloader.sources.reads import Done
 from windowloader.testing import check_source

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.private_memory import private_bytes
+from windowloader.rows import touching
+from windowloader.rows.arena import Arena
 from windowloader.sources.base import LocalSource
-from windowloader.streaming import touching
-from windowloader.streaming.arena import Arena
+from windowloader.util.private_memory import private_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems make pages when they are used")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windowloader.errors import LoaderError
-from windowloader.units import format_bytes, parse_bytes
+from windowloader.util.units import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

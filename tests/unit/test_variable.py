@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windowloader.assembly.variable import Variable, feature_names
 from windowloader.errors import SeriesError
+from windowloader.series.variable import Variable, feature_names
 from windowloader.sources.mapping import is_mapped
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.numpy_files import open_npy

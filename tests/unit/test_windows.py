@@ -9,7 +9,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import FeatureNameError, WindowSpecError
-from windowloader.index import Explicit, Runs
+from windowloader.windows.index import Explicit, Runs
 
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
 

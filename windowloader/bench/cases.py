@@ -70,10 +70,10 @@ class Ours(Case):
     title = "windowloader"
     modules = (
         "numba",
-        "windowloader.loader",
-        "windowloader.split",
-        "windowloader.gathering.kernels",
-        "windowloader.opening",
+        "windowloader.loader.loader",
+        "windowloader.windows.split",
+        "windowloader.batch.kernels",
+        "windowloader.series.opening",
     )
     options: ClassVar[dict[str, Any]] = {}
 

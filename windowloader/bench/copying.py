@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from windowloader.jit import kernel
-from windowloader.machine import move
+from windowloader.util.jit import kernel
+from windowloader.util.machine import move
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import MissingExtraError
-from windowloader.units import format_bytes, parse_bytes
+from windowloader.util.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

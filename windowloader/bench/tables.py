@@ -10,7 +10,7 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

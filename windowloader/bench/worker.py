@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from windowloader.private_memory import Watch
+from windowloader.util.private_memory import Watch
 
 from .cases import CASES, Unavailable
 from .sizes import find

@@ -18,7 +18,7 @@ from .task import CLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.batch import Batch
+    from windowloader.batch.batch import Batch
 
     from .task import Task
 

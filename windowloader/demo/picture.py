@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 from .running import AVERAGE, LAST, MODEL
 from .task import label

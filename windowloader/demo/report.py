@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 from .running import MODEL
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from windowloader.private_memory import Watch, private_bytes
+from windowloader.util.private_memory import Watch, private_bytes
 
 from .baselines import HistoricalAverage, Persistence
 from .scoring import score

@@ -18,8 +18,8 @@ from .task import LAYOUT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from windowloader.batch import Batch
-    from windowloader.windows import WindowSet
+    from windowloader.batch.batch import Batch
+    from windowloader.windows.window_set import WindowSet
 
     from .baselines import Forecaster
     from .task import Task

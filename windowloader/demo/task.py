@@ -18,8 +18,8 @@ from . import generated
 if TYPE_CHECKING:
     import os
 
-    from windowloader.graph import Graph
-    from windowloader.windows import WindowSet
+    from windowloader.series.graph import Graph
+    from windowloader.windows.window_set import WindowSet
 
 __all__ = ["CLOCK", "LAYOUT", "Task", "grid_graph", "label", "open_task"]
 

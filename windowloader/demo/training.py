@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from windowloader.batch import Batch
+    from windowloader.batch.batch import Batch
 
     from .task import Task
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from windowloader.axes import check_axes, default_axes
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
+from windowloader.util.axes import check_axes, default_axes
 
 from .box import box_shape, given
 from .failures import Asked, Guard

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import TIME_NAMES, dimension_role
-from windowloader.clocks.calendars import DAY, Times, calendar_of, ordinals, own
-from windowloader.clocks.moments import nanoseconds_of
 from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
+from windowloader.util.axes import TIME_NAMES, dimension_role
+from windowloader.util.calendars import DAY, Times, calendar_of, ordinals, own
+from windowloader.util.moments import nanoseconds_of
 
 from .packing import packing, plain
 

@@ -29,7 +29,7 @@ from .memory import ArraySource, LoadedSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from windowloader.source import Source
+    from windowloader.sources import Source
 
     from .options import Location
 

@@ -22,7 +22,7 @@ from .tables import index_times, labels_of, open_table, wide
 from .unpickle import load_attribute
 
 if TYPE_CHECKING:
-    from windowloader.source import Source
+    from windowloader.sources import Source
 
 __all__ = ["is_frame", "open_frame", "read_frame"]
 

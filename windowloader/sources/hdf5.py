@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from windowloader.axes import default_axes
 from windowloader.errors import SourceFormatError
+from windowloader.util.axes import default_axes
 
 from .base import digest
 from .description import Contents, opened, split_path

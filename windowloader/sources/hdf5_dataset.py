@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import default_axes
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError, WindowLoaderError
+from windowloader.util.axes import default_axes
 
 from .base import SlabSource, digest, optional
 from .blobs import PAGE, BlobFile, get

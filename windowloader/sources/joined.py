@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.clocks.calendars import Times, calendar_of, own
 from windowloader.errors import SeriesError, SourceFormatError
+from windowloader.util.calendars import Times, calendar_of, own
 
 from .base import BOXES, SourceOver, digest
 from .box import given
@@ -80,7 +80,7 @@ def join(sources: Sequence[Source]) -> Source:
 
 def _aligned(source: Source, first: Source) -> Source:
     """Return a part with the labels of the first, in its order."""
-    from windowloader.assembly.alignment import order
+    from windowloader.series.alignment import order
 
     names = repr(source.name), f"{first.name!r}, with which it is joined along time"
     along = {}

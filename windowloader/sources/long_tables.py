@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from windowloader.clocks.calendars import Times
 from windowloader.errors import SourceFormatError
 from windowloader.hiding import hide_secrets
+from windowloader.util.calendars import Times
 
 from .base import Described
 from .fetching import fetched

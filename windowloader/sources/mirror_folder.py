@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from windowloader.errors import SourceError, SourceNotFoundError
-from windowloader.units import format_bytes
+from windowloader.util.units import format_bytes
 
 from .base import digest
 from .mirror import Mirror

@@ -26,7 +26,7 @@ from .processes import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.source import Source
+    from windowloader.sources import Source
 
     from .box import Box
     from .packing import Packing

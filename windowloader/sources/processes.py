@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from windowloader.ending import end_all
 from windowloader.errors import ClosedError, SourceError
+from windowloader.util.ending import end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

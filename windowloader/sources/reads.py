@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from windowloader.ending import Stage, at_end
 from windowloader.errors import CredentialsError, SourceError, WindowLoaderError
+from windowloader.util.ending import Stage, at_end
 
 from .failures import Asked, explained, late, stalled
 from .processes import PerProcess
@@ -182,7 +182,7 @@ def begun(pending: object, name: str) -> Pending:
     if isinstance(pending, concurrent.futures.Future):
         return _Threaded(pending)
     raise SourceError(
-        f"submit() of {name!r} returned {pending!r}; return a windowloader.source.Pending or a "
+        f"submit() of {name!r} returned {pending!r}; return a windowloader.sources.Pending or a "
         "concurrent.futures.Future whose result is the bytes taken."
     )
 

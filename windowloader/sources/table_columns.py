@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.clocks.calendars import Times, calendar_of
 from windowloader.errors import SourceFormatError
+from windowloader.util.calendars import Times, calendar_of
 
 from .base import check_dtype, optional, to_nanoseconds
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.axes import TIME_NAMES
 from windowloader.errors import SourceFormatError
+from windowloader.util.axes import TIME_NAMES
 
 from .base import Described
 from .handles import Stamp
@@ -25,7 +25,7 @@ from .table_files import TableOptions, read_table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from windowloader.clocks.calendars import Times
+    from windowloader.util.calendars import Times
 
 __all__ = ["find_time", "index_times", "labels_of", "open_frame", "open_table", "times_of", "wide"]
 

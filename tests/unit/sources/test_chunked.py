@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
-from windowloader.clock import Clock
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
+from windowloader.series.clock import Clock
 from windowloader.sources.chunked import is_chunked, list_arrays, open_chunked
 from windowloader.sources.coordinates import times_of
 

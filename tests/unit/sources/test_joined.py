@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError, SourceFormatError
-from windowloader.source import Pending
+from windowloader.sources import Pending
 from windowloader.sources.base import LocalSource
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.joined import JoinedSource, join

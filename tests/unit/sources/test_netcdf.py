@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from windowloader.clock import Clock
 from windowloader.errors import (
     AxesError,
     CorruptDataError,
@@ -16,6 +15,7 @@ from windowloader.errors import (
     SeriesError,
     SourceFormatError,
 )
+from windowloader.series.clock import Clock
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.memory import ArraySource, MappedSource
 from windowloader.sources.netcdf import XarraySource

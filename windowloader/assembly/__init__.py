@@ -1,1 +1,0 @@
-"""What a series is made of, put together: variables, joins, covariates, entities, labels, selections."""

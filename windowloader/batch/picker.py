@@ -1,0 +1,136 @@
+"""Windows by number, again and again: everything that can be settled is settled once.
+
+In: a window set and how its batches should look. Out: one `Batch` for each list of window numbers. Knows of no order,
+no epochs and no ranks, and starts no thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from windowloader.rows.rows import row_access
+
+from .batch import Batch
+from .buffers import BufferPool
+from .gather import Recipe
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from windowloader.scaling.scaler import Scaler
+    from windowloader.windows.window_set import WindowSet
+
+__all__ = ["PickOptions", "Picker"]
+
+POOLED_BYTES = 1 << 18  # batches that the allocator would fetch from the kernel page by page, again and again
+
+
+class PickOptions(TypedDict, total=False):
+    """How batches look: the arguments that `WindowSet.read` shares with `WindowLoader`."""
+
+    scaler: Scaler | None
+    scale_targets: bool
+    fill: float | None
+    dtype: str
+    layout: str | tuple[str, str]
+    broadcast: bool
+
+
+class Picker:
+    """Reads windows by number, in any order and from any thread.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    **options
+        As in `WindowSet.read`.
+
+    Attributes
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> windows = wl.WindowSet(wl.Series(np.arange(20.0).reshape(10, 2)), wl.WindowSpec(lookback=3, horizon=1))
+    >>> with Picker(windows, dtype="float64") as picker:
+    ...     batch = picker.read(np.array([4, 0]))
+    >>> batch.inputs[:, :, 0, 0]
+    array([[ 8., 10., 12.],
+           [ 0.,  2.,  4.]])
+    """
+
+    __slots__ = ("_access", "_options", "_pool", "recipe", "windows")
+
+    def __init__(self, windows: WindowSet, **options: Unpack[PickOptions]) -> None:
+        self.windows = windows
+        self.recipe = Recipe.compile(windows.series, windows.spec, **options)
+        self._options = options
+        self._pool: BufferPool | None = None
+        self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)
+
+    def read(self, positions: np.ndarray, *, graph: bool = True) -> Batch:
+        """Read some windows as one batch, which stays valid as long as someone holds an array of it.
+
+        Parameters
+        ----------
+        positions : ndarray of int, shape (batch,)
+            Window numbers; repeats are kept.
+        graph : bool
+            False: the batch comes without a graph, which for a dynamic one saves putting its edges together.
+
+        Returns
+        -------
+        Batch
+
+        Raises
+        ------
+        IndexError
+            For a number outside ``[0, len)``.
+        """
+        windows = self.windows
+        starts = windows.starts(positions)
+        arrays = self._arrays(len(starts))
+        for piece in self._access.pieces(starts):
+            self.recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
+        return Batch(
+            **arrays,
+            starts=starts,
+            entities=windows.series.entity_of(starts),
+            graph=windows.graph_at(starts) if graph else None,
+        )
+
+    def _arrays(self, batch: int) -> dict[str, Any]:
+        """Memory for a batch: from the pool where it is of the size that is asked for again and again."""
+        fields, size = self.recipe.fields(batch), self.recipe.nbytes(batch)
+        if size < POOLED_BYTES:
+            return {field.name: np.empty(field.shape, field.dtype) for field in fields}
+        pool = self._pool
+        if (
+            pool is None or not size <= pool.nbytes < 2 * size
+        ):  # a short batch would hold the memory of a whole one
+            pool = self._pool = BufferPool(size, keep=4)
+        return pool.lease().carve(fields)
+
+    def close(self) -> None:
+        """Let go of the rows; batches in hand stay valid."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._access.close()
+
+    def __enter__(self) -> Picker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.windows, self._options)
+
+
+def _rebuilt(windows: WindowSet, options: PickOptions) -> Picker:
+    return Picker(windows, **options)

@@ -1,0 +1,4 @@
+"""The command line: ``windowloader COMMAND``, one module a command.
+
+In: arguments. Out: text and an exit code. Never has a calculation of its own.
+"""

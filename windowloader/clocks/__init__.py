@@ -1,1 +1,0 @@
-"""Timestamps as runs, clock features compiled, moments as people write them."""

@@ -1,1 +1,0 @@
-"""How a series is written anew: layout, values, journal, stores."""

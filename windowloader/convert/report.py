@@ -1,0 +1,185 @@
+"""What a conversion made: its arrays, what they cost in exactness and bytes, what to know when opening them.
+
+In: work that is done. Out: `Conversion`, for people and as JSON. Never converts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.util.calendars import own
+
+if TYPE_CHECKING:
+    from windowloader.series.series import Series
+
+    from .targets import Target
+    from .work import Work
+
+__all__ = ["ArrayReport", "Conversion", "report", "told"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayReport:
+    """One array that was made.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+    shape : tuple of int
+    dtype : str
+    chunks : tuple of int
+    shards : tuple of int or None
+    access_cost : dict or None
+        What the model says of the chunks, where it chose them: see `windowloader.convert.layout`.
+    raw_bytes, stored_bytes : int
+        Before compression, and on disk.
+    missing : int
+        Values that are missing.
+    largest_error, rms_error : float
+        Of stored values, against those of the source.
+    scale, offset : float or None
+        Of scaled values.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    access_cost: dict[str, float] | None
+    raw_bytes: int
+    stored_bytes: int
+    missing: int
+    largest_error: float
+    rms_error: float
+    scale: float | None
+    offset: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What `convert` made.
+
+    Attributes
+    ----------
+    path : str
+    checksum : str
+        Of form and values; the same however the conversion was interrupted, and whatever its memory and threads.
+    arrays : tuple of ArrayReport
+    seconds : float
+        Of this process.
+    resumed_bytes : int
+        Written by processes before it.
+    read_amplification : float
+        Bytes read from the source over the bytes there are.
+    notes : tuple of str
+        What to know when opening it.
+    """
+
+    path: str
+    checksum: str
+    arrays: tuple[ArrayReport, ...]
+    seconds: float
+    resumed_bytes: int
+    read_amplification: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def report(name: str, series: Series, work: Work, head: str, began: float) -> Conversion:
+    """Say what a conversion made and what it cost."""
+    arrays = tuple(_array_report(work, number) for number in range(len(work.targets)))
+    return Conversion(
+        path=name,
+        checksum=work.checksum(head),
+        arrays=arrays,
+        seconds=time.perf_counter() - began,
+        resumed_bytes=work.resumed,
+        read_amplification=work.sizing.amplification,
+        notes=tuple(_notes(name, series, work)),
+    )
+
+
+def _array_report(work: Work, number: int) -> ArrayReport:
+    target, encoding, loss = work.targets[number], work.encodings[number], work.loss(number)
+    cost = target.layout.cost
+    return ArrayReport(
+        name=target.name,
+        dims=target.dims,
+        shape=target.shape,
+        dtype=encoding.dtype.name,
+        chunks=target.layout.chunks,
+        shards=target.layout.shards,
+        access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
+        raw_bytes=target.shape[0] * target.row_bytes,
+        stored_bytes=work.stored_bytes(number),
+        missing=loss.missing,
+        largest_error=loss.largest,
+        rms_error=loss.rms,
+        scale=encoding.scale,
+        offset=None if encoding.scale is None else encoding.offset,
+    )
+
+
+def _notes(name: str, series: Series, work: Work) -> list[str]:
+    """Say what the result does not by itself."""
+    notes = []
+    if name.endswith(".npy"):
+        if series.clock is not None:
+            notes.append(f"a .npy file has no timestamps; open it with timestamps={_stamps(series)}")
+        if (letters := _letters(work.targets[0])) not in ("t", "tn", "tnf"):
+            notes.append(f"open it with axes={letters!r}")
+        if len(series.features) > 1:
+            notes.append(f"open it with features={list(series.features)}")
+        if series.nodes is not None:
+            notes.append("labels of nodes are not in a .npy file; pass nodes=")
+    if series.clock is not None and series.clock.calendar and not own(series.clock.calendar):
+        notes.append(f"the time zone {series.clock.calendar} is not kept: clocks of the result are of UTC")
+    marks = {v.missing for v in series.variables if v.missing is not None}
+    if any(encoding.scale is not None for encoding in work.encodings):
+        notes += ["missing values are NaN now; open it with missing=nan"] if marks else []
+    elif marks:
+        notes.append(f"what marks a missing value is as before; open it with missing={marks.pop():g}")
+    if series.graph is not None:
+        notes.append("the graph is not part of the store; pass graph= again")
+    if (again := work.sizing.amplification) > 1.2:
+        notes.append(
+            f"each byte of the source was decoded {again:.1f} times: its chunks are longer than the pieces that memory "
+            "allows. More memory= would be quicker"
+        )
+    return notes
+
+
+def _letters(target: Target) -> str:
+    if len(target.variables) == 1:
+        return target.variables[0].source.axes
+    return "t" + "n" * (len(target.shape) - 2) + "f"
+
+
+def _stamps(series: Series) -> str:
+    clock = series.clock
+    assert clock is not None
+    if len(clock.rows) == 1 and clock.num_steps > 1:
+        first, second = clock.timestamps([0, 1])
+        seconds = (second - first) / np.timedelta64(1, "s")
+        return f"('{np.datetime_as_string(first, unit='s')}', '{seconds:g}s')"
+    return "…, one a row, which are not regular"
+
+
+def told(done: dict[str, Any], began: float) -> Conversion:
+    """Return the report that was written down before the rename."""
+    arrays: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in array.items()}
+        for array in done["arrays"]
+    ]
+    told = {**done, "notes": tuple(done["notes"]), "seconds": time.perf_counter() - began}
+    return Conversion(**{**told, "arrays": tuple(ArrayReport(**array) for array in arrays)})

@@ -1,0 +1,254 @@
+"""The arrays a conversion makes of a series: their names, dimensions, labels and types.
+
+In: a `Series` and how it is to be stored. Out: `Target`, an array a variable in a Zarr store, one alone
+in a ``.npy`` file. Reads labels and attributes; never values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.errors import AxesError, ConversionError
+from windowloader.util.axes import FEATURE_NAMES, TIME_NAMES, default_axes
+
+from .attributes import attributes_of
+from .layout import Access, Layout, choose_layout
+from .values import Encoding, encoding_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from windowloader.series.series import Series
+    from windowloader.series.variable import Variable
+    from windowloader.sources import Source
+
+__all__ = ["Target", "npy_target", "zarr_targets"]
+
+FEATURE_WORDS = ("feature", "channel", "level", "band", "variable", "member")  # all in FEATURE_NAMES
+NPY_UNIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Target:
+    """An array to be made.
+
+    Parameters
+    ----------
+    name : str
+    dims : tuple of str
+    shape : tuple of int
+        Rows first; a variable without time has 1 row more in front of its own axes, which is not stored.
+    layout : Layout
+    encoding : Encoding
+    variables : tuple of Variable
+        What it is made of; several lie side by side along the last axis.
+    labels : mapping of str to ndarray
+        Labels by dimension.
+    attributes : mapping
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    layout: Layout
+    encoding: Encoding
+    variables: tuple[Variable, ...]
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_units(self) -> int:
+        """Pieces of rows that are written, checked and noted down by themselves."""
+        return -(-self.shape[0] // self.layout.unit_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as stored, before compression."""
+        return math.prod(self.shape[1:]) * self.encoding.dtype.itemsize
+
+    @property
+    def source_row_bytes(self) -> int:
+        """Bytes of a row as read."""
+        return sum(variable.row_bytes for variable in self.variables)
+
+    def rows(self, first: int, last: int) -> tuple[int, int]:
+        """Rows of units ``[first, last)``."""
+        return first * self.layout.unit_rows, min(last * self.layout.unit_rows, self.shape[0])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read rows ``[start, stop)`` in the type of the source, C-contiguous."""
+        out = np.empty((stop - start, *self.shape[1:]), self.encoding.source)
+        if len(self.variables) == 1:
+            self.variables[0].source.read(start, stop, out)
+            return out
+        flat, place = out.reshape(stop - start, -1, self.shape[-1]), 0
+        for variable in self.variables:
+            into = flat[:, :, place : place + variable.num_features]
+            place += variable.num_features
+            if variable.dtype == out.dtype:
+                variable.read(start, stop, into)
+            else:
+                rows = np.empty(into.shape, variable.dtype)
+                variable.read(start, stop, rows)
+                into[...] = rows
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from another, for JSON; not the scale, which is found on the way."""
+        return {
+            "name": self.name,
+            "dims": list(self.dims),
+            "shape": list(self.shape),
+            "dtype": self.encoding.dtype.name,
+            "chunks": list(self.layout.chunks),
+            "shards": None if self.layout.shards is None else list(self.layout.shards),
+        }
+
+
+def zarr_targets(
+    series: Series,
+    *,
+    dtype: str | None,
+    chunks: int | Sequence[int] | None,
+    shards: int | Sequence[int] | bool | None,
+    access: Access,
+) -> tuple[Target, ...]:
+    """One array a variable that changes with time, on shared dimensions."""
+    known: dict[str, tuple[int, np.ndarray | None]] = {"time": (series.num_steps, None)}
+    made: list[Target] = []
+    for variable in series.variables:
+        if not variable.has_time:
+            raise ConversionError(
+                f"covariate {variable.name!r} does not change with time, and is not converted. Leave it out of the "
+                "series, and open it from where it is."
+            )
+        dims, labels = _dimensions(series, variable, known)
+        name = variable.features[0] if variable.num_features == 1 else variable.name
+        name = name.strip("/").replace("/", "_")
+        if name in known or name in [target.name for target in made]:
+            name = f"{name}_values"
+        encoding = encoding_for(name, variable.dtype, dtype, variable.missing)
+        layout = choose_layout(
+            variable.source.shape, encoding.dtype.itemsize, chunks=chunks, shards=shards, access=access
+        )
+        made.append(
+            Target(
+                name=name,
+                dims=dims,
+                shape=variable.source.shape,
+                layout=layout,
+                encoding=encoding,
+                variables=(variable,),
+                labels=labels,
+                attributes=attributes_of(variable.source),
+            )
+        )
+    return tuple(made)
+
+
+def _dimensions(
+    series: Series, variable: Variable, known: dict[str, tuple[int, np.ndarray | None]]
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Names that read back as the letters the axes have, shared where size and labels agree."""
+    source = variable.source
+    names = _own_names(source) or [""] * len(source.axes)
+    dims: list[str] = ["time"]
+    labels: dict[str, np.ndarray] = {}
+    for axis in range(1, len(source.axes)):
+        letter, size = source.axes[axis], source.shape[axis]
+        found = _labels(series, variable, axis)
+        spaces = source.axes.count("n")
+        words = FEATURE_WORDS if letter == "f" else ("node",) if spaces == 1 else (f"node_{axis}",)
+        candidates = [name for name in (names[axis], *words) if name]
+        candidates += [f"{words[0]}_{variable.name}_{axis}"] if letter == "n" else []
+        dim = next(
+            (name for name in candidates if name not in dims and _fits(known, name, size, found)), None
+        )
+        if dim is None:
+            raise ConversionError(
+                f"axis {axis} of {variable.name!r} finds no name: {candidates} are taken by axes of other sizes or "
+                "labels. Convert the variables apart."
+            )
+        known[dim] = (size, found)
+        dims.append(dim)
+        if found is not None:
+            labels[dim] = found
+    return tuple(dims), labels
+
+
+def _own_names(source: Source) -> list[str] | None:
+    """Names the file has, if they say the same letters."""
+    dims = source.origins[0].dims
+    if dims is None or len(set(dims)) < len(dims):
+        return None
+    try:
+        told = default_axes(len(dims), ("time", *dims[1:]))
+    except AxesError:
+        return None
+    return ["time", *dims[1:]] if told == source.axes else None
+
+
+def _fits(
+    known: Mapping[str, tuple[int, np.ndarray | None]], name: str, size: int, labels: np.ndarray | None
+) -> bool:
+    if name.lower() in TIME_NAMES:
+        return False
+    if name not in known:
+        return True
+    other = known[name]
+    return other[0] == size and (other[1] is labels or np.array_equal(other[1], labels))  # type: ignore[arg-type]
+
+
+def _labels(series: Series, variable: Variable, axis: int) -> np.ndarray | None:
+    source = variable.source
+    if source.axes[axis] == "n" and source.axes.count("n") == 1 and series.nodes is not None:
+        return series.nodes
+    if source.axes[axis] == "f" and source.axes.count("f") == 1 and variable.num_features > 1:
+        names = [name.removeprefix(f"{variable.name}.") for name in variable.features]
+        if names != [str(number) for number in range(len(names))]:
+            found = source.labels(axis)
+            same = found is not None and [str(x) for x in found.tolist()] == names
+            return found if same else np.array(names)
+    return source.labels(axis)
+
+
+def npy_target(series: Series, *, dtype: str | None) -> Target:
+    """All variables as one array: as stored where there is one, else [time, space …, feature]."""
+    if dtype == "int16":
+        raise ConversionError(
+            "dtype='int16' is scaled, and a .npy file has no place for the scale. Convert to Zarr, or take float16."
+        )
+    own = series.variables
+    for variable in own:
+        if not variable.has_time or variable.space_shape != own[0].space_shape:
+            raise ConversionError(
+                f"{variable.name!r} does not lie on the time and the nodes of {own[0].name!r}, and a .npy file is one "
+                "array. Convert to Zarr, or one variable at a time."
+            )
+    if len({variable.missing for variable in own}) > 1:
+        raise ConversionError("the variables mark missing values in different ways; convert to Zarr instead.")
+    source = own[0].source
+    if len(own) == 1:
+        shape, dims = source.shape, tuple(_own_names(source) or source.axes)
+    else:
+        shape = (series.num_steps, *own[0].space_shape, len(series.features))
+        dims = ("time", *(f"node_{axis}" for axis in range(len(own[0].space_shape))), "feature")
+    common = np.result_type(*[variable.dtype for variable in own])
+    encoding = encoding_for(series.name, common, dtype, own[0].missing)
+    row = max(1, math.prod(shape[1:]) * encoding.dtype.itemsize)
+    unit = min(max(1, NPY_UNIT // row), max(shape[0], 1))
+    return Target(
+        name="array",
+        dims=dims,
+        shape=shape,
+        layout=Layout((unit, *shape[1:])),
+        encoding=encoding,
+        variables=own,
+    )
+
+
+assert set(FEATURE_WORDS) <= FEATURE_NAMES

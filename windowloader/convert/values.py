@@ -1,0 +1,225 @@
+"""Numbers in another type, and what that costs in exactness.
+
+In: values as read, a type to store them in. Out: stored numbers, and `Loss`: how far they are from the values. Never
+touches files, and never lets a value become missing, infinite or another one's mark without counting it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.errors import ConversionError
+from windowloader.windows.marks import is_missing, sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Encoding", "Loss", "Range", "encoding_for"]
+
+MARK = -32768  # of int16 that stands for missing
+CODES = 32767  # largest code of a value
+PIECE_VALUES = 1 << 18  # looked at together, in float64
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How far stored numbers are from the values.
+
+    Parameters
+    ----------
+    values : int
+        Compared: those that are not missing.
+    missing : int
+        Values that are missing.
+    largest : float
+        Largest difference.
+    square : float
+        Sum of the squared differences.
+    """
+
+    values: int = 0
+    missing: int = 0
+    largest: float = 0.0
+    square: float = 0.0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(
+            self.values + other.values,
+            self.missing + other.missing,
+            max(self.largest, other.largest),
+            self.square + other.square,
+        )
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean squared difference."""
+        return math.sqrt(self.square / self.values) if self.values else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest value, those missing left out; (inf, -inf) without any."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __or__(self, other: Range) -> Range:
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+    @classmethod
+    def of(cls, values: np.ndarray, mark: np.ndarray | None, name: str) -> Range:
+        """Range of some values; `ConversionError` where one is infinite."""
+        found = cls()
+        for part in _parts(values):
+            kept = part if mark is None else part[~is_missing(part, mark)]
+            kept = kept[kept == kept]
+            if kept.size:
+                found |= cls(float(kept.min()), float(kept.max()))
+        if found.high == math.inf or found.low == -math.inf:
+            raise ConversionError(f"{name!r} holds infinite values, which int16 has no room for.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How values become stored numbers: a cast, or whole steps of a scale.
+
+    Parameters
+    ----------
+    name : str
+        Of the array, for messages.
+    source, dtype : numpy.dtype
+        Of the values and of what is stored.
+    mark : ndarray, shape (1,), or None
+        What marks a missing value among the values.
+    scale, offset : float or None
+        A value is ``stored * scale + offset``; None: stored as it is.
+    """
+
+    name: str
+    source: np.dtype
+    dtype: np.dtype
+    mark: np.ndarray | None = None
+    scale: float | None = None
+    offset: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether stored numbers are the values, bit for bit."""
+        return self.source == self.dtype and self.scale is None
+
+    def fitted(self, found: Range) -> Encoding:
+        """Spread the codes over a range of values."""
+        low, high = (found.low, found.high) if found.low <= found.high else (0.0, 0.0)
+        return replace(self, scale=(high / 2 - low / 2) / CODES or 1.0, offset=low / 2 + high / 2)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what readers must know (Climate and Forecast conventions)."""
+        if self.scale is None:
+            return {}
+        return {"scale_factor": self.scale, "add_offset": self.offset, "_FillValue": MARK}
+
+    def encode(self, values: np.ndarray, out: np.ndarray) -> Loss:
+        """Write ``values`` to ``out``, both C-contiguous and of one shape, and compare.
+
+        Raises
+        ------
+        ConversionError
+            Where a value does not fit, or would be taken for missing.
+        """
+        if self.plain:
+            if out is not values:
+                out[...] = values
+            count = sum(int(np.count_nonzero(self._absent(part))) for part in _parts(values))
+            return Loss(values=values.size - count, missing=count)
+        loss = Loss()
+        for part, into in zip(_parts(values), _parts(out), strict=True):
+            loss += self._encode(part, into)
+        return loss
+
+    def _encode(self, part: np.ndarray, into: np.ndarray) -> Loss:
+        absent = self._absent(part)
+        exact = part.astype(np.float64)
+        if self.scale is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                into[...] = part
+            back = into.astype(np.float64)
+            self._check_marks(part, into, absent)
+        else:
+            codes = np.rint((exact - self.offset) / self.scale)
+            codes[absent] = MARK
+            into[...] = codes
+            back = codes * self.scale + self.offset
+        gap = np.abs(back - exact)[~absent & (back != exact)]
+        if not np.isfinite(gap).all():
+            worst = exact[~absent][np.argmax(np.abs(exact[~absent]))]
+            raise ConversionError(
+                f"{self.name!r} holds {worst:g}, which {self.dtype} cannot. Take float32, or int16, which is scaled."
+            )
+        count = int(absent.sum())
+        return Loss(part.size - count, count, float(gap.max(initial=0.0)), float(np.square(gap).sum()))
+
+    def _absent(self, part: np.ndarray) -> np.ndarray:
+        found = part != part if self.mark is None else is_missing(part, self.mark)  # NaN
+        return np.asarray(found)
+
+    def _check_marks(self, part: np.ndarray, into: np.ndarray, absent: np.ndarray) -> None:
+        """Raise where what is missing does not stay so, or something else becomes it."""
+        if self.mark is None:
+            return
+        later = is_missing(into, self.mark.astype(self.dtype))
+        wrong = np.flatnonzero(later != absent)
+        if len(wrong):
+            value, stored = part[wrong[0]], into[wrong[0]]
+            raise ConversionError(
+                f"{self.name!r} marks missing values by {self.mark[0]}, and {value!r} becomes {stored!r} in "
+                f"{self.dtype}, which is {'' if later[wrong[0]] else 'not '}that mark. Take float32, or int16, which "
+                "marks by NaN."
+            )
+
+
+def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float | None) -> Encoding:
+    """How values of one type are stored in another.
+
+    Parameters
+    ----------
+    name : str
+    source : numpy.dtype
+    asked : {"float64", "float32", "float16", "int16"}, optional
+        None: as they are. "int16" scales values from their smallest to their largest.
+    missing : float, optional
+        What marks a missing value.
+
+    Examples
+    --------
+    >>> stored = encoding_for("speed", np.dtype("f8"), "int16", None).fitted(Range(0.0, 80.0))
+    >>> codes = np.empty(2, np.int16)
+    >>> stored.encode(np.array([40.0, 80.0]), codes), codes
+    (Loss(values=2, missing=0, largest=0.0, square=0.0), array([    0, 32767], dtype=int16))
+    """
+    mark = sentinel(missing, source)
+    if asked is None:
+        return Encoding(name, source, source, mark)
+    known = ("float64", "float32", "float16", "int16")
+    if asked not in known:
+        raise ConversionError(
+            f"dtype={asked!r} is unknown. Known are {', '.join(known)}; None keeps what is there."
+        )
+    if asked == "int16":
+        return Encoding(name, source, np.dtype(np.int16), mark, scale=1.0)
+    return Encoding(name, source, np.dtype(asked), mark)
+
+
+def encoding_from(found: Mapping[str, Any], like: Encoding) -> Encoding:
+    """Return an encoding with the scale that was found before."""
+    return replace(like, scale=found["scale"], offset=found["offset"])
+
+
+def _parts(values: np.ndarray) -> list[np.ndarray]:
+    """Pieces small enough for a cache, as views."""
+    flat = values.reshape(-1)
+    return [flat[start : start + PIECE_VALUES] for start in range(0, flat.size, PIECE_VALUES)]

@@ -1,1 +1,0 @@
-"""What graphs are read from: edge lists and the files that hold them."""

@@ -1,0 +1,251 @@
+"""From arguments to an engine: which order, which way to the rows, how much is made ahead.
+
+In: window set, recipe, config, ranks, and the order of a loaded state. Out: an `Engine`, from which every iterator of
+a loader makes its batches. Never reads data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from windowloader.batch.delivery import as_bfloat16
+from windowloader.errors import LoaderError
+from windowloader.order.shard import Steps, per_lane
+from windowloader.rows.mirrored import mirrored
+from windowloader.rows.rows import Others
+from windowloader.sources.tiers import AT_HAND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+
+    from windowloader.batch.batch import Batch
+    from windowloader.batch.buffers import Buffers
+    from windowloader.batch.gather import Recipe
+    from windowloader.order.config import LoaderConfig
+    from windowloader.order.order import Order
+    from windowloader.rows.reading import Reading
+    from windowloader.rows.rows import Piece, RowAccess
+    from windowloader.util.ranks import Ranks
+    from windowloader.windows.window_set import WindowSet
+
+__all__ = ["Engine", "make_steps", "start_engine"]
+
+INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads take to hand them over
+TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
+MOST_TOGETHER = 16
+MOST_AHEAD = 4
+AHEAD_AT_HAND = 3  # two are being made, one waits: more only take memory
+MOST_THREADS = 2  # batches are bound by memory: more threads only take processors from the training step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What all iterators of a loader share: how a step of this rank becomes a batch.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+        What a batch looks like.
+    reading : Reading
+        In which order and from where rows are read, and what memory holds.
+    access : RowAccess
+        The way to the rows.
+    pool : Buffers
+        Where batches are made.
+    steps : Steps
+        Steps and epochs, for all ranks.
+    ranks : Ranks
+        Which slice of a step is this process's.
+    threads, ahead : int
+        Threads that make batches, and how many batches may be made that the loop did not take.
+    together : int
+        Steps whose batches are made as one: what a batch costs beside its bytes is paid once for them.
+    full_shape : int
+        Rows that every batch is filled to, with its last window at weight 0; 0: a short last step stays short.
+    weighted : bool
+        Whether some row of some batch may have weight 0, so that batches do not unpack as pairs.
+    gather : callable, optional
+        ``gather(starts, pieces)`` makes the arrays of a batch in place of the recipe, somewhere else than in the pool.
+    finish : callable, optional
+        Called with each batch in the thread that made it: copies it to a device, or wraps it. What it returns has
+        the batch's ``num_windows`` and ``nbytes``.
+    """
+
+    windows: WindowSet
+    recipe: Recipe
+    reading: Reading
+    access: RowAccess
+    pool: Buffers
+    steps: Steps
+    ranks: Ranks
+    threads: int
+    ahead: int
+    together: int = 1
+    full_shape: int = 0
+    weighted: bool = False
+    gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
+    finish: Callable[[Batch], Any] | None = None
+
+    def check_files(self) -> None:
+        """Raise `SourceChangedError` where a local file is another than when it was opened."""
+        for number in self.recipe.variables:
+            self.windows.series.variables[number].source.check()
+
+
+def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
+    """Cut an order into steps; LoaderError where its lanes do not divide the global batch, or no step comes out."""
+    batch_per_lane = per_lane(config.global_batch(world_size), order.num_lanes)
+    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    if steps.count(0) == 0:
+        lanes = f" in {order.num_lanes} lanes" if order.num_lanes > 1 else ""
+        raise LoaderError(
+            f"an epoch makes no step: there are {order.num_windows} windows{lanes}, a step takes "
+            f"{steps.global_batch} over {world_size} rank{'s' if world_size > 1 else ''}, and drop_last="
+            f"{config.drop_last} with uneven={config.uneven!r} leaves out what does not fill it. Make the batch "
+            "smaller, or pass drop_last=False and uneven='pad'."
+        )
+    return steps
+
+
+def start_engine(
+    windows: WindowSet,
+    recipe: Recipe,
+    config: LoaderConfig,
+    ranks: Ranks,
+    reading: Reading,
+    buffers: Callable[[int], Buffers],
+    *,
+    one_by_one: bool = False,
+) -> Engine:
+    """Bind the rooms together for one process.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+    config : LoaderConfig
+    ranks : Ranks
+    reading : Reading
+        From `reading.survey`, which looks at a loaded state too.
+    buffers : callable
+        ``buffers(nbytes)`` makes the pool, of memory for so many bytes at a time.
+    one_by_one : bool
+        Never make several batches as one.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    LoaderError
+        Where the lanes do not divide the global batch, or an epoch has no step.
+    """
+    steps = make_steps(reading.order, config, ranks.world_size)
+    share = -(-steps.global_batch // ranks.world_size)
+    threads, ahead = work_ahead(recipe.nbytes(share), reading.tier, config)
+    together = 1 if one_by_one else made_together(recipe, share, reading, config)
+    return Engine(
+        windows=windows,
+        recipe=recipe,
+        reading=reading,
+        access=_access(windows, recipe, reading, steps, ranks),
+        pool=buffers(recipe.nbytes(share * together)),
+        steps=steps,
+        ranks=ranks,
+        threads=threads,
+        ahead=ahead,
+        together=together,
+        full_shape=share if config.uneven == "exact" else 0,
+        weighted=steps.weighted(ranks.world_size),
+        finish=as_bfloat16 if recipe.dtype == "bfloat16" else None,
+    )
+
+
+def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, ranks: Ranks) -> RowAccess:
+    """Return the way to the rows that a reading has."""
+    views = {
+        place: view
+        for place, number in enumerate(recipe.variables)
+        if (view := windows.series.variables[number].view()) is not None
+    }
+    others = Others(len(recipe.variables), views, reading.held)
+    if reading.choice is None:
+        from windowloader.rows.benches import window_rows
+        from windowloader.rows.readahead import ReadAhead
+
+        return ReadAhead(others, window_rows(recipe), windows.index, steps, ranks)
+    access: RowAccess
+    if reading.lanes is not None:
+        from windowloader.rows.blocks import BlockAccess
+
+        access = BlockAccess(
+            reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
+        )
+        return mirrored(access, windows, recipe, reading, views)
+    from windowloader.rows.benches import window_rows
+    from windowloader.rows.direct import DirectAccess
+
+    assert reading.benches is not None
+    access = DirectAccess(
+        reading.stored,
+        others,
+        choice=reading.choice,
+        benches=reading.benches,
+        offsets=window_rows(recipe),
+        span=windows.spec.span,
+    )
+    return mirrored(access, windows, recipe, reading, views)
+
+
+def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderConfig) -> int:
+    """Decide how many steps' batches are made as one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    rows : int
+        Windows of one rank's full batch.
+    reading : Reading
+    config : LoaderConfig
+
+    Returns
+    -------
+    int
+        1 where batches are large, read from storage, or cannot be cut apart.
+    """
+    most = min(TOGETHER_BYTES // max(1, recipe.nbytes(rows)), MOST_TOGETHER)
+    if config.prefetch_batches is not None:
+        most = min(most, config.prefetch_batches)
+    if most < 2 or reading.choice is not None or not recipe.separable(rows):
+        return 1
+    return most
+
+
+def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, int]:
+    """Decide how many threads make batches, and how many batches are made ahead.
+
+    Parameters
+    ----------
+    batch_bytes : int
+        Of one rank's full batch.
+    tier : str
+        "memory", "mapped", "cached" or "streamed".
+    config : LoaderConfig
+
+    Returns
+    -------
+    threads, ahead : int
+    """
+    most = AHEAD_AT_HAND if tier in AT_HAND else MOST_AHEAD
+    ahead = config.prefetch_batches or max(1, min(most, config.budget // max(1, batch_bytes)))
+    if config.threads is not None:
+        return config.threads, ahead
+    if batch_bytes < INLINE_BYTES and tier in AT_HAND and config.prefetch_batches is None:
+        return 0, 1
+    return min(MOST_THREADS, len(os.sched_getaffinity(0))), ahead

@@ -1,0 +1,144 @@
+"""The arguments of a loader, checked.
+
+In: what the user passed. Out: a frozen `LoaderConfig`, or an error that says what to do. Never looks at the data, at
+ranks or at the machine.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from windowloader.errors import LoaderError
+from windowloader.util.units import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from windowloader.batch.batch import Batch
+    from windowloader.scaling.scalers import Scaler
+
+__all__ = ["LoaderConfig", "LoaderOptions"]
+
+COUNTS = (
+    "batch_size",
+    "global_batch_size",
+    "steps_per_epoch",
+    "lanes",
+    "active_blocks",
+    "reads_ahead",
+    "prefetch_batches",
+)
+
+
+class LoaderOptions(TypedDict, total=False):
+    """The keyword arguments of `WindowLoader`, for adapters that take the same ones."""
+
+    batch_size: int
+    shuffle: bool
+    seed: int
+    scaler: Scaler | None
+    scale_targets: bool
+    fill: float | None
+    dtype: Any  # a name; adapters also take their framework's dtypes
+    layout: str | tuple[str, str]
+    broadcast: bool
+    transform: Callable[[Batch], Any] | None
+    rank: int | None
+    world_size: int | None
+    lanes: int | None
+    uneven: Literal["pad", "drop", "exact"]
+    drop_last: bool
+    global_batch_size: int | None
+    steps_per_epoch: int | None
+    memory: str | int
+    active_blocks: int | None
+    reads_ahead: int | None
+    prefetch_batches: int | None
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderConfig:
+    """How a loader reads, orders and deals its windows; what a batch looks like is the recipe's.
+
+    The parameters are those of `WindowLoader`; ``memory`` may be text and is bytes afterwards.
+
+    Raises
+    ------
+    LoaderError
+        For a count that is none, an unknown ``uneven``, or arguments that exclude each other.
+
+    Examples
+    --------
+    >>> LoaderConfig(batch_size=32, memory="64MiB").memory
+    67108864
+    """
+
+    batch_size: int = 64
+    shuffle: bool = False
+    seed: int = 0
+    rank: int | None = None
+    world_size: int | None = None
+    lanes: int | None = None
+    uneven: Literal["pad", "drop", "exact"] = "pad"
+    drop_last: bool = False
+    global_batch_size: int | None = None
+    steps_per_epoch: int | None = None
+    memory: str | int = "1GiB"
+    active_blocks: int | None = None
+    reads_ahead: int | None = None
+    prefetch_batches: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", parse_bytes(self.memory))
+        for name in COUNTS:
+            self._check_count(name, least=1, needed=name == "batch_size")
+        self._check_count("threads", least=0, needed=False)
+        try:
+            seed = operator.index(self.seed)
+        except TypeError:
+            seed = -1
+        if not 0 <= seed < 1 << 128:
+            raise LoaderError(
+                f"seed={self.seed!r} is no whole number in [0, 2**128). The order is a function of it, so that a run "
+                "can be repeated; for another one each time draw it yourself, and write it down."
+            )
+        for name in ("shuffle", "drop_last"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise LoaderError(f"{name}={value!r} is neither True nor False.")
+        if self.uneven not in ("pad", "drop", "exact"):
+            raise LoaderError(f"uneven={self.uneven!r} is not known. Pass 'pad', 'drop' or 'exact'.")
+        if self.uneven == "exact" and self.drop_last:
+            raise LoaderError(
+                "uneven='exact' delivers each window once, drop_last=True leaves some out. "
+                "Pass drop_last=False, or uneven='drop'."
+            )
+
+    def _check_count(self, name: str, *, least: int, needed: bool) -> None:
+        value: Any = getattr(self, name)
+        if value is None and not needed:
+            return
+        try:
+            number = operator.index(value)  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            number = least - 1
+        if isinstance(value, bool) or number < least:
+            raise LoaderError(f"{name}={value!r} is no count. Pass a whole number of at least {least}.")
+        object.__setattr__(self, name, number)
+
+    @property
+    def budget(self) -> int:
+        """``memory`` in bytes."""
+        return int(self.memory)
+
+    def global_batch(self, world_size: int) -> int:
+        """Windows of a full step over all ranks."""
+        return self.global_batch_size or self.batch_size * world_size
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of its parameters."""
+        return tuple(field.name for field in fields(cls))

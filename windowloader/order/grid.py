@@ -1,0 +1,311 @@
+"""Where a stream is cut into blocks: runs of rows read together, of which a window needs at most two.
+
+In: where windows start, how each variable is stored, rows per block. Out: a `Grid`. Never reads, never
+draws, never knows of memory (``budget`` chooses the rows per block, ``lanes`` puts blocks in order).
+
+A block border lies where a chunk ends in storage, so that each chunk belongs to one block. Where variables
+are chunked differently, borders lie on edges of the heaviest variable, and on edges it shares with the
+others as long as that leaves blocks short enough: a chunk of a light variable that straddles a border is
+read by both blocks, and ``Storage.cost`` counts it twice. Rows that no window uses are cut off at a block's
+ends; a chunk without such rows ends a block; blocks without windows do not exist. Borders between segments
+need no cut: no window crosses them, and cutting would read the chunk they lie in twice.
+
+With `Grid.halo` (where four spans of rows do not fit in memory) a window starts in a block of few rows and
+the block reads the ``span − 1`` rows behind it as well, so that no window touches two.
+
+An executor needs `Grid.locate`: a window that crosses lies in the seam between its block and the next,
+else in its block alone, ``start − begin[block]`` rows from the block's first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from windowloader.errors import LoaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from windowloader.sources.storage import Storage
+
+__all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut"]
+
+SPANS = 4  # spans of rows a block has at least: then at most a quarter of its windows cross into the next
+_BYTES = 1 << 20  # bytes a block has at least, so that a request is worth its latency
+_LONGER = 4  # blocks may be so many times longer than asked to end on an edge that several variables share
+
+
+class SortedStarts(Protocol):
+    """Rows where windows start, in time order: what order and grid need to know of a window set."""
+
+    @property
+    def rising(self) -> bool:
+        """Whether each start lies after the one before; what is not cannot be ordered by blocks."""
+        ...
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the start rows of the windows numbered ``positions``."""
+        ...
+
+    def rank(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return for each row how many windows start before it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Blocks in time order: block ``k`` reads the rows ``[begin[k], end[k])``.
+
+    Parameters
+    ----------
+    begin, end : ndarray, shape (blocks,), int64
+        Both rise; blocks overlap only with ``halo``.
+    span : int
+        Rows of a window.
+    rows : int
+        Rows asked of a block; a block of one or more long chunks has more, one at a gap may have fewer.
+
+    Examples
+    --------
+    >>> grid = Grid(np.array([0, 100]), np.array([100, 180]), span=24, rows=96)
+    >>> grid.locate([10, 80])
+    (array([0, 0]), array([False,  True]))
+    """
+
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    span: int = field(kw_only=True)
+    rows: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.begin.shape != self.end.shape or np.any(self.end <= self.begin):
+            raise LoaderError("a grid's blocks must each end after they begin.")
+        if np.any(np.diff(self.begin) <= 0) or (not self.halo and np.any(self.begin[1:] < self.end[:-1])):
+            raise LoaderError("a grid's blocks must follow one another in time.")
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    @property
+    def halo(self) -> bool:
+        """Whether blocks read the rows behind them too, so that no window touches two."""
+        return self.rows < SPANS * self.span
+
+    @property
+    def largest(self) -> int:
+        """Rows of the longest block, which a place in the arena must hold; 0 without blocks."""
+        return int((self.end - self.begin).max()) if len(self) else 0
+
+    def hash(self) -> str:
+        """Return 16 hex digits that differ where a border differs; part of a run's state."""
+        digest = hashlib.blake2b(f"{self.span},{self.rows};".encode(), digest_size=8)
+        for rows in (self.begin, self.end):
+            digest.update(rows.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def locate(self, starts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Find the block each window starts in, and whether it reaches into the next.
+
+        Parameters
+        ----------
+        starts : array_like of int, shape (n,)
+            First rows of windows.
+
+        Returns
+        -------
+        block : ndarray, shape (n,), int64
+        crosses : ndarray, shape (n,), bool
+        """
+        starts = np.asarray(starts, np.int64)
+        block = np.searchsorted(self.begin, starts, side="right") - 1
+        return block, starts + self.span > self.end[block]
+
+    def counts(self, starts: SortedStarts) -> NDArray[np.int64]:
+        """Count the windows up to every block: the table that order and plan are made from.
+
+        Parameters
+        ----------
+        starts : SortedStarts
+
+        Returns
+        -------
+        ndarray, shape (2·blocks + 1,), int64
+            Windows ``[c[2k], c[2k + 1])`` touch only block ``k``, ``[c[2k + 1], c[2k + 2])`` also ``k + 1``.
+        """
+        table = np.empty(2 * len(self) + 1, np.int64)
+        table[:-1:2] = starts.rank(self.begin)
+        table[-1] = len(starts)
+        table[1::2] = np.clip(starts.rank(self.end - self.span + 1), table[:-1:2], table[2::2])
+        return table
+
+
+def block_rows(span: int, row_bytes: int) -> int:
+    """Return how many rows a block has at least: four spans, and 1 MiB.
+
+    Parameters
+    ----------
+    span : int
+        Rows of a window.
+    row_bytes : int
+        Decoded bytes of a row, all variables together.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> block_rows(24, 4 * 207), block_rows(24, 4 * 11_160)
+    (1267, 96)
+    """
+    return max(SPANS * span, -(-_BYTES // row_bytes))
+
+
+def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int) -> Grid:
+    """Cut the rows that windows use into blocks of at least ``rows`` rows, on edges of chunks.
+
+    Parameters
+    ----------
+    starts : SortedStarts
+        Where windows start.
+    variables : sequence of Storage
+        Storage of every variable that is read by blocks; small ones are better held whole and left out.
+    span : int
+        Rows of a window.
+    rows : int
+        Rows of a block, as `block_rows` or a run's parameters have it. Under four spans blocks have at most
+        so many starts and read their halo.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    LoaderError
+        Where ``span`` or ``rows`` is not positive, or nothing is read.
+
+    Examples
+    --------
+    >>> from windowloader.sources.storage import Storage
+    >>> from windowloader.windows.index import Runs
+    >>> starts = Runs.of_segments(np.array([0, 1023]), span=24, stride=1)
+    >>> storage = Storage(np.array([0, 300, 600, 900, 1200]), row_bytes=4)
+    >>> grid = cut(starts, [storage], span=24, rows=96)
+    >>> grid.begin.tolist(), grid.end.tolist()
+    ([0, 300, 600, 900], [300, 600, 900, 1023])
+    """
+    if span < 1 or rows < 1 or not variables:
+        raise LoaderError(f"span={span}, rows={rows}, {len(variables)} variables: each must be at least 1.")
+    if len(starts) == 0:
+        return Grid(np.empty(0, np.int64), np.empty(0, np.int64), span=span, rows=rows)
+    first, last = (int(row) for row in starts(np.array([0, len(starts) - 1], np.int64)))
+    halo = rows < SPANS * span
+    edges = _edges(variables, first, last + (1 if halo else span), rows)
+    begin, end = _used_cells(edges, starts, 1 if halo else span)
+    borders = [
+        _few(run, rows) if halo else _many(run, rows) for run in _islands(begin, end, starts, span, halo)
+    ]
+    begin = np.concatenate([run[:-1] for run in borders])
+    end = np.concatenate([run[1:] for run in borders])
+    if halo:  # blocks in which no window starts
+        used = starts.rank(end) > starts.rank(begin)
+        begin, end = begin[used], end[used]
+    return Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows)
+
+
+def _edges(variables: Sequence[Storage], first: int, stop: int, rows: int) -> NDArray[np.int64]:
+    """Edges a border may lie on, from at most ``first`` to at least ``stop``."""
+    chunked = sorted((v for v in variables if v.edges is not None), key=lambda v: -v.row_bytes)
+    edges: NDArray[np.int64] | None = None
+    for variable in chunked:
+        assert variable.edges is not None
+        inside = variable.edges[(variable.edges > first) & (variable.edges < stop)]
+        inside = np.concatenate([[first], inside, [stop]]).astype(np.int64)
+        if edges is None:
+            edges, limit = inside, _LONGER * max(rows, variable.largest)
+        else:
+            shared = np.intersect1d(edges, inside, assume_unique=True)
+            edges = shared if np.diff(shared).max() <= limit else edges
+    if edges is None:  # any range can be read: cells short enough to leave out what is not used
+        step = max(1, rows // 8)
+        edges = np.append(np.arange(first, stop, step, dtype=np.int64), stop)
+    return edges
+
+
+def _used_cells(
+    edges: NDArray[np.int64], starts: SortedStarts, span: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    begin, end = edges[:-1], edges[1:]
+    used = starts.rank(end) > starts.rank(begin - span + 1)
+    return begin[used], end[used]
+
+
+def _islands(
+    begin: NDArray[np.int64], end: NDArray[np.int64], starts: SortedStarts, span: int, halo: bool
+) -> list[NDArray[np.int64]]:
+    """Edges of each run of adjacent cells, the unused rows at both its ends cut off."""
+    breaks = np.flatnonzero(begin[1:] != end[:-1]) + 1
+    firsts, lasts = np.concatenate([[0], breaks]), np.append(breaks, len(begin)) - 1
+    low, high = _trim(begin[firsts], end[lasts], starts, 1 if halo else span, halo)
+    return [
+        np.concatenate([[a], begin[i + 1 : j + 1], [b]])
+        for i, j, a, b in zip(firsts.tolist(), lasts.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def _trim(
+    begin: NDArray[np.int64], end: NDArray[np.int64], starts: SortedStarts, span: int, halo: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut unused rows off both ends of ranges; with ``halo``, stretch each to the end of its last window."""
+    before = starts.rank(begin)
+    covered = (before > starts.rank(begin - span + 1)) & (not halo)  # a window from before reaches in
+    low = np.where(covered, begin, starts(np.minimum(before, len(starts) - 1)))
+    high = starts(starts.rank(end) - 1) + span
+    return low, high if halo else np.minimum(high, end)
+
+
+def _many(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Keep edges at least ``rows`` apart, as evenly as they allow; a short rest joins its neighbour."""
+    first, last = int(edges[0]), int(edges[-1])
+    if last - first < 2 * rows:
+        return edges[[0, -1]]
+    if np.all(np.diff(edges[1:-1]) >= rows):  # a chunk is a block; only the ends, cut off, may be short
+        keep = np.ones(len(edges), np.bool_)
+        keep[1:-1] = (edges[1:-1] - first >= rows) & (last - edges[1:-1] >= rows)
+        return edges[keep]
+    borders = _spread(edges.tolist(), rows, (last - first) // rows)
+    again = _spread(edges.tolist(), rows, len(borders) - 1)  # fewer than hoped for: so many, then, but evenly
+    return np.array(again if len(again) == len(borders) else borders, np.int64)
+
+
+def _spread(edges: list[int], rows: int, blocks: int) -> list[int]:
+    first, last = edges[0], edges[-1]
+    borders = [first]
+    for i in range(1, blocks):
+        wanted = max(borders[-1] + rows, first + i * (last - first) // blocks)
+        edge = edges[bisect_left(edges, wanted)]
+        if last - edge < rows:
+            break
+        borders.append(edge)
+    return [*borders, last]
+
+
+def _few(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Cut into at most ``rows`` rows each, on an edge where one is near enough."""
+    table, borders = edges.tolist(), edges[:1].tolist()
+    while table[-1] - borders[-1] > rows:
+        edge = table[bisect_right(table, borders[-1] + rows) - 1]
+        borders.append(edge if edge > borders[-1] else borders[-1] + rows)
+    return np.array([*borders, table[-1]], np.int64)

@@ -1,0 +1,143 @@
+"""The compiled half of ``permutation``: a Feistel network with cycle walking, and Fisher–Yates.
+
+In: positions, round keys. Out: the permuted numbers, written into an array that is handed in.
+Integers of fixed width only, so the numbers are the same on every platform. Never draws a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.util.jit import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+LOW_1 = np.uint32(0x7FEB352D)  # lowbias32 (Wellons 2018)
+LOW_2 = np.uint32(0x846CA68B)
+BLOCK = 1024  # positions walked together: the scratch of a call stays in the first-level cache
+
+
+@kernel
+def word(key: NDArray[np.uint64], i: int) -> Any:
+    """Word ``i`` of a key: its four words seed four SplitMix64 generators that take turns."""
+    x = key[i & 3] + np.uint64((i >> 2) + 1) * GAMMA
+    x = (x ^ (x >> np.uint64(30))) * MIX_1
+    x = (x ^ (x >> np.uint64(27))) * MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+@kernel
+def shuffle(key: NDArray[np.uint64], table: NDArray[np.int64]) -> None:
+    """Fill ``table`` (int64, n ≤ 2^32) with the keyed Fisher–Yates shuffle of 0 … n − 1."""
+    for i in range(table.size):
+        table[i] = i
+    drawn = 0
+    for i in range(table.size - 1, 0, -1):
+        bound = np.uint64(i + 1)
+        threshold = (np.uint64(0) - bound) % bound  # Lemire (2019): words whose low half is less are biased
+        while True:
+            x = word(key, drawn)
+            drawn += 1
+            if x * bound >= threshold:
+                break
+        # The high 64 bits of x·bound in two 32-bit steps, exact for bound ≤ 2^32.
+        low = (x & np.uint64(0xFFFFFFFF)) * bound
+        j = np.int64(((x >> np.uint64(32)) * bound + (low >> np.uint64(32))) >> np.uint64(32))
+        table[i], table[j] = table[j], table[i]
+
+
+@kernel
+def round_32(
+    source: NDArray[np.uint32], target: NDArray[np.uint32], count: int, key: np.uint32, shift: np.uint32
+) -> None:
+    """One Feistel round over a block, ``target ^= top bits of mix(source + key)``; LLVM vectorises it."""
+    for i in range(count):
+        x = np.uint32(source[i] + key)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * LOW_1)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * LOW_2)
+        target[i] ^= np.uint32(x >> shift)
+
+
+@kernel
+def round_64(
+    source: NDArray[np.uint64], target: NDArray[np.uint64], count: int, key: np.uint64, shift: np.uint64
+) -> None:
+    """One Feistel round over a block of 64-bit words."""
+    for i in range(count):
+        x = source[i] + key
+        x = (x ^ (x >> np.uint64(32))) * MIX_1
+        x = (x ^ (x >> np.uint64(29))) * MIX_2
+        target[i] ^= x >> shift
+
+
+@kernel
+def feistel_32(
+    n: int, bits: int, keys: NDArray[np.uint32], positions: NDArray[np.int64], out: NDArray[np.int64]
+) -> int:
+    """Permute ``positions`` within [0, n), 4096 < n ≤ 2^32; the first bad position, or −1."""
+    right_bits = np.uint32(bits - bits // 2)
+    left_shift, right_shift = np.uint32(32 - bits // 2), np.uint32(32 - (bits - bits // 2))
+    mask = np.uint32((1 << right_bits) - 1)
+    left, right = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    where = np.empty(BLOCK, np.int64)
+    for begin in range(0, positions.size, BLOCK):
+        count = min(BLOCK, positions.size - begin)
+        for i in range(count):
+            p = positions[begin + i]
+            if p < 0 or p >= n:  # would walk on a cycle that may never come back below n
+                return begin + i
+            left[i] = np.uint32(p >> right_bits)
+            right[i] = np.uint32(p) & mask
+            where[i] = begin + i
+        while count > 0:
+            for r in range(0, keys.size, 2):
+                round_32(right, left, count, keys[r], left_shift)
+                round_32(left, right, count, keys[r + 1], right_shift)
+            again = 0
+            for i in range(count):
+                x = (np.int64(left[i]) << right_bits) | np.int64(right[i])
+                out[where[i]] = x
+                # Kept without a branch: what walked out of [0, n) closes ranks for the next pass.
+                left[again], right[again], where[again] = left[i], right[i], where[i]
+                again += int(x >= n)
+            count = again
+    return -1
+
+
+@kernel
+def feistel_64(
+    n: int, bits: int, keys: NDArray[np.uint64], positions: NDArray[np.int64], out: NDArray[np.int64]
+) -> int:
+    """Permute ``positions`` within [0, n), 2^32 < n < 2^63; the first bad position, or −1."""
+    right_bits = np.uint64(bits - bits // 2)
+    left_shift, right_shift = np.uint64(64 - bits // 2), np.uint64(64 - (bits - bits // 2))
+    mask = (np.uint64(1) << right_bits) - np.uint64(1)
+    left, right = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    where = np.empty(BLOCK, np.int64)
+    for begin in range(0, positions.size, BLOCK):
+        count = min(BLOCK, positions.size - begin)
+        for i in range(count):
+            p = positions[begin + i]
+            if p < 0 or p >= n:
+                return begin + i
+            left[i] = np.uint64(p) >> right_bits
+            right[i] = np.uint64(p) & mask
+            where[i] = begin + i
+        while count > 0:
+            for r in range(0, keys.size, 2):
+                round_64(right, left, count, keys[r], left_shift)
+                round_64(left, right, count, keys[r + 1], right_shift)
+            again = 0
+            for i in range(count):
+                x = np.int64((left[i] << right_bits) | right[i])
+                out[where[i]] = x
+                left[again], right[again], where[again] = left[i], right[i], where[i]
+                again += int(x >= n)
+            count = again
+    return -1

@@ -1,0 +1,364 @@
+"""Whose turn it is: the steps of a run, what each rank takes of a step, and where a run stands.
+
+In: an order, a batch size, a number of ranks. Out: window numbers and weights of any step, of any rank, and
+positions in the run. Plain arithmetic on a cursor: the cost of a step is its size, nothing is kept between
+steps, and no rank can have another number of steps than its peers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.errors import LoaderError
+
+from .rank_slices import Places, RankSlice, Step, check_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from .order import Order
+
+__all__ = ["Position", "Steps", "per_lane"]
+
+UNEVEN = ("pad", "drop", "exact")
+AT_ONCE = 4096  # windows numbered together: so few that the first batch does not wait for them
+
+
+def per_lane(global_batch: int, num_lanes: int) -> int:
+    """Return how many windows of a step each lane gives.
+
+    Parameters
+    ----------
+    global_batch : int
+        Windows of a step over all ranks.
+    num_lanes : int
+        Lanes of the order.
+
+    Returns
+    -------
+    int
+        ``global_batch / num_lanes``.
+
+    Raises
+    ------
+    LoaderError
+        Where the lanes do not divide the batch; the message names the nearest sizes that would do.
+
+    Examples
+    --------
+    >>> per_lane(96, 8)
+    12
+    """
+    if global_batch < 1:
+        raise LoaderError(f"a global batch of {global_batch} windows has nothing in it. Pass at least 1.")
+    if global_batch % num_lanes:
+        below = global_batch // num_lanes * num_lanes
+        nearest = f"{below} or {below + num_lanes}" if below else str(num_lanes)
+        raise LoaderError(
+            f"a global batch of {global_batch} windows is not a multiple of the order's {num_lanes} lanes. "
+            f"Nearest that would do: {nearest}. Change global_batch_size= (or batch_size=, per rank), "
+            "or lanes= in a new run."
+        )
+    return global_batch // num_lanes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run stands.
+
+    Parameters
+    ----------
+    epoch : int
+        The epoch as the loop counts it.
+    step : int
+        Steps done of that epoch.
+    pass_number : int
+        The pass over the data, which is the order's epoch; equal to ``epoch`` without ``steps_per_epoch``.
+    cursor : int
+        Windows of each lane done in that pass; ``num_windows`` when the pass is over.
+
+    Examples
+    --------
+    >>> Position(epoch=1, step=0, pass_number=1, cursor=0).epoch
+    1
+    """
+
+    epoch: int
+    step: int
+    pass_number: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run, for any number of ranks.
+
+    With cursor c a step is, lane by lane, S_l[c … c + q), q = min(b, longest lane − c). A short lane is
+    filled with its last window, an empty one with the longest's. Ranks cut the list, filled to a multiple of
+    their number with its last window, into equal slices.
+
+    Parameters
+    ----------
+    order : Order
+    batch_per_lane : int
+        b; the global batch is b times the lanes (see `per_lane`).
+    uneven : {"pad", "drop", "exact"}
+        ``"exact"``: what fills has weight 0, so each window counts once. ``"pad"``: weight 1, so each counts
+        at least once. ``"drop"``: lanes end with the shortest and what fills has weight 0: at most once.
+    drop_last : bool
+        Leave out the step with q < b.
+    steps_per_epoch : int, optional
+        k: epoch e is the steps [e·k, (e + 1)·k) of the endless run of passes. None: an epoch is a pass.
+
+    Raises
+    ------
+    LoaderError
+        For an unknown ``uneven``, a batch below 1, ``"exact"`` with ``drop_last``, and ``steps_per_epoch``
+        below 1 or with passes that have no step.
+
+    Examples
+    --------
+    >>> from windowloader.order.order import SequentialOrder
+    >>> steps = Steps(SequentialOrder(7, num_lanes=2), 2, uneven="exact")
+    >>> steps.count(0)
+    2
+    >>> last = steps.step(0, cursor=2)
+    >>> last.positions, last.weights
+    (array([2, 2, 5, 6]), array([1., 0., 1., 1.], dtype=float32))
+    """
+
+    order: Order
+    batch_per_lane: int
+    uneven: str = "pad"
+    drop_last: bool = False
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.uneven not in UNEVEN:
+            raise LoaderError(
+                f"uneven={self.uneven!r} is not known. Pass one of {', '.join(map(repr, UNEVEN))}."
+            )
+        if self.batch_per_lane < 1:
+            raise LoaderError(f"a batch of {self.batch_per_lane} windows has nothing in it. Pass at least 1.")
+        if self.uneven == "exact" and self.drop_last:
+            raise LoaderError(
+                "uneven='exact' delivers each window once, drop_last=True leaves some out. "
+                "Pass drop_last=False, or uneven='drop'."
+            )
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise LoaderError(
+                f"steps_per_epoch={self.steps_per_epoch} makes no epoch. Pass at least 1, or None."
+            )
+        if self.steps_per_epoch is not None and self.count(0) == 0:
+            raise LoaderError(
+                f"steps_per_epoch={self.steps_per_epoch}, but a pass over {self.order.num_windows} windows "
+                f"in {self.order.num_lanes} lanes has no step at a global batch of {self.global_batch} with "
+                f"uneven={self.uneven!r}, drop_last={self.drop_last}. Make the batch smaller."
+            )
+
+    # One pass. Its number is what the order calls the epoch.
+
+    @property
+    def global_batch(self) -> int:
+        """Windows of a full step over all ranks."""
+        return self.batch_per_lane * self.order.num_lanes
+
+    def length(self, epoch: int) -> int:
+        """Return the cursor at which a pass ends: the longest lane, the shortest for ``"drop"``."""
+        sizes = self.order.lane_sizes(epoch)
+        return int(sizes.min() if self.uneven == "drop" else sizes.max())
+
+    def count(self, epoch: int, cursor: int = 0) -> int:
+        """Return how many steps a pass has left, the same on all ranks and for any number of them."""
+        left = max(0, self.length(epoch) - cursor)
+        return left // self.batch_per_lane if self.drop_last else -(-left // self.batch_per_lane)
+
+    def after(self, epoch: int, cursor: int, steps: int = 1) -> int:
+        """Return the cursor some steps on; IndexError where there are not so many.
+
+        After the last it is ``num_windows``, whatever lanes and batch are: a pass that is over stays over
+        when the run goes on with another batch size.
+        """
+        left = self.count(epoch, cursor)
+        if not 0 <= steps <= left:
+            raise IndexError(
+                f"{steps} steps were asked from cursor {cursor} of pass {epoch}, {left} are left."
+            )
+        return self.order.num_windows if steps == left else cursor + steps * self.batch_per_lane
+
+    def step(self, epoch: int, cursor: int) -> Step:
+        """Return the whole list of a step, L·q rows lane by lane; IndexError where no step is left."""
+        return self.rank_step(epoch, cursor, rank=0, world_size=1)
+
+    def rank_step(self, epoch: int, cursor: int, *, rank: int, world_size: int) -> Step:
+        """Return one rank's slice of a step, ⌈L·q / world_size⌉ rows, without computing the others'.
+
+        Raises IndexError where no step is left, RankError where the rank is outside the world.
+        """
+        mine = self._slice(epoch, cursor, rank, world_size)
+        sizes = self.order.lane_sizes(epoch)
+        parts = [self._stretch(epoch, lane, sizes, first, last) for lane, first, last in mine.stretches]
+        positions, inside = mine.cut(np.concatenate([part[0] for part in parts]))
+        weights, _ = mine.cut(np.concatenate([part[1] for part in parts]))
+        weights[~inside] = self._filler_weight
+        return Step(positions, weights, mine.depth)
+
+    def rank_places(self, position: Position, *, rank: int, world_size: int) -> Places:
+        """Return where the rows of `rank_at` come from: pass, lane, and place in the lane's sequence.
+
+        Places at or beyond a lane's size are its last window's, or, of an empty lane, the longest's.
+        """
+        here = self.upcoming(position)
+        mine = self._slice(here.pass_number, here.cursor, rank, world_size)
+        lanes, _ = mine.cut(
+            np.concatenate([np.full(last - first, lane) for lane, first, last in mine.stretches])
+        )
+        places, _ = mine.cut(np.concatenate([np.arange(first, last) for _, first, last in mine.stretches]))
+        return Places(here.pass_number, here.cursor, lanes, places)
+
+    def _slice(self, epoch: int, cursor: int, rank: int, world_size: int) -> RankSlice:
+        if self.count(epoch, cursor) == 0:
+            raise IndexError(f"no step is left at cursor {cursor} of pass {epoch}.")
+        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
+        return RankSlice.of(cursor, depth, self.order.num_lanes, rank=rank, world_size=world_size)
+
+    def weighted(self, world_size: int) -> bool:
+        """Tell whether a row of some step, from whatever cursor, can have weight 0."""
+        if self.uneven != "drop":
+            return self.uneven == "exact"
+        always_full = self.drop_last and self.global_batch % world_size == 0
+        return not (always_full or self.order.num_lanes % world_size == 0)
+
+    def total_weight(self, position: Position, *, world_size: int) -> float:
+        """Return the sum of the weights of a step over all ranks, without computing the step; 0.0 at the end."""
+        if self.left(position) == 0:
+            return 0.0
+        here = self.upcoming(position)
+        depth = min(self.batch_per_lane, self.length(here.pass_number) - here.cursor)
+        sizes = self.order.lane_sizes(here.pass_number)
+        if self.uneven == "pad":
+            return float(-(-depth * len(sizes) // world_size) * world_size)
+        return float(np.clip(sizes - here.cursor, 0, depth).sum())
+
+    # The run: epochs of one pass, or of a fixed number of steps.
+
+    def start(self, epoch: int) -> Position:
+        """Return the beginning of an epoch, where a run that had this batch size all along would find it."""
+        if self.steps_per_epoch is None:
+            return Position(epoch=epoch, step=0, pass_number=epoch, cursor=0)
+        # Lane sizes, and so the number of steps, are the same in every pass.
+        pass_number, done = divmod(epoch * self.steps_per_epoch, self.count(0))
+        return Position(epoch=epoch, step=0, pass_number=pass_number, cursor=self.after(pass_number, 0, done))
+
+    def left(self, position: Position) -> int:
+        """Return how many steps the epoch has left."""
+        if self.steps_per_epoch is None:
+            return self.count(position.pass_number, position.cursor)
+        return max(0, self.steps_per_epoch - position.step)
+
+    def at(self, position: Position) -> Step | None:
+        """Return the step that comes at a position, the whole list; None where the epoch is over."""
+        return self.rank_at(position, rank=0, world_size=1)
+
+    def rank_at(self, position: Position, *, rank: int, world_size: int) -> Step | None:
+        """Return one rank's slice of the step that comes at a position; None where the epoch is over."""
+        if self.left(position) == 0:
+            return None
+        here = self.upcoming(position)
+        return self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+
+    def rank_rest(
+        self, position: Position, *, rank: int, world_size: int
+    ) -> Iterator[tuple[Position, Step, Position, float]]:
+        """Yield one rank's steps to the end of the epoch: position before, step, position after, total weight.
+
+        They are those of `rank_at`, `advance` and `total_weight`; full steps of a single lane are computed many at
+        a time.
+        """
+        check_rank(rank, world_size)
+        share = -(-self.batch_per_lane // world_size)
+        at_once = max(1, min(AT_ONCE // self.batch_per_lane, 64)) if self.order.num_lanes == 1 else 1
+        while left := self.left(position):
+            here = self.upcoming(position)
+            full = (self.length(here.pass_number) - here.cursor) // self.batch_per_lane
+            count = min(at_once, left, full)
+            if count < 2:
+                step = self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+                after = self.advance(position)
+                yield position, step, after, self.total_weight(position, world_size=world_size)
+                position = after
+                continue
+            end = here.cursor + count * self.batch_per_lane
+            numbers = self.order.lane(here.pass_number, 0, here.cursor, end).reshape(count, -1)
+            taken = np.arange(rank * share, (rank + 1) * share)
+            weights = np.ones((count, share), np.float32)
+            weights[:, taken >= self.batch_per_lane] = self._filler_weight
+            numbers = numbers[:, np.minimum(taken, self.batch_per_lane - 1)]
+            weight = float(share * world_size if self.uneven == "pad" else self.batch_per_lane)
+            for k in range(count):
+                last = k == count - 1  # what comes after it is for `advance` to say
+                after = (
+                    self.advance(position)
+                    if last
+                    else Position(
+                        epoch=position.epoch,
+                        step=position.step + 1,
+                        pass_number=here.pass_number,
+                        cursor=here.cursor + (k + 1) * self.batch_per_lane,
+                    )
+                )
+                yield position, Step(numbers[k], weights[k], self.batch_per_lane), after, weight
+                position = after
+
+    def advance(self, position: Position, count: int = 1) -> Position:
+        """Return where the run stands some steps on; IndexError where the epoch has not so many left."""
+        left = self.left(position)
+        if not 0 <= count <= left:
+            raise IndexError(f"{count} steps were asked, epoch {position.epoch} has {left} left.")
+        here, goal = position, position.step + count
+        while here.step < goal:  # once for each pass that is touched
+            here = self.upcoming(here)
+            taken = min(goal - here.step, self.count(here.pass_number, here.cursor))
+            cursor = self.after(here.pass_number, here.cursor, taken)
+            here = replace(here, step=here.step + taken, cursor=cursor)
+        return here
+
+    def next_epoch(self, position: Position) -> Position:
+        """Return the beginning of the next epoch for a run that stands at the end of this one.
+
+        With ``steps_per_epoch`` it goes on from where it is, which after a change of the batch size is not
+        where `start` would be.
+        """
+        if self.steps_per_epoch is None:
+            return self.start(position.epoch + 1)
+        return replace(position, epoch=position.epoch + 1, step=0)
+
+    def upcoming(self, position: Position) -> Position:
+        """Return where the next step comes from: the next pass, where the position's is over."""
+        if self.count(position.pass_number, position.cursor):
+            return position
+        return replace(position, pass_number=position.pass_number + 1, cursor=0)
+
+    @property
+    def _filler_weight(self) -> float:
+        return 1.0 if self.uneven == "pad" else 0.0
+
+    def _stretch(
+        self, epoch: int, lane: int, sizes: NDArray[np.int64], start: int, stop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return S_l[start, stop) and its weights, filled where the lane is shorter."""
+        size = int(sizes[lane])
+        numbers = self.order.lane(epoch, lane, min(start, size), min(stop, size))
+        weights = np.ones(stop - start, np.float32)
+        missing = stop - start - len(numbers)
+        if missing:
+            source = lane if size else int(sizes.argmax())
+            last = self.order.lane(epoch, source, int(sizes[source]) - 1, int(sizes[source]))
+            numbers = np.concatenate([numbers, np.repeat(last, missing)])
+            weights[stop - start - missing :] = self._filler_weight
+        return numbers, weights

@@ -1,0 +1,218 @@
+"""What an epoch will take, before anything is read: `Plan`, which ``loader.plan()`` returns.
+
+In: the `Reading` that the loader itself executes, steps, a rank, where the run stands. Out: a `Plan` of numbers, a
+page for people, a dict for JSON. Never touches data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from windowloader.rows.budget import REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from windowloader.order.mixing import Mixing
+    from windowloader.rows.budget import MemoryTerms
+    from windowloader.view.pictures import Picture
+
+    from .tracing import Trace
+
+__all__ = ["Cost", "Plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What is read.
+
+    Attributes
+    ----------
+    bytes, requests : int
+        Decoded bytes that storage hands out, and requests to it; an index of a shard counts as one.
+    distinct : int
+        Bytes that must be read at least once.
+    """
+
+    bytes: int
+    requests: int
+    distinct: int
+
+    @property
+    def amplification(self) -> float:
+        """Bytes read over bytes that must be."""
+        return self.bytes / max(self.distinct, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the rest of an epoch takes, for one rank and for all.
+
+    Attributes
+    ----------
+    tier : str
+        "memory", "mapped" or "streamed".
+    mode : str
+        How rows are reached: "resident", "blocks", "halo" (blocks that read the rows behind them again) or "direct".
+    order : str
+        Name and version of the order.
+    parameters : mapping
+        Its parameters, as the state of the run has them.
+    reason : str
+        Why this order and mode.
+    rank, world_size, epoch, step : int
+    lanes : tuple of int
+        Lanes that the rank reads.
+    steps, windows : int
+        Steps left, and the rank's rows in them.
+    own, all_ranks : Cost
+        What this rank and all of them read; of an epoch that begins within a pass (``steps_per_epoch``) as if it began
+        there: one that goes on from the epoch before it finds the active blocks in place. In memory or mapped: what
+        they touch; mapped rows go through the page cache, which all processes of a machine share and which is no
+        memory of theirs.
+    blocks, active, slots : int
+        Blocks that the rank reads; blocks of a lane that are active, and its places for blocks.
+    again : int
+        Bytes among ``own`` that are read again for want of places.
+    sides, side_bytes : int
+        Sides of seams that a resumed run reads when a window asks for them, among ``own``.
+    estimated : bool
+        Whether ``own`` was found from a part of the steps.
+    memory : MemoryTerms or None
+        What the memory goes to; None where nothing is read step by step.
+    held : int
+        Bytes of small variables that are kept whole.
+    budget : int
+        The loader's ``memory``.
+    batch_bytes, batches_ahead : int
+        Of a batch, and how many are made ahead; they come on top, with those that the loop holds.
+    resident : tuple of (float, int)
+        Share of the rest of the epoch, and bytes of rows resident then.
+    at_a_time : int
+        Requests handed to storage at a time.
+    first : Cost
+        What the first batch waits for: of blocks, those of all turns up to that of its last window.
+    upcoming : Cost
+        What is read ahead of the epoch's end, besides ``own``: the first blocks of the next pass while this one
+        drains; with ``steps_per_epoch``, the next ones of the same pass.
+    mixing, permutation : Mixing or None
+        Figures of this order, and of a full permutation; None in time order.
+    scan_share : float or None
+        The share of a plain scan's speed at `budget.REQUESTS` requests at a time that reading can reach::
+
+            min(1, at_a_time / REQUESTS) / amplification
+
+        None where nothing is read step by step. Above it, copying windows or the training step is the limit.
+    advice : tuple of str
+        What budget or storage would be better.
+    trace : Trace or None
+        What is read when, for `plot`; not in `to_dict`.
+    """
+
+    tier: str
+    mode: str
+    order: str
+    parameters: Mapping[str, int | str]
+    reason: str
+    rank: int
+    world_size: int
+    epoch: int
+    step: int
+    lanes: tuple[int, ...]
+    steps: int
+    windows: int
+    own: Cost
+    all_ranks: Cost
+    blocks: int = 0
+    active: int = 0
+    slots: int = 0
+    again: int = 0
+    sides: int = 0
+    side_bytes: int = 0
+    estimated: bool = False
+    memory: MemoryTerms | None = None
+    held: int = 0
+    budget: int
+    batch_bytes: int
+    batches_ahead: int
+    resident: tuple[tuple[float, int], ...] = field(default=(), repr=False)
+    at_a_time: int = 0
+    first: Cost
+    upcoming: Cost = field(default_factory=lambda: Cost(bytes=0, requests=0, distinct=0))
+    mixing: Mixing | None = None
+    permutation: Mixing | None = None
+    scan_share: float | None = None
+    advice: tuple[str, ...] = ()
+    trace: Trace | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def private_bytes(self) -> int:
+        """Up to how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
+
+        All terms of ``memory``, what is kept whole, batches made ahead and the loop's. All requests may have their
+        chunks at once, most of all where the processors have other work, and the allocator keeps some that were freed.
+        """
+        rows = 0 if self.memory is None else self.memory.total
+        return rows + self.held + (self.batches_ahead + 1) * self.batch_bytes
+
+    def first_seconds(self, *, latency: float = 0.02, rate: float = 20e6) -> float:
+        """Estimate the seconds until the first batch has its rows.
+
+        Parameters
+        ----------
+        latency : float
+            Seconds of a request.
+        rate : float
+            Bytes a second of a request.
+
+        Returns
+        -------
+        float
+            Requests go ``at_a_time`` at a time, each of their mean size.
+        """
+        if not self.first.requests or not self.at_a_time:
+            return 0.0
+        waves = -(-self.first.requests // self.at_a_time)
+        return waves * (latency + self.first.bytes / self.first.requests / rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers as plain dicts and lists, for JSON."""
+        found = asdict(replace(self, trace=None))
+        del found["trace"]
+        for name in ("mixing", "permutation"):
+            figures = getattr(self, name)
+            found[name] = None if figures is None else figures._asdict()
+        for name in ("own", "all_ranks", "first", "upcoming"):
+            found[name]["amplification"] = getattr(self, name).amplification
+        if self.memory is not None:
+            found["memory"]["total"] = self.memory.total
+        found.update(
+            parameters=dict(self.parameters),
+            lanes=list(self.lanes),
+            resident=[list(point) for point in self.resident],
+            advice=list(self.advice),
+            private_bytes=self.private_bytes,
+            first_seconds=self.first_seconds(),
+        )
+        return found
+
+    def __str__(self) -> str:
+        from .page import page
+
+        return page(self, REQUESTS)
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from windowloader.view.notebook import plan_html
+
+        return plan_html(self)
+
+    def plot(self) -> Picture:
+        """Draw what is read when, memory over the epoch, and mixing (extra ``plot``).
+
+        See `windowloader.view.plan_picture`.
+        """
+        from windowloader.view.plan_picture import plot_plan
+
+        return plot_plan(self)

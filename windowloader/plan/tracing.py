@@ -1,0 +1,114 @@
+"""Where in time the rows are that an epoch reads, one after another: what pictures of a plan show.
+
+In: a lane's blocks or a rank's steps. Out: `Trace`, a few thousand numbers however long the epoch. Never touches data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .case import Case
+
+__all__ = ["LaneTrace", "Trace", "trace_of"]
+
+LANES = 8  # drawn beside the rank's own
+BLOCKS = 1024  # of a lane
+STEPS = 96  # looked at where any window may come next
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneTrace:
+    """Blocks of a lane, in the order in which they enter.
+
+    Attributes
+    ----------
+    lane : int
+    own : bool
+        Whether the rank reads it.
+    begin, end : ndarray of int
+        Rows.
+    enter, leave : ndarray of float
+        Share of the epoch at which windows of a block begin to come, and end.
+    """
+
+    lane: int
+    own: bool
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    enter: NDArray[np.float64]
+    leave: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What is read when.
+
+    Attributes
+    ----------
+    num_rows : int
+        Of the series.
+    lanes : tuple of LaneTrace
+        Of a streamed epoch.
+    shares, starts : ndarray
+        Else: share of the epoch, and first rows of some windows that come there.
+    """
+
+    num_rows: int
+    lanes: tuple[LaneTrace, ...]
+    shares: NDArray[np.float64]
+    starts: NDArray[np.int64]
+
+
+def trace_of(case: Case) -> Trace:
+    """Follow the rest of an epoch."""
+    num_rows, lanes = case.windows.series.num_steps, case.reading.lanes
+    none: NDArray[np.float64] = np.empty(0)
+    if lanes is None:
+        return Trace(num_rows, (), *_samples(case))
+    from windowloader.rows.forecast import lanes_read
+
+    own = lanes_read(
+        case.rank, case.world_size, lanes=lanes.num_lanes, batch_per_lane=case.steps.batch_per_lane
+    )
+    others = [lane for lane in range(lanes.num_lanes) if lane not in own]
+    chosen = sorted({*own[:LANES], *others[:: -(-len(others) // LANES) or 1]})
+    traces = tuple(_lane(case, lane, own=lane in own) for lane in chosen)
+    return Trace(num_rows, traces, none, np.empty(0, np.int64))
+
+
+def _lane(case: Case, lane: int, *, own: bool) -> LaneTrace:
+    assert case.reading.lanes is not None
+    sequence = case.reading.lanes.sequence(case.here.pass_number, lane)
+    turns = np.arange(len(sequence.visits))
+    turns = turns[:: -(-len(turns) // BLOCKS) or 1]
+    borders = np.asarray(sequence.deal.borders, np.float64) / max(len(sequence), 1)
+    blocks = sequence.visits[turns]
+    return LaneTrace(
+        lane,
+        own,
+        sequence.begin[blocks],
+        sequence.end[blocks],
+        borders[turns],
+        borders[np.minimum(turns + sequence.active, len(borders) - 1)],
+    )
+
+
+def _samples(case: Case) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    left = case.steps.left(case.position)
+    shares, starts, position, at = [], [], case.position, 0
+    for step in (
+        np.unique(np.linspace(0, left - 1, min(STEPS, left)).astype(np.int64)).tolist() if left else []
+    ):
+        position, at = case.steps.advance(position, step - at), step
+        found = case.steps.rank_at(position, rank=case.rank, world_size=case.world_size)
+        assert found is not None
+        some = case.windows.index(found.positions[:16])
+        shares.append(np.full(len(some), step / left))
+        starts.append(some)
+    return np.concatenate([np.empty(0), *shares]), np.concatenate([np.empty(0, np.int64), *starts])

@@ -1,1 +1,0 @@
-"""What an epoch will take, worked out before it begins: the parts of a plan."""

@@ -1,0 +1,357 @@
+"""The streamed tier by blocks: batches from a fixed arena that holds a few blocks of each lane.
+
+In: an order laid out over blocks, a `Choice` of how much memory holds what, steps and ranks. Out: the rows of every
+batch, addressable in the arena. Never exceeds its arena, never reads a block twice where the plan does not, and never
+hands storage more requests at once than the plan says.
+
+Batches are laid out in their order, one after another, on whichever thread makes them; what one of them needs and is
+not there yet is waited for then. Gathering happens side by side, and turns move on meanwhile (see ``course``).
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.batch.gather import Rows
+
+from .arena import Arena
+from .course import Course, Cut
+from .forecast import lanes_read
+from .paged import PagedCourse
+from .passage import Grounds
+from .reader import Job, Reader
+from .rows import InTurn, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from numpy.typing import NDArray
+
+    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.order.rank_slices import Places
+    from windowloader.order.shard import Position, Steps
+    from windowloader.util.ranks import Ranks
+
+    from .budget import Choice
+    from .reader import RowRange, Stored
+    from .rows import Others
+
+__all__ = ["BlockAccess", "BlockStream"]
+
+
+class BlockAccess:
+    """Rows by blocks, for all iterators of a loader.
+
+    Parameters
+    ----------
+    stored : sequence of Stored
+        The variables that are read by blocks.
+    others : Others
+        The rest: resident ones and small ones that are held whole.
+    order : LanesOfBlocks
+    choice : Choice
+        Slots, requests at a time.
+    steps : Steps
+    ranks : Ranks
+    """
+
+    def __init__(
+        self,
+        stored: Sequence[Stored],
+        others: Others,
+        *,
+        order: LanesOfBlocks,
+        choice: Choice,
+        steps: Steps,
+        ranks: Ranks,
+    ) -> None:
+        self.stored, self.others = tuple(stored), others
+        self.order, self.choice, self.steps, self.ranks = order, choice, steps, ranks
+        self.reader = Reader(choice.requests)
+        self._halls: list[_Hall] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _abandon, self._halls)
+
+    def stream(self, position: Position) -> BlockStream:
+        """Rows for an iterator that begins at a position; a second one at a time takes an arena of its own."""
+        with self._lock:
+            idle = self._trim(1)
+            if not idle:
+                idle = [_Hall(self)]
+                self._halls.append(idle[0])
+            return BlockStream(self, idle[0], position)
+
+    def rest(self, arenas: int = 0) -> None:
+        """Let go of the arenas that no iterator uses, but so many."""
+        with self._lock:
+            self._trim(arenas)
+
+    def _trim(self, arenas: int) -> list[_Hall]:
+        idle = [hall for hall in self._halls if hall.idle]
+        kept = [hall for hall in idle if not hall.grounds.arena.lost][:arenas]
+        for hall in idle:
+            if hall not in kept:
+                hall.close()
+                self._halls.remove(hall)
+        return kept
+
+    def close(self) -> None:
+        """End every read and let go of the arena."""
+        with self._lock:
+            for hall in self._halls:
+                hall.close()
+            self._halls.clear()
+        with self.reader.lock:
+            self.reader.drain()
+        self.others.close()
+
+
+def _abandon(halls: list[_Hall]) -> None:
+    """End what nobody can ask for any more; runs in the garbage collector, which must not wait."""
+    for hall in halls:
+        if hall.lock.acquire(blocking=False):
+            try:
+                hall.stop()
+            finally:
+                hall.lock.release()
+
+
+class _Hall:
+    """An arena and the courses of all lanes in it; one iterator at a time."""
+
+    def __init__(self, access: BlockAccess) -> None:
+        order, choice = access.order, access.choice
+        lanes = lanes_read(
+            access.ranks.rank,
+            access.ranks.world_size,
+            lanes=order.num_lanes,
+            batch_per_lane=access.steps.batch_per_lane,
+        )
+        grid = order.grid
+        slots, seams = choice.places(len(grid)), choice.seams(len(grid))
+        rows = len(lanes) * (slots * grid.largest + seams * 2 * (grid.span - 1))
+        self.lock = access.reader.lock
+        self.reader = access.reader
+        arena = Arena([one.variable for one in access.stored], rows)
+        arena.touch()
+        stored, limit = access.stored, choice.requests
+
+        def ranges(begin: int, end: int, row: int) -> list[RowRange]:
+            return [
+                part
+                for one, region in zip(stored, arena.regions, strict=True)
+                for part in one.ranges(begin, end, region[row : row + end - begin], limit)
+            ]
+
+        self.grounds = Grounds(order, slots, seams, arena, access.reader, ranges)
+        paged = slots < min(choice.active + 1, len(grid))
+        self.courses = {
+            lane: (PagedCourse if paged else Course)(self.grounds, lane, index, len(lanes))
+            for index, lane in enumerate(lanes)
+        }
+        self._user: weakref.ref[BlockStream] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no iterator uses it, nor any batch that is still being made."""
+        return self._unused() and not any(course.holds for course in self.courses.values())
+
+    def _unused(self) -> bool:
+        user = None if self._user is None else self._user()
+        return user is None or user.closed
+
+    def used_by(self, stream: BlockStream) -> bool:
+        """Whether it is this iterator that uses it."""
+        return self._user is not None and self._user() is stream
+
+    def begin(self, stream: BlockStream, number: int, cursor: int) -> None:
+        """Let an iterator begin; the reads for where it begins are asked for."""
+        with self.lock:
+            self._user = weakref.ref(stream)
+            for course in self.courses.values():
+                course.closed, course.ahead, course.reads = self._unused, True, stream.reads
+                course.begin(number, cursor)
+
+    def leave(self, goes_on: int) -> None:
+        """Leave the present passes, where they were begun and are not that which goes on; what is read ahead stays."""
+        for course in self.courses.values():
+            if course.passes and course.present.begun:
+                course.paused = course.present.number == goes_on
+                if not course.paused:
+                    course.end_pass()
+
+    def close(self) -> None:
+        """Give up all reads that were not handed over; nobody uses it again, and its memory goes with the last read."""
+        with self.lock:
+            self.stop()
+            # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
+            self.courses = {}
+            self.grounds.arena.release()
+
+    def stop(self) -> None:
+        """Do so with the lock held."""
+        for course in self.courses.values():
+            course.ahead = False
+            while course.passes:
+                course.end_pass()
+
+
+class BlockStream(InTurn):
+    """Rows for the steps of one iterator."""
+
+    def __init__(self, access: BlockAccess, hall: _Hall, position: Position) -> None:
+        super().__init__(hall.lock)
+        self._access, self._hall = access, hall
+        here = access.steps.upcoming(position)
+        self._pass = here.pass_number
+        self._goes_on = -1
+        hall.begin(self, here.pass_number, here.cursor)
+
+    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
+        """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
+        holds: dict[Course, int] = {}
+        try:
+            self.await_turn(index)
+            places = self._places(position).filled(len(starts))
+            first = np.zeros(len(starts), np.int64)
+            begin = 0
+            while begin < len(starts):
+                end, regions = self._lay_out(places, starts, first, begin, holds)
+                if end == len(starts):
+                    self._note_end(position)
+                    self.pass_on(index)
+                streamed = [Rows(region, first) for region in regions]
+                yield Piece(self._access.others.beside(streamed, starts, self.reads), begin, end)
+                self._release(holds)
+                begin = end
+        except BaseException:
+            self.fail(index)
+            raise
+        finally:
+            self._release(holds)
+
+    def close(self, *, wait: bool = False) -> None:
+        """Use the rows no more: batches that wait for some fail.
+
+        Reads for what comes next go on, and an epoch that ends within a pass leaves all where it is for the next
+        one; with ``wait`` reads are given up, and those under way waited for.
+        """
+        hall = self._hall
+        with hall.lock:
+            mine = not self.closed and hall.used_by(self)
+            self.closed = True
+            if mine and wait:
+                hall.stop()
+            elif mine:
+                hall.leave(self._goes_on)
+            hall.lock.notify_all()
+            while mine and wait and any(course.busy for course in hall.courses.values()):
+                hall.lock.wait()
+        self._access.rest(1)
+
+    def _note_end(self, position: Position) -> None:
+        """With the last step of an epoch laid out, note the pass that the next one begins in."""
+        steps = self._access.steps
+        after = steps.advance(position)
+        if not steps.left(after):
+            self._goes_on = steps.upcoming(after).pass_number
+
+    def _release(self, holds: dict[Course, int]) -> None:
+        if holds:
+            with self._hall.lock:
+                for course, tick in holds.items():
+                    course.release(tick)
+            holds.clear()
+
+    # -- where rows lie ------------------------------------------------------------------------------------------------
+
+    def _places(self, position: Position) -> Places:
+        access = self._access
+        places = access.steps.rank_places(
+            position, rank=access.ranks.rank, world_size=access.ranks.world_size
+        )
+        if places.pass_number != self._pass:
+            with self._hall.lock:
+                for course in self._hall.courses.values():
+                    course.begin(places.pass_number, places.cursor)
+            self._pass = places.pass_number
+        return places
+
+    def _lay_out(
+        self,
+        places: Places,
+        starts: NDArray[np.int64],
+        first: NDArray[np.int64],
+        begin: int,
+        holds: dict[Course, int],
+    ) -> tuple[int, Sequence[np.ndarray]]:
+        """Bring as many windows as there is room for into the arena; return how far it went, and where they are."""
+        end, sides = begin, []
+        try:
+            while end < len(starts):
+                course = self._hall.courses.get(int(places.lanes[end]))
+                turn, place, stop = self._stretch(course, places, end)
+                if course is None or turn < 0:
+                    if end > begin:
+                        break
+                    return self._read_apart(starts, first, begin, stop)
+                with self._hall.lock:
+                    self.check()
+                    try:
+                        there = course.reach(turn, place, holding=course in holds)
+                    except Cut:
+                        break
+                    if course not in holds:
+                        holds[course] = course.hold()
+                    stop = min(stop, end + there)
+                    first[end:stop], absent = course.locate(starts[end:stop])
+                    sides += course.read_sides(absent)
+                end = stop
+        finally:
+            # Whatever happens: a place must not be given back while a side is being read into it.
+            self._await(sides)
+        return end, self._hall.grounds.arena.regions
+
+    def _await(self, jobs: list[Job]) -> None:
+        try:
+            self._hall.reader.await_all(jobs)
+        finally:
+            with self._hall.lock:
+                self.reads.add(jobs)
+
+    def _stretch(self, course: Course | None, places: Places, begin: int) -> tuple[int, int, int]:
+        """Return turn and place of a window, and how far windows of that turn go on; turn −1: no turn has it."""
+        other = np.flatnonzero(places.lanes[begin:] != places.lanes[begin])
+        stop = begin + int(other[0]) if len(other) else len(places.lanes)
+        if course is None:
+            return -1, 0, stop
+        own, residency = course.present.lane, course.present.residency
+        at = np.minimum(places.places[begin:stop], len(own) - 1)  # beyond the end: its last window again
+        if residency.first_turn >= own.num_turns or at[0] < residency.cursor:
+            return -1, 0, stop
+        turns = own.deal.turn_of(at)
+        return int(turns[0]), int(at[0]), begin + int(np.searchsorted(turns, turns[0], side="right"))
+
+    def _read_apart(
+        self, starts: NDArray[np.int64], first: NDArray[np.int64], begin: int, stop: int
+    ) -> tuple[int, Sequence[np.ndarray]]:
+        """Read one window that no block has: what fills the step of a lane that has none, or ended before."""
+        start, span = int(starts[begin]), self._access.order.grid.span
+        end = begin + int(np.argmax(np.append(starts[begin:stop] != start, True)))
+        scratch = Arena([one.variable for one in self._access.stored], span)
+        ranges = [
+            part
+            for one, region in zip(self._access.stored, scratch.regions, strict=True)
+            for part in one.ranges(start, start + span, region, self._access.choice.requests)
+        ]
+        job = Job(ranges, scratch)
+        reader = self._hall.reader
+        with reader.lock:
+            reader.submit(job, (-1, 0))
+        self._await([job])
+        first[begin:end] = 0
+        return end, scratch.regions

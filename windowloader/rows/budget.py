@@ -1,0 +1,348 @@
+"""How a stream is held in bounded memory: blocks, blocks with a halo, or rows read straight into the batch.
+
+In: where windows start, how variables are stored, bytes of memory. Out: a `Choice` with every term of the
+memory it takes. Never reads, never looks at how much memory is free.
+
+What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
+blocks and to 4; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
+whole blocks, for blocks that read their halo again; active blocks, down to 2. What then still does not fit
+is read directly. Active blocks that were asked for are kept: with too few places blocks are read again,
+and a resumed run for which there are not even two keeps its order and reads rows directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from windowloader.errors import MemoryBudgetError
+from windowloader.order.grid import SPANS, block_rows, cut
+from windowloader.sources.options import DECODERS
+from windowloader.sources.storage import total_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from windowloader.order.grid import Grid, SortedStarts
+    from windowloader.sources.storage import Storage
+
+__all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active", "memory_for"]
+
+RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
+_SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
+_FEW = 8  # active blocks under which batches are too much alike
+_AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
+_SHORTER = 3  # quarters of a block that read its halo, and did not fit, that are tried next
+_MOST = 64  # active blocks beyond which mixing gains little
+REQUESTS = 16  # requests at a time a store is assumed to serve well
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTerms:
+    """What the memory of a streaming process goes to, in bytes.
+
+    Attributes
+    ----------
+    arena : int
+        Places for blocks.
+    stash : int
+        Places for seams: ``3m + 1`` a lane, of twice ``span − 1`` rows; ``4m + 1`` where blocks are read again.
+    in_flight : int
+        Chunks being read, decoded and encoded.
+    reserve : int
+        The store's own keeping.
+    """
+
+    arena: int = 0
+    stash: int = 0
+    in_flight: int = 0
+    reserve: int = RESERVE
+
+    @property
+    def total(self) -> int:
+        """The sum of all terms."""
+        return self.arena + self.stash + self.in_flight + self.reserve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How a stream is read.
+
+    Attributes
+    ----------
+    mode : {"blocks", "halo", "direct"}
+    reason : str
+        Why, in a sentence, for the plan.
+    terms : MemoryTerms
+    requests : int
+        Reads handed to the store at a time.
+    grid : Grid or None
+        None where rows are read directly, unless the order of a resumed run needs it.
+    active, slots : int
+        Active blocks of a lane, and its places for blocks; the latter 0 where rows are read directly.
+    amplification : float
+        Bytes read over the bytes of all blocks' rows, without their halo; for direct reading the rows of a
+        window.
+    """
+
+    mode: Literal["blocks", "halo", "direct"]
+    reason: str
+    terms: MemoryTerms
+    requests: int
+    grid: Grid | None = field(default=None, repr=False)
+    active: int = 0
+    slots: int = 0
+    amplification: float = 1.0
+
+    def places(self, blocks: int) -> int:
+        """Places that a lane has for blocks, of so many in all."""
+        return min(self.slots, blocks)
+
+    def seams(self, blocks: int) -> int:
+        """Places that a lane has for seams between so many blocks."""
+        return 0 if self.mode != "blocks" else _seams(self.active, self.slots, blocks)
+
+
+def _seams(active: int, slots: int, blocks: int) -> int:
+    """Places for seams; with blocks that are read again, a seam is kept from when its first side enters."""
+    paged = slots < min(active + 1, blocks)
+    return min((4 if paged else 3) * active + 1, max(blocks - 1, 0))
+
+
+def default_active(blocks: int, lanes: int = 1) -> int:
+    """Return how many blocks of a lane are active where memory is no matter: a quarter, from 8 to 64.
+
+    Parameters
+    ----------
+    blocks, lanes : int
+        Of the whole order.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> default_active(181), default_active(181, lanes=8), default_active(3)
+    (46, 8, 3)
+    """
+    own = -(-blocks // lanes)
+    return max(1, min(_MOST, max(_FEW, -(-own // 4)), blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """The sizes that memory is counted in."""
+
+    memory: int
+    span: int
+    row_bytes: int
+    chunk_bytes: int
+    lanes: int  # lanes held by this process at a time
+    variables: Sequence[Storage]
+
+    @property
+    def reserve(self) -> int:
+        # The 64 MiB that a process may take beyond `memory` cover what a small budget leaves out here.
+        return min(RESERVE, self.memory // _SHARE)
+
+    def needed(self, terms: MemoryTerms) -> int:
+        """Memory that would hold ``terms``, their reserve growing with it."""
+        held = terms.total - terms.reserve
+        return min(held + RESERVE, -(-_SHARE * held // (_SHARE - 1)))
+
+    def in_flight(self, requests: int, rows: int) -> int:
+        """Bytes of so many requests under way, of so many rows: as they come, and chunks being decoded besides."""
+        each = max(variable.request_bytes(rows) for variable in self.variables)
+        return requests * each + min(requests, DECODERS) * self.chunk_bytes
+
+    def at_a_time(self, wanted: int, memory: int) -> int:
+        """Count the requests of a window's rows that ``memory`` holds at a time, of those wanted; at least 1."""
+        return next((n for n in range(wanted, 1, -1) if self.in_flight(n, self.span) <= memory), 1)
+
+    def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
+        blocks = len(grid)
+        seams = 0 if grid.halo else _seams(active, slots, blocks)
+        return MemoryTerms(
+            arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
+            stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,
+            in_flight=self.in_flight(requests, grid.largest),
+            reserve=self.reserve,
+        )
+
+
+def choose(
+    starts: SortedStarts,
+    variables: Sequence[Storage],
+    *,
+    span: int,
+    memory: int,
+    lanes: int = 1,
+    lanes_held: int = 1,
+    active: int | None = None,
+    ahead: int | None = None,
+    rows: int | None = None,
+    requests: int = REQUESTS,
+    direct: bool | None = None,
+) -> Choice:
+    """Choose blocks, their number and the places for them, from the data and the memory.
+
+    Parameters
+    ----------
+    starts : SortedStarts
+    variables : sequence of Storage
+        Storage of what is streamed.
+    span : int
+        Rows of a window.
+    memory : int
+        Bytes this process may take.
+    lanes, lanes_held : int
+        Lanes of the order, and how many of them this process reads.
+    active, ahead : int, optional
+        Active blocks a lane, and blocks read ahead of them; None: from data and memory.
+    rows : int, optional
+        Rows of a block, from a run that is resumed. Then ``active`` is kept whatever the memory.
+    requests : int
+        Requests at a time that the store serves well.
+    direct : bool, optional
+        True: no blocks. False: blocks, or an error. None: blocks unless a chunk is one row or nothing fits;
+        blocks if ``active`` or ``rows`` is given.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    MemoryBudgetError
+        Where one chunk is larger than the memory, or blocks that were asked for do not fit.
+    """
+    room = _Room(
+        memory,
+        span,
+        sum(variable.row_bytes for variable in variables),
+        max(variable.chunk_bytes for variable in variables),
+        lanes_held,
+        variables,
+    )
+    _check_chunks(variables, room)
+    asked = direct is False or active is not None or rows is not None
+    chunked = [variable.largest for variable in variables if variable.edges is not None]
+    if direct or (not asked and chunked and max(chunked) == 1):
+        why = "as asked" if direct else "each chunk is one row"
+        return _direct(room, requests, f"rows are read straight into batches: {why}")
+    smallest = None
+    for grid, least in _grids(starts, variables, room, rows):
+        per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
+        wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
+        for some, places in _places(grid, active, wanted, lanes, least):
+            # Four fifths of what is ahead: the rest has arrived and waits for its turn.
+            at_a_time = max(1, min(requests, -(-4 * (places - some) * per_block // 5)))
+            terms = room.terms(grid, some, places, at_a_time)
+            if terms.total <= memory:
+                return _blocks(variables, grid, some, places, at_a_time, terms)
+            smallest = min(room.needed(terms), smallest or room.needed(terms))
+    if rows is not None:  # of a run that goes on: order first, memory second, bytes last
+        why = f"rows are read straight into batches: the blocks of this run need {smallest} bytes"
+        return replace(_direct(room, requests, why), grid=grid, active=some)
+    if asked:
+        raise MemoryBudgetError(
+            f"memory={memory} bytes is too little for blocks: a row is {room.row_bytes} bytes, a window {span} "
+            f"rows, a chunk {room.chunk_bytes} bytes. {smallest} bytes would do"
+            + (f" with active_blocks={active}; fewer active blocks need less." if active is not None else ".")
+        )
+    return _direct(room, requests, f"rows are read straight into batches: blocks need {smallest} bytes")
+
+
+def memory_for(
+    grid: Grid,
+    variables: Sequence[Storage],
+    *,
+    span: int,
+    lanes_held: int,
+    active: int,
+    slots: int,
+    requests: int = REQUESTS,
+) -> int:
+    """Say what memory holds so many blocks and requests; see `choose` for the parameters."""
+    row_bytes = sum(variable.row_bytes for variable in variables)
+    chunk_bytes = max(variable.chunk_bytes for variable in variables)
+    room = _Room(0, span, row_bytes, chunk_bytes, lanes_held, variables)
+    return room.needed(room.terms(grid, active, slots, requests))
+
+
+def _check_chunks(variables: Sequence[Storage], room: _Room) -> None:
+    largest = max((v.chunk_bytes for v in variables if v.edges is not None), default=0)
+    if largest > room.memory - room.reserve:
+        raise MemoryBudgetError(
+            f"one chunk is {largest} bytes decoded, more than memory={room.memory} leaves for it. A chunk must "
+            f"be read whole: pass memory={room.needed(MemoryTerms(in_flight=2 * largest))} or more, or rewrite "
+            "the array in smaller chunks with 'windowloader convert'."
+        )
+
+
+def _grids(
+    starts: SortedStarts, variables: Sequence[Storage], room: _Room, rows: int | None
+) -> Iterator[tuple[Grid, int]]:
+    """Grids to try, the best first, and how few blocks may be active."""
+    if rows is not None:
+        yield cut(starts, variables, span=room.span, rows=rows), _FEW
+        return
+    plain = block_rows(room.span, room.row_bytes)
+    grids = [cut(starts, variables, span=room.span, rows=plain)]
+    if plain > SPANS * room.span:
+        grids.append(cut(starts, variables, span=room.span, rows=SPANS * room.span))
+    yield from ((grid, _FEW) for grid in grids)
+    # Useless where a chunk is longer, since chunks are read whole. The same lengths are tried whatever the memory is,
+    # so that more of it never refuses what less of it did.
+    few, longest = SPANS * room.span - 1, max(variable.largest for variable in variables)
+    while few >= longest:
+        yield cut(starts, variables, span=room.span, rows=few), _FEW
+        few = few * _SHORTER // 4
+    yield grids[-1], 2
+
+
+def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) -> Iterator[tuple[int, int]]:
+    """Active blocks and places to try, the best first."""
+    blocks = max(1, len(grid))
+    if active is not None:
+        kept = min(active, blocks)
+        yield from ((kept, kept + more) for more in range(ahead, 0, -1))
+        yield from ((kept, places) for places in range(kept, min(2, kept) - 1, -1))
+        return
+    wanted = default_active(blocks, lanes)
+    if least < _FEW:
+        yield from ((some, some + 1) for some in range(min(_FEW - 1, wanted), least - 1, -1))
+        return
+    few = min(_FEW, wanted)
+    for some in range(wanted, few - 1, -1):
+        yield from ((some, some + more) for more in range(ahead, min(ahead, max(_AHEAD, some // 4)) - 1, -1))
+    yield from ((few, few + more) for more in range(min(ahead, _AHEAD) - 1, 0, -1))
+
+
+def _blocks(
+    variables: Sequence[Storage], grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms
+) -> Choice:
+    cost = total_cost(variables, grid.begin, grid.end)
+    distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
+    mode: Literal["blocks", "halo"] = "halo" if grid.halo else "blocks"
+    reason = f"{len(grid)} blocks of up to {grid.largest} rows, {active} active, {slots} places a lane"
+    return Choice(
+        mode=mode,
+        reason=reason,
+        terms=terms,
+        requests=requests,
+        grid=grid,
+        active=active,
+        slots=slots,
+        amplification=int(cost.bytes.sum()) / max(distinct, 1),
+    )
+
+
+def _direct(room: _Room, requests: int, reason: str) -> Choice:
+    free = room.memory - room.reserve
+    at_a_time = room.at_a_time(requests, free)
+    terms = MemoryTerms(in_flight=room.in_flight(at_a_time, room.span), reserve=room.reserve)
+    return Choice(
+        mode="direct", reason=reason, terms=terms, requests=at_a_time, amplification=float(room.span)
+    )

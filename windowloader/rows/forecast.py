@@ -1,0 +1,188 @@
+"""What an epoch costs a rank, before anything is read: bytes and requests, also of a resumed one.
+
+In: a block order, how variables are stored, rank and world size. Out: a `Forecast`. Never reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from windowloader.sources.storage import total_cost
+
+from .paging import reads
+from .residency import Residency
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from windowloader.order.grid import SortedStarts
+    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.sources.storage import Storage
+
+__all__ = ["Forecast", "forecast", "lanes_read", "sides_asked"]
+
+_LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one rank reads in one epoch, from a cursor to the end.
+
+    Attributes
+    ----------
+    lanes : tuple of int
+        The lanes it reads.
+    blocks : int
+        Blocks it reads, each counted once a lane.
+    bytes, requests : int
+        Decoded bytes and requests to storage of these blocks, with the indexes of shards, each read once,
+        and with what is read again for want of places.
+    again : int
+        Of `bytes`, those read again for want of places; an estimate for lanes of over 2^20 windows.
+    sides, side_bytes, side_requests : int
+        Seam sides that a resumed run reads besides, when a window first asks for them.
+    distinct : int
+        Decoded bytes of the chunks that all windows of the order need, each counted once.
+    seams : int
+        Places for seams that a lane needs at most.
+    rows : int
+        Rows resident at most, over all its lanes.
+    """
+
+    lanes: tuple[int, ...]
+    blocks: int = 0
+    bytes: int = 0
+    requests: int = 0
+    again: int = 0
+    sides: int = 0
+    side_bytes: int = 0
+    side_requests: int = 0
+    distinct: int = 0
+    seams: int = 0
+    rows: int = 0
+
+    @property
+    def share(self) -> float:
+        """Bytes read over the bytes that all windows need: 1/R where a rank reads its part and no more."""
+        return (self.bytes + self.side_bytes) / max(self.distinct, 1)
+
+
+def forecast(
+    order: LanesOfBlocks,
+    variables: Sequence[Storage],
+    *,
+    epoch: int,
+    slots: int,
+    batch_per_lane: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    cursor: int = 0,
+    end: int | None = None,
+) -> Forecast:
+    """Foretell what a rank reads in an epoch.
+
+    Parameters
+    ----------
+    order : LanesOfBlocks
+        A ``BlockOrder``, or a ``TimeOrder``.
+    variables : sequence of Storage
+        Storage of what is read by blocks.
+    epoch, slots, cursor : int
+        ``slots`` are the places for blocks of each lane, ``cursor`` the windows of each lane already done.
+    end : int, optional
+        Where an epoch ends that is a part of the pass, in windows of each lane. None: with the pass.
+    batch_per_lane, rank, world_size : int
+        Which lanes the rank reads.
+
+    Returns
+    -------
+    Forecast
+    """
+    grid = order.grid
+    lanes = lanes_read(rank, world_size, lanes=order.num_lanes, batch_per_lane=batch_per_lane)
+    sum_of = dict.fromkeys(
+        ("blocks", "bytes", "requests", "again", "sides", "side_bytes", "side_requests"), 0
+    )
+    seams, rows, ranges = 0, 0, []
+    for lane in lanes:
+        sequence = order.sequence(epoch, lane)
+        residency = Residency(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
+        times = reads(residency, order.starts, end=end)
+        cost = total_cost(variables, sequence.begin, sequence.end)
+        sides = [residency.side_rows(int(seam)) for seam in sides_asked(residency, order.starts)]
+        side = total_cost(variables, *np.array(sides, np.int64).reshape(-1, 2).T)
+        for name, value in {
+            "blocks": np.count_nonzero(times),
+            "bytes": cost.bytes @ times,
+            "requests": cost.requests @ times,
+            "again": cost.bytes @ np.maximum(times - 1, 0),
+            "sides": len(sides),
+            "side_bytes": side.bytes.sum(),
+            "side_requests": side.requests.sum(),
+        }.items():
+            sum_of[name] += round(float(value))
+        ranges.append(np.stack([sequence.begin, sequence.end])[:, times > 0])
+        seams = max(seams, int(residency.stash_slots().max(initial=0)))
+        rows += int(residency.resident_rows().max(initial=0))
+    begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
+    sum_of["requests"] += sum(len(variable.broken(begin, end)) * variable.columns for variable in variables)
+    distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
+    return Forecast(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
+
+
+def sides_asked(residency: Residency, starts: SortedStarts) -> NDArray[np.int64]:
+    """List the missing seams of which a window is left: of two joined at once, one may be done.
+
+    Parameters
+    ----------
+    residency : Residency
+    starts : SortedStarts
+
+    Returns
+    -------
+    ndarray, int64
+        Some of ``residency.seams[residency.missing]``; all where they are too many windows to look at.
+    """
+    lane, turn = residency.lane, residency.first_turn
+    doubtful = residency.missing & (residency.joined <= turn)
+    end = int(lane.deal.borders[min(turn + lane.active, lane.num_turns)])
+    if not doubtful.any() or end - residency.cursor > _LOOK:
+        return residency.seams[residency.missing]
+    block, crosses = residency.locate(starts(lane.windows(residency.cursor, end)))
+    asked = np.isin(residency.seams, block[crosses])
+    return residency.seams[residency.missing & (asked | ~doubtful)]
+
+
+def lanes_read(rank: int, world_size: int, *, lanes: int, batch_per_lane: int) -> tuple[int, ...]:
+    """List the lanes of which a rank gets windows.
+
+    Parameters
+    ----------
+    rank, world_size : int
+    lanes : int
+        Into how many lanes the windows are dealt.
+    batch_per_lane : int
+        Windows of a step from each lane.
+
+    Returns
+    -------
+    tuple of int
+        Whole lanes where ``world_size`` divides ``lanes``; the last, shorter step is looked at too.
+
+    Examples
+    --------
+    >>> lanes_read(1, 2, lanes=4, batch_per_lane=16), lanes_read(1, 3, lanes=2, batch_per_lane=3)
+    ((2, 3), (0, 1))
+    """
+    found: set[int] = set()
+    for batch in range(1, batch_per_lane + 1):
+        share = -(-lanes * batch // world_size)
+        last = lanes * batch - 1  # what fills the list up is its last window again
+        first, end = min(rank * share, last), min((rank + 1) * share - 1, last)
+        found.update(range(first // batch, end // batch + 1))
+    return tuple(sorted(found))

@@ -1,0 +1,105 @@
+"""Where a stream's rows lie: places of the arena that courses share, and what of one pass stands in which.
+
+In: an order of blocks, an arena, the plan of a lane. Out: `Grounds` and `Passage`, which a `Course` keeps. Never
+decides what is read or dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from windowloader.order.lane import Lane, LanesOfBlocks
+
+    from .arena import Arena
+    from .reader import Job, Reader, RowRange
+    from .residency import Residency
+
+__all__ = ["Grounds", "Passage"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounds:
+    """What the courses of a stream share.
+
+    Parameters
+    ----------
+    order : LanesOfBlocks
+    slots, seams : int
+        Places of a lane for blocks and for seams.
+    arena : Arena
+        Rows of each variable.
+    reader : Reader
+        Its lock guards all courses.
+    ranges : callable
+        ``ranges(begin, end, row)``: how rows are read into the arena from ``row`` on.
+    """
+
+    order: LanesOfBlocks
+    slots: int
+    seams: int
+    arena: Arena
+    reader: Reader
+    ranges: Callable[[int, int, int], Sequence[RowRange]]
+
+    def place(self, course: int, place: int) -> int:
+        """First row of a place for a block."""
+        return (course * self.slots + place) * self.order.grid.largest
+
+    def seam(self, courses: int, course: int, place: int) -> int:
+        """First row of a place for a seam: they lie behind the blocks of all courses."""
+        seam_rows = 2 * (self.order.grid.span - 1)
+        return self.place(courses, 0) + (course * self.seams + place) * seam_rows
+
+    def copy(self, source: int, target: int, rows: int) -> None:
+        """Copy rows of every variable within the arena."""
+        for region in self.arena.regions:
+            region[target : target + rows] = region[source : source + rows]
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """One pass of a course over its lane: what is where."""
+
+    number: int
+    lane: Lane
+    residency: Residency
+    turn: int
+    """The turn that was begun last."""
+    wanted: deque[int] = field(default_factory=deque)
+    """Blocks for which there was no place yet."""
+    unlisted: int = 0
+    """Blocks that no turn has asked for yet."""
+    jobs: dict[int, Job] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
+    seam_places: dict[int, int] = field(default_factory=dict)
+    sides: set[tuple[int, int]] = field(default_factory=set)
+    """(seam, block) whose rows stand in the stash."""
+    absent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Rows of seams that are read when a window asks for them."""
+    block_at: NDArray[np.int64] = field(init=False)
+    seam_at: NDArray[np.int64] = field(init=False)
+    """What, added to a row of the series, gives its row in the arena."""
+
+    def __post_init__(self) -> None:
+        self.block_at = np.zeros(len(self.lane.blocks), np.int64)
+        self.seam_at = np.zeros(len(self.lane.blocks), np.int64)
+        self.unlisted = int(np.count_nonzero(self.residency.placed))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a turn has begun."""
+        return self.turn >= self.residency.first_turn
+
+    @property
+    def failed(self) -> bool:
+        """Whether a read failed."""
+        return any(job.error is not None for job in self.jobs.values())

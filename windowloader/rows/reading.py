@@ -1,0 +1,320 @@
+"""How a loader reads: which order, which variables by blocks, how much memory holds what. One answer for all.
+
+In: window set, recipe, config, world size, perhaps the state of a run. Out: a `Reading`, from which the engine makes
+its access and ``plan`` its numbers. Pure arithmetic: never reads data, the same on all ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from windowloader.errors import MemoryBudgetError
+from windowloader.order.grid import cut
+from windowloader.order.inorder import TimeOrder
+from windowloader.order.lanes import BlockOrder
+from windowloader.order.order import GlobalOrder, SequentialOrder
+from windowloader.order.shard import per_lane
+from windowloader.series.variable import common_tier
+from windowloader.sources.tiers import AT_HAND
+
+from .benches import Benches
+from .budget import choose
+from .forecast import lanes_read
+from .reader import stored
+from .rows import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from windowloader.batch.gather import Recipe
+    from windowloader.order.config import LoaderConfig
+    from windowloader.order.grid import Grid
+    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.order.order import Order
+    from windowloader.order.state import RunState
+    from windowloader.series.variable import Variable
+    from windowloader.sources.storage import Storage
+    from windowloader.windows.window_set import WindowSet
+
+    from .budget import Choice
+    from .reader import Stored
+
+__all__ = ["Reading", "survey"]
+
+HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
+HELD_SHARE = 16
+_BENCHES = 4  # two batches being made, and the rows of those before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """How a loader reads.
+
+    Parameters
+    ----------
+    order : Order
+    tier : str
+        "memory", "mapped", "cached" or "streamed": of the variables that the windows read.
+    reason : str
+        Why this order and this way of reading, for people.
+    stored : tuple of Stored
+        Variables that are read step by step; none where all rows are addressable.
+    held : mapping of int to Held
+        Those that are read once and kept whole, by their place in the recipe: small ones beside a stream, and those at
+        hand that no view shows.
+    choice : Choice or None
+        Blocks or direct, with every term of the memory; None where nothing is read step by step.
+    lanes : LanesOfBlocks or None
+        The order laid out over blocks, where it is read so.
+    benches : Benches or None
+        Room for rows that are read directly.
+    """
+
+    order: Order
+    tier: str
+    reason: str
+    stored: tuple[Stored, ...] = ()
+    held: Mapping[int, Held] = field(default_factory=dict)
+    choice: Choice | None = None
+    lanes: LanesOfBlocks | None = None
+    benches: Benches | None = None
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """Storage of what is read step by step."""
+        return tuple(one.storage for one in self.stored)
+
+
+def survey(
+    windows: WindowSet,
+    recipe: Recipe,
+    config: LoaderConfig,
+    world_size: int,
+    state: RunState | None = None,
+) -> Reading:
+    """Settle how windows are read.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    recipe : Recipe
+        Which variables are read.
+    config : LoaderConfig
+    world_size : int
+    state : RunState, optional
+        Of a run that goes on: its order, seed and parameters win.
+
+    Returns
+    -------
+    Reading
+
+    Raises
+    ------
+    MemoryBudgetError
+        Where one chunk, or blocks that were asked for, are more than the memory.
+    LoaderError
+        Where the lanes do not divide the global batch.
+    """
+    if (
+        state is None and config.lanes
+    ):  # also where one lane will do, so that no run depends on where its data are
+        per_lane(config.global_batch(world_size), config.lanes)
+    used = [windows.series.variables[number] for number in recipe.variables]
+    streamed = {place: variable for place, variable in enumerate(used) if variable.view() is None}
+    if not streamed:
+        return _addressable(windows, used, config, state)
+    if common_tier(streamed.values()) in AT_HAND:
+        found = _at_hand(windows, used, streamed, config, world_size, state)
+        if found is not None:
+            return found
+    sizes = {place: variable.num_rows * variable.row_bytes for place, variable in streamed.items()}
+    small = min(HELD_BYTES, max(sizes.values()) // HELD_SHARE)
+    held = {
+        place: Held(variable, *windows.row_range)
+        for place, variable in streamed.items()
+        if sizes[place] <= small
+    }
+    read = tuple(stored(variable) for place, variable in streamed.items() if place not in held)
+    budget = config.budget - sum(one.nbytes for one in held.values())
+    case = _Case(windows, config, world_size, read, budget)
+    order, choice, lanes, reason = _streamed(case, state)
+    benches = None
+    if lanes is None:
+        choice, benches = case.benches(choice)
+    return Reading(
+        order=order, tier=common_tier(streamed.values()), reason=reason, stored=read, held=held,
+        choice=choice, lanes=lanes, benches=benches,
+    )  # fmt: skip
+
+
+def _addressable(
+    windows: WindowSet, used: Sequence[Variable], config: LoaderConfig, state: RunState | None
+) -> Reading:
+    order: Order
+    if state is not None and state.order.startswith("block"):
+        storages = [stored(variable).storage for variable in used]
+        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows)
+        order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed)
+    elif state is not None:
+        order = _by_name(state, len(windows))
+    elif config.shuffle:
+        order = GlobalOrder(len(windows), config.seed)
+    else:
+        order = SequentialOrder(len(windows), config.lanes or 1)
+    reason = "rows are addressable where they lie, so that any window may come next"
+    return Reading(order=order, tier=common_tier(used), reason=reason)
+
+
+def _at_hand(
+    windows: WindowSet,
+    used: Sequence[Variable],
+    apart: Mapping[int, Variable],
+    config: LoaderConfig,
+    world_size: int,
+    state: RunState | None,
+) -> Reading | None:
+    """Read what lies here and yet is no array: foreign bytes, some nodes of many, several arrays joined along time.
+
+    Any row costs alike, so the order is that of arrays. The rows are kept as an array where half of the memory holds
+    them, else each batch brings its own together. None for a run in blocks that goes on, where they are too many.
+    """
+    found = _addressable(windows, used, config, state)
+    held = {place: Held(variable, *windows.row_range) for place, variable in apart.items()}
+    if sum(one.nbytes for one in held.values()) <= config.budget // 2:
+        why = "rows are brought into one array when first used, so that any window may come next"
+        return replace(found, reason=why, held=held)
+    if found.order.name.startswith("block"):
+        return None
+    read = tuple(stored(variable) for variable in apart.values())
+    case = _Case(windows, config, world_size, read, config.budget)
+    choice, benches = case.benches(case.direct())
+    why = "rows are read straight into batches from where they lie: as one array they would take half of the memory"
+    return replace(found, reason=why, stored=read, choice=choice, benches=benches)
+
+
+def _by_name(state: RunState, windows: int) -> Order:
+    if state.order.startswith("global"):
+        return GlobalOrder(windows, state.seed)
+    return SequentialOrder(windows, state.lanes)
+
+
+def _blocks(windows: WindowSet, grid: Grid, active: int, lanes: int, seed: int) -> BlockOrder:
+    return BlockOrder(windows.index, grid=grid, seed=seed, active=active, lanes=lanes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """What the choice is made from."""
+
+    windows: WindowSet
+    config: LoaderConfig
+    world_size: int
+    read: tuple[Stored, ...]
+    budget: int
+
+    def choose(self, lanes: int, **asked: Any) -> Choice:
+        """Choose blocks for the rank that reads the most lanes, so that all choose alike."""
+        batch = per_lane(self.config.global_batch(self.world_size), lanes)
+        held = max(
+            len(lanes_read(rank, self.world_size, lanes=lanes, batch_per_lane=batch))
+            for rank in range(self.world_size)
+        )
+        return self._choose(lanes=lanes, lanes_held=held, ahead=self.config.reads_ahead, **asked)
+
+    def direct(self) -> Choice:
+        """Read rows straight into batches."""
+        return self._choose(direct=True)
+
+    @property
+    def holds_a_window(self) -> bool:
+        """Whether memory is enough to read rows directly."""
+        try:
+            self.benches(self.direct())
+        except MemoryBudgetError:
+            return False
+        return True
+
+    def benches(self, choice: Choice) -> tuple[Choice, Benches]:
+        """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
+        share = -(-self.config.global_batch(self.world_size) // self.world_size)
+        row_bytes = sum(one.storage.row_bytes for one in self.read)
+        span = self.windows.spec.span
+        chunk = max(
+            one.storage.request_bytes(span) for one in self.read
+        )  # as it comes, and a part of it decoded
+        chunk += max(one.storage.chunk_bytes for one in self.read)
+        free = self.budget - choice.terms.reserve
+        requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
+        in_flight = requests * chunk
+        benches = Benches.within(
+            free - in_flight, row_bytes=row_bytes, span=span, windows=share, wanted=_BENCHES
+        )
+        arena = benches.count * benches.rows * row_bytes
+        terms = replace(choice.terms, arena=arena, in_flight=in_flight)
+        return replace(choice, terms=terms, requests=requests), benches
+
+    def _choose(self, **asked: Any) -> Choice:
+        return choose(
+            self.windows.index,
+            [one.storage for one in self.read],
+            span=self.windows.spec.span,
+            memory=max(1, self.budget),
+            **asked,
+        )
+
+
+def _streamed(case: _Case, state: RunState | None) -> tuple[Order, Choice, LanesOfBlocks | None, str]:
+    windows, config = case.windows, case.config
+    count, lanes = len(windows), config.lanes or case.world_size
+    if state is not None:
+        lanes = state.lanes
+    kind = "block" if config.shuffle else "sequential"
+    if state is not None:
+        kind = state.order.partition("-")[0]
+    if kind == "block" and (state is not None or windows.index.rising):
+        asked: dict[str, Any] = {"active": config.active_blocks}
+        if state is not None:
+            asked = {"active": state.active_blocks, "rows": state.block_rows}
+        choice = case.choose(lanes, **asked)
+        if choice.grid is not None:
+            seed = config.seed if state is None else state.seed
+            order = _blocks(windows, choice.grid, choice.active, lanes, seed)
+            return order, choice, None if choice.mode == "direct" else order, choice.reason
+        return GlobalOrder(count, config.seed), choice, None, choice.reason
+    if kind == "sequential":
+        in_time = SequentialOrder(count, lanes)
+        if windows.index.rising:
+            choice = _in_time(case, lanes)
+            if choice.mode != "direct" and choice.grid is not None:
+                return (
+                    in_time,
+                    choice,
+                    TimeOrder(windows.index, grid=choice.grid, num_lanes=lanes),
+                    choice.reason,
+                )
+            return in_time, choice, None, choice.reason
+        return (
+            in_time,
+            case.direct(),
+            None,
+            "the windows are not in time order, so rows are read as they come",
+        )
+    order_ = GlobalOrder(count, config.seed if state is None else state.seed)
+    why = "the windows are not in time order" if state is None else "the run goes on in a full permutation"
+    return order_, case.direct(), None, f"rows are read straight into batches: {why}"
+
+
+def _in_time(case: _Case, lanes: int) -> Choice:
+    """One block at a time where that fits, whatever the chunks: each row is then read once."""
+    direct = "rows are read straight into batches: the memory does not hold two blocks"
+    try:
+        choice = case.choose(lanes, active=1)
+    except MemoryBudgetError:
+        return replace(case.direct(), reason=direct)  # or an error, where one chunk is too large
+    single = all(one.storage.largest == 1 for one in case.read)
+    if choice.mode == "halo" and single and case.holds_a_window:
+        return replace(
+            case.direct(), reason=direct
+        )  # which has the rows of the batch before, and reads none twice
+    return choice

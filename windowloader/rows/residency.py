@@ -1,0 +1,326 @@
+"""What one lane of one epoch reads, keeps and drops, turn by turn: the plan that an executor follows.
+
+In: a `Lane`, places in the arena, where the run stands. Out: a `Residency`. Pure arithmetic of O(blocks);
+never reads, never sees a window.
+
+How an executor uses it. All block numbers are the lane's (indices into ``lane.blocks``)::
+
+    residency = Residency(lane, span=span, slots=slots, cursor=cursor)
+    for turn in range(residency.first_turn, lane.num_turns):
+        events = residency.turn(turn)                  # once the last batch of the turn before is gathered
+        free the places of the seams events.released
+        (first turn: submit events.submit, the rows residency.rows(block) of each, into free places)
+        for block in events.enter: wait for it
+        for seam in events.saved:  copy its rows in events.leave to its place in the stash
+        for seam in events.joined: copy both sides, as far as they are not there yet, to its place
+        free the places of the blocks events.leave; submit the blocks events.submit
+        batches of lane.deal.borders[turn : turn + 2]: residency.locate(starts) says where rows lie
+
+A seam is named by its earlier block in time; its place in the stash holds ``seam_rows(seam)``: tail and
+head of two neighbours next to each other, so that a window across has one source. It is taken when one of
+the two leaves with the other yet to come, or else when both are there, and given back when its windows have
+been dealt. Every place is filled as soon as it is free, in the order of the visits; places that stay free
+while the lane drains (``events.submit`` is empty, ``events.leave`` is not) are for the next epoch's blocks,
+in the order of its visits; when its turn comes, what was submitted early is not submitted again.
+
+A run that is resumed at ``cursor`` reads the active blocks again, at once; a seam in ``missing`` lacks the
+side of a block that is gone: ``side_rows(seam)`` are read when a window first asks for it.
+
+With fewer places than ``active + 1`` (and than blocks) the residency is `paged`: blocks are still entered at
+their turn, when the sides of both their seams are saved at once, but within a turn they are evicted and
+read again as ``paging.pages`` says, whose first read of a turn is the entering block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from windowloader.errors import LoaderError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from windowloader.order.lane import Lane
+
+__all__ = ["Residency", "Turn"]
+
+_NONE = np.empty(0, np.int64)
+
+
+class Turn(NamedTuple):
+    """What happens at the start of a turn, in the order in which it must be done."""
+
+    released: NDArray[np.int64]
+    """Seams whose windows have all been dealt."""
+    enter: NDArray[np.int64]
+    """The block that must be there now; none while the lane drains."""
+    saved: NDArray[np.int64]
+    """Seams of the leaving block whose other side is yet to come."""
+    joined: NDArray[np.int64]
+    """Seams whose second side entered now."""
+    leave: NDArray[np.int64]
+    """The block that is not needed any more; none while the lane fills."""
+    submit: NDArray[np.int64]
+    """Blocks to be read, now that places are free, in the order in which they enter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residency:
+    """The plan of one lane of one epoch.
+
+    Parameters
+    ----------
+    lane : Lane
+        From ``BlockOrder.sequence``.
+    span : int
+        Rows of a window.
+    slots : int
+        Places for blocks: ``lane.active`` and as many as are read ahead.
+    cursor : int
+        Position in the lane's sequence at which the run begins or goes on.
+
+    Attributes
+    ----------
+    first_turn : int
+        The turn that holds ``cursor``; the number of turns where nothing is left.
+    ahead : int
+        How many blocks beyond the active ones are read or being read.
+    paged : bool
+        Whether there are too few places for the active blocks and one to come.
+    placed : ndarray, shape (blocks,), bool
+        Whether the block that enters at turn ``t`` is read; not so those a resumed run has done with.
+    seams : ndarray, shape (s,), int64
+        Blocks across whose end at least one of the lane's windows reaches.
+    opened, joined, taken, released : ndarray, shape (s,), int64
+        Turns at which a seam's first and second side enter, and from and up to which it has a place.
+    missing : ndarray, shape (s,), bool
+        Seams that a resumed run needs and of which one side is not read again.
+
+    Raises
+    ------
+    LoaderError
+        Where there is no place, or ``cursor`` is outside the lane.
+    """
+
+    lane: Lane
+    span: int = field(kw_only=True)
+    slots: int = field(kw_only=True)
+    cursor: int = field(default=0, kw_only=True)
+    first_turn: int = field(init=False)
+    ahead: int = field(init=False)
+    paged: bool = field(init=False)
+    placed: NDArray[np.bool_] = field(init=False, repr=False)
+    seams: NDArray[np.int64] = field(init=False, repr=False)
+    opened: NDArray[np.int64] = field(init=False, repr=False)
+    joined: NDArray[np.int64] = field(init=False, repr=False)
+    taken: NDArray[np.int64] = field(init=False, repr=False)
+    released: NDArray[np.int64] = field(init=False, repr=False)
+    missing: NDArray[np.bool_] = field(init=False, repr=False)
+    _submitted: NDArray[np.int64] = field(init=False, repr=False)
+    _index: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lane, blocks = self.lane, len(self.lane.blocks)
+        if self.slots < 1 or not 0 <= self.cursor <= len(lane):
+            raise LoaderError(
+                f"slots={self.slots}, cursor={self.cursor}: at least one place is needed, and a position "
+                f"within the lane's {len(lane)} windows."
+            )
+        paged = self.slots < min(lane.active + 1, blocks)
+        seams = np.flatnonzero(lane.crossing > 0)
+        sides = lane.entry[seams], lane.entry[np.minimum(seams + 1, blocks - 1)]
+        opened, joined = np.minimum(*sides), np.maximum(*sides)
+        values = {
+            "first_turn": self._turn_at(),
+            "ahead": 0 if paged else min(self.slots, blocks) - lane.active,
+            "paged": paged,
+            "seams": seams,
+            "opened": opened,
+            "joined": joined,
+            "taken": opened if paged else np.minimum(opened + lane.active, joined),
+            "released": joined + lane.active,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        placed, missing, live = self._resumed()
+        object.__setattr__(self, "placed", placed)
+        object.__setattr__(self, "missing", missing)
+        object.__setattr__(self, "_submitted", self._reads())
+        # What was joined before a resumed run begins is joined again at its first turn.
+        late = np.where(live & (joined < self.first_turn), self.first_turn, joined)
+        turns = {"taken": self.taken, "joined": late, "released": self.released}
+        orders = {name: np.argsort(turn, kind="stable") for name, turn in turns.items()}
+        index = {name: (turns[name][order], order) for name, order in orders.items()}
+        object.__setattr__(self, "_index", index)
+
+    def turn(self, turn: int) -> Turn:
+        """Tell what happens at the start of a turn.
+
+        Parameters
+        ----------
+        turn : int
+            In [first_turn, lane.num_turns).
+
+        Returns
+        -------
+        Turn
+        """
+        lane = self.lane
+        joined, taken = self._at("joined", turn), self._at("taken", turn)
+        first, gone = turn == self.first_turn, turn - lane.active
+        submitted = np.arange(0 if first else self._submitted[turn - 1] + 1, self._submitted[turn] + 1)
+        return Turn(
+            released=_NONE if first else self.seams[self._at("released", turn)],
+            enter=lane.visits[turn : turn + 1],
+            saved=self.seams[taken[(self.joined[taken] != turn) & ~self.missing[taken]]],
+            joined=self.seams[joined],
+            leave=lane.visits[gone : gone + 1] if gone >= 0 and not first and self.placed[gone] else _NONE,
+            submit=lane.visits[submitted[self.placed[submitted]]],
+        )
+
+    def submitted(self, turn: int) -> int:
+        """Return how many entries have been asked for once a turn has begun, those that are not read among them."""
+        return int(self._submitted[turn]) + 1
+
+    def rows(self, block: int) -> tuple[int, int]:
+        """Return the rows ``[begin, end)`` of a block that this lane uses.
+
+        Parameters
+        ----------
+        block : int
+
+        Returns
+        -------
+        tuple of int
+        """
+        return int(self.lane.begin[block]), int(self.lane.end[block])
+
+    def seam_rows(self, seam: int) -> tuple[int, int, int]:
+        """Return the rows ``[begin, end)`` that windows across a seam use, and the border among them.
+
+        Parameters
+        ----------
+        seam : int
+            The earlier of the two blocks.
+
+        Returns
+        -------
+        begin, border, end : int
+        """
+        lane, border = self.lane, int(self.lane.end[seam])
+        begin = max(int(lane.begin[seam]), border - self.span + 1)
+        return begin, border, min(int(lane.end[seam + 1]), border + self.span - 1)
+
+    def side_rows(self, seam: int) -> tuple[int, int]:
+        """Return the rows of a missing seam's side whose block is gone; of both sides where both are.
+
+        Parameters
+        ----------
+        seam : int
+            One of ``seams[missing]``.
+
+        Returns
+        -------
+        tuple of int
+        """
+        begin, border, end = self.seam_rows(seam)
+        tail, head = self.placed[self.lane.entry[seam : seam + 2]]
+        return border if tail else begin, border if head else end
+
+    def locate(self, starts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Find where the rows of windows lie.
+
+        Parameters
+        ----------
+        starts : array_like of int, shape (n,)
+            First rows of windows of this lane.
+
+        Returns
+        -------
+        block : ndarray, shape (n,), int64
+            The block, or the seam, in which all rows of the window lie.
+        crosses : ndarray, shape (n,), bool
+            Whether it is the seam.
+        """
+        starts = np.asarray(starts, np.int64)
+        block = np.searchsorted(self.lane.begin, starts, side="right") - 1
+        return block, starts + self.span > self.lane.end[block]
+
+    def open_seams(self) -> NDArray[np.int64]:
+        """Count the seams of which one side has entered and the other not, at every turn.
+
+        Returns
+        -------
+        ndarray, shape (turns,), int64
+        """
+        return self._overlap(self.opened, self.joined, 1)
+
+    def stash_slots(self) -> NDArray[np.int64]:
+        """Count the places that seams take, at every turn; their maximum is what the stash must hold.
+
+        Returns
+        -------
+        ndarray, shape (turns,), int64
+        """
+        return self._overlap(self.taken, self.released, 1)
+
+    def resident_rows(self) -> NDArray[np.int64]:
+        """Count the rows held for blocks and seams, at every turn, from the rows themselves.
+
+        Returns
+        -------
+        ndarray, shape (turns,), int64
+            Rows in the arena, those being read into it among them, and in the stash.
+        """
+        lane = self.lane
+        sizes = (lane.end - lane.begin)[lane.visits]
+        t = np.arange(len(sizes), dtype=np.int64)
+        since = np.maximum(np.searchsorted(self._submitted, t), self.first_turn)
+        rows = self._overlap(since, np.maximum(t + lane.active, since), sizes * self.placed)
+        if self.paged:
+            rows = np.minimum(rows, self.slots * (sizes.max() if len(sizes) else 0))
+        return rows + 2 * (self.span - 1) * self.stash_slots()
+
+    def _at(self, event: str, turn: int) -> NDArray[np.int64]:
+        turns, order = self._index[event]
+        return order[np.searchsorted(turns, turn) : np.searchsorted(turns, turn, side="right")]
+
+    def _overlap(
+        self, begin: NDArray[np.int64], end: NDArray[np.int64], weight: NDArray[np.int64] | int
+    ) -> NDArray[np.int64]:
+        turns = self.lane.num_turns
+        change = np.zeros(turns + 1, np.int64)
+        np.add.at(change, np.minimum(begin, turns), weight)
+        np.subtract.at(change, np.minimum(end, turns), weight)
+        return np.cumsum(change)[:-1]
+
+    def _turn_at(self) -> int:
+        if self.cursor == 0:  # even where no window comes at the first turns
+            return 0
+        deal = self.lane.deal
+        return int(deal.turn_of(self.cursor)) if self.cursor < len(self.lane) else deal.num_turns
+
+    def _resumed(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Mark the blocks that are read, by turn; the seams of which a side is gone; those still needed."""
+        lane, turn = self.lane, self.first_turn
+        coming = np.arange(len(lane.blocks)) >= turn  # what enters now is read whether or not windows come
+        needed = coming.copy()
+        if turn < lane.num_turns:
+            entries, left = lane.deal.left(turn)
+            needed[entries[left > 0]] = True
+        live = needed[self.joined]  # a seam's windows are of the turn that joins it
+        placed = coming if self.paged else needed
+        return placed, live & ~(placed[self.opened] & placed[self.joined]), live
+
+    def _reads(self) -> NDArray[np.int64]:
+        """Up to which entry blocks have been submitted once a turn has begun: as many as there are places."""
+        lane = self.lane
+        turns = np.arange(lane.num_turns, dtype=np.int64)
+        if self.paged:
+            return np.minimum(turns, len(lane.blocks) - 1)
+        count = np.concatenate([[0], np.cumsum(self.placed)])  # of the entries before t, those with a place
+        left = count[np.clip(turns - lane.active + 1, 0, len(lane.blocks))]
+        return np.searchsorted(count, left + self.slots, side="right") - 2

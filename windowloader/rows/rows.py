@@ -1,0 +1,361 @@
+"""The rows that a batch needs, as arrays the gather can index: the protocol of all tiers, and the simplest.
+
+In: the window starts of a step. Out: `Piece`s, stretches of a batch with one `Rows` a variable. Variables in memory or
+mapped are indexed where they lie; ``blocks`` and ``direct`` read the others. Never knows of orders.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from windowloader.batch.gather import Rows
+from windowloader.errors import ClosedError
+
+from .counting import Reads
+from .flat import Flat
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from windowloader.order.shard import Position
+    from windowloader.series.series import Series
+    from windowloader.series.variable import Variable
+
+__all__ = [
+    "AtOnce",
+    "Held",
+    "InTurn",
+    "Others",
+    "Piece",
+    "Resident",
+    "RowAccess",
+    "RowStream",
+    "merge",
+    "row_access",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Windows of a batch whose rows are there at the same time.
+
+    Parameters
+    ----------
+    rows : sequence of Rows
+        One a variable, in the order the recipe asks for; ``first`` is filled at the positions of the piece.
+    begin, end : int
+        Positions in the batch.
+    """
+
+    rows: Sequence[Rows]
+    begin: int
+    end: int
+
+
+class RowStream(Protocol):
+    """Rows for the steps of one iterator, asked for from any thread.
+
+    Attributes
+    ----------
+    reads : Reads or None
+        What it read; None where rows are addressable and nothing is.
+    """
+
+    @property
+    def reads(self) -> Reads | None:
+        """What it read."""
+
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+        """Yield the rows of batch number ``index`` of this iterator, whose step begins at ``position``.
+
+        Where rows are at hand it may be several batches, the last of them number ``index``.
+        A piece is valid until the next one is asked for, the last until the generator is closed.
+        """
+
+    def fail(self, index: int) -> None:
+        """Say that a batch will not ask for its rows, so that later ones do not wait for it."""
+
+    def close(self, *, wait: bool = False) -> None:
+        """Let go of everything; with ``wait``, until no batch is being made and no read under way."""
+
+    def abandon(self) -> None:
+        """Close in the garbage collector, where nothing may be waited for."""
+
+
+class RowAccess(Protocol):
+    """How the rows of a loader are reached; one for the loader, one `RowStream` for each iterator."""
+
+    def stream(self, position: Position) -> RowStream:
+        """Rows for a new iterator that begins at a position."""
+
+    def close(self) -> None:
+        """Let go of everything, once reads under way have ended."""
+
+
+class Resident:
+    """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
+
+    reads: Reads | None = None
+
+    def __init__(self, arrays: Others) -> None:
+        self._arrays = arrays
+
+    def stream(self, position: Position) -> Resident:
+        """Return itself: nothing is kept between steps."""
+        return self
+
+    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+        """Whole arrays, each window at its start."""
+        yield Piece(self._arrays.beside((), starts), 0, len(starts))
+
+    def fail(self, index: int) -> None:
+        """Nobody waits."""
+
+    def close(self, *, wait: bool = False) -> None:
+        """Nothing to let go of."""
+
+    def abandon(self) -> None:
+        """Nothing to let go of."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A small variable that is read once and kept: all rows that the windows use.
+
+    Parameters
+    ----------
+    variable : Variable
+    begin, end : int
+        Those rows.
+    """
+
+    variable: Variable
+    begin: int
+    end: int
+    _rows: np.ndarray | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return (self.end - self.begin) * self.variable.row_bytes
+
+    def rows(self, starts: np.ndarray, reads: Reads | None = None) -> Rows:
+        """Return its rows, read when first asked for, which ``reads`` counts."""
+        with self._lock:
+            if self._rows is None:
+                variable = self.variable
+                shape = (self.end - self.begin, variable.num_nodes, variable.num_features)
+                rows = np.empty(shape, variable.dtype)
+                size = variable.read(self.begin, self.end, rows)
+                self._rows = rows
+                if reads is not None:
+                    cost = variable.source.storage().cost([self.begin], [self.end])
+                    reads.note(size, int(cost.requests[0]))
+        return Rows(self._rows, starts - self.begin)
+
+    def close(self) -> None:
+        """Let go of the rows."""
+        with self._lock:
+            self._rows = None
+
+
+class Others:
+    """The variables of a recipe that are not read step by step, and where they stand among those that are.
+
+    Parameters
+    ----------
+    count : int
+        Variables of the recipe.
+    views : mapping of int to ndarray
+        Those in memory or mapped, by their place in the recipe.
+    held : mapping of int to Held
+        Small ones that are kept whole.
+    """
+
+    def __init__(self, count: int, views: Mapping[int, np.ndarray], held: Mapping[int, Held]) -> None:
+        self._count, self._views, self._held = count, dict(views), dict(held)
+        self._flats = {place: Flat.kept(view) for place, view in views.items()}
+
+    @property
+    def views(self) -> tuple[np.ndarray, ...]:
+        """Those in memory or mapped, in their order in the recipe."""
+        return tuple(self._views[place] for place in sorted(self._views))
+
+    def beside(self, streamed: Sequence[Rows], starts: np.ndarray, reads: Reads | None = None) -> list[Rows]:
+        """Return the rows of all variables: those given, in the places that are left, and its own."""
+        given = iter(streamed)
+        found = []
+        for place in range(self._count):
+            if place in self._views:
+                found.append(Rows(self._views[place], starts, self._flats[place]))
+            elif place in self._held:
+                found.append(self._held[place].rows(starts, reads))
+            else:
+                found.append(next(given))
+        return found
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        for held in self._held.values():
+            held.close()
+
+
+class InTurn:
+    """Batches that are laid out in their order, whichever threads make them.
+
+    Parameters
+    ----------
+    lock : Condition
+        Notified when the turn passes on, or never comes.
+
+    Attributes
+    ----------
+    closed : bool
+    reads : Reads
+        What the iterator's batches took from storage.
+    """
+
+    def __init__(self, lock: threading.Condition) -> None:
+        self._lock = lock
+        self._next = 0
+        self._broken: int | None = None
+        self.closed = False
+        self.reads = Reads()
+
+    def await_turn(self, index: int) -> None:
+        """Wait until all batches before this one are laid out; `ClosedError` where that will never be."""
+        with self._lock:
+            self.check()
+            while self._next != index:
+                if self._broken is not None and self._broken < index:
+                    raise ClosedError(
+                        f"batch {self._broken} of this iterator could not be made, nor any after it."
+                    )
+                self._lock.wait()
+                self.check()
+
+    def pass_on(self, index: int) -> None:
+        """Say that a batch is laid out."""
+        with self._lock:
+            self._next = index + 1
+            self._lock.notify_all()
+
+    def fail(self, index: int) -> None:
+        """Say that a batch cannot be made, so that none waits for it to be laid out."""
+        with self._lock:
+            if self._next <= index:
+                self._broken = index if self._broken is None else min(index, self._broken)
+            self._lock.notify_all()
+
+    def check(self) -> None:
+        """Raise `ClosedError` where it is closed."""
+        if self.closed:
+            raise ClosedError("this iterator was closed.")
+
+    def abandon(self) -> None:
+        """Close in the garbage collector, where nothing may be waited for, not even the lock."""
+        self.closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._lock.notify_all()
+            finally:
+                self._lock.release()
+
+
+class AtOnce:
+    """Rows for whoever asks, all at once: the distinct rows of some windows go to scratch, each row once.
+
+    Parameters
+    ----------
+    variables : sequence of Variable
+        In the order the recipe asks for; resident ones among them are indexed where they lie.
+    span : int
+        Rows from a window's first to its last.
+    """
+
+    def __init__(self, variables: Sequence[Variable], span: int) -> None:
+        self._variables = tuple(variables)
+        self._views = tuple(variable.view() for variable in variables)
+        self._span = span
+        self._local = threading.local()  # scratch of the thread that gathers: reused, never shared
+
+    def pieces(self, starts: np.ndarray) -> Iterator[Piece]:
+        """Read the rows of these windows, all requests at once, and wait for them: one piece."""
+        begins, ends, first = merge(starts, self._span)
+        offsets = np.concatenate(([0], np.cumsum(ends - begins)))
+        found, pending = [], []
+        for number, (variable, view) in enumerate(zip(self._variables, self._views, strict=True)):
+            if view is not None:
+                found.append(Rows(view, starts))
+                continue
+            scratch = self._scratch(number, variable, int(offsets[-1]))
+            pending += [
+                variable.submit(int(begin), int(end), scratch[offset : offset + end - begin])
+                for begin, end, offset in zip(begins, ends, offsets, strict=False)
+            ]
+            found.append(Rows(scratch, first))
+        errors = [error for read in pending if (error := _outcome(read)) is not None]
+        if errors:
+            self.close()  # storage may still write the rows of a read that timed out
+            raise errors[0]
+        yield Piece(found, 0, len(starts))
+
+    def _scratch(self, number: int, variable: Variable, rows: int) -> np.ndarray:
+        kept: dict[int, np.ndarray] = self._local.__dict__.setdefault("arrays", {})
+        if number not in kept or len(kept[number]) < rows:
+            kept[number] = np.empty((rows, variable.num_nodes, variable.num_features), variable.dtype)
+        return kept[number]
+
+    def close(self) -> None:
+        """Drop the scratch of the calling thread; that of ended threads went with them."""
+        self._local.__dict__.clear()
+
+
+def _outcome(read: object) -> BaseException | None:
+    """Wait for one read; its error instead of raising, so that no read still writes when the first one failed."""
+    try:
+        read.result()  # type: ignore[attr-defined]
+    except Exception as error:
+        return error
+    return None
+
+
+def merge(starts: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unite the row ranges ``[s, s + span)`` of windows into runs that do not touch.
+
+    Parameters
+    ----------
+    starts : ndarray, shape (batch,), int64
+        In any order, repeats allowed.
+    span : int
+        Rows a window.
+
+    Returns
+    -------
+    begins, ends : ndarray, shape (run,), int64
+        The runs of rows, rising.
+    first : ndarray, shape (batch,), int64
+        Where each window's first row lies when the runs stand one after another.
+
+    Examples
+    --------
+    >>> merge(np.array([9, 2, 3]), 3)
+    (array([2, 9]), array([ 6, 12]), array([4, 0, 1]))
+    """
+    order = np.unique(starts)
+    opens = np.concatenate(([True], order[1:] > order[:-1] + span))
+    begins = order[opens]
+    ends = order[np.concatenate((opens[1:], [True]))] + span
+    offsets = np.concatenate(([0], np.cumsum(ends - begins)[:-1]))
+    run = np.searchsorted(begins, starts, side="right") - 1
+    return begins, ends, starts - begins[run] + offsets[run]
+
+
+def row_access(series: Series, variables: Sequence[int], span: int) -> AtOnce:
+    """Rows of windows that are asked for by number, without an order: indexed where they lie, or read."""
+    return AtOnce([series.variables[i] for i in variables], span)

@@ -1,0 +1,407 @@
+"""Scalers fitted on the rows a window set holds, or made from known numbers.
+
+In: a window set, or statistics. Out: `StandardScaler`, `MinMaxScaler`, `RobustScaler`. Never sees a row
+outside its window set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from windowloader.errors import ScalerError
+from windowloader.util.units import parse_bytes
+
+from .fit import Fit, ScalerWarning, known, warn_constant
+from .quantiles import quantile_reducer
+from .scaler import Numbers, Rounding, Scaler
+from .statistics import Extremes, Moments, Per, Unseen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from windowloader.windows.window_set import WindowSet
+
+    from .quantiles import Exact, Sketched
+    from .row_reads import Weighting
+
+    Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
+    Progress = Callable[[int, int], object]
+
+__all__ = ["MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+class StandardScaler(Scaler):
+    """Scale to mean 0 and standard deviation 1: ``(x - mean) / (std + epsilon)``.
+
+    Clocks and covariates without time are neither fitted nor scaled.
+
+    Parameters
+    ----------
+    mean, std : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them. The standard deviation is that of the population (ddof=0).
+    features : str or sequence of str, optional
+        What is covered. None: the names of the mapping, or any feature that is not a clock.
+    rounding : {"multiply", "divide"}
+        Multiply by 1/std as the gather does best, or divide, to the bit of NumPy's ``(x - mean) / std``.
+    epsilon : float
+        Added to std (PyTorch Geometric Temporal uses 1e-10 for some sets).
+    missing : float, optional
+        What stands for missing in the raw data, for ``inverse_transform(…, mask=…)``.
+
+    Raises
+    ------
+    ScalerError
+        If a statistic has no usable shape or value.
+
+    Examples
+    --------
+    >>> scaler = StandardScaler({"speed": 59.3, "flow": 180.0}, {"speed": 12.4, "flow": 75.0})
+    >>> scaler
+    StandardScaler(speed: mean 59.3, std 12.4; flow: mean 180, std 75)
+    >>> scaler["speed"].inverse_transform(np.array([[1.0, -1.0]]), layout="bn").round(1)
+    array([[71.7, 46.9]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("mean", "std")
+    OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
+
+    def __init__(
+        self,
+        mean: Given,
+        std: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        rounding: Rounding = "multiply",
+        epsilon: float = 0.0,
+        missing: float | None = None,
+    ) -> None:
+        statistics = known({"mean": mean, "std": std}, features)
+        self._fill(statistics, rounding=rounding, missing=missing, options={"epsilon": _epsilon(epsilon)})
+        if any((table["std"] < 0).any() for table in self._statistics.values()):
+            raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
+        warn_constant(self, "std")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
+        rounding: Rounding = "multiply",
+        epsilon: float = 0.0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take mean and standard deviation of the rows a window set holds, in one pass.
+
+        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
+        order, so that the result is the same to the bit however the data are stored and read.
+
+        Parameters
+        ----------
+        window_set : WindowSet
+            Usually the train part of a split.
+        features : str or sequence of str, optional
+            Features, variables or covariates. None: all that the windows read, except clocks and static
+            covariates.
+        per : {"feature", "node", "entity"}
+            One statistic for all nodes, one a node, or one an entity.
+        weighting : {"rows", "windows"}
+            Count a row once if any window holds it in inputs or targets, or as often as windows hold it among
+            their inputs (DCRNN and its followers, who average over materialised windows).
+        unseen : {"raise", "pooled"}
+            With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
+            `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
+        rounding, epsilon
+            As in the constructor.
+        progress : callable, optional
+            Called with (rows done, rows in all).
+
+        Returns
+        -------
+        StandardScaler
+
+        Raises
+        ------
+        MissingDataError
+            At a NaN that is not declared missing.
+        ScalerError
+            At an infinite value, or where all of a feature or node is missing.
+
+        Examples
+        --------
+        >>> import windowloader as wl
+        >>> series = wl.Series(np.arange(20.0)[:, None], features=["speed"])
+        >>> train, test = wl.split(series, wl.WindowSpec(lookback=2, horizon=1), (0.5, 0.5))
+        >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
+        StandardScaler(speed: mean 4.5, std 2.87228)
+        """
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
+        options = {"epsilon": _epsilon(epsilon), **fit.options}
+        statistics = fit.statistics(Moments, _mean_and_std, progress)
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
+        warn_constant(scaler, "std", fit)
+        return scaler
+
+    @property
+    def mean(self) -> Numbers | dict[str, Numbers]:
+        """Mean: a float, or an array, shape (node,) or (entity,); a dict of them for several features."""
+        return self._public("mean")
+
+    @property
+    def std(self) -> Numbers | dict[str, Numbers]:
+        """Standard deviation, as `mean`; epsilon is not in it."""
+        return self._public("std")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        table = self._statistics[feature]
+        return table["mean"], table["std"] + float(self._options["epsilon"])
+
+
+class MinMaxScaler(Scaler):
+    """Scale a range of values to ``feature_range``, [0, 1] by default.
+
+    Parameters
+    ----------
+    minimum, maximum : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them.
+    features, rounding, missing
+        As in `StandardScaler`.
+    feature_range : tuple of float
+        Where minimum and maximum come to lie.
+
+    Raises
+    ------
+    ScalerError
+        If a maximum is below its minimum, or the range does not rise.
+
+    Examples
+    --------
+    >>> MinMaxScaler(0.0, 80.0, feature_range=(-1, 1)).transform(np.array([[0.0, 60.0]]), layout="bn")
+    array([[-1. ,  0.5]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("minimum", "maximum")
+    OPTIONS: ClassVar[Mapping[str, object]] = {"feature_range": [0.0, 1.0]}
+
+    def __init__(
+        self,
+        minimum: Given,
+        maximum: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        feature_range: tuple[float, float] = (0.0, 1.0),
+        rounding: Rounding = "multiply",
+        missing: float | None = None,
+    ) -> None:
+        statistics = known({"minimum": minimum, "maximum": maximum}, features)
+        options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        self._fill(statistics, rounding=rounding, missing=missing, options=options)
+        if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
+            raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
+        warn_constant(self, "range")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
+        rounding: Rounding = "multiply",
+        feature_range: tuple[float, float] = (0.0, 1.0),
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take the range of the rows a window set holds.
+
+        Parameters
+        ----------
+        window_set, features, per, weighting, unseen, rounding, progress
+            As in `StandardScaler.fit`, with its errors.
+        feature_range : tuple of float
+            Where smallest and largest value come to lie.
+
+        Returns
+        -------
+        MinMaxScaler
+        """
+        limits = _rising("feature_range", feature_range, -np.inf, np.inf)
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
+        options = {"feature_range": limits, **fit.options}
+        statistics = fit.statistics(Extremes, _ends, progress)
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
+        warn_constant(scaler, "range", fit)
+        return scaler
+
+    @property
+    def minimum(self) -> Numbers | dict[str, Numbers]:
+        """Smallest value, in the shapes of `StandardScaler.mean`."""
+        return self._public("minimum")
+
+    @property
+    def maximum(self) -> Numbers | dict[str, Numbers]:
+        """Largest value."""
+        return self._public("maximum")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self._options["feature_range"]
+        table = self._statistics[feature]
+        scale = (table["maximum"] - table["minimum"]) / (high - low)
+        return table["minimum"] - low * np.where(scale == 0, 1.0, scale), scale
+
+
+class RobustScaler(Scaler):
+    """Scale by median and distance of two quantiles: ``(x - median) / spread``; outliers do not matter.
+
+    Parameters
+    ----------
+    median, spread : float, array_like of shape (node,), or mapping of feature to either
+        Known statistics; `fit` computes them.
+    features, rounding, missing
+        As in `StandardScaler`.
+
+    Raises
+    ------
+    ScalerError
+        If a spread is below 0.
+
+    Examples
+    --------
+    >>> RobustScaler(60.0, 8.0, features="speed").transform(np.array([[64.0]]), layout="bn")
+    array([[0.5]])
+    """
+
+    __slots__ = ()
+    NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
+
+    def __init__(
+        self,
+        median: Given,
+        spread: Given,
+        *,
+        features: str | Sequence[str] | None = None,
+        rounding: Rounding = "multiply",
+        missing: float | None = None,
+    ) -> None:
+        self._fill(known({"median": median, "spread": spread}, features), rounding=rounding, missing=missing)
+        if any((table["spread"] < 0).any() for table in self._statistics.values()):
+            raise ScalerError(f"spread={spread!r} has a value below 0.")
+        warn_constant(self, "spread")
+
+    @classmethod
+    def fit(
+        cls,
+        window_set: WindowSet,
+        *,
+        features: str | Sequence[str] | None = None,
+        per: Per = "feature",
+        weighting: Weighting = "rows",
+        unseen: Unseen = "raise",
+        rounding: Rounding = "multiply",
+        quantile_range: tuple[float, float] = (0.25, 0.75),
+        exact_bytes: str | int = "256MiB",
+        progress: Progress | None = None,
+    ) -> Self:
+        """Take median and quantile distance of the rows a window set holds.
+
+        Exact (as ``np.quantile``) where all values, 8 bytes each, take at most ``exact_bytes``; sorting them
+        takes twice that for the moment (six times where nodes are pooled and rows weighted). Above, a t-digest
+        is kept (extra ``quantiles``), whose answers are off in rank by about 1e-4 (one statistic a feature) to
+        1e-2 (ten thousand nodes), and are the same in every run.
+
+        Parameters
+        ----------
+        window_set, features, per, weighting, unseen, rounding, progress
+            As in `StandardScaler.fit`.
+        quantile_range : tuple of float
+            The two quantiles whose distance is the spread.
+        exact_bytes : str or int
+            Limit for exact quantiles, and for all sketches together.
+
+        Returns
+        -------
+        RobustScaler
+
+        Raises
+        ------
+        MissingDataError, ScalerError
+            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1.
+        MissingExtraError
+            If a sketch is needed and datasketches is not installed.
+        """
+        low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
+        limit = parse_bytes(exact_bytes, name="exact_bytes")
+        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
+        kept = fit.value_bytes()
+        share = limit // (len(fit.columns) * fit.reducers)
+
+        def make(entities: int, nodes: int, pooled: bool) -> Exact | Sketched:
+            ranks = np.array([low, 0.5, high])
+            return quantile_reducer(
+                entities=entities,
+                nodes=nodes,
+                pooled=pooled,
+                ranks=ranks,
+                bytes_kept=kept,
+                limit=limit if kept <= limit else share,
+            )
+
+        statistics = fit.statistics(make, _median_and_spread, progress)
+        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=fit.options)
+        warn_constant(scaler, "spread", fit)
+        return scaler
+
+    @property
+    def median(self) -> Numbers | dict[str, Numbers]:
+        """Median, in the shapes of `StandardScaler.mean`."""
+        return self._public("median")
+
+    @property
+    def spread(self) -> Numbers | dict[str, Numbers]:
+        """Distance of the two quantiles."""
+        return self._public("spread")
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        table = self._statistics[feature]
+        return table["median"], table["spread"]
+
+
+def _epsilon(epsilon: float) -> float:
+    if not 0 <= epsilon < np.inf:
+        raise ScalerError(
+            f"epsilon={epsilon!r} is added to the standard deviation: 0 or a small number above."
+        )
+    return float(epsilon)
+
+
+def _rising(name: str, pair: tuple[float, float], lowest: float, highest: float) -> list[float]:
+    values = [float(value) for value in pair]
+    if len(values) != 2 or not lowest <= values[0] < values[1] <= highest or not np.isfinite(values).all():
+        raise ScalerError(
+            f"{name}={pair!r}: two rising numbers between {lowest:g} and {highest:g} are asked for."
+        )
+    return values
+
+
+def _mean_and_std(found: Moments) -> dict[str, np.ndarray]:
+    return {"mean": found.mean, "std": np.sqrt(found.square / found.count)}
+
+
+def _ends(found: Extremes) -> dict[str, np.ndarray]:
+    there = found.count > 0
+    return {
+        "minimum": np.where(there, found.low, np.nan),
+        "maximum": np.where(there, found.high, np.nan),
+    }
+
+
+def _median_and_spread(found: Exact | Sketched) -> dict[str, np.ndarray]:
+    return {"median": found.quantiles[1], "spread": found.quantiles[2] - found.quantiles[0]}

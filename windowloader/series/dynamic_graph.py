@@ -1,0 +1,273 @@
+"""A graph over the nodes of a series whose edges change from step to step.
+
+In: the edges of all steps end to end, and where each step's begin. Out: `DynamicGraph`, and the edges of
+windows as `WindowEdges`. Never stores an edge once a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from windowloader.errors import GraphError
+
+from .edges import Edges, check_edges, keep_edges, order_of, renumbering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["DynamicGraph", "WindowEdges"]
+
+Mode = Literal["each", "first", "last"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowEdges:
+    """Edges of the rows of windows, end to end: window by window, and row by row in each.
+
+    Parameters
+    ----------
+    edge_index : ndarray, shape (2, edge), int64
+        Node ``n`` of window ``w`` is ``w * num_nodes + n``.
+    edge_weight : ndarray, shape (edge,), or None
+    offsets : ndarray, shape (window, row + 1), int64
+        Row ``i`` of window ``w`` has the edges from ``offsets[w, i]`` to ``offsets[w, i + 1]``.
+    num_nodes : int
+        Nodes of one window.
+    """
+
+    edge_index: Any
+    edge_weight: Any
+    offsets: Any
+    num_nodes: int
+
+    def step(self, row: int) -> tuple[Any, Any]:
+        """Edges of one row of every window: ``edge_index`` and ``edge_weight`` (None without weights)."""
+        offsets = np.asarray(self.offsets)
+        chosen, _ = _spans(offsets[:, row], offsets[:, row + 1])
+        return self.edge_index[:, chosen], None if self.edge_weight is None else self.edge_weight[chosen]
+
+    def map(self, function: Callable[[Any], Any]) -> WindowEdges:
+        """Apply a function to the edges and weights: how adapters turn them into tensors."""
+        weight = None if self.edge_weight is None else function(self.edge_weight)
+        return WindowEdges(function(self.edge_index), weight, self.offsets, self.num_nodes)
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class DynamicGraph:
+    """Edges of every step.
+
+    Parameters
+    ----------
+    edge_index : array-like, shape (2, edge), integer
+        Edges of all steps, end to end; sources above, targets below.
+    edge_weight : array-like, shape (edge,), optional
+        Arrays of floats keep their precision; anything else, Python's floats too, becomes float32. As tensors they
+        come in torch's default dtype, which is that of models.
+    offsets : array-like, shape (step + 1,), integer
+        Step ``t`` has the edges from ``offsets[t]`` to ``offsets[t + 1]``.
+    num_nodes : int, optional
+        Default: as many as labels, else one more than the largest number.
+    nodes : array-like, shape (node,), optional
+        Labels, each once.
+
+    Raises
+    ------
+    GraphError
+        For edges that cannot be, or offsets that do not rise from 0 to the number of edges.
+
+    Examples
+    --------
+    >>> graph = DynamicGraph.from_steps([[[0, 1], [1, 0]], [[2], [0]]])
+    >>> graph
+    DynamicGraph(2 steps, 3 nodes, 3 edges)
+    >>> edges = graph.batch([0], [0, 1])
+    >>> edges.offsets
+    array([[0, 2, 3]])
+    """
+
+    edge_index: np.ndarray
+    edge_weight: np.ndarray | None
+    offsets: np.ndarray
+    num_nodes: int
+    nodes: np.ndarray | None
+    sized: bool  # whether num_nodes was given: if not, nodes without edges at the end may be more
+
+    def __init__(
+        self,
+        edge_index: Any,
+        edge_weight: Any,
+        offsets: Any,
+        *,
+        num_nodes: int | None = None,
+        nodes: Any = None,
+    ) -> None:
+        fields = Edges(edge_index, edge_weight, num_nodes, nodes).fields()
+        fields["offsets"] = _check_offsets(offsets, fields["edge_index"].shape[1])
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_steps(
+        cls, steps: Iterable[Any], *, num_nodes: int | None = None, nodes: Any = None
+    ) -> DynamicGraph:
+        """Take the edges step by step.
+
+        Parameters
+        ----------
+        steps : iterable
+            For each step an ``edge_index`` of shape (2, edge), a pair ``(edge_index, edge_weight)``, or a
+            `Graph`.
+        num_nodes : int, optional
+            Default: as many as labels, else one more than the largest number.
+        nodes : array-like, optional
+            Labels.
+
+        Returns
+        -------
+        DynamicGraph
+
+        Raises
+        ------
+        GraphError
+            For a step that cannot be (the message has its number), or weights that some steps have and others not.
+
+        Examples
+        --------
+        >>> DynamicGraph.from_steps([([[0], [1]], [0.5]), ([[], []], [])], num_nodes=3)
+        DynamicGraph(2 steps, 3 nodes, 1 edges, weighted)
+        """
+        checked = []
+        for number, step in enumerate(steps):
+            try:
+                checked.append(check_edges(*_pair(step), num_nodes)[:2])
+            except GraphError as error:
+                raise GraphError(f"step {number}: {error}") from error
+        weighted = [number for number, (_, weight) in enumerate(checked) if weight is not None]
+        if weighted and len(weighted) < len(checked):
+            raise GraphError(
+                f"{len(weighted)} of {len(checked)} steps have edge weights; give them to all or to none."
+            )
+        index = np.concatenate([np.empty((2, 0), np.int64), *(index for index, _ in checked)], axis=1)
+        weights = [weight for _, weight in checked if weight is not None]
+        offsets = np.cumsum([0, *(index.shape[1] for index, _ in checked)])
+        return cls(
+            index, np.concatenate(weights) if weights else None, offsets, num_nodes=num_nodes, nodes=nodes
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps, as many as the series has rows."""
+        return len(self.offsets) - 1
+
+    def window(self, start: int, rows: Any, mode: Mode = "each") -> WindowEdges:
+        """Edges of one window: `batch` with one start, ``rows`` and ``mode`` as there."""
+        return self.batch([start], rows, mode)
+
+    def batch(self, starts: Any, rows: Any, mode: Mode = "each", num_nodes: int | None = None) -> WindowEdges:
+        """Edges of windows.
+
+        Parameters
+        ----------
+        starts : array-like, shape (window,), int
+            First rows.
+        rows : array-like, shape (row,), int
+            Rows of a window, counted from its start.
+        mode : {"each", "first", "last"}
+            Edges of each of these rows, or of the first or the last only.
+        num_nodes : int, optional
+            By how much the nodes of the next window are shifted; default: the graph's.
+
+        Returns
+        -------
+        WindowEdges
+        """
+        kept = {"each": slice(None), "first": slice(0, 1), "last": slice(-1, None)}
+        if mode not in kept:
+            raise GraphError(f"graph={mode!r} is none of 'each', 'first', 'last'.")
+        steps = np.asarray(starts, np.int64)[:, None] + np.asarray(rows, np.int64)[None, kept[mode]]
+        if steps.size and not (int(steps.min()) >= 0 and int(steps.max()) < self.num_steps):
+            raise GraphError(
+                f"windows reach from step {steps.min()} to {steps.max()}; the graph has {self.num_steps}."
+            )
+        chosen, counts = _spans(self.offsets[steps].reshape(-1), self.offsets[steps + 1].reshape(-1))
+        windows, width = steps.shape
+        offsets = np.zeros((windows, width + 1), np.int64)
+        flat = np.concatenate(([0], np.cumsum(counts)))
+        offsets[:, :width] = flat[:-1].reshape(windows, width)
+        offsets[:, width] = flat[width::width] if width else 0
+        size = self.num_nodes if num_nodes is None else num_nodes
+        shift = np.repeat(
+            np.arange(windows, dtype=np.int64) * size, np.diff(offsets[:, [0, -1]], axis=1)[:, 0]
+        )
+        weight = None if self.edge_weight is None else self.edge_weight[chosen]
+        return WindowEdges(self.edge_index[:, chosen] + shift, weight, offsets, size)
+
+    def reorder(self, nodes: Any) -> DynamicGraph:
+        """Return the graph of ``nodes``, some or all, in their order; `GraphError` for labels it does not have."""
+        return self.select(order_of(self.nodes, nodes))
+
+    def select(self, index: Any) -> DynamicGraph:
+        """Return the graph of some nodes and the edges among them; ``index`` as of `Graph.select`."""
+        chosen = np.asarray(index)
+        new = renumbering(chosen, self.num_nodes)
+        edge_index, edge_weight, kept = keep_edges(self.edge_index, self.edge_weight, new)
+        offsets = np.concatenate(([0], np.cumsum(kept)))[self.offsets]
+        labels = None if self.nodes is None else self.nodes[chosen]
+        return DynamicGraph(edge_index, edge_weight, offsets, num_nodes=int((new >= 0).sum()), nodes=labels)
+
+    def steps(self, start: int, stop: int) -> DynamicGraph:
+        """Return the graph of steps ``[start, stop)``."""
+        offsets = self.offsets[start : stop + 1]
+        edges = slice(int(offsets[0]), int(offsets[-1]))
+        weight = None if self.edge_weight is None else self.edge_weight[edges]
+        return DynamicGraph(
+            self.edge_index[:, edges],
+            weight,
+            offsets - offsets[0],
+            num_nodes=self.num_nodes,
+            nodes=self.nodes,
+        )
+
+    def resized(self, num_nodes: int, nodes: np.ndarray | None) -> DynamicGraph:
+        """Return the same edges over ``num_nodes`` nodes; those past the largest number have none."""
+        return DynamicGraph(self.edge_index, self.edge_weight, self.offsets, num_nodes=num_nodes, nodes=nodes)
+
+    def __repr__(self) -> str:
+        weighted = ", weighted" if self.edge_weight is not None else ""
+        labelled = ", labelled" if self.nodes is not None else ""
+        edges = self.edge_index.shape[1]
+        return (
+            f"DynamicGraph({self.num_steps} steps, {self.num_nodes} nodes, {edges} edges{weighted}{labelled})"
+        )
+
+
+def _check_offsets(offsets: Any, edges: int) -> np.ndarray:
+    array = np.asarray(offsets)
+    if array.ndim != 1 or len(array) < 1 or array.dtype.kind not in "iu":
+        raise GraphError(
+            f"offsets have shape {array.shape} and dtype {array.dtype}; integers of shape (steps + 1,) are "
+            "needed."
+        )
+    if array[0] != 0 or array[-1] != edges or (np.diff(array.astype(np.int64)) < 0).any():
+        raise GraphError(
+            f"offsets go from {array[0]} to {array[-1]}; they must rise from 0 to the {edges} edges."
+        )
+    return array.astype(np.int64)
+
+
+def _pair(step: Any) -> tuple[Any, Any]:
+    """One step as edges and weights: a graph, a pair of both, or edges alone."""
+    if hasattr(step, "edge_index"):
+        return step.edge_index, step.edge_weight
+    pair = isinstance(step, (tuple, list)) and len(step) == 2 and np.ndim(step[0]) == 2
+    return (step[0], step[1]) if pair else (step, None)
+
+
+def _spans(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every number of the ranges [begin, end), end to end, and the length of each range."""
+    counts = ends - begins
+    total = int(counts.sum())
+    return np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(total), counts

@@ -1,0 +1,150 @@
+"""The one door: a path, URL, array or collection of them becomes a series.
+
+In: whatever `windowloader.sources` can open. Out: `Series`. Never reads values, except where a long table
+must be sorted by entity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from windowloader.errors import SeriesError
+from windowloader.sources.description import sharing
+from windowloader.sources.foreign import guarded
+from windowloader.util.units import parse_bytes
+
+from .series import Series
+from .targets import Opener
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["open"]
+
+
+@guarded
+@sharing()
+def open(
+    target: Any,
+    *,
+    axes: str | Mapping[str, str] | None = None,
+    variables: str | Sequence[str] | None = None,
+    features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    timestamps: Any = None,
+    covariates: Mapping[str, Any] = {},
+    graph: Any = None,
+    segments: Any = None,
+    missing: float | str | Mapping[str, float | str] | None = None,
+    storage_options: Mapping[str, Any] = {},
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
+    entity: str | None = None,
+    time: str | Sequence[str] | None = None,
+    nodes: Any = None,
+    **options: Any,
+) -> Series:
+    """Open a series wherever it is.
+
+    Parameters
+    ----------
+    target : path, URL, array, source, mapping or list
+        A ``.npy``, raw, Zarr, HDF5, netCDF, npz, CSV, Parquet, Feather or Excel file, a folder or URL of such, an
+        array, a frame of pandas, polars or Arrow, or an ``xarray`` object. A mapping of name to target is joined along
+        features, by labels and times; a list or pattern of files along time, in the order of their times where all
+        have some.
+    axes : str or mapping of variable to str, optional
+        One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
+        one). Default: dimension names, else ``tn`` or ``tnf``.
+    variables : str or sequence of str, optional
+        Arrays of one store, joined along features.
+    features : sequence of str, or mapping of variable to such, optional
+        Names of the features; default the variable's name, with the label of each where there are several.
+    timestamps : array-like of moments, or tuple (start, freq), optional
+        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has.
+    covariates : mapping of name to target or (target, axes)
+        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go by labels and times where
+        both sides have some, else by position. Those without time are never scaled.
+    graph : Graph, DynamicGraph, path, frame or square matrix, optional
+        Brought to the series' nodes where both have labels: re-ordered, others left out.
+    segments : array-like of int, shape (segment + 1,), optional
+        Rows where segments begin, and the end; default where time jumps.
+    missing : float, or mapping of variable to float, optional
+        What marks a missing value: NaN or a sentinel; ``"fill_value"``: what the array's store fills in where nothing
+        was written.
+    storage_options : mapping
+        For the file system or bucket.
+    cache_dir : path, optional
+        Folder on this node, best on its fastest disk, where what is read from paths and URLs is kept: each block
+        is fetched once for all processes of the node, and later epochs run from the file. What can be mapped
+        where it lies is left there.
+    cache_size : str or int, optional
+        The most that all arrays in ``cache_dir`` may take together, e.g. "200GB"; what was used longest ago is
+        removed first. None: what the disk has.
+    entity, time : str, optional
+        Columns of a long table (CSV, Parquet): whose reading a row is, and when it was. For other tables
+        ``time`` is the column that holds the timestamps, or several that do together: ``["date", "time"]``.
+    nodes : array-like, optional
+        Labels of the nodes; default what the file has.
+    **options
+        What the family of sources takes: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an
+        npz; of tables ``time_format=``, ``time_unit=``, ``columns=``, and what pandas calls ``sep=``, ``header=``,
+        ``decimal=``, ``thousands=``, ``encoding=``, ``dtype=``, ``na_values=``, ``sheet_name=`` and ``key=``.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    SourceFormatError
+        For a target that is no array; the message lists what can be opened.
+    SourceNotFoundError
+        Where there is nothing of that name.
+    SeriesError, GraphError, AxesError
+        Where parts do not fit; see `Series`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> open({"speed": np.zeros((9, 4)), "flow": np.ones((9, 4))}, timestamps=("2012-03-01", "5min"))
+    Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
+    memory)
+    """
+    entities = names = mirrors = None
+    if entity is not None:
+        from windowloader.sources.long_tables import open_long_table
+
+        if time is None:
+            raise SeriesError(
+                f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: time=…."
+            )
+        values = [variables] if isinstance(variables, str) else variables
+        table = open_long_table(
+            target, entity=entity, time=time, values=values, storage_options=storage_options, **options
+        )
+        target, entities, names, variables, options = table.source, table.borders, table.names, None, {}
+    elif time is not None:
+        options["time"] = time
+    if cache_dir is not None:
+        from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+
+        limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
+        mirrors = MirrorFolder(check_folder(cache_dir), limit)
+    elif cache_size is not None:
+        raise SeriesError(f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given.")
+    return Series(
+        target,
+        axes=axes,
+        variables=variables,
+        features=features,
+        timestamps=timestamps,
+        covariates=covariates,
+        graph=graph,
+        segments=segments,
+        missing=missing,
+        nodes=nodes,
+        entities=entities,
+        entity_names=names,
+        opener=Opener(storage_options, options, mirrors),
+    )

@@ -1,0 +1,246 @@
+"""Which rank this process is, of how many.
+
+In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and
+where they came from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses
+from half of a pair of variables.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from windowloader.errors import RankError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Ranks", "confirm", "resolve"]
+
+OVERRIDE = "Pass rank= and world_size= to override."
+
+TORCHRUN = (
+    "RANK",
+    "WORLD_SIZE",
+)  # also Accelerate, DeepSpeed, SageMaker, Kubeflow; may run within all others
+# Asked before SLURM: its steps start the daemons of an mpirun, whose ranks inherit the variables of the daemon.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Cray
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH2
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # LSF's jsrun
+)
+RANK_ONLY = {"PMIX_RANK": "PMIx", "PALS_RANKID": "HPE PALS", "ALPS_APP_PE": "Cray ALPS"}  # these set no size
+SLURM_RESERVED_STEPS = 0xFFFFFFF0  # batch script, interactive shell, external: no step of parallel tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A rank, how many there are, and who said so.
+
+    Parameters
+    ----------
+    rank : int
+        0 ≤ rank < world_size.
+    world_size : int
+        At least 1.
+    origin : str
+        For messages.
+
+    Raises
+    ------
+    RankError
+        Where the rank is outside the world.
+
+    Examples
+    --------
+    >>> Ranks(1, 4, "arguments").rank
+    1
+    """
+
+    rank: int
+    world_size: int
+    origin: str
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1:
+            raise RankError(
+                f"world_size={self.world_size} (from {self.origin}): there is at least 1 rank. {OVERRIDE}"
+            )
+        if not 0 <= self.rank < self.world_size:
+            raise RankError(
+                f"rank {self.rank} is outside world_size={self.world_size} (from {self.origin}). "
+                f"Ranks count from 0; were the two set by different launchers? {OVERRIDE}"
+            )
+
+
+def resolve(
+    rank: int | None = None, world_size: int | None = None, *, environ: Mapping[str, str] | None = None
+) -> Ranks:
+    """Find the rank: from arguments, torch.distributed or JAX if initialised, a launcher's variables, or 0 of 1.
+
+    Parameters
+    ----------
+    rank, world_size : int, optional
+        Both or neither.
+    environ : mapping, optional
+        Variables to look in; None: this process's.
+
+    Returns
+    -------
+    Ranks
+
+    Raises
+    ------
+    RankError
+        For one argument or variable of a pair without the other, for what is no number, for a rank outside its
+        world, and where a launcher says the rank but not of how many, or two disagree.
+
+    Examples
+    --------
+    >>> resolve(0, 2)
+    Ranks(rank=0, world_size=2, origin='arguments')
+    >>> resolve(environ={"RANK": "3", "WORLD_SIZE": "4"})
+    Ranks(rank=3, world_size=4, origin='RANK and WORLD_SIZE')
+    >>> resolve(environ={}).world_size
+    1
+    """
+    if rank is not None or world_size is not None:
+        return _from_arguments(rank, world_size)
+    environ = os.environ if environ is None else environ
+    return (
+        _from_process_group()
+        or _from_pair(environ, *TORCHRUN)
+        or _from_launchers(environ)
+        or _from_scheduler(environ)
+        or Ranks(0, 1, "no process group and no launcher's variables: a single process")
+    )
+
+
+def confirm(ranks: Ranks) -> None:
+    """Refuse to go on as another rank than the process group, made since, says.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        What was found earlier. Those from arguments are right whatever the group says.
+
+    Raises
+    ------
+    RankError
+        Where the group differs: peers would count other steps and wait for each other for ever.
+
+    Examples
+    --------
+    >>> confirm(resolve(1, 2))
+    """
+    group = None if ranks.origin == "arguments" else _from_process_group()
+    if group is not None and (group.rank, group.world_size) != (ranks.rank, ranks.world_size):
+        raise RankError(
+            f"this loader was first used as rank {ranks.rank} of {ranks.world_size} (from {ranks.origin}); "
+            f"{group.origin}, initialised since, says rank {group.rank} of {group.world_size}. Use the loader, "
+            "and ask its len, only once the process group is made. Or pass rank= and world_size=."
+        )
+
+
+def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:
+    if rank is None or world_size is None:
+        given, absent = ("world_size", "rank") if rank is None else ("rank", "world_size")
+        value = world_size if rank is None else rank
+        raise RankError(
+            f"{given}={value} was given without {absent}=. Pass both, or neither to have them found."
+        )
+    return Ranks(operator.index(rank), operator.index(world_size), "arguments")
+
+
+def _from_process_group() -> Ranks | None:
+    """Ask torch.distributed and JAX, but only where the program has imported and initialised them itself."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
+    jax = sys.modules.get("jax")
+    is_initialized = getattr(
+        getattr(jax, "distributed", None), "is_initialized", None
+    )  # older releases lack it
+    if jax is None or is_initialized is None or not is_initialized():
+        return None
+    return Ranks(jax.process_index(), jax.process_count(), "jax.distributed")
+
+
+def _from_launchers(environ: Mapping[str, str]) -> Ranks | None:
+    """Read the variables of launchers that set a rank and a size."""
+    found = next(filter(None, (_from_pair(environ, *pair) for pair in LAUNCHERS)), None)
+    if found is not None and found.world_size == 1:
+        step = _from_slurm(environ)
+        if step is not None and step.world_size > 1:
+            raise RankError(
+                f"{found.origin} say rank 0 of 1, {step.origin} rank {step.rank} of {step.world_size}: one of them is "
+                f"left over from a shell or step around this one. Unset its variables. {OVERRIDE}"
+            )
+    return found
+
+
+def _from_scheduler(environ: Mapping[str, str]) -> Ranks | None:
+    """Read SLURM's variables, and refuse what tells a rank but no size and does not agree with them."""
+    found = _from_slurm(environ)
+    for name, launcher in RANK_ONLY.items():
+        if name not in environ:
+            continue
+        if found is None:
+            raise RankError(
+                f"{name}={environ[name]!r} is set, so {launcher} started this process, but it does not say how many "
+                f"ranks there are. {OVERRIDE} Or set RANK and WORLD_SIZE."
+            )
+        if _number(name, environ[name]) != found.rank:
+            raise RankError(
+                f"{name}={environ[name]!r} (set by {launcher}), but {found.origin} say rank {found.rank} of "
+                f"{found.world_size}. {OVERRIDE}"
+            )
+    return found
+
+
+def _from_pair(environ: Mapping[str, str], rank_name: str, size_name: str) -> Ranks | None:
+    rank, size = environ.get(rank_name), environ.get(size_name)
+    if rank is None and size is None:
+        return None
+    if rank is None or size is None:
+        _half(environ, rank_name, size_name)
+    return Ranks(_number(rank_name, rank), _number(size_name, size), f"{rank_name} and {size_name}")
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Ranks | None:
+    """Read SLURM's variables; None outside of a step.
+
+    A batch script has SLURM_NTASKS too, and an interactive shell a step of its own: each is one process.
+    """
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID"))
+    if step is None:
+        return None
+    # The step's own count; the job's (SLURM_NTASKS) is inherited by steps of fewer tasks.
+    size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+    size = environ.get(size_name)
+    if _number("SLURM_STEP_ID", step) >= SLURM_RESERVED_STEPS:
+        return Ranks(0, 1, f"SLURM_STEP_ID={step}: a batch script or an interactive shell")
+    if size is not None and _number(size_name, size) <= 1:
+        return Ranks(0, 1, f"{size_name}={size}")
+    return _from_pair(environ, "SLURM_PROCID", size_name)
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise RankError(f"{name}={value!r} is no number. Correct or unset it. {OVERRIDE}") from None
+
+
+def _half(environ: Mapping[str, str], rank_name: str, size_name: str) -> NoReturn:
+    given, absent = (rank_name, size_name) if rank_name in environ else (size_name, rank_name)
+    raise RankError(
+        f"{given}={environ[given]!r} is set but {absent} is not, so this process's rank is unknown. "
+        "A launcher sets both; where a process group is made first (Lightning), use the loader after that. "
+        f"Otherwise set {absent} or unset {given}. {OVERRIDE}"
+    )

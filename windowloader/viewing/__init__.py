@@ -1,1 +1,0 @@
-"""What people look at: inspections, previews, plots, tables in notebooks."""

@@ -1,0 +1,284 @@
+"""Parts of the windows of a series that can be told to share nothing they must not.
+
+In: a series and a spec, or a window set; ratios, borders, ranges or entities. Out: `Split`, a window set a part.
+Never leaks silently: what each way of splitting lets parts share is said, and `Split.audit` lists it.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from windowloader.errors import SplitError
+
+from .dealing import by_entities, by_rows, by_windows
+from .parts import Parts, row_regions
+from .spec import WindowSpec
+from .window_set import WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from windowloader.series.series import Series
+    from windowloader.view.pictures import Picture
+
+    from .audit import Audit
+
+    By = Literal["targets", "rows", "windows", "entities"]
+
+__all__ = ["Split", "folds", "split"]
+
+WAYS = ("targets", "rows", "windows", "entities")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Split:
+    """Window sets in order, by number or name.
+
+    Parameters
+    ----------
+    names : tuple of str
+    sets : tuple of WindowSet
+    by : str
+        How windows were told apart.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.arange(100.0).reshape(100, 1))
+    >>> parts = wl.split(series, wl.WindowSpec(lookback=3, horizon=2), {"fit": 0.75, "check": 0.25})
+    >>> fit, check = parts
+    >>> parts["check"] is check, len(fit), len(check)
+    (True, 71, 24)
+    """
+
+    names: tuple[str, ...]
+    sets: tuple[WindowSet, ...]
+    by: str
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def __iter__(self) -> Iterator[WindowSet]:
+        return iter(self.sets)
+
+    def __getitem__(self, part: int | str) -> WindowSet:
+        if isinstance(part, str):
+            if part not in self.names:
+                raise KeyError(f"no part {part!r}; there are {', '.join(map(repr, self.names))}")
+            part = self.names.index(part)
+        return self.sets[part]
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the parts: ``dict(split)`` maps them to their window sets."""
+        return self.names
+
+    def audit(self) -> Audit:
+        """List the rows that parts share, as inputs and as targets.
+
+        Returns
+        -------
+        Audit
+            Prints as a list; ``.shared`` and ``.leaks`` hold it as values.
+        """
+        from .audit import audit
+
+        return audit(list(zip(self.names, self.sets, strict=True)))
+
+    def __repr__(self) -> str:
+        lines = []
+        for name, windows in zip(self.names, self.sets, strict=True):
+            first, last = windows.row_range
+            lines.append(f"  {name}: {len(windows):,} windows of rows {first} … {last - 1}")
+        return "\n".join([f"Split by {self.by}", *lines])
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from windowloader.view.notebook import split_html
+
+        return split_html(self)
+
+    def plot(self) -> Picture:
+        """Draw the parts on a time line (extra ``plot``); see `windowloader.view.split_picture`."""
+        from windowloader.view.split_picture import plot_split
+
+        return plot_split(self)
+
+
+def split(
+    series: Series | WindowSet,
+    spec: WindowSpec | None,
+    parts: Any,
+    *,
+    by: By = "targets",
+    purge: int = 0,
+) -> Split:
+    """Split windows into parts, in order of time.
+
+    Parameters
+    ----------
+    series : Series or WindowSet
+        Of a window set (then ``spec`` is None) only its windows are dealt out.
+    spec : WindowSpec or None
+        What a window reads.
+    parts : sequence or mapping
+        Ratios that sum to 1; border dates or rows, one fewer than parts; or a mapping of names to ratios or to
+        ranges ``(from, to)`` of dates or rows, ``to`` left out, None: open. For ``by="entities"`` ratios or lists of
+        entities. As many sets come back as there are parts.
+    by : {"targets", "rows", "windows", "entities"}
+        What puts a window into a part.
+
+        - targets: all its target rows lie in the part, and its inputs before the part's end. Inputs may reach back
+          into earlier parts, as they do in use; no target row of one part is an input or target of an earlier one.
+        - rows: all its rows lie in the part, so parts share nothing.
+        - windows: its number. ``round(n·r0)`` train, ``round(n·r2)`` test, the rest val: DCRNN's and PGT-I's
+          arithmetic, for published numbers. Neighbouring parts share up to ``span - 1`` rows, targets among them.
+        - entities: its entity.
+    purge : int
+        Rows at least between the end of one part and the beginning of the next, taken from the earlier one; for
+        ``by="windows"``, rows between their starts.
+
+    Returns
+    -------
+    Split
+        Unpacks into window sets.
+
+    Raises
+    ------
+    SplitError
+        For parts without windows, that overlap, or that cannot be told; the message says what to do.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.zeros((2016, 4)), timestamps=("2012-03-01", "5min"))
+    >>> spec = wl.WindowSpec(lookback=12, horizon=12)
+    >>> train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2), by="windows")
+    >>> len(train), len(val), len(test)
+    (1395, 199, 399)
+    >>> wl.split(series, spec, ["2012-03-06"])
+    Split by targets
+      train: 1,417 windows of rows 0 … 1439
+      test: 565 windows of rows 1428 … 2015
+    """
+    windows = _windows(series, spec)
+    if by not in WAYS:
+        raise SplitError(f"by={by!r} is unknown. Known are {', '.join(map(repr, WAYS))}.")
+    if isinstance(purge, bool) or not isinstance(purge, int | np.integer) or purge < 0:
+        raise SplitError(f"purge={purge!r} is no number of rows. Give an int, 0 or more.")
+    said = Parts.of(parts)
+    if by == "windows":
+        sets = by_windows(windows, said, int(purge))
+    elif by == "entities":
+        sets = by_entities(windows, said, int(purge))
+    else:
+        rows = (0, windows.series.num_steps) if windows is not series else windows.row_range
+        regions = row_regions(windows.series, said, rows).purged(int(purge))
+        sets = by_rows(windows, said, regions, by)
+    return Split(said.names, tuple(sets), by)
+
+
+def _windows(series: Series | WindowSet, spec: WindowSpec | None) -> WindowSet:
+    if spec is not None and not isinstance(spec, WindowSpec):
+        raise SplitError(
+            f"the second argument is a {type(spec).__name__}, {reprlib.repr(spec)}, and not what a window reads. The "
+            "order is wl.split(series, spec, (0.7, 0.1, 0.2)); of a window set, wl.split(windows, None, (0.7, …))."
+        )
+    if isinstance(series, WindowSet):
+        if spec is not None and spec != series.spec:
+            raise SplitError("spec is not the window set's own. Pass None, or the series instead of the set.")
+        return series
+    if spec is None:
+        raise SplitError(
+            "spec=None goes with a window set. For a series say what a window reads: WindowSpec(...)."
+        )
+    return WindowSet(series, spec)
+
+
+def folds(
+    series: Series | WindowSet,
+    spec: WindowSpec | None,
+    n: int,
+    *,
+    test_steps: int | None = None,
+    train_steps: int | None = None,
+    val_steps: int = 0,
+    by: Literal["targets", "rows"] = "targets",
+    purge: int = 0,
+) -> tuple[Split, ...]:
+    """Split several times, each time further on: rolling origin.
+
+    The last fold tests on the last rows, the fold before on the rows before them, and so on; each trains on what
+    came before its test.
+
+    Parameters
+    ----------
+    series, spec
+        As in `split`.
+    n : int
+        Folds, at least 1.
+    test_steps : int, optional
+        Rows of a fold's test part. Default: the rows there are by n + 1.
+    train_steps : int, optional
+        Rows trained on: the window slides. None: all before, it expands.
+    val_steps : int
+        Rows of a part between the two; 0: none.
+    by, purge
+        As in `split`.
+
+    Returns
+    -------
+    tuple of Split
+        With parts train, (val,) test.
+
+    Raises
+    ------
+    SplitError
+        If there are too few rows, or several entities.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.zeros((100, 1)))
+    >>> for train, test in wl.folds(series, wl.WindowSpec(lookback=4, horizon=1), 3):
+    ...     print(train.row_range, test.row_range)
+    (0, 25) (21, 50)
+    (0, 50) (46, 75)
+    (0, 75) (71, 100)
+    """
+    windows = _windows(series, spec)
+    borders = windows.series.entity_borders
+    if borders is not None and len(borders) > 2:
+        raise SplitError(
+            f"folds cut rows, and {len(borders) - 1} entities lie end to end. Give dates to split(), a fold at a time: "
+            "{'train': (None, day), 'test': (day, next_day)}."
+        )
+    if by not in ("targets", "rows"):
+        raise SplitError(f"by={by!r} is no way to fold. Known are 'targets' and 'rows'.")
+    first, last = (0, windows.series.num_steps) if windows is not series else windows.row_range
+    test = (last - first) // (n + 1) if test_steps is None and n > 0 else test_steps or 0
+    earliest = last - n * test - val_steps
+    if (
+        n < 1
+        or test < 1
+        or val_steps < 0
+        or earliest <= first
+        or (train_steps is not None and train_steps < 1)
+    ):
+        raise SplitError(
+            f"{n} folds of test_steps={test} and val_steps={val_steps} leave {earliest - first} of {last - first} rows "
+            "to train the first on. Ask for fewer folds or shorter parts; all counts are at least 1."
+        )
+    found = []
+    for fold in range(n):
+        stop = last - (n - 1 - fold) * test
+        middle = stop - test - val_steps
+        begin = first if train_steps is None else max(first, middle - train_steps)
+        ranges = {"train": (begin, middle), "val": (middle, stop - test), "test": (stop - test, stop)}
+        if val_steps == 0:
+            del ranges["val"]
+        found.append(split(windows, None, ranges, by=by, purge=purge))
+    return tuple(found)

@@ -1,0 +1,299 @@
+"""The windows of a series: all valid ones, a part, or any choice of them.
+
+In: a series, a spec. Out: `WindowSet`, which holds runs of starts and nothing per window.
+Never reads values, except to scan for what is missing where the spec asks for it, and in `read`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+
+import numpy as np
+
+from windowloader.errors import NotSamplesError
+
+from .index import Explicit, digest
+from .placing import place_windows
+from .spec import WindowSpec as WindowSpec
+
+if TYPE_CHECKING:
+    from windowloader.batch.batch import Batch
+    from windowloader.series.series import Series
+
+    from .index import Starts
+
+__all__ = ["WindowSet", "WindowSpec"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class WindowSet:
+    """The valid windows of a series, numbered 0, 1, … in order of rows.
+
+    Windows lie within a segment and within an entity; each segment's first window begins at its first row.
+
+    Parameters
+    ----------
+    series : Series
+        The rows.
+    spec : WindowSpec
+        What a window reads.
+    index : Starts, optional
+        Starts that are known already: those of a part or a choice. None: all valid windows.
+    part : str, optional
+        Name of the part of a split.
+
+    Raises
+    ------
+    WindowSpecError
+        If no segment is as long as a window, if the spec leaves no windows, or if a value would be both
+        input and target.
+    FeatureNameError
+        For a name that the series does not have.
+    MissingDataError
+        If a window reads a missing value and ``on_missing="raise"``.
+
+    Examples
+    --------
+    >>> import windowloader as wl
+    >>> series = wl.Series(np.arange(20.0).reshape(10, 2))
+    >>> windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=2, stride=2))
+    >>> len(windows), windows.starts()
+    (3, array([0, 2, 4]))
+    >>> windows.take([2, 0, 0]).starts()
+    array([4, 0, 0])
+    """
+
+    series: Series
+    spec: WindowSpec
+    index: Starts = field(default=cast("Any", None), kw_only=True)
+    part: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if cast("Any", self.index) is None:
+            object.__setattr__(self, "index", place_windows(self.series, self.spec))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        part = f"{self.part!r}, " if self.part is not None else ""
+        first, last = self.row_range
+        return f"WindowSet({part}{len(self):,} windows{f' of rows {first} … {last - 1}' if last else ''})"
+
+    def starts(self, positions: Any = None) -> np.ndarray:
+        """First rows of windows.
+
+        Parameters
+        ----------
+        positions : int or array-like of int, optional
+            Window numbers, any shape. None: all.
+
+        Returns
+        -------
+        ndarray, int64, shape of positions
+
+        Raises
+        ------
+        IndexError
+            For a number outside ``[0, len)``.
+        """
+        if positions is None:
+            return self.index(np.arange(len(self), dtype=np.int64))
+        return self.index(self._check(positions))
+
+    def _check(self, positions: Any) -> np.ndarray:
+        """Window numbers as int64."""
+        given = np.asarray(positions)
+        if given.size == 0:
+            return given.astype(np.int64)
+        if given.dtype.kind not in "iu":
+            raise TypeError(
+                f"positions are whole numbers, found {given.dtype}. For a mask take np.flatnonzero(mask)."
+            )
+        low, high = int(given.min()), int(given.max())
+        if low < 0 or high >= len(self):
+            raise IndexError(
+                f"window {low if low < 0 else high} is outside this set of {len(self):,}. Windows are numbered "
+                f"0 … {len(self) - 1}; negative numbers do not count from the end."
+            )
+        return given.astype(np.int64, copy=False)
+
+    def take(self, positions: Any) -> WindowSet:
+        """Choose windows, in the order given; repeats are kept.
+
+        Parameters
+        ----------
+        positions : slice, range or array-like of int
+            Window numbers. Evenly spaced ones stay arithmetic and take no memory.
+
+        Returns
+        -------
+        WindowSet
+
+        Raises
+        ------
+        IndexError
+            For a number outside ``[0, len)``.
+        """
+        if isinstance(positions, slice):
+            positions = range(*positions.indices(len(self)))
+        if isinstance(positions, range):
+            if len(positions) == 0:
+                return self.chosen(self.index.slice(0, 0))
+            self._check([positions[0], positions[-1]])
+            even = positions if positions.step > 0 else None
+        else:
+            positions = self._check(positions).reshape(-1)
+            even = _evenly(positions)
+        if even is not None:
+            return self.chosen(self.index.slice(even.start, even.stop, even.step))
+        return self.chosen(Explicit(self.index(np.asarray(positions, np.int64))))
+
+    def __getitem__(self, position: object) -> NoReturn:
+        """Refuse: windows are no samples, and a loader takes them whole."""
+        raise NotSamplesError(
+            f"windows[{position!r}]: a WindowSet is no data set of samples, as DataLoader wants one. Pass it to "
+            "WindowLoader or windowloader.adapters.pytorch.TorchLoader; one window is windows.read([0])."
+        )
+
+    def __iter__(self) -> NoReturn:
+        """Refuse: a loader iterates."""
+        raise NotSamplesError(
+            "a WindowSet is not iterated over. Make a loader of it: for inputs, targets in WindowLoader(windows, "
+            "batch_size=64)."
+        )
+
+    def chosen(self, index: Starts, *, part: str | None = None) -> WindowSet:
+        """Return the set of the windows with these starts, which are valid ones."""
+        return WindowSet(self.series, self.spec, index=index, part=self.part if part is None else part)
+
+    def row_counts(
+        self, start: int, stop: int, *, role: Literal["inputs", "targets", "all"] = "inputs"
+    ) -> np.ndarray:
+        """Count the windows that hold each row.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows to count for.
+        role : {"inputs", "targets", "all"}
+            Whether a window holds a row as one of its inputs, as one of its targets, or as either.
+
+        Returns
+        -------
+        ndarray, shape (stop - start,), int64
+        """
+        from .gaps import rows_held
+
+        return rows_held(self.index, self._rows(role), start, stop)
+
+    def _rows(self, role: str) -> np.ndarray:
+        if role not in ("inputs", "targets", "all"):
+            raise ValueError(f"role={role!r} is unknown. Known are 'inputs', 'targets' and 'all'.")
+        if role == "all":
+            return np.union1d(self.spec.input_rows, self.spec.target_rows)
+        return self.spec.input_rows if role == "inputs" else self.spec.target_rows
+
+    @property
+    def row_range(self) -> tuple[int, int]:
+        """First row that a window holds, and one past the last; (0, 0) without windows."""
+        if len(self) == 0:
+            return 0, 0
+        rows = self._rows("all")
+        low, high = _ends(self.index)
+        return low + int(rows[0]), high + int(rows[-1]) + 1
+
+    def entities(self, positions: Any = None) -> np.ndarray:
+        """Return the number of the entity that each window belongs to, int64; 0 where there are none."""
+        return self.series.entity_of(self.starts(positions))
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of which windows these are, of what shape of series; values do not count."""
+        return digest(
+            self.spec.hash(), self.index.fingerprint(), self.series.num_steps, self.series.num_nodes,
+            ",".join(f"{variable.dtype.str}:{variable.num_features}" for variable in self.series.variables),
+        )  # fmt: skip
+
+    def read(
+        self,
+        positions: Any,
+        *,
+        scaler: Any = None,
+        scale_targets: bool = True,
+        fill: float | None = None,
+        dtype: str = "float32",
+        layout: str | tuple[str, str] = "btnf",
+        broadcast: bool = True,
+    ) -> Batch:
+        """Read some windows as one batch, without a loader.
+
+        Parameters
+        ----------
+        positions : int or array-like of int
+            Window numbers.
+        scaler, scale_targets, fill, dtype, layout, broadcast
+            As in `WindowLoader`.
+
+        Returns
+        -------
+        Batch
+
+        Examples
+        --------
+        >>> import windowloader as wl
+        >>> series = wl.Series(np.arange(20.0).reshape(10, 2))
+        >>> batch = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1)).read([0, 4])
+        >>> batch.inputs[1, :, 0, 0], batch.starts
+        (array([ 8., 10., 12.], dtype=float32), array([0, 4]))
+        """
+        from windowloader.batch.picker import Picker
+
+        with Picker(
+            self,
+            scaler=scaler,
+            scale_targets=scale_targets,
+            fill=fill,
+            dtype=dtype,
+            layout=layout,
+            broadcast=broadcast,
+        ) as picker:
+            return picker.read(np.atleast_1d(self._check(positions)).reshape(-1))
+
+    def graph_at(self, starts: np.ndarray) -> Any:
+        """Return the graph of windows: the static one itself, or the windows' own edges over their input rows."""
+        graph = self.series.graph
+        if graph is None:  # asked for each batch
+            return None
+        from windowloader.series.dynamic_graph import DynamicGraph
+
+        if not isinstance(graph, DynamicGraph):
+            return graph
+        return graph.batch(starts, self.spec.input_rows, self.spec.graph, self.series.num_nodes)
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from windowloader.view.notebook import windows_html
+
+        return windows_html(self)
+
+
+def _evenly(positions: np.ndarray) -> range | None:
+    """Window numbers as a range if they rise in equal steps."""
+    if len(positions) == 0:
+        return range(0)
+    if len(positions) == 1:
+        return range(int(positions[0]), int(positions[0]) + 1)
+    step = int(positions[1] - positions[0])
+    if step < 1 or not (np.diff(positions) == step).all():
+        return None
+    return range(int(positions[0]), int(positions[-1]) + 1, step)
+
+
+def _ends(index: Starts) -> tuple[int, int]:
+    """First and last start, whatever the order of the windows."""
+    if index.rising:
+        first, last = index(np.array([0, len(index) - 1]))
+        return int(first), int(last)
+    starts = index(np.arange(len(index)))
+    return int(starts.min()), int(starts.max())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from windowloader.batch.buffers import Buffers
     from windowloader.loader.engine import Engine
     from windowloader.loader.iteration import Iteration
-    from windowloader.order.config import LoaderOptions
+    from windowloader.loader.options import LoaderOptions
     from windowloader.order.state import RunState
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet

@@ -18,7 +18,6 @@ from windowloader.adapters.torch_kept import KeptRows
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.errors import LoaderError
-from windowloader.rows.benches import window_rows
 from windowloader.rows.rows import Others, Resident
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.util.units import format_bytes, parse_bytes
@@ -230,7 +229,7 @@ class Destination:
         """Say why rows cannot stay on the device for a while; nothing where they can."""
         share = -(-engine.steps.global_batch // engine.ranks.world_size)
         begin, end = self._windows.row_range
-        most = min(share * len(window_rows(self._recipe)), end - begin)
+        most = min(share * len(self._recipe.reads.offsets), end - begin)
         if places < most:
             return f"that holds {places:,} rows, where one batch may need {most:,}"
         if engine.reading.lanes is None and not engine.reading.order.name.startswith("sequential"):

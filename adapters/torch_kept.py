@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
-from windowloader.batch.gather import Rows
-from windowloader.rows.benches import window_rows
-from windowloader.rows.flat import Flat
+from windowloader.rows.flat import Flat, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +132,7 @@ class KeptRows:
         self._recipe = recipe
         self._tables = DeviceTables(recipe, device, places)
         self._room = Room(begin, end, places=places)
-        self._window = window_rows(recipe)
+        self._window = recipe.reads.offsets
         self._steps = [
             torch.from_numpy(np.searchsorted(self._window, role.offsets)).to(device) for role in recipe.roles
         ]

@@ -12,9 +12,9 @@ from torch.utils.data import Sampler
 
 from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
 from windowloader.batch.gather import Recipe
-from windowloader.loader.engine import make_steps
 from windowloader.loader.making import tasks
 from windowloader.order.config import LoaderConfig
+from windowloader.order.shard import make_steps
 from windowloader.order.state import RunState
 from windowloader.rows.reading import survey
 from windowloader.util.ranks import resolve
@@ -91,7 +91,7 @@ class WindowSampler(Sampler[list[int]]):
         if self._bound is None or state is not None:
             config = self.config
             ranks = resolve(config.rank, config.world_size)
-            reading = survey(self.windows, self._recipe, config, ranks.world_size, state)
+            reading = survey(self.windows, self._recipe.reads, config, ranks.world_size, state)
             self._bound = make_steps(reading.order, config, ranks.world_size), ranks
         return self._bound
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.adapters.torch_row_tables import Columns
-    from windowloader.batch.gather import Recipe, Rows
+    from windowloader.batch.gather import Recipe
     from windowloader.batch.roles import Role
+    from windowloader.rows.flat import Rows
 
 __all__ = ["DeviceTables"]
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from windowloader.batch.gather import Recipe, Rows
+from windowloader.batch.gather import Recipe
 from windowloader.errors import MissingDataError
+from windowloader.rows.flat import Rows
 
 SOURCES = [
     "int8",

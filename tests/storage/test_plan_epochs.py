@@ -173,7 +173,6 @@ def test_what_is_read_of_the_next_epoch(values):
         assert each == 3 * [(plan.own.bytes, plan.own.requests, plan.blocks)]
         last = str(loader.stats()).splitlines()[-1]
         assert last.split()[-3:] == [*format_bytes(plan.own.bytes).split(), str(plan.own.requests)]
-        assert f">{plan.own.requests}<" in loader.stats()._repr_html_()
         assert loader.stats().to_dicts()[0]["read_bytes"] == plan.own.bytes
         with loader._engine.access.reader.lock:
             loader._engine.access.reader.drain()  # all that was asked for has been read

@@ -290,7 +290,7 @@ def test_an_unexpected_error_is_one_line_and_names_itself(folder, main, monkeypa
 
 
 def test_warnings_are_one_line_each_and_said_once(folder, main, monkeypatch) -> None:
-    look = wl.viewing.inspection.inspect
+    look = wl.view.inspection.inspect
 
     def warns(*arguments: object, **options: object) -> object:
         for number in (1, 1, 2):

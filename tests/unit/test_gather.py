@@ -14,7 +14,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.batch import loops, row_table
-from windowloader.batch.gather import Recipe, Rows
+from windowloader.batch.gather import Recipe
 from windowloader.batch.row_table import KeptClock
 from windowloader.errors import (
     AxesError,
@@ -24,6 +24,7 @@ from windowloader.errors import (
     ScalerError,
     SeriesError,
 )
+from windowloader.rows.flat import Rows
 from windowloader.scaling.affine import Affine
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)

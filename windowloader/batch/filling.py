@@ -20,13 +20,15 @@ from .row_table import RowTable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.rows.flat import Kind
+    from windowloader.rows.flat import Kind, Rows
+    from windowloader.series.clock import Clock
 
     from .frame import Loop
-    from .gather import Recipe, Rows
+    from .nan_guard import NanGuard
     from .roles import Role
+    from .row_table import KeptClock
 
-__all__ = ["Filling", "fill_arrays"]
+__all__ = ["Filling"]
 
 PIECE = 512 * 1024  # bytes written before the next loop comes to the same windows: half a second-level cache
 
@@ -68,23 +70,54 @@ class Filling:
     roles: tuple[RoleFilling, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, batch: int, rows: Sequence[Rows], nodes: tuple[int, int] | None) -> Filling:
+    def of(
+        cls,
+        roles: Sequence[Role],
+        clock: Clock | KeptClock | None,
+        dtype: str,
+        batch: int,
+        rows: Sequence[Rows],
+        nodes: tuple[int, int] | None,
+    ) -> Filling:
         """Choose all loops. What is delivered once for all nodes goes with the first of them."""
         kinds = [(row.flat or Flat.of(row.base)).kind for row in rows]
         if nodes is not None:
             kinds = [replace(kind, origin=kind.origin + nodes[0] * kind.steps[1]) for kind in kinds]
-        return cls(tuple(_role(recipe, role, kinds, batch, nodes) for role in recipe.roles))
+        return cls(tuple(_role(role, clock, dtype, kinds, batch, nodes) for role in roles))
+
+    def fill(
+        self,
+        out: Mapping[str, np.ndarray],
+        starts: np.ndarray,
+        rows: Sequence[Rows],
+        entity: np.ndarray,
+        begin: int,
+        end: int,
+        guard: NanGuard | None,
+    ) -> None:
+        """Fill batch positions ``[begin, end)`` of every array, once the guard has looked at the rows."""
+        flats = [row.flat or Flat.of(row.base) for row in rows]
+        part = Part([flat.values for flat in flats], [row.first for row in rows], entity)
+        if guard is not None:
+            guard.check_batch(starts, rows, entity, begin, end, flats)
+        for role in self.roles:
+            _fill(role, out, starts, rows, part, begin, end)
 
 
 def _role(
-    recipe: Recipe, role: Role, kinds: Sequence[Kind], batch: int, nodes: tuple[int, int] | None
+    role: Role,
+    clock: Clock | KeptClock | None,
+    dtype: str,
+    kinds: Sequence[Kind],
+    batch: int,
+    nodes: tuple[int, int] | None,
 ) -> RoleFilling:
-    itemsize = 2 if recipe.dtype == "bfloat16" else np.dtype(recipe.dtype).itemsize
+    itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
     between, at = role.steps_between(batch), 0
     if nodes is not None:
         role, at = role.of_nodes(*nodes), nodes[0] * between[2]
     values, masks = (
-        role_loops(role, kinds, between, batch, recipe.dtype, itemsize) if role.num_features else ((), ())
+        role_loops(role, kinds, between, batch, dtype, itemsize) if role.num_features else ((), ())
     )
     piece = batch
     if len(values) + len(masks) > 1 and between[0] >= between[1]:
@@ -92,36 +125,13 @@ def _role(
         piece = max(1, PIECE // (between[0] * itemsize))
     return RoleFilling(
         role=role,
-        table=RowTable(role.row_columns, recipe.clock, role.offsets, recipe.dtype),
-        shared=RowTable(role.shared_columns, recipe.clock, role.offsets, recipe.dtype)
-        if role.num_shared
-        else None,
+        table=RowTable(role.row_columns, clock, role.offsets, dtype),
+        shared=RowTable(role.shared_columns, clock, role.offsets, dtype) if role.num_shared else None,
         values=values,
         masks=masks,
         piece=max(piece, 1),
         at=at,
     )
-
-
-def fill_arrays(
-    recipe: Recipe,
-    out: Mapping[str, np.ndarray],
-    starts: np.ndarray,
-    rows: Sequence[Rows],
-    begin: int,
-    end: int,
-    nodes: tuple[int, int] | None,
-) -> None:
-    """Fill batch positions ``[begin, end)`` of every array, for all nodes or some."""
-    filling = recipe.filling(len(starts), rows, nodes)
-    flats = [row.flat or Flat.of(row.base) for row in rows]
-    part = Part([flat.values for flat in flats], [row.first for row in rows], recipe.entity_of(starts))
-    if recipe.guard is not None and (
-        nodes is None or nodes[0] == 0
-    ):  # whoever fills the first node looks at all
-        recipe.guard.check_batch(starts, rows, part.entity, begin, end, flats)
-    for role in filling.roles:
-        _fill(role, out, starts, rows, part, begin, end)
 
 
 def _fill(

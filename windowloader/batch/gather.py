@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.sources.mapping import files_of, unchanged
+from windowloader.windows.reads import Reads
 
 from .delivery import Options, delivered_dtype
 from .recipe import compile_roles
@@ -22,7 +23,7 @@ from .row_table import KeptClock
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.rows.flat import Flat
+    from windowloader.rows.flat import Rows
     from windowloader.series.clock import Clock
     from windowloader.series.series import Series
     from windowloader.windows.spec import WindowSpec
@@ -31,28 +32,9 @@ if TYPE_CHECKING:
     from .filling import Filling
     from .nan_guard import NanGuard
 
-__all__ = ["Field", "Recipe", "Rows"]
+__all__ = ["Field", "Recipe"]
 
 FILLINGS = 16  # batch sizes, and shapes of rows: scratch grows now and then
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Rows of one variable, and where the windows of a batch begin in them.
-
-    Parameters
-    ----------
-    base : ndarray, shape (row, node | 1, feature)
-        Any strides, the variable's dtype.
-    first : ndarray, shape (batch,), int64
-        Row of ``base`` where each window's row 0 lies; its further rows follow.
-    flat : Flat, optional
-        ``base`` as the loops take it, where it stays the same for many batches.
-    """
-
-    base: np.ndarray
-    first: np.ndarray
-    flat: Flat | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,6 +192,11 @@ class Recipe:
         last = self.fields(batch)[-1]
         return last.offset + -(-last.nbytes // ALIGNMENT) * ALIGNMENT
 
+    @property
+    def reads(self) -> Reads:
+        """Variables and row offsets that each window reads."""
+        return Reads(self.variables, np.unique(np.concatenate([role.offsets for role in self.roles])))
+
     def separable(self, batch: int) -> bool:
         """Whether several batches of ``batch`` windows made as one are cut apart by windows, each array aligned."""
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
@@ -225,7 +212,9 @@ class Recipe:
 
             if len(self._fillings) >= FILLINGS:
                 self._fillings.clear()
-            found = self._fillings.setdefault(known, Filling.of(self, batch, rows, nodes))
+            found = self._fillings.setdefault(
+                known, Filling.of(self.roles, self.clock, self.dtype, batch, rows, nodes)
+            )
         return found
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
@@ -267,15 +256,18 @@ class Recipe:
         ScalerError
             The scaler has no statistics for the entity of a window.
         """
-        from .filling import fill_arrays
-
         end = len(starts) if end is None else end
+        fill = self.filling(len(starts), rows, nodes).fill
+        entity = self.entity_of(starts)
+        guard = (
+            self.guard if nodes is None or nodes[0] == 0 else None
+        )  # who fills the first node looks at all
         files = files_of(row.base for row in rows)
         if not files:
-            fill_arrays(self, out, starts, rows, begin, end, nodes)
+            fill(out, starts, rows, entity, begin, end, guard)
             return
         with unchanged(files=files):
-            fill_arrays(self, out, starts, rows, begin, end, nodes)
+            fill(out, starts, rows, entity, begin, end, guard)
 
 
 @lru_cache(maxsize=FILLINGS)

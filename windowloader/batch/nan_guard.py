@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from windowloader.errors import MissingDataError
-    from windowloader.rows.flat import Kind
+    from windowloader.rows.flat import Kind, Rows
     from windowloader.scaling.affine import Affine
     from windowloader.series.series import Column, Series
     from windowloader.windows.window_set import WindowSet
-
-    from .gather import Rows
 
 __all__ = ["GuardedColumns", "NanGuard", "unusable", "watch"]
 
@@ -132,7 +130,7 @@ class NanGuard:
         """
         if self.unseen is not None:
             self._check_entities(windows)
-        from .gather import Rows
+        from windowloader.rows.flat import Rows
 
         first, last = windows.row_range
         for one in self.watched:

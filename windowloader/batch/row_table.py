@@ -21,9 +21,9 @@ from .roles import cast
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from windowloader.rows.flat import Rows
     from windowloader.series.clock import Clock
 
-    from .gather import Rows
     from .roles import RowColumn
 
 __all__ = ["KeptClock", "Lines", "RowTable"]

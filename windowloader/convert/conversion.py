@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from windowloader.sources.base import digest
 from windowloader.util.units import parse_bytes
 
 from .layout import Access
-from .places import exists, place_of
+from .places import SUFFIXES, LocalPlace, exists, unknown_kind
 from .report import ArrayReport, Conversion, report, told
 from .sizing import size_pieces
 from .targets import npy_target, zarr_targets
@@ -29,9 +31,12 @@ from .zarr_form import codecs_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .places import Place
     from .targets import Target
 
 __all__ = ["ArrayReport", "Conversion", "convert"]
+
+ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
 
 FORM = 1  # of checksums
 JOURNAL = 2  # form of journals
@@ -191,3 +196,24 @@ def _identity(series: Series, targets: Sequence[Target], head: str) -> str:
     marks = [str(target.encoding.mark) for target in targets]
     attributes = [sorted(target.attributes.items()) for target in targets]
     return digest(JOURNAL, series.fingerprint(), head, labels, marks, attributes)
+
+
+def place_of(destination: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Place:
+    """Return the place that a path or URL names.
+
+    Raises
+    ------
+    ConversionError
+        For a name that says nothing that can be made, or a store that takes no writes.
+    """
+    text = os.fspath(destination)
+    if (typed := ONE_SLASH.match(text)) is not None:
+        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
+    if "://" in text and not text.startswith("file://"):
+        from .bucket_place import bucket_place
+
+        return bucket_place(text, storage_options)
+    path = Path(text.removeprefix("file://")).expanduser().absolute()
+    if path.suffix not in SUFFIXES:
+        raise unknown_kind(text, path.suffix)
+    return LocalPlace(path)

@@ -6,9 +6,7 @@ In: a destination as typed. Out: a `Place`, on this machine or in a bucket. Neve
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from windowloader.errors import ConversionError
@@ -17,7 +15,8 @@ from .journal import Journal
 from .stores import NpyStore, ZarrStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from windowloader.series.series import Series
 
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     from .stores import Store
     from .targets import Target
 
-__all__ = ["LocalPlace", "Place", "exists", "place_of"]
+__all__ = ["SUFFIXES", "LocalPlace", "Place", "exists", "unknown_kind"]
 
-ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
 SUFFIXES = (".npy", ".zarr", ".zarr3", "")
 
 
@@ -75,27 +73,6 @@ class Place(Protocol):
 
     def clear(self) -> None:
         """Remove what was in the way to the result; not the journal."""
-
-
-def place_of(destination: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Place:
-    """Return the place that a path or URL names.
-
-    Raises
-    ------
-    ConversionError
-        For a name that says nothing that can be made, or a store that takes no writes.
-    """
-    text = os.fspath(destination)
-    if (typed := ONE_SLASH.match(text)) is not None:
-        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
-    if "://" in text and not text.startswith("file://"):
-        from .bucket_place import bucket_place
-
-        return bucket_place(text, storage_options)
-    path = Path(text.removeprefix("file://")).expanduser().absolute()
-    if path.suffix not in SUFFIXES:
-        raise unknown_kind(text, path.suffix)
-    return LocalPlace(path)
 
 
 def unknown_kind(name: str, suffix: str) -> ConversionError:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from windowloader.batch.delivery import as_bfloat16
-from windowloader.errors import LoaderError
-from windowloader.order.shard import Steps, per_lane
+from windowloader.order.shard import make_steps
 from windowloader.rows.mirrored import mirrored
 from windowloader.rows.rows import Others
 from windowloader.sources.tiers import AT_HAND
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
     from windowloader.batch.buffers import Buffers
     from windowloader.batch.gather import Recipe
     from windowloader.order.config import LoaderConfig
-    from windowloader.order.order import Order
+    from windowloader.order.shard import Steps
     from windowloader.rows.reading import Reading
     from windowloader.rows.rows import Piece, RowAccess
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["Engine", "make_steps", "start_engine"]
+__all__ = ["Engine", "start_engine"]
 
 INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads take to hand them over
 TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
@@ -95,21 +94,6 @@ class Engine:
         """Raise `SourceChangedError` where a local file is another than when it was opened."""
         for number in self.recipe.variables:
             self.windows.series.variables[number].source.check()
-
-
-def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
-    """Cut an order into steps; LoaderError where its lanes do not divide the global batch, or no step comes out."""
-    batch_per_lane = per_lane(config.global_batch(world_size), order.num_lanes)
-    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
-    if steps.count(0) == 0:
-        lanes = f" in {order.num_lanes} lanes" if order.num_lanes > 1 else ""
-        raise LoaderError(
-            f"an epoch makes no step: there are {order.num_windows} windows{lanes}, a step takes "
-            f"{steps.global_batch} over {world_size} rank{'s' if world_size > 1 else ''}, and drop_last="
-            f"{config.drop_last} with uneven={config.uneven!r} leaves out what does not fill it. Make the batch "
-            "smaller, or pass drop_last=False and uneven='pad'."
-        )
-    return steps
 
 
 def start_engine(
@@ -176,10 +160,9 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
     }
     others = Others(len(recipe.variables), views, reading.held)
     if reading.choice is None:
-        from windowloader.rows.benches import window_rows
         from windowloader.rows.readahead import ReadAhead
 
-        return ReadAhead(others, window_rows(recipe), windows.index, steps, ranks)
+        return ReadAhead(others, recipe.reads.offsets, windows.index, steps, ranks)
     access: RowAccess
     if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
@@ -187,8 +170,7 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
         access = BlockAccess(
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
-        return mirrored(access, windows, recipe, reading, views)
-    from windowloader.rows.benches import window_rows
+        return mirrored(access, windows, recipe.reads, reading, views)
     from windowloader.rows.direct import DirectAccess
 
     assert reading.benches is not None
@@ -197,10 +179,10 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
         others,
         choice=reading.choice,
         benches=reading.benches,
-        offsets=window_rows(recipe),
+        offsets=recipe.reads.offsets,
         span=windows.spec.span,
     )
-    return mirrored(access, windows, recipe, reading, views)
+    return mirrored(access, windows, recipe.reads, reading, views)
 
 
 def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderConfig) -> int:

@@ -236,7 +236,7 @@ class WindowLoader:
         return self._engine
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
-        reading = survey(self._windows, self._recipe, self._config, ranks.world_size, state)
+        reading = survey(self._windows, self._recipe.reads, self._config, ranks.world_size, state)
         return start_engine(
             self._windows,
             self._recipe,
@@ -301,7 +301,7 @@ class WindowLoader:
     @property
     def sampler(self) -> EpochSampler:
         """For loops that call ``loader.sampler.set_epoch(epoch)``, as torch's DistributedSampler taught them."""
-        return EpochSampler(self)
+        return EpochSampler(self._move_waiting)
 
     @property
     def batch_sampler(self) -> None:
@@ -403,7 +403,7 @@ class WindowLoader:
         assert self._engine is not None
         present = self._engine.reading
         if present.choice is not None and present.order.name != loaded.order:
-            from windowloader.plan.planner import refuse_costly
+            from .plans import refuse_costly
 
             refuse_costly(self._engine, self._config, loaded)
         engine = self._start(self._ranks, loaded)
@@ -490,7 +490,7 @@ class WindowLoader:
         StateError, LoaderError, RankError
             As `load_state_dict`, and for a rank outside the world.
         """
-        from windowloader.plan.planner import plan_of
+        from .plans import plan_of
 
         engine, ranks = self._bind(), self._ranks
         assert ranks is not None
@@ -528,12 +528,6 @@ class WindowLoader:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._windows!r}, batch_size={self._config.batch_size}, epoch={self._epoch})"
-
-    def _repr_html_(self) -> str:
-        """Show it in a notebook."""
-        from windowloader.view.notebook import loader_html
-
-        return loader_html(self)
 
 
 def _warn_of_repeats(config: LoaderConfig, world_size: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .loader import WindowLoader
+    from collections.abc import Callable
 
 __all__ = ["EpochSampler"]
 
@@ -21,7 +21,8 @@ class EpochSampler:
 
     Parameters
     ----------
-    loader : WindowLoader
+    move : callable
+        ``move(epoch)`` of the loader.
 
     Examples
     --------
@@ -35,11 +36,11 @@ class EpochSampler:
     3
     """
 
-    __slots__ = ("_loader",)
+    __slots__ = ("_move",)
 
-    def __init__(self, loader: WindowLoader) -> None:
-        self._loader = loader
+    def __init__(self, move: Callable[[int], None]) -> None:
+        self._move = move
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; nothing changes if it is the present one."""
-        self._loader._move_waiting(epoch)
+        self._move(epoch)

@@ -11,11 +11,11 @@ from collections import deque
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from windowloader.rows.counting import Reads
+from windowloader.rows.counting import ReadCounts
 from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
-    from windowloader.view.pictures import Picture
+    from matplotlib.figure import Figure
 
 __all__ = ["EpochStats", "History", "LoaderStats", "Timeline"]
 
@@ -58,7 +58,7 @@ class EpochStats:
         for the one in which it was given up. 0 where rows are in memory, mapped, or in a mirror already.
     waits : deque of float
         The last single waits; of epochs long past none.
-    reads : Reads
+    reads : ReadCounts
         Where the three numbers are counted.
     """
 
@@ -73,7 +73,7 @@ class EpochStats:
     waited_hand_over: float = 0.0
     longest_wait: float = 0.0
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_WAITS), repr=False)
-    reads: Reads = field(default_factory=Reads, repr=False)
+    reads: ReadCounts = field(default_factory=ReadCounts, repr=False)
 
     def record(self, asked: float, got: float, line: Timeline, windows: int, delivered: int) -> None:
         """Add a batch that was asked for and got at these moments."""
@@ -90,7 +90,7 @@ class EpochStats:
         self.longest_wait = max(self.longest_wait, wait)
         self.waits.append(wait)
 
-    def follow(self, reads: Reads) -> None:
+    def follow(self, reads: ReadCounts) -> None:
         """Count with an iterator's own, also what arrives after its end."""
         reads.take(self.reads)
         self.reads = reads
@@ -164,13 +164,7 @@ class LoaderStats:
         names += ["read_bytes", "read_requests", "read_blocks"]
         return [{name: getattr(epoch, name) for name in names} for epoch in self.epochs]
 
-    def _repr_html_(self) -> str:
-        """Show it in a notebook."""
-        from windowloader.view.notebook import stats_html
-
-        return stats_html(self)
-
-    def plot(self) -> Picture:
+    def plot(self) -> Figure:
         """Draw the wait for each step and what epochs waited for; see `windowloader.view.stats_picture`."""
         from windowloader.view.stats_picture import plot_stats
 

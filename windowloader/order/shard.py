@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .config import LoaderConfig
     from .order import Order
 
 __all__ = ["Position", "Steps", "per_lane"]
@@ -362,3 +363,18 @@ class Steps:
             numbers = np.concatenate([numbers, np.repeat(last, missing)])
             weights[stop - start - missing :] = self._filler_weight
         return numbers, weights
+
+
+def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:
+    """Cut an order into steps; LoaderError where its lanes do not divide the global batch, or no step comes out."""
+    batch_per_lane = per_lane(config.global_batch(world_size), order.num_lanes)
+    steps = Steps(order, batch_per_lane, config.uneven, config.drop_last, config.steps_per_epoch)
+    if steps.count(0) == 0:
+        lanes = f" in {order.num_lanes} lanes" if order.num_lanes > 1 else ""
+        raise LoaderError(
+            f"an epoch makes no step: there are {order.num_windows} windows{lanes}, a step takes "
+            f"{steps.global_batch} over {world_size} rank{'s' if world_size > 1 else ''}, and drop_last="
+            f"{config.drop_last} with uneven={config.uneven!r} leaves out what does not fill it. Make the batch "
+            "smaller, or pass drop_last=False and uneven='pad'."
+        )
+    return steps

@@ -19,10 +19,10 @@ from windowloader.util.units import format_bytes
 from .plan import Cost
 
 if TYPE_CHECKING:
-    from windowloader.batch.gather import Recipe
     from windowloader.order.config import LoaderConfig
     from windowloader.order.shard import Position, Steps
     from windowloader.rows.reading import Reading
+    from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
 __all__ = ["LOOK", "Case", "advice", "held_cost", "plus", "seen_by_all", "used"]
@@ -32,10 +32,11 @@ LOOK = 1 << 20  # rows of windows that are looked at
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """What a plan is made of; see `Engine` for the parts."""
+    """What a plan is made of; ``batch_bytes`` are those of one rank's full batch."""
 
     windows: WindowSet
-    recipe: Recipe
+    reads: Reads
+    batch_bytes: int
     config: LoaderConfig
     reading: Reading
     steps: Steps

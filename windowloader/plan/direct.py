@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.rows.benches import Benchwork, window_rows
+from windowloader.rows.benches import Benchwork
 from windowloader.rows.budget import REQUESTS
 from windowloader.sources.storage import total_cost
 
@@ -50,7 +50,7 @@ def direct(case: Case) -> dict[str, Any]:
         + held.distinct,
     )
     ranks = [own]
-    if seen_by_all(case, len(window_rows(case.recipe))):
+    if seen_by_all(case, len(case.reads.offsets)):
         others = [_follow(case, rank)[0] for rank in range(case.world_size) if rank != case.rank]
         ranks += [Cost(bytes=some[0], requests=some[1], distinct=0) for some in others]
         ranks += [held] * len(others)
@@ -78,7 +78,7 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
     """Go through the steps as the reading does: bytes and requests, the first batch's, whether a part was seen."""
     reading = case.reading
     assert reading.benches is not None
-    offsets = window_rows(case.recipe)
+    offsets = case.reads.offsets
     work = Benchwork(reading.benches, offsets, case.windows.spec.span)
     left, looked, rows = case.steps.left(case.position), 0, 0
     size = requests = indexes = 0

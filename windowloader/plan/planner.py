@@ -5,17 +5,11 @@ In: what the loader executes. Out: its numbers. Never touches data; of very long
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import RankError, StateError
-from windowloader.loader.engine import make_steps
 from windowloader.order.grid import block_rows, cut
 from windowloader.order.mixing import mixing, mixing_of_permutation
-from windowloader.rows.benches import window_rows
-from windowloader.rows.reading import survey
 from windowloader.sources.storage import Storage
-from windowloader.util.units import format_bytes
 
 from .blocks import by_blocks
 from .case import Case, seen_by_all, used
@@ -25,98 +19,9 @@ from .resident import touched
 from .tracing import trace_of
 
 if TYPE_CHECKING:
-    from windowloader.loader.engine import Engine
-    from windowloader.order.config import LoaderConfig
     from windowloader.order.grid import Grid
-    from windowloader.order.state import RunState
 
-__all__ = ["make_plan", "plan_of", "refuse_costly"]
-
-MOST_TIMES = 4  # the bytes of the loader's own order that a state's may take
-
-
-def plan_of(
-    engine: Engine,
-    config: LoaderConfig,
-    *,
-    rank: int,
-    world_size: int,
-    epoch: int,
-    state: RunState | None = None,
-) -> Plan:
-    """Foretell an epoch of a loader, perhaps as another rank, of another world, or going on from a state.
-
-    Parameters
-    ----------
-    engine : Engine
-        What the loader executes.
-    config : LoaderConfig
-    rank, world_size, epoch : int
-    state : RunState, optional
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    RankError
-        Where the rank is outside the world.
-    StateError
-        Where the state's order cannot be made here.
-    """
-    if not 0 <= rank < world_size:
-        raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")
-    reading, steps = engine.reading, engine.steps
-    if state is not None or world_size != engine.ranks.world_size:
-        reading = survey(engine.windows, engine.recipe, config, world_size, state)
-        steps = make_steps(reading.order, config, world_size)
-    position = steps.start(epoch) if state is None else state.position(steps)
-    return make_plan(
-        Case(
-            windows=engine.windows,
-            recipe=engine.recipe,
-            config=config,
-            reading=reading,
-            steps=steps,
-            rank=rank,
-            world_size=world_size,
-            position=position,
-            ahead=max(engine.ahead, 2 * engine.together - 1),  # one lot in the loop, one made
-        )
-    )
-
-
-def refuse_costly(engine: Engine, config: LoaderConfig, state: RunState) -> None:
-    """Refuse a state whose order takes far more reading here than the loader's own.
-
-    Parameters
-    ----------
-    engine : Engine
-        In the loader's own order.
-    config : LoaderConfig
-    state : RunState
-
-    Raises
-    ------
-    StateError
-        Where an epoch in the state's order reads more than `MOST_TIMES` the bytes of one in the loader's.
-    """
-    ranks = engine.ranks
-    start = replace(state, step=0, cursor=0)
-    asked, own = (
-        plan_of(
-            engine, config, rank=ranks.rank, world_size=ranks.world_size, epoch=state.epoch, state=one
-        ).own.bytes
-        for one in (start, None)
-    )
-    if asked > MOST_TIMES * own:
-        raise StateError(
-            f"the state's order is {state.order!r}, a run of another tier or budget: here each epoch of it would read "
-            f"{format_bytes(asked)}, where this loader's own order {engine.reading.order.name!r} reads "
-            f"{format_bytes(own)}. "
-            "Load it where the data are in memory or a local .npy file, or start anew without it."
-        )
+__all__ = ["make_plan"]
 
 
 def make_plan(case: Case) -> Plan:
@@ -160,7 +65,7 @@ def make_plan(case: Case) -> Plan:
         windows=_rows_left(case, left, share),
         held=held,
         budget=case.config.budget,
-        batch_bytes=case.recipe.nbytes(share),
+        batch_bytes=case.batch_bytes,
         batches_ahead=case.ahead,
         trace=trace_of(case),
         **mixes,
@@ -192,20 +97,20 @@ def _grid(case: Case) -> Grid | None:
     if not case.windows.index.rising or len(case.windows) < 2:
         return None
     span = case.windows.spec.span
-    row_bytes = max(1, sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables))
+    row_bytes = max(1, sum(case.windows.series.variables[i].row_bytes for i in case.reads.variables))
     return cut(
         case.windows.index, [Storage(None, row_bytes=row_bytes)], span=span, rows=block_rows(span, row_bytes)
     )
 
 
 def _resident(case: Case) -> dict[str, Any]:
-    row_bytes = sum(case.windows.series.variables[i].row_bytes for i in case.recipe.variables)
+    row_bytes = sum(case.windows.series.variables[i].row_bytes for i in case.reads.variables)
     begin, end = used(case)
     union = int((end - begin).sum())
     own = touched(case, case.rank, union)
     if case.world_size == 1:
         everyone = own
-    elif seen_by_all(case, len(window_rows(case.recipe))):
+    elif seen_by_all(case, len(case.reads.offsets)):
         everyone = sum(touched(case, rank, union) for rank in range(case.world_size))
     else:
         everyone = own * case.world_size

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.rows.benches import window_rows
-
 from .case import LOOK
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def touched(case: Case, rank: int, union: int) -> int:
     int
     """
     left, share = case.steps.left(case.position), -(-case.steps.global_batch // case.world_size)
-    offsets = window_rows(case.recipe)
+    offsets = case.reads.offsets
     if left * share >= len(case.windows):  # all of them, or as good as
         return union
     if left * share * len(offsets) > LOOK and not case.reading.order.name.startswith("sequential"):

@@ -1,68 +1,26 @@
-"""Where in time the rows are that an epoch reads, one after another: what pictures of a plan show.
+"""Traces of an epoch: where in time the rows are that it reads, one after another.
 
 In: a lane's blocks or a rank's steps. Out: `Trace`, a few thousand numbers however long the epoch. Never touches data.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .trace import LaneTrace, Trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .case import Case
 
-__all__ = ["LaneTrace", "Trace", "trace_of"]
+__all__ = ["trace_of"]
 
 LANES = 8  # drawn beside the rank's own
 BLOCKS = 1024  # of a lane
 STEPS = 96  # looked at where any window may come next
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LaneTrace:
-    """Blocks of a lane, in the order in which they enter.
-
-    Attributes
-    ----------
-    lane : int
-    own : bool
-        Whether the rank reads it.
-    begin, end : ndarray of int
-        Rows.
-    enter, leave : ndarray of float
-        Share of the epoch at which windows of a block begin to come, and end.
-    """
-
-    lane: int
-    own: bool
-    begin: NDArray[np.int64]
-    end: NDArray[np.int64]
-    enter: NDArray[np.float64]
-    leave: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
-    """What is read when.
-
-    Attributes
-    ----------
-    num_rows : int
-        Of the series.
-    lanes : tuple of LaneTrace
-        Of a streamed epoch.
-    shares, starts : ndarray
-        Else: share of the epoch, and first rows of some windows that come there.
-    """
-
-    num_rows: int
-    lanes: tuple[LaneTrace, ...]
-    shares: NDArray[np.float64]
-    starts: NDArray[np.int64]
 
 
 def trace_of(case: Case) -> Trace:

@@ -18,16 +18,9 @@ from .rows import merge
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from windowloader.batch.gather import Recipe
-
-__all__ = ["Benches", "Benchwork", "Laid", "window_rows"]
+__all__ = ["Benches", "Benchwork", "Laid"]
 
 _NONE = np.empty(0, np.int64)
-
-
-def window_rows(recipe: Recipe) -> NDArray[np.int64]:
-    """Return the rows that a window reads, counted from its start, rising."""
-    return np.unique(np.concatenate([role.offsets for role in recipe.roles]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

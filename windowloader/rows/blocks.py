@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.batch.gather import Rows
-
 from .arena import Arena
 from .course import Course, Cut
+from .flat import Rows
 from .forecast import lanes_read
 from .paged import PagedCourse
 from .passage import Grounds

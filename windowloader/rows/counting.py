@@ -1,8 +1,8 @@
 """What an epoch read, in the units of its plan: to hold `WindowLoader.stats` against `WindowLoader.plan`.
 
-In: jobs, when whoever needed their rows has them, or when they were given up. Out: `Reads`. Counts each job once, for
-the epoch that needed it, whenever it was read; what nobody needed counts for the epoch in which it was given up. Never
-counts what a mirror had already.
+In: jobs, when whoever needed their rows has them, or when they were given up. Out: `ReadCounts`. Counts each job once,
+for the epoch that needed it, whenever it was read; what nobody needed counts for the epoch in which it was given up.
+Never counts what a mirror had already.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from .reader import Job
 
-__all__ = ["Reads"]
+__all__ = ["ReadCounts"]
 
 
 @dataclass(slots=True)
-class Reads:
+class ReadCounts:
     """Bytes, requests and blocks of one iterator.
 
     Attributes
@@ -35,7 +35,7 @@ class Reads:
 
     Examples
     --------
-    >>> reads = Reads()
+    >>> reads = ReadCounts()
     >>> reads.note(80, requests=1)
     >>> reads.bytes, reads.requests
     (80, 1)
@@ -47,7 +47,7 @@ class Reads:
     _shards: set[tuple[Storage, int]] = field(default_factory=set, repr=False)
     """Those whose index was read."""
 
-    def take(self, other: Reads) -> None:
+    def take(self, other: ReadCounts) -> None:
         """Count what another one did, too."""
         self.bytes += other.bytes
         self.requests += other.requests

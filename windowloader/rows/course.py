@@ -16,7 +16,7 @@ import numpy as np
 
 from windowloader.errors import ClosedError, SourceTimeoutError
 
-from .counting import Reads
+from .counting import ReadCounts
 from .passage import Passage
 from .reader import Job
 from .residency import Residency
@@ -63,7 +63,7 @@ class Course:
         self.left: deque[tuple[int, list[int], int]] = deque()
         self.passes: deque[Passage] = deque()
         self.closed: Callable[[], bool] = lambda: False
-        self.reads = Reads()
+        self.reads = ReadCounts()
         """Where what is read counts: those of the iterator that goes through the lane."""
         self.ahead = True
         self.paused = False

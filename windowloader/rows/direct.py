@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.batch.gather import Rows
 from windowloader.errors import SourceError
 
 from .arena import Arena
 from .benches import Benchwork
+from .flat import Rows
 from .reader import Job, Reader
 from .rows import InTurn, Piece
 

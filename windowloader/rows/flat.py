@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Flat", "Kind"]
+__all__ = ["Flat", "Kind", "Rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +111,22 @@ def _words_of(base: np.ndarray, kind: Kind) -> np.ndarray:
     # read-only arrays are another type to numba: as they must be taken (mapped files), all are made so
     values.flags.writeable = False
     return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows of one variable, and where the windows of a batch begin in them.
+
+    Parameters
+    ----------
+    base : ndarray, shape (row, node | 1, feature)
+        Any strides, the variable's dtype.
+    first : ndarray, shape (batch,), int64
+        Row of ``base`` where each window's row 0 lies; its further rows follow.
+    flat : Flat, optional
+        ``base`` as the loops take it, where it stays the same for many batches.
+    """
+
+    base: np.ndarray
+    first: np.ndarray
+    flat: Flat | None = None

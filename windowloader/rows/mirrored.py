@@ -18,10 +18,10 @@ from .rows import Others, Piece
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from windowloader.batch.gather import Recipe
     from windowloader.order.shard import Position
     from windowloader.series.variable import Variable
     from windowloader.sources.mirror import Mirror
+    from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
     from .blocks import BlockAccess
@@ -35,7 +35,7 @@ __all__ = ["MirroredAccess", "mirrored"]
 def mirrored(
     access: BlockAccess | DirectAccess,
     windows: WindowSet,
-    recipe: Recipe,
+    reads: Reads,
     reading: Reading,
     views: Mapping[int, np.ndarray],
 ) -> RowAccess:
@@ -45,24 +45,24 @@ def mirrored(
     ----------
     access : BlockAccess or DirectAccess
     windows : WindowSet
-    recipe : Recipe
+    reads : Reads
     reading : Reading
     views : mapping of int to ndarray
-        Variables that are addressable anyway, by their place in the recipe.
+        Variables that are addressable anyway, by their place in ``reads``.
 
     Returns
     -------
     RowAccess
     """
-    places = [place for place in range(len(recipe.variables)) if place not in {*views, *reading.held}]
-    variables = {place: windows.series.variables[recipe.variables[place]] for place in places}
+    places = [place for place in range(len(reads.variables)) if place not in {*views, *reading.held}]
+    variables = {place: windows.series.variables[reads.variables[place]] for place in places}
     if not all(isinstance(variable.source, CachedSource) for variable in variables.values()):
         return access
     if reading.lanes is not None:
         begin, end = reading.lanes.grid.begin, reading.lanes.grid.end
     else:
         begin, end = (np.array([row], np.int64) for row in windows.row_range)
-    used = np.unique(np.concatenate([role.offsets for role in recipe.roles]))
+    used = reads.offsets
     return MirroredAccess(access, variables, views, reading, (begin, end), (int(used[0]), int(used[-1]) + 1))
 
 
@@ -74,7 +74,7 @@ class MirroredAccess:
     access : BlockAccess or DirectAccess
         What is used until then.
     variables : mapping of int to Variable
-        Cached ones, by their place in the recipe.
+        Cached ones, by their place in ``reads``.
     views : mapping of int to ndarray
         Addressable ones.
     reading : Reading

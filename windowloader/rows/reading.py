@@ -1,6 +1,6 @@
 """How a loader reads: which order, which variables by blocks, how much memory holds what. One answer for all.
 
-In: window set, recipe, config, world size, perhaps the state of a run. Out: a `Reading`, from which the engine makes
+In: window set, reads, config, world size, perhaps the state of a run. Out: a `Reading`, from which the engine makes
 its access and ``plan`` its numbers. Pure arithmetic: never reads data, the same on all ranks.
 """
 
@@ -27,7 +27,6 @@ from .rows import Held
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.batch.gather import Recipe
     from windowloader.order.config import LoaderConfig
     from windowloader.order.grid import Grid
     from windowloader.order.lane import LanesOfBlocks
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from windowloader.order.state import RunState
     from windowloader.series.variable import Variable
     from windowloader.sources.storage import Storage
+    from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
     from .budget import Choice
@@ -61,7 +61,7 @@ class Reading:
     stored : tuple of Stored
         Variables that are read step by step; none where all rows are addressable.
     held : mapping of int to Held
-        Those that are read once and kept whole, by their place in the recipe: small ones beside a stream, and those at
+        Those that are read once and kept whole, by their place in ``reads``: small ones beside a stream, and those at
         hand that no view shows.
     choice : Choice or None
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
@@ -88,7 +88,7 @@ class Reading:
 
 def survey(
     windows: WindowSet,
-    recipe: Recipe,
+    reads: Reads,
     config: LoaderConfig,
     world_size: int,
     state: RunState | None = None,
@@ -98,8 +98,7 @@ def survey(
     Parameters
     ----------
     windows : WindowSet
-    recipe : Recipe
-        Which variables are read.
+    reads : Reads
     config : LoaderConfig
     world_size : int
     state : RunState, optional
@@ -120,7 +119,7 @@ def survey(
         state is None and config.lanes
     ):  # also where one lane will do, so that no run depends on where its data are
         per_lane(config.global_batch(world_size), config.lanes)
-    used = [windows.series.variables[number] for number in recipe.variables]
+    used = [windows.series.variables[number] for number in reads.variables]
     streamed = {place: variable for place, variable in enumerate(used) if variable.view() is None}
     if not streamed:
         return _addressable(windows, used, config, state)

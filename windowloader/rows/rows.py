@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from windowloader.batch.gather import Rows
 from windowloader.errors import ClosedError
 
-from .counting import Reads
-from .flat import Flat
+from .counting import ReadCounts
+from .flat import Flat, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -61,12 +60,12 @@ class RowStream(Protocol):
 
     Attributes
     ----------
-    reads : Reads or None
+    reads : ReadCounts or None
         What it read; None where rows are addressable and nothing is.
     """
 
     @property
-    def reads(self) -> Reads | None:
+    def reads(self) -> ReadCounts | None:
         """What it read."""
 
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
@@ -99,7 +98,7 @@ class RowAccess(Protocol):
 class Resident:
     """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
 
-    reads: Reads | None = None
+    reads: ReadCounts | None = None
 
     def __init__(self, arrays: Others) -> None:
         self._arrays = arrays
@@ -144,7 +143,7 @@ class Held:
         """Bytes that are kept."""
         return (self.end - self.begin) * self.variable.row_bytes
 
-    def rows(self, starts: np.ndarray, reads: Reads | None = None) -> Rows:
+    def rows(self, starts: np.ndarray, reads: ReadCounts | None = None) -> Rows:
         """Return its rows, read when first asked for, which ``reads`` counts."""
         with self._lock:
             if self._rows is None:
@@ -186,7 +185,9 @@ class Others:
         """Those in memory or mapped, in their order in the recipe."""
         return tuple(self._views[place] for place in sorted(self._views))
 
-    def beside(self, streamed: Sequence[Rows], starts: np.ndarray, reads: Reads | None = None) -> list[Rows]:
+    def beside(
+        self, streamed: Sequence[Rows], starts: np.ndarray, reads: ReadCounts | None = None
+    ) -> list[Rows]:
         """Return the rows of all variables: those given, in the places that are left, and its own."""
         given = iter(streamed)
         found = []
@@ -216,7 +217,7 @@ class InTurn:
     Attributes
     ----------
     closed : bool
-    reads : Reads
+    reads : ReadCounts
         What the iterator's batches took from storage.
     """
 
@@ -225,7 +226,7 @@ class InTurn:
         self._next = 0
         self._broken: int | None = None
         self.closed = False
-        self.reads = Reads()
+        self.reads = ReadCounts()
 
     def await_turn(self, index: int) -> None:
         """Wait until all batches before this one are laid out; `ClosedError` where that will never be."""

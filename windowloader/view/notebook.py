@@ -1,6 +1,6 @@
 """Objects as notebooks show them: small tables, a time line.
 
-In: a series, windows, a split, a plan, a loader. Out: HTML that needs no script and no style sheet. Never reads values.
+In: a series, a split, a plan. Out: HTML that needs no script and no style sheet. Never reads values.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from windowloader.util.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from windowloader.loader.loader import WindowLoader
-    from windowloader.loader.stats import LoaderStats
     from windowloader.plan.plan import Plan
     from windowloader.series.series import Series
     from windowloader.windows.split import Split
-    from windowloader.windows.window_set import WindowSet
 
-__all__ = ["loader_html", "plan_html", "series_html", "split_html", "stats_html", "windows_html"]
+__all__ = ["plan_html", "series_html", "split_html"]
 
 WIDTH, HEIGHT = 480, 14
 SHOWN = 8
@@ -67,27 +64,6 @@ def _segments(series: Series) -> list[tuple[int, int]]:
     return list(itertools.pairwise(borders))
 
 
-def windows_html(windows: WindowSet) -> str:
-    """Show how many, of what shape, of which rows."""
-    spec, series = windows.spec, windows.series
-    first, last = windows.row_range
-    rows = [
-        ("windows", f"{len(windows):,}"),
-        (
-            "each",
-            f"{len(spec.input_rows)} rows in, {len(spec.target_rows)} to predict, {spec.span} from first to last",
-        ),
-    ]
-    if last:
-        times = ""
-        if series.clock is not None:
-            times = ": " + " … ".join(series.clock.texts([first, last - 1]))
-        rows.append(("rows", f"{first:,} … {last - 1:,}{times}"))
-    rows.append(("of", series.name))
-    name = "WindowSet" if windows.part is None else f"WindowSet {windows.part}"
-    return _card(name, _pairs(rows), _line([(first, last, BLUE)], series.num_steps))
-
-
 def split_html(split: Split) -> str:
     """Show the parts."""
     columns = [("part", "windows", "rows", "on the time line")]
@@ -127,40 +103,6 @@ def plan_html(plan: Plan) -> str:
             figures.append((name, f"{ours:.4f}", f"{theirs:.4f}"))
         parts.append(_table(figures))
     return _card("Plan", *parts)
-
-
-def loader_html(loader: WindowLoader) -> str:
-    """Show what it loads and how epochs went."""
-    stats = loader.stats()
-    rows = [("loads", repr(loader.windows)), ("epoch", str(loader.epoch))]
-    return _card(type(loader).__name__, _pairs(rows), *([_epochs(stats)] if stats.epochs else []))
-
-
-def stats_html(stats: LoaderStats) -> str:
-    """Show a line for each epoch."""
-    return _card("LoaderStats", _epochs(stats) if stats.epochs else _note("no epoch was begun yet"))
-
-
-def _epochs(stats: LoaderStats) -> str:
-    shown = stats.epochs[-SHOWN:]
-    columns: list[tuple[str, ...]] = [
-        ("epoch", "batches", "windows", "windows/s", "delivered", "waited", "for storage", "for assembly")
-    ]
-    columns += [
-        (
-            str(one.epoch), f"{one.batches:,}", f"{one.windows:,}", f"{one.windows_per_second:,.0f}",
-            format_bytes(one.delivered_bytes), f"{one.waited:.2f} s", f"{one.waited_read:.2f} s",
-            f"{one.waited_assemble:.2f} s",
-        )
-        for one in shown
-    ]  # fmt: skip
-    if any(one.read_requests for one in shown):
-        read = [
-            ("read", "requests"),
-            *((format_bytes(one.read_bytes), f"{one.read_requests:,}") for one in shown),
-        ]
-        columns = [(*row, *more) for row, more in zip(columns, read, strict=True)]
-    return _table(columns)
 
 
 # -- pieces of HTML --------------------------------------------------------------------------------------------------

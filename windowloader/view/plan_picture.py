@@ -15,7 +15,7 @@ from .pictures import BLUE, FAINT, GREY, ORANGE, OTHERS, RED, new, tidy
 
 if TYPE_CHECKING:
     from windowloader.plan.plan import Plan
-    from windowloader.plan.tracing import Trace
+    from windowloader.plan.trace import Trace
 
     from .pictures import Picture
 

@@ -22,8 +22,9 @@ from .window_set import WindowSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from matplotlib.figure import Figure
+
     from windowloader.series.series import Series
-    from windowloader.view.pictures import Picture
 
     from .audit import Audit
 
@@ -101,7 +102,7 @@ class Split:
 
         return split_html(self)
 
-    def plot(self) -> Picture:
+    def plot(self) -> Figure:
         """Draw the parts on a time line (extra ``plot``); see `windowloader.view.split_picture`."""
         from windowloader.view.split_picture import plot_split
 

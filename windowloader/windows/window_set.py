@@ -271,12 +271,6 @@ class WindowSet:
             return graph
         return graph.batch(starts, self.spec.input_rows, self.spec.graph, self.series.num_nodes)
 
-    def _repr_html_(self) -> str:
-        """Show it in a notebook."""
-        from windowloader.view.notebook import windows_html
-
-        return windows_html(self)
-
 
 def _evenly(positions: np.ndarray) -> range | None:
     """Window numbers as a range if they rise in equal steps."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.adapters.numpy_clients import CLIENTS, PARTS, Client, Ratio, Tail
-from windowloader.adapters.numpy_samples import ArrayPairs, FeatureScaler, Pairs, Samples, WindowPairs
+from windowloader.adapters.numpy_samples import ArrayPairs, ArrayWindowPairs, FeatureScaler, Pairs, Samples
 from windowloader.errors import LoaderError, SourceFormatError, SourceNotFoundError
 from windowloader.series.series import Series
 from windowloader.sources.numpy_files import open_npz_archive
@@ -255,7 +255,7 @@ def load_dataset(
         pairs: Pairs = data[f"x_{part}"].pairs
         shuffle = shuffled and part == "train"
         if known.tensors:
-            assert isinstance(pairs, WindowPairs)
+            assert isinstance(pairs, ArrayWindowPairs)
             loader: Any = _tensor_loader(pairs, size, tails[part], shuffle, rng)
         else:
             loader = LoopLoader(pairs, size, tail=tails[part], shuffle_now=shuffle, rng=rng)
@@ -298,7 +298,9 @@ def _from_windows(
         scaler = client.fit(parts, first)
     data: dict[str, Any] = {"scaler": _numbers(scaler, first)}
     for part, windows in parts.items():
-        data |= _samples(part, WindowPairs.of(windows, {**options, "scaler": scaler[first]}, client.week))
+        data |= _samples(
+            part, ArrayWindowPairs.of(windows, {**options, "scaler": scaler[first]}, client.week)
+        )
     spec = train.spec
     data["x_offsets"], data["y_offsets"] = (
         (rows - spec.anchor)[:, np.newaxis] for rows in (spec.input_rows, spec.target_rows)
@@ -306,7 +308,9 @@ def _from_windows(
     return data
 
 
-def _tensor_loader(pairs: WindowPairs, batch_size: int, tail: Tail, shuffle: bool, generator: Any) -> Any:
+def _tensor_loader(
+    pairs: ArrayWindowPairs, batch_size: int, tail: Tail, shuffle: bool, generator: Any
+) -> Any:
     """Make torch's own loader over the same windows: pairs of tensors, one gather a batch."""
     from windowloader.adapters.pytorch import WindowDataset  # says what to install where torch is not
 

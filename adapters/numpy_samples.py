@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["ArrayPairs", "FeatureScaler", "Pairs", "Samples", "WindowPairs"]
+__all__ = ["ArrayPairs", "ArrayWindowPairs", "FeatureScaler", "Pairs", "Samples"]
 
 
 class Pairs(Protocol):
@@ -139,7 +139,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WindowPairs:
+class ArrayWindowPairs:
     """Samples that are windows of a series.
 
     Parameters
@@ -160,7 +160,7 @@ class WindowPairs:
     week: tuple[list[int], list[int]]
 
     @classmethod
-    def of(cls, windows: WindowSet, options: Mapping[str, Any], week: bool = False) -> WindowPairs:
+    def of(cls, windows: WindowSet, options: Mapping[str, Any], week: bool = False) -> ArrayWindowPairs:
         """Pair up the windows of a set, read with options of ``WindowSet.read``; days of the week in sevenths."""
         batch = windows.read(np.zeros(1, dtype=np.int64), **options)  # refuses what cannot be read, now
         columns = [

@@ -7,7 +7,7 @@ lazy signals, series, PyG's ``Data`` and ``Batch``. PGT is never imported, PyG o
 from __future__ import annotations
 
 from windowloader.adapters.pgt_contents import HeteroLayout, hetero_layout
-from windowloader.adapters.pgt_families import FAMILIES, Family
+from windowloader.adapters.pgt_families import FAMILIES, SignalFamily
 from windowloader.adapters.pgt_index import PGTWarning, get_index_dataset
 from windowloader.adapters.pgt_objects import to_pyg, to_pyg_steps
 from windowloader.adapters.pgt_signals_in import from_signal
@@ -16,9 +16,9 @@ from windowloader.adapters.pgt_snapshots import WindowSignal
 
 __all__ = [
     "FAMILIES",
-    "Family",
     "HeteroLayout",
     "PGTWarning",
+    "SignalFamily",
     "WindowSignal",
     "from_signal",
     "get_index_dataset",

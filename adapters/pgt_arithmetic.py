@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from windowloader.batch.picker import Picker
+from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import ScalerError
 from windowloader.scaling.fit import ScalerWarning
 from windowloader.windows.index import Runs
@@ -77,7 +77,7 @@ class Published:
         columns = tuple(column.name for column in series.columns(names))
         nodes_first = per == "feature" and dtype == "float64"
         letters = "nbtf" if nodes_first else "btnf"
-        with Picker(all_rows(series, columns), dtype=dtype, layout=letters) as picker:
+        with WindowReader(all_rows(series, columns), dtype=dtype, layout=letters) as picker:
             values = picker.read(np.arange(series.num_steps), graph=False).inputs
         if nodes_first:
             values = values.reshape(series.num_nodes, series.num_steps, len(columns)).transpose(1, 0, 2)

@@ -1,7 +1,7 @@
 """What a PGT container holds, by name, whichever of the twelve it is.
 
-In: a signal, told by its attributes. Out: `Contents`; of signals of several node types, one space of all their nodes,
-and `HeteroLayout`, which says where each type is. Copies nothing of a signal of one node type.
+In: a signal, told by its attributes. Out: `SignalContents`; of signals of several node types, one space of all their
+nodes, and `HeteroLayout`, which says where each type is. Copies nothing of a signal of one node type.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from windowloader.errors import SeriesError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Contents", "HeteroLayout", "contents_of", "hetero_layout"]
+__all__ = ["HeteroLayout", "SignalContents", "contents_of", "hetero_layout"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class HeteroLayout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Contents:
+class SignalContents:
     """Arrays and edges of a container.
 
     Parameters
@@ -78,7 +78,7 @@ class Contents:
         raise SeriesError("no snapshot has features or targets, so there is nothing to make a series of.")
 
 
-def contents_of(signal: Any, node_axis: int = 0) -> Contents:
+def contents_of(signal: Any, node_axis: int = 0) -> SignalContents:
     """Tell what a container holds; SeriesError for anything else.
 
     Parameters
@@ -113,7 +113,7 @@ def contents_of(signal: Any, node_axis: int = 0) -> Contents:
         edges: Any = list(zip(signal.edge_indices, signal.edge_weights, strict=True))
     else:
         edges = None if signal.edge_index is None else (signal.edge_index, signal.edge_weight)
-    return Contents(arrays, edges, dynamic, len(signal.targets))
+    return SignalContents(arrays, edges, dynamic, len(signal.targets))
 
 
 def hetero_layout(signal: Any) -> HeteroLayout:
@@ -150,7 +150,7 @@ def _or_none(given: Any) -> Any:
     return None if empty else given
 
 
-def _homogeneous(signal: Any) -> tuple[Contents, HeteroLayout]:
+def _homogeneous(signal: Any) -> tuple[SignalContents, HeteroLayout]:
     """All node types as one space, all relations as one graph."""
     given = {
         "x": signal.feature_dicts if hasattr(signal, "feature_dicts") else signal.feature_dict,
@@ -176,7 +176,7 @@ def _homogeneous(signal: Any) -> tuple[Contents, HeteroLayout]:
     )
     weighted = any(weight for _, weight in edges)
     pairs = [(index, weight if weighted else None) for index, weight, _ in joined]
-    contents = Contents(
+    contents = SignalContents(
         arrays,
         pairs if dynamic else pairs[0] if relations else None,
         dynamic,

@@ -1,6 +1,6 @@
 """PGT's dataset families: how its loaders read their files, cut their windows and scale them, as options.
 
-In: a family's file, its parsed JSON, or PGT's own loader object. Out: `Family`, which opens a series and sees its
+In: a family's file, its parsed JSON, or PGT's own loader object. Out: `SignalFamily`, which opens a series and sees its
 windows as the family's loader delivers them. Downloads nothing.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from windowloader.adapters.pgt_snapshots import WindowSignal
     from windowloader.series.series import Series
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "SignalFamily", "family_of"]
 
 Spec = Callable[[int, int], WindowSpec]
 Options = Mapping[str, Any]
@@ -50,7 +50,7 @@ def _far_step(lags: int, horizon: int) -> WindowSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class SignalFamily:
     """One of PGT's data sets.
 
     Parameters
@@ -146,9 +146,9 @@ def _scaled(**options: Any) -> Options:
     return MappingProxyType({"statistics": "series", **options})
 
 
-def _windmill(loader: str) -> Family:
+def _windmill(loader: str) -> SignalFamily:
     by_node = {"per": "node", "epsilon": 1e-10}
-    return Family(
+    return SignalFamily(
         loader=loader,
         read=files.windmill,
         lags=8,
@@ -157,8 +157,8 @@ def _windmill(loader: str) -> Family:
     )
 
 
-def _simulated(loader: str) -> Family:
-    return Family(
+def _simulated(loader: str) -> SignalFamily:
+    return SignalFamily(
         loader=loader,
         read=files.simulated,
         spec=_far_step,
@@ -168,24 +168,24 @@ def _simulated(loader: str) -> Family:
     )
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
+FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
     {
-        "metr-la": Family(
+        "metr-la": SignalFamily(
             loader="METRLADatasetLoader", read=files.metr_la, lags=12, horizon=12,
             spec=_next_steps(targets=["speed"]),
             signal_options=_scaled(per="feature", precision="float32", layout=("nft", "nt")),
         ),
-        "pems-bay": Family(
+        "pems-bay": SignalFamily(
             loader="PemsBayDatasetLoader", read=files.pems_bay, lags=12, horizon=12,
             signal_options=_scaled(per="feature", precision="float32", layout=("nft", "nft")),
         ),
-        "pems-all-la": Family(
+        "pems-all-la": SignalFamily(
             loader="PemsAllLADatasetLoader", read=files.pems_all_la, lags=12, horizon=12,
             spec=_next_steps(inputs=["speed", "time_of_day"], targets=["speed", "time_of_day"]),
             signal_options=_scaled(per="feature", layout=("nft", "nft")),
             index_options={"features": ["speed", "time_of_day"], "dtype": "float64"},
         ),
-        "pems": Family(
+        "pems": SignalFamily(
             loader="PemsDatasetLoader", read=files.pems, lags=12, horizon=12,
             spec=_next_steps(inputs=["speed", "time_of_day"], targets=["speed", "time_of_day"]),
             signal_options=_scaled(per="feature", layout=("nft", "nft")),
@@ -194,35 +194,35 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "windmill-large": _windmill("WindmillOutputLargeDatasetLoader"),
         "windmill-medium": _windmill("WindmillOutputMediumDatasetLoader"),
         "windmill-small": _windmill("WindmillOutputSmallDatasetLoader"),
-        "chickenpox": Family(
+        "chickenpox": SignalFamily(
             loader="ChickenpoxDatasetLoader", read=files.chickenpox, lags=4,
             index_options={"statistics": None, "dtype": "float64", "batch_size": 4},
         ),
-        "pedalme": Family(
+        "pedalme": SignalFamily(
             loader="PedalMeDatasetLoader", read=files.pedalme, lags=4,
             index_options={"statistics": None, "dtype": "float64"},
         ),
-        "montevideo-bus": Family(
+        "montevideo-bus": SignalFamily(
             loader="MontevideoBusDatasetLoader", read=files.montevideo, lags=4,
             spec=_next_steps(inputs=["y"], targets=["y"]),
             signal_options=_scaled(per="node", layout=("(nf)t", "n")),
             index_options={"per": "node", "dtype": "float64", "features": ["y"]},
         ),
-        "wikimaths": Family(
+        "wikimaths": SignalFamily(
             loader="WikiMathsDatasetLoader", read=files.wikimaths, lags=8, signal_options=_scaled(per="node"),
             index_options={"per": "node", "dtype": "float64"},
         ),
-        "england-covid": Family(
+        "england-covid": SignalFamily(
             loader="EnglandCovidDatasetLoader", read=files.england_covid, lags=8,
             spec=_next_steps(graph="first"),
             signal_options=_scaled(per="node", epsilon=1e-10),
             index_options={"per": "node", "epsilon": 1e-10, "dtype": "float64"},
         ),
-        "twitter-tennis": Family(
+        "twitter-tennis": SignalFamily(
             loader="TwitterTennisDatasetLoader", read=files.twitter_tennis, spec=_one_row, lags=1,
             signal_options={"layout": ("nf", "n")},
         ),
-        "mtm": Family(
+        "mtm": SignalFamily(
             loader="MTMDatasetLoader", read=files.mtm, spec=_same_rows, lags=16, left_out=1,
             signal_options={"layout": ("fnt", "tf")},
         ),
@@ -233,7 +233,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )  # fmt: skip
 
 
-def family_of(loader: Any) -> Family:
+def family_of(loader: Any) -> SignalFamily:
     """Find the family of one of PGT's loader objects, by the name of its class or of one it is derived from.
 
     Raises

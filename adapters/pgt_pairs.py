@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.adapters.pgt_arithmetic import Published
-from windowloader.batch.picker import Picker
+from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import AxesError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class WindowPairs:
             else options.dtype
         )
         letters = tuple(fold.letters for fold in options.layouts)
-        self._picker = Picker(
+        self._picker = WindowReader(
             windows,
             scaler=None if isinstance(scaling, Published) else scaling,
             scale_targets=options.scale_targets,

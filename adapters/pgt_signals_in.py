@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.adapters.pgt_contents import Contents, contents_of
+from windowloader.adapters.pgt_contents import SignalContents, contents_of
 from windowloader.errors import SeriesError
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.series.graph import Graph
@@ -70,7 +70,7 @@ def from_signal(signal: Any, *, lagged: bool = False, node_axis: int = 0) -> Ser
     return _joined(contents, nodes) if lagged else _by_snapshot(contents, nodes)
 
 
-def _by_snapshot(contents: Contents, nodes: int) -> Series:
+def _by_snapshot(contents: SignalContents, nodes: int) -> Series:
     """One row a snapshot."""
     own: dict[str, np.ndarray] = {}
     covariates: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def _stack(arrays: Sequence[Any], name: str) -> tuple[np.ndarray, bool]:
     return out, gaps
 
 
-def _graph(contents: Contents, nodes: int, steps: int) -> Graph | DynamicGraph | None:
+def _graph(contents: SignalContents, nodes: int, steps: int) -> Graph | DynamicGraph | None:
     """Build the graph of all rows; those after the last snapshot have no edges."""
     if contents.edges is None:
         return None
@@ -148,7 +148,7 @@ def _pair(index: Any, weight: Any, weighted: bool = False) -> tuple[np.ndarray, 
     return array.astype(np.int64), np.asarray(weight)
 
 
-def _joined(contents: Contents, nodes: int) -> Series:
+def _joined(contents: SignalContents, nodes: int) -> Series:
     """One row a step: lagged features laid over one another again."""
     arrays = contents.arrays["x"]
     if arrays is None or hasattr(arrays, "dtype") or any(array is None for array in arrays):

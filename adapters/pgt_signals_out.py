@@ -13,7 +13,7 @@ import numpy as np
 
 from windowloader.adapters.pgt_arithmetic import Published
 from windowloader.adapters.pgt_pairs import Fold, PairOptions, WindowPairs
-from windowloader.adapters.pgt_snapshots import Part, WindowSignal
+from windowloader.adapters.pgt_snapshots import SignalPart, WindowSignal
 from windowloader.errors import GraphError, LoaderError, SeriesError
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.windows.window_set import WindowSet
@@ -112,7 +112,10 @@ def to_signal(
         layouts=_layouts(windows, layout),
     )  # fmt: skip
     pairs = WindowPairs(windows, options)
-    parts = {"x": Part(pairs, 0, _shape(like, "features")), "y": Part(pairs, 1, _shape(like, "targets"))}
+    parts = {
+        "x": SignalPart(pairs, 0, _shape(like, "features")),
+        "y": SignalPart(pairs, 1, _shape(like, "targets")),
+    }
     extras: dict[str, Any] = dict(additional)
     if like is not None:
         extras |= {key: key for key in like.additional_feature_keys}
@@ -178,7 +181,9 @@ def _shape(like: Any, name: str) -> tuple[int, ...] | None:
     return None if found is None else tuple(np.shape(found))
 
 
-def _extra(windows: WindowSet, key: str, names: str | Sequence[str], options: PairOptions, like: Any) -> Part:
+def _extra(
+    windows: WindowSet, key: str, names: str | Sequence[str], options: PairOptions, like: Any
+) -> SignalPart:
     """Read a further attribute over the input rows."""
     spec: WindowSpec = replace(windows.spec, inputs=names, targets=())
     chosen = WindowSet(windows.series, spec, index=windows.index)
@@ -194,4 +199,4 @@ def _extra(windows: WindowSet, key: str, names: str | Sequence[str], options: Pa
         ),
     )
     shape = None if like is None else _shape(like, "batches" if key == "batch" else key)
-    return Part(pairs, 0, shape, integer)
+    return SignalPart(pairs, 0, shape, integer)

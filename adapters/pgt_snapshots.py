@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from windowloader.adapters.pgt_pairs import WindowPairs
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["Part", "Snapshots", "WindowSignal"]
+__all__ = ["SignalPart", "Snapshots", "WindowSignal"]
 
 AHEAD_BYTES = 1 << 20  # an iterator gathers snapshots together up to this size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class SignalPart:
     """One attribute of a snapshot.
 
     Parameters
@@ -67,13 +67,13 @@ class Snapshots(Sequence[Any]):
 
     Parameters
     ----------
-    part : Part
+    part : SignalPart
     windows : WindowSet
     """
 
     __slots__ = ("_numbers", "_part")
 
-    def __init__(self, part: Part, numbers: range) -> None:
+    def __init__(self, part: SignalPart, numbers: range) -> None:
         self._part = part
         self._numbers = numbers
 
@@ -89,7 +89,7 @@ class Snapshots(Sequence[Any]):
         return f"<{len(self)} snapshots, read when indexed>"
 
 
-class Edges(Sequence[Any]):
+class SnapshotEdges(Sequence[Any]):
     """Edges or weights of all snapshots of a dynamic graph."""
 
     __slots__ = ("_numbers", "_weights", "_windows")
@@ -104,7 +104,7 @@ class Edges(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Edges(self._windows, self._numbers[index], weights=self._weights)
+            return SnapshotEdges(self._windows, self._numbers[index], weights=self._weights)
         edges = self._windows.graph_at(self._windows.starts([self._numbers[index]]))
         return edges.edge_weight if self._weights else edges.edge_index
 
@@ -129,7 +129,7 @@ class WindowSignal:
         Further attributes, each a `Snapshots` under its name.
     """
 
-    def __init__(self, windows: WindowSet, parts: Mapping[str, Part], numbers: range) -> None:
+    def __init__(self, windows: WindowSet, parts: Mapping[str, SignalPart], numbers: range) -> None:
         self.windows = windows
         self._parts = dict(parts)
         self._numbers = numbers
@@ -145,8 +145,8 @@ class WindowSignal:
             self.batches = batches if isinstance(graph, DynamicGraph) or not len(self) else batches[0]
         self._static: tuple[Any, Any] = (None, None)
         if isinstance(graph, DynamicGraph):
-            self.edge_indices = Edges(windows, numbers, weights=False)
-            self.edge_weights = Edges(windows, numbers, weights=True)
+            self.edge_indices = SnapshotEdges(windows, numbers, weights=False)
+            self.edge_weights = SnapshotEdges(windows, numbers, weights=True)
         else:
             self.edge_index = None if graph is None else graph.edge_index
             self.edge_weight = None if graph is None else graph.edge_weight

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from windowloader.batch.buffers import Buffers
-    from windowloader.loader.engine import Engine
     from windowloader.loader.iteration import Iteration
     from windowloader.loader.options import LoaderOptions
+    from windowloader.loader.pipeline import Pipeline
     from windowloader.order.state import RunState
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
@@ -119,7 +119,7 @@ class TorchLoader(WindowLoader):
     def _one_by_one(self) -> bool:
         return self._to().one_by_one
 
-    def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
+    def _start(self, ranks: Ranks, state: RunState | None = None) -> Pipeline:
         return self._to().place(super()._start(ranks, state))
 
     def __iter__(self) -> Iteration:

@@ -19,7 +19,7 @@ from windowloader.adapters.torch_batch import TorchBatch, graph_of_tensors
 from windowloader.adapters.torch_buffers import TorchBuffers, shared_memory
 from windowloader.batch.batch import Batch
 from windowloader.batch.buffers import BufferPool
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.errors import LoaderError
 from windowloader.rows.rows import row_access
 from windowloader.series.dynamic_graph import DynamicGraph
@@ -81,7 +81,7 @@ class Sample(tuple[Any, Any]):
         return sample
 
 
-class Samples(list[Sample]):
+class SampleDataset(list[Sample]):
     """All windows of one gather, in order."""
 
     batch: TorchBatch
@@ -133,7 +133,7 @@ class WindowDataset(Dataset[Sample]):
                 "wl.split(series, spec, (0.7, 0.1, 0.2)) or wl.WindowSet(series, spec)."
             )
         self._state = (windows, options, transform)
-        self._reader: _Reader | None = _Reader(windows, options)  # refuses what cannot be, now
+        self._reader: _WorkerReader | None = _WorkerReader(windows, options)  # refuses what cannot be, now
         self._reader.recipe.check(windows)
 
     @property
@@ -155,7 +155,7 @@ class WindowDataset(Dataset[Sample]):
     def __getitems__(self, positions: Sequence[int]) -> list[Any]:
         """Read some windows: the pairs of one gather. `DataLoader` calls this with the windows of a batch."""
         batch = self._here().read(positions)
-        samples = Samples(Sample.of(batch, row, self._here().axes) for row in range(batch.num_windows))
+        samples = SampleDataset(Sample.of(batch, row, self._here().axes) for row in range(batch.num_windows))
         samples.batch = batch
         transform = self._state[2]
         return samples if transform is None else [transform(sample) for sample in samples]
@@ -173,7 +173,7 @@ class WindowDataset(Dataset[Sample]):
         TorchBatch
             Of what a transform made in place of samples: what torch's own collation makes.
         """
-        if isinstance(samples, Samples):
+        if isinstance(samples, SampleDataset):
             return samples.batch
         if isinstance(samples, Sample):
             samples = [samples]
@@ -187,10 +187,10 @@ class WindowDataset(Dataset[Sample]):
             return found
         return self._here().join(samples)
 
-    def _here(self) -> _Reader:
+    def _here(self) -> _WorkerReader:
         """Return what reads in this process: after a fork or a spawn it is made again."""
         if self._reader is None or self._reader.process != os.getpid():
-            self._reader = _Reader(*self._state[:2])
+            self._reader = _WorkerReader(*self._state[:2])
         return self._reader
 
     def __getstate__(self) -> tuple[WindowSet, RecipeOptions, Callable[[Sample], Any] | None]:
@@ -203,7 +203,7 @@ class WindowDataset(Dataset[Sample]):
         return f"WindowDataset({self.windows!r})"
 
 
-class _Reader:
+class _WorkerReader:
     """What one process needs to read windows."""
 
     def __init__(self, windows: WindowSet, options: RecipeOptions) -> None:

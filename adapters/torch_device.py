@@ -18,7 +18,7 @@ from windowloader.adapters.torch_kept import KeptRows
 from windowloader.adapters.torch_row_tables import RowTables
 from windowloader.adapters.torch_rows import DeviceRows, rows_of_rank
 from windowloader.errors import LoaderError
-from windowloader.rows.rows import Others, Resident
+from windowloader.rows.rows import Resident, ResidentVariables
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.util.units import format_bytes, parse_bytes
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from windowloader.adapters.torch_batch import TorchBatch
     from windowloader.adapters.torch_copies import OnItsWay, SideStream
     from windowloader.batch.batch import Batch
-    from windowloader.batch.gather import Recipe
-    from windowloader.loader.engine import Engine
+    from windowloader.batch.recipe import Recipe
+    from windowloader.loader.pipeline import Pipeline
     from windowloader.rows.rows import Piece
     from windowloader.windows.window_set import WindowSet
 
@@ -197,7 +197,7 @@ class Destination:
         """Whether batches are made singly: a copy, or a gather there, is of one."""
         return self.pinned or self._memory is not None
 
-    def place(self, engine: Engine) -> Engine:
+    def place(self, engine: Pipeline) -> Pipeline:
         """Decide where batches are gathered; nothing is read or moved before `load`."""
         engine = replace(engine, finish=self.start)
         if self._memory is None:
@@ -211,7 +211,7 @@ class Destination:
             self._wanted = begin, end, end - begin
             self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
             engine.access.close()  # nothing is read on the way to a batch
-            return replace(engine, gather=self.gather, access=Resident(Others(0, {}, {})))
+            return replace(engine, gather=self.gather, access=Resident(ResidentVariables(0, {}, {})))
         more = f"{rows}, more than device_memory={format_bytes(self._memory)}"
         places = self._memory // row_bytes
         why = self._cannot_keep(engine, places)
@@ -225,7 +225,7 @@ class Destination:
         self._wanted, self._report = None, DeviceReport("host", needed, stored, 0, note)
         return engine
 
-    def _cannot_keep(self, engine: Engine, places: int) -> str:
+    def _cannot_keep(self, engine: Pipeline, places: int) -> str:
         """Say why rows cannot stay on the device for a while; nothing where they can."""
         share = -(-engine.steps.global_batch // engine.ranks.world_size)
         begin, end = self._windows.row_range

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
-from windowloader.rows.flat import Flat, Rows
+from windowloader.rows.strided import Rows, StridedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from windowloader.batch.gather import Recipe
+    from windowloader.batch.recipe import Recipe
     from windowloader.rows.rows import Piece
 
 __all__ = ["KeptRows", "Room"]
@@ -163,7 +163,7 @@ class KeptRows:
 
     def _pick(self, starts: NDArray[np.int64], piece: Piece) -> list[dict[str, torch.Tensor]]:
         if self._recipe.guard is not None:
-            flats = [one.flat or Flat.of(one.base) for one in piece.rows]
+            flats = [one.flat or StridedBuffer.of(one.base) for one in piece.rows]
             entity = self._recipe.entity_of(starts)
             self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end, flats)
         own = starts[piece.begin : piece.end]

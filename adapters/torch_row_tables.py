@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.batch.roles import Role
 from windowloader.util.axes import Layout
 

@@ -18,7 +18,7 @@ from windowloader.rows.rows import row_access
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.batch.gather import Recipe
+    from windowloader.batch.recipe import Recipe
     from windowloader.order.shard import Steps
     from windowloader.rows.rows import Piece
     from windowloader.util.ranks import Ranks

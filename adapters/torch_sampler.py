@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from torch.utils.data import Sampler
 
 from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
-from windowloader.batch.gather import Recipe
-from windowloader.loader.making import tasks
+from windowloader.batch.recipe import Recipe
+from windowloader.loader.batching import tasks
 from windowloader.order.config import LoaderConfig
 from windowloader.order.shard import make_steps
 from windowloader.order.state import RunState
-from windowloader.rows.reading import survey
+from windowloader.rows.read_plan import plan_reads
 from windowloader.util.ranks import resolve
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class WindowSampler(Sampler[list[int]]):
         if self._bound is None or state is not None:
             config = self.config
             ranks = resolve(config.rank, config.world_size)
-            reading = survey(self.windows, self._recipe.reads, config, ranks.world_size, state)
+            reading = plan_reads(self.windows, self._recipe.reads, config, ranks.world_size, state)
             self._bound = make_steps(reading.order, config, ranks.world_size), ranks
         return self._bound
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from windowloader.adapters.torch_row_tables import Columns
-    from windowloader.batch.gather import Recipe
+    from windowloader.batch.recipe import Recipe
     from windowloader.batch.roles import Role
-    from windowloader.rows.flat import Rows
+    from windowloader.rows.strided import Rows
 
 __all__ = ["DeviceTables"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.loader import engine
+from windowloader.loader import pipeline as engine
 from windowloader.util.machine import move
 
 STEPS, NODES, BATCH = 52_105, 325, 64  # PEMS-BAY

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.errors import MissingDataError
-from windowloader.rows.flat import Rows
+from windowloader.rows.strided import Rows
 
 SOURCES = [
     "int8",

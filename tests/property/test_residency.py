@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from windowloader.order.grid import Grid
 from windowloader.order.lanes import BlockOrder
-from windowloader.rows.forecast import sides_asked
+from windowloader.rows.block_schedule import BlockSchedule
+from windowloader.rows.estimate import sides_asked
 from windowloader.rows.paging import pages
-from windowloader.rows.residency import Residency
 
 
 class Sorted:
@@ -115,7 +115,7 @@ def follow(order, residency):
 def test_windows_find_their_rows_and_each_block_is_read_once(order, ahead, epoch):
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
-        residency = Residency(lane, span=order.grid.span, slots=lane.active + ahead)
+        residency = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead)
         submitted, sides, peak = follow(order, residency)
         assert submitted == lane.visits.tolist()
         assert sides == []
@@ -128,7 +128,7 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
         cursor = int(share * len(lane))
-        residency = Residency(lane, span=order.grid.span, slots=lane.active + ahead, cursor=cursor)
+        residency = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead, cursor=cursor)
         submitted, sides, _ = follow(order, residency)
         turn = residency.first_turn
         assert len(set(submitted)) == len(submitted)
@@ -143,7 +143,7 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
 def test_with_few_places_blocks_are_read_again_and_windows_still_find_their_rows(order, slots, epoch, share):
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
-        residency = Residency(lane, span=order.grid.span, slots=slots, cursor=int(share * len(lane)))
+        residency = BlockSchedule(lane, span=order.grid.span, slots=slots, cursor=int(share * len(lane)))
         assert residency.paged == (slots < min(lane.active + 1, len(lane.blocks)))
         follow(order, residency)
 
@@ -162,7 +162,7 @@ def test_open_seams_are_bounded_whatever_the_length(blocks, active, seed, lanes)
     order = BlockOrder(starts, grid=grid, active=active, lanes=lanes, seed=seed)
     for number in range(lanes):
         lane = order.sequence(0, number)
-        residency = Residency(lane, span=5, slots=lane.active + 4)
+        residency = BlockSchedule(lane, span=5, slots=lane.active + 4)
         assert residency.open_seams().max() <= 3 * lane.active + 1
         assert residency.stash_slots().max() <= 3 * lane.active + 1
 
@@ -172,4 +172,4 @@ def test_refuses_what_is_outside(slots, cursor):
     grid = Grid(np.array([0, 50]), np.array([50, 100]), span=5, rows=20)
     lane = BlockOrder(Sorted(np.arange(96)), grid=grid, active=2).sequence(0, 0)
     with pytest.raises(ValueError, match="within the lane's 96 windows"):
-        Residency(lane, span=5, slots=slots, cursor=cursor)
+        BlockSchedule(lane, span=5, slots=slots, cursor=cursor)

@@ -26,7 +26,7 @@ def small_blocks():
     """Blocks of four spans, however few bytes that is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("windowloader.order.grid._BYTES", 1)
-        patch.setattr("windowloader.rows.reading.HELD_BYTES", 64)
+        patch.setattr("windowloader.rows.read_plan.HELD_BYTES", 64)
         yield
 
 
@@ -254,7 +254,7 @@ def test_faults_cost_time_and_no_window_at_length(case, script, rank):
 @pytest.fixture
 def one_epoch(monkeypatch):
     """No reads for the epoch after: what is counted belongs to one."""
-    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
 
 
 def counted(loader, source):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.batch.picker import Picker
+from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import SourceError, SourceTimeoutError
 
 ROWS, NODES, SPAN = 6000, 200, 10
@@ -140,7 +140,7 @@ def test_windows_by_number_are_not_read_into_memory_of_a_late_answer(proxy, url)
     series = wl.open(url, storage_options={"timeout": 2})
     windows = wl.WindowSet(series, SPEC)
     proxy.clear(script)
-    with Picker(windows) as picker:
+    with WindowReader(windows) as picker:
         match = r"rows 35–44: for 2 s .* less than 64 KiB arrived"
         with pytest.raises(SourceTimeoutError, match=match) as kept:  # as a debugger or a log keeps it
             picker.read(np.array([35]))

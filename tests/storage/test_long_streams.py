@@ -78,7 +78,7 @@ from windowloader.util.private_memory import Watch, private_bytes
 url, options = sys.argv[1], json.loads(sys.argv[2])
 epochs, variables, active = (options.pop(name, None) for name in ("epochs", "variables", "active"))
 if options.pop("alone", False):  # no epoch is read ahead, so that requests can be counted
-    from windowloader.rows.course import Course
+    from windowloader.rows.lane_cache import Course
     Course._drains = lambda course, passage: False
 spec = wl.WindowSpec(**options.pop("spec"))
 small = wl.Series(np.zeros((90, 2), "f4"))

@@ -12,7 +12,7 @@ import xarray as xr
 
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
-from windowloader.sources import blobs
+from windowloader.sources import remote_objects as blobs
 from windowloader.sources.hdf5 import open_hdf5
 from windowloader.sources.numpy_files import open_object
 from windowloader.testing import check_source
@@ -105,7 +105,7 @@ def in_columns(path):
 )
 @pytest.mark.parametrize("write", [npy, contiguous, in_order, in_columns])
 def test_a_plan_counts_requests_as_ranges_are_joined(write, more, static, bucket_folder, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.course.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
     monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     monkeypatch.setattr("windowloader.sources.ranges.PART", 10_000)
     monkeypatch.setattr("windowloader.sources.ranges.join.__kwdefaults__", {"gap": 500, "part": 10_000})

@@ -12,8 +12,8 @@ import windowloader as wl
 from windowloader.errors import ClosedError, MemoryBudgetError, RankError
 from windowloader.rows import reader as reader_module
 from windowloader.rows.arena import Arena
-from windowloader.rows.benches import Benches, Benchwork
 from windowloader.rows.reader import Job, Pace, Reader, RowRange
+from windowloader.rows.row_buffers import RowBuffers, RowBufferSchedule
 from windowloader.rows.rows import InTurn
 from windowloader.series.variable import Variable
 from windowloader.sources import Pending
@@ -234,17 +234,17 @@ def test_an_arena_holds_aligned_regions_of_all_dtypes():
 
 
 def test_benches_share_rows_and_split_batches_that_do_not_fit():
-    work = Benchwork(Benches(rows=10, count=3), np.arange(4), 4)
+    work = RowBufferSchedule(RowBuffers(rows=10, count=3), np.arange(4), 4)
     starts = np.array([0, 1, 2, 3, 20, 40])
     assert work.fit(starts, 0) == 4
     assert work.fit(starts, 4) == 6
     assert work.lay(starts[:4]).runs() == [(0, 7, 0)]
     assert work.lay(np.array([5, 20])).runs() == [(7, 9, 2), (20, 24, 4)]
     assert work.lay(np.array([4, 19])).runs() == [(19, 20, 4)]
-    sparse = Benchwork(Benches(rows=100, count=1), np.array([0, 30]), 31)
+    sparse = RowBufferSchedule(RowBuffers(rows=100, count=1), np.array([0, 30]), 31)
     assert sparse.lay(np.array([5])).runs() == [(5, 6, 0), (35, 36, 30)]
     with pytest.raises(MemoryBudgetError, match="6 rows of 100 bytes"):
-        Benches.within(500, row_bytes=100, span=6, windows=3, wanted=4)
+        RowBuffers.within(500, row_bytes=100, span=6, windows=3, wanted=4)
 
 
 class Hidden(Gated):

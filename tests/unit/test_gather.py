@@ -14,7 +14,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.batch import loops, row_table
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.batch.row_table import KeptClock
 from windowloader.errors import (
     AxesError,
@@ -24,7 +24,7 @@ from windowloader.errors import (
     ScalerError,
     SeriesError,
 )
-from windowloader.rows.flat import Rows
+from windowloader.rows.strided import Rows
 from windowloader.scaling.affine import Affine
 
 SPEC = wl.WindowSpec(lookback=3, horizon=2)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
-from windowloader.order.deal import Deal
 from windowloader.order.grid import Grid, cut
 from windowloader.order.lanes import BlockOrder, walk
+from windowloader.order.spread import Spread
 from windowloader.sources.storage import Storage
 from windowloader.windows.index import Explicit, Runs
 
@@ -182,7 +182,7 @@ def test_stretches_outside_a_lane_are_index_errors(lane, start, stop):
 
 
 def test_parts_differ_by_at_most_one_and_turns_add_up():
-    deal = Deal(np.array([7, 0, 3, 12, 5, 5, 1]), active=4)
+    deal = Spread(np.array([7, 0, 3, 12, 5, 5, 1]), active=4)
     parts = np.array([[deal.part(t, j)[1] for j in range(4)] for t in range(7)])
     assert parts.sum(axis=1).tolist() == [7, 0, 3, 12, 5, 5, 1]
     assert (parts.max(axis=1) - parts.min(axis=1)).max() <= 1
@@ -190,4 +190,4 @@ def test_parts_differ_by_at_most_one_and_turns_add_up():
     assert np.diff(deal.borders).tolist() == turns
     assert len({tuple(row) for row in (parts - parts.min(axis=1, keepdims=True))[[0, 2, 4, 5, 6]]}) > 2
     with pytest.raises(LoaderError, match="active=0"):
-        Deal(np.array([1]), active=0)
+        Spread(np.array([1]), active=0)

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import windowloader as wl
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.errors import (
     ClosedError,
     LoaderError,
@@ -20,7 +20,8 @@ from windowloader.errors import (
     StateError,
     WeightsError,
 )
-from windowloader.loader import engine, stats
+from windowloader.loader import pipeline as engine
+from windowloader.loader import stats
 from windowloader.util.units import format_bytes
 
 

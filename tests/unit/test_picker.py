@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.batch.picker import Picker
+from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import AxesError
 
 
@@ -21,7 +21,7 @@ def windows():
 def test_reads_what_the_window_set_reads(windows):
     positions = np.array([7, 0, 7, 34])
     scaler = wl.StandardScaler.fit(windows)
-    with Picker(windows, scaler=scaler, layout="bnft") as picker:
+    with WindowReader(windows, scaler=scaler, layout="bnft") as picker:
         batch = picker.read(positions)
     expected = windows.read(positions, scaler=scaler, layout="bnft")
     np.testing.assert_array_equal(batch.inputs, expected.inputs)
@@ -30,7 +30,7 @@ def test_reads_what_the_window_set_reads(windows):
 
 
 def test_batches_do_not_share_memory(windows):
-    with Picker(windows) as picker:
+    with WindowReader(windows) as picker:
         first, second = picker.read(np.array([0])), picker.read(np.array([0]))
     assert not np.shares_memory(first.inputs, second.inputs)
 
@@ -38,7 +38,7 @@ def test_batches_do_not_share_memory(windows):
 def test_large_batches_are_never_overwritten_while_held():
     """Their memory comes from a pool: whoever holds a view keeps it."""
     values = np.arange(400 * 50.0).reshape(400, 50)
-    with Picker(wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=12, horizon=12))) as picker:
+    with WindowReader(wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=12, horizon=12))) as picker:
         held = []
         for turn in range(12):
             size = 200 if turn % 5 else 90
@@ -52,7 +52,7 @@ def test_large_batches_are_never_overwritten_while_held():
 
 
 def test_survives_pickling(windows):
-    picker = Picker(windows, dtype="float64")
+    picker = WindowReader(windows, dtype="float64")
     copy = pickle.loads(pickle.dumps(picker))
     np.testing.assert_array_equal(copy.read(np.array([5])).inputs, picker.read(np.array([5])).inputs)
     for one in (picker, copy):
@@ -60,14 +60,14 @@ def test_survives_pickling(windows):
 
 
 def test_refuses_a_number_outside(windows):
-    with Picker(windows) as picker, pytest.raises(IndexError, match="35"):
+    with WindowReader(windows) as picker, pytest.raises(IndexError, match="35"):
         picker.read(np.array([35]))
 
 
 def test_a_dynamic_graph_only_where_asked():
     graph = wl.DynamicGraph.from_steps([[[0], [1]]] * 10, num_nodes=2)
     series = wl.Series(np.zeros((10, 2)), graph=graph)
-    with Picker(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, graph="first"))) as picker:
+    with WindowReader(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, graph="first"))) as picker:
         assert picker.read(np.array([0]), graph=False).graph is None
         np.testing.assert_array_equal(picker.read(np.array([0, 1])).graph.edge_index, [[0, 2], [1, 3]])
 

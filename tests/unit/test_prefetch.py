@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from windowloader.loader.prefetch import Ahead
-from windowloader.util.sharing import Crew
+from windowloader.util.sharing import WorkerPool
 
 
 def running() -> list[threading.Thread]:
@@ -29,7 +29,9 @@ def test_results_come_in_the_order_of_the_tasks(threads, ahead):
             gate.set()
         return n * n
 
-    assert list(Ahead(iter(range(50)), make, crew=Crew(threads), ahead=ahead)) == [n * n for n in range(50)]
+    assert list(Ahead(iter(range(50)), make, crew=WorkerPool(threads), ahead=ahead)) == [
+        n * n for n in range(50)
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -43,7 +45,7 @@ def test_never_more_than_ahead_results_that_nobody_took(threads, ahead):
             worst = max(worst, n + 1 - taken)
         return n
 
-    for result in Ahead(iter(range(200)), make, crew=Crew(threads), ahead=ahead):
+    for result in Ahead(iter(range(200)), make, crew=WorkerPool(threads), ahead=ahead):
         with lock:
             taken = result + 1
     # the consumer counts a result as taken a moment after the pipeline does
@@ -59,7 +61,7 @@ def test_an_error_surfaces_at_its_result_with_its_traceback(threads):
 
     results, source = (
         [],
-        Ahead(iter(range(10)), breaks_at_three, crew=Crew(threads), ahead=4, name="ahead-test"),
+        Ahead(iter(range(10)), breaks_at_three, crew=WorkerPool(threads), ahead=4, name="ahead-test"),
     )
     with pytest.raises(ValueError, match="three") as caught:
         results.extend(iter(source))
@@ -75,14 +77,14 @@ def test_an_error_of_the_tasks_comes_after_what_was_before_it(threads):
         yield 2
         raise KeyError("no third")
 
-    source = Ahead(tasks(), lambda n: n, crew=Crew(threads), ahead=4)
+    source = Ahead(tasks(), lambda n: n, crew=WorkerPool(threads), ahead=4)
     assert [next(source), next(source)] == [1, 2]
     with pytest.raises(KeyError, match="no third"):
         next(source)
 
 
 def test_dropping_it_early_ends_the_threads():
-    source = Ahead(iter(range(10**9)), lambda n: n, crew=Crew(2), ahead=2, name="ahead-test")
+    source = Ahead(iter(range(10**9)), lambda n: n, crew=WorkerPool(2), ahead=2, name="ahead-test")
     assert next(source) == 0
     threads = running()
     assert len(threads) == 2
@@ -94,7 +96,7 @@ def test_dropping_it_early_ends_the_threads():
 
 
 def test_close_waits_for_the_threads_and_is_idempotent():
-    source = Ahead(iter(range(10**9)), lambda n: n, crew=Crew(2), ahead=2, name="ahead-test")
+    source = Ahead(iter(range(10**9)), lambda n: n, crew=WorkerPool(2), ahead=2, name="ahead-test")
     next(source)
     source.close()
     assert not running()
@@ -107,7 +109,7 @@ def test_a_taken_result_is_held_by_nobody_else():
     class Result:
         pass
 
-    source = Ahead(iter(range(3)), lambda _: Result(), crew=Crew(2), ahead=2)
+    source = Ahead(iter(range(3)), lambda _: Result(), crew=WorkerPool(2), ahead=2)
     result = next(source)
     seen = weakref.ref(result)
     del result
@@ -117,8 +119,8 @@ def test_a_taken_result_is_held_by_nobody_else():
 
 
 def test_two_at_once_do_not_disturb_each_other():
-    first = Ahead(iter(range(100)), lambda n: n, crew=Crew(2), ahead=3)
-    second = Ahead(iter(range(100)), lambda n: -n, crew=Crew(2), ahead=3)
+    first = Ahead(iter(range(100)), lambda n: n, crew=WorkerPool(2), ahead=3)
+    second = Ahead(iter(range(100)), lambda n: -n, crew=WorkerPool(2), ahead=3)
     assert list(zip(first, second, strict=True)) == [(n, -n) for n in range(100)]
 
 
@@ -141,7 +143,7 @@ def test_work_that_is_collected_by_a_thread_that_has_its_lock_ends():
         gate.wait(60)
         return task
 
-    box.append(Ahead(tasks(), make, crew=Crew(1), ahead=10, name="ahead-test"))
+    box.append(Ahead(tasks(), make, crew=WorkerPool(1), ahead=10, name="ahead-test"))
     gate.set()
     assert collected.wait(60)
     while running():

@@ -10,7 +10,7 @@ import pytest
 
 import windowloader as wl
 from windowloader.rows import readahead
-from windowloader.rows.readahead import ReadAhead, Stretch, ToldAhead, file_memory, stretch_of
+from windowloader.rows.readahead import MmapPrefetcher, ReadAhead, Stretch, file_memory, stretch_of
 from windowloader.rows.rows import Resident
 
 SPEC = wl.WindowSpec(input_offsets=[-20, -2, -1, 0], target_offsets=[1, 2])
@@ -118,7 +118,7 @@ def test_batches_are_the_same(path, monkeypatch, threads):
     plain = run(Resident)
     monkeypatch.setattr(readahead, "SMALL", 0)
     monkeypatch.setattr(Stretch, "resident", lambda self: 0.0)
-    for one, other in zip(plain, run(ToldAhead), strict=True):
+    for one, other in zip(plain, run(MmapPrefetcher), strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
 

@@ -14,7 +14,7 @@ from windowloader.cli.common import duration, progress_bar, rate
 from windowloader.cli.main import app
 from windowloader.convert.conversion import convert
 from windowloader.loader.report import outlook
-from windowloader.plan.plan import Cost
+from windowloader.plan.plan import EpochCost
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -60,8 +60,8 @@ def test_who_waits_for_whom(store) -> None:
             loader.plan(),
             steps=100,
             at_a_time=10,
-            own=Cost(bytes=10_000_000, requests=1000, distinct=10_000_000),
-            first=Cost(bytes=100_000, requests=10, distinct=100_000),
+            own=EpochCost(bytes=10_000_000, requests=1000, distinct=10_000_000),
+            first=EpochCost(bytes=100_000, requests=10, distinct=100_000),
         )
     slow = outlook(plan, step_seconds=0.01, latency=0.02, bandwidth=1e6)
     assert (slow.limit, slow.reading_seconds, slow.stall_seconds) == ("bandwidth", 10.0, 9.0)

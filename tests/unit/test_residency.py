@@ -8,10 +8,10 @@ import pytest
 from windowloader.errors import MemoryBudgetError
 from windowloader.order.grid import cut
 from windowloader.order.lanes import BlockOrder
+from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
-from windowloader.rows.forecast import forecast, lanes_read, sides_asked
+from windowloader.rows.estimate import forecast, lanes_read, sides_asked
 from windowloader.rows.paging import pages, reads
-from windowloader.rows.residency import Residency
 from windowloader.sources.storage import Storage
 from windowloader.windows.index import Runs
 
@@ -50,7 +50,7 @@ def test_a_rank_reads_its_part_and_the_borders():
 
 def test_resident_rows_rise_stay_and_fall():
     lane = order().sequence(0, 0)
-    residency = Residency(lane, span=24, slots=40)
+    residency = BlockSchedule(lane, span=24, slots=40)
     rows = residency.resident_rows()
     assert len(rows) == lane.num_turns == 181 + 31
     assert rows[0] == 40 * 288 or rows[0] == 39 * 288 + int((lane.end - lane.begin).min())
@@ -67,13 +67,13 @@ def test_resuming_reads_the_active_blocks_and_sides():
     assert found.side_requests == found.sides
     done = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=len(STARTS))
     assert (done.blocks, done.bytes, done.sides) == (0, 0, 0)
-    residency = Residency(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
+    residency = BlockSchedule(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
     assert set(sides_asked(residency, STARTS)) <= set(residency.seams[residency.missing].tolist())
 
 
 def test_too_few_places_cost_bytes_and_never_windows():
     blocks = order(8)
-    residency = Residency(blocks.sequence(0, 0), span=24, slots=6)
+    residency = BlockSchedule(blocks.sequence(0, 0), span=24, slots=6)
     assert residency.paged
     times = reads(residency, STARTS)
     assert times.min() >= 1

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.loader import engine, making
+from windowloader.loader import batching as making
+from windowloader.loader import pipeline as engine
 from windowloader.loader.prefetch import Ahead
-from windowloader.util.sharing import Crew
+from windowloader.util.sharing import WorkerPool
 
 
 def test_parts_run_at_the_same_time_where_a_thread_has_no_room():
-    crew = Crew(3)
+    crew = WorkerPool(3)
     meeting = threading.Barrier(3, timeout=280)  # nobody passes it alone
     threads = set()
 
@@ -35,7 +36,7 @@ def test_parts_run_at_the_same_time_where_a_thread_has_no_room():
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_each_part_runs_once_and_results_are_whole(threads, ahead):
-    crew = Crew(threads)
+    crew = WorkerPool(threads)
 
     def make(task):
         found = []
@@ -47,7 +48,7 @@ def test_each_part_runs_once_and_results_are_whole(threads, ahead):
 
 
 def test_an_error_of_a_part_is_that_of_its_result_and_the_next_is_made():
-    crew = Crew(2)
+    crew = WorkerPool(2)
     ran = []
 
     def part(number):
@@ -63,7 +64,7 @@ def test_an_error_of_a_part_is_that_of_its_result_and_the_next_is_made():
 
 
 def test_an_error_on_another_thread_surfaces_where_the_result_is_made():
-    crew = Crew(2)
+    crew = WorkerPool(2)
     both = threading.Barrier(2, timeout=280)
     errors = []
 
@@ -114,7 +115,7 @@ def test_batches_that_threads_share_are_those_of_one(monkeypatch, layout, batch)
 
     monkeypatch.setattr(making, "_parts", watched)
     # every thread but the maker counts as idle, so that all batches are cut
-    monkeypatch.setattr(Crew, "hands", property(lambda crew: crew.threads or 1))
+    monkeypatch.setattr(WorkerPool, "hands", property(lambda crew: crew.threads or 1))
     shared = list(wl.WindowLoader(windows, **options, threads=3, prefetch_batches=1))
     assert max(cut) == 6
     alone = list(wl.WindowLoader(windows, **options, threads=0))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.rows import touching
+from windowloader.rows import prefault as touching
 from windowloader.rows.arena import Arena
 from windowloader.sources.base import LocalSource
 from windowloader.util.private_memory import private_bytes

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.rows.flat import Flat
+from windowloader.rows.strided import StridedBuffer
 
-from .frame import Part
+from .loop_context import BatchPart
 from .loops import role_loops
 from .row_table import RowTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from windowloader.rows.flat import Kind, Rows
+    from windowloader.rows.strided import BufferLayout, Rows
     from windowloader.series.clock import Clock
 
-    from .frame import Loop
+    from .loop_context import Loop
     from .nan_guard import NanGuard
     from .roles import Role
     from .row_table import KeptClock
@@ -80,7 +80,7 @@ class Filling:
         nodes: tuple[int, int] | None,
     ) -> Filling:
         """Choose all loops. What is delivered once for all nodes goes with the first of them."""
-        kinds = [(row.flat or Flat.of(row.base)).kind for row in rows]
+        kinds = [(row.flat or StridedBuffer.of(row.base)).kind for row in rows]
         if nodes is not None:
             kinds = [replace(kind, origin=kind.origin + nodes[0] * kind.steps[1]) for kind in kinds]
         return cls(tuple(_role(role, clock, dtype, kinds, batch, nodes) for role in roles))
@@ -96,8 +96,8 @@ class Filling:
         guard: NanGuard | None,
     ) -> None:
         """Fill batch positions ``[begin, end)`` of every array, once the guard has looked at the rows."""
-        flats = [row.flat or Flat.of(row.base) for row in rows]
-        part = Part([flat.values for flat in flats], [row.first for row in rows], entity)
+        flats = [row.flat or StridedBuffer.of(row.base) for row in rows]
+        part = BatchPart([flat.values for flat in flats], [row.first for row in rows], entity)
         if guard is not None:
             guard.check_batch(starts, rows, entity, begin, end, flats)
         for role in self.roles:
@@ -108,7 +108,7 @@ def _role(
     role: Role,
     clock: Clock | KeptClock | None,
     dtype: str,
-    kinds: Sequence[Kind],
+    kinds: Sequence[BufferLayout],
     batch: int,
     nodes: tuple[int, int] | None,
 ) -> RoleFilling:
@@ -135,7 +135,7 @@ def _role(
 
 
 def _fill(
-    filling: RoleFilling, out: Mapping[str, np.ndarray], starts: np.ndarray, rows: Sequence[Rows], part: Part,
+    filling: RoleFilling, out: Mapping[str, np.ndarray], starts: np.ndarray, rows: Sequence[Rows], part: BatchPart,
     begin: int, end: int,
 ) -> None:  # fmt: skip
     role = filling.role

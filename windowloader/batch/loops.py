@@ -14,15 +14,15 @@ import numpy as np
 from . import copy_kernels as copies
 from . import kernels as kernels
 from . import stream_kernels as streams
-from .frame import Frame, rows_ahead, sentinel_of, statistics
+from .loop_context import LoopContext, rows_ahead, sentinel_of, statistics
 from .node_words import turned, woven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from windowloader.rows.flat import Kind
+    from windowloader.rows.strided import BufferLayout
 
-    from .frame import Loop, Part
+    from .loop_context import BatchPart, Loop
     from .roles import Group, Role
     from .row_table import Lines
 
@@ -38,7 +38,7 @@ STREAMED = 8 << 20  # bytes of an array from which on it is written around the c
 
 def role_loops(
     role: Role,
-    kinds: Sequence[Kind],
+    kinds: Sequence[BufferLayout],
     steps: tuple[int, int, int, int],
     batch: int,
     dtype: str,
@@ -49,7 +49,7 @@ def role_loops(
     Parameters
     ----------
     role : Role
-    kinds : sequence of Kind
+    kinds : sequence of BufferLayout
         How the rows of each variable lie.
     steps : tuple of int
         Elements between neighbours along batch, step, node and feature of the output.
@@ -66,7 +66,7 @@ def role_loops(
         Those that write the role's array, and those that write its mask.
     """
     words = (True if dtype == "float16" else None, True if dtype == "bfloat16" else None)
-    frame = Frame(role, kinds, steps, words, itemsize, batch)
+    frame = LoopContext(role, kinds, steps, words, itemsize, batch)
     groups = [part for group in role.groups for part in _by_division(group)]
     together = len(groups) == 1 and not role.statics and _together(frame, groups[0])
     if together:
@@ -100,7 +100,7 @@ def _by_division(group: Group) -> Iterator[Group]:
         )
 
 
-def _together(frame: Frame, group: Group) -> bool:
+def _together(frame: LoopContext, group: Group) -> bool:
     """Whether one loop writes all of a role: runs of values, alone or with one or two of the row beside each."""
     role, kind, others = frame.role, frame.kinds[group.rows], len(frame.role.row_columns)
     if others == 0:
@@ -113,7 +113,7 @@ def _together(frame: Frame, group: Group) -> bool:
     )
 
 
-def _is_run(frame: Frame, group: Group) -> bool:
+def _is_run(frame: LoopContext, group: Group) -> bool:
     """Whether neighbours in a row of the source are neighbours in a row of the output."""
     kind = frame.kinds[group.rows]
     if len(group.places) == 1:
@@ -122,7 +122,9 @@ def _is_run(frame: Frame, group: Group) -> bool:
     return group.whole and kind.steps[1:] == (features, 1) and frame.steps[2:] == (features, 1)
 
 
-def _span(frame: Frame, group: Group, others: int, *, longest: int = RUN) -> tuple[int, int, np.ndarray]:
+def _span(
+    frame: LoopContext, group: Group, others: int, *, longest: int = RUN
+) -> tuple[int, int, np.ndarray]:
     """Origin, width and offsets of runs: a row each, or a window where its rows touch and are no ``longest``."""
     role, kind = frame.role, frame.kinds[group.rows]
     width, offsets = role.num_nodes * len(group.places), role.offsets
@@ -133,7 +135,7 @@ def _span(frame: Frame, group: Group, others: int, *, longest: int = RUN) -> tup
     return origin, width, offsets
 
 
-def _apart(frame: Frame, groups: Sequence[Group]) -> Iterator[Loop]:
+def _apart(frame: LoopContext, groups: Sequence[Group]) -> Iterator[Loop]:
     """Each group, each static and the values of the row by a loop of its own, where none can take them along."""
     others = bool(frame.role.row_columns)
     for group in groups:
@@ -150,7 +152,7 @@ def _apart(frame: Frame, groups: Sequence[Group]) -> Iterator[Loop]:
         yield _spread(frame, frame.role.row_places)
 
 
-def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
+def _run(frame: LoopContext, group: Group, *, alone: bool = False) -> Loop:
     """Scale a group by runs, with the values of the row beside each unless ``alone``."""
     others = 0 if alone else len(frame.role.row_columns)
     kind, rows, fill = frame.kinds[group.rows], group.rows, group.fill
@@ -169,7 +171,7 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     ahead = rows_ahead(kind, width)
 
     def streamed(
-        part: Part, begin: int, end: int, out: Any, lines: Lines, some: slice = slice(None), at: int = at
+        part: BatchPart, begin: int, end: int, out: Any, lines: Lines, some: slice = slice(None), at: int = at
     ) -> None:
         streams.flows(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets[some], part.entity,
@@ -177,12 +179,12 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
             lines.values, lines.first, lines.steps[some], place, others,
         )  # fmt: skip
 
-    def streamed_by_row(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def streamed_by_row(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         for b in range(begin, end):
             for i in range(len(offsets)):
                 streamed(part, b, b + 1, out, lines, slice(i, i + 1), at + i * out_row)
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, part.entity, begin, end,
             shift, factor, known, divide, mark, fill, out, half, brain, at, out_batch, out_row, *lines, place,
@@ -197,7 +199,7 @@ def _run(frame: Frame, group: Group, *, alone: bool = False) -> Loop:
     return streamed_by_row if large and long else loop
 
 
-def _copy(frame: Frame, group: Group) -> Loop:
+def _copy(frame: LoopContext, group: Group) -> Loop:
     """Copy bits: whole runs where there are any."""
     kind, rows, role = frame.kinds[group.rows], group.rows, frame.role
     words = np.dtype(f"u{frame.itemsize}")
@@ -205,13 +207,13 @@ def _copy(frame: Frame, group: Group) -> Loop:
     picks, places = group.features * kind.steps[2], group.places * out_feature
     origin, width, offsets = _span(frame, group, 0, longest=ANY)
 
-    def run(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def run(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.blocks(
             part.values[rows].view(words), origin, row_step, width, part.first[rows], offsets, begin, end,
             out.view(words), int(places[0]), out_batch, out_row,
         )  # fmt: skip
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.copy(
             part.values[rows].view(words), kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, out.view(words), out_batch, out_row, out_node, places,
@@ -220,7 +222,7 @@ def _copy(frame: Frame, group: Group) -> Loop:
     return run if _is_run(frame, group) else loop
 
 
-def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
+def _tiles(frame: LoopContext, group: Group, *, others: bool) -> Loop:
     """Scale any columns, and write the values of the row beside them with ``others``."""
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
     row_step, node_step, feature_step = kind.steps
@@ -241,7 +243,7 @@ def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
     divide, mark, (half, brain) = True if group.divide.any() else None, sentinel_of(kind, group), frame.words
     ahead = rows_ahead(kind, nodes * features) if dense else 0
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         kernels.tiles(
             part.values[rows], kind.half, kind.origin, row_step, node_step, nodes, picks, dense,
             part.first[rows], role.offsets, part.entity, begin, end, shift, factor, known, divide, mark, fill,
@@ -252,19 +254,19 @@ def _tiles(frame: Frame, group: Group, *, others: bool) -> Loop:
     return loop
 
 
-def _spread(frame: Frame, places: np.ndarray, values: np.ndarray | None = None) -> Loop:
+def _spread(frame: LoopContext, places: np.ndarray, values: np.ndarray | None = None) -> Loop:
     """Write what is the same for all nodes, or (``values``) in all rows."""
     steps, at = frame.steps[:3], places * frame.steps[3]
     rows, nodes = len(frame.role.offsets), frame.role.num_nodes
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         words = lines.table(begin, end)[:, :, np.newaxis] if values is None else values.view(out.dtype)
         copies.spread(words, begin, end, rows, nodes, out, *steps, at)
 
     return loop
 
 
-def _seen(frame: Frame, group: Group) -> Loop:
+def _seen(frame: LoopContext, group: Group) -> Loop:
     """Mask of what `_run` writes."""
     others = len(frame.role.row_columns)
     kind, rows, place, mark = (
@@ -277,7 +279,7 @@ def _seen(frame: Frame, group: Group) -> Loop:
     at = 0 if others else place * frame.steps[3]
     row_step, (out_batch, out_row) = kind.steps[0], frame.steps[:2]
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.seen(
             part.values[rows], kind.half, origin, row_step, width, part.first[rows], offsets, begin, end, mark,
             out, at, out_batch, out_row, 1 + others, place,
@@ -286,7 +288,7 @@ def _seen(frame: Frame, group: Group) -> Loop:
     return loop
 
 
-def _masks(frame: Frame) -> Iterator[Loop]:
+def _masks(frame: LoopContext) -> Iterator[Loop]:
     """Mask of each group, each static and the values of the row."""
     for group in frame.role.groups:
         if group.can_miss:
@@ -299,7 +301,7 @@ def _masks(frame: Frame) -> Iterator[Loop]:
         yield _spread(frame, frame.role.row_places)
 
 
-def _observed(frame: Frame, group: Group) -> Loop:
+def _observed(frame: LoopContext, group: Group) -> Loop:
     kind, rows, role, mark = (
         frame.kinds[group.rows],
         group.rows,
@@ -309,7 +311,7 @@ def _observed(frame: Frame, group: Group) -> Loop:
     row_step, node_step, feature_step = kind.steps
     picks, places = group.features * feature_step, group.places * frame.steps[3]
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         copies.observed(
             part.values[rows], kind.half, kind.origin, row_step, node_step, role.num_nodes, picks,
             part.first[rows], role.offsets, begin, end, mark, out, *frame.steps[:3], places,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import ScalerError
-from windowloader.rows.flat import Flat
+from windowloader.rows.strided import StridedBuffer
 from windowloader.scaling.statistics import entity_name, undeclared_nan
 from windowloader.sources.mapping import mapping_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from windowloader.errors import MissingDataError
-    from windowloader.rows.flat import Kind, Rows
+    from windowloader.rows.strided import BufferLayout, Rows
     from windowloader.scaling.affine import Affine
     from windowloader.series.series import Column, Series
     from windowloader.windows.window_set import WindowSet
@@ -59,7 +59,7 @@ class GuardedColumns:
     reach: tuple[int, int] | None = None
     _known: np.ndarray | None = field(default=None, repr=False)  # by row of the series, 1: holds no NaN
     _left: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)  # rows not known
-    _runs: tuple[Kind, np.ndarray, int, int] | None = field(default=None, repr=False)
+    _runs: tuple[BufferLayout, np.ndarray, int, int] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GuardedColumns, (self.rows, self.variable, self.columns, self.offsets, self.done, self.reach)
@@ -70,7 +70,7 @@ class GuardedColumns:
         return np.array([column.feature for column in self.columns], np.int64)
 
     def find(
-        self, series: Series, flat: Flat, first: np.ndarray, starts: np.ndarray, offsets: np.ndarray,
+        self, series: Series, flat: StridedBuffer, first: np.ndarray, starts: np.ndarray, offsets: np.ndarray,
         begin: int, end: int,
     ) -> tuple[int, int] | None:  # fmt: skip
         """Return window and step of the first row with NaN among windows ``[begin, end)``."""
@@ -94,7 +94,7 @@ class GuardedColumns:
             self.done = not self._left[0]
         return None
 
-    def _runs_of(self, kind: Kind, nodes: int) -> tuple[np.ndarray, int, int]:
+    def _runs_of(self, kind: BufferLayout, nodes: int) -> tuple[np.ndarray, int, int]:
         """Say where the columns lie in a row: elements before each run, elements of a run, and between two of them."""
         _, step, feature_step = kind.steps
         runs = self.features * feature_step
@@ -130,7 +130,7 @@ class NanGuard:
         """
         if self.unseen is not None:
             self._check_entities(windows)
-        from windowloader.rows.flat import Rows
+        from windowloader.rows.strided import Rows
 
         first, last = windows.row_range
         for one in self.watched:
@@ -147,7 +147,7 @@ class NanGuard:
 
     def check_batch(
         self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int,
-        flats: Sequence[Flat],
+        flats: Sequence[StridedBuffer],
     ) -> None:  # fmt: skip
         """Look at the rows of windows ``[begin, end)`` of a batch.
 
@@ -159,7 +159,7 @@ class NanGuard:
             As handed to the gather.
         entity : ndarray, shape (batch,), int64
         begin, end : int
-        flats : sequence of Flat
+        flats : sequence of StridedBuffer
             Of the rows.
 
         Raises
@@ -195,7 +195,7 @@ class NanGuard:
         read = np.flatnonzero(rows_held(windows.index, one.offsets, begin, begin + len(rows.first)))
         first = rows.first[read]
         at = one.find(
-            self.series, Flat.of(rows.base), first, begin + read, np.zeros(1, np.int64), 0, len(read)
+            self.series, StridedBuffer.of(rows.base), first, begin + read, np.zeros(1, np.int64), 0, len(read)
         )
         if at is not None:
             raise self._error(one, begin + int(read[at[0]]), rows.base[first[at[0]]])

@@ -1,7 +1,7 @@
 """Loops for outputs in which several words of a node touch: those of one row, or those of all rows.
 
-In: a `Frame` and the group of columns that, with the values of the row, is all of it. Out: a loop, or None where words
-do not lie so. Never touches a batch.
+In: a `LoopContext` and the group of columns that, with the values of the row, is all of it. Out: a loop, or None
+where words do not lie so. Never touches a batch.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import kernels as kernels
-from .frame import rows_ahead, sentinel_of, statistics
+from .loop_context import rows_ahead, sentinel_of, statistics
 from .shuffles import BESIDE, LANES, MOST, pattern_of
 from .weave_kernels import turning, weaving
 
 if TYPE_CHECKING:
-    from windowloader.rows.flat import Kind
+    from windowloader.rows.strided import BufferLayout
 
-    from .frame import Frame, Loop, Part
+    from .loop_context import BatchPart, Loop, LoopContext
     from .roles import Group
     from .row_table import Lines
 
 __all__ = ["turned", "woven"]
 
 
-def woven(frame: Frame, group: Group) -> Loop | None:
+def woven(frame: LoopContext, group: Group) -> Loop | None:
     """Write all words of a node in one row beside each other; None where they do not lie so."""
     group = _in_order(group)
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
@@ -50,7 +50,7 @@ def woven(frame: Frame, group: Group) -> Loop | None:
     out_batch, out_row = frame.steps[:2]
     ahead = rows_ahead(kind, nodes * columns)
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, kind.origin, row_step, columns, nodes, group.features, part.first[rows],
             role.offsets, part.entity, begin, end, shift, factor, known, divide, mark, fill, out, half, brain,
@@ -72,13 +72,13 @@ def _in_order(group: Group) -> Group:
     )
 
 
-def _side_by_side(kind: Kind) -> bool:
+def _side_by_side(kind: BufferLayout) -> bool:
     """Whether nodes lie beside each other with all their features, so that none reads what is not the array's."""
     _, columns, feature_step = kind.steps
     return columns == 1 or (1 < columns <= MOST and feature_step == 1 and kind.features == columns)
 
 
-def turned(frame: Frame, group: Group) -> Loop | None:
+def turned(frame: LoopContext, group: Group) -> Loop | None:
     """Write all rows of a node beside each other; None where they do not lie so."""
     kind, rows, role, fill = frame.kinds[group.rows], group.rows, frame.role, group.fill
     row_step, columns, _ = kind.steps
@@ -106,7 +106,7 @@ def turned(frame: Frame, group: Group) -> Loop | None:
     picks = group.features
     divide, mark, (half, brain) = True if group.divide.any() else None, sentinel_of(kind, group), frame.words
 
-    def loop(part: Part, begin: int, end: int, out: Any, lines: Lines) -> None:
+    def loop(part: BatchPart, begin: int, end: int, out: Any, lines: Lines) -> None:
         function(
             part.values[rows], kind.half, kind.origin, row_step, nodes, picks, part.first[rows], role.offsets,
             part.entity, begin, end, shift, factor, known, divide, mark, fill, out, half, brain, out_batch,

@@ -21,7 +21,7 @@ from .roles import cast
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.rows.flat import Rows
+    from windowloader.rows.strided import Rows
     from windowloader.series.clock import Clock
 
     from .roles import RowColumn

@@ -1,8 +1,8 @@
 """What a means of making batches is: it makes those of one pass over random windows, and touches them.
 
-In: a size, its file, a batch size. Out: `Case` objects; ``run(seconds)`` says how many windows came by in how long.
-All deliver 12 → 12 steps of (speed, time of day), z-scored, float32 unless the name says otherwise. Peers are called
-as their documentation shows. Nothing here is imported by the package itself.
+In: a size, its file, a batch size. Out: `Contender` objects; ``run(seconds)`` says how many windows came by in how
+long. All deliver 12 → 12 steps of (speed, time of day), z-scored, float32 unless the name says otherwise. Peers are
+called as their documentation shows. Nothing here is imported by the package itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .sizes import Size
 
-__all__ = ["HORIZON", "LOOKBACK", "SPAN", "Case", "Unavailable"]
+__all__ = ["HORIZON", "LOOKBACK", "SPAN", "Contender", "Unavailable"]
 
 LOOKBACK = HORIZON = 12
 SPAN = LOOKBACK + HORIZON
@@ -34,7 +34,7 @@ class Unavailable(Exception):  # noqa: N818 - a reason to leave a case out, not 
 
 
 @dataclass
-class Case:
+class Contender:
     """One means. Subclasses fill `batches`."""
 
     size: Size

@@ -1,6 +1,6 @@
 """The means: the limit, windowloader, what can be written by hand, and the peers.
 
-In: a size, its file, a batch size. Out: `Case` objects, see ``case``.
+In: a size, its file, a batch size. Out: `Contender` objects, see ``case``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .case import LOOKBACK, SPAN, Case, Unavailable
+from .case import LOOKBACK, SPAN, Contender, Unavailable
 from .peers import Grain, Keras, Pgt, Pgt64, Tsl, Xbatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CASES", "Case", "Unavailable"]
+__all__ = ["CASES", "Contender", "Unavailable"]
 
 
-class Limit(Case):
+class Limit(Contender):
     """Copies each window's bytes from a ready array into a reused buffer: the least that delivering them can cost."""
 
     name = "memcpy-1"
@@ -63,7 +63,7 @@ class Limit2(Limit):
     threads = 2
 
 
-class Ours(Case):
+class Ours(Contender):
     """`WindowLoader` through its public names, from the mapped file."""
 
     name = "windowloader"
@@ -113,7 +113,7 @@ class Ours2(Ours):
     options: ClassVar[dict[str, Any]] = {"threads": 2}
 
 
-class NumpyTake(Case):
+class NumpyTake(Contender):
     """``np.take`` into reused buffers, from a ready array."""
 
     name = "numpy-take"
@@ -134,7 +134,7 @@ class NumpyTake(Case):
             yield self.out[0], self.out[1]
 
 
-class TorchIndex(Case):
+class TorchIndex(Contender):
     """Advanced indexing of a ready tensor."""
 
     name = "torch-index"
@@ -157,7 +157,7 @@ class TorchIndex(Case):
             yield self.values[rows], self.values[rows + LOOKBACK]
 
 
-class Materialised(Case):
+class Materialised(Contender):
     """All windows stored beforehand, float32."""
 
     name = "materialised"

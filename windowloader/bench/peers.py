@@ -1,6 +1,6 @@
 """The peers: loaders that a user would pick instead, called as their documentation shows.
 
-In: a size, its file, a batch size. Out: `Case` objects, see ``case``. Nothing here is
+In: a size, its file, a batch size. Out: `Contender` objects, see ``case``. Nothing here is
 imported by the package itself.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .case import HORIZON, LOOKBACK, SPAN, Case, Unavailable
+from .case import HORIZON, LOOKBACK, SPAN, Contender, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Grain", "Keras", "Pgt", "Pgt64", "Tsl", "Xbatcher"]
 
 
-class Pgt(Case):
+class Pgt(Contender):
     """PGT's IndexDataset in torch's DataLoader, tuned: float32, no workers (each worker made it slower)."""
 
     name = "pgt-float32"
@@ -58,7 +58,7 @@ class Pgt64(Pgt):
     dtype = "float64"
 
 
-class Xbatcher(Case):
+class Xbatcher(Contender):
     """xbatcher's generator under torch's DataLoader."""
 
     name = "xbatcher"
@@ -87,7 +87,7 @@ class Xbatcher(Case):
             yield windows[:, :LOOKBACK], windows[:, LOOKBACK:]
 
 
-class Grain(Case):
+class Grain(Contender):
     """grain's MapDataset, shuffled and batched."""
 
     name = "grain"
@@ -111,7 +111,7 @@ class Grain(Case):
         yield from self.data.to_iter_dataset(grain_options())
 
 
-class Keras(Case):
+class Keras(Contender):
     """keras' timeseries_dataset_from_array."""
 
     name = "keras"
@@ -142,7 +142,7 @@ class Keras(Case):
                 yield array[:, :LOOKBACK], array[:, LOOKBACK:]
 
 
-class Tsl(Case):
+class Tsl(Contender):
     """Torch Spatiotemporal's data set and loader, on data that are scaled already."""
 
     name = "tsl"

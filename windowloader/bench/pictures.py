@@ -19,7 +19,7 @@ from windowloader.util.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .rounds import Result
+    from .rounds import BenchResult
 
 __all__ = ["Bar", "bars_of", "draw", "read_page", "shown"]
 
@@ -50,7 +50,7 @@ class Bar:
         return self.title.startswith("windowloader")
 
 
-def bars_of(results: Sequence[Result]) -> list[Bar]:
+def bars_of(results: Sequence[BenchResult]) -> list[Bar]:
     """Return what pictures show of results."""
     return [
         Bar(one.size, one.title, None, None)

@@ -1,7 +1,7 @@
 """The means take turns: one process each, round after round, so that a busy minute is everybody's.
 
-In: a size, names of means, how many rounds of how many seconds. Out: `Result` a means, with medians over the rounds
-and ratios to the limit of the same round. Never runs two means at once.
+In: a size, names of means, how many rounds of how many seconds. Out: `BenchResult` a means, with medians over the
+rounds and ratios to the limit of the same round. Never runs two means at once.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from .cases import Case
+    from .cases import Contender
     from .sizes import Size
 
-__all__ = ["Result", "measure"]
+__all__ = ["BenchResult", "measure"]
 
 LIMIT = "memcpy-1"
 HELD = 12_000_000_000  # bytes that processes which wait for their turn may hold together
 
 
 @dataclass(slots=True)
-class Result:
+class BenchResult:
     """One means at one size.
 
     Attributes
@@ -101,11 +101,11 @@ class Result:
         }
 
 
-class _Process:
+class _Worker:
     """A worker that waits for its turn."""
 
-    def __init__(self, case: type[Case], size: Size, path: Path, batch: int) -> None:
-        self.result = Result(size.name, case.name, case.title)
+    def __init__(self, case: type[Contender], size: Size, path: Path, batch: int) -> None:
+        self.result = BenchResult(size.name, case.name, case.title)
         command = [
             sys.executable,
             "-m",
@@ -158,7 +158,7 @@ def measure(
     rounds: int = 5,
     seconds: float = 2.0,
     advance: Callable[[str], None] = lambda _: None,
-) -> list[Result]:
+) -> list[BenchResult]:
     """Let the means take turns.
 
     Parameters
@@ -192,13 +192,13 @@ def measure(
     limit, others = chosen[0], chosen[1:]
     together = max(1, int(HELD // (size.steps * size.nodes * 8)))
     groups = [others[at : at + together] for at in range(0, len(others), together)]
-    found: list[Result] = []
+    found: list[BenchResult] = []
     for group in groups or [[]]:
-        processes: list[_Process] = []
+        processes: list[_Worker] = []
         try:
             for case in (limit, *group):
                 advance(f"{size.name}: {case.title}, set up")
-                processes.append(_Process(case, size, path, batch))
+                processes.append(_Worker(case, size, path, batch))
             for turn in range(rounds):
                 advance(f"{size.name}: round {turn + 1} of {rounds}")
                 for process in processes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .rounds import Result
+    from .rounds import BenchResult
 
 __all__ = ["machine", "markdown", "write_json"]
 
@@ -38,13 +38,13 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def write_json(results: Sequence[Result], path: Path) -> None:
+def write_json(results: Sequence[BenchResult], path: Path) -> None:
     """Write everything, the single rounds too."""
     rows = [result.to_dict() | {"rounds": result.rounds, "limit_rounds": result.limit} for result in results]
     path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def markdown(results: Sequence[Result]) -> str:
+def markdown(results: Sequence[BenchResult]) -> str:
     """Return one table a size.
 
     Examples

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from windowloader.util.private_memory import Watch
+from windowloader.util.private_memory import MemoryWatch
 
 from .cases import CASES, Unavailable
 from .sizes import find
@@ -30,7 +30,7 @@ def main(name: str, size: str, file: str, batch: str) -> None:
     case = next(case for case in CASES if case.name == name)(find(size), Path(file), int(batch))
     try:
         case.imports()
-        with Watch(0.02) as watch:
+        with MemoryWatch(0.02) as watch:
             begun = time.perf_counter()
             case.setup()
             case.run(0.0)

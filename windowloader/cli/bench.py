@@ -16,7 +16,7 @@ from .common import AsJson, app, data_folder
 from .target import BatchSize
 
 if TYPE_CHECKING:
-    from windowloader.bench.rounds import Result
+    from windowloader.bench.rounds import BenchResult
 
 __all__ = ["bench"]
 
@@ -48,7 +48,7 @@ def bench(
 
     console = Console(stderr=True)
     folder = cache_dir or data_folder("bench")
-    results: list[Result] = []
+    results: list[BenchResult] = []
     with console.status("begin") as status:
         for name in size or ["metr-la"]:
             shape = find(name)
@@ -68,7 +68,7 @@ def bench(
     typer.echo(json.dumps([result.to_dict() for result in results]) if as_json else markdown(results))
 
 
-def _save(results: list[Result], out: Path, console: object) -> None:
+def _save(results: list[BenchResult], out: Path, console: object) -> None:
     from windowloader.bench.pictures import bars_of, draw
     from windowloader.bench.tables import markdown, write_json
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from windowloader.demo.running import Result
-    from windowloader.demo.task import Task
+    from windowloader.demo.running import DemoResult
+    from windowloader.demo.task import DemoTask
     from windowloader.demo.training import Settings
 
 __all__ = ["demo"]
@@ -131,7 +131,7 @@ def _import_torch() -> None:
 
 
 def _joined(
-    ranks: int, task: Task, settings: Settings
+    ranks: int, task: DemoTask, settings: Settings
 ) -> contextlib.AbstractContextManager[Callable[[nn.Module], nn.Module]]:
     """Be the first of some ranks, which for one is nothing."""
     if ranks == 1:
@@ -141,7 +141,7 @@ def _joined(
     return joined(ranks, task, settings)
 
 
-def _introduce(console: Console, task: Task, settings: Settings) -> None:
+def _introduce(console: Console, task: DemoTask, settings: Settings) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -152,7 +152,7 @@ def _introduce(console: Console, task: Task, settings: Settings) -> None:
     console.print()
 
 
-def _told(task: Task, settings: Settings) -> Iterator[tuple[str, str]]:
+def _told(task: DemoTask, settings: Settings) -> Iterator[tuple[str, str]]:
     """Say what is known before the training begins, a line each."""
     from windowloader.util.units import format_bytes
 
@@ -174,10 +174,10 @@ def _told(task: Task, settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _with_progress(
     console: Console,
-    task: Task,
+    task: DemoTask,
     settings: Settings,
-    work: Callable[[Callable[[int, int, float], object]], Result],
-) -> Result:
+    work: Callable[[Callable[[int, int, float], object]], DemoResult],
+) -> DemoResult:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     steps = settings.steps_per_epoch or -(-len(task.train) // settings.batch_size)
@@ -202,7 +202,9 @@ def _with_progress(
         return work(advance)
 
 
-def _conclude(console: Console, result: Result, task: Task, save: Path | None, *, as_json: bool) -> None:
+def _conclude(
+    console: Console, result: DemoResult, task: DemoTask, save: Path | None, *, as_json: bool
+) -> None:
     from windowloader.demo.report import render
 
     console.print()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from windowloader.series.series import Series
 
     from .journal import Records
-    from .targets import Target
+    from .targets import ArrayTarget
 
 __all__ = ["BucketPlace", "bucket_place"]
 
@@ -112,7 +112,7 @@ class BucketPlace:
                     "convert to another name."
                 )
 
-    def store(self, targets: Sequence[Target], compression: str) -> BucketStore:
+    def store(self, targets: Sequence[ArrayTarget], compression: str) -> BucketStore:
         """Return the objects, under the name itself or, where that is taken, beside it."""
         place = self.aside.below("store") if self.staged else self.final
         self._store = BucketStore(place, targets, compression)

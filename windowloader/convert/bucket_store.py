@@ -1,6 +1,6 @@
 """Where converted arrays are written in a bucket: chunks first, their documents last.
 
-In: `Target` arrays and their values by rows. Out: objects of a Zarr 3 store. What `write` returns from is in the
+In: `ArrayTarget` arrays and their values by rows. Out: objects of a Zarr 3 store. What `write` returns from is in the
 bucket. Never writes a document (``zarr.json``) before `show`: without them nothing is found.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from windowloader.series.clock import Clock
 
     from .objects import Objects
-    from .targets import Target
+    from .targets import ArrayTarget
     from .values import Encoding
 
 __all__ = ["DOCUMENT", "BucketStore"]
@@ -40,12 +40,12 @@ class BucketStore:
     ----------
     objects : Objects
         Of the prefix.
-    targets : sequence of Target
+    targets : sequence of ArrayTarget
     compression : str
         As `codecs_of` takes it.
     """
 
-    def __init__(self, objects: Objects, targets: Sequence[Target], compression: str) -> None:
+    def __init__(self, objects: Objects, targets: Sequence[ArrayTarget], compression: str) -> None:
         self.objects, self.targets, self.compression = objects, tuple(targets), compression
         self._encodings: tuple[Encoding, ...] = ()
         self._arrays: list[Any] = []

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .places import Place
-    from .targets import Target
+    from .targets import ArrayTarget
 
 __all__ = ["ArrayReport", "Conversion", "convert"]
 
@@ -123,7 +123,7 @@ def convert(
     place.check(overwrite=overwrite)
     series = _series(source, storage_options)
     place.check_source(series)
-    targets: tuple[Target, ...]
+    targets: tuple[ArrayTarget, ...]
     if place.npy:
         if chunks is not None or shards:
             raise ConversionError(
@@ -187,7 +187,7 @@ def _at_least_one(name: str, value: int) -> int:
     return int(value)
 
 
-def _identity(series: Series, targets: Sequence[Target], head: str) -> str:
+def _identity(series: Series, targets: Sequence[ArrayTarget], head: str) -> str:
     labels = [
         (dim, digest(found.astype(str).tolist()))
         for target in targets

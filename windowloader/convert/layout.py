@@ -1,7 +1,7 @@
 """How an archive of windows is best cut into chunks: a small model of what access costs.
 
-In: how many rows of how many bytes, how long windows are, what memory and storage a run has. Out: `Layout`: chunks, and
-shards where there would be too many objects. Never reads, never looks at the machine.
+In: how many rows of how many bytes, how long windows are, what memory and storage a run has. Out: `ArrayLayout`:
+chunks, and shards where there would be too many objects. Never reads, never looks at the machine.
 
 The model is that of block order: a run reads chunk after chunk, each once an epoch, some at a time, and mixes the
 windows of those that memory holds. For chunks of r rows and b bytes three things cost, each beside 1 for the bytes:
@@ -24,7 +24,7 @@ from windowloader.errors import ConversionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Access", "AccessCost", "Layout", "choose_layout"]
+__all__ = ["Access", "AccessCost", "ArrayLayout", "choose_layout"]
 
 CHUNK_BYTES = 16 << 20  # larger ones are cut along space: memory in flight counts whole chunks
 SHARD_BYTES = 64 << 20  # written, and held in memory, at once
@@ -87,7 +87,7 @@ class AccessCost(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ArrayLayout:
     """Chunks of an array, and shards where several chunks are one object.
 
     Parameters
@@ -116,7 +116,7 @@ def choose_layout(
     chunks: int | Sequence[int] | None = None,
     shards: int | Sequence[int] | bool | None = None,
     access: Access | None = None,
-) -> Layout:
+) -> ArrayLayout:
     """Choose chunks and shards, or take those given.
 
     Parameters
@@ -160,7 +160,7 @@ def choose_layout(
         sizes = _cut_space((_checked("chunks", chunks, shape), *shape[1:]), itemsize)
     else:
         sizes = _sizes("chunks", chunks, shape)
-    return Layout(sizes, _shards(shape, sizes, itemsize, shards), cost)
+    return ArrayLayout(sizes, _shards(shape, sizes, itemsize, shards), cost)
 
 
 def _best_rows(num_rows: int, row_bytes: int, access: Access) -> tuple[int, AccessCost]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .journal import Records
     from .stores import Store
-    from .targets import Target
+    from .targets import ArrayTarget
 
 __all__ = ["SUFFIXES", "LocalPlace", "Place", "exists", "unknown_kind"]
 
@@ -50,7 +50,7 @@ class Place(Protocol):
     def check_source(self, series: Series) -> None:
         """Raise where what is read lies in what would be replaced, and the place cannot bear it."""
 
-    def store(self, targets: Sequence[Target], compression: str) -> Store:
+    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
         """Return what the arrays are written to."""
 
     def restart(self) -> None:
@@ -144,7 +144,7 @@ class LocalPlace:
     def check_source(self, series: Series) -> None:
         """Do nothing: what is read stays until the new one is whole."""
 
-    def store(self, targets: Sequence[Target], compression: str) -> NpyStore | ZarrStore:
+    def store(self, targets: Sequence[ArrayTarget], compression: str) -> NpyStore | ZarrStore:
         """Return the file or folder under the temporary name."""
         if self.npy:
             self._store = NpyStore(self.temporary, targets[0])

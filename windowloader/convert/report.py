@@ -16,7 +16,7 @@ from windowloader.util.calendars import own
 if TYPE_CHECKING:
     from windowloader.series.series import Series
 
-    from .targets import Target
+    from .targets import ArrayTarget
     from .work import Work
 
 __all__ = ["ArrayReport", "Conversion", "report", "told"]
@@ -159,7 +159,7 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
     return notes
 
 
-def _letters(target: Target) -> str:
+def _letters(target: ArrayTarget) -> str:
     if len(target.variables) == 1:
         return target.variables[0].source.axes
     return "t" + "n" * (len(target.shape) - 2) + "f"

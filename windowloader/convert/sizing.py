@@ -17,7 +17,7 @@ from windowloader.util.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .targets import Target
+    from .targets import ArrayTarget
 
 __all__ = ["Sizing", "size_pieces"]
 
@@ -43,7 +43,7 @@ class Sizing:
     amplification: float
 
 
-def size_pieces(targets: Sequence[Target], *, memory: int, threads: int, copies: int) -> Sizing:
+def size_pieces(targets: Sequence[ArrayTarget], *, memory: int, threads: int, copies: int) -> Sizing:
     """Say how large pieces are and how many are worked on at once, so that all fit in memory.
 
     ``copies`` of what is stored are held while it is written.
@@ -69,7 +69,7 @@ def size_pieces(targets: Sequence[Target], *, memory: int, threads: int, copies:
     return Sizing(threads, units, _amplification(targets, units))
 
 
-def _bytes(target: Target, units: int, copies: int) -> int:
+def _bytes(target: ArrayTarget, units: int, copies: int) -> int:
     """Memory that a piece takes: as read, as stored and written, and the source's chunk while it is decoded."""
     rows = min(units * target.layout.unit_rows, target.shape[0])
     read = 0 if target.encoding.plain else target.source_row_bytes
@@ -78,21 +78,21 @@ def _bytes(target: Target, units: int, copies: int) -> int:
     return rows * (read + copies * target.row_bytes) + chunk
 
 
-def _wanted(target: Target) -> int:
+def _wanted(target: ArrayTarget) -> int:
     """Units that make a good piece: a chunk of the source, or some megabytes."""
     rows = max(variable.source.storage().largest for variable in target.variables)
     rows = max(rows, PIECE // max(target.row_bytes, target.source_row_bytes, 1))
     return min(max(1, -(-rows // target.layout.unit_rows)), target.num_units)
 
 
-def _fitting(target: Target, room: int, copies: int) -> int:
+def _fitting(target: ArrayTarget, room: int, copies: int) -> int:
     units = _wanted(target)
     while units > 1 and _bytes(target, units, copies) > room:
         units = -(-units // 2)
     return units
 
 
-def _amplification(targets: Sequence[Target], units: Sequence[int]) -> float:
+def _amplification(targets: Sequence[ArrayTarget], units: Sequence[int]) -> float:
     read = there = 0
     for target, count in zip(targets, units, strict=True):
         rows = count * target.layout.unit_rows

@@ -1,7 +1,7 @@
 """Where converted arrays are written on this machine, under a temporary name until all is there.
 
-In: `Target` arrays and their values by rows. Out: a Zarr 3 store as xarray opens it, or a ``.npy`` file. What `write`
-returns from is on disk. Never shows a result under its final name before `publish`.
+In: `ArrayTarget` arrays and their values by rows. Out: a Zarr 3 store as xarray opens it, or a ``.npy`` file. What
+`write` returns from is on disk. Never shows a result under its final name before `publish`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from windowloader.series.clock import Clock
 
-    from .targets import Target
+    from .targets import ArrayTarget
     from .values import Encoding
 
 __all__ = ["NpyStore", "Store", "ZarrStore", "exchange", "keys_of_rows"]
@@ -57,10 +57,10 @@ class NpyStore:
     Parameters
     ----------
     temporary : Path
-    target : Target
+    target : ArrayTarget
     """
 
-    def __init__(self, temporary: Path, target: Target) -> None:
+    def __init__(self, temporary: Path, target: ArrayTarget) -> None:
         self.temporary, self.target = temporary, target
         self._offset = 0
 
@@ -127,12 +127,12 @@ class ZarrStore:
     Parameters
     ----------
     temporary : Path
-    targets : sequence of Target
+    targets : sequence of ArrayTarget
     compression : str
         As `codecs_of` takes it.
     """
 
-    def __init__(self, temporary: Path, targets: Sequence[Target], compression: str) -> None:
+    def __init__(self, temporary: Path, targets: Sequence[ArrayTarget], compression: str) -> None:
         self.temporary, self.targets, self.compression = temporary, tuple(targets), compression
         self._arrays: list[Any] = []
 
@@ -184,7 +184,7 @@ class ZarrStore:
         os.rename(self.temporary, path)
 
 
-def keys_of_rows(target: Target, start: int, stop: int) -> Iterator[str]:
+def keys_of_rows(target: ArrayTarget, start: int, stop: int) -> Iterator[str]:
     """Keys of the chunks or shards that hold rows, as Zarr 3 names them."""
     sizes = target.layout.shards or target.layout.chunks
     rows = range(start // sizes[0], -(-stop // sizes[0]))

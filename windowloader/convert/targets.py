@@ -1,6 +1,6 @@
 """The arrays a conversion makes of a series: their names, dimensions, labels and types.
 
-In: a `Series` and how it is to be stored. Out: `Target`, an array a variable in a Zarr store, one alone
+In: a `Series` and how it is to be stored. Out: `ArrayTarget`, an array a variable in a Zarr store, one alone
 in a ``.npy`` file. Reads labels and attributes; never values.
 """
 
@@ -16,7 +16,7 @@ from windowloader.errors import AxesError, ConversionError
 from windowloader.util.axes import FEATURE_NAMES, TIME_NAMES, default_axes
 
 from .attributes import attributes_of
-from .layout import Access, Layout, choose_layout
+from .layout import Access, ArrayLayout, choose_layout
 from .values import Encoding, encoding_for
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from windowloader.series.variable import Variable
     from windowloader.sources import Source
 
-__all__ = ["Target", "npy_target", "zarr_targets"]
+__all__ = ["ArrayTarget", "npy_target", "zarr_targets"]
 
 FEATURE_WORDS = ("feature", "channel", "level", "band", "variable", "member")  # all in FEATURE_NAMES
 NPY_UNIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Target:
+class ArrayTarget:
     """An array to be made.
 
     Parameters
@@ -42,7 +42,7 @@ class Target:
     dims : tuple of str
     shape : tuple of int
         Rows first; a variable without time has 1 row more in front of its own axes, which is not stored.
-    layout : Layout
+    layout : ArrayLayout
     encoding : Encoding
     variables : tuple of Variable
         What it is made of; several lie side by side along the last axis.
@@ -54,7 +54,7 @@ class Target:
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
-    layout: Layout
+    layout: ArrayLayout
     encoding: Encoding
     variables: tuple[Variable, ...]
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -116,10 +116,10 @@ def zarr_targets(
     chunks: int | Sequence[int] | None,
     shards: int | Sequence[int] | bool | None,
     access: Access,
-) -> tuple[Target, ...]:
+) -> tuple[ArrayTarget, ...]:
     """One array a variable that changes with time, on shared dimensions."""
     known: dict[str, tuple[int, np.ndarray | None]] = {"time": (series.num_steps, None)}
-    made: list[Target] = []
+    made: list[ArrayTarget] = []
     for variable in series.variables:
         if not variable.has_time:
             raise ConversionError(
@@ -136,7 +136,7 @@ def zarr_targets(
             variable.source.shape, encoding.dtype.itemsize, chunks=chunks, shards=shards, access=access
         )
         made.append(
-            Target(
+            ArrayTarget(
                 name=name,
                 dims=dims,
                 shape=variable.source.shape,
@@ -216,7 +216,7 @@ def _labels(series: Series, variable: Variable, axis: int) -> np.ndarray | None:
     return source.labels(axis)
 
 
-def npy_target(series: Series, *, dtype: str | None) -> Target:
+def npy_target(series: Series, *, dtype: str | None) -> ArrayTarget:
     """All variables as one array: as stored where there is one, else [time, space …, feature]."""
     if dtype == "int16":
         raise ConversionError(
@@ -241,11 +241,11 @@ def npy_target(series: Series, *, dtype: str | None) -> Target:
     encoding = encoding_for(series.name, common, dtype, own[0].missing)
     row = max(1, math.prod(shape[1:]) * encoding.dtype.itemsize)
     unit = min(max(1, NPY_UNIT // row), max(shape[0], 1))
-    return Target(
+    return ArrayTarget(
         name="array",
         dims=dims,
         shape=shape,
-        layout=Layout((unit, *shape[1:])),
+        layout=ArrayLayout((unit, *shape[1:])),
         encoding=encoding,
         variables=own,
     )

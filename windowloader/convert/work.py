@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .journal import Records
     from .sizing import Sizing
     from .stores import Store
-    from .targets import Target
+    from .targets import ArrayTarget
     from .values import Encoding
 
     Progress = Callable[[str, int, int], object]
@@ -39,7 +39,7 @@ class Work:
 
     Parameters
     ----------
-    targets : sequence of Target
+    targets : sequence of ArrayTarget
     store : Store
     journal : Records
     sizing : Sizing
@@ -47,7 +47,7 @@ class Work:
         Called with a phase ("scan", "write", "check"), bytes done and bytes in all, as stored before compression.
     """
 
-    targets: Sequence[Target]
+    targets: Sequence[ArrayTarget]
     store: Store
     journal: Records
     sizing: Sizing
@@ -197,7 +197,7 @@ class Work:
                 self.sums[number][first:last] = [None] * (last - first)
             self._write_missing(resumed=False)
 
-    def _sums(self, target: Target, first: int, last: int, stored: np.ndarray) -> list[str]:
+    def _sums(self, target: ArrayTarget, first: int, last: int, stored: np.ndarray) -> list[str]:
         origin = target.rows(first, last)[0]
         sums = []
         for unit in range(first, last):

@@ -1,6 +1,6 @@
 """The form of a converted Zarr store: documents of arrays, codecs, coordinates.
 
-In: `Target` arrays and a clock. Out: metadata as TensorStore takes them, and a group with coordinates in whatever
+In: `ArrayTarget` arrays and a clock. Out: metadata as TensorStore takes them, and a group with coordinates in whatever
 store zarr-python writes to. Never writes values.
 """
 
@@ -19,7 +19,7 @@ from windowloader.util.calendars import Times, own
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .targets import Target
+    from .targets import ArrayTarget
     from .values import Encoding
 
 __all__ = ["array_spec", "codecs_of", "write_coordinates"]
@@ -30,7 +30,7 @@ STAMPS = 1 << 20  # timestamps made at once
 
 
 def array_spec(
-    target: Target, encoding: Encoding, compression: str, kvstore: Mapping[str, Any]
+    target: ArrayTarget, encoding: Encoding, compression: str, kvstore: Mapping[str, Any]
 ) -> dict[str, Any]:
     """TensorStore's specification of an array in a store."""
     return {
@@ -43,7 +43,7 @@ def array_spec(
     }
 
 
-def _metadata(target: Target, encoding: Encoding, compression: str) -> dict[str, Any]:
+def _metadata(target: ArrayTarget, encoding: Encoding, compression: str) -> dict[str, Any]:
     inner = codecs_of(compression, encoding.dtype)
     layout = target.layout
     if layout.shards is not None:
@@ -66,14 +66,14 @@ def _metadata(target: Target, encoding: Encoding, compression: str) -> dict[str,
     }
 
 
-def write_coordinates(store: Any, targets: Sequence[Target], clock: Clock | None) -> None:
+def write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock | None) -> None:
     """Write labels and times into a group, then the list of all its metadata; may be done again.
 
     Parameters
     ----------
     store : str or zarr.abc.store.Store
         As zarr-python takes it; the documents of the arrays are there.
-    targets : sequence of Target
+    targets : sequence of ArrayTarget
     clock : Clock or None
     """
     import zarr

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from windowloader.batch.batch import Batch
 
-    from .task import Task
+    from .task import DemoTask
 
     Forecaster = Callable[[Batch], np.ndarray]
 
@@ -69,7 +69,7 @@ class HistoricalAverage:
     per_day: int
 
     @classmethod
-    def fit(cls, task: Task) -> HistoricalAverage:
+    def fit(cls, task: DemoTask) -> HistoricalAverage:
         """Average over the rows that the train windows hold, read once, in batches of rows."""
         rows = task.train.row_range[1]
         series = task.series.select(time=slice(0, rows))

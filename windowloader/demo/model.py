@@ -43,7 +43,7 @@ def diffusion(edge_index: np.ndarray, edge_weight: np.ndarray | None, num_nodes:
     return tuple(walks)
 
 
-class Mixing(nn.Module):
+class NodeMixing(nn.Module):
     """What a node knows and what its neighbours know, through a two-layer network, added to what it knew."""
 
     def __init__(self, hidden: int, neighbours: int) -> None:
@@ -94,7 +94,7 @@ class GraphForecaster(nn.Module):
         self.past = nn.Linear(2 * lookback * num_features, hidden)
         self.clock = nn.Linear(2 * HARMONICS + 7, hidden, bias=False) if timed else None
         self.node = nn.Parameter(torch.randn(num_nodes, 1, hidden) * 0.2)
-        self.blocks = nn.ModuleList(Mixing(hidden, len(walks)) for _ in range(blocks))
+        self.blocks = nn.ModuleList(NodeMixing(hidden, len(walks)) for _ in range(blocks))
         last = nn.Linear(hidden, horizon * num_features)
         nn.init.zeros_(last.weight)  # so that training begins at persistence
         self.forecast = nn.Sequential(nn.LayerNorm(hidden), last)

@@ -1,6 +1,6 @@
 """What the demo found, as a picture: forecasts over truth, errors by time ahead, memory.
 
-In: a `Result` and its task. Out: an image file. Imports matplotlib, never a display.
+In: a `DemoResult` and its task. Out: an image file. Imports matplotlib, never a display.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .task import label
 if TYPE_CHECKING:
     import os
 
-    from .running import Result
+    from .running import DemoResult
     from .scoring import Kept
-    from .task import Task
+    from .task import DemoTask
 
 __all__ = ["save"]
 
@@ -46,13 +46,13 @@ STYLE: dict[str, Any] = {
 }
 
 
-def save(result: Result, task: Task, path: str | os.PathLike[str]) -> None:
+def save(result: DemoResult, task: DemoTask, path: str | os.PathLike[str]) -> None:
     """Draw and save; the file's ending says the format.
 
     Parameters
     ----------
-    result : Result
-    task : Task
+    result : DemoResult
+    task : DemoTask
     path : path-like
         ``.png``, ``.svg`` or ``.pdf``.
     """
@@ -75,7 +75,7 @@ def save(result: Result, task: Task, path: str | os.PathLike[str]) -> None:
         figure.savefig(path, dpi=150)
 
 
-def _headline(result: Result, task: Task) -> str:
+def _headline(result: DemoResult, task: DemoTask) -> str:
     series = task.series
     nodes = " × ".join(map(str, series.space_shape)) or "1"
     kind = "Generated data" if result.generated else str(series.name)
@@ -96,7 +96,7 @@ def _telling(kept: Kept) -> list[int]:
     return [int(ranked[0]), int(ranked[min(len(ranked) - 1, len(ranked) // 8 + 1)])]
 
 
-def _forecasts(axes: Any, kept: Kept, task: Task, node: int, *, first: bool, last: bool) -> None:
+def _forecasts(axes: Any, kept: Kept, task: DemoTask, node: int, *, first: bool, last: bool) -> None:
     clock = task.series.clock
     times = kept.rows if clock is None else clock.timestamps(kept.rows).astype("datetime64[s]").tolist()
     axes.plot(times, kept.truth[:, node], color=INK, linewidth=2.4, alpha=0.3, label="observed")
@@ -129,7 +129,7 @@ def _forecasts(axes: Any, kept: Kept, task: Task, node: int, *, first: bool, las
         axes.set_xlabel("row")
 
 
-def _errors(axes: Any, result: Result, task: Task) -> None:
+def _errors(axes: Any, result: DemoResult, task: DemoTask) -> None:
     seconds = task.step_seconds
     unit, scale = ("minutes", 60) if seconds is not None and seconds < 3600 else ("hours", 3600)
     places = _apart([errors[-1] for errors in result.curves.values()])
@@ -151,7 +151,7 @@ def _apart(heights: list[float]) -> list[float]:
     return placed
 
 
-def _memory(axes: Any, result: Result) -> None:
+def _memory(axes: Any, result: DemoResult) -> None:
     memory = result.memory
     bars = [
         ("all windows stored, float64", memory["windows_float64"], GRID),

@@ -24,21 +24,21 @@ from . import training
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .task import Task
+    from .task import DemoTask
     from .training import Settings
 
 __all__ = ["joined"]
 
 
 @contextlib.contextmanager
-def joined(ranks: int, task: Task, settings: Settings) -> Iterator[Callable[[nn.Module], nn.Module]]:
+def joined(ranks: int, task: DemoTask, settings: Settings) -> Iterator[Callable[[nn.Module], nn.Module]]:
     """Start the other ranks and be the first; end them all at the end.
 
     Parameters
     ----------
     ranks : int
         At least 2.
-    task : Task
+    task : DemoTask
     settings : Settings
 
     Yields
@@ -76,7 +76,7 @@ def _join(rank: int, ranks: int, meeting: str) -> None:
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
 
 
-def _follow(rank: int, ranks: int, meeting: str, task: Task, settings: Settings) -> None:
+def _follow(rank: int, ranks: int, meeting: str, task: DemoTask, settings: Settings) -> None:
     """Do what the first rank does, without its words and scores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt ends the first rank, which ends the others
     try:

@@ -1,6 +1,6 @@
 """What the demo found, as tables for a terminal.
 
-In: a `Result`. Out: things that rich prints. Never computes an error.
+In: a `DemoResult`. Out: things that rich prints. Never computes an error.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .running import MODEL
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .running import Result
+    from .running import DemoResult
 
 __all__ = ["render"]
 
 PARTS = ("val", "test")
 
 
-def render(result: Result) -> RenderableType:
+def render(result: DemoResult) -> RenderableType:
     """Return all tables, one under another."""
     return Group(_errors(result), Text(), _costs(result))
 
@@ -37,7 +37,7 @@ def _table(title: str, *, header: bool) -> Table:
     )
 
 
-def _errors(result: Result) -> Table:
+def _errors(result: DemoResult) -> Table:
     ahead = list(next(iter(result.mae["val"].values())))
     table = _table("Mean absolute error, missing readings left out", header=True)
     table.add_column("", no_wrap=True)
@@ -55,7 +55,7 @@ def _errors(result: Result) -> Table:
     return table
 
 
-def _costs(result: Result) -> Table:
+def _costs(result: DemoResult) -> Table:
     memory = result.memory
     table = _table("What it took", header=False)
     table.add_column(justify="right", style="bold", no_wrap=True)

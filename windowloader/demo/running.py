@@ -1,6 +1,6 @@
 """The demo from end to end: open, load once without a model, train, score.
 
-In: a task and settings. Out: a `Result` of plain numbers. Never prints: who runs it is told what happens.
+In: a task and settings. Out: a `DemoResult` of plain numbers. Never prints: who runs it is told what happens.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from windowloader.util.private_memory import Watch, private_bytes
+from windowloader.util.private_memory import MemoryWatch, private_bytes
 
 from .baselines import HistoricalAverage, Persistence
 from .scoring import score
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from .baselines import Forecaster
     from .scoring import Kept
-    from .task import Task
+    from .task import DemoTask
     from .training import Settings
 
-__all__ = ["MODEL", "Result", "run"]
+__all__ = ["MODEL", "DemoResult", "run"]
 
 MODEL, AVERAGE, LAST = "graph network", "historical average", "persistence"
 SHOWN = (3, 6, 12)  # steps ahead: 15, 30 and 60 minutes of METR-LA
@@ -33,7 +33,7 @@ PICTURED = 432  # windows of the test part, a day and a half of METR-LA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class DemoResult:
     """What the demo found. Bytes are bytes, seconds seconds, errors in the units of the data.
 
     Parameters
@@ -81,19 +81,19 @@ class Result:
 
 
 def run(
-    task: Task,
+    task: DemoTask,
     settings: Settings,
     *,
     began: float | None = None,
     ranks: int = 1,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
     advance: Callable[[int, int, float], object] = lambda epoch, step, loss: None,
-) -> Result:
+) -> DemoResult:
     """Load, train and score.
 
     Parameters
     ----------
-    task : Task
+    task : DemoTask
     settings : Settings
     began : float, optional
         ``time.perf_counter()`` when everything began. None: now.
@@ -113,9 +113,9 @@ def run(
     began = time.perf_counter() if began is None else began
     task.train.read([0], **task.loading())  # kernels that were never compiled on this machine are now
     imports = private_bytes()
-    with Watch() as loading:
+    with MemoryWatch() as loading:
         alone = training.load_once(task, settings)
-    with Watch() as watch:
+    with MemoryWatch() as watch:
         fitted = training.fit(task, settings, wrap=wrap, advance=advance)
     forecasters: dict[str, Forecaster] = {
         LAST: Persistence(task.train.spec.num_targets),
@@ -124,7 +124,7 @@ def run(
     }
     val = score(task, task.val, forecasters, batch_size=settings.batch_size)
     test = score(task, task.test, forecasters, batch_size=settings.batch_size, keep=PICTURED)
-    return Result(
+    return DemoResult(
         data=repr(task.series),
         generated=task.made_up,
         windows={"train": len(task.train), "val": len(task.val), "test": len(task.test)},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from windowloader.windows.window_set import WindowSet
 
     from .baselines import Forecaster
-    from .task import Task
+    from .task import DemoTask
 
 __all__ = ["Kept", "Scores", "score"]
 
@@ -73,7 +73,7 @@ class Scores:
 
 
 def score(
-    task: Task,
+    task: DemoTask,
     windows: WindowSet,
     forecasters: Mapping[str, Forecaster],
     *,
@@ -84,7 +84,7 @@ def score(
 
     Parameters
     ----------
-    task : Task
+    task : DemoTask
     windows : WindowSet
         A part of the task.
     forecasters : mapping of name to callable
@@ -122,7 +122,7 @@ def _wanted(batch: Batch, keep: int, steps: int) -> bool:
     return batch.step is not None and batch.step * batch.num_windows < keep and steps > 0
 
 
-def _raw(task: Task, values: np.ndarray) -> np.ndarray:
+def _raw(task: DemoTask, values: np.ndarray) -> np.ndarray:
     raw: np.ndarray = task.scaler.inverse_transform(values, layout=LAYOUT)
     return raw
 

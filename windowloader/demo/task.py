@@ -1,6 +1,6 @@
 """What is to be forecast: the data opened, split and scaled, in the few calls that any project would make.
 
-In: where the data are, or nothing for the generated ones. Out: a `Task`. Never imports a framework.
+In: where the data are, or nothing for the generated ones. Out: a `DemoTask`. Never imports a framework.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from windowloader.series.graph import Graph
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["CLOCK", "LAYOUT", "Task", "grid_graph", "label", "open_task"]
+__all__ = ["CLOCK", "LAYOUT", "DemoTask", "grid_graph", "label", "open_task"]
 
 CLOCK = ("time_of_day", "day_of_week")
 LAYOUT = "nbtf"  # nodes first, so that the network's walks along the graph are products of two matrices
@@ -30,7 +30,7 @@ SPLIT = (0.7, 0.1, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class DemoTask:
     """Windows to train and to score on.
 
     Parameters
@@ -89,7 +89,7 @@ def open_task(
     cache_dir: str | os.PathLike[str],
     size: tuple[int, int] = (34_272, 207),
     seed: int = 0,
-) -> Task:
+) -> DemoTask:
     """Open, split, scale.
 
     Parameters
@@ -135,7 +135,7 @@ def open_task(
             series = wl.open(data, graph=grid_graph(*series.space_shape), **how)
     spec = wl.WindowSpec(lookback=LOOKBACK, horizon=HORIZON, future=CLOCK if series.clock is not None else ())
     train, val, test = wl.split(series, spec, SPLIT)
-    return Task(train, val, test, wl.StandardScaler.fit(train), data is None)
+    return DemoTask(train, val, test, wl.StandardScaler.fit(train), data is None)
 
 
 def grid_graph(rows: int, columns: int) -> Graph:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from windowloader.batch.batch import Batch
 
-    from .task import Task
+    from .task import DemoTask
 
 __all__ = ["Fitted", "Settings", "build", "fit", "load_once", "settle"]
 
@@ -90,7 +90,7 @@ class Fitted:
 
 
 def settle(
-    task: Task,
+    task: DemoTask,
     *,
     epochs: int | None,
     batch_size: int | None,
@@ -106,7 +106,7 @@ def settle(
     return Settings(epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed)
 
 
-def train_loader(task: Task, settings: Settings) -> TorchLoader:
+def train_loader(task: DemoTask, settings: Settings) -> TorchLoader:
     """Return the loader of the train part, shuffled, as tensors."""
     return TorchLoader(
         task.train,
@@ -118,7 +118,7 @@ def train_loader(task: Task, settings: Settings) -> TorchLoader:
     )
 
 
-def load_once(task: Task, settings: Settings) -> float:
+def load_once(task: DemoTask, settings: Settings) -> float:
     """Run through the windows of an epoch without a model; return windows a second."""
     with train_loader(task, settings) as loader:
         for _ in loader:
@@ -126,7 +126,7 @@ def load_once(task: Task, settings: Settings) -> float:
         return loader.stats().epochs[0].windows_per_second
 
 
-def build(task: Task, settings: Settings) -> GraphForecaster:
+def build(task: DemoTask, settings: Settings) -> GraphForecaster:
     """Build the network for a task, the same one for the same seed."""
     torch.manual_seed(settings.seed)
     graph, spec = task.series.graph, task.train.spec
@@ -144,7 +144,7 @@ def build(task: Task, settings: Settings) -> GraphForecaster:
 
 
 def fit(
-    task: Task,
+    task: DemoTask,
     settings: Settings,
     *,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
@@ -154,7 +154,7 @@ def fit(
 
     Parameters
     ----------
-    task : Task
+    task : DemoTask
     settings : Settings
     wrap : callable
         Takes the model, returns what is trained, e.g. ``DistributedDataParallel``: the loader finds its rank itself.

@@ -1,7 +1,7 @@
 """One pass of a loop over a loader: tasks in order, batches made ahead, the position of what the loop received.
 
-In: an `Engine` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never
-changes the loader but through its `Progress` and, at the end, the word that the epoch is over.
+In: an `Pipeline` (what is fixed for all iterators of a loader) and a position. Out: an iterator of batches. Never
+changes the loader but through its `EpochProgress` and, at the end, the word that the epoch is over.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ClosedError
-from windowloader.util.sharing import Crew
+from windowloader.util.sharing import WorkerPool
 
-from .making import grouped, make, tasks
+from .batching import grouped, make, tasks
 from .prefetch import Ahead
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from windowloader.batch.batch import Batch
     from windowloader.order.shard import Position
 
-    from .engine import Engine
-    from .making import Made, Task
+    from .batching import BatchTask, Made
+    from .pipeline import Pipeline
     from .stats import EpochStats
 
-__all__ = ["Iteration", "Progress"]
+__all__ = ["EpochProgress", "Iteration"]
 
 
 @dataclass(slots=True)
-class Progress:
+class EpochProgress:
     """How far the newest iterator's loop is; outlives the iterator, so that a state can be taken after a break."""
 
     position: Position
@@ -44,8 +44,8 @@ class Iteration:
 
     Parameters
     ----------
-    engine : Engine
-    progress : Progress
+    engine : Pipeline
+    progress : EpochProgress
         Its position is where this begins; it follows what the loop received.
     deliver : callable
         ``deliver(batch)`` gives what the loop receives (device copy, transform), in the loop's thread.
@@ -57,8 +57,8 @@ class Iteration:
 
     def __init__(
         self,
-        engine: Engine,
-        progress: Progress,
+        engine: Pipeline,
+        progress: EpochProgress,
         *,
         deliver: Callable[[Batch], Any],
         finished: Callable[[Position], None],
@@ -83,21 +83,21 @@ class Iteration:
         if stream.reads is not None:
             self._stats.follow(stream.reads)
         weakref.finalize(self, stream.abandon)
-        crew = Crew(engine.threads)
+        crew = WorkerPool(engine.threads)
         work = tasks(engine.steps, engine.ranks, engine.full_shape, self._progress.position)
         self._here: deque[Made] = deque()  # made together with what the loop has
-        self._made: Ahead[list[Task], list[Made]] = Ahead(
+        self._made: Ahead[list[BatchTask], list[Made]] = Ahead(
             grouped(work, engine.together),
             partial(make, engine, stream, crew),
             crew=crew,
             ahead=max(1, engine.ahead // engine.together),
         )
 
-    def uses(self, engine: Engine) -> bool:
+    def uses(self, engine: Pipeline) -> bool:
         """Tell whether it may still ask an engine for batches."""
         return engine is self._engine and not self._over
 
-    def waits(self, progress: Progress | None) -> bool:
+    def waits(self, progress: EpochProgress | None) -> bool:
         """Tell whether this is the iterator of a progress and was not asked for a batch yet."""
         return progress is self._progress and self._begun is None and not self._closed
 

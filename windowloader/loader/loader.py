@@ -13,17 +13,17 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from windowloader.batch.buffers import BufferPool
-from windowloader.batch.gather import Recipe
+from windowloader.batch.recipe import Recipe
 from windowloader.errors import ClosedError, LoaderError, StateError
 from windowloader.order.config import LoaderConfig
 from windowloader.order.state import RunState
-from windowloader.rows.reading import survey
+from windowloader.rows.read_plan import plan_reads
 from windowloader.util.ranks import confirm, resolve
 from windowloader.windows.split import Split
 from windowloader.windows.window_set import WindowSet
 
-from .engine import start_engine
-from .iteration import Iteration, Progress
+from .iteration import EpochProgress, Iteration
+from .pipeline import start_pipeline
 from .sampler import EpochSampler
 from .stats import History
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from windowloader.scaling.scalers import Scaler
     from windowloader.util.ranks import Ranks
 
-    from .engine import Engine
+    from .pipeline import Pipeline
     from .stats import LoaderStats
 
 __all__ = ["WindowLoader"]
@@ -201,13 +201,13 @@ class WindowLoader:
         self._position: Position | None = (
             None  # where the next iterator begins; None: at the epoch's beginning
         )
-        self._newest: Progress | None = None
+        self._newest: EpochProgress | None = None
         self._began: Position | None = None  # where the newest iterator began
         self._ranks: Ranks | None = None
-        self._engine: Engine | None = None
+        self._engine: Pipeline | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._history = History()
-        self._replaced: list[Engine] = []
+        self._replaced: list[Pipeline] = []
         self._closed = False
         self._process = os.getpid()  # the engine's threads and locks live in one process
         self._loaded = False  # whether order and seed are a state's
@@ -217,7 +217,7 @@ class WindowLoader:
 
     # -- what is fixed at the first len or iter ------------------------------------------------------------------------
 
-    def _bind(self) -> Engine:
+    def _bind(self) -> Pipeline:
         if self._closed:
             raise ClosedError("this loader was closed. Make a new one; its state_dict() can be loaded there.")
         if self._process != os.getpid():  # forked
@@ -235,9 +235,9 @@ class WindowLoader:
                 self.set_epoch(asked)
         return self._engine
 
-    def _start(self, ranks: Ranks, state: RunState | None = None) -> Engine:
-        reading = survey(self._windows, self._recipe.reads, self._config, ranks.world_size, state)
-        return start_engine(
+    def _start(self, ranks: Ranks, state: RunState | None = None) -> Pipeline:
+        reading = plan_reads(self._windows, self._recipe.reads, self._config, ranks.world_size, state)
+        return start_pipeline(
             self._windows,
             self._recipe,
             self._config,
@@ -334,7 +334,7 @@ class WindowLoader:
         engine = self._bind()
         self._let_go()
         self._began = self._position or engine.steps.start(self._epoch)
-        progress = Progress(self._began)
+        progress = EpochProgress(self._began)
         stats = self._history.begin(progress.position.epoch)
         self._newest = progress
         iteration = Iteration(engine, progress, deliver=self._deliver, finished=self._finished, stats=stats)

@@ -12,7 +12,7 @@ from windowloader.errors import RankError, StateError
 from windowloader.order.shard import make_steps
 from windowloader.plan.case import Case
 from windowloader.plan.planner import make_plan
-from windowloader.rows.reading import survey
+from windowloader.rows.read_plan import plan_reads
 from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from windowloader.order.state import RunState
     from windowloader.plan.plan import Plan
 
-    from .engine import Engine
+    from .pipeline import Pipeline
 
 __all__ = ["plan_of", "refuse_costly"]
 
@@ -28,7 +28,7 @@ MOST_TIMES = 4  # the bytes of the loader's own order that a state's may take
 
 
 def plan_of(
-    engine: Engine,
+    engine: Pipeline,
     config: LoaderConfig,
     *,
     rank: int,
@@ -40,7 +40,7 @@ def plan_of(
 
     Parameters
     ----------
-    engine : Engine
+    engine : Pipeline
         What the loader executes.
     config : LoaderConfig
     rank, world_size, epoch : int
@@ -61,7 +61,7 @@ def plan_of(
         raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")
     reading, steps = engine.reading, engine.steps
     if state is not None or world_size != engine.ranks.world_size:
-        reading = survey(engine.windows, engine.recipe.reads, config, world_size, state)
+        reading = plan_reads(engine.windows, engine.recipe.reads, config, world_size, state)
         steps = make_steps(reading.order, config, world_size)
     position = steps.start(epoch) if state is None else state.position(steps)
     return make_plan(
@@ -80,12 +80,12 @@ def plan_of(
     )
 
 
-def refuse_costly(engine: Engine, config: LoaderConfig, state: RunState) -> None:
+def refuse_costly(engine: Pipeline, config: LoaderConfig, state: RunState) -> None:
     """Refuse a state whose order takes far more reading here than the loader's own.
 
     Parameters
     ----------
-    engine : Engine
+    engine : Pipeline
         In the loader's own order.
     config : LoaderConfig
     state : RunState

@@ -12,12 +12,12 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from windowloader.util.ending import Stage, at_end
+from windowloader.util.shutdown import Stage, at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from windowloader.util.sharing import Crew
+    from windowloader.util.sharing import WorkerPool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ def _join_all() -> None:
 class _Work(Generic[T, R]):
     """What the threads share. They hold this and not the `Ahead`, so that dropping the latter ends them."""
 
-    def __init__(self, tasks: Iterator[T], make: Callable[[T], R], ahead: int, crew: Crew) -> None:
+    def __init__(self, tasks: Iterator[T], make: Callable[[T], R], ahead: int, crew: WorkerPool) -> None:
         self.tasks = tasks
         self.make = make
         self.ahead = ahead
@@ -136,9 +136,9 @@ class Ahead(Generic[T, R]):
         Advanced by one thread at a time, under a lock.
     make : callable
         Called with one task, on any of the threads.
-    crew : Crew
+    crew : WorkerPool
         Its ``threads`` are started. 0: nothing is made ahead, ``make`` runs in the thread that asks. ``make`` may
-        `Crew.run` parts of a result, which threads take that have no room for another.
+        `WorkerPool.run` parts of a result, which threads take that have no room for another.
     ahead : int
         How many results may exist or be under way that were not taken, at least 1.
     name : str
@@ -156,7 +156,7 @@ class Ahead(Generic[T, R]):
         tasks: Iterator[T],
         make: Callable[[T], R],
         *,
-        crew: Crew,
+        crew: WorkerPool,
         ahead: int,
         name: str = "windowloader",
     ) -> None:

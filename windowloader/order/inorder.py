@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .lane import Lane, Piece
+from .lane import Lane, LanePiece
 from .lanes import lay_out
 from .order import lane_borders
 
@@ -77,7 +77,7 @@ class TimeOrder:
         Lane
         """
         borders = lane_borders(len(self.starts), self.num_lanes)
-        piece = Piece(int(borders[lane]), int(borders[lane + 1] - borders[lane]), len(self.starts))
+        piece = LanePiece(int(borders[lane]), int(borders[lane + 1] - borders[lane]), len(self.starts))
         return lay_out(
             self.starts,
             self.grid,

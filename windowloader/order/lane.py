@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .deal import Deal
     from .grid import Grid, SortedStarts
+    from .spread import Spread
 
 T = TypeVar("T")
 
-__all__ = ["Lane", "LanesOfBlocks", "Piece"]
+__all__ = ["Lane", "LanePiece", "LanesOfBlocks"]
 
 _WHOLE = 1 << 16  # windows up to which a turn is made whole and kept; of longer ones, what is asked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class LanePiece:
     """The windows of one lane: numbers ``[first, first + size)`` of ``num_windows``, going round.
 
     Its windows are counted in time order: those that went round come first.
@@ -76,7 +76,7 @@ class Lane:
         How many windows lie in the seam between a block and the next one in time; the last is 0.
     low : ndarray, shape (n,), int64
         The first, in the lane's count, of the windows that become possible at turn ``t``.
-    deal : Deal
+    deal : Spread
         Their numbers, and where turns lie in the sequence.
     """
 
@@ -90,8 +90,8 @@ class Lane:
     entry: NDArray[np.int64]
     crossing: NDArray[np.int64]
     low: NDArray[np.int64]
-    deal: Deal
-    _piece: Piece
+    deal: Spread
+    _piece: LanePiece
     _seed: int
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _turns: OrderedDict[int, NDArray[np.int64]] = field(default_factory=OrderedDict, repr=False)

@@ -29,10 +29,10 @@ import numpy as np
 
 from windowloader.errors import LoaderError
 
-from .deal import Deal
-from .lane import Lane, Piece
+from .lane import Lane, LanePiece
 from .order import PARAMETERS, lane_borders
 from .permutation import Permutation, Purpose, draw, key
+from .spread import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,7 +252,7 @@ def lay_out(
     starts: SortedStarts,
     grid: Grid,
     counts: NDArray[np.int64],
-    piece: Piece,
+    piece: LanePiece,
     *,
     active: int,
     visit: Callable[[int, int], NDArray[np.int64]],
@@ -265,7 +265,7 @@ def lay_out(
     starts, grid
     counts : ndarray
         ``grid.counts(starts)``.
-    piece : Piece
+    piece : LanePiece
         The lane's windows.
     active : int
         Blocks that are active at a time.
@@ -302,16 +302,16 @@ def lay_out(
         entry=entry,
         crossing=high - inside,
         low=begin[visits],
-        deal=Deal((end - begin)[visits], active=active),
+        deal=Spread((end - begin)[visits], active=active),
         _piece=piece,
     )
 
 
-def _piece(order: BlockOrder, epoch: int, lane: int) -> Piece:
+def _piece(order: BlockOrder, epoch: int, lane: int) -> LanePiece:
     windows = order.num_windows
     borders = lane_borders(windows, order.lanes)
     turned = 0
     if order.rotate and order.lanes > 1 and windows:
         turned = draw(windows, key(order.seed, epoch=epoch, purpose=Purpose.ROTATION))
     size = int(borders[lane + 1] - borders[lane])
-    return Piece((turned + int(borders[lane])) % max(windows, 1), size, windows)
+    return LanePiece((turned + int(borders[lane])) % max(windows, 1), size, windows)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.budget import REQUESTS
-from windowloader.rows.forecast import forecast
+from windowloader.rows.estimate import forecast
 from windowloader.rows.paging import turns_before
-from windowloader.rows.residency import Residency
 from windowloader.sources.storage import total_cost
 
 from .case import advice, held_cost, plus
-from .plan import Cost
+from .plan import EpochCost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windowloader.rows.forecast import Forecast
+    from windowloader.rows.estimate import EpochEstimate
 
     from .case import Case
 
@@ -45,7 +45,7 @@ def by_blocks(case: Case) -> dict[str, Any]:
         Fields of `Plan`.
     """
     held = held_cost(case)
-    nothing = Cost(bytes=0, requests=0, distinct=0)
+    nothing = EpochCost(bytes=0, requests=0, distinct=0)
     parts = [_stretch(one, nothing if number else held) for number, one in enumerate(case.stretches())]
     found, choice = parts[0], case.reading.choice
     assert choice is not None
@@ -66,14 +66,14 @@ def by_blocks(case: Case) -> dict[str, Any]:
     }
 
 
-def _stretch(case: Case, held: Cost) -> dict[str, Any]:
+def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
     """Foretell what is read for a part of a pass, or for all of it."""
     lanes, choice, here = case.reading.lanes, case.reading.choice, case.here
     assert lanes is not None
     assert choice is not None
     slots = choice.places(len(lanes.grid))
 
-    def foretell(rank: int) -> Forecast:
+    def estimate_epoch(rank: int) -> EpochEstimate:
         return forecast(
             lanes,
             case.reading.storages,
@@ -86,15 +86,17 @@ def _stretch(case: Case, held: Cost) -> dict[str, Any]:
             end=case.end,
         )
 
-    def cost(found: Forecast) -> Cost:
+    def cost(found: EpochEstimate) -> EpochCost:
         """Of a rank, with the windows that fill up lanes that have none left."""
         parts = (_filler(case, lane) for lane in found.lanes)
-        return plus(Cost(bytes=found.bytes + found.side_bytes, requests=found.requests + found.side_requests,
+        return plus(EpochCost(bytes=found.bytes + found.side_bytes, requests=found.requests + found.side_requests,
                          distinct=0), held, *parts)  # fmt: skip
 
-    found = foretell(case.rank)
+    found = estimate_epoch(case.rank)
     own = replace(cost(found), distinct=_distinct(case, found) + held.distinct)
-    everyone = own if case.world_size == 1 else _of_all(case.world_size, lambda rank: cost(foretell(rank)))
+    everyone = (
+        own if case.world_size == 1 else _of_all(case.world_size, lambda rank: cost(estimate_epoch(rank)))
+    )
     whole = not here.cursor and case.end is None
     least = found.distinct if whole else min(found.distinct, (own.distinct - held.distinct) * case.world_size)
     return {
@@ -111,17 +113,17 @@ def _stretch(case: Case, held: Cost) -> dict[str, Any]:
     }
 
 
-def _of_all(world_size: int, cost: Callable[[int], Cost]) -> Cost:
+def _of_all(world_size: int, cost: Callable[[int], EpochCost]) -> EpochCost:
     """Add ranks up; of very many, some evenly among them stand for all."""
     ranks = np.unique(
         np.linspace(0, world_size - 1, min(world_size, RANKS)).round().astype(np.int64)
     ).tolist()
     total = plus(*map(cost, ranks))
     times = world_size / len(ranks)
-    return Cost(bytes=round(total.bytes * times), requests=round(total.requests * times), distinct=0)
+    return EpochCost(bytes=round(total.bytes * times), requests=round(total.requests * times), distinct=0)
 
 
-def _distinct(case: Case, found: Forecast) -> int:
+def _distinct(case: Case, found: EpochEstimate) -> int:
     """Bytes that a rank must read at least once."""
     lanes = case.reading.lanes
     assert lanes is not None
@@ -137,26 +139,26 @@ def _distinct(case: Case, found: Forecast) -> int:
     return sum(storage.distinct(begin, end) for storage in case.reading.storages) if len(begin) else 0
 
 
-def _filler(case: Case, lane: int) -> Cost:
+def _filler(case: Case, lane: int) -> EpochCost:
     """Count the window that fills the last step of a lane that has none left where the run begins."""
     lanes, here = case.reading.lanes, case.here
     assert lanes is not None
     own = lanes.sequence(here.pass_number, lane)
     if here.cursor < len(own) or not case.steps.count(here.pass_number, here.cursor):
-        return Cost(bytes=0, requests=0, distinct=0)
+        return EpochCost(bytes=0, requests=0, distinct=0)
     if not len(own):
         own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
     begin = lanes.starts(own.windows(len(own) - 1, len(own)))
     cost = total_cost(case.reading.storages, begin, begin + lanes.grid.span)
-    return Cost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
+    return EpochCost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
-def _residency(case: Case, lane: int, *, ahead: int = 0) -> Residency:
+def _residency(case: Case, lane: int, *, ahead: int = 0) -> BlockSchedule:
     lanes, choice = case.reading.lanes, case.reading.choice
     assert lanes is not None
     assert choice is not None
     sequence = lanes.sequence(case.here.pass_number + ahead, lane)
-    return Residency(
+    return BlockSchedule(
         sequence,
         span=lanes.grid.span,
         slots=choice.places(len(lanes.grid)),
@@ -177,7 +179,7 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
     return tuple(zip(shares.tolist(), (total * case.row_bytes).tolist(), strict=True))
 
 
-def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
+def _first(case: Case, lanes: tuple[int, ...]) -> EpochCost:
     """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of seams."""
     parts = [held_cost(case)]
     if not case.steps.left(case.position):
@@ -196,11 +198,11 @@ def _first(case: Case, lanes: tuple[int, ...]) -> Cost:
             begin, end = residency.lane.begin[blocks], residency.lane.end[blocks]
             cost = total_cost(case.reading.storages, begin, end)
             size = int(cost.bytes.sum())
-            parts.append(Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
+            parts.append(EpochCost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
     return plus(*parts)
 
 
-def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost:
+def _first_sides(case: Case, residency: BlockSchedule, begin: int, end: int) -> EpochCost:
     """Count the sides of seams that windows ``[begin, end)`` of a resumed lane ask for."""
     assert case.reading.lanes is not None
     block, crosses = residency.locate(case.reading.lanes.starts(residency.lane.windows(begin, end)))
@@ -208,10 +210,10 @@ def _first_sides(case: Case, residency: Residency, begin: int, end: int) -> Cost
     sides = np.array([residency.side_rows(int(seam)) for seam in asked], np.int64).reshape(-1, 2)
     cost = total_cost(case.reading.storages, *sides.T)
     size = int(cost.bytes.sum())
-    return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
+    return EpochCost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
 
 
-def _upcoming(case: Case, lane: int) -> Cost:
+def _upcoming(case: Case, lane: int) -> EpochCost:
     """Count what a lane reads ahead of the epoch's end: of its pass, and of the next one while this one drains."""
     here = _residency(case, lane)
     turns, blocks = turns_before(here, case.end), len(here.lane.blocks)
@@ -229,4 +231,4 @@ def _upcoming(case: Case, lane: int) -> Cost:
                 read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)
     cost = total_cost(case.reading.storages, *read)
     size = int(cost.bytes.sum())
-    return Cost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
+    return EpochCost(bytes=size, requests=int(cost.requests.sum()), distinct=size)

@@ -16,12 +16,12 @@ from windowloader.rows.reader import stored
 from windowloader.sources.storage import Storage, total_cost
 from windowloader.util.units import format_bytes
 
-from .plan import Cost
+from .plan import EpochCost
 
 if TYPE_CHECKING:
     from windowloader.order.config import LoaderConfig
     from windowloader.order.shard import Position, Steps
-    from windowloader.rows.reading import Reading
+    from windowloader.rows.read_plan import ReadPlan
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
@@ -38,7 +38,7 @@ class Case:
     reads: Reads
     batch_bytes: int
     config: LoaderConfig
-    reading: Reading
+    reading: ReadPlan
     steps: Steps
     rank: int
     world_size: int
@@ -85,31 +85,31 @@ def seen_by_all(case: Case, offsets: int) -> bool:
     return case.steps.left(case.position) * case.steps.global_batch * offsets <= LOOK
 
 
-def held_cost(case: Case) -> Cost:
+def held_cost(case: Case) -> EpochCost:
     """Read once, with the first batch."""
     size = requests = 0
     for one in case.reading.held.values():
         cost = stored(one.variable).storage.cost([one.begin], [one.end])
         size, requests = size + int(cost.bytes[0]), requests + int(cost.requests[0])
-    return Cost(bytes=size, requests=requests, distinct=size)
+    return EpochCost(bytes=size, requests=requests, distinct=size)
 
 
-def plus(*costs: Cost) -> Cost:
+def plus(*costs: EpochCost) -> EpochCost:
     """Add costs up."""
-    return Cost(
+    return EpochCost(
         bytes=sum(cost.bytes for cost in costs),
         requests=sum(cost.requests for cost in costs),
         distinct=sum(cost.distinct for cost in costs),
     )
 
 
-def advice(case: Case, own: Cost) -> list[str]:
+def advice(case: Case, own: EpochCost) -> list[str]:
     """Say what budget or storage would be better.
 
     Parameters
     ----------
     case : Case
-    own : Cost
+    own : EpochCost
         What the rank reads.
 
     Returns

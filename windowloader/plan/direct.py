@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.rows.benches import Benchwork
 from windowloader.rows.budget import REQUESTS
+from windowloader.rows.row_buffers import RowBufferSchedule
 from windowloader.sources.storage import total_cost
 
 from .case import LOOK, advice, held_cost, plus, seen_by_all, used
-from .plan import Cost
+from .plan import EpochCost
 
 if TYPE_CHECKING:
     from .case import Case
@@ -41,7 +41,7 @@ def direct(case: Case) -> dict[str, Any]:
     distinct = sum(storage.distinct(begin, end) for storage in reading.storages)
     part = len(case.steps.order.lane_sizes(0)) > 1 or case.world_size == 1
     held = held_cost(case)
-    own = Cost(
+    own = EpochCost(
         bytes=found[0] + held.bytes,
         requests=found[1] + held.requests,
         distinct=min(
@@ -52,10 +52,10 @@ def direct(case: Case) -> dict[str, Any]:
     ranks = [own]
     if seen_by_all(case, len(case.reads.offsets)):
         others = [_follow(case, rank)[0] for rank in range(case.world_size) if rank != case.rank]
-        ranks += [Cost(bytes=some[0], requests=some[1], distinct=0) for some in others]
+        ranks += [EpochCost(bytes=some[0], requests=some[1], distinct=0) for some in others]
         ranks += [held] * len(others)
     times = 1 if len(ranks) > 1 else case.world_size
-    everyone = Cost(
+    everyone = EpochCost(
         bytes=times * sum(cost.bytes for cost in ranks),
         requests=times * sum(cost.requests for cost in ranks),
         distinct=distinct + held.distinct,
@@ -74,15 +74,15 @@ def direct(case: Case) -> dict[str, Any]:
     }
 
 
-def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
+def _follow(case: Case, rank: int) -> tuple[tuple[int, int], EpochCost, bool]:
     """Go through the steps as the reading does: bytes and requests, the first batch's, whether a part was seen."""
     reading = case.reading
     assert reading.benches is not None
     offsets = case.reads.offsets
-    work = Benchwork(reading.benches, offsets, case.windows.spec.span)
+    work = RowBufferSchedule(reading.benches, offsets, case.windows.spec.span)
     left, looked, rows = case.steps.left(case.position), 0, 0
     size = requests = indexes = 0
-    first = Cost(bytes=0, requests=0, distinct=0)
+    first = EpochCost(bytes=0, requests=0, distinct=0)
     position = case.position
     sharded = [storage for storage in reading.storages if storage.shards is not None]
     shards: list[set[int]] = [set() for _ in sharded]  # whose index was read: once, it is kept
@@ -106,7 +106,7 @@ def _follow(case: Case, rank: int) -> tuple[tuple[int, int], Cost, bool]:
             begin = end
         looked += 1
         if looked == 1:
-            first = Cost(bytes=size, requests=requests + indexes, distinct=size)
+            first = EpochCost(bytes=size, requests=requests + indexes, distinct=size)
         position = case.steps.advance(position)
     times = left / max(looked, 1)
     return (round(size * times), round(requests * times) + indexes), first, looked < left

@@ -1,6 +1,6 @@
 """What an epoch will take, before anything is read: `Plan`, which ``loader.plan()`` returns.
 
-In: the `Reading` that the loader itself executes, steps, a rank, where the run stands. Out: a `Plan` of numbers, a
+In: the `ReadPlan` that the loader itself executes, steps, a rank, where the run stands. Out: a `Plan` of numbers, a
 page for people, a dict for JSON. Never touches data.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .trace import Trace
 
-__all__ = ["Cost", "Plan"]
+__all__ = ["EpochCost", "Plan"]
 
 BARS = "▁▂▃▄▅▆▇█"
 MODES = {
@@ -35,7 +35,7 @@ MODES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class EpochCost:
     """What is read.
 
     Attributes
@@ -77,7 +77,7 @@ class Plan:
         Lanes that the rank reads.
     steps, windows : int
         Steps left, and the rank's rows in them.
-    own, all_ranks : Cost
+    own, all_ranks : EpochCost
         What this rank and all of them read; of an epoch that begins within a pass (``steps_per_epoch``) as if it began
         there: one that goes on from the epoch before it finds the active blocks in place. In memory or mapped: what
         they touch; mapped rows go through the page cache, which all processes of a machine share and which is no
@@ -102,9 +102,9 @@ class Plan:
         Share of the rest of the epoch, and bytes of rows resident then.
     at_a_time : int
         Requests handed to storage at a time.
-    first : Cost
+    first : EpochCost
         What the first batch waits for: of blocks, those of all turns up to that of its last window.
-    upcoming : Cost
+    upcoming : EpochCost
         What is read ahead of the epoch's end, besides ``own``: the first blocks of the next pass while this one
         drains; with ``steps_per_epoch``, the next ones of the same pass.
     mixing, permutation : Mixing or None
@@ -133,8 +133,8 @@ class Plan:
     lanes: tuple[int, ...]
     steps: int
     windows: int
-    own: Cost
-    all_ranks: Cost
+    own: EpochCost
+    all_ranks: EpochCost
     blocks: int = 0
     active: int = 0
     slots: int = 0
@@ -149,8 +149,8 @@ class Plan:
     batches_ahead: int
     resident: tuple[tuple[float, int], ...] = field(default=(), repr=False)
     at_a_time: int = 0
-    first: Cost
-    upcoming: Cost = field(default_factory=lambda: Cost(bytes=0, requests=0, distinct=0))
+    first: EpochCost
+    upcoming: EpochCost = field(default_factory=lambda: EpochCost(bytes=0, requests=0, distinct=0))
     mixing: Mixing | None = None
     permutation: Mixing | None = None
     scan_share: float | None = None
@@ -276,7 +276,7 @@ def _where(plan: Plan) -> str:
     return f"{plan.epoch}{begun}: {plan.steps:,} steps, {plan.windows:,} windows{rank}"
 
 
-def _cost(cost: Cost) -> str:
+def _cost(cost: EpochCost) -> str:
     return (
         f"{format_bytes(cost.bytes)} in {cost.requests:,} requests, "
         f"{cost.amplification:.3f} × what must be read"

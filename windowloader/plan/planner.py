@@ -1,4 +1,4 @@
-"""From a `Reading` to a `Plan`: bytes, requests, memory over time, mixing, advice.
+"""From a `ReadPlan` to a `Plan`: bytes, requests, memory over time, mixing, advice.
 
 In: what the loader executes. Out: its numbers. Never touches data; of very long direct epochs a part is looked at.
 """
@@ -14,7 +14,7 @@ from windowloader.sources.storage import Storage
 from .blocks import by_blocks
 from .case import Case, seen_by_all, used
 from .direct import direct
-from .plan import Cost, Plan
+from .plan import EpochCost, Plan
 from .resident import touched
 from .tracing import trace_of
 
@@ -117,7 +117,9 @@ def _resident(case: Case) -> dict[str, Any]:
     return {
         "mode": "resident",
         "lanes": (),
-        "own": Cost(bytes=own * row_bytes, requests=0, distinct=own * row_bytes),
-        "all_ranks": Cost(bytes=everyone * row_bytes, requests=0, distinct=min(union, everyone) * row_bytes),
-        "first": Cost(bytes=0, requests=0, distinct=0),
+        "own": EpochCost(bytes=own * row_bytes, requests=0, distinct=own * row_bytes),
+        "all_ranks": EpochCost(
+            bytes=everyone * row_bytes, requests=0, distinct=min(union, everyone) * row_bytes
+        ),
+        "first": EpochCost(bytes=0, requests=0, distinct=0),
     }

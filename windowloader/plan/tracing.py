@@ -29,7 +29,7 @@ def trace_of(case: Case) -> Trace:
     none: NDArray[np.float64] = np.empty(0)
     if lanes is None:
         return Trace(num_rows, (), *_samples(case))
-    from windowloader.rows.forecast import lanes_read
+    from windowloader.rows.estimate import lanes_read
 
     own = lanes_read(
         case.rank, case.world_size, lanes=lanes.num_lanes, batch_per_lane=case.steps.batch_per_lane

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .touching import touch
+from .prefault import touch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

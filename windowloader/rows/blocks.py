@@ -1,8 +1,8 @@
 """The streamed tier by blocks: batches from a fixed arena that holds a few blocks of each lane.
 
-In: an order laid out over blocks, a `Choice` of how much memory holds what, steps and ranks. Out: the rows of every
-batch, addressable in the arena. Never exceeds its arena, never reads a block twice where the plan does not, and never
-hands storage more requests at once than the plan says.
+In: an order laid out over blocks, a `BlockLayout` of how much memory holds what, steps and ranks. Out: the rows of
+every batch, addressable in the arena. Never exceeds its arena, never reads a block twice where the plan does not, and
+never hands storage more requests at once than the plan says.
 
 Batches are laid out in their order, one after another, on whichever thread makes them; what one of them needs and is
 not there yet is waited for then. Gathering happens side by side, and turns move on meanwhile (see ``course``).
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .arena import Arena
-from .course import Course, Cut
-from .flat import Rows
-from .forecast import lanes_read
-from .paged import PagedCourse
+from .estimate import lanes_read
+from .lane_cache import Cut, LaneCache
+from .paged import PagedLaneCache
 from .passage import Grounds
 from .reader import Job, Reader
 from .rows import InTurn, Piece
+from .strided import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from windowloader.order.shard import Position, Steps
     from windowloader.util.ranks import Ranks
 
-    from .budget import Choice
+    from .budget import BlockLayout
     from .reader import RowRange, Stored
-    from .rows import Others
+    from .rows import ResidentVariables
 
 __all__ = ["BlockAccess", "BlockStream"]
 
@@ -49,10 +49,10 @@ class BlockAccess:
     ----------
     stored : sequence of Stored
         The variables that are read by blocks.
-    others : Others
+    others : ResidentVariables
         The rest: resident ones and small ones that are held whole.
     order : LanesOfBlocks
-    choice : Choice
+    choice : BlockLayout
         Slots, requests at a time.
     steps : Steps
     ranks : Ranks
@@ -61,10 +61,10 @@ class BlockAccess:
     def __init__(
         self,
         stored: Sequence[Stored],
-        others: Others,
+        others: ResidentVariables,
         *,
         order: LanesOfBlocks,
-        choice: Choice,
+        choice: BlockLayout,
         steps: Steps,
         ranks: Ranks,
     ) -> None:
@@ -149,7 +149,7 @@ class _Hall:
         self.grounds = Grounds(order, slots, seams, arena, access.reader, ranges)
         paged = slots < min(choice.active + 1, len(grid))
         self.courses = {
-            lane: (PagedCourse if paged else Course)(self.grounds, lane, index, len(lanes))
+            lane: (PagedLaneCache if paged else LaneCache)(self.grounds, lane, index, len(lanes))
             for index, lane in enumerate(lanes)
         }
         self._user: weakref.ref[BlockStream] | None = None
@@ -212,7 +212,7 @@ class BlockStream(InTurn):
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
-        holds: dict[Course, int] = {}
+        holds: dict[LaneCache, int] = {}
         try:
             self.await_turn(index)
             places = self._places(position).filled(len(starts))
@@ -259,7 +259,7 @@ class BlockStream(InTurn):
         if not steps.left(after):
             self._goes_on = steps.upcoming(after).pass_number
 
-    def _release(self, holds: dict[Course, int]) -> None:
+    def _release(self, holds: dict[LaneCache, int]) -> None:
         if holds:
             with self._hall.lock:
                 for course, tick in holds.items():
@@ -286,7 +286,7 @@ class BlockStream(InTurn):
         starts: NDArray[np.int64],
         first: NDArray[np.int64],
         begin: int,
-        holds: dict[Course, int],
+        holds: dict[LaneCache, int],
     ) -> tuple[int, Sequence[np.ndarray]]:
         """Bring as many windows as there is room for into the arena; return how far it went, and where they are."""
         end, sides = begin, []
@@ -322,7 +322,7 @@ class BlockStream(InTurn):
             with self._hall.lock:
                 self.reads.add(jobs)
 
-    def _stretch(self, course: Course | None, places: Places, begin: int) -> tuple[int, int, int]:
+    def _stretch(self, course: LaneCache | None, places: Places, begin: int) -> tuple[int, int, int]:
         """Return turn and place of a window, and how far windows of that turn go on; turn −1: no turn has it."""
         other = np.flatnonzero(places.lanes[begin:] != places.lanes[begin])
         stop = begin + int(other[0]) if len(other) else len(places.lanes)

@@ -1,6 +1,6 @@
 """How a stream is held in bounded memory: blocks, blocks with a halo, or rows read straight into the batch.
 
-In: where windows start, how variables are stored, bytes of memory. Out: a `Choice` with every term of the
+In: where windows start, how variables are stored, bytes of memory. Out: a `BlockLayout` with every term of the
 memory it takes. Never reads, never looks at how much memory is free.
 
 What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from windowloader.order.grid import Grid, SortedStarts
     from windowloader.sources.storage import Storage
 
-__all__ = ["RESERVE", "Choice", "MemoryTerms", "choose", "default_active", "memory_for"]
+__all__ = ["RESERVE", "BlockLayout", "MemoryTerms", "choose", "default_active", "memory_for"]
 
 RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
@@ -65,7 +65,7 @@ class MemoryTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class BlockLayout:
     """How a stream is read.
 
     Attributes
@@ -184,7 +184,7 @@ def choose(
     rows: int | None = None,
     requests: int = REQUESTS,
     direct: bool | None = None,
-) -> Choice:
+) -> BlockLayout:
     """Choose blocks, their number and the places for them, from the data and the memory.
 
     Parameters
@@ -322,12 +322,12 @@ def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) 
 
 def _blocks(
     variables: Sequence[Storage], grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms
-) -> Choice:
+) -> BlockLayout:
     cost = total_cost(variables, grid.begin, grid.end)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
     mode: Literal["blocks", "halo"] = "halo" if grid.halo else "blocks"
     reason = f"{len(grid)} blocks of up to {grid.largest} rows, {active} active, {slots} places a lane"
-    return Choice(
+    return BlockLayout(
         mode=mode,
         reason=reason,
         terms=terms,
@@ -339,10 +339,10 @@ def _blocks(
     )
 
 
-def _direct(room: _Room, requests: int, reason: str) -> Choice:
+def _direct(room: _Room, requests: int, reason: str) -> BlockLayout:
     free = room.memory - room.reserve
     at_a_time = room.at_a_time(requests, free)
     terms = MemoryTerms(in_flight=room.in_flight(at_a_time, room.span), reserve=room.reserve)
-    return Choice(
+    return BlockLayout(
         mode="direct", reason=reason, terms=terms, requests=at_a_time, amplification=float(room.span)
     )

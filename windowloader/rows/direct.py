@@ -18,10 +18,10 @@ import numpy as np
 from windowloader.errors import SourceError
 
 from .arena import Arena
-from .benches import Benchwork
-from .flat import Rows
 from .reader import Job, Reader
+from .row_buffers import RowBufferSchedule
 from .rows import InTurn, Piece
+from .strided import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from windowloader.order.shard import Position
 
-    from .benches import Benches, Laid
-    from .budget import Choice
+    from .budget import BlockLayout
     from .reader import RowRange, Stored
-    from .rows import Others
+    from .row_buffers import Laid, RowBuffers
+    from .rows import ResidentVariables
 
 __all__ = ["DirectAccess"]
 
@@ -56,11 +56,11 @@ class DirectAccess:
     ----------
     stored : sequence of Stored
         The variables that are read.
-    others : Others
+    others : ResidentVariables
         The rest.
-    choice : Choice
+    choice : BlockLayout
         Requests at a time.
-    benches : Benches
+    benches : RowBuffers
     offsets : ndarray, int64
         Rows that a window reads, counted from its start.
     span : int
@@ -69,10 +69,10 @@ class DirectAccess:
     def __init__(
         self,
         stored: Sequence[Stored],
-        others: Others,
+        others: ResidentVariables,
         *,
-        choice: Choice,
-        benches: Benches,
+        choice: BlockLayout,
+        benches: RowBuffers,
         offsets: NDArray[np.int64],
         span: int,
     ) -> None:
@@ -128,7 +128,7 @@ class DirectStream(InTurn):
     def __init__(self, access: DirectAccess, benches: list[_Bench]) -> None:
         super().__init__(access.reader.lock)
         self._access, self._benches = access, benches
-        self._work = Benchwork(access.shape, access.offsets, access.span)
+        self._work = RowBufferSchedule(access.shape, access.offsets, access.span)
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, as many windows at a time as a bench holds."""

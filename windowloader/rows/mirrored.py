@@ -13,7 +13,7 @@ import numpy as np
 from windowloader.sources.cached import CachedSource
 from windowloader.util.axes import canonical
 
-from .rows import Others, Piece
+from .rows import Piece, ResidentVariables
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .blocks import BlockAccess
     from .direct import DirectAccess
-    from .reading import Reading
+    from .read_plan import ReadPlan
     from .rows import RowAccess, RowStream
 
 __all__ = ["MirroredAccess", "mirrored"]
@@ -36,7 +36,7 @@ def mirrored(
     access: BlockAccess | DirectAccess,
     windows: WindowSet,
     reads: Reads,
-    reading: Reading,
+    reading: ReadPlan,
     views: Mapping[int, np.ndarray],
 ) -> RowAccess:
     """Let epochs run from mirrors where each variable that is read step by step has one; else ``access`` itself.
@@ -46,7 +46,7 @@ def mirrored(
     access : BlockAccess or DirectAccess
     windows : WindowSet
     reads : Reads
-    reading : Reading
+    reading : ReadPlan
     views : mapping of int to ndarray
         Variables that are addressable anyway, by their place in ``reads``.
 
@@ -77,7 +77,7 @@ class MirroredAccess:
         Cached ones, by their place in ``reads``.
     views : mapping of int to ndarray
         Addressable ones.
-    reading : Reading
+    reading : ReadPlan
         Has those that are held whole.
     rows : tuple of ndarray, shape (n,), int64
         Where ranges of rows that windows use begin, and end.
@@ -90,7 +90,7 @@ class MirroredAccess:
         access: BlockAccess | DirectAccess,
         variables: Mapping[int, Variable],
         views: Mapping[int, np.ndarray],
-        reading: Reading,
+        reading: ReadPlan,
         rows: tuple[np.ndarray, np.ndarray],
         reach: tuple[int, int],
     ) -> None:
@@ -113,13 +113,17 @@ class MirroredAccess:
         self._access.rest()
         return _Mirrored(self, mirrors, others)
 
-    def others(self, mirrors: Sequence[Mirror | None]) -> Others | None:
+    def others(self, mirrors: Sequence[Mirror | None]) -> ResidentVariables | None:
         """Return all variables, the cached ones where these mirrors have them; None where one is no view."""
         views: dict[int, np.ndarray | None] = dict(self._views)
         for mirror, (place, variable) in zip(mirrors, self._variables.items(), strict=True):
             views[place] = None if mirror is None else canonical(mirror.rows, variable.source.axes)
         found = {place: view for place, view in views.items() if view is not None}
-        return Others(len(views) + len(self._held), found, self._held) if len(found) == len(views) else None
+        return (
+            ResidentVariables(len(views) + len(self._held), found, self._held)
+            if len(found) == len(views)
+            else None
+        )
 
     def close(self) -> None:
         """Let go of the stream's own; the sources belong to the series."""
@@ -131,7 +135,9 @@ class _Mirrored:
 
     reads = None
 
-    def __init__(self, access: MirroredAccess, mirrors: Sequence[Mirror | None], others: Others) -> None:
+    def __init__(
+        self, access: MirroredAccess, mirrors: Sequence[Mirror | None], others: ResidentVariables
+    ) -> None:
         self._access = access
         self._kept = mirrors, others
 
@@ -144,7 +150,7 @@ class _Mirrored:
             yield Piece(self._others([mirror for mirror, _ in found]).beside([], starts), 0, len(starts))
             whole = all(mirror.unwritten(seen) or mirror.has(begin, end) for mirror, seen in found)
 
-    def _others(self, mirrors: list[Mirror]) -> Others:
+    def _others(self, mirrors: list[Mirror]) -> ResidentVariables:
         """Return all variables; mirrors that were dropped are others now."""
         kept, others = self._kept
         if kept != mirrors:

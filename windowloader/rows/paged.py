@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .course import Course, Cut
+from .lane_cache import Cut, LaneCache
 from .paging import pages
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .paging import Page
     from .passage import Passage
 
-__all__ = ["PagedCourse"]
+__all__ = ["PagedLaneCache"]
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +44,8 @@ class _Reader:
         return int(self.page.read[at]), int(self.page.drop[at])
 
 
-class PagedCourse(Course):
-    """A course of which some passes have too few places, so that their blocks come and go; see `Course`.
+class PagedLaneCache(LaneCache):
+    """A course of which some passes have too few places, so that their blocks come and go; see `LaneCache`.
 
     A lane may have fewer blocks in one pass than in another, since lanes rotate: then its places may do.
     """
@@ -62,7 +62,7 @@ class PagedCourse(Course):
             super()._list(passage, blocks)
 
     def reach(self, turn: int, place: int, *, holding: bool) -> int:
-        """Go on to a window; all before it must have been gathered. See `Course.reach`."""
+        """Go on to a window; all before it must have been gathered. See `LaneCache.reach`."""
         passage = self.present
         if not passage.residency.paged:
             return super().reach(turn, place, holding=holding)

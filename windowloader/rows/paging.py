@@ -1,6 +1,6 @@
 """Fewer places than active blocks: what is evicted and read again within a turn.
 
-In: a paged `Residency` and where windows start. Out: per turn, before which window which block is read into
+In: a paged `BlockSchedule` and where windows start. Out: per turn, before which window which block is read into
 whose place. The order of windows is kept and the memory too; the bytes grow. Never reads.
 
 Blocks whose next use lies furthest ahead go first. This turn and the next are looked at: what neither needs
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from windowloader.order.grid import SortedStarts
 
-    from .residency import Residency
+    from .block_schedule import BlockSchedule
 
 __all__ = ["Page", "pages", "reads", "turns_before"]
 
@@ -40,12 +40,12 @@ class Page(NamedTuple):
     """The block whose place it takes; −1 for a free place."""
 
 
-def pages(residency: Residency, starts: SortedStarts, *, turns: range | None = None) -> Iterator[Page]:
+def pages(residency: BlockSchedule, starts: SortedStarts, *, turns: range | None = None) -> Iterator[Page]:
     """Go through the turns of a paged lane.
 
     Parameters
     ----------
-    residency : Residency
+    residency : BlockSchedule
     starts : SortedStarts
         Where the windows of the order start.
     turns : range, optional
@@ -71,12 +71,12 @@ def pages(residency: Residency, starts: SortedStarts, *, turns: range | None = N
         now = then
 
 
-def reads(residency: Residency, starts: SortedStarts, *, end: int | None = None) -> NDArray[np.float64]:
+def reads(residency: BlockSchedule, starts: SortedStarts, *, end: int | None = None) -> NDArray[np.float64]:
     """Tell how often each block is read for the windows of the lane before ``end``.
 
     Parameters
     ----------
-    residency : Residency
+    residency : BlockSchedule
     starts : SortedStarts
     end : int, optional
         Position in the lane's sequence; None: all.
@@ -106,7 +106,7 @@ def reads(residency: Residency, starts: SortedStarts, *, end: int | None = None)
     return np.full(blocks, max(1.0, float(np.mean(seen or [0]))) * left / max(blocks, 1))
 
 
-def turns_before(residency: Residency, end: int | None) -> int:
+def turns_before(residency: BlockSchedule, end: int | None) -> int:
     """Return how many turns of a lane begin before a place of it; all where ``end`` is None or beyond."""
     lane = residency.lane
     if end is None or end >= len(lane):
@@ -114,14 +114,14 @@ def turns_before(residency: Residency, end: int | None) -> int:
     return int(lane.deal.turn_of(np.array([end - 1]))[0]) + 1 if end else 0
 
 
-def _left(residency: Residency, turn: int, end: int | None) -> int:
+def _left(residency: BlockSchedule, turn: int, end: int | None) -> int:
     """Count the windows of a turn that come before a place; the turn itself begins even where none does."""
     if end is None:
         return np.iinfo(np.int64).max
     return max(1, end - max(int(residency.lane.deal.borders[turn]), residency.cursor))
 
 
-def _uses(residency: Residency, starts: SortedStarts, turn: int) -> NDArray[np.int64]:
+def _uses(residency: BlockSchedule, starts: SortedStarts, turn: int) -> NDArray[np.int64]:
     lane = residency.lane
     begin = max(int(lane.deal.borders[turn]), residency.cursor)
     end = max(int(lane.deal.borders[turn + 1]), begin)

@@ -1,6 +1,6 @@
 """Where a stream's rows lie: places of the arena that courses share, and what of one pass stands in which.
 
-In: an order of blocks, an arena, the plan of a lane. Out: `Grounds` and `Passage`, which a `Course` keeps. Never
+In: an order of blocks, an arena, the plan of a lane. Out: `Grounds` and `Passage`, which a `LaneCache` keeps. Never
 decides what is read or dropped.
 """
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from windowloader.order.lane import Lane, LanesOfBlocks
 
     from .arena import Arena
+    from .block_schedule import BlockSchedule
     from .reader import Job, Reader, RowRange
-    from .residency import Residency
 
 __all__ = ["Grounds", "Passage"]
 
@@ -71,7 +71,7 @@ class Passage:
 
     number: int
     lane: Lane
-    residency: Residency
+    residency: BlockSchedule
     turn: int
     """The turn that was begun last."""
     wanted: deque[int] = field(default_factory=deque)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from windowloader.util.ranks import Ranks
     from windowloader.windows.index import Starts
 
-    from .rows import Others, Piece
+    from .rows import Piece, ResidentVariables
 
 __all__ = ["ReadAhead", "Stretch", "file_memory", "stretch_of"]
 
@@ -138,7 +138,7 @@ class ReadAhead:
 
     Parameters
     ----------
-    arrays : Others
+    arrays : ResidentVariables
         All variables of the recipe, in memory, mapped or kept whole.
     rows : ndarray, shape (row,), int64
         Which rows a window reads, counted from its start, rising.
@@ -148,7 +148,9 @@ class ReadAhead:
     ranks : Ranks
     """
 
-    def __init__(self, arrays: Others, rows: np.ndarray, index: Starts, steps: Steps, ranks: Ranks) -> None:
+    def __init__(
+        self, arrays: ResidentVariables, rows: np.ndarray, index: Starts, steps: Steps, ranks: Ranks
+    ) -> None:
         self._arrays = arrays
         self.stretches = tuple(found for view in arrays.views if (found := stretch_of(view)) is not None)
         borders = np.flatnonzero(np.diff(rows) > 1)
@@ -166,18 +168,18 @@ class ReadAhead:
         for stretch in cold:
             whole = np.array([0]), np.array([stretch.rows])
             stretch.advise(*whole, mmap.MADV_RANDOM if exceeds else mmap.MADV_NORMAL, most=WHOLE)
-        return ToldAhead(self._arrays, self, cold, position)
+        return MmapPrefetcher(self._arrays, self, cold, position)
 
     def close(self) -> None:
         """Let go of what is kept whole."""
         self._arrays.close()
 
 
-class ToldAhead(Resident):
+class MmapPrefetcher(Resident):
     """Rows where they lie, asked for before their turn: a `RowStream`."""
 
     def __init__(
-        self, arrays: Others, access: ReadAhead, cold: Sequence[Stretch], position: Position
+        self, arrays: ResidentVariables, access: ReadAhead, cold: Sequence[Stretch], position: Position
     ) -> None:
         super().__init__(arrays)
         self._access, self._cold = access, tuple(cold)

@@ -15,7 +15,7 @@ import numpy as np
 from windowloader.errors import ClosedError
 
 from .counting import ReadCounts
-from .flat import Flat, Rows
+from .strided import Rows, StridedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from windowloader.series.variable import Variable
 
 __all__ = [
-    "AtOnce",
-    "Held",
+    "DirectReader",
     "InTurn",
-    "Others",
     "Piece",
+    "PreloadedVariable",
     "Resident",
+    "ResidentVariables",
     "RowAccess",
     "RowStream",
     "merge",
@@ -100,7 +100,7 @@ class Resident:
 
     reads: ReadCounts | None = None
 
-    def __init__(self, arrays: Others) -> None:
+    def __init__(self, arrays: ResidentVariables) -> None:
         self._arrays = arrays
 
     def stream(self, position: Position) -> Resident:
@@ -122,7 +122,7 @@ class Resident:
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class PreloadedVariable:
     """A small variable that is read once and kept: all rows that the windows use.
 
     Parameters
@@ -163,7 +163,7 @@ class Held:
             self._rows = None
 
 
-class Others:
+class ResidentVariables:
     """The variables of a recipe that are not read step by step, and where they stand among those that are.
 
     Parameters
@@ -172,13 +172,15 @@ class Others:
         Variables of the recipe.
     views : mapping of int to ndarray
         Those in memory or mapped, by their place in the recipe.
-    held : mapping of int to Held
+    held : mapping of int to PreloadedVariable
         Small ones that are kept whole.
     """
 
-    def __init__(self, count: int, views: Mapping[int, np.ndarray], held: Mapping[int, Held]) -> None:
+    def __init__(
+        self, count: int, views: Mapping[int, np.ndarray], held: Mapping[int, PreloadedVariable]
+    ) -> None:
         self._count, self._views, self._held = count, dict(views), dict(held)
-        self._flats = {place: Flat.kept(view) for place, view in views.items()}
+        self._flats = {place: StridedBuffer.kept(view) for place, view in views.items()}
 
     @property
     def views(self) -> tuple[np.ndarray, ...]:
@@ -268,7 +270,7 @@ class InTurn:
                 self._lock.release()
 
 
-class AtOnce:
+class DirectReader:
     """Rows for whoever asks, all at once: the distinct rows of some windows go to scratch, each row once.
 
     Parameters
@@ -357,6 +359,6 @@ def merge(starts: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray, np.nda
     return begins, ends, starts - begins[run] + offsets[run]
 
 
-def row_access(series: Series, variables: Sequence[int], span: int) -> AtOnce:
+def row_access(series: Series, variables: Sequence[int], span: int) -> DirectReader:
     """Rows of windows that are asked for by number, without an order: indexed where they lie, or read."""
-    return AtOnce([series.variables[i] for i in variables], span)
+    return DirectReader([series.variables[i] for i in variables], span)

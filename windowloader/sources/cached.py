@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .base import Source
     from .box import Box
     from .mirror import Mirror
-    from .mirror_folder import Lease, MirrorFolder
+    from .mirror_folder import EntryLease, MirrorFolder
     from .reads import Pending
     from .storage import Storage
 
@@ -124,7 +124,7 @@ class CachedSource(SourceOver):
         super().__init__(source.name, shape=shape, dtype=source.dtype, axes=source.axes)
         self.boxes = source.boxes if box is None else "whole"
         self._parts: dict[bytes, CachedSource] = {}
-        self._process: PerProcess[list[Lease | None]] = PerProcess()  # the last is in use
+        self._process: PerProcess[list[EntryLease | None]] = PerProcess()  # the last is in use
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class CachedSource(SourceOver):
             leases.append(lease)  # the others stay open: another thread may be reading from them
         return None if lease is None else lease.mirror
 
-    def _open(self) -> Lease | None:
+    def _open(self) -> EntryLease | None:
         edges = self.storage().edges
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)

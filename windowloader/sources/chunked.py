@@ -21,7 +21,6 @@ import numpy as np
 from windowloader.errors import SourceChangedError, SourceFormatError
 
 from .base import Source, check_dtype, digest
-from .blobs import pool, renew_pool
 from .coordinates import dimension_names, time_dimension
 from .description import StoreDescription
 from .failures import Asked, explained
@@ -32,6 +31,7 @@ from .packing import delivered, packing
 from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
+from .remote_objects import pool, renew_pool
 from .traffic import zarr_codecs
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from windowloader.errors import SourceError, WindowLoaderError
 from windowloader.hiding import hide_secrets
 
 from .base import Described
-from .blobs import blob_of, get
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
+from .remote_objects import blob_of, get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

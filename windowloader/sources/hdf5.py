@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .base import Source
-    from .blobs import Blob
+    from .remote_objects import RemoteObject
 
 __all__ = ["describe", "list_hdf5", "open_hdf5"]
 
@@ -42,7 +42,7 @@ class HDF5Contents(Contents):
     ----------
     file : h5py.File
         As `open_file` opens it.
-    where : Stamp or Blob
+    where : Stamp or RemoteObject
         The file or object.
     frames, tables : list of str
         Groups of pandas frames, and datasets of records, by path.
@@ -101,7 +101,7 @@ class HDF5Contents(Contents):
         return found if hasattr(found, "chunks") else None
 
 
-def describe(where: Stamp | Blob) -> HDF5Contents:
+def describe(where: Stamp | RemoteObject) -> HDF5Contents:
     """Open a file or object, and describe its groups."""
     from .hdf5_groups import survey
 
@@ -121,7 +121,7 @@ def describe(where: Stamp | Blob) -> HDF5Contents:
 
 
 def _opener(target: Any, storage_options: Mapping[str, Any] | None) -> FileOpener:
-    from .blobs import blob_of
+    from .remote_objects import blob_of
 
     if "://" not in os.fspath(target):
         stamp = Stamp.of(target)

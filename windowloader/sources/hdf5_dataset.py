@@ -18,20 +18,20 @@ from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFo
 from windowloader.util.axes import default_axes
 
 from .base import SlabSource, digest, optional
-from .blobs import PAGE, BlobFile, get
 from .handles import Stamp
 from .hdf5table import filters_of, has_table, table_of
 from .mapping import Region
 from .memory import MappedSource
 from .processes import PerProcess
+from .remote_objects import PAGE, ObjectFile, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .base import Source
-    from .blobs import Blob
     from .box import Box
     from .packing import Packing
+    from .remote_objects import RemoteObject
 
 __all__ = ["HDF5Source", "NotHDF5Error", "open_dataset", "open_file", "opened", "told"]
 
@@ -48,7 +48,7 @@ class HDF5Source(SlabSource):
 
     Parameters
     ----------
-    where : Stamp or Blob
+    where : Stamp or RemoteObject
         The file, or the object.
     dataset : h5py.Dataset
         The open dataset; nothing of it is kept but its name and form.
@@ -59,7 +59,7 @@ class HDF5Source(SlabSource):
     """
 
     def __init__(
-        self, where: Stamp | Blob, dataset: Any, *, values: Packing | None = None, **how: Any
+        self, where: Stamp | RemoteObject, dataset: Any, *, values: Packing | None = None, **how: Any
     ) -> None:
         self._where, self._dataset, self._raw, self.packing = where, dataset.name, dataset.dtype, values
         self._filters = [number for number, _ in filters_of(dataset)]
@@ -121,7 +121,7 @@ class HDF5Source(SlabSource):
 class _Opened:
     """A dataset, and the file it keeps open."""
 
-    def __init__(self, name: str, where: Stamp | Blob, dataset: str, cache: int) -> None:
+    def __init__(self, name: str, where: Stamp | RemoteObject, dataset: str, cache: int) -> None:
         import h5py
 
         self.file, self.simple = open_file(where, cache=cache), h5py.h5s.create_simple
@@ -139,14 +139,14 @@ class _Opened:
         self.file.close()
 
 
-def full_name(where: Stamp | Blob, dataset: Any) -> str:
+def full_name(where: Stamp | RemoteObject, dataset: Any) -> str:
     """Name of a dataset, for messages."""
     return f"{os.path.basename(where.path) if isinstance(where, Stamp) else where.name}:{dataset.name.lstrip('/')}"
 
 
 @contextmanager
 def told(
-    name: str, file: Any, where: Stamp | Blob, rows: tuple[int, int] | None = None, plugins: str = ""
+    name: str, file: Any, where: Stamp | RemoteObject, rows: tuple[int, int] | None = None, plugins: str = ""
 ) -> Iterator[None]:
     """Turn what HDF5 raises on damage into an error with the rows, that the file changed, or what a store said."""
     try:
@@ -183,7 +183,7 @@ def _without_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def open_file(where: Stamp | Blob, *, cache: int = 1 << 20) -> Any:
+def open_file(where: Stamp | RemoteObject, *, cache: int = 1 << 20) -> Any:
     """Open a file or object by h5py for reading; ``raw`` is what it reads an object through, else None.
 
     Raises
@@ -196,7 +196,7 @@ def open_file(where: Stamp | Blob, *, cache: int = 1 << 20) -> Any:
     name = where.path if isinstance(where, Stamp) else where.name
     h5py = optional("h5py", extra="netcdf", purpose=f"opening {name!r}")
     size, first = (where.size, b"") if isinstance(where, Stamp) else _end_of_file(where)
-    raw = None if isinstance(where, Stamp) else BlobFile(where, size, first)
+    raw = None if isinstance(where, Stamp) else ObjectFile(where, size, first)
     try:
         file = h5py.File(raw or name, "r", rdcc_nbytes=cache, locking="best-effort")
     except (OSError, RuntimeError) as error:
@@ -215,7 +215,7 @@ class NotHDF5Error(SourceFormatError):
     head = b""
 
 
-def _end_of_file(blob: Blob) -> tuple[int, bytes]:
+def _end_of_file(blob: RemoteObject) -> tuple[int, bytes]:
     """Bytes of an HDF5 object as its superblock says, and its first ones; TensorStore tells no sizes of objects."""
     head = first = _bytes(blob, 0, PAGE) or get(blob, 0, 64)
     base = 512
@@ -233,7 +233,7 @@ def _end_of_file(blob: Blob) -> tuple[int, bytes]:
     return int.from_bytes(head[place + 2 * width : place + 3 * width], "little"), first
 
 
-def _bytes(blob: Blob, start: int, size: int) -> bytes:
+def _bytes(blob: RemoteObject, start: int, size: int) -> bytes:
     """Bytes of an object; none where it is shorter than that."""
     with suppress(CorruptDataError):
         return get(blob, start, start + size)
@@ -247,12 +247,12 @@ def opened(stamp: Stamp) -> Iterator[Any]:
         yield file
 
 
-def open_dataset(where: Stamp | Blob, dataset: Any, **how: Any) -> Source:
+def open_dataset(where: Stamp | RemoteObject, dataset: Any, **how: Any) -> Source:
     """Open a dataset the fastest way its storage allows: mapped or by byte ranges, else by h5py.
 
     Parameters
     ----------
-    where : Stamp or Blob
+    where : Stamp or RemoteObject
         The file, or the object.
     dataset : h5py.Dataset
         Open.
@@ -296,7 +296,7 @@ def _offset(dataset: Any) -> int | None:
     return offset
 
 
-def check_readable(dataset: Any, where: Stamp | Blob) -> None:
+def check_readable(dataset: Any, where: Stamp | RemoteObject) -> None:
     """Raise for filters that are not installed, and for parts in other files that are not there.
 
     HDF5 gives fill values in place of the parts of a virtual dataset that it does not find.

@@ -20,7 +20,7 @@ from .memory import LoadedSource
 from .reads import begun
 from .selected import All, SelectedSource
 from .storage import joined
-from .tiers import AT_HAND, TIERS
+from .tiers import LOCAL_TIERS, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +162,7 @@ class JoinedSource(SourceOver):
     def tier(self) -> str:
         """That of the parts: "cached" if all are; "memory" or "mapped" if all are either and can stay open."""
         tiers = {part.tier for part in self.parts}
-        alike = tiers <= {*AT_HAND} or len(tiers) == 1
+        alike = tiers <= {*LOCAL_TIERS} or len(tiers) == 1
         if len(self.parts) > OPEN_PARTS and any(isinstance(one, LoadedSource) for one in self.origins):
             alike = False  # a part that is parsed again for each window would cost more than any block order
         return max(tiers, key=TIERS.index) if alike else "streamed"

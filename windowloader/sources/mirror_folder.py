@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .mirror_form import Form
 
-__all__ = ["Lease", "MirrorFolder", "check_folder"]
+__all__ = ["EntryLease", "MirrorFolder", "check_folder"]
 
 LOCK = "lock"
 SPARE = 64 << 20  # left free on the device
@@ -62,7 +62,7 @@ class MirrorFolder:
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
-    def open(self, form: Form, *, key: str, fingerprint: str) -> Lease | None:
+    def open(self, form: Form, *, key: str, fingerprint: str) -> EntryLease | None:
         """Open the mirror of an array, made if need be.
 
         Parameters
@@ -90,7 +90,7 @@ class MirrorFolder:
                 _OPEN[str(folder)] = mirror
                 _USERS[mirror] = 0
             _USERS[mirror] += 1
-        return Lease(mirror)
+        return EntryLease(mirror)
 
     def _open(self, folder: Path, form: Form, key: str) -> Mirror | None:
         about = about_of(form)
@@ -226,7 +226,7 @@ class MirrorFolder:
         return removed, kept
 
 
-class Lease:
+class EntryLease:
     """The use of a mirror by one source; the last one to end in a process closes it.
 
     Parameters

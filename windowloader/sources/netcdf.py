@@ -42,7 +42,7 @@ class FileOpener:
     ----------
     name : str
         For messages.
-    where : Stamp, Blob or None
+    where : Stamp, RemoteObject or None
         The file or object; None where it is not known.
     key : object
         The same for the same file or object.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .base import Source
-    from .blobs import Blob
+    from .remote_objects import RemoteObject
 
 __all__ = [
     "Archive", "check_raw", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_object", "open_raw",
@@ -197,8 +197,8 @@ def open_object(
     offset: int = 0,
 ) -> Source:
     """Open an array that lies in an object, to be read by byte ranges."""
-    from .blobs import blob_of, get
     from .ranges import RangeSource
+    from .remote_objects import blob_of, get
 
     blob = blob_of(url, storage_options)
     if kind == "npy":
@@ -218,8 +218,8 @@ def open_object(
     return source
 
 
-def _npy_header(blob: Blob) -> tuple[int, tuple[int, ...], np.dtype]:
-    from .blobs import get
+def _npy_header(blob: RemoteObject) -> tuple[int, tuple[int, ...], np.dtype]:
+    from .remote_objects import get
 
     head = get(blob, 0, 12)
     if not head.startswith(np.lib.format.MAGIC_PREFIX):

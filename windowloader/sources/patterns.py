@@ -62,11 +62,11 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     """Match the objects of a bucket; below one that is a folder, as a Zarr store is, all are one match."""
     import fsspec
 
-    from .blobs import own_headers_stay
     from .failures import Asked, explained
     from .kvstore import open_store, wait_for
     from .options import locate, scheme_of, supported
     from .processes import tensorstore
+    from .remote_objects import own_headers_stay
 
     def globbed() -> list[str]:
         system, path = fsspec.core.url_to_fs(pattern, **options)

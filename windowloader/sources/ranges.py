@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import digest
-from .blobs import GAP, PART, join
 from .box import chunk_edges
 from .failures import Asked
 from .hdf5table import decode_chunk, read_groups
@@ -22,14 +21,15 @@ from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
+from .remote_objects import GAP, PART, join
 from .storage import Storage
 
 if TYPE_CHECKING:
-    from .blobs import Blob
     from .box import Box
     from .hdf5table import Table
     from .packing import Packing
     from .reads import Pending
+    from .remote_objects import RemoteObject
 
 __all__ = ["RangeSource"]
 
@@ -39,7 +39,7 @@ class RangeSource(RemoteSource):
 
     Parameters
     ----------
-    blob : Blob
+    blob : RemoteObject
         The object.
     stored : numpy.dtype
         As stored.
@@ -57,7 +57,7 @@ class RangeSource(RemoteSource):
 
     def __init__(
         self,
-        blob: Blob,
+        blob: RemoteObject,
         stored: np.dtype,
         *,
         offset: int = 0,

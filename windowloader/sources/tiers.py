@@ -5,7 +5,7 @@ In: nothing. Out: the words for it, nearest first. Never reads.
 
 from __future__ import annotations
 
-__all__ = ["AT_HAND", "TIERS"]
+__all__ = ["LOCAL_TIERS", "TIERS"]
 
 TIERS = ("memory", "mapped", "cached", "streamed")  # the further, the more it matters which row comes next
-AT_HAND = ("memory", "mapped")
+LOCAL_TIERS = ("memory", "mapped")

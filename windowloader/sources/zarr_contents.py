@@ -25,7 +25,6 @@ from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLo
 from windowloader.hiding import hide_secrets
 
 from .base import check_shape, digest
-from .blobs import own_headers_stay
 from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
@@ -35,6 +34,7 @@ from .kvzarr import store_of
 from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
+from .remote_objects import own_headers_stay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Watch", "private_bytes"]
+__all__ = ["MemoryWatch", "private_bytes"]
 
 
 def private_bytes() -> int:
@@ -22,7 +22,7 @@ def private_bytes() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
 
 
-class Watch:
+class MemoryWatch:
     """Looks every few milliseconds while its block runs.
 
     Parameters

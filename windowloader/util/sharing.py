@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Crew"]
+__all__ = ["WorkerPool"]
 
 
 class _Shares:
@@ -28,7 +28,7 @@ class _Shares:
         self.ended = threading.Condition(lock)
 
 
-class Crew:
+class WorkerPool:
     """Threads that help each other.
 
     Parameters

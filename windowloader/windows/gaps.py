@@ -32,7 +32,7 @@ CHUNK = 1 << 17  # starts looked at together; a multiple of 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Role:
+class RoleReads:
     """What windows read in one role, as counts of missing values.
 
     Parameters
@@ -81,7 +81,7 @@ class Role:
         return k
 
 
-def roles_of(series: Series, spec: WindowSpec, columns: Mapping[str, Sequence[Column]]) -> list[Role]:
+def roles_of(series: Series, spec: WindowSpec, columns: Mapping[str, Sequence[Column]]) -> list[RoleReads]:
     """Count what each role of a window can miss; roles that can miss nothing are left out."""
     used = {column.variable for role in columns.values() for column in role}
     tables = count_variables(series, sorted(used))
@@ -100,11 +100,11 @@ def roles_of(series: Series, spec: WindowSpec, columns: Mapping[str, Sequence[Co
                 constant += found.total * nodes
         if len(offsets) and (counts or constant):
             cells = len(offsets) * series.num_nodes * len(chosen)
-            roles.append(Role(name, offsets, chosen, counts, constant, cells))
+            roles.append(RoleReads(name, offsets, chosen, counts, constant, cells))
     return roles
 
 
-def leave_out(runs: Runs, roles: Sequence[Role], share: float, num_steps: int) -> Starts:
+def leave_out(runs: Runs, roles: Sequence[RoleReads], share: float, num_steps: int) -> Starts:
     """Leave out the windows that miss more than a share of the values of any role."""
     from .bitmap import keep_rows
 
@@ -133,7 +133,7 @@ def _pack(bits: np.ndarray) -> np.ndarray:
     return octets.view("<u8").astype(np.uint64, copy=False)
 
 
-def least_missing(runs: Runs, roles: Sequence[Role], num_steps: int) -> float:
+def least_missing(runs: Runs, roles: Sequence[RoleReads], num_steps: int) -> float:
     """Share that the most complete window misses in its worst role, for a message."""
     least = 1.0
     for start in range(0, num_steps, CHUNK):
@@ -148,7 +148,7 @@ def least_missing(runs: Runs, roles: Sequence[Role], num_steps: int) -> float:
     return least
 
 
-def refuse(series: Series, roles: Sequence[Role], starts: Starts) -> None:
+def refuse(series: Series, roles: Sequence[RoleReads], starts: Starts) -> None:
     """Raise `MissingDataError` for the first missing value that a window reads."""
     for begin in range(0, series.num_steps, CHUNK):
         end = min(begin + CHUNK, series.num_steps)
@@ -173,7 +173,7 @@ def rows_held(starts: Starts, offsets: np.ndarray, start: int, stop: int) -> np.
     return window_sums(begun, (last - offsets)[::-1], stop - start)
 
 
-def _raise_first(series: Series, row: int, role: Role) -> None:
+def _raise_first(series: Series, row: int, role: RoleReads) -> None:
     """Find feature and node of the first missing value of a row."""
     from .marks import is_missing, sentinel
 
@@ -216,7 +216,7 @@ def when(series: Series, row: int) -> str:
     return f"row {row} ({series.clock.texts([row])[0]})"
 
 
-def none_left(spec: WindowSpec, runs: Runs, roles: Sequence[Role], num_steps: int) -> WindowSpecError:
+def none_left(spec: WindowSpec, runs: Runs, roles: Sequence[RoleReads], num_steps: int) -> WindowSpecError:
     """Say what `max_missing` would have to be for one window to be left."""
     return WindowSpecError(
         f"max_missing={spec.max_missing} leaves none of {len(runs):,} windows: the most complete misses a "

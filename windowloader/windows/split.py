@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.errors import SplitError
 
-from .dealing import by_entities, by_rows, by_windows
+from .assignment import by_entities, by_rows, by_windows
 from .parts import Parts, row_regions
 from .spec import WindowSpec
 from .window_set import WindowSet

@@ -247,9 +247,9 @@ class WindowSet:
         >>> batch.inputs[1, :, 0, 0], batch.starts
         (array([ 8., 10., 12.], dtype=float32), array([0, 4]))
         """
-        from windowloader.batch.picker import Picker
+        from windowloader.batch.window_reader import WindowReader
 
-        with Picker(
+        with WindowReader(
             self,
             scaler=scaler,
             scale_targets=scale_targets,

@@ -1,7 +1,7 @@
 """Steps made into batches: small ones several at a time, as what a batch costs beside its bytes is then paid once.
 
-In: an `Engine`, rows, and tasks in the order of the loop. Out: `Made` batches, in that order. Never knows what the loop
-received.
+In: an `Pipeline`, rows, and tasks in the order of the loop. Out: `Made` batches, in that order. Never knows what the
+loop received.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .stats import Timeline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from windowloader.batch.gather import Recipe
+    from windowloader.batch.recipe import Recipe
     from windowloader.order.shard import Position, Steps
     from windowloader.rows.rows import Piece, RowStream
     from windowloader.util.ranks import Ranks
-    from windowloader.util.sharing import Crew
+    from windowloader.util.sharing import WorkerPool
 
-    from .engine import Engine
+    from .pipeline import Pipeline
 
-__all__ = ["Made", "Task", "grouped", "make", "tasks"]
+__all__ = ["BatchTask", "Made", "grouped", "make", "tasks"]
 
 SHARE_BYTES = 2 << 20  # what a thread takes of another's batch is worth its waking
 
 
-class Task(NamedTuple):
+class BatchTask(NamedTuple):
     """One step of this rank."""
 
     number: int  # of this iterator
@@ -47,17 +47,17 @@ class Task(NamedTuple):
 class Made(NamedTuple):
     """What came of a task, and when."""
 
-    batch: Any  # a Batch, or what `Engine.finish` made of it; None after an error
+    batch: Any  # a Batch, or what `Pipeline.finish` made of it; None after an error
     after: Position
     timeline: Timeline
     error: BaseException | None = None
 
 
-def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[Task]:
+def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[BatchTask]:
     """Yield the steps of this rank from ``position`` to the end of its epoch."""
     rest = steps.rank_rest(position, rank=ranks.rank, world_size=ranks.world_size)
     for index, (before, step, after, weight) in enumerate(rest):
-        yield Task(index, before, after, _filled(step, full_shape), weight)
+        yield BatchTask(index, before, after, _filled(step, full_shape), weight)
 
 
 def _filled(step: Step, rows: int) -> Step:
@@ -69,7 +69,7 @@ def _filled(step: Step, rows: int) -> Step:
     return Step(positions, weights, step.advance)
 
 
-def grouped(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
+def grouped(tasks: Iterable[BatchTask], most: int) -> Iterator[list[BatchTask]]:
     """Yield up to ``most`` tasks at a time, in order; those of a group have equally many windows.
 
     Examples
@@ -78,7 +78,7 @@ def grouped(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
     >>> [len(group) for group in grouped([Task(k, None, None, step, 2.0) for k in range(5)], 2)]
     [2, 2, 1]
     """
-    group: list[Task] = []
+    group: list[BatchTask] = []
     for task in tasks:
         if len(group) == most or (group and len(task.step.positions) != len(group[0].step.positions)):
             yield group
@@ -88,7 +88,7 @@ def grouped(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
         yield group
 
 
-def make(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[Task]) -> list[Made]:
+def make(engine: Pipeline, stream: RowStream, crew: WorkerPool, group: Sequence[BatchTask]) -> list[Made]:
     """Make the batches of a group of tasks, on any thread.
 
     An error is that of its own task: those before it are made, the `Made` with the error is the last.
@@ -106,14 +106,16 @@ def make(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[Task]) -
     return made
 
 
-def _failed(task: Task, error: BaseException) -> Made:
+def _failed(task: BatchTask, error: BaseException) -> Made:
     if isinstance(error, StopIteration):  # a loop would take it for the end of the epoch
         cause, error = error, RuntimeError(f"what makes a batch raised {error!r}")
         error.__cause__ = cause
     return Made(None, task.after, Timeline(), error)
 
 
-def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[Task]) -> list[Made]:
+def _make_as_one(
+    engine: Pipeline, stream: RowStream, crew: WorkerPool, group: Sequence[BatchTask]
+) -> list[Made]:
     """Make all batches of a group in one buffer of the pool."""
     timeline = Timeline()
     windows, recipe = engine.windows, engine.recipe
@@ -153,7 +155,7 @@ def _make_as_one(engine: Engine, stream: RowStream, crew: Crew, group: Sequence[
     return made
 
 
-def _fill(recipe: Recipe, arrays: dict[str, Any], starts: np.ndarray, piece: Piece, crew: Crew) -> None:
+def _fill(recipe: Recipe, arrays: dict[str, Any], starts: np.ndarray, piece: Piece, crew: WorkerPool) -> None:
     """Write the windows of a piece, with all hands that are free."""
     hands = crew.hands
     if hands == 1:

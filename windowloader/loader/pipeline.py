@@ -1,6 +1,6 @@
 """From arguments to an engine: which order, which way to the rows, how much is made ahead.
 
-In: window set, recipe, config, ranks, and the order of a loaded state. Out: an `Engine`, from which every iterator of
+In: window set, recipe, config, ranks, and the order of a loaded state. Out: an `Pipeline`, from which every iterator of
 a loader makes its batches. Never reads data.
 """
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from windowloader.batch.delivery import as_bfloat16
 from windowloader.order.shard import make_steps
 from windowloader.rows.mirrored import mirrored
-from windowloader.rows.rows import Others
-from windowloader.sources.tiers import AT_HAND
+from windowloader.rows.rows import ResidentVariables
+from windowloader.sources.tiers import LOCAL_TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from windowloader.batch.batch import Batch
     from windowloader.batch.buffers import Buffers
-    from windowloader.batch.gather import Recipe
+    from windowloader.batch.recipe import Recipe
     from windowloader.order.config import LoaderConfig
     from windowloader.order.shard import Steps
-    from windowloader.rows.reading import Reading
+    from windowloader.rows.read_plan import ReadPlan
     from windowloader.rows.rows import Piece, RowAccess
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["Engine", "start_engine"]
+__all__ = ["Pipeline", "start_pipeline"]
 
 INLINE_BYTES = 4 << 20  # smaller batches are made in less time than threads take to hand them over
 TOGETHER_BYTES = 4 << 20  # of small batches that are made as one: more would push each other out of the cache
@@ -42,7 +42,7 @@ MOST_THREADS = 2  # batches are bound by memory: more threads only take processo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class Pipeline:
     """What all iterators of a loader share: how a step of this rank becomes a batch.
 
     Parameters
@@ -50,7 +50,7 @@ class Engine:
     windows : WindowSet
     recipe : Recipe
         What a batch looks like.
-    reading : Reading
+    reading : ReadPlan
         In which order and from where rows are read, and what memory holds.
     access : RowAccess
         The way to the rows.
@@ -77,7 +77,7 @@ class Engine:
 
     windows: WindowSet
     recipe: Recipe
-    reading: Reading
+    reading: ReadPlan
     access: RowAccess
     pool: Buffers
     steps: Steps
@@ -96,16 +96,16 @@ class Engine:
             self.windows.series.variables[number].source.check()
 
 
-def start_engine(
+def start_pipeline(
     windows: WindowSet,
     recipe: Recipe,
     config: LoaderConfig,
     ranks: Ranks,
-    reading: Reading,
+    reading: ReadPlan,
     buffers: Callable[[int], Buffers],
     *,
     one_by_one: bool = False,
-) -> Engine:
+) -> Pipeline:
     """Bind the rooms together for one process.
 
     Parameters
@@ -114,7 +114,7 @@ def start_engine(
     recipe : Recipe
     config : LoaderConfig
     ranks : Ranks
-    reading : Reading
+    reading : ReadPlan
         From `reading.survey`, which looks at a loaded state too.
     buffers : callable
         ``buffers(nbytes)`` makes the pool, of memory for so many bytes at a time.
@@ -134,7 +134,7 @@ def start_engine(
     share = -(-steps.global_batch // ranks.world_size)
     threads, ahead = work_ahead(recipe.nbytes(share), reading.tier, config)
     together = 1 if one_by_one else made_together(recipe, share, reading, config)
-    return Engine(
+    return Pipeline(
         windows=windows,
         recipe=recipe,
         reading=reading,
@@ -151,14 +151,14 @@ def start_engine(
     )
 
 
-def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, ranks: Ranks) -> RowAccess:
+def _access(windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps, ranks: Ranks) -> RowAccess:
     """Return the way to the rows that a reading has."""
     views = {
         place: view
         for place, number in enumerate(recipe.variables)
         if (view := windows.series.variables[number].view()) is not None
     }
-    others = Others(len(recipe.variables), views, reading.held)
+    others = ResidentVariables(len(recipe.variables), views, reading.held)
     if reading.choice is None:
         from windowloader.rows.readahead import ReadAhead
 
@@ -185,7 +185,7 @@ def _access(windows: WindowSet, recipe: Recipe, reading: Reading, steps: Steps, 
     return mirrored(access, windows, recipe.reads, reading, views)
 
 
-def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderConfig) -> int:
+def made_together(recipe: Recipe, rows: int, reading: ReadPlan, config: LoaderConfig) -> int:
     """Decide how many steps' batches are made as one.
 
     Parameters
@@ -193,7 +193,7 @@ def made_together(recipe: Recipe, rows: int, reading: Reading, config: LoaderCon
     recipe : Recipe
     rows : int
         Windows of one rank's full batch.
-    reading : Reading
+    reading : ReadPlan
     config : LoaderConfig
 
     Returns
@@ -224,10 +224,10 @@ def work_ahead(batch_bytes: int, tier: str, config: LoaderConfig) -> tuple[int, 
     -------
     threads, ahead : int
     """
-    most = AHEAD_AT_HAND if tier in AT_HAND else MOST_AHEAD
+    most = AHEAD_AT_HAND if tier in LOCAL_TIERS else MOST_AHEAD
     ahead = config.prefetch_batches or max(1, min(most, config.budget // max(1, batch_bytes)))
     if config.threads is not None:
         return config.threads, ahead
-    if batch_bytes < INLINE_BYTES and tier in AT_HAND and config.prefetch_batches is None:
+    if batch_bytes < INLINE_BYTES and tier in LOCAL_TIERS and config.prefetch_batches is None:
         return 0, 1
     return min(MOST_THREADS, len(os.sched_getaffinity(0))), ahead

@@ -1,6 +1,6 @@
 """What one lane of one epoch reads, keeps and drops, turn by turn: the plan that an executor follows.
 
-In: a `Lane`, places in the arena, where the run stands. Out: a `Residency`. Pure arithmetic of O(blocks);
+In: a `Lane`, places in the arena, where the run stands. Out: a `BlockSchedule`. Pure arithmetic of O(blocks);
 never reads, never sees a window.
 
 How an executor uses it. All block numbers are the lane's (indices into ``lane.blocks``)::
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from windowloader.order.lane import Lane
 
-__all__ = ["Residency", "Turn"]
+__all__ = ["BlockSchedule", "Turn"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -68,7 +68,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Residency:
+class BlockSchedule:
     """The plan of one lane of one epoch.
 
     Parameters

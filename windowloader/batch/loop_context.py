@@ -14,18 +14,18 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.rows.flat import Kind
+    from windowloader.rows.strided import BufferLayout
 
     from .roles import Group, Role
 
-__all__ = ["Frame", "Loop", "Part", "rows_ahead", "sentinel_of", "statistics"]
+__all__ = ["BatchPart", "Loop", "LoopContext", "rows_ahead", "sentinel_of", "statistics"]
 
 FETCH = 8192  # bytes that are asked for before their turn
 SHORT = 3072  # bytes of a row up to which they are: along longer ones the processor does it by itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class BatchPart:
     """What all loops of one batch share.
 
     Parameters
@@ -40,18 +40,18 @@ class Part:
     entity: np.ndarray
 
 
-Loop = Callable[[Part, int, int, Any, Any], None]
+Loop = Callable[[BatchPart, int, int, Any, Any], None]
 """``loop(part, begin, end, out, lines)``: ``lines`` has what is the same for all nodes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
+class LoopContext:
     """A role's output, and what it is written from.
 
     Parameters
     ----------
     role : Role
-    kinds : sequence of Kind
+    kinds : sequence of BufferLayout
         Of all variables.
     steps : tuple of int
         Elements between neighbours along batch, step, node and feature.
@@ -62,7 +62,7 @@ class Frame:
     """
 
     role: Role
-    kinds: Sequence[Kind]
+    kinds: Sequence[BufferLayout]
     steps: tuple[int, int, int, int]
     words: tuple[bool | None, bool | None]
     itemsize: int
@@ -82,13 +82,13 @@ def statistics(
     return flat[0], flat[1], nodes * len(group.places) * repeats
 
 
-def rows_ahead(kind: Kind, elements: int) -> int:
+def rows_ahead(kind: BufferLayout, elements: int) -> int:
     """How many rows before its turn a row is asked for: `FETCH` bytes."""
     row = elements * kind.dtype.itemsize
     return min(-(-FETCH // row), 64) if row <= SHORT else 0
 
 
-def sentinel_of(kind: Kind, group: Group) -> np.ndarray:
+def sentinel_of(kind: BufferLayout, group: Group) -> np.ndarray:
     """Return the sentinel as the loops compare it: in the words of the source, but float16 by value."""
     if kind.half is not None:
         return group.sentinel.astype(np.float64)

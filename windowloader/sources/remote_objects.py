@@ -1,7 +1,7 @@
 """Byte ranges of one object: through TensorStore where it has the store, else through fsspec.
 
-In: a URL. Out: `Blob.fetch` of a range, checked against the version first seen. Never reads ahead, never caches:
-h5py's reads of metadata do both, in `BlobFile`.
+In: a URL. Out: `RemoteObject.fetch` of a range, checked against the version first seen. Never reads ahead, never
+caches: h5py's reads of metadata do both, in `ObjectFile`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Blob", "BlobFile", "FsspecBlob", "blob_of", "join"]
+__all__ = ["FsspecObject", "ObjectFile", "RemoteObject", "blob_of", "join"]
 
 PAGE = 64 << 10  # of a file over an object: 12 requests for the metadata of five variables, 10 of 1 MiB
 KEPT = 1024  # pages
@@ -44,7 +44,7 @@ PART = 8 << 20  # a longer range goes as several requests, which run side by sid
 GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
 
 
-class Blob:
+class RemoteObject:
     """One object in a store that TensorStore reads.
 
     Parameters
@@ -102,7 +102,7 @@ class Blob:
         return self._seen
 
 
-class FsspecBlob(Blob):
+class FsspecObject(RemoteObject):
     """An object in a store that only fsspec reads, by its ``cat_file`` in a few threads.
 
     Parameters
@@ -188,7 +188,7 @@ def renew_pool() -> None:
     _POOL.drop()
 
 
-def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Blob:
+def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> RemoteObject:
     """Return the object at a URL.
 
     Examples
@@ -196,15 +196,15 @@ def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = Non
     >>> type(blob_of("s3://bucket/x.npy")).__name__, type(blob_of("memory://x.npy")).__name__
     ('Blob', 'FsspecBlob')
     """
-    return Blob(locate(url, options)) if supported(url) else FsspecBlob(str(url), options or {})
+    return RemoteObject(locate(url, options)) if supported(url) else FsspecObject(str(url), options or {})
 
 
-def get(blob: Blob, start: int, stop: int | None) -> bytes:
+def get(blob: RemoteObject, start: int, stop: int | None) -> bytes:
     """Read bytes and wait for them; ``stop=None``: to the end of the object."""
     return get_all(blob, [(start, stop)])[0]
 
 
-def get_all(blob: Blob, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
+def get_all(blob: RemoteObject, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
     """Read byte ranges, all at once, and wait for them."""
     futures = [blob.fetch(start, stop) for start, stop in ranges]
     results = wait_all(futures, Asked(blob.name), limit=blob.timeout, progress=Progress(blob.renew))
@@ -247,12 +247,12 @@ def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = 
     return groups
 
 
-class BlobFile(io.RawIOBase):
+class ObjectFile(io.RawIOBase):
     """A file over an object, for libraries that read metadata here and there: pages stay once read.
 
     Parameters
     ----------
-    blob : Blob
+    blob : RemoteObject
         The object.
     size : int
         Its bytes.
@@ -260,7 +260,7 @@ class BlobFile(io.RawIOBase):
         Its first page, where it is there already.
     """
 
-    def __init__(self, blob: Blob, size: int, first: bytes = b"") -> None:
+    def __init__(self, blob: RemoteObject, size: int, first: bytes = b"") -> None:
         self._blob, self._size, self._at, self.name = blob, size, 0, blob.name
         self._pages = {0: first} if len(first) == PAGE else {}
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours

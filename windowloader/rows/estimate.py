@@ -1,6 +1,6 @@
 """What an epoch costs a rank, before anything is read: bytes and requests, also of a resumed one.
 
-In: a block order, how variables are stored, rank and world size. Out: a `Forecast`. Never reads.
+In: a block order, how variables are stored, rank and world size. Out: a `EpochEstimate`. Never reads.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from windowloader.sources.storage import total_cost
 
+from .block_schedule import BlockSchedule
 from .paging import reads
-from .residency import Residency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from windowloader.order.lane import LanesOfBlocks
     from windowloader.sources.storage import Storage
 
-__all__ = ["Forecast", "forecast", "lanes_read", "sides_asked"]
+__all__ = ["EpochEstimate", "forecast", "lanes_read", "sides_asked"]
 
 _LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class EpochEstimate:
     """What one rank reads in one epoch, from a cursor to the end.
 
     Attributes
@@ -83,7 +83,7 @@ def forecast(
     world_size: int = 1,
     cursor: int = 0,
     end: int | None = None,
-) -> Forecast:
+) -> EpochEstimate:
     """Foretell what a rank reads in an epoch.
 
     Parameters
@@ -111,7 +111,7 @@ def forecast(
     seams, rows, ranges = 0, 0, []
     for lane in lanes:
         sequence = order.sequence(epoch, lane)
-        residency = Residency(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
+        residency = BlockSchedule(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
         times = reads(residency, order.starts, end=end)
         cost = total_cost(variables, sequence.begin, sequence.end)
         sides = [residency.side_rows(int(seam)) for seam in sides_asked(residency, order.starts)]
@@ -132,15 +132,15 @@ def forecast(
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     sum_of["requests"] += sum(len(variable.broken(begin, end)) * variable.columns for variable in variables)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
-    return Forecast(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
+    return EpochEstimate(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
 
 
-def sides_asked(residency: Residency, starts: SortedStarts) -> NDArray[np.int64]:
+def sides_asked(residency: BlockSchedule, starts: SortedStarts) -> NDArray[np.int64]:
     """List the missing seams of which a window is left: of two joined at once, one may be done.
 
     Parameters
     ----------
-    residency : Residency
+    residency : BlockSchedule
     starts : SortedStarts
 
     Returns

@@ -1,7 +1,7 @@
 """Room for rows that are read directly, and which of it holds what, batch after batch.
 
-In: memory, windows of one batch after another. Out: `Benches`, and from `Benchwork` where each row goes and which ones
-must be read. Pure arithmetic, which a plan and the reading itself go through alike; never reads.
+In: memory, windows of one batch after another. Out: `RowBuffers`, and from `RowBufferSchedule` where each row goes
+and which ones must be read. Pure arithmetic, which a plan and the reading itself go through alike; never reads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .rows import merge
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Benches", "Benchwork", "Laid"]
+__all__ = ["Laid", "RowBufferSchedule", "RowBuffers"]
 
 _NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Benches:
+class RowBuffers:
     """How much room there is for rows that are read directly.
 
     Parameters
@@ -44,7 +44,7 @@ class Benches:
     count: int
 
     @classmethod
-    def within(cls, memory: int, *, row_bytes: int, span: int, windows: int, wanted: int) -> Benches:
+    def within(cls, memory: int, *, row_bytes: int, span: int, windows: int, wanted: int) -> RowBuffers:
         """Divide memory into benches.
 
         Parameters
@@ -103,12 +103,12 @@ class Laid(NamedTuple):
         ]
 
 
-class Benchwork:
+class RowBufferSchedule:
     """Which bench holds what, batch after batch: arithmetic that a plan and the reading itself go through alike.
 
     Parameters
     ----------
-    benches : Benches
+    benches : RowBuffers
     offsets : ndarray, int64
         Rows that a window reads, counted from its start.
     span : int
@@ -122,7 +122,7 @@ class Benchwork:
     [(5, 7, 2)]
     """
 
-    def __init__(self, benches: Benches, offsets: NDArray[np.int64], span: int) -> None:
+    def __init__(self, benches: RowBuffers, offsets: NDArray[np.int64], span: int) -> None:
         self.benches, self.offsets, self.span = benches, offsets, span
         self._held = [(_NONE, _NONE)] * benches.count
         self._next = 0

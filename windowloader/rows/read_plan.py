@@ -1,6 +1,6 @@
 """How a loader reads: which order, which variables by blocks, how much memory holds what. One answer for all.
 
-In: window set, reads, config, world size, perhaps the state of a run. Out: a `Reading`, from which the engine makes
+In: window set, reads, config, world size, perhaps the state of a run. Out: a `ReadPlan`, from which the engine makes
 its access and ``plan`` its numbers. Pure arithmetic: never reads data, the same on all ranks.
 """
 
@@ -16,13 +16,13 @@ from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
-from windowloader.sources.tiers import AT_HAND
+from windowloader.sources.tiers import LOCAL_TIERS
 
-from .benches import Benches
 from .budget import choose
-from .forecast import lanes_read
+from .estimate import lanes_read
 from .reader import stored
-from .rows import Held
+from .row_buffers import RowBuffers
+from .rows import PreloadedVariable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .budget import Choice
+    from .budget import BlockLayout
     from .reader import Stored
 
-__all__ = ["Reading", "survey"]
+__all__ = ["ReadPlan", "plan_reads"]
 
 HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
 HELD_SHARE = 16
@@ -48,7 +48,7 @@ _BENCHES = 4  # two batches being made, and the rows of those before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reading:
+class ReadPlan:
     """How a loader reads.
 
     Parameters
@@ -60,14 +60,14 @@ class Reading:
         Why this order and this way of reading, for people.
     stored : tuple of Stored
         Variables that are read step by step; none where all rows are addressable.
-    held : mapping of int to Held
+    held : mapping of int to PreloadedVariable
         Those that are read once and kept whole, by their place in ``reads``: small ones beside a stream, and those at
         hand that no view shows.
-    choice : Choice or None
+    choice : BlockLayout or None
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
     lanes : LanesOfBlocks or None
         The order laid out over blocks, where it is read so.
-    benches : Benches or None
+    benches : RowBuffers or None
         Room for rows that are read directly.
     """
 
@@ -75,10 +75,10 @@ class Reading:
     tier: str
     reason: str
     stored: tuple[Stored, ...] = ()
-    held: Mapping[int, Held] = field(default_factory=dict)
-    choice: Choice | None = None
+    held: Mapping[int, PreloadedVariable] = field(default_factory=dict)
+    choice: BlockLayout | None = None
     lanes: LanesOfBlocks | None = None
-    benches: Benches | None = None
+    benches: RowBuffers | None = None
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -86,13 +86,13 @@ class Reading:
         return tuple(one.storage for one in self.stored)
 
 
-def survey(
+def plan_reads(
     windows: WindowSet,
     reads: Reads,
     config: LoaderConfig,
     world_size: int,
     state: RunState | None = None,
-) -> Reading:
+) -> ReadPlan:
     """Settle how windows are read.
 
     Parameters
@@ -123,14 +123,14 @@ def survey(
     streamed = {place: variable for place, variable in enumerate(used) if variable.view() is None}
     if not streamed:
         return _addressable(windows, used, config, state)
-    if common_tier(streamed.values()) in AT_HAND:
+    if common_tier(streamed.values()) in LOCAL_TIERS:
         found = _at_hand(windows, used, streamed, config, world_size, state)
         if found is not None:
             return found
     sizes = {place: variable.num_rows * variable.row_bytes for place, variable in streamed.items()}
     small = min(HELD_BYTES, max(sizes.values()) // HELD_SHARE)
     held = {
-        place: Held(variable, *windows.row_range)
+        place: PreloadedVariable(variable, *windows.row_range)
         for place, variable in streamed.items()
         if sizes[place] <= small
     }
@@ -141,7 +141,7 @@ def survey(
     benches = None
     if lanes is None:
         choice, benches = case.benches(choice)
-    return Reading(
+    return ReadPlan(
         order=order, tier=common_tier(streamed.values()), reason=reason, stored=read, held=held,
         choice=choice, lanes=lanes, benches=benches,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def survey(
 
 def _addressable(
     windows: WindowSet, used: Sequence[Variable], config: LoaderConfig, state: RunState | None
-) -> Reading:
+) -> ReadPlan:
     order: Order
     if state is not None and state.order.startswith("block"):
         storages = [stored(variable).storage for variable in used]
@@ -162,7 +162,7 @@ def _addressable(
     else:
         order = SequentialOrder(len(windows), config.lanes or 1)
     reason = "rows are addressable where they lie, so that any window may come next"
-    return Reading(order=order, tier=common_tier(used), reason=reason)
+    return ReadPlan(order=order, tier=common_tier(used), reason=reason)
 
 
 def _at_hand(
@@ -172,14 +172,14 @@ def _at_hand(
     config: LoaderConfig,
     world_size: int,
     state: RunState | None,
-) -> Reading | None:
+) -> ReadPlan | None:
     """Read what lies here and yet is no array: foreign bytes, some nodes of many, several arrays joined along time.
 
     Any row costs alike, so the order is that of arrays. The rows are kept as an array where half of the memory holds
     them, else each batch brings its own together. None for a run in blocks that goes on, where they are too many.
     """
     found = _addressable(windows, used, config, state)
-    held = {place: Held(variable, *windows.row_range) for place, variable in apart.items()}
+    held = {place: PreloadedVariable(variable, *windows.row_range) for place, variable in apart.items()}
     if sum(one.nbytes for one in held.values()) <= config.budget // 2:
         why = "rows are brought into one array when first used, so that any window may come next"
         return replace(found, reason=why, held=held)
@@ -212,7 +212,7 @@ class _Case:
     read: tuple[Stored, ...]
     budget: int
 
-    def choose(self, lanes: int, **asked: Any) -> Choice:
+    def choose(self, lanes: int, **asked: Any) -> BlockLayout:
         """Choose blocks for the rank that reads the most lanes, so that all choose alike."""
         batch = per_lane(self.config.global_batch(self.world_size), lanes)
         held = max(
@@ -221,7 +221,7 @@ class _Case:
         )
         return self._choose(lanes=lanes, lanes_held=held, ahead=self.config.reads_ahead, **asked)
 
-    def direct(self) -> Choice:
+    def direct(self) -> BlockLayout:
         """Read rows straight into batches."""
         return self._choose(direct=True)
 
@@ -234,7 +234,7 @@ class _Case:
             return False
         return True
 
-    def benches(self, choice: Choice) -> tuple[Choice, Benches]:
+    def benches(self, choice: BlockLayout) -> tuple[BlockLayout, RowBuffers]:
         """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
         row_bytes = sum(one.storage.row_bytes for one in self.read)
@@ -246,14 +246,14 @@ class _Case:
         free = self.budget - choice.terms.reserve
         requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
         in_flight = requests * chunk
-        benches = Benches.within(
+        benches = RowBuffers.within(
             free - in_flight, row_bytes=row_bytes, span=span, windows=share, wanted=_BENCHES
         )
         arena = benches.count * benches.rows * row_bytes
         terms = replace(choice.terms, arena=arena, in_flight=in_flight)
         return replace(choice, terms=terms, requests=requests), benches
 
-    def _choose(self, **asked: Any) -> Choice:
+    def _choose(self, **asked: Any) -> BlockLayout:
         return choose(
             self.windows.index,
             [one.storage for one in self.read],
@@ -263,7 +263,7 @@ class _Case:
         )
 
 
-def _streamed(case: _Case, state: RunState | None) -> tuple[Order, Choice, LanesOfBlocks | None, str]:
+def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, LanesOfBlocks | None, str]:
     windows, config = case.windows, case.config
     count, lanes = len(windows), config.lanes or case.world_size
     if state is not None:
@@ -304,7 +304,7 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, Choice, Lanes
     return order_, case.direct(), None, f"rows are read straight into batches: {why}"
 
 
-def _in_time(case: _Case, lanes: int) -> Choice:
+def _in_time(case: _Case, lanes: int) -> BlockLayout:
     """One block at a time where that fits, whatever the chunks: each row is then read once."""
     direct = "rows are read straight into batches: the memory does not hold two blocks"
     try:

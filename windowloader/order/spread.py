@@ -1,6 +1,6 @@
 """How the windows of blocks are dealt to turns: sizes and places, by arithmetic.
 
-In: how many windows become possible at each turn, and over how many turns they are dealt. Out: a `Deal`.
+In: how many windows become possible at each turn, and over how many turns they are dealt. Out: a `Spread`.
 Never draws, never knows which window is which: ``lanes`` permutes what is dealt.
 
 The windows of entry ``t`` are cut into ``active`` parts whose sizes differ by at most one; part ``j`` goes
@@ -21,11 +21,11 @@ from windowloader.errors import LoaderError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Deal"]
+__all__ = ["Spread"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Deal:
+class Spread:
     """Sizes of parts and turns.
 
     Parameters

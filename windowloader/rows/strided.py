@@ -1,6 +1,7 @@
 """Rows as the loops address them: one array of words, and how rows, nodes and features lie in it.
 
-In: an array [row, node, feature] of any strides. Out: `Flat`. Never copies, unless rows are addressable only by bytes.
+In: an array [row, node, feature] of any strides. Out: `StridedBuffer`. Never copies, unless rows are addressable only
+by bytes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Flat", "Kind", "Rows"]
+__all__ = ["BufferLayout", "Rows", "StridedBuffer"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class BufferLayout:
     """How rows lie in a flat array: element (row, node, feature) at ``origin + row·r + node·n + feature·f``.
 
     Parameters
@@ -37,14 +38,14 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Flat:
+class StridedBuffer:
     """An array as the loops take it: what stays for many batches is made so once.
 
     Parameters
     ----------
     values : ndarray, shape (word,)
         All that rows lie in, read-only.
-    kind : Kind
+    kind : BufferLayout
 
     Examples
     --------
@@ -53,10 +54,10 @@ class Flat:
     """
 
     values: np.ndarray
-    kind: Kind
+    kind: BufferLayout
 
     @classmethod
-    def of(cls, base: np.ndarray) -> Flat:
+    def of(cls, base: np.ndarray) -> StridedBuffer:
         """Address rows by elements of one flat array, whatever their strides.
 
         Float16 is read as its bits, bool as bytes. Rows whose strides are no whole number of elements (a field of a
@@ -66,12 +67,12 @@ class Flat:
         return cls(_words_of(base, kind), kind)
 
     @classmethod
-    def kept(cls, base: np.ndarray) -> Flat | None:
+    def kept(cls, base: np.ndarray) -> StridedBuffer | None:
         """As `of`, to be kept beside the array; None where that would keep a copy."""
         return None if _is_odd(base) else cls.of(base)
 
 
-def _kind_of(base: np.ndarray) -> Kind:
+def _kind_of(base: np.ndarray) -> BufferLayout:
     size = base.itemsize
     half = base.dtype == np.float16
     dtype = np.dtype(
@@ -83,7 +84,7 @@ def _kind_of(base: np.ndarray) -> Kind:
         lengths = [(n - 1) * stride for n, stride in zip(base.shape, base.strides, strict=True)]
         origin = -sum(min(length, 0) for length in lengths) // size
         steps = (base.strides[0] // size, base.strides[1] // size, base.strides[2] // size)
-    return Kind(dtype, True if half else None, int(origin), steps, base.shape[2])
+    return BufferLayout(dtype, True if half else None, int(origin), steps, base.shape[2])
 
 
 def _is_odd(base: np.ndarray) -> bool:
@@ -96,7 +97,7 @@ def _is_plain(base: np.ndarray) -> bool:
     return bool(base.flags.c_contiguous) or _is_odd(base)
 
 
-def _words_of(base: np.ndarray, kind: Kind) -> np.ndarray:
+def _words_of(base: np.ndarray, kind: BufferLayout) -> np.ndarray:
     """All that rows lie in as one array of words."""
     if base.flags.c_contiguous and base.dtype.isnative:
         values = base.reshape(-1)
@@ -123,10 +124,10 @@ class Rows:
         Any strides, the variable's dtype.
     first : ndarray, shape (batch,), int64
         Row of ``base`` where each window's row 0 lies; its further rows follow.
-    flat : Flat, optional
+    flat : StridedBuffer, optional
         ``base`` as the loops take it, where it stays the same for many batches.
     """
 
     base: np.ndarray
     first: np.ndarray
-    flat: Flat | None = None
+    flat: StridedBuffer | None = None

@@ -1,7 +1,8 @@
 """One lane of a stream on its way through turns: which place of the arena holds what, and who still needs it.
 
-In: the plan of a lane (`Residency`), places, a `Reader`. Out: for windows of the present turn, the rows of the arena
-where they begin. Follows the plan to the letter: what is read, kept and dropped when is decided in ``residency``.
+In: the plan of a lane (`BlockSchedule`), places, a `Reader`. Out: for windows of the present turn, the rows of the
+arena where they begin. Follows the plan to the letter: what is read, kept and dropped when is decided in
+``residency``.
 
 A *tick* counts turns over all passes. A batch that is being gathered holds the tick at which it began; a place that
 was left at tick ``k`` is used again when nobody holds an earlier one. So turns move on while batches are made.
@@ -16,27 +17,27 @@ import numpy as np
 
 from windowloader.errors import ClosedError, SourceTimeoutError
 
+from .block_schedule import BlockSchedule
 from .counting import ReadCounts
 from .passage import Passage
 from .reader import Job
-from .residency import Residency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from .block_schedule import Turn
     from .passage import Grounds
-    from .residency import Turn
 
-__all__ = ["Course", "Cut"]
+__all__ = ["Cut", "LaneCache"]
 
 
 class Cut(Exception):  # noqa: N818 - not an error: the batch goes on once what it has so far is gathered
     """A batch holds itself what it would need next to be free."""
 
 
-class Course:
+class LaneCache:
     """A lane, pass after pass.
 
     All methods but `locate` are called with the reader's lock held; those that may wait give it up meanwhile.
@@ -112,7 +113,7 @@ class Course:
     def _append(self, number: int, cursor: int) -> Passage:
         grounds = self.grounds
         lane = grounds.order.sequence(number, self.number)
-        residency = Residency(
+        residency = BlockSchedule(
             lane, span=grounds.order.grid.span, slots=grounds.slots, cursor=min(cursor, len(lane))
         )
         passage = Passage(number, lane, residency, residency.first_turn - 1)

@@ -14,7 +14,7 @@ from windowloader.rows.rows import row_access
 
 from .batch import Batch
 from .buffers import BufferPool
-from .gather import Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from windowloader.scaling.scaler import Scaler
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["PickOptions", "Picker"]
+__all__ = ["WindowReadOptions", "WindowReader"]
 
 POOLED_BYTES = 1 << 18  # batches that the allocator would fetch from the kernel page by page, again and again
 
 
-class PickOptions(TypedDict, total=False):
+class WindowReadOptions(TypedDict, total=False):
     """How batches look: the arguments that `WindowSet.read` shares with `WindowLoader`."""
 
     scaler: Scaler | None
@@ -38,7 +38,7 @@ class PickOptions(TypedDict, total=False):
     broadcast: bool
 
 
-class Picker:
+class WindowReader:
     """Reads windows by number, in any order and from any thread.
 
     Parameters
@@ -65,7 +65,7 @@ class Picker:
 
     __slots__ = ("_access", "_options", "_pool", "recipe", "windows")
 
-    def __init__(self, windows: WindowSet, **options: Unpack[PickOptions]) -> None:
+    def __init__(self, windows: WindowSet, **options: Unpack[WindowReadOptions]) -> None:
         self.windows = windows
         self.recipe = Recipe.compile(windows.series, windows.spec, **options)
         self._options = options
@@ -122,7 +122,7 @@ class Picker:
             self._pool = None
         self._access.close()
 
-    def __enter__(self) -> Picker:
+    def __enter__(self) -> WindowReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,5 +132,5 @@ class Picker:
         return _rebuilt, (self.windows, self._options)
 
 
-def _rebuilt(windows: WindowSet, options: PickOptions) -> Picker:
-    return Picker(windows, **options)
+def _rebuilt(windows: WindowSet, options: WindowReadOptions) -> WindowReader:
+    return WindowReader(windows, **options)

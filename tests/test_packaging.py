@@ -107,7 +107,7 @@ def test_a_loop_over_arrays_loads_no_framework() -> None:
 
 def test_the_command_line_starts_without_a_framework() -> None:
     script = (
-        "import sys, windowloader.cli.main\n"
+        "import sys, windowloader.cli\n"
         "print(*sorted({'torch', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from windowloader.cli.main import app
+from windowloader.cli import app
 
 SMALL = ("--size", "500", "8", "--epochs", "2", "--steps-per-epoch", "10", "--batch-size", "16", "--json")
 

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.convert import bucket_place, objects
 from windowloader.convert.bucket_journal import BucketJournal
 from windowloader.convert.conversion import convert

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from windowloader.cli.main import app
+from windowloader.cli import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "s3.md"
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -114,7 +114,7 @@ def test_the_demo_trains_from_the_bucket_that_the_environment_names(s3, put, for
     named = {"AWS_ENDPOINT_URL": s3.url, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
     asked = f"--data s3://bkt/demo/speed.{form} --start 2020-01-01 --freq 5min --epochs 1 --steps-per-epoch 6 --json"
     done = subprocess.run(
-        [sys.executable, "-c", "from windowloader.cli.main import app; app()", "demo", *asked.split()],
+        [sys.executable, "-c", "from windowloader.cli import app; app()", "demo", *asked.split()],
         env=kept | named, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

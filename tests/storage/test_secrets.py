@@ -17,7 +17,7 @@ import xarray as xr
 import zarr
 
 import windowloader as wl
-from windowloader.cli.main import main
+from windowloader.cli import main
 
 VALUES = np.random.default_rng(5).normal(size=(60, 4)).astype("f4")
 SECRETS = ("dXNlcjpodXNoUEFTUw==", "hushPASS", "hushSIGN", "hushTOKEN", "hushHEADER", "hushKEY")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from windowloader.bench import cases, pictures, rounds, sizes, tables
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.errors import LoaderError
 
 SIZE = sizes.Size("400x5", 400, 5)

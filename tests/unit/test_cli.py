@@ -17,8 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader import __version__
-from windowloader.cli import main as cli
+from windowloader import __version__, cli
 from windowloader.cli import target
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -39,7 +38,9 @@ def run(*arguments: object):
 
 def script(code: str, *arguments: str, **options):
     """Run code, then the command line, in a process of its own."""
-    code = f"import sys; sys.argv[1:] = {list(arguments)!r}\n{code}\nfrom windowloader.cli.main import main; main()"
+    code = (
+        f"import sys; sys.argv[1:] = {list(arguments)!r}\n{code}\nfrom windowloader.cli import main; main()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
     )

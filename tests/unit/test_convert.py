@@ -18,7 +18,7 @@ import zarr
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.convert.conversion import convert
 from windowloader.convert.journal import Journal
 from windowloader.convert.layout import Access, AccessCost, choose_layout
@@ -293,7 +293,7 @@ def test_memory_that_does_not_hold_a_chunk_is_refused(tmp_path):
 CONVERT = """
 import json, os, signal, sys, threading, time
 import numpy as np
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.convert.conversion import convert
 from windowloader.convert import journal as convert_journal
 import windowloader as wl
@@ -476,7 +476,7 @@ def test_progress_rises_to_all_there_is(tmp_path):
 VIRTUAL = """
 import json, sys
 import numpy as np
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.convert.conversion import convert
 from windowloader.sources.base import LocalSource
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.demo import generated, picture, report, running, task, training
 from windowloader.demo.baselines import HistoricalAverage, Persistence
 from windowloader.demo.scoring import score

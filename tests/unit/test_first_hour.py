@@ -16,7 +16,7 @@ import pytest
 
 import windowloader as wl
 from windowloader import errors
-from windowloader.cli.main import main
+from windowloader.cli import main
 from windowloader.sources.failures import Asked, explain
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli.main import app
+from windowloader.cli import app
 from windowloader.view.preview import preview
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}

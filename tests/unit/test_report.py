@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
+from windowloader.cli import app
 from windowloader.cli.common import duration, progress_bar, rate
-from windowloader.cli.main import app
 from windowloader.convert.conversion import convert
 from windowloader.loader.report import outlook
 from windowloader.plan.plan import EpochCost

@@ -2,3 +2,7 @@
 
 In: arguments. Out: text and an exit code. Never has a calculation of its own.
 """
+
+from .entry import app, main
+
+__all__ = ["app", "main"]

@@ -14,11 +14,11 @@ import pytest
 SCRIPT = """
 import json, sys
 import windowloader as wl
-from windowloader.util.private_memory import Watch
+from windowloader.util.private_memory import MemoryWatch
 import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["speed", "time_of_day"], targets=["speed"])
-with Watch() as watch:
+with MemoryWatch() as watch:
     train, _, _ = wl.split(series, spec, (0.7, 0.1, 0.2))
     scaler = wl.StandardScaler(60.0, 9.0, features=["speed"])
     loader = wl.WindowLoader(train, batch_size=64, shuffle=True, scaler=scaler)
@@ -49,14 +49,14 @@ LIMIT = 2 << 30  # bytes of private memory, addressed or not; PGT's array alone 
 STEPS = """
 import sys
 import windowloader as wl
-from windowloader.util.private_memory import Watch
+from windowloader.util.private_memory import MemoryWatch
 import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 names = ["speed", "time_of_day"]
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=names)
 train, _, _ = wl.split(series, spec, (0.7, 0.1, 0.2))
 scaler = wl.StandardScaler(60.0, 9.0, features=["speed"])
-with Watch() as watch:
+with MemoryWatch() as watch:
     loader = wl.WindowLoader(train, batch_size=64, shuffle=True, scaler=scaler, steps_per_epoch=200)
     for inputs, targets in loader:
         pass

@@ -73,13 +73,13 @@ MEASURED = """
 import json, sys
 import numpy as np
 import windowloader as wl
-from windowloader.util.private_memory import Watch, private_bytes
+from windowloader.util.private_memory import MemoryWatch, private_bytes
 
 url, options = sys.argv[1], json.loads(sys.argv[2])
 epochs, variables, active = (options.pop(name, None) for name in ("epochs", "variables", "active"))
 if options.pop("alone", False):  # no epoch is read ahead, so that requests can be counted
-    from windowloader.rows.lane_cache import Course
-    Course._drains = lambda course, passage: False
+    from windowloader.rows.lane_cache import LaneCache
+    LaneCache._drains = lambda course, passage: False
 spec = wl.WindowSpec(**options.pop("spec"))
 small = wl.Series(np.zeros((90, 2), "f4"))
 wl.WindowSet(small, spec).read([0])
@@ -92,7 +92,7 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
     for epoch in range(epochs):
         held, seen = None, 0
         told["requests"] += loader.plan().own.requests
-        with Watch(every=0.004) as watch:
+        with MemoryWatch(every=0.004) as watch:
             for held in loader:
                 seen += held.num_windows
         assert seen == len(windows) == plan.windows

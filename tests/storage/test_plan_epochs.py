@@ -24,7 +24,7 @@ SPEC = wl.WindowSpec(lookback=12, horizon=12)
 @pytest.fixture
 def one_epoch(monkeypatch):
     """Leave the next epoch alone while one drains; `test_what_is_read_of_the_next_epoch` counts it."""
-    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
 
 
 @pytest.fixture(autouse=True)
@@ -342,7 +342,7 @@ GROWTH = """
 import gc, json, sys, time
 import windowloader as wl
 from windowloader.batch import buffers
-from windowloader.util.private_memory import Watch
+from windowloader.util.private_memory import MemoryWatch
 series = wl.open(sys.argv[1])
 windows = wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=12, stride=int(sys.argv[3])))
 with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernels, and the store's code
@@ -350,7 +350,7 @@ with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernel
         pass
 del loader, batch
 gc.collect()
-with Watch() as watch, wl.WindowLoader(windows, shuffle=True, **json.loads(sys.argv[2])) as loader:
+with MemoryWatch() as watch, wl.WindowLoader(windows, shuffle=True, **json.loads(sys.argv[2])) as loader:
     plan, made, slab = loader.plan(), [], buffers._Slab
     buffers._Slab = lambda nbytes: made.append(nbytes) or slab(nbytes)
     for epoch in range(2):

@@ -49,7 +49,7 @@ def windows(url):
 
 
 def test_each_chunk_is_fetched_once_an_epoch_and_the_plan_says_so(static, windows, values, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
     with wl.WindowLoader(windows, threads=2, prefetch_batches=3, **OPTIONS) as loader:
         plan = loader.plan()
         static.clear()
@@ -66,7 +66,7 @@ def test_each_chunk_is_fetched_once_an_epoch_and_the_plan_says_so(static, window
 
 
 def test_a_resumed_epoch_fetches_what_its_plan_says(static, windows, values, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
     with wl.WindowLoader(windows, threads=0, **OPTIONS) as loader:
         rest, state = [], None
         for batch in loader:
@@ -167,7 +167,7 @@ def test_one_request_in_three_may_fail_for_an_epoch(proxy, windows, url, values)
 
 
 def test_ranks_read_their_lanes_only(static, windows, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.Course._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
     seen, total = [], 0
     for rank in range(4):
         static.clear()

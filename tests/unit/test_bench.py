@@ -89,7 +89,7 @@ def test_the_command_writes_a_table_json_and_pictures(tmp_path):
 
 
 def test_what_is_left_out_says_why():
-    skipped = rounds.Result("pems", "keras", "keras", skipped="no room")
+    skipped = rounds.BenchResult("pems", "keras", "keras", skipped="no room")
     assert "left out: no room" in tables.markdown([skipped])
 
 
@@ -106,8 +106,8 @@ def test_the_pictures_of_the_page_show_its_tables():
 def test_pictures_carry_what_they_show(tmp_path):
     row = {"windows": 640.0, "seconds": 1.0, "bytes": 1e9, "cpu": 1.0, "peak": 2e6}
     results = [
-        rounds.Result("metr-la", "memcpy-1", "memcpy", 0.5, [row], [row]),
-        rounds.Result("metr-la", "grain", "grain", 0.0, [], [], skipped="no room"),
+        rounds.BenchResult("metr-la", "memcpy-1", "memcpy", 0.5, [row], [row]),
+        rounds.BenchResult("metr-la", "grain", "grain", 0.0, [], [], skipped="no room"),
     ]
     bars = pictures.bars_of(results)
     assert pictures.read_page(tables.markdown(results)) == bars

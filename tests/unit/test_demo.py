@@ -26,7 +26,7 @@ def demo(*arguments: str):
     return CliRunner().invoke(app, ["demo", *arguments], env=WIDE, catch_exceptions=False)
 
 
-def make_small(tmp_path: Path) -> task.Task:
+def make_small(tmp_path: Path) -> task.DemoTask:
     """Open three days of twelve sensors (a fixture would hold the mapped file open past its test)."""
     return task.open_task(cache_dir=tmp_path, size=(3 * 288, 12))
 

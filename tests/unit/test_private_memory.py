@@ -7,10 +7,10 @@ import sys
 def test_memory_is_watched_where_it_is_held():
     code = (
         "import numpy as np\n"
-        "from windowloader.util.private_memory import Watch\n"
-        "with Watch() as watch:\n"
+        "from windowloader.util.private_memory import MemoryWatch\n"
+        "with MemoryWatch() as watch:\n"
         "    held = np.ones(40_000_000, np.uint8)\n"
-        "del held\nwith Watch() as second:\n"
+        "del held\nwith MemoryWatch() as second:\n"
         "    pass\n"
         "print(watch.grown, second.grown)"
     )

@@ -57,6 +57,7 @@ class Recipe:
     Examples
     --------
     >>> import windowloader as wl
+    >>> from windowloader.rows.strided import Rows
     >>> series = wl.Series(np.arange(40.0).reshape(20, 2))
     >>> recipe = Recipe.compile(series, wl.WindowSpec(lookback=3, horizon=1))
     >>> out = {field.name: np.empty(field.shape, field.dtype) for field in recipe.fields(2)}

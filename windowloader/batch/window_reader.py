@@ -56,7 +56,7 @@ class WindowReader:
     --------
     >>> import windowloader as wl
     >>> windows = wl.WindowSet(wl.Series(np.arange(20.0).reshape(10, 2)), wl.WindowSpec(lookback=3, horizon=1))
-    >>> with Picker(windows, dtype="float64") as picker:
+    >>> with WindowReader(windows, dtype="float64") as picker:
     ...     batch = picker.read(np.array([4, 0]))
     >>> batch.inputs[:, :, 0, 0]
     array([[ 8., 10., 12.],

@@ -49,9 +49,9 @@ def markdown(results: Sequence[BenchResult]) -> str:
 
     Examples
     --------
-    >>> from windowloader.bench.rounds import Result
+    >>> from windowloader.bench.rounds import BenchResult
     >>> row = {"windows": 640.0, "seconds": 1.0, "bytes": 1e9, "cpu": 1.0, "peak": 2e6}
-    >>> limit = Result("metr-la", "memcpy-1", "memcpy", 0.5, [row], [row])
+    >>> limit = BenchResult("metr-la", "memcpy-1", "memcpy", 0.5, [row], [row])
     >>> print(markdown([limit]).splitlines()[-1])
     | memcpy | 0.5 | 640 | 1.00 | 1.00 | 1,562 | 2 MB |
     """

@@ -75,7 +75,7 @@ def grouped(tasks: Iterable[BatchTask], most: int) -> Iterator[list[BatchTask]]:
     Examples
     --------
     >>> step = Step(np.array([4, 2]), np.ones(2, np.float32), advance=2)
-    >>> [len(group) for group in grouped([Task(k, None, None, step, 2.0) for k in range(5)], 2)]
+    >>> [len(group) for group in grouped([BatchTask(k, None, None, step, 2.0) for k in range(5)], 2)]
     [2, 2, 1]
     """
     group: list[BatchTask] = []

@@ -146,8 +146,8 @@ class Ahead(Generic[T, R]):
 
     Examples
     --------
-    >>> from windowloader.util.sharing import Crew
-    >>> list(Ahead(iter(range(4)), lambda n: n * n, crew=Crew(2), ahead=3))
+    >>> from windowloader.util.sharing import WorkerPool
+    >>> list(Ahead(iter(range(4)), lambda n: n * n, crew=WorkerPool(2), ahead=3))
     [0, 1, 4, 9]
     """
 

@@ -47,7 +47,7 @@ class Spread:
 
     Examples
     --------
-    >>> Deal(np.array([5, 4, 3]), active=2).borders
+    >>> Spread(np.array([5, 4, 3]), active=2).borders
     array([ 0,  3,  7, 11, 12])
     """
 

@@ -36,8 +36,8 @@ class RowBuffers:
 
     Examples
     --------
-    >>> Benches.within(1000, row_bytes=10, span=6, windows=8, wanted=4)
-    Benches(rows=25, count=4)
+    >>> RowBuffers.within(1000, row_bytes=10, span=6, windows=8, wanted=4)
+    RowBuffers(rows=25, count=4)
     """
 
     rows: int
@@ -115,7 +115,7 @@ class RowBufferSchedule:
 
     Examples
     --------
-    >>> work = Benchwork(Benches(rows=6, count=2), np.arange(3), 3)
+    >>> work = RowBufferSchedule(RowBuffers(rows=6, count=2), np.arange(3), 3)
     >>> work.fit(np.array([0, 1, 2, 9]), 0), work.lay(np.array([0, 1, 2])).runs()
     (3, [(0, 5, 0)])
     >>> work.lay(np.array([3, 4])).runs()

@@ -49,7 +49,7 @@ class StridedBuffer:
 
     Examples
     --------
-    >>> Flat.of(np.arange(12.0).reshape(2, 3, 2)[::-1]).kind.steps
+    >>> StridedBuffer.of(np.arange(12.0).reshape(2, 3, 2)[::-1]).kind.steps
     (-6, 2, 1)
     """
 

@@ -194,7 +194,7 @@ def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = Non
     Examples
     --------
     >>> type(blob_of("s3://bucket/x.npy")).__name__, type(blob_of("memory://x.npy")).__name__
-    ('Blob', 'FsspecBlob')
+    ('RemoteObject', 'FsspecObject')
     """
     return RemoteObject(locate(url, options)) if supported(url) else FsspecObject(str(url), options or {})
 

@@ -37,7 +37,7 @@ class MemoryWatch:
 
     Examples
     --------
-    >>> with Watch() as watch:
+    >>> with MemoryWatch() as watch:
     ...     held = bytearray(1 << 24)
     >>> watch.grown >= 0
     True

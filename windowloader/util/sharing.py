@@ -45,7 +45,7 @@ class WorkerPool:
     Examples
     --------
     >>> done = []
-    >>> Crew(2).run([lambda: done.append(1), lambda: done.append(2)])
+    >>> WorkerPool(2).run([lambda: done.append(1), lambda: done.append(2)])
     >>> done
     [1, 2]
     """

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import windowloader as wl
-from windowloader.cli import main as cli
+from windowloader import cli
 from windowloader.errors import SourceError
 from windowloader.rows.mirrored import MirroredAccess
 

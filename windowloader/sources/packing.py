@@ -7,6 +7,7 @@ Arithmetic is used only where it was found equal to xarray's; else xarray decode
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ MARKS = ("missing_value", "_FillValue")
 PACKED = (*MARKS, "scale_factor", "add_offset", "_Unsigned")
 BLOCK = 65536  # values decoded at once: what stays in the processor's cache between two steps
 PROBES = 16384
+ONE_AT_A_TIME = threading.Lock()  # filters of warnings belong to all threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,8 +213,10 @@ def _by_xarray(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
     import xarray
 
     variable = xarray.Variable([f"axis{axis}" for axis in range(stored.ndim)], stored, attributes)
-    decoded = xarray.conventions.decode_cf_variable("values", variable, decode_times=False)
-    return np.asarray(decoded.values)
+    with ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
+        decoded = xarray.conventions.decode_cf_variable("values", variable, decode_times=False)
+        return np.asarray(decoded.values)
 
 
 def _proven(packed: Packing, probe: np.ndarray, right: np.ndarray) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExactError", "ddp_scale", "window_sums"]
 
-BufferLayout = Literal["mae", "mse", "rmse", "mape"]
+Kind = Literal["mae", "mse", "rmse", "mape"]
 KINDS = ("mae", "mse", "rmse", "mape")
 
 
@@ -79,12 +79,12 @@ class ExactError:
     (array([1., 2., 3.]), 2.0)
     """
 
-    def __init__(self, kind: BufferLayout = "mae", *, layout: str = "btnf") -> None:
+    def __init__(self, kind: Kind = "mae", *, layout: str = "btnf") -> None:
         if kind not in KINDS:
             raise LoaderError(f"kind={kind!r} is no error that is known. Pass one of {', '.join(KINDS)}.")
         if "b" not in layout or set(layout) - set("btnf"):
             raise LoaderError(f"layout={layout!r} is no layout of b, t, n, f, with b.")
-        self.kind: BufferLayout = kind
+        self.kind: Kind = kind
         self.layout = layout
         self._mean: ExactMean | None = None  # its columns are known with the first update
 

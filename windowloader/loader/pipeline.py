@@ -123,7 +123,7 @@ def start_pipeline(
 
     Returns
     -------
-    Engine
+    Pipeline
 
     Raises
     ------

@@ -210,7 +210,7 @@ def choose(
 
     Returns
     -------
-    Choice
+    BlockLayout
 
     Raises
     ------

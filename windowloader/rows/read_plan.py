@@ -106,7 +106,7 @@ def plan_reads(
 
     Returns
     -------
-    Reading
+    ReadPlan
 
     Raises
     ------

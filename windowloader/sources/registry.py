@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from .base import Source
 
-__all__ = ["BufferLayout", "by_name", "list_variables", "open_source"]
+__all__ = ["Kind", "by_name", "list_variables", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
-class BufferLayout:
+class Kind:
     """One kind of target.
 
     Parameters
@@ -67,25 +67,23 @@ PACKED = tuple(name + packed for name in TEXT for packed in (".gz", ".bz2", ".xz
 TABLE = (*TEXT, *PACKED, ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods")
 FRAMES = ("pandas.DataFrame", "pandas.Series", "to_pandas", "__arrow_c_stream__")
 KINDS = {  # in the order that objects are tested in
-    "source": BufferLayout(
+    "source": Kind(
         "an object derived from windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)
     ),
-    "npy": BufferLayout(
+    "npy": Kind(
         "an .npy file", "numpy_files:open_npy", magic=(b"\x93NUMPY",), suffixes=(".npy",), parts=True
     ),
-    "raw": BufferLayout("bare numbers", "numpy_files:open_raw", parts=True),  # told by shape=
-    "npz": BufferLayout(
-        "an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz", suffixes=(".npz",)
-    ),
-    "zarr": BufferLayout(
+    "raw": Kind("bare numbers", "numpy_files:open_raw", parts=True),  # told by shape=
+    "npz": Kind("an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz", suffixes=(".npz",)),
+    "zarr": Kind(
         "a Zarr store",
         "chunked:open_chunked",
         "chunked:list_arrays",
         marks=("zarr.Store", "zarr.Group"),
         parts=True,
     ),
-    "zarr array": BufferLayout("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
-    "hdf5": BufferLayout(
+    "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
+    "hdf5": Kind(
         "an HDF5 or netCDF-4 file",
         "hdf5:open_hdf5",
         "hdf5:list_hdf5",
@@ -93,24 +91,24 @@ KINDS = {  # in the order that objects are tested in
         suffixes=(".h5", ".hdf5", ".hdf", ".he5", ".mat"),
         parts=True,
     ),
-    "netcdf": BufferLayout(
+    "netcdf": Kind(
         "a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf", (), (b"CDF", b"GRIB"), NETCDF
     ),
-    "table": BufferLayout(
+    "table": Kind(
         "a table (CSV, Parquet, Feather, Excel)",
         "tables:open_table",
         magic=(b"PAR1", b"ARROW1"),
         suffixes=TABLE,
     ),
-    "dataarray": BufferLayout("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
-    "dataset": BufferLayout(
+    "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
+    "dataset": Kind(
         "an xarray Dataset or DataTree",
         "netcdf:open_xarray",
         "netcdf:list_xarray",
         ("xarray.Dataset", "xarray.DataTree"),
     ),
-    "frame": BufferLayout("a pandas, polars or Arrow table", "registry:open_any_frame", marks=FRAMES),
-    "array": BufferLayout(
+    "frame": Kind("a pandas, polars or Arrow table", "registry:open_any_frame", marks=FRAMES),
+    "array": Kind(
         "an array of NumPy, torch or anything with __array__", "memory:open_array", marks=("__array__",)
     ),
 }
@@ -287,7 +285,7 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
     return target, variable
 
 
-def _kind(target: Any, raw: bool = False) -> BufferLayout:
+def _kind(target: Any, raw: bool = False) -> Kind:
     """Return the kind of a path, URL or object; ``raw``: a file is bare numbers."""
     if isinstance(target, str):
         name = "raw" if raw else by_name(target) or "zarr" if is_url(target) else _format(target)
@@ -348,7 +346,7 @@ def _by_bytes(path: str) -> str | None:
     return found
 
 
-def _read(kind: BufferLayout, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
+def _read(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
     """Call a function of a kind; None where it can only read a file, and the object is to be downloaded."""
     if is_url(place) and not kind.parts:
         return None
@@ -383,7 +381,7 @@ def _marks(target: Any) -> set[str]:
     return classes.union(name for name in attributes if hasattr(target, name))
 
 
-def _check_options(target: Any, kind: BufferLayout, options: Mapping[str, Any]) -> None:
+def _check_options(target: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     """Raise `SourceFormatError` for options that a kind does not take; ``**options`` are those of tables."""
     if not options:
         return

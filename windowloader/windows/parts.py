@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "Regions", "cut", "entity_parts", "row_regions"]
 
-BufferLayout = Literal["ratios", "borders", "ranges", "entities"]
+Kind = Literal["ratios", "borders", "ranges", "entities"]
 NAMES = {1: ("all",), 2: ("train", "test"), 3: ("train", "val", "test")}
 EXAMPLE = (
     "Give ratios (0.7, 0.1, 0.2), borders ('2012-05-01', '2012-06-01') or row numbers, or named ranges "
@@ -49,7 +49,7 @@ class Parts:
     """
 
     names: tuple[str, ...]
-    kind: BufferLayout
+    kind: Kind
     values: tuple[Any, ...]
 
     @classmethod
@@ -71,7 +71,7 @@ class Parts:
         return cls(names or default, kind, values)
 
 
-def _kind(values: tuple[Any, ...], *, named: bool) -> BufferLayout:
+def _kind(values: tuple[Any, ...], *, named: bool) -> Kind:
     numbers = [value for value in values if _is_number(value)]
     if len(numbers) == len(values) and any(isinstance(value, float | np.floating) for value in numbers):
         return "ratios"

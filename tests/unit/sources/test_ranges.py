@@ -213,11 +213,11 @@ def test_an_answer_closes_no_file_that_waits_for_it(tmp_path, put, monkeypatch):
         file.create_dataset("speed", data=VALUES, chunks=(10, 11))
     other, system = h5py.File(tmp_path / "x.h5"), type(fsspec.filesystem("memory"))
 
-    class PreloadedVariable:
+    class Held:
         """Garbage once nobody but itself knows it."""
 
     def answer(*arguments, ask=system.cat_file):
-        held = PreloadedVariable()
+        held = Held()
         held.itself = held
         weakref.finalize(held, other.close)
         del held

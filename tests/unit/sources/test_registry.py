@@ -14,7 +14,7 @@ import pytest
 from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
 from windowloader.sources import registry
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.registry import BufferLayout, list_variables, open_source
+from windowloader.sources.registry import Kind, list_variables, open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +156,7 @@ def test_a_kind_is_one_entry(monkeypatch) -> None:
     class Lidar:
         rows = VALUES
 
-    lidar = BufferLayout("a Lidar", "registry:open_lidar", marks=(f"{__name__.partition('.')[0]}.Lidar",))
+    lidar = Kind("a Lidar", "registry:open_lidar", marks=(f"{__name__.partition('.')[0]}.Lidar",))
     monkeypatch.setattr(
         registry, "open_lidar", lambda one, axes: ArraySource(one.rows, axes=axes), raising=False
     )

@@ -8,11 +8,9 @@ of 1 to 10. Never keeps chunks; what is kept how long is the plan's.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +30,6 @@ from .processes import tensorstore
 from .reads import Progress, Read, lend
 from .remote import Opened, RemoteSource
 from .remote_objects import pool, renew_pool
-from .traffic import zarr_codecs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,45 +39,12 @@ if TYPE_CHECKING:
     from .reads import Pending
     from .zarr_contents import ZarrContents
 
-__all__ = ["ArrayInfo", "ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
+__all__ = ["ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
 SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
 AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
 TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
-UNPACKED = {"bytes", "transpose", "crc32c"}  # codecs that leave the size of a chunk as it is
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayInfo:
-    """How one array lies in its store.
-
-    Parameters
-    ----------
-    driver : str
-        ``zarr`` or ``zarr3``: TensorStore's words.
-    shape : tuple of int
-    itemsize : int
-        Bytes of a stored number.
-    chunks : tuple of int
-        What is read at once: the inner chunk of a shard.
-    shards : tuple of int or None
-        What is one object where that is larger than a chunk.
-    exact : bool
-        Whether a chunk's stored size is known: nothing is compressed.
-    """
-
-    driver: str
-    shape: tuple[int, ...]
-    itemsize: int
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None = None
-    exact: bool = False
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of one chunk as decoded; with `exact`, about as stored."""
-        return math.prod(self.chunks) * self.itemsize
 
 
 class ZarrSource(RemoteSource):
@@ -133,10 +97,12 @@ class ZarrSource(RemoteSource):
         self.node, self.identity, self.fill_missing = place.node / path, contents.identity(path), fill_missing
         self.location: Location | None = place.location and place.location.child(path)
         self.fill_value = delivered(self.packing, dtype, stored.fill_value)
-        self.names = zarr_codecs(stored)
-        grid = raw.shape, stored.dtype.itemsize, stored.chunks, stored.shards
-        self.stored_itemsize = stored.dtype.itemsize
-        self.info = ArrayInfo(contents.driver(path), *grid, UNPACKED.issuperset(self.names))
+        self.names = _codecs(stored)
+        self.stored_itemsize, self.driver = stored.dtype.itemsize, contents.driver(path)
+        self.stored_shape, self.stored_chunks = raw.shape, stored.chunks
+        self.objects: tuple[int, ...] = (
+            stored.shards or stored.chunks
+        )  # sizes of what has a key, in the stored order
         self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
             default = SHARD_CACHE if stored.shards else 0
@@ -161,7 +127,7 @@ class ZarrSource(RemoteSource):
 
     def state(self) -> str:
         """Versions of some chunks."""
-        return state_of(self.location, self.info) if self.location else ""
+        return state_of(self.location, self.driver, self.stored_shape, self.objects) if self.location else ""
 
     def _open(self) -> Opened:
         if self.location is not None:
@@ -172,11 +138,11 @@ class ZarrSource(RemoteSource):
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
-        grid = self.info.shards or self.info.chunks
-        if len(indices) != len(grid):
+        if len(indices) != len(self.objects):
             return ""
-        first = indices[self.order[0]] * grid[self.order[0]]
-        return f"rows {first}–{min(first + grid[self.order[0]], self.shape[0]) - 1}"
+        rows = self.objects[self.order[0]]
+        first = indices[self.order[0]] * rows
+        return f"rows {first}–{min(first + rows, self.shape[0]) - 1}"
 
 
 class _TensorStoreRows:
@@ -186,13 +152,13 @@ class _TensorStoreRows:
         from .zarr_contents import open_tensorstore
 
         self.source, self.location, self.ts = source, location, tensorstore(source.name)
-        self.progress, info = Progress(self.renew), source.info
+        self.progress = Progress(self.renew)
         store = open_tensorstore(
-            location, info.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
+            location, source.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
         )
-        if tuple(store.shape) != info.shape:
+        if tuple(store.shape) != source.stored_shape:
             raise SourceChangedError(
-                f"{source.name!r} had shape {info.shape} when it was opened and has {tuple(store.shape)} now; "
+                f"{source.name!r} had shape {source.stored_shape} when it was opened and has {tuple(store.shape)} now; "
                 "open it again."
             )
         if source.packing is None and store.dtype.numpy_dtype != source.dtype:
@@ -238,7 +204,7 @@ class _ZarrRows:
         self.source, self.progress = source, Progress(renew_pool)
         node = source.node
         store = node.store if source.fill_missing else Whole(node.store, source.name)
-        form: Literal[2, 3] = 3 if source.info.driver == "zarr3" else 2  # references refuse keys of the other
+        form: Literal[2, 3] = 3 if source.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
@@ -249,7 +215,7 @@ class _ZarrRows:
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""
         source = self.source
-        chunk = source.info.chunks[source.order[0]]
+        chunk = source.stored_chunks[source.order[0]]
         edges = [start, *range((start // chunk + 1) * chunk, stop, chunk)]
         requests = int(source.storage(box).cost([start], [stop]).requests[0])
         pieces = min(len(edges), PIECES, -(-requests // AT_ONCE))
@@ -373,3 +339,21 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
 
     contents = ZarrContents.of(place_of(target, storage_options))
     return () if contents.single else contents.variables()
+
+
+def _codecs(array: Any) -> list[str]:
+    """Return the names of the codecs of an array of zarr-python, of those within its shards where it has some."""
+    document = array.metadata.to_dict()
+    if array.metadata.zarr_format == 3:
+        chain = document.get("codecs", [])
+        inner = [codec for codec in chain if codec["name"] == "sharding_indexed"]
+        chain = inner[0]["configuration"]["codecs"] if inner else chain
+    else:
+        chain = [*(document.get("filters") or []), document.get("compressor")]
+    return [_codec(one) for one in chain if one]
+
+
+def _codec(codec: dict[str, Any]) -> str:
+    settings = codec.get("configuration", codec)
+    name = str(codec.get("name", codec.get("id", "?")))
+    return f"{name}:{settings['cname']}" if "cname" in settings else name

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -19,9 +18,9 @@ from .kvstore import open_store
 from .reads import Progress, wait
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from .chunked import ArrayInfo
     from .options import Location
 
 __all__ = ["place_of", "state_of"]
@@ -60,23 +59,23 @@ def place_of(location: Location) -> str:
     return f"{location.kvstore.get('endpoint', '')}{urlencode(asked)}"
 
 
-def state_of(location: Location, info: ArrayInfo) -> str:
+def state_of(location: Location, driver: str, shape: Sequence[int], chunks: Sequence[int]) -> str:
     """Return what changes when a store of chunks is written again with the very same metadata.
 
     Versions (ETag, generation, time of change) of some chunks, evenly spread from the first to the last, asked for at
     once and without their bytes. A chunk between them that alone was replaced is not noticed: nothing short of asking
-    for every chunk would. Other sources are one object, whose version is in their fingerprint.
+    for every chunk would. Other sources are one object, whose version is in their fingerprint. ``chunks`` are the
+    sizes of what has a key: of shards, where there are any.
     """
-    return digest(_versions(location, info))
+    return digest(_versions(location, driver, shape, chunks))
 
 
-def _versions(location: Location, info: ArrayInfo) -> list[bytes]:
-    grid = info.shards or info.chunks
-    counts = [-(-size // chunk) for size, chunk in zip(info.shape, grid, strict=True)]
+def _versions(location: Location, driver: str, shape: Sequence[int], chunks: Sequence[int]) -> list[bytes]:
+    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
     total = int(np.prod(counts))
     places: np.ndarray = np.linspace(0, max(total - 1, 0), min(SAMPLES, total)).round().astype(np.int64)
     cells = [np.unravel_index(int(place), counts) for place in places]
-    keys = [_key(form, cell) for cell, form in itertools.product(cells, FORMS.get(info.driver, ()))]
+    keys = [_key(form, cell) for cell, form in itertools.product(cells, FORMS.get(driver, ()))]
     if location.local is not None:
         return [_local(location.local / key) for key in keys]
     store = open_store(location)
@@ -95,9 +94,8 @@ def _local(path: Path) -> bytes:
 
 
 def _version(key: str, future: Any, location: Any, progress: Progress) -> bytes:
-    asked, since = Asked(f"{location.url}/{key}"), time.monotonic()
     try:
-        found = wait(future, asked, since=since, limit=location.timeout, progress=progress, timeout=None)
+        found = wait(future, Asked(f"{location.url}/{key}"), limit=location.timeout, progress=progress)
     except PermissionError:  # what a bucket that may not be listed answers for keys that are not there
         return b""
     return bytes(found.stamp.generation) if found.state == "value" else b""

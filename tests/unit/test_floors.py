@@ -27,7 +27,6 @@ FORWARDS = {
 # What is still to be turned round: this list only shrinks.
 RED = {
     ("series.selection", "series.series"),
-    ("sources.base", "sources.mapping"),
     ("sources.hdf5_dataset", "sources.ranges"),
     ("sources.joined", "series.alignment"),
     ("sources.netcdf", "sources.hdf5"),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-import operator
-import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -18,7 +16,7 @@ import numpy as np
 
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
-from windowloader.util.axes import check_axes, default_axes
+from windowloader.util.axes import check_axes, check_dtype, check_shape, default_axes
 
 from .box import box_shape, given
 from .failures import Asked, Guard
@@ -39,8 +37,6 @@ __all__ = [
     "SlabSource",
     "Source",
     "SourceOver",
-    "check_dtype",
-    "check_shape",
     "digest",
     "optional",
     "to_nanoseconds",
@@ -417,53 +413,6 @@ class SlabSource(LocalSource):
     def as_stored(self, out: np.ndarray) -> np.ndarray:
         """View ``out`` in the stored order of axes."""
         return out.transpose([self.order.index(dim) for dim in range(len(self.order))])
-
-
-def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
-    """Native form of a dtype that can be delivered, else `SourceFormatError` with what to do.
-
-    Examples
-    --------
-    >>> check_dtype(np.dtype(">f4"), "x.npy")
-    dtype('float32')
-    """
-    if dtype.kind in "fiub" and dtype.itemsize <= 8:
-        return dtype.newbyteorder("=")
-    advice = {
-        "O": "Objects would have to be unpickled, which is never done; save it as float32.",
-        "c": "Give the real and the imaginary part as two features.",
-        "M": "Pass times as timestamps=, or turn them into numbers.",
-        "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
-        "S": "Text cannot be a window's value; encode it as numbers.",
-        "U": "Text cannot be a window's value; encode it as numbers.",
-        "V": "Take one field of the record at a time, e.g. records['speed'].",
-        "f": "Extended precision is not portable; use float64.",
-    }.get(dtype.kind, "Turn it into numbers.")
-    raise SourceFormatError(
-        f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
-    )
-
-
-def check_shape(
-    shape: Any, itemsize: int, name: str, *, what: str = "shape", least: int = 0
-) -> tuple[int, ...]:
-    """Sizes as integers, else `SourceFormatError`: damaged metadata and typing errors give any.
-
-    Examples
-    --------
-    >>> check_shape((288, np.int64(207)), 4, "x.npy")
-    (288, 207)
-    """
-    try:
-        sizes = tuple(operator.index(size) for size in shape)
-    except TypeError:
-        sizes = (-1,)
-    if min(sizes, default=least) < least or math.prod(max(size, 1) for size in sizes) * itemsize >= 1 << 63:
-        raise SourceFormatError(
-            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are whole numbers of {least} "
-            "or more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
-        )
-    return sizes
 
 
 def digest(*parts: object) -> str:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from windowloader.errors import SourceChangedError, SourceFormatError
+from windowloader.util.axes import check_dtype
 
-from .base import Source, check_dtype, digest
+from .base import Source, digest
 from .coordinates import dimension_names, time_dimension
 from .description import StoreDescription
 from .failures import Asked, explained

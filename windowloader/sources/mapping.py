@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceError
+from windowloader.util.axes import check_dtype, check_shape
 
-from .base import check_dtype, check_shape
 from .handles import Stamp
 
 if TYPE_CHECKING:

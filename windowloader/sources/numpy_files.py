@@ -21,8 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.util.axes import check_dtype, check_shape
 
-from .base import Described, check_dtype, check_shape, unknown_variable
+from .base import Described, unknown_variable
 from .handles import Stamp
 from .mapping import Region
 from .memory import LoadedSource, MappedSource

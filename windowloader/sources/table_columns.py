@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import SourceFormatError
+from windowloader.util.axes import check_dtype
 from windowloader.util.calendars import Times, calendar_of
 
-from .base import check_dtype, optional, to_nanoseconds
+from .base import optional, to_nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -23,8 +23,9 @@ from zarr.storage import StorePath
 
 from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError
 from windowloader.hiding import hide_secrets
+from windowloader.util.axes import check_shape
 
-from .base import check_shape, digest
+from .base import digest
 from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained

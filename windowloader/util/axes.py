@@ -1,4 +1,4 @@
-"""The one axis alphabet, in and out: ``t`` time, ``n`` space, ``f`` feature, ``b`` batch.
+"""The one axis alphabet, in and out (``t`` time, ``n`` space, ``f`` feature, ``b`` batch), and what arrays are taken.
 
 In: a string of letters, a shape, perhaps dimension names. Out: a canonical ``[time, node, feature]`` view
 and the shape and order of a batch. Never reads values.
@@ -7,18 +7,28 @@ and the shape and order of a batch. Never reads values.
 from __future__ import annotations
 
 import math
+import operator
+import reprlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from windowloader.errors import AxesError
+from windowloader.errors import AxesError, SourceFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     import numpy as np
 
-__all__ = ["Layout", "canonical", "check_axes", "default_axes", "dimension_role", "sizes"]
+__all__ = [
+    "Layout",
+    "canonical",
+    "check_axes",
+    "check_dtype",
+    "check_shape",
+    "default_axes",
+    "dimension_role",
+    "sizes",
+]
 
 TIME_NAMES = frozenset(
     {"time", "t", "date", "datetime", "timestamp", "time_counter", "valid_time", "step_time"}
@@ -261,3 +271,52 @@ class Layout:
         """Shape with the space axes apart."""
         size = {"b": (batch,), "t": (steps,), "n": tuple(space), "f": (features,)}
         return tuple(part for letter in self.letters for part in size[letter])
+
+
+def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
+    """Native form of a dtype that can be delivered, else `SourceFormatError` with what to do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_dtype(np.dtype(">f4"), "x.npy")
+    dtype('float32')
+    """
+    if dtype.kind in "fiub" and dtype.itemsize <= 8:
+        return dtype.newbyteorder("=")
+    advice = {
+        "O": "Objects would have to be unpickled, which is never done; save it as float32.",
+        "c": "Give the real and the imaginary part as two features.",
+        "M": "Pass times as timestamps=, or turn them into numbers.",
+        "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
+        "S": "Text cannot be a window's value; encode it as numbers.",
+        "U": "Text cannot be a window's value; encode it as numbers.",
+        "V": "Take one field of the record at a time, e.g. records['speed'].",
+        "f": "Extended precision is not portable; use float64.",
+    }.get(dtype.kind, "Turn it into numbers.")
+    raise SourceFormatError(
+        f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
+    )
+
+
+def check_shape(
+    shape: Any, itemsize: int, name: str, *, what: str = "shape", least: int = 0
+) -> tuple[int, ...]:
+    """Sizes as integers, else `SourceFormatError`: damaged metadata and typing errors give any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_shape((288, np.int64(207)), 4, "x.npy")
+    (288, 207)
+    """
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = (-1,)
+    if min(sizes, default=least) < least or math.prod(max(size, 1) for size in sizes) * itemsize >= 1 << 63:
+        raise SourceFormatError(
+            f"{name!r} has {what}={reprlib.repr(shape)} of {itemsize} bytes each; sizes are whole numbers of {least} "
+            "or more, of fewer than 2**63 bytes together. Its metadata are damaged, or it was not what was meant."
+        )
+    return sizes

@@ -130,8 +130,7 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
     if not sign:  # it means nothing
         said.pop("_Unsigned", None)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
+        with np.errstate(all="ignore"):
             marks = [mark for key in MARKS for mark in map(np.asarray, np.ravel(said.get(key, ())))]
             marks = [mark for mark in marks if mark.dtype.kind in "iufb" and mark == mark]  # no text, no NaN
             probe = _probe(dtype.newbyteorder("="), marks)

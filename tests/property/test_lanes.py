@@ -51,7 +51,7 @@ def model(starts, blocks, span, seed, epoch, m, lanes, rotate):
         n, active = len(mine), min(m, len(mine))
         runs = [mine[i * n // active : (i + 1) * n // active] for i in range(active)]
         starting = [
-            draw(len(run), key(seed, epoch=epoch, purpose=Purpose.WALK_START, lane=lane, index=w))
+            draw(len(run), key(seed, epoch=epoch, purpose=Purpose.RUN_START, lane=lane, index=w))
             for w, run in enumerate(runs)
         ]
         visits = [
@@ -63,7 +63,7 @@ def model(starts, blocks, span, seed, epoch, m, lanes, rotate):
         turns = [[] for _ in range(n + active - 1)] if n else []
         for t in range(n):
             home = [w for w in sorted(numbers) if max(visits.index(k) for k in touched[w]) == t]
-            home = permuted(home, seed, epoch, Purpose.DEAL, lane, t)
+            home = permuted(home, seed, epoch, Purpose.SPREAD, lane, t)
             for j in range(active):
                 size = len(home) // active + ((j + 2 * t) % active < len(home) % active)
                 begin = sum(
@@ -123,7 +123,7 @@ def test_agrees_with_the_model(case, m, lanes, rotate, seed, epoch):
     for lane, (visits, turns) in enumerate(expected):
         sequence = order.sequence(epoch, lane)
         assert sequence.blocks[sequence.visits].tolist() == visits
-        assert np.diff(sequence.deal.borders).tolist() == [len(turn) for turn in turns]
+        assert np.diff(sequence.spread.borders).tolist() == [len(turn) for turn in turns]
         flat = [w for turn in turns for w in turn]
         assert order.lane(epoch, lane, 0, int(sizes[lane])).tolist() == flat
         middle = len(flat) // 3
@@ -147,7 +147,7 @@ def test_each_window_comes_once_while_its_blocks_are_there(case, m, lanes, rotat
             )
         )
         for position, window in enumerate(order.lane(epoch, lane, 0, len(sequence)).tolist()):
-            turn = int(sequence.deal.turn_of(position))
+            turn = int(sequence.spread.turn_of(position))
             block, crosses = (int(x) for x in order.grid.locate(starts[window]))
             touched = [block, block + 1] if crosses else [block]
             assert 0 <= turn - max(entry[k] for k in touched) < sequence.active

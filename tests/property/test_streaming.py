@@ -254,7 +254,7 @@ def test_faults_cost_time_and_no_window_at_length(case, script, rank):
 @pytest.fixture
 def one_epoch(monkeypatch):
     """No reads for the epoch after: what is counted belongs to one."""
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
 
 
 def counted(loader, source):

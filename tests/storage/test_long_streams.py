@@ -79,7 +79,7 @@ url, options = sys.argv[1], json.loads(sys.argv[2])
 epochs, variables, active = (options.pop(name, None) for name in ("epochs", "variables", "active"))
 if options.pop("alone", False):  # no epoch is read ahead, so that requests can be counted
     from windowloader.rows.lane_cache import LaneCache
-    LaneCache._drains = lambda course, passage: False
+    LaneCache._drains = lambda lane_cache, lane_pass: False
 spec = wl.WindowSpec(**options.pop("spec"))
 small = wl.Series(np.zeros((90, 2), "f4"))
 wl.WindowSet(small, spec).read([0])
@@ -100,11 +100,11 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
         told["peaks"].append(watch.peak - imports)
         told["after"].append(private_bytes() - imports)
     access = loader._engine.access
-    benches = getattr(access, "_halls", None)
+    buffers = getattr(access, "_block_caches", None)
     told["under_way"] = access.reader.most_under_way
-    if benches is not None:
-        (hall,) = benches
-        told["arena"] = sum(region.nbytes for region in hall.grounds.arena.regions)
+    if buffers is not None:
+        (block_cache,) = buffers
+        told["arena"] = sum(region.nbytes for region in block_cache.block_memory.arena.regions)
 print(json.dumps(told | {"plan": plan.to_dict()}))
 """
 
@@ -167,7 +167,7 @@ def test_twenty_epochs_of_ten_times_the_memory(where, tmp_path, static, bucket_f
     half, chunk = len(peaks) // 2, shape["chunk"] * shape["nodes"] * 4
     for seen in (peaks, told["after"]):
         assert statistics.median(seen[half:]) <= max(seen[:half]) + 2 * chunk
-    assert told["arena"] == plan["memory"]["arena"] + plan["memory"]["stash"]
+    assert told["arena"] == plan["memory"]["arena"] + plan["memory"]["overlap_buffer"]
     assert told["under_way"] <= plan["at_a_time"]
 
 

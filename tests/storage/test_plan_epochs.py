@@ -24,7 +24,7 @@ SPEC = wl.WindowSpec(lookback=12, horizon=12)
 @pytest.fixture
 def one_epoch(monkeypatch):
     """Leave the next epoch alone while one drains; `test_what_is_read_of_the_next_epoch` counts it."""
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
 
 
 @pytest.fixture(autouse=True)

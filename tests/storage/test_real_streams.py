@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def an_epoch_at_a_time(monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
 
 
 def era5(data):

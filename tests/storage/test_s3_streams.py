@@ -26,7 +26,7 @@ SPEC = {"lookback": 6, "horizon": 4}
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr("windowloader.order.grid._BYTES", 1)  # else one block of 1 MiB would hold everything
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
     monkeypatch.setattr("windowloader.sources.options._CONTEXTS", {})
 
 

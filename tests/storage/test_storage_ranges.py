@@ -105,7 +105,7 @@ def in_columns(path):
 )
 @pytest.mark.parametrize("write", [npy, contiguous, in_order, in_columns])
 def test_a_plan_counts_requests_as_ranges_are_joined(write, more, static, bucket_folder, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
     monkeypatch.setattr("windowloader.order.grid._BYTES", 1)
     monkeypatch.setattr("windowloader.sources.ranges.PART", 10_000)
     monkeypatch.setattr("windowloader.sources.ranges.join.__kwdefaults__", {"gap": 500, "part": 10_000})

@@ -49,7 +49,7 @@ def windows(url):
 
 
 def test_each_chunk_is_fetched_once_an_epoch_and_the_plan_says_so(static, windows, values, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
     with wl.WindowLoader(windows, threads=2, prefetch_batches=3, **OPTIONS) as loader:
         plan = loader.plan()
         static.clear()
@@ -66,7 +66,7 @@ def test_each_chunk_is_fetched_once_an_epoch_and_the_plan_says_so(static, window
 
 
 def test_a_resumed_epoch_fetches_what_its_plan_says(static, windows, values, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
     with wl.WindowLoader(windows, threads=0, **OPTIONS) as loader:
         rest, state = [], None
         for batch in loader:
@@ -114,14 +114,14 @@ def test_breaks_and_two_iterators_at_once(windows, values):
         for batch, expected in zip(loader, ahead, strict=False):
             assert batch.starts.tolist() == expected
             right(next(first), values)
-        assert len(loader._engine.access._halls) == 2
+        assert len(loader._engine.access._block_caches) == 2
         del first
         gc.collect()
         for thread in threading.enumerate():  # those that made batches for it let go of its arena as they end
             if thread.name in ("windowloader-0", "windowloader-1"):
                 thread.join(10)
         assert sum(batch.num_windows for batch in loader) == len(windows)
-        assert len(loader._engine.access._halls) == 1
+        assert len(loader._engine.access._block_caches) == 1
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -167,7 +167,7 @@ def test_one_request_in_three_may_fail_for_an_epoch(proxy, windows, url, values)
 
 
 def test_ranks_read_their_lanes_only(static, windows, monkeypatch):
-    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, passage: False)
+    monkeypatch.setattr("windowloader.rows.lane_cache.LaneCache._drains", lambda self, lane_pass: False)
     seen, total = [], 0
     for rank in range(4):
         static.clear()

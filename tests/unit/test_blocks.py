@@ -1,4 +1,4 @@
-"""The streamed tier's parts: the reader's limits and errors, turns of batches, benches, the arena, and plans."""
+"""The streamed tier's parts: the reader's limits and errors, turns of batches, buffers, the arena, and plans."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_a_plan_is_a_page_and_a_dict_and_reads_nothing(hidden):
         -(-plan.first.requests // plan.at_a_time)
     )
     assert plan.mixing.same_block_pairs > plan.permutation.same_block_pairs
-    assert max(value for _, value in plan.resident) <= plan.memory.arena + plan.memory.stash
+    assert max(value for _, value in plan.resident) <= plan.memory.arena + plan.memory.overlap_buffer
 
 
 @pytest.mark.parametrize("done", [0, 7])
@@ -304,9 +304,9 @@ def test_a_plan_names_what_the_first_batch_waits_for(hidden, batch_size, done):
         plan = made.plan(state)
         batches = iter(made)
         next(batches)
-        (course,) = made._engine.access._halls[0].courses.values()
-        entered = course.present.lane.visits[: course.present.turn + 1]
-        waited = sum(course.present.residency.placed[: len(entered)])
+        (lane_cache,) = made._engine.access._block_caches[0].lane_caches.values()
+        entered = lane_cache.present.lane.visits[: lane_cache.present.turn + 1]
+        waited = sum(lane_cache.present.schedule.placed[: len(entered)])
         batches.close()
     assert plan.first.requests >= 2 * waited  # a block is two chunks here
     assert plan.first.requests - 2 * waited <= plan.sides

@@ -12,7 +12,7 @@ import pytest
 
 from windowloader.errors import LoaderError
 from windowloader.order.grid import Grid, cut
-from windowloader.order.lanes import BlockOrder, walk
+from windowloader.order.lanes import BlockOrder, interleaved_runs
 from windowloader.order.spread import Spread
 from windowloader.sources.storage import Storage
 from windowloader.windows.index import Explicit, Runs
@@ -75,15 +75,15 @@ def test_sequences_are_those_of_every_release(make):
     assert found == digests
 
 
-def test_walks_take_turns_and_go_round():
-    visits = walk(23, 4, seed=0, epoch=0)
+def test_runs_take_turns_and_go_round():
+    visits = interleaved_runs(23, 4, seed=0, epoch=0)
     assert sorted(visits.tolist()) == list(range(23))
     borders = [0, 5, 11, 17, 23]
     for a, b in itertools.pairwise(borders):
         run = [v for v in visits.tolist() if a <= v < b]
         assert all((y - x) % (b - a) == 1 for x, y in itertools.pairwise(run))
     assert len({int(np.searchsorted(borders, v, side="right")) for v in visits[:4]}) == 4
-    assert walk(0, 0, seed=0, epoch=0).size == 0
+    assert interleaved_runs(0, 0, seed=0, epoch=0).size == 0
 
 
 def test_epochs_and_seeds_differ_and_sizes_do_not():
@@ -182,12 +182,12 @@ def test_stretches_outside_a_lane_are_index_errors(lane, start, stop):
 
 
 def test_parts_differ_by_at_most_one_and_turns_add_up():
-    deal = Spread(np.array([7, 0, 3, 12, 5, 5, 1]), active=4)
-    parts = np.array([[deal.part(t, j)[1] for j in range(4)] for t in range(7)])
+    spread = Spread(np.array([7, 0, 3, 12, 5, 5, 1]), active=4)
+    parts = np.array([[spread.part(t, j)[1] for j in range(4)] for t in range(7)])
     assert parts.sum(axis=1).tolist() == [7, 0, 3, 12, 5, 5, 1]
     assert (parts.max(axis=1) - parts.min(axis=1)).max() <= 1
     turns = [sum(parts[t, u - t] for t in range(7) if 0 <= u - t < 4) for u in range(10)]
-    assert np.diff(deal.borders).tolist() == turns
+    assert np.diff(spread.borders).tolist() == turns
     assert len({tuple(row) for row in (parts - parts.min(axis=1, keepdims=True))[[0, 2, 4, 5, 6]]}) > 2
     with pytest.raises(LoaderError, match="active=0"):
         Spread(np.array([1]), active=0)

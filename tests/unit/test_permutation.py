@@ -153,7 +153,7 @@ def test_golden_keys():
 
 def test_purposes_never_change_their_numbers():
     assert {p.name: int(p) for p in Purpose} == {
-        "GLOBAL": 0, "ROTATION": 1, "WALK_START": 2, "ROUND": 3, "DEAL": 4, "TURN": 5,
+        "GLOBAL": 0, "ROTATION": 1, "RUN_START": 2, "ROUND": 3, "SPREAD": 4, "TURN": 5,
     }  # fmt: skip
 
 

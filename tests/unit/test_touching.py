@@ -141,4 +141,4 @@ def test_arenas_of_streams_are_touched(monkeypatch, chunk):
             list(loader)
     assert plan.mode == ("blocks" if chunk > 1 else "direct")
     assert len(touched) == 1
-    assert 0 < touched[0] <= plan.memory.arena + plan.memory.stash
+    assert 0 < touched[0] <= plan.memory.arena + plan.memory.overlap_buffer

@@ -173,12 +173,12 @@ def _access(windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps,
         return mirrored(access, windows, recipe.reads, reading, views)
     from windowloader.rows.direct import DirectAccess
 
-    assert reading.benches is not None
+    assert reading.buffers is not None
     access = DirectAccess(
         reading.stored,
         others,
         choice=reading.choice,
-        benches=reading.benches,
+        buffers=reading.buffers,
         offsets=recipe.reads.offsets,
         span=windows.spec.span,
     )

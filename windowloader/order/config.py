@@ -28,7 +28,7 @@ COUNTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderConfig:
-    """How a loader reads, orders and deals its windows; what a batch looks like is the recipe's.
+    """How a loader reads, orders and spreads its windows; what a batch looks like is the recipe's.
 
     The parameters are those of `WindowLoader`; ``memory`` may be text and is bytes afterwards.
 

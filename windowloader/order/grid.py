@@ -13,7 +13,7 @@ need no cut: no window crosses them, and cutting would read the chunk they lie i
 With `Grid.halo` (where four spans of rows do not fit in memory) a window starts in a block of few rows and
 the block reads the ``span − 1`` rows behind it as well, so that no window touches two.
 
-An executor needs `Grid.locate`: a window that crosses lies in the seam between its block and the next,
+An executor needs `Grid.locate`: a window that crosses lies in the overlap between its block and the next,
 else in its block alone, ``start − begin[block]`` rows from the block's first.
 """
 

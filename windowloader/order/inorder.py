@@ -44,7 +44,7 @@ class TimeOrder:
     grid : Grid
         The blocks of these windows.
     num_lanes : int
-        Into how many contiguous pieces the windows are dealt.
+        Into how many contiguous pieces the windows are assigned.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class TimeOrder:
     >>> starts = Runs.of_segments(np.array([0, 309]), span=10, stride=1)
     >>> grid = Grid(np.array([0, 100, 200]), np.array([100, 200, 309]), span=10, rows=40)
     >>> lane = TimeOrder(starts, grid=grid).sequence(0, 0)
-    >>> lane.deal.borders, lane.windows(90, 94)
+    >>> lane.spread.borders, lane.windows(90, 94)
     (array([  0,  91, 191, 300]), array([90, 91, 92, 93]))
     """
 

@@ -20,7 +20,7 @@ MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 LOW_1 = np.uint32(0x7FEB352D)  # lowbias32 (Wellons 2018)
 LOW_2 = np.uint32(0x846CA68B)
-BLOCK = 1024  # positions walked together: the scratch of a call stays in the first-level cache
+BLOCK = 1024  # positions evaluated together: the scratch of a call stays in the first-level cache
 
 
 @kernel
@@ -90,7 +90,7 @@ def feistel_32(
         count = min(BLOCK, positions.size - begin)
         for i in range(count):
             p = positions[begin + i]
-            if p < 0 or p >= n:  # would walk on a cycle that may never come back below n
+            if p < 0 or p >= n:  # its cycle might never come back below n
                 return begin + i
             left[i] = np.uint32(p >> right_bits)
             right[i] = np.uint32(p) & mask
@@ -103,7 +103,7 @@ def feistel_32(
             for i in range(count):
                 x = (np.int64(left[i]) << right_bits) | np.int64(right[i])
                 out[where[i]] = x
-                # Kept without a branch: what walked out of [0, n) closes ranks for the next pass.
+                # Kept without a branch: values outside [0, n) are compacted and go round again.
                 left[again], right[again], where[again] = left[i], right[i], where[i]
                 again += int(x >= n)
             count = again

@@ -73,10 +73,10 @@ class Lane:
     entry : ndarray, shape (n,), int64
         The turn at which each of ``blocks`` enters.
     crossing : ndarray, shape (n,), int64
-        How many windows lie in the seam between a block and the next one in time; the last is 0.
+        How many windows lie in the overlap between a block and the next one in time; the last is 0.
     low : ndarray, shape (n,), int64
         The first, in the lane's count, of the windows that become possible at turn ``t``.
-    deal : Spread
+    spread : Spread
         Their numbers, and where turns lie in the sequence.
     """
 
@@ -90,12 +90,12 @@ class Lane:
     entry: NDArray[np.int64]
     crossing: NDArray[np.int64]
     low: NDArray[np.int64]
-    deal: Spread
+    spread: Spread
     _piece: LanePiece
     _seed: int
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _turns: OrderedDict[int, NDArray[np.int64]] = field(default_factory=OrderedDict, repr=False)
-    _deals: OrderedDict[int, Permutation] = field(default_factory=OrderedDict, repr=False)
+    _spreads: OrderedDict[int, Permutation] = field(default_factory=OrderedDict, repr=False)
 
     def __len__(self) -> int:
         return self._piece.size
@@ -103,7 +103,7 @@ class Lane:
     @property
     def num_turns(self) -> int:
         """How many turns the sequence has."""
-        return self.deal.num_turns
+        return self.spread.num_turns
 
     def windows(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the window numbers at ``[start, stop)`` of the sequence.
@@ -125,24 +125,24 @@ class Lane:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"lane {self.lane} has {len(self)} windows; [{start}, {stop}) was asked.")
         out = np.empty(stop - start, np.int64)
-        borders, at = self.deal.borders, start
+        borders, at = self.spread.borders, start
         while at < stop:
-            turn = int(self.deal.turn_of(at))
+            turn = int(self.spread.turn_of(at))
             begin, end = int(borders[turn]), min(int(borders[turn + 1]), stop)
             out[at - start : end - start] = self._turn(turn, at - begin, end - begin)
             at = end
         return out
 
     def _turn(self, turn: int, start: int, stop: int) -> NDArray[np.int64]:
-        size = int(self.deal.borders[turn + 1] - self.deal.borders[turn])
+        size = int(self.spread.borders[turn + 1] - self.spread.borders[turn])
         if size > _WHOLE:
-            return self._dealt(turn, size, np.arange(start, stop, dtype=np.int64))
+            return self._assigned(turn, size, np.arange(start, stop, dtype=np.int64))
         # Two or three turns: the one that is asked, the one before (a batch again), the one ahead.
-        whole = self._kept(self._turns, turn, 3, lambda: self._dealt(turn, size, np.arange(size)))
+        whole = self._kept(self._turns, turn, 3, lambda: self._assigned(turn, size, np.arange(size)))
         return whole[start:stop]
 
-    def _dealt(self, turn: int, size: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        entries, begin, sizes = self.deal.dealt(turn)
+    def _assigned(self, turn: int, size: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        entries, begin, sizes = self.spread.assigned(turn)
         ends = np.cumsum(sizes)
         shuffled = Permutation(size, self._key(Purpose.TURN, turn))(positions)
         part = np.searchsorted(ends, shuffled, side="right")
@@ -158,9 +158,9 @@ class Lane:
 
     def _permuted(self, entry: int) -> Permutation:
         def make() -> Permutation:
-            return Permutation(int(self.deal.sizes[entry]), self._key(Purpose.DEAL, entry))
+            return Permutation(int(self.spread.sizes[entry]), self._key(Purpose.SPREAD, entry))
 
-        return self._kept(self._deals, entry, self.active + 2, make)
+        return self._kept(self._spreads, entry, self.active + 2, make)
 
     def _kept(self, kept: OrderedDict[int, T], name: int, most: int, make: Callable[[], T]) -> T:
         """Look up what was made lately; the lock guards the table, not the making."""
@@ -194,7 +194,7 @@ class LanesOfBlocks(Protocol):
 
     @property
     def num_lanes(self) -> int:
-        """Into how many lanes the windows are dealt."""
+        """Into how many lanes the windows are assigned."""
         ...
 
     def sequence(self, epoch: int, lane: int) -> Lane:

@@ -5,15 +5,15 @@ of any lane, and per lane the turn at which each block enters. Never reads, neve
 window beyond a few turns.
 
 A lane is a contiguous piece of the windows, so that two lanes share only the blocks at their borders. Its
-blocks are visited by as many *walks* as blocks are active: each walk goes in time order round its own run
-of neighbouring blocks, and the walks take turns. Block ``Lane.visits[t]`` enters at turn ``t`` and stays
+blocks are visited by as many *runs* as blocks are active: each run goes in time order round its own run
+of neighbouring blocks, and the runs take turns. Block ``Lane.visits[t]`` enters at turn ``t`` and stays
 ``Lane.active`` turns. A window becomes possible when its last block has entered, and the windows that became
-possible at a turn are dealt over the turns their block stays. So each turn mixes all active blocks, each
-block is read once, and the neighbour of a block comes just when the block leaves: few seams stay open.
+possible at a turn are assigned over the turns their block stays. So each turn mixes all active blocks, each
+block is read once, and the neighbour of a block comes just when the block leaves: few overlaps stay open.
 
 What an executor and a plan need: `BlockOrder.sequence` gives the `Lane`: which grid blocks it reads
 (``blocks``) and which rows of them (``begin``, ``end``, cut to what the lane's windows use), ``visits``,
-``entry``, ``crossing``, and ``deal.borders``, where turns lie in the sequence. ``residency`` makes of these
+``entry``, ``crossing``, and ``spread.borders``, where turns lie in the sequence. ``schedule`` makes of these
 what is read and dropped when.
 """
 
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 
     from .grid import Grid, SortedStarts
 
-__all__ = ["BlockOrder", "lay_out", "walk"]
+__all__ = ["BlockOrder", "interleaved_runs", "lay_out"]
 
 
-def walk(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> NDArray[np.int64]:
-    """Order the blocks of a lane by walks that take turns.
+def interleaved_runs(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> NDArray[np.int64]:
+    """Order the blocks of a lane by runs that take turns.
 
     Parameters
     ----------
     blocks : int
         How many blocks the lane has.
     active : int
-        How many walks there are, at most ``blocks``.
+        How many runs there are, at most ``blocks``.
     seed, epoch, lane : int
-        What the starts of the walks and their order are drawn from.
+        What the starts of the runs and their order are drawn from.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def walk(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> N
 
     Examples
     --------
-    >>> sorted(walk(7, 3, seed=0, epoch=0).tolist())
+    >>> sorted(interleaved_runs(7, 3, seed=0, epoch=0).tolist())
     [0, 1, 2, 3, 4, 5, 6]
     """
     if blocks == 0:
@@ -71,7 +71,7 @@ def walk(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> N
     borders = np.array([i * blocks // active for i in range(active + 1)], np.int64)
     lengths = np.diff(borders)
     begins = [
-        draw(int(length), key(seed, epoch=epoch, purpose=Purpose.WALK_START, lane=lane, index=w))
+        draw(int(length), key(seed, epoch=epoch, purpose=Purpose.RUN_START, lane=lane, index=w))
         for w, length in enumerate(lengths)
     ]
     turns = Permutation(active, key(seed, epoch=epoch, purpose=Purpose.ROUND, lane=lane))(np.arange(active))
@@ -96,7 +96,7 @@ class BlockOrder:
     active : int
         How many blocks are resident per lane, m. More mix better and take more memory.
     lanes : int
-        Into how many contiguous pieces the windows are dealt, L.
+        Into how many contiguous pieces the windows are assigned, L.
     rotate : bool
         Whether the first lane begins at another window each epoch.
 
@@ -165,7 +165,7 @@ class BlockOrder:
 
     @property
     def num_lanes(self) -> int:
-        """How many sequences the windows are dealt to."""
+        """How many sequences the windows are assigned to."""
         return self.lanes
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
@@ -236,14 +236,16 @@ def _check(starts: SortedStarts, grid: Grid, counts: NDArray[np.int64]) -> None:
 
 
 def _lane(order: BlockOrder, epoch: int, lane: int) -> Lane:
-    """Lay out a lane by walks that take turns."""
+    """Lay out a lane by runs that take turns."""
     return lay_out(
         order.starts,
         order.grid,
         order._counts,
         _piece(order, epoch, lane),
         active=order.active,
-        visit=lambda blocks, active: walk(blocks, active, seed=order.seed, epoch=epoch, lane=lane),
+        visit=lambda blocks, active: interleaved_runs(
+            blocks, active, seed=order.seed, epoch=epoch, lane=lane
+        ),
         make=partial(Lane, epoch=epoch, lane=lane, _seed=order.seed),
     )
 
@@ -286,7 +288,7 @@ def lay_out(
     visits = visit(len(blocks), active)
     entry = np.empty_like(visits)
     entry[visits] = np.arange(len(visits))
-    # With a neighbour that came before, a block brings the windows of their seam as well.
+    # With a neighbour that came before, a block brings the windows of their overlap as well.
     earlier = np.append(False, entry[:-1] < entry[1:])
     later = np.append(entry[1:] < entry[:-1], False)
     begin = np.where(earlier, low, counts[2 * blocks])
@@ -302,7 +304,7 @@ def lay_out(
         entry=entry,
         crossing=high - inside,
         low=begin[visits],
-        deal=Spread((end - begin)[visits], active=active),
+        spread=Spread((end - begin)[visits], active=active),
         _piece=piece,
     )
 

@@ -107,7 +107,7 @@ def mixing(
     1.0
     """
     if batch < 1 or batch % order.num_lanes:
-        raise LoaderError(f"a batch of {batch} windows cannot be dealt evenly to {order.num_lanes} lanes.")
+        raise LoaderError(f"a batch of {batch} windows cannot be assigned evenly to {order.num_lanes} lanes.")
     level = np.random.Generator(np.random.PCG64(0)).standard_normal(len(grid))
     stand = _Stand(starts, grid, level)
     found = [_epoch(order, stand, batch // order.num_lanes, epoch, steps) for epoch in epochs]

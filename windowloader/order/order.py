@@ -25,7 +25,7 @@ ORDERS = ("block-1", "global-1", "sequential-1")
 """Every order this release can make. A changed algorithm is added under the next number; old ones stay."""
 
 PARAMETERS: dict[str, int | str] = {
-    "lanes": 1,  # L, into how many sequences the windows are dealt
+    "lanes": 1,  # L, into how many sequences the windows are assigned
     "active_blocks": 0,  # m, 0 without blocks
     "rotate": 0,  # 1 where the first lane begins elsewhere each epoch
     "span": 0,  # rows of a window, 0 without blocks
@@ -60,7 +60,7 @@ class Order(Protocol):
 
     @property
     def num_lanes(self) -> int:
-        """How many sequences the windows are dealt to."""
+        """How many sequences the windows are assigned to."""
         ...
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
@@ -122,7 +122,7 @@ def lane_borders(num_windows: int, num_lanes: int) -> NDArray[np.int64]:
     """
     if num_lanes < 1 or num_windows < 0:
         raise LoaderError(
-            f"cannot deal {num_windows} windows to {num_lanes} lanes: at least one lane is needed."
+            f"cannot spread {num_windows} windows to {num_lanes} lanes: at least one lane is needed."
         )
     # Python's integers: lane · num_windows may be more than 63 bits.
     return np.array([lane * num_windows // num_lanes for lane in range(num_lanes + 1)], np.int64)
@@ -170,7 +170,7 @@ class GlobalOrder:
 
     @property
     def num_lanes(self) -> int:
-        """Always 1: any rank may need any window, so there is nothing to deal."""
+        """Always 1: any rank may need any window, so there is nothing to spread."""
         return 1
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:

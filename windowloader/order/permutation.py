@@ -35,14 +35,14 @@ class Purpose(IntEnum):
     """The order of all windows (no lane, no index)."""
     ROTATION = 1
     """σ, where the first lane begins (no lane, no index)."""
-    WALK_START = 2
-    """The block at which a walk starts (index: the walk)."""
+    RUN_START = 2
+    """The block at which a run starts (index: the run)."""
     ROUND = 3
-    """The order of the walks (no index)."""
-    DEAL = 4
-    """The order in which a turn's windows are dealt (index: the turn)."""
+    """The order of the runs (no index)."""
+    SPREAD = 4
+    """The order in which a turn's windows are assigned (index: the turn)."""
     TURN = 5
-    """The order of the windows dealt to a turn (index: the turn)."""
+    """The order of the windows assigned to a turn (index: the turn)."""
 
 
 def key(seed: int, *, epoch: int, purpose: int, lane: int = 0, index: int = 0) -> NDArray[np.uint64]:
@@ -146,7 +146,7 @@ class Permutation:
     Notes
     -----
     Up to 4096 numbers: a Fisher–Yates shuffle, kept. Above: a Feistel network on max(2, ⌈log2 n⌉) bits,
-    8 rounds up to 2^16 and 6 above, walked while its value is ≥ n (Black and Rogaway 2002); nothing is kept
+    8 rounds up to 2^16 and 6 above, iterated while its value is ≥ n (Black and Rogaway 2002); nothing is kept
     but the round keys.
 
     Examples

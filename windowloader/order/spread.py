@@ -1,7 +1,7 @@
-"""How the windows of blocks are dealt to turns: sizes and places, by arithmetic.
+"""How the windows of blocks are assigned to turns: sizes and places, by arithmetic.
 
-In: how many windows become possible at each turn, and over how many turns they are dealt. Out: a `Spread`.
-Never draws, never knows which window is which: ``lanes`` permutes what is dealt.
+In: how many windows become possible at each turn, and over how many turns they are assigned. Out: a `Spread`.
+Never draws, never knows which window is which: ``lanes`` permutes what is assigned.
 
 The windows of entry ``t`` are cut into ``active`` parts whose sizes differ by at most one; part ``j`` goes
 to turn ``t + j``. The longer parts are those with ``(j + 2t) mod active < remainder``: they rotate with
@@ -33,7 +33,7 @@ class Spread:
     sizes : ndarray, shape (entries,), int64
         Windows that become possible at each turn, none negative.
     active : int
-        Over how many turns they are dealt; 0 only without entries.
+        Over how many turns they are assigned; 0 only without entries.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Spread:
 
     def __post_init__(self) -> None:
         if len(self.sizes) and self.active < 1:
-            raise LoaderError(f"active={self.active}: windows are dealt over at least one turn.")
+            raise LoaderError(f"active={self.active}: windows are assigned over at least one turn.")
         object.__setattr__(self, "borders", np.concatenate([[0], np.cumsum(self._turns())]).astype(np.int64))
 
     @property
@@ -97,8 +97,8 @@ class Spread:
         longer = _below(first + parts, self.active, rest) - _below(first, self.active, rest)
         return parts * whole + longer, whole + ((first + parts) % self.active < rest)
 
-    def dealt(self, turn: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """List the parts dealt to a turn.
+    def assigned(self, turn: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """List the parts assigned to a turn.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Spread:
         -------
         entries, windows : ndarray, int64
         """
-        entries, begin, _ = self.dealt(turn)
+        entries, begin, _ = self.assigned(turn)
         return entries, self.sizes[entries] - begin
 
     def _turns(self) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """What reading by blocks takes: the half of a plan that the executor of blocks follows.
 
-In: a `Case`. Out: fields of a `Plan`. Arithmetic on the same lanes and residencies; never reads.
+In: a `Case`. Out: fields of a `Plan`. Arithmetic on the same lanes and schedules; never reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POINTS = 32  # of resident memory over time
 
 
 def by_blocks(case: Case) -> dict[str, Any]:
-    """Foretell the rest of an epoch that is read by blocks.
+    """Estimate the rest of an epoch that is read by blocks.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def by_blocks(case: Case) -> dict[str, Any]:
 
 
 def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
-    """Foretell what is read for a part of a pass, or for all of it."""
+    """Estimate what is read for a part of a pass, or for all of it."""
     lanes, choice, here = case.reading.lanes, case.reading.choice, case.here
     assert lanes is not None
     assert choice is not None
@@ -130,10 +130,10 @@ def _distinct(case: Case, found: EpochEstimate) -> int:
     ranges = []
     for lane in found.lanes:
         sequence = lanes.sequence(case.here.pass_number, lane)
-        residency = _residency(case, lane)
-        turns = turns_before(residency, case.end)
+        schedule = _schedule(case, lane)
+        turns = turns_before(schedule, case.end)
         placed = np.zeros(len(sequence.blocks), np.bool_)
-        placed[sequence.visits[:turns][residency.placed[:turns]]] = True
+        placed[sequence.visits[:turns][schedule.placed[:turns]]] = True
         ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     return sum(storage.distinct(begin, end) for storage in case.reading.storages) if len(begin) else 0
@@ -153,7 +153,7 @@ def _filler(case: Case, lane: int) -> EpochCost:
     return EpochCost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
-def _residency(case: Case, lane: int, *, ahead: int = 0) -> BlockSchedule:
+def _schedule(case: Case, lane: int, *, ahead: int = 0) -> BlockSchedule:
     lanes, choice = case.reading.lanes, case.reading.choice
     assert lanes is not None
     assert choice is not None
@@ -171,43 +171,43 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
     shares = np.linspace(0, 1, POINTS, endpoint=False)
     total = np.zeros(POINTS, np.int64)
     for lane in lanes:
-        residency = _residency(case, lane)
-        size = min(len(residency.lane), case.end or len(residency.lane))
-        if residency.first_turn < residency.lane.num_turns:
-            at = residency.cursor + (max(size - residency.cursor, 0) * shares).astype(np.int64)
-            total += residency.resident_rows()[residency.lane.deal.turn_of(at)]
+        schedule = _schedule(case, lane)
+        size = min(len(schedule.lane), case.end or len(schedule.lane))
+        if schedule.first_turn < schedule.lane.num_turns:
+            at = schedule.cursor + (max(size - schedule.cursor, 0) * shares).astype(np.int64)
+            total += schedule.resident_rows()[schedule.lane.spread.turn_of(at)]
     return tuple(zip(shares.tolist(), (total * case.row_bytes).tolist(), strict=True))
 
 
 def _first(case: Case, lanes: tuple[int, ...]) -> EpochCost:
-    """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of seams."""
+    """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of overlaps."""
     parts = [held_cost(case)]
     if not case.steps.left(case.position):
         return parts[0]
     rows = case.steps.rank_places(case.position, rank=case.rank, world_size=case.world_size)
     for lane in lanes:
-        residency, places = _residency(case, lane), rows.places[rows.lanes == lane]
-        if not len(places) or places[0] >= len(residency.lane):
+        schedule, places = _schedule(case, lane), rows.places[rows.lanes == lane]
+        if not len(places) or places[0] >= len(schedule.lane):
             continue
-        last = min(int(places.max()), len(residency.lane) - 1)
-        turn = int(residency.lane.deal.turn_of(np.array([last]))[0])
-        entered = np.arange(min(turn + 1, len(residency.lane.visits)))
-        blocks = residency.lane.visits[entered[residency.placed[entered]]]
-        parts.append(_first_sides(case, residency, int(places[0]), last + 1))
+        last = min(int(places.max()), len(schedule.lane) - 1)
+        turn = int(schedule.lane.spread.turn_of(np.array([last]))[0])
+        entered = np.arange(min(turn + 1, len(schedule.lane.visits)))
+        blocks = schedule.lane.visits[entered[schedule.placed[entered]]]
+        parts.append(_first_sides(case, schedule, int(places[0]), last + 1))
         if len(blocks):
-            begin, end = residency.lane.begin[blocks], residency.lane.end[blocks]
+            begin, end = schedule.lane.begin[blocks], schedule.lane.end[blocks]
             cost = total_cost(case.reading.storages, begin, end)
             size = int(cost.bytes.sum())
             parts.append(EpochCost(bytes=size, requests=int(cost.requests.sum()), distinct=size))
     return plus(*parts)
 
 
-def _first_sides(case: Case, residency: BlockSchedule, begin: int, end: int) -> EpochCost:
-    """Count the sides of seams that windows ``[begin, end)`` of a resumed lane ask for."""
+def _first_sides(case: Case, schedule: BlockSchedule, begin: int, end: int) -> EpochCost:
+    """Count the sides of overlaps that windows ``[begin, end)`` of a resumed lane ask for."""
     assert case.reading.lanes is not None
-    block, crosses = residency.locate(case.reading.lanes.starts(residency.lane.windows(begin, end)))
-    asked = residency.seams[residency.missing & np.isin(residency.seams, block[crosses])]
-    sides = np.array([residency.side_rows(int(seam)) for seam in asked], np.int64).reshape(-1, 2)
+    block, crosses = schedule.locate(case.reading.lanes.starts(schedule.lane.windows(begin, end)))
+    asked = schedule.overlaps[schedule.missing & np.isin(schedule.overlaps, block[crosses])]
+    sides = np.array([schedule.side_rows(int(overlap)) for overlap in asked], np.int64).reshape(-1, 2)
     cost = total_cost(case.reading.storages, *sides.T)
     size = int(cost.bytes.sum())
     return EpochCost(bytes=size, requests=int(cost.requests.sum()), distinct=size)
@@ -215,7 +215,7 @@ def _first_sides(case: Case, residency: BlockSchedule, begin: int, end: int) -> 
 
 def _upcoming(case: Case, lane: int) -> EpochCost:
     """Count what a lane reads ahead of the epoch's end: of its pass, and of the next one while this one drains."""
-    here = _residency(case, lane)
+    here = _schedule(case, lane)
     turns, blocks = turns_before(here, case.end), len(here.lane.blocks)
     read = np.zeros((2, 0), np.int64)
     if turns and not here.paged:
@@ -225,7 +225,7 @@ def _upcoming(case: Case, lane: int) -> EpochCost:
         found = here.lane.visits[own[here.placed[own]]] if turns < blocks else own[:0]
         read = np.stack([here.lane.begin[found], here.lane.end[found]])
         if here.submitted(turns - 1) >= blocks:
-            coming = _residency(case, lane, ahead=1)
+            coming = _schedule(case, lane, ahead=1)
             if coming.first_turn < coming.lane.num_turns:
                 found = coming.turn(coming.first_turn).submit[: max(free, 0)]
                 read = np.concatenate((read, [coming.lane.begin[found], coming.lane.end[found]]), axis=1)

@@ -1,4 +1,4 @@
-"""What reading directly takes: the half of a plan that goes through the benches as the reading does.
+"""What reading directly takes: the half of a plan that goes through the buffers as the reading does.
 
 In: a `Case`. Out: fields of a `Plan`. Of very long epochs a part is looked at; never reads.
 """
@@ -23,7 +23,7 @@ __all__ = ["direct"]
 
 
 def direct(case: Case) -> dict[str, Any]:
-    """Foretell the rest of an epoch whose rows are read directly.
+    """Estimate the rest of an epoch whose rows are read directly.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def direct(case: Case) -> dict[str, Any]:
 def _follow(case: Case, rank: int) -> tuple[tuple[int, int], EpochCost, bool]:
     """Go through the steps as the reading does: bytes and requests, the first batch's, whether a part was seen."""
     reading = case.reading
-    assert reading.benches is not None
+    assert reading.buffers is not None
     offsets = case.reads.offsets
-    work = RowBufferSchedule(reading.benches, offsets, case.windows.spec.span)
+    work = RowBufferSchedule(reading.buffers, offsets, case.windows.spec.span)
     left, looked, rows = case.steps.left(case.position), 0, 0
     size = requests = indexes = 0
     first = EpochCost(bytes=0, requests=0, distinct=0)

@@ -30,7 +30,7 @@ MODES = {
     "resident": "rows are indexed where they lie",
     "blocks": "each block is read once",
     "halo": "blocks read the rows behind them again",
-    "direct": "rows are read straight into benches",
+    "direct": "rows are read straight into buffers",
 }
 
 
@@ -87,7 +87,7 @@ class Plan:
     again : int
         Bytes among ``own`` that are read again for want of places.
     sides, side_bytes : int
-        Sides of seams that a resumed run reads when a window asks for them, among ``own``.
+        Sides of overlaps that a resumed run reads when a window asks for them, among ``own``.
     estimated : bool
         Whether ``own`` was found from a part of the steps.
     memory : MemoryTerms or None
@@ -304,7 +304,7 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
         lines.append(
             _line(
                 "resume",
-                f"{plan.sides} sides of seams, {format_bytes(plan.side_bytes)}, when windows ask for them",
+                f"{plan.sides} sides of overlaps, {format_bytes(plan.side_bytes)}, when windows ask for them",
             )
         )
     if plan.again:
@@ -320,7 +320,7 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
     )
     for name, value in (
         ("places for rows", terms.arena),
-        ("places for seams", terms.stash),
+        ("places for overlaps", terms.overlap_buffer),
         ("chunks being read", terms.in_flight),
         ("the store's own", terms.reserve),
         ("small, kept whole", plan.held),

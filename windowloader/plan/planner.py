@@ -25,7 +25,7 @@ __all__ = ["make_plan"]
 
 
 def make_plan(case: Case) -> Plan:
-    """Foretell the rest of an epoch.
+    """Estimate the rest of an epoch.
 
     Parameters
     ----------

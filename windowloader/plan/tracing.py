@@ -45,7 +45,7 @@ def _lane(case: Case, lane: int, *, own: bool) -> LaneTrace:
     sequence = case.reading.lanes.sequence(case.here.pass_number, lane)
     turns = np.arange(len(sequence.visits))
     turns = turns[:: -(-len(turns) // BLOCKS) or 1]
-    borders = np.asarray(sequence.deal.borders, np.float64) / max(len(sequence), 1)
+    borders = np.asarray(sequence.spread.borders, np.float64) / max(len(sequence), 1)
     blocks = sequence.visits[turns]
     return LaneTrace(
         lane,

@@ -5,29 +5,29 @@ never reads, never sees a window.
 
 How an executor uses it. All block numbers are the lane's (indices into ``lane.blocks``)::
 
-    residency = Residency(lane, span=span, slots=slots, cursor=cursor)
-    for turn in range(residency.first_turn, lane.num_turns):
-        events = residency.turn(turn)                  # once the last batch of the turn before is gathered
-        free the places of the seams events.released
-        (first turn: submit events.submit, the rows residency.rows(block) of each, into free places)
+    schedule = Schedule(lane, span=span, slots=slots, cursor=cursor)
+    for turn in range(schedule.first_turn, lane.num_turns):
+        events = schedule.turn(turn)                  # once the last batch of the turn before is gathered
+        free the places of the overlaps events.released
+        (first turn: submit events.submit, the rows schedule.rows(block) of each, into free places)
         for block in events.enter: wait for it
-        for seam in events.saved:  copy its rows in events.leave to its place in the stash
-        for seam in events.joined: copy both sides, as far as they are not there yet, to its place
+        for overlap in events.saved:  copy its rows in events.leave to its place in the overlap buffer
+        for overlap in events.joined: copy both sides, as far as they are not there yet, to its place
         free the places of the blocks events.leave; submit the blocks events.submit
-        batches of lane.deal.borders[turn : turn + 2]: residency.locate(starts) says where rows lie
+        batches of lane.spread.borders[turn : turn + 2]: schedule.locate(starts) says where rows lie
 
-A seam is named by its earlier block in time; its place in the stash holds ``seam_rows(seam)``: tail and
+An overlap is named by its earlier block in time; its place in the buffer holds ``overlap_rows(overlap)``: tail and
 head of two neighbours next to each other, so that a window across has one source. It is taken when one of
 the two leaves with the other yet to come, or else when both are there, and given back when its windows have
-been dealt. Every place is filled as soon as it is free, in the order of the visits; places that stay free
+been assigned. Every place is filled as soon as it is free, in the order of the visits; places that stay free
 while the lane drains (``events.submit`` is empty, ``events.leave`` is not) are for the next epoch's blocks,
 in the order of its visits; when its turn comes, what was submitted early is not submitted again.
 
-A run that is resumed at ``cursor`` reads the active blocks again, at once; a seam in ``missing`` lacks the
-side of a block that is gone: ``side_rows(seam)`` are read when a window first asks for it.
+A run that is resumed at ``cursor`` reads the active blocks again, at once; an overlap in ``missing`` lacks the
+side of a block that is gone: ``side_rows(overlap)`` are read when a window first asks for it.
 
-With fewer places than ``active + 1`` (and than blocks) the residency is `paged`: blocks are still entered at
-their turn, when the sides of both their seams are saved at once, but within a turn they are evicted and
+With fewer places than ``active + 1`` (and than blocks) the schedule is `paged`: blocks are still entered at
+their turn, when the sides of both their overlaps are saved at once, but within a turn they are evicted and
 read again as ``paging.pages`` says, whose first read of a turn is the entering block.
 """
 
@@ -54,13 +54,13 @@ class Turn(NamedTuple):
     """What happens at the start of a turn, in the order in which it must be done."""
 
     released: NDArray[np.int64]
-    """Seams whose windows have all been dealt."""
+    """Overlaps whose windows have all been assigned."""
     enter: NDArray[np.int64]
     """The block that must be there now; none while the lane drains."""
     saved: NDArray[np.int64]
-    """Seams of the leaving block whose other side is yet to come."""
+    """Overlaps of the leaving block whose other side is yet to come."""
     joined: NDArray[np.int64]
-    """Seams whose second side entered now."""
+    """Overlaps whose second side entered now."""
     leave: NDArray[np.int64]
     """The block that is not needed any more; none while the lane fills."""
     submit: NDArray[np.int64]
@@ -92,12 +92,12 @@ class BlockSchedule:
         Whether there are too few places for the active blocks and one to come.
     placed : ndarray, shape (blocks,), bool
         Whether the block that enters at turn ``t`` is read; not so those a resumed run has done with.
-    seams : ndarray, shape (s,), int64
+    overlaps : ndarray, shape (s,), int64
         Blocks across whose end at least one of the lane's windows reaches.
     opened, joined, taken, released : ndarray, shape (s,), int64
-        Turns at which a seam's first and second side enter, and from and up to which it has a place.
+        Turns at which an overlap's first and second side enter, and from and up to which it has a place.
     missing : ndarray, shape (s,), bool
-        Seams that a resumed run needs and of which one side is not read again.
+        Overlaps that a resumed run needs and of which one side is not read again.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class BlockSchedule:
     ahead: int = field(init=False)
     paged: bool = field(init=False)
     placed: NDArray[np.bool_] = field(init=False, repr=False)
-    seams: NDArray[np.int64] = field(init=False, repr=False)
+    overlaps: NDArray[np.int64] = field(init=False, repr=False)
     opened: NDArray[np.int64] = field(init=False, repr=False)
     joined: NDArray[np.int64] = field(init=False, repr=False)
     taken: NDArray[np.int64] = field(init=False, repr=False)
@@ -130,14 +130,14 @@ class BlockSchedule:
                 f"within the lane's {len(lane)} windows."
             )
         paged = self.slots < min(lane.active + 1, blocks)
-        seams = np.flatnonzero(lane.crossing > 0)
-        sides = lane.entry[seams], lane.entry[np.minimum(seams + 1, blocks - 1)]
+        overlaps = np.flatnonzero(lane.crossing > 0)
+        sides = lane.entry[overlaps], lane.entry[np.minimum(overlaps + 1, blocks - 1)]
         opened, joined = np.minimum(*sides), np.maximum(*sides)
         values = {
             "first_turn": self._turn_at(),
             "ahead": 0 if paged else min(self.slots, blocks) - lane.active,
             "paged": paged,
-            "seams": seams,
+            "overlaps": overlaps,
             "opened": opened,
             "joined": joined,
             "taken": opened if paged else np.minimum(opened + lane.active, joined),
@@ -173,10 +173,10 @@ class BlockSchedule:
         first, gone = turn == self.first_turn, turn - lane.active
         submitted = np.arange(0 if first else self._submitted[turn - 1] + 1, self._submitted[turn] + 1)
         return Turn(
-            released=_NONE if first else self.seams[self._at("released", turn)],
+            released=_NONE if first else self.overlaps[self._at("released", turn)],
             enter=lane.visits[turn : turn + 1],
-            saved=self.seams[taken[(self.joined[taken] != turn) & ~self.missing[taken]]],
-            joined=self.seams[joined],
+            saved=self.overlaps[taken[(self.joined[taken] != turn) & ~self.missing[taken]]],
+            joined=self.overlaps[joined],
             leave=lane.visits[gone : gone + 1] if gone >= 0 and not first and self.placed[gone] else _NONE,
             submit=lane.visits[submitted[self.placed[submitted]]],
         )
@@ -198,36 +198,36 @@ class BlockSchedule:
         """
         return int(self.lane.begin[block]), int(self.lane.end[block])
 
-    def seam_rows(self, seam: int) -> tuple[int, int, int]:
-        """Return the rows ``[begin, end)`` that windows across a seam use, and the border among them.
+    def overlap_rows(self, overlap: int) -> tuple[int, int, int]:
+        """Return the rows ``[begin, end)`` that windows across an overlap use, and the border among them.
 
         Parameters
         ----------
-        seam : int
+        overlap : int
             The earlier of the two blocks.
 
         Returns
         -------
         begin, border, end : int
         """
-        lane, border = self.lane, int(self.lane.end[seam])
-        begin = max(int(lane.begin[seam]), border - self.span + 1)
-        return begin, border, min(int(lane.end[seam + 1]), border + self.span - 1)
+        lane, border = self.lane, int(self.lane.end[overlap])
+        begin = max(int(lane.begin[overlap]), border - self.span + 1)
+        return begin, border, min(int(lane.end[overlap + 1]), border + self.span - 1)
 
-    def side_rows(self, seam: int) -> tuple[int, int]:
-        """Return the rows of a missing seam's side whose block is gone; of both sides where both are.
+    def side_rows(self, overlap: int) -> tuple[int, int]:
+        """Return the rows of a missing overlap's side whose block is gone; of both sides where both are.
 
         Parameters
         ----------
-        seam : int
-            One of ``seams[missing]``.
+        overlap : int
+            One of ``overlaps[missing]``.
 
         Returns
         -------
         tuple of int
         """
-        begin, border, end = self.seam_rows(seam)
-        tail, head = self.placed[self.lane.entry[seam : seam + 2]]
+        begin, border, end = self.overlap_rows(overlap)
+        tail, head = self.placed[self.lane.entry[overlap : overlap + 2]]
         return border if tail else begin, border if head else end
 
     def locate(self, starts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -241,16 +241,16 @@ class BlockSchedule:
         Returns
         -------
         block : ndarray, shape (n,), int64
-            The block, or the seam, in which all rows of the window lie.
+            The block, or the overlap, in which all rows of the window lie.
         crosses : ndarray, shape (n,), bool
-            Whether it is the seam.
+            Whether it is the overlap.
         """
         starts = np.asarray(starts, np.int64)
         block = np.searchsorted(self.lane.begin, starts, side="right") - 1
         return block, starts + self.span > self.lane.end[block]
 
-    def open_seams(self) -> NDArray[np.int64]:
-        """Count the seams of which one side has entered and the other not, at every turn.
+    def open_overlaps(self) -> NDArray[np.int64]:
+        """Count the overlaps of which one side has entered and the other not, at every turn.
 
         Returns
         -------
@@ -258,8 +258,8 @@ class BlockSchedule:
         """
         return self._overlap(self.opened, self.joined, 1)
 
-    def stash_slots(self) -> NDArray[np.int64]:
-        """Count the places that seams take, at every turn; their maximum is what the stash must hold.
+    def overlap_slots(self) -> NDArray[np.int64]:
+        """Count the places that overlaps take, at every turn; their maximum is what the overlap buffer must hold.
 
         Returns
         -------
@@ -268,12 +268,12 @@ class BlockSchedule:
         return self._overlap(self.taken, self.released, 1)
 
     def resident_rows(self) -> NDArray[np.int64]:
-        """Count the rows held for blocks and seams, at every turn, from the rows themselves.
+        """Count the rows held for blocks and overlaps, at every turn, from the rows themselves.
 
         Returns
         -------
         ndarray, shape (turns,), int64
-            Rows in the arena, those being read into it among them, and in the stash.
+            Rows in the arena, those being read into it among them, and in the overlap_buffer.
         """
         lane = self.lane
         sizes = (lane.end - lane.begin)[lane.visits]
@@ -282,7 +282,7 @@ class BlockSchedule:
         rows = self._overlap(since, np.maximum(t + lane.active, since), sizes * self.placed)
         if self.paged:
             rows = np.minimum(rows, self.slots * (sizes.max() if len(sizes) else 0))
-        return rows + 2 * (self.span - 1) * self.stash_slots()
+        return rows + 2 * (self.span - 1) * self.overlap_slots()
 
     def _at(self, event: str, turn: int) -> NDArray[np.int64]:
         turns, order = self._index[event]
@@ -300,18 +300,18 @@ class BlockSchedule:
     def _turn_at(self) -> int:
         if self.cursor == 0:  # even where no window comes at the first turns
             return 0
-        deal = self.lane.deal
-        return int(deal.turn_of(self.cursor)) if self.cursor < len(self.lane) else deal.num_turns
+        spread = self.lane.spread
+        return int(spread.turn_of(self.cursor)) if self.cursor < len(self.lane) else spread.num_turns
 
     def _resumed(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Mark the blocks that are read, by turn; the seams of which a side is gone; those still needed."""
+        """Mark the blocks that are read, by turn; the overlaps of which a side is gone; those still needed."""
         lane, turn = self.lane, self.first_turn
         coming = np.arange(len(lane.blocks)) >= turn  # what enters now is read whether or not windows come
         needed = coming.copy()
         if turn < lane.num_turns:
-            entries, left = lane.deal.left(turn)
+            entries, left = lane.spread.left(turn)
             needed[entries[left > 0]] = True
-        live = needed[self.joined]  # a seam's windows are of the turn that joins it
+        live = needed[self.joined]  # an overlap's windows are of the turn that joins it
         placed = coming if self.paged else needed
         return placed, live & ~(placed[self.opened] & placed[self.joined]), live
 

@@ -5,7 +5,7 @@ every batch, addressable in the arena. Never exceeds its arena, never reads a bl
 never hands storage more requests at once than the plan says.
 
 Batches are laid out in their order, one after another, on whichever thread makes them; what one of them needs and is
-not there yet is waited for then. Gathering happens side by side, and turns move on meanwhile (see ``course``).
+not there yet is waited for then. Gathering happens side by side, and turns move on meanwhile (see ``lane_cache``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from .arena import Arena
 from .estimate import lanes_read
 from .lane_cache import Cut, LaneCache
+from .lane_pass import BlockMemory
 from .paged import PagedLaneCache
-from .passage import Grounds
 from .reader import Job, Reader
 from .rows import InTurn, Piece
 from .strided import Rows
@@ -71,17 +71,17 @@ class BlockAccess:
         self.stored, self.others = tuple(stored), others
         self.order, self.choice, self.steps, self.ranks = order, choice, steps, ranks
         self.reader = Reader(choice.requests)
-        self._halls: list[_Hall] = []
+        self._block_caches: list[_BlockCache] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _abandon, self._halls)
+        weakref.finalize(self, _abandon, self._block_caches)
 
     def stream(self, position: Position) -> BlockStream:
         """Rows for an iterator that begins at a position; a second one at a time takes an arena of its own."""
         with self._lock:
             idle = self._trim(1)
             if not idle:
-                idle = [_Hall(self)]
-                self._halls.append(idle[0])
+                idle = [_BlockCache(self)]
+                self._block_caches.append(idle[0])
             return BlockStream(self, idle[0], position)
 
     def rest(self, arenas: int = 0) -> None:
@@ -89,38 +89,38 @@ class BlockAccess:
         with self._lock:
             self._trim(arenas)
 
-    def _trim(self, arenas: int) -> list[_Hall]:
-        idle = [hall for hall in self._halls if hall.idle]
-        kept = [hall for hall in idle if not hall.grounds.arena.lost][:arenas]
-        for hall in idle:
-            if hall not in kept:
-                hall.close()
-                self._halls.remove(hall)
+    def _trim(self, arenas: int) -> list[_BlockCache]:
+        idle = [block_cache for block_cache in self._block_caches if block_cache.idle]
+        kept = [block_cache for block_cache in idle if not block_cache.block_memory.arena.lost][:arenas]
+        for block_cache in idle:
+            if block_cache not in kept:
+                block_cache.close()
+                self._block_caches.remove(block_cache)
         return kept
 
     def close(self) -> None:
         """End every read and let go of the arena."""
         with self._lock:
-            for hall in self._halls:
-                hall.close()
-            self._halls.clear()
+            for block_cache in self._block_caches:
+                block_cache.close()
+            self._block_caches.clear()
         with self.reader.lock:
             self.reader.drain()
         self.others.close()
 
 
-def _abandon(halls: list[_Hall]) -> None:
+def _abandon(block_caches: list[_BlockCache]) -> None:
     """End what nobody can ask for any more; runs in the garbage collector, which must not wait."""
-    for hall in halls:
-        if hall.lock.acquire(blocking=False):
+    for block_cache in block_caches:
+        if block_cache.lock.acquire(blocking=False):
             try:
-                hall.stop()
+                block_cache.stop()
             finally:
-                hall.lock.release()
+                block_cache.lock.release()
 
 
-class _Hall:
-    """An arena and the courses of all lanes in it; one iterator at a time."""
+class _BlockCache:
+    """An arena and the lane caches of all lanes in it; one iterator at a time."""
 
     def __init__(self, access: BlockAccess) -> None:
         order, choice = access.order, access.choice
@@ -131,8 +131,8 @@ class _Hall:
             batch_per_lane=access.steps.batch_per_lane,
         )
         grid = order.grid
-        slots, seams = choice.places(len(grid)), choice.seams(len(grid))
-        rows = len(lanes) * (slots * grid.largest + seams * 2 * (grid.span - 1))
+        slots, overlaps = choice.places(len(grid)), choice.overlaps(len(grid))
+        rows = len(lanes) * (slots * grid.largest + overlaps * 2 * (grid.span - 1))
         self.lock = access.reader.lock
         self.reader = access.reader
         arena = Arena([one.variable for one in access.stored], rows)
@@ -146,10 +146,10 @@ class _Hall:
                 for part in one.ranges(begin, end, region[row : row + end - begin], limit)
             ]
 
-        self.grounds = Grounds(order, slots, seams, arena, access.reader, ranges)
+        self.block_memory = BlockMemory(order, slots, overlaps, arena, access.reader, ranges)
         paged = slots < min(choice.active + 1, len(grid))
-        self.courses = {
-            lane: (PagedLaneCache if paged else LaneCache)(self.grounds, lane, index, len(lanes))
+        self.lane_caches = {
+            lane: (PagedLaneCache if paged else LaneCache)(self.block_memory, lane, index, len(lanes))
             for index, lane in enumerate(lanes)
         }
         self._user: weakref.ref[BlockStream] | None = None
@@ -157,7 +157,7 @@ class _Hall:
     @property
     def idle(self) -> bool:
         """Whether no iterator uses it, nor any batch that is still being made."""
-        return self._unused() and not any(course.holds for course in self.courses.values())
+        return self._unused() and not any(lane_cache.holds for lane_cache in self.lane_caches.values())
 
     def _unused(self) -> bool:
         user = None if self._user is None else self._user()
@@ -171,44 +171,44 @@ class _Hall:
         """Let an iterator begin; the reads for where it begins are asked for."""
         with self.lock:
             self._user = weakref.ref(stream)
-            for course in self.courses.values():
-                course.closed, course.ahead, course.reads = self._unused, True, stream.reads
-                course.begin(number, cursor)
+            for lane_cache in self.lane_caches.values():
+                lane_cache.closed, lane_cache.ahead, lane_cache.reads = self._unused, True, stream.reads
+                lane_cache.begin(number, cursor)
 
     def leave(self, goes_on: int) -> None:
         """Leave the present passes, where they were begun and are not that which goes on; what is read ahead stays."""
-        for course in self.courses.values():
-            if course.passes and course.present.begun:
-                course.paused = course.present.number == goes_on
-                if not course.paused:
-                    course.end_pass()
+        for lane_cache in self.lane_caches.values():
+            if lane_cache.passes and lane_cache.present.begun:
+                lane_cache.paused = lane_cache.present.number == goes_on
+                if not lane_cache.paused:
+                    lane_cache.end_pass()
 
     def close(self) -> None:
         """Give up all reads that were not handed over; nobody uses it again, and its memory goes with the last read."""
         with self.lock:
             self.stop()
             # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
-            self.courses = {}
-            self.grounds.arena.release()
+            self.lane_caches = {}
+            self.block_memory.arena.release()
 
     def stop(self) -> None:
         """Do so with the lock held."""
-        for course in self.courses.values():
-            course.ahead = False
-            while course.passes:
-                course.end_pass()
+        for lane_cache in self.lane_caches.values():
+            lane_cache.ahead = False
+            while lane_cache.passes:
+                lane_cache.end_pass()
 
 
 class BlockStream(InTurn):
     """Rows for the steps of one iterator."""
 
-    def __init__(self, access: BlockAccess, hall: _Hall, position: Position) -> None:
-        super().__init__(hall.lock)
-        self._access, self._hall = access, hall
+    def __init__(self, access: BlockAccess, block_cache: _BlockCache, position: Position) -> None:
+        super().__init__(block_cache.lock)
+        self._access, self._block_cache = access, block_cache
         here = access.steps.upcoming(position)
         self._pass = here.pass_number
         self._goes_on = -1
-        hall.begin(self, here.pass_number, here.cursor)
+        block_cache.begin(self, here.pass_number, here.cursor)
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
@@ -239,17 +239,17 @@ class BlockStream(InTurn):
         Reads for what comes next go on, and an epoch that ends within a pass leaves all where it is for the next
         one; with ``wait`` reads are given up, and those under way waited for.
         """
-        hall = self._hall
-        with hall.lock:
-            mine = not self.closed and hall.used_by(self)
+        block_cache = self._block_cache
+        with block_cache.lock:
+            mine = not self.closed and block_cache.used_by(self)
             self.closed = True
             if mine and wait:
-                hall.stop()
+                block_cache.stop()
             elif mine:
-                hall.leave(self._goes_on)
-            hall.lock.notify_all()
-            while mine and wait and any(course.busy for course in hall.courses.values()):
-                hall.lock.wait()
+                block_cache.leave(self._goes_on)
+            block_cache.lock.notify_all()
+            while mine and wait and any(lane_cache.busy for lane_cache in block_cache.lane_caches.values()):
+                block_cache.lock.wait()
         self._access.rest(1)
 
     def _note_end(self, position: Position) -> None:
@@ -261,9 +261,9 @@ class BlockStream(InTurn):
 
     def _release(self, holds: dict[LaneCache, int]) -> None:
         if holds:
-            with self._hall.lock:
-                for course, tick in holds.items():
-                    course.release(tick)
+            with self._block_cache.lock:
+                for lane_cache, tick in holds.items():
+                    lane_cache.release(tick)
             holds.clear()
 
     # -- where rows lie ------------------------------------------------------------------------------------------------
@@ -274,9 +274,9 @@ class BlockStream(InTurn):
             position, rank=access.ranks.rank, world_size=access.ranks.world_size
         )
         if places.pass_number != self._pass:
-            with self._hall.lock:
-                for course in self._hall.courses.values():
-                    course.begin(places.pass_number, places.cursor)
+            with self._block_cache.lock:
+                for lane_cache in self._block_cache.lane_caches.values():
+                    lane_cache.begin(places.pass_number, places.cursor)
             self._pass = places.pass_number
         return places
 
@@ -292,47 +292,47 @@ class BlockStream(InTurn):
         end, sides = begin, []
         try:
             while end < len(starts):
-                course = self._hall.courses.get(int(places.lanes[end]))
-                turn, place, stop = self._stretch(course, places, end)
-                if course is None or turn < 0:
+                lane_cache = self._block_cache.lane_caches.get(int(places.lanes[end]))
+                turn, place, stop = self._stretch(lane_cache, places, end)
+                if lane_cache is None or turn < 0:
                     if end > begin:
                         break
                     return self._read_apart(starts, first, begin, stop)
-                with self._hall.lock:
+                with self._block_cache.lock:
                     self.check()
                     try:
-                        there = course.reach(turn, place, holding=course in holds)
+                        there = lane_cache.reach(turn, place, holding=lane_cache in holds)
                     except Cut:
                         break
-                    if course not in holds:
-                        holds[course] = course.hold()
+                    if lane_cache not in holds:
+                        holds[lane_cache] = lane_cache.hold()
                     stop = min(stop, end + there)
-                    first[end:stop], absent = course.locate(starts[end:stop])
-                    sides += course.read_sides(absent)
+                    first[end:stop], absent = lane_cache.locate(starts[end:stop])
+                    sides += lane_cache.read_sides(absent)
                 end = stop
         finally:
             # Whatever happens: a place must not be given back while a side is being read into it.
             self._await(sides)
-        return end, self._hall.grounds.arena.regions
+        return end, self._block_cache.block_memory.arena.regions
 
     def _await(self, jobs: list[Job]) -> None:
         try:
-            self._hall.reader.await_all(jobs)
+            self._block_cache.reader.await_all(jobs)
         finally:
-            with self._hall.lock:
+            with self._block_cache.lock:
                 self.reads.add(jobs)
 
-    def _stretch(self, course: LaneCache | None, places: Places, begin: int) -> tuple[int, int, int]:
+    def _stretch(self, lane_cache: LaneCache | None, places: Places, begin: int) -> tuple[int, int, int]:
         """Return turn and place of a window, and how far windows of that turn go on; turn −1: no turn has it."""
         other = np.flatnonzero(places.lanes[begin:] != places.lanes[begin])
         stop = begin + int(other[0]) if len(other) else len(places.lanes)
-        if course is None:
+        if lane_cache is None:
             return -1, 0, stop
-        own, residency = course.present.lane, course.present.residency
+        own, schedule = lane_cache.present.lane, lane_cache.present.schedule
         at = np.minimum(places.places[begin:stop], len(own) - 1)  # beyond the end: its last window again
-        if residency.first_turn >= own.num_turns or at[0] < residency.cursor:
+        if schedule.first_turn >= own.num_turns or at[0] < schedule.cursor:
             return -1, 0, stop
-        turns = own.deal.turn_of(at)
+        turns = own.spread.turn_of(at)
         return int(turns[0]), int(at[0]), begin + int(np.searchsorted(turns, turns[0], side="right"))
 
     def _read_apart(
@@ -348,7 +348,7 @@ class BlockStream(InTurn):
             for part in one.ranges(start, start + span, region, self._access.choice.requests)
         ]
         job = Job(ranges, scratch)
-        reader = self._hall.reader
+        reader = self._block_cache.reader
         with reader.lock:
             reader.submit(job, (-1, 0))
         self._await([job])

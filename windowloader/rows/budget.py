@@ -45,8 +45,8 @@ class MemoryTerms:
     ----------
     arena : int
         Places for blocks.
-    stash : int
-        Places for seams: ``3m + 1`` a lane, of twice ``span − 1`` rows; ``4m + 1`` where blocks are read again.
+    overlap buffer : int
+        Places for overlaps: ``3m + 1`` a lane, of twice ``span − 1`` rows; ``4m + 1`` where blocks are read again.
     in_flight : int
         Chunks being read, decoded and encoded.
     reserve : int
@@ -54,14 +54,14 @@ class MemoryTerms:
     """
 
     arena: int = 0
-    stash: int = 0
+    overlap_buffer: int = 0
     in_flight: int = 0
     reserve: int = RESERVE
 
     @property
     def total(self) -> int:
         """The sum of all terms."""
-        return self.arena + self.stash + self.in_flight + self.reserve
+        return self.arena + self.overlap_buffer + self.in_flight + self.reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +98,13 @@ class BlockLayout:
         """Places that a lane has for blocks, of so many in all."""
         return min(self.slots, blocks)
 
-    def seams(self, blocks: int) -> int:
-        """Places that a lane has for seams between so many blocks."""
-        return 0 if self.mode != "blocks" else _seams(self.active, self.slots, blocks)
+    def overlaps(self, blocks: int) -> int:
+        """Places that a lane has for overlaps between so many blocks."""
+        return 0 if self.mode != "blocks" else _overlaps(self.active, self.slots, blocks)
 
 
-def _seams(active: int, slots: int, blocks: int) -> int:
-    """Places for seams; with blocks that are read again, a seam is kept from when its first side enters."""
+def _overlaps(active: int, slots: int, blocks: int) -> int:
+    """Places for overlaps; with blocks that are read again, an overlap is kept from when its first side enters."""
     paged = slots < min(active + 1, blocks)
     return min((4 if paged else 3) * active + 1, max(blocks - 1, 0))
 
@@ -162,10 +162,10 @@ class _Room:
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
-        seams = 0 if grid.halo else _seams(active, slots, blocks)
+        overlaps = 0 if grid.halo else _overlaps(active, slots, blocks)
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
-            stash=self.lanes * seams * 2 * (self.span - 1) * self.row_bytes,
+            overlap_buffer=self.lanes * overlaps * 2 * (self.span - 1) * self.row_bytes,
             in_flight=self.in_flight(requests, grid.largest),
             reserve=self.reserve,
         )

@@ -45,11 +45,11 @@ class EpochEstimate:
     again : int
         Of `bytes`, those read again for want of places; an estimate for lanes of over 2^20 windows.
     sides, side_bytes, side_requests : int
-        Seam sides that a resumed run reads besides, when a window first asks for them.
+        Overlap sides that a resumed run reads besides, when a window first asks for them.
     distinct : int
         Decoded bytes of the chunks that all windows of the order need, each counted once.
-    seams : int
-        Places for seams that a lane needs at most.
+    overlaps : int
+        Places for overlaps that a lane needs at most.
     rows : int
         Rows resident at most, over all its lanes.
     """
@@ -63,7 +63,7 @@ class EpochEstimate:
     side_bytes: int = 0
     side_requests: int = 0
     distinct: int = 0
-    seams: int = 0
+    overlaps: int = 0
     rows: int = 0
 
     @property
@@ -84,7 +84,7 @@ def forecast(
     cursor: int = 0,
     end: int | None = None,
 ) -> EpochEstimate:
-    """Foretell what a rank reads in an epoch.
+    """Estimate what a rank reads in an epoch.
 
     Parameters
     ----------
@@ -108,13 +108,13 @@ def forecast(
     sum_of = dict.fromkeys(
         ("blocks", "bytes", "requests", "again", "sides", "side_bytes", "side_requests"), 0
     )
-    seams, rows, ranges = 0, 0, []
+    overlaps, rows, ranges = 0, 0, []
     for lane in lanes:
         sequence = order.sequence(epoch, lane)
-        residency = BlockSchedule(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
-        times = reads(residency, order.starts, end=end)
+        schedule = BlockSchedule(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
+        times = reads(schedule, order.starts, end=end)
         cost = total_cost(variables, sequence.begin, sequence.end)
-        sides = [residency.side_rows(int(seam)) for seam in sides_asked(residency, order.starts)]
+        sides = [schedule.side_rows(int(overlap)) for overlap in sides_asked(schedule, order.starts)]
         side = total_cost(variables, *np.array(sides, np.int64).reshape(-1, 2).T)
         for name, value in {
             "blocks": np.count_nonzero(times),
@@ -127,35 +127,35 @@ def forecast(
         }.items():
             sum_of[name] += round(float(value))
         ranges.append(np.stack([sequence.begin, sequence.end])[:, times > 0])
-        seams = max(seams, int(residency.stash_slots().max(initial=0)))
-        rows += int(residency.resident_rows().max(initial=0))
+        overlaps = max(overlaps, int(schedule.overlap_slots().max(initial=0)))
+        rows += int(schedule.resident_rows().max(initial=0))
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     sum_of["requests"] += sum(len(variable.broken(begin, end)) * variable.columns for variable in variables)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
-    return EpochEstimate(lanes=lanes, distinct=distinct, seams=seams, rows=rows, **sum_of)
+    return EpochEstimate(lanes=lanes, distinct=distinct, overlaps=overlaps, rows=rows, **sum_of)
 
 
-def sides_asked(residency: BlockSchedule, starts: SortedStarts) -> NDArray[np.int64]:
-    """List the missing seams of which a window is left: of two joined at once, one may be done.
+def sides_asked(schedule: BlockSchedule, starts: SortedStarts) -> NDArray[np.int64]:
+    """List the missing overlaps of which a window is left: of two joined at once, one may be done.
 
     Parameters
     ----------
-    residency : BlockSchedule
+    schedule : BlockSchedule
     starts : SortedStarts
 
     Returns
     -------
     ndarray, int64
-        Some of ``residency.seams[residency.missing]``; all where they are too many windows to look at.
+        Some of ``schedule.overlaps[schedule.missing]``; all where they are too many windows to look at.
     """
-    lane, turn = residency.lane, residency.first_turn
-    doubtful = residency.missing & (residency.joined <= turn)
-    end = int(lane.deal.borders[min(turn + lane.active, lane.num_turns)])
-    if not doubtful.any() or end - residency.cursor > _LOOK:
-        return residency.seams[residency.missing]
-    block, crosses = residency.locate(starts(lane.windows(residency.cursor, end)))
-    asked = np.isin(residency.seams, block[crosses])
-    return residency.seams[residency.missing & (asked | ~doubtful)]
+    lane, turn = schedule.lane, schedule.first_turn
+    doubtful = schedule.missing & (schedule.joined <= turn)
+    end = int(lane.spread.borders[min(turn + lane.active, lane.num_turns)])
+    if not doubtful.any() or end - schedule.cursor > _LOOK:
+        return schedule.overlaps[schedule.missing]
+    block, crosses = schedule.locate(starts(lane.windows(schedule.cursor, end)))
+    asked = np.isin(schedule.overlaps, block[crosses])
+    return schedule.overlaps[schedule.missing & (asked | ~doubtful)]
 
 
 def lanes_read(rank: int, world_size: int, *, lanes: int, batch_per_lane: int) -> tuple[int, ...]:
@@ -165,7 +165,7 @@ def lanes_read(rank: int, world_size: int, *, lanes: int, batch_per_lane: int) -
     ----------
     rank, world_size : int
     lanes : int
-        Into how many lanes the windows are dealt.
+        Into how many lanes the windows are assigned.
     batch_per_lane : int
         Windows of a step from each lane.
 

@@ -2,7 +2,7 @@
 
 In: the plan of a lane (`BlockSchedule`), places, a `Reader`. Out: for windows of the present turn, the rows of the
 arena where they begin. Follows the plan to the letter: what is read, kept and dropped when is decided in
-``residency``.
+``schedule``.
 
 A *tick* counts turns over all passes. A batch that is being gathered holds the tick at which it began; a place that
 was left at tick ``k`` is used again when nobody holds an earlier one. So turns move on while batches are made.
@@ -19,7 +19,7 @@ from windowloader.errors import ClosedError, SourceTimeoutError
 
 from .block_schedule import BlockSchedule
 from .counting import ReadCounts
-from .passage import Passage
+from .lane_pass import LanePass
 from .reader import Job
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .block_schedule import Turn
-    from .passage import Grounds
+    from .lane_pass import BlockMemory
 
 __all__ = ["Cut", "LaneCache"]
 
@@ -44,25 +44,25 @@ class LaneCache:
 
     Parameters
     ----------
-    grounds : Grounds
+    block memory : BlockMemory
     lane : int
         Of the order.
-    index, courses : int
-        Which of the courses of the stream this is.
+    index, lane caches : int
+        Which of the lane caches of the stream this is.
     """
 
-    def __init__(self, grounds: Grounds, lane: int, index: int, courses: int) -> None:
-        self.grounds = grounds
+    def __init__(self, block_memory: BlockMemory, lane: int, index: int, lane_caches: int) -> None:
+        self.block_memory = block_memory
         self.number = lane
-        self.index, self.courses = index, courses
-        self.slots = grounds.slots
+        self.index, self.lane_caches = index, lane_caches
+        self.slots = block_memory.slots
         """Places for blocks, but those whose read was given up and failed."""
-        self.free = list(range(grounds.slots))[::-1]
-        self.free_seams = list(range(grounds.seams))[::-1]
+        self.free = list(range(block_memory.slots))[::-1]
+        self.free_overlaps = list(range(block_memory.overlaps))[::-1]
         self.tick = 0
         self.holds: Counter[int] = Counter()
         self.left: deque[tuple[int, list[int], int]] = deque()
-        self.passes: deque[Passage] = deque()
+        self.passes: deque[LanePass] = deque()
         self.closed: Callable[[], bool] = lambda: False
         self.reads = ReadCounts()
         """Where what is read counts: those of the iterator that goes through the lane."""
@@ -71,7 +71,7 @@ class LaneCache:
         """Whether the present pass goes on where an epoch ended within it; else it may have stopped anywhere."""
 
     @property
-    def present(self) -> Passage:
+    def present(self) -> LanePass:
         """The pass that is gone through."""
         return self.passes[0]
 
@@ -90,42 +90,42 @@ class LaneCache:
         self._append(number, cursor)
 
     @staticmethod
-    def _is_near(passage: Passage, cursor: int) -> bool:
+    def _is_near(lane_pass: LanePass, cursor: int) -> bool:
         """Whether fewer blocks lie between the present turn and a place than would be read to begin there."""
-        lane = passage.lane
-        turn = int(lane.deal.turn_of(np.array([min(cursor, len(lane) - 1)]))[0])
-        return cursor >= passage.residency.cursor and 0 <= turn - passage.turn <= lane.active
+        lane = lane_pass.lane
+        turn = int(lane.spread.turn_of(np.array([min(cursor, len(lane) - 1)]))[0])
+        return cursor >= lane_pass.schedule.cursor and 0 <= turn - lane_pass.turn <= lane.active
 
     def end_pass(self) -> None:
         """Leave all places of the present pass; the next one is the present then, if it was begun ahead."""
-        passage = self.passes.popleft()
+        lane_pass = self.passes.popleft()
         self.tick += 1
-        there = [place for block, place in passage.places.items() if passage.jobs[block].done]
+        there = [place for block, place in lane_pass.places.items() if lane_pass.jobs[block].done]
         self.left.extend((self.tick, self.free, place) for place in there)
-        self.reads.add(job for job in passage.jobs.values() if job.done)
+        self.reads.add(job for job in lane_pass.jobs.values() if job.done)
         # The places of the others are freed when their reads have ended, see `_ended`.
-        self.grounds.reader.drop([job for job in passage.jobs.values() if not job.done])
-        for place in passage.seam_places.values():
-            self.left.append((self.tick, self.free_seams, place))
-        passage.places.clear()
+        self.block_memory.reader.drop([job for job in lane_pass.jobs.values() if not job.done])
+        for place in lane_pass.overlap_places.values():
+            self.left.append((self.tick, self.free_overlaps, place))
+        lane_pass.places.clear()
         self.settle()
 
-    def _append(self, number: int, cursor: int) -> Passage:
-        grounds = self.grounds
-        lane = grounds.order.sequence(number, self.number)
-        residency = BlockSchedule(
-            lane, span=grounds.order.grid.span, slots=grounds.slots, cursor=min(cursor, len(lane))
+    def _append(self, number: int, cursor: int) -> LanePass:
+        block_memory = self.block_memory
+        lane = block_memory.order.sequence(number, self.number)
+        schedule = BlockSchedule(
+            lane, span=block_memory.order.grid.span, slots=block_memory.slots, cursor=min(cursor, len(lane))
         )
-        passage = Passage(number, lane, residency, residency.first_turn - 1)
-        self.passes.append(passage)
-        if residency.first_turn < lane.num_turns:
-            self._list(passage, residency.turn(residency.first_turn).submit)
+        lane_pass = LanePass(number, lane, schedule, schedule.first_turn - 1)
+        self.passes.append(lane_pass)
+        if schedule.first_turn < lane.num_turns:
+            self._list(lane_pass, schedule.turn(schedule.first_turn).submit)
         self.settle()
-        return passage
+        return lane_pass
 
-    def _list(self, passage: Passage, blocks: NDArray[np.int64]) -> None:
-        passage.wanted.extend(blocks.tolist())
-        passage.unlisted -= len(blocks)
+    def _list(self, lane_pass: LanePass, blocks: NDArray[np.int64]) -> None:
+        lane_pass.wanted.extend(blocks.tolist())
+        lane_pass.unlisted -= len(blocks)
 
     # -- places --------------------------------------------------------------------------------------------------------
 
@@ -147,37 +147,37 @@ class LaneCache:
         while self.left and self.left[0][0] <= oldest:
             _, places, place = self.left.popleft()
             places.append(place)
-        for passage in self.passes:
-            while passage.wanted and self.free:
-                self._submit(passage, passage.wanted.popleft())
+        for lane_pass in self.passes:
+            while lane_pass.wanted and self.free:
+                self._submit(lane_pass, lane_pass.wanted.popleft())
         last = self.passes[-1] if self.passes else None
         # While a lane drains, its next pass fills the places.
         if last is not None and len(self.passes) == 1 and self.ahead and last.begun and self._drains(last):
             self._append(last.number + 1, 0)
-        self.grounds.reader.lock.notify_all()
+        self.block_memory.reader.lock.notify_all()
 
-    def _drains(self, passage: Passage) -> bool:
-        return not passage.unlisted and not passage.wanted
+    def _drains(self, lane_pass: LanePass) -> bool:
+        return not lane_pass.unlisted and not lane_pass.wanted
 
-    def _submit(self, passage: Passage, block: int, *, place: int | None = None) -> Job:
-        grounds = self.grounds
+    def _submit(self, lane_pass: LanePass, block: int, *, place: int | None = None) -> Job:
+        block_memory = self.block_memory
         place = self.free.pop() if place is None else place
-        begin, end = passage.residency.rows(block)
-        row = grounds.place(self.index, place)
-        passage.block_at[block] = row - begin
+        begin, end = lane_pass.schedule.rows(block)
+        row = block_memory.place(self.index, place)
+        lane_pass.block_at[block] = row - begin
         job = Job(
-            grounds.ranges(begin, end, row),
-            grounds.arena,
-            lambda job: self._ended(passage, place, job),
+            block_memory.ranges(begin, end, row),
+            block_memory.arena,
+            lambda job: self._ended(lane_pass, place, job),
             blocks=1,
         )
-        passage.places[block], passage.jobs[block] = place, job
-        need = (passage.number, int(passage.lane.deal.borders[passage.lane.entry[block]]))
-        grounds.reader.submit(job, need)
+        lane_pass.places[block], lane_pass.jobs[block] = place, job
+        need = (lane_pass.number, int(lane_pass.lane.spread.borders[lane_pass.lane.entry[block]]))
+        block_memory.reader.submit(job, need)
         return job
 
-    def _ended(self, passage: Passage, place: int, job: Job) -> None:
-        if passage not in self.passes:  # given up while it was under way
+    def _ended(self, lane_pass: LanePass, place: int, job: Job) -> None:
+        if lane_pass not in self.passes:  # given up while it was under way
             self.reads.add([job])
             if job.error is None:
                 self.free.append(place)
@@ -198,7 +198,7 @@ class LaneCache:
         place : int
             In the lane's sequence, of a window of that turn.
         holding : bool
-            Whether the batch that asks holds a tick of this course.
+            Whether the batch that asks holds a tick of this lane_cache.
 
         Returns
         -------
@@ -218,15 +218,17 @@ class LaneCache:
 
     def _check_room(self, holding: bool) -> None:
         """Wait until the places are free that the next turn takes."""
-        passage = self.present
-        events = passage.residency.turn(passage.turn + 1)
-        seams = {*events.saved.tolist(), *events.joined.tolist()} - passage.seam_places.keys()
+        lane_pass = self.present
+        events = lane_pass.schedule.turn(lane_pass.turn + 1)
+        overlaps = {*events.saved.tolist(), *events.joined.tolist()} - lane_pass.overlap_places.keys()
 
         def fits() -> bool:
-            # Seams that the turn releases itself give their places as soon as nobody holds this turn.
-            gone = sum(seam in passage.seam_places for seam in events.released.tolist())
-            room = len(self.free_seams) + (0 if self.holds else gone)
-            return len(seams) <= room and all(block in passage.jobs for block in self._first_needed(passage))
+            # Overlaps that the turn releases itself give their places as soon as nobody holds this turn.
+            gone = sum(overlap in lane_pass.overlap_places for overlap in events.released.tolist())
+            room = len(self.free_overlaps) + (0 if self.holds else gone)
+            return len(overlaps) <= room and all(
+                block in lane_pass.jobs for block in self._first_needed(lane_pass)
+            )
 
         while not fits():
             if holding:
@@ -239,7 +241,7 @@ class LaneCache:
         """Raise where no place will be free any more."""
         if self._under_way():
             return
-        if self.slots < self.grounds.slots:
+        if self.slots < self.block_memory.slots:
             raise SourceTimeoutError(
                 "a read that the iterator before had begun failed, and its answer may still come, to memory that is "
                 "needed now. Iterate again: that takes other memory."
@@ -253,43 +255,43 @@ class LaneCache:
 
     def _under_way(self) -> bool:
         """Whether reads that were given up still fill places."""
-        return len(self.free) + sum(len(passage.places) for passage in self.passes) < self.slots
+        return len(self.free) + sum(len(lane_pass.places) for lane_pass in self.passes) < self.slots
 
-    def _first_needed(self, passage: Passage) -> list[int]:
+    def _first_needed(self, lane_pass: LanePass) -> list[int]:
         """Blocks that must be there when the next turn begins."""
-        lane, turn = passage.lane, passage.turn + 1
-        if passage.begun:
+        lane, turn = lane_pass.lane, lane_pass.turn + 1
+        if lane_pass.begun:
             needed = lane.visits[turn : turn + 1]
         else:
             entered = np.arange(min(turn + 1, len(lane.visits)))
-            needed = lane.visits[entered[passage.residency.placed[entered]]]
+            needed = lane.visits[entered[lane_pass.schedule.placed[entered]]]
         return [int(block) for block in needed]
 
     def _turn(self) -> None:
-        """Begin the next turn, as ``residency`` has it."""
-        passage = self.present
-        turn = passage.turn + 1
-        events = passage.residency.turn(turn)
-        first = not passage.begun
-        for block in self._first_needed(passage):
-            self.await_job(passage.jobs[block])
+        """Begin the next turn, as ``schedule`` has it."""
+        lane_pass = self.present
+        turn = lane_pass.turn + 1
+        events = lane_pass.schedule.turn(turn)
+        first = not lane_pass.begun
+        for block in self._first_needed(lane_pass):
+            self.await_job(lane_pass.jobs[block])
         self.tick += 1
-        self._leave(passage.seam_places, events.released, self.free_seams)
-        passage.turn = turn
+        self._leave(lane_pass.overlap_places, events.released, self.free_overlaps)
+        lane_pass.turn = turn
         self.settle()
-        self._join(passage, events)
-        self._leave(passage.places, events.leave, self.free)
+        self._join(lane_pass, events)
+        self._leave(lane_pass.places, events.leave, self.free)
         if not first:  # those of the first turn were listed when the pass was
-            self._list(passage, events.submit)
+            self._list(lane_pass, events.submit)
         self.settle()
 
-    def _join(self, passage: Passage, events: Turn) -> None:
-        """Keep the rows of seams that would be gone, or are all there now."""
-        for seam in events.saved.tolist() + events.joined.tolist():
-            self._save(passage, seam)
-        for seam in events.joined.tolist():
-            if passage.residency.missing[np.searchsorted(passage.residency.seams, seam)]:
-                passage.absent[seam] = passage.residency.side_rows(seam)
+    def _join(self, lane_pass: LanePass, events: Turn) -> None:
+        """Keep the rows of overlaps that would be gone, or are all there now."""
+        for overlap in events.saved.tolist() + events.joined.tolist():
+            self._save(lane_pass, overlap)
+        for overlap in events.joined.tolist():
+            if lane_pass.schedule.missing[np.searchsorted(lane_pass.schedule.overlaps, overlap)]:
+                lane_pass.absent[overlap] = lane_pass.schedule.side_rows(overlap)
 
     def _leave(self, places: dict[int, int], names: NDArray[np.int64], free: list[int]) -> None:
         for name in names.tolist():
@@ -298,26 +300,28 @@ class LaneCache:
                 if free is self.free:
                     del self.present.jobs[name]
 
-    def _save(self, passage: Passage, seam: int) -> None:
-        """Copy the sides of a seam that are there to its place."""
-        begin, border, end = passage.residency.seam_rows(seam)
-        if seam not in passage.seam_places:
-            place = passage.seam_places[seam] = self.free_seams.pop()
-            passage.seam_at[seam] = self.grounds.seam(self.courses, self.index, place) - begin
-        at = int(passage.seam_at[seam])
-        for block, low, high in ((seam, begin, border), (seam + 1, border, end)):
-            if (seam, block) in passage.sides or block not in passage.places:
+    def _save(self, lane_pass: LanePass, overlap: int) -> None:
+        """Copy the sides of an overlap that are there to its place."""
+        begin, border, end = lane_pass.schedule.overlap_rows(overlap)
+        if overlap not in lane_pass.overlap_places:
+            place = lane_pass.overlap_places[overlap] = self.free_overlaps.pop()
+            lane_pass.overlap_at[overlap] = (
+                self.block_memory.overlap(self.lane_caches, self.index, place) - begin
+            )
+        at = int(lane_pass.overlap_at[overlap])
+        for block, low, high in ((overlap, begin, border), (overlap + 1, border, end)):
+            if (overlap, block) in lane_pass.sides or block not in lane_pass.places:
                 continue
-            job = passage.jobs[block]
+            job = lane_pass.jobs[block]
             if job.done and job.error is None:
-                # Nobody else moves a course on, so that its reads need not wait for the copy.
-                self.grounds.reader.lock.release()
+                # Nobody else moves a lane cache on, so that its reads need not wait for the copy.
+                self.block_memory.reader.lock.release()
                 try:
-                    self.grounds.copy(int(passage.block_at[block]) + low, at + low, high - low)
+                    self.block_memory.copy(int(lane_pass.block_at[block]) + low, at + low, high - low)
                 finally:
-                    self.grounds.reader.lock.acquire()
+                    self.block_memory.reader.lock.acquire()
                 self._check()
-                passage.sides.add((seam, block))
+                lane_pass.sides.add((overlap, block))
 
     # -- windows -------------------------------------------------------------------------------------------------------
 
@@ -331,26 +335,26 @@ class LaneCache:
         Returns
         -------
         rows : ndarray, int64
-        seams : ndarray, int64
-            Those of their seams of which a side must be read first: `read_sides`.
+        overlaps : ndarray, int64
+            Those of their overlaps of which a side must be read first: `read_sides`.
         """
-        passage = self.present
-        block, crosses = passage.residency.locate(starts)
-        rows = starts + np.where(crosses, passage.seam_at[block], passage.block_at[block])
-        if not passage.absent:
+        lane_pass = self.present
+        block, crosses = lane_pass.schedule.locate(starts)
+        rows = starts + np.where(crosses, lane_pass.overlap_at[block], lane_pass.block_at[block])
+        if not lane_pass.absent:
             return rows, block[:0]
         asked = np.unique(block[crosses])
-        return rows, asked[np.isin(asked, list(passage.absent))]
+        return rows, asked[np.isin(asked, list(lane_pass.absent))]
 
-    def read_sides(self, seams: NDArray[np.int64]) -> list[Job]:
-        """Ask for the sides of seams whose blocks are gone; the jobs are to be waited for."""
-        passage, grounds = self.present, self.grounds
+    def read_sides(self, overlaps: NDArray[np.int64]) -> list[Job]:
+        """Ask for the sides of overlaps whose blocks are gone; the jobs are to be waited for."""
+        lane_pass, block_memory = self.present, self.block_memory
         jobs = []
-        for seam in seams.tolist():
-            begin, end = passage.absent.pop(seam)
-            row = int(passage.seam_at[seam]) + begin
-            job = Job(grounds.ranges(begin, end, row), grounds.arena)
-            grounds.reader.submit(job, (-1, 0))
+        for overlap in overlaps.tolist():
+            begin, end = lane_pass.absent.pop(overlap)
+            row = int(lane_pass.overlap_at[overlap]) + begin
+            job = Job(block_memory.ranges(begin, end, row), block_memory.arena)
+            block_memory.reader.submit(job, (-1, 0))
             jobs.append(job)
         return jobs
 
@@ -364,7 +368,7 @@ class LaneCache:
 
     def _wait(self) -> None:
         self._check()
-        self.grounds.reader.lock.wait()
+        self.block_memory.reader.lock.wait()
         self._check()
 
     def _check(self) -> None:

@@ -44,7 +44,7 @@ __all__ = ["ReadPlan", "plan_reads"]
 
 HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
 HELD_SHARE = 16
-_BENCHES = 4  # two batches being made, and the rows of those before
+_BUFFERS = 4  # two batches being made, and the rows of those before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ class ReadPlan:
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
     lanes : LanesOfBlocks or None
         The order laid out over blocks, where it is read so.
-    benches : RowBuffers or None
+    buffers : RowBuffers or None
         Room for rows that are read directly.
     """
 
@@ -78,7 +78,7 @@ class ReadPlan:
     held: Mapping[int, PreloadedVariable] = field(default_factory=dict)
     choice: BlockLayout | None = None
     lanes: LanesOfBlocks | None = None
-    benches: RowBuffers | None = None
+    buffers: RowBuffers | None = None
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -138,12 +138,12 @@ def plan_reads(
     budget = config.budget - sum(one.nbytes for one in held.values())
     case = _Case(windows, config, world_size, read, budget)
     order, choice, lanes, reason = _streamed(case, state)
-    benches = None
+    buffers = None
     if lanes is None:
-        choice, benches = case.benches(choice)
+        choice, buffers = case.buffers(choice)
     return ReadPlan(
         order=order, tier=common_tier(streamed.values()), reason=reason, stored=read, held=held,
-        choice=choice, lanes=lanes, benches=benches,
+        choice=choice, lanes=lanes, buffers=buffers,
     )  # fmt: skip
 
 
@@ -187,9 +187,9 @@ def _at_hand(
         return None
     read = tuple(stored(variable) for variable in apart.values())
     case = _Case(windows, config, world_size, read, config.budget)
-    choice, benches = case.benches(case.direct())
+    choice, buffers = case.buffers(case.direct())
     why = "rows are read straight into batches from where they lie: as one array they would take half of the memory"
-    return replace(found, reason=why, stored=read, choice=choice, benches=benches)
+    return replace(found, reason=why, stored=read, choice=choice, buffers=buffers)
 
 
 def _by_name(state: RunState, windows: int) -> Order:
@@ -229,13 +229,13 @@ class _Case:
     def holds_a_window(self) -> bool:
         """Whether memory is enough to read rows directly."""
         try:
-            self.benches(self.direct())
+            self.buffers(self.direct())
         except MemoryBudgetError:
             return False
         return True
 
-    def benches(self, choice: BlockLayout) -> tuple[BlockLayout, RowBuffers]:
-        """Divide memory among benches and chunks being read: one window first, then half of the rest for each."""
+    def buffers(self, choice: BlockLayout) -> tuple[BlockLayout, RowBuffers]:
+        """Divide memory among buffers and chunks being read: one window first, then half of the rest for each."""
         share = -(-self.config.global_batch(self.world_size) // self.world_size)
         row_bytes = sum(one.storage.row_bytes for one in self.read)
         span = self.windows.spec.span
@@ -246,12 +246,12 @@ class _Case:
         free = self.budget - choice.terms.reserve
         requests = max(1, min(choice.requests, (free - span * row_bytes) // 2 // chunk))
         in_flight = requests * chunk
-        benches = RowBuffers.within(
-            free - in_flight, row_bytes=row_bytes, span=span, windows=share, wanted=_BENCHES
+        buffers = RowBuffers.within(
+            free - in_flight, row_bytes=row_bytes, span=span, windows=share, wanted=_BUFFERS
         )
-        arena = benches.count * benches.rows * row_bytes
+        arena = buffers.count * buffers.rows * row_bytes
         terms = replace(choice.terms, arena=arena, in_flight=in_flight)
-        return replace(choice, terms=terms, requests=requests), benches
+        return replace(choice, terms=terms, requests=requests), buffers
 
     def _choose(self, **asked: Any) -> BlockLayout:
         return choose(

@@ -30,9 +30,9 @@ class RowBuffers:
     Parameters
     ----------
     rows : int
-        Of a bench: at least a window's span.
+        Of a buffer: at least a window's span.
     count : int
-        Benches.
+        Row buffers.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class RowBuffers:
 
     @classmethod
     def within(cls, memory: int, *, row_bytes: int, span: int, windows: int, wanted: int) -> RowBuffers:
-        """Divide memory into benches.
+        """Divide memory into buffers.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class RowBuffers:
         row_bytes, span : int
             Of a row, all variables together; rows of a window.
         windows : int
-            Windows of a batch: no bench needs to hold more.
+            Windows of a batch: no buffer needs to hold more.
         wanted : int
             Batches under way at a time, and one whose rows may be used again.
 
@@ -74,24 +74,24 @@ class RowBuffers:
 
 
 class Laid(NamedTuple):
-    """What a bench is filled with: rows of some windows, each once."""
+    """What a buffer is filled with: rows of some windows, each once."""
 
-    bench: int
+    buffer: int
     rows: NDArray[np.int64]
     """Rows of the series, rising."""
     places: NDArray[np.int64]
-    """Where each lies on the bench."""
+    """Where each lies on the buffer."""
     first: NDArray[np.int64]
-    """Where each window begins on the bench."""
+    """Where each window begins on the buffer."""
     wanted: NDArray[np.bool_]
-    """Which of ``rows`` no other bench has."""
+    """Which of ``rows`` no other buffer has."""
     shared: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]
-    """Benches that have others: which, places there, places here."""
+    """Row buffers that have others: which, places there, places here."""
     moved: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """Places of rows that this bench has already, and where they go; never further back, so that one by one will do."""
+    """Places of rows this buffer already has, and where they move; never further back, so one by one is safe."""
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Return runs of wanted rows that follow one another, in the series and on the bench: begin, end, place."""
+        """Return runs of wanted rows that follow one another, in the series and on the buffer: begin, end, place."""
         rows, places = self.rows[self.wanted], self.places[self.wanted]
         if not len(rows):
             return []
@@ -104,11 +104,11 @@ class Laid(NamedTuple):
 
 
 class RowBufferSchedule:
-    """Which bench holds what, batch after batch: arithmetic that a plan and the reading itself go through alike.
+    """Which buffer holds what, batch after batch: arithmetic that a plan and the reading itself go through alike.
 
     Parameters
     ----------
-    benches : RowBuffers
+    buffers : RowBuffers
     offsets : ndarray, int64
         Rows that a window reads, counted from its start.
     span : int
@@ -122,36 +122,36 @@ class RowBufferSchedule:
     [(5, 7, 2)]
     """
 
-    def __init__(self, benches: RowBuffers, offsets: NDArray[np.int64], span: int) -> None:
-        self.benches, self.offsets, self.span = benches, offsets, span
-        self._held = [(_NONE, _NONE)] * benches.count
+    def __init__(self, buffers: RowBuffers, offsets: NDArray[np.int64], span: int) -> None:
+        self.buffers, self.offsets, self.span = buffers, offsets, span
+        self._held = [(_NONE, _NONE)] * buffers.count
         self._next = 0
 
     def fit(self, starts: NDArray[np.int64], begin: int) -> int:
-        """Return up to which window a bench holds the rows; at least one more than ``begin``."""
+        """Return up to which window a buffer holds the rows; at least one more than ``begin``."""
         low, high = begin + 1, len(starts)
         while low < high:  # more windows never need fewer rows
             middle = (low + high + 1) // 2
             opens, ends, _ = merge(starts[begin:middle], self.span)
-            low, high = (middle, high) if (ends - opens).sum() <= self.benches.rows else (low, middle - 1)
+            low, high = (middle, high) if (ends - opens).sum() <= self.buffers.rows else (low, middle - 1)
         return low
 
     @property
     def upcoming(self) -> int:
-        """The bench that `lay` takes next: the one that was filled longest ago."""
+        """The buffer that `lay` takes next: the one that was filled longest ago."""
         return self._next
 
     def lay(self, starts: NDArray[np.int64]) -> Laid:
-        """Fill the next bench with the rows of some windows."""
+        """Fill the next buffer with the rows of some windows."""
         opens, _, first = merge(starts, self.span)
         rows = np.unique(starts[:, np.newaxis] + self.offsets)
         shift = np.empty(len(opens), np.int64)
         shift[np.searchsorted(opens, starts, side="right") - 1] = first - starts
         places = rows + shift[np.searchsorted(opens, rows, side="right") - 1]
-        bench, count = self._next, self.benches.count
+        buffer, count = self._next, self.buffers.count
         wanted, shared = np.ones(len(rows), np.bool_), []
         for age in range(1, count):
-            other = (bench - age) % count
+            other = (buffer - age) % count
             has, where = self._held[other]
             if not len(has):
                 continue
@@ -161,12 +161,12 @@ class RowBufferSchedule:
                 shared.append((other, where[at[there]], places[there]))
                 wanted &= ~there
         moved = (_NONE, _NONE)
-        has, where = self._held[bench]
+        has, where = self._held[buffer]
         if len(has):
             at = np.minimum(np.searchsorted(has, rows), len(has) - 1)
             there = wanted & (has[at] == rows) & (where[at] >= places)
             moved = where[at[there]], places[there]
             wanted &= ~there
-        self._held[bench] = (rows, places)
-        self._next = (bench + 1) % count
-        return Laid(bench, rows, places, first, wanted, shared, moved)
+        self._held[buffer] = (rows, places)
+        self._next = (buffer + 1) % count
+        return Laid(buffer, rows, places, first, wanted, shared, moved)

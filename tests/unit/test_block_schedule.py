@@ -31,7 +31,7 @@ def test_each_chunk_is_fetched_once_an_epoch():
     assert (found.blocks, found.requests, found.bytes) == (181, 181, 52_105 * ROW)
     assert found.share == 1.0
     assert found.sides == found.again == 0
-    assert found.seams <= 3 * 32 + 1
+    assert found.overlaps <= 3 * 32 + 1
     assert found.rows <= 64 * 288 + (3 * 32 + 1) * 2 * 23
 
 
@@ -50,34 +50,34 @@ def test_a_rank_reads_its_part_and_the_borders():
 
 def test_resident_rows_rise_stay_and_fall():
     lane = order().sequence(0, 0)
-    residency = BlockSchedule(lane, span=24, slots=40)
-    rows = residency.resident_rows()
+    schedule = BlockSchedule(lane, span=24, slots=40)
+    rows = schedule.resident_rows()
     assert len(rows) == lane.num_turns == 181 + 31
     assert rows[0] == 40 * 288 or rows[0] == 39 * 288 + int((lane.end - lane.begin).min())
-    assert rows.max() <= 40 * 288 + residency.stash_slots().max() * 46
-    assert rows[-1] <= 288 + 46 * residency.stash_slots()[-1]
+    assert rows.max() <= 40 * 288 + schedule.overlap_slots().max() * 46
+    assert rows[-1] <= 288 + 46 * schedule.overlap_slots()[-1]
 
 
 def test_resuming_reads_the_active_blocks_and_sides():
     blocks = order()
     found = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=26_000)
-    turn = int(blocks.sequence(0, 0).deal.turn_of(26_000))
+    turn = int(blocks.sequence(0, 0).spread.turn_of(26_000))
     assert found.blocks == 181 - turn - 1 + 32
     assert 0 < found.sides <= 3 * 32 + 1
     assert found.side_requests == found.sides
     done = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=len(STARTS))
     assert (done.blocks, done.bytes, done.sides) == (0, 0, 0)
-    residency = BlockSchedule(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
-    assert set(sides_asked(residency, STARTS)) <= set(residency.seams[residency.missing].tolist())
+    schedule = BlockSchedule(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
+    assert set(sides_asked(schedule, STARTS)) <= set(schedule.overlaps[schedule.missing].tolist())
 
 
 def test_too_few_places_cost_bytes_and_never_windows():
     blocks = order(8)
-    residency = BlockSchedule(blocks.sequence(0, 0), span=24, slots=6)
-    assert residency.paged
-    times = reads(residency, STARTS)
+    schedule = BlockSchedule(blocks.sequence(0, 0), span=24, slots=6)
+    assert schedule.paged
+    times = reads(schedule, STARTS)
     assert times.min() >= 1
-    assert times.sum() == sum(len(page.read) for page in pages(residency, STARTS))
+    assert times.sum() == sum(len(page.read) for page in pages(schedule, STARTS))
     found = [forecast(blocks, [ARRAY], epoch=0, slots=slots).again for slots in (3, 6, 8, 9)]
     assert found == sorted(found, reverse=True)
     assert found[-1] == 0 < found[1]
@@ -169,5 +169,5 @@ def test_budgets_that_cannot_be_are_errors_that_say_what_would_do():
 
 def test_defaults_and_terms():
     assert [default_active(n) for n in (1, 5, 20, 181, 10_000)] == [1, 5, 8, 46, 64]
-    terms = MemoryTerms(arena=1, stash=2, in_flight=3)
+    terms = MemoryTerms(arena=1, overlap_buffer=2, in_flight=3)
     assert terms.total == 6 + RESERVE

@@ -1,6 +1,6 @@
-"""Where a stream's rows lie: places of the arena that courses share, and what of one pass stands in which.
+"""Where the rows of a stream lie in memory: slots of the arena that lane caches share, and one pass over a lane.
 
-In: an order of blocks, an arena, the plan of a lane. Out: `Grounds` and `Passage`, which a `LaneCache` keeps. Never
+In: an order of blocks, an arena, the plan of a lane. Out: `BlockMemory` and `LanePass`, used by `LaneCache`. Never
 decides what is read or dropped.
 """
 
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from .block_schedule import BlockSchedule
     from .reader import Job, Reader, RowRange
 
-__all__ = ["Grounds", "Passage"]
+__all__ = ["BlockMemory", "LanePass"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grounds:
-    """What the courses of a stream share.
+class BlockMemory:
+    """What the lane caches of a stream share.
 
     Parameters
     ----------
     order : LanesOfBlocks
-    slots, seams : int
-        Places of a lane for blocks and for seams.
+    slots, overlaps : int
+        Places of a lane for blocks and for overlaps.
     arena : Arena
         Rows of each variable.
     reader : Reader
-        Its lock guards all courses.
+        Its lock guards all lane_caches.
     ranges : callable
         ``ranges(begin, end, row)``: how rows are read into the arena from ``row`` on.
     """
 
     order: LanesOfBlocks
     slots: int
-    seams: int
+    overlaps: int
     arena: Arena
     reader: Reader
     ranges: Callable[[int, int, int], Sequence[RowRange]]
 
-    def place(self, course: int, place: int) -> int:
+    def place(self, lane_cache: int, place: int) -> int:
         """First row of a place for a block."""
-        return (course * self.slots + place) * self.order.grid.largest
+        return (lane_cache * self.slots + place) * self.order.grid.largest
 
-    def seam(self, courses: int, course: int, place: int) -> int:
-        """First row of a place for a seam: they lie behind the blocks of all courses."""
-        seam_rows = 2 * (self.order.grid.span - 1)
-        return self.place(courses, 0) + (course * self.seams + place) * seam_rows
+    def overlap(self, lane_caches: int, lane_cache: int, place: int) -> int:
+        """First row of a place for an overlap: they lie behind the blocks of all lane_caches."""
+        overlap_rows = 2 * (self.order.grid.span - 1)
+        return self.place(lane_caches, 0) + (lane_cache * self.overlaps + place) * overlap_rows
 
     def copy(self, source: int, target: int, rows: int) -> None:
         """Copy rows of every variable within the arena."""
@@ -66,12 +66,12 @@ class Grounds:
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
-    """One pass of a course over its lane: what is where."""
+class LanePass:
+    """One pass of a lane cache over its lane: what is where."""
 
     number: int
     lane: Lane
-    residency: BlockSchedule
+    schedule: BlockSchedule
     turn: int
     """The turn that was begun last."""
     wanted: deque[int] = field(default_factory=deque)
@@ -80,24 +80,24 @@ class Passage:
     """Blocks that no turn has asked for yet."""
     jobs: dict[int, Job] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
-    seam_places: dict[int, int] = field(default_factory=dict)
+    overlap_places: dict[int, int] = field(default_factory=dict)
     sides: set[tuple[int, int]] = field(default_factory=set)
-    """(seam, block) whose rows stand in the stash."""
+    """(overlap, block) whose rows stand in the overlap_buffer."""
     absent: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Rows of seams that are read when a window asks for them."""
+    """Rows of overlaps that are read when a window asks for them."""
     block_at: NDArray[np.int64] = field(init=False)
-    seam_at: NDArray[np.int64] = field(init=False)
+    overlap_at: NDArray[np.int64] = field(init=False)
     """What, added to a row of the series, gives its row in the arena."""
 
     def __post_init__(self) -> None:
         self.block_at = np.zeros(len(self.lane.blocks), np.int64)
-        self.seam_at = np.zeros(len(self.lane.blocks), np.int64)
-        self.unlisted = int(np.count_nonzero(self.residency.placed))
+        self.overlap_at = np.zeros(len(self.lane.blocks), np.int64)
+        self.unlisted = int(np.count_nonzero(self.schedule.placed))
 
     @property
     def begun(self) -> bool:
         """Whether a turn has begun."""
-        return self.turn >= self.residency.first_turn
+        return self.turn >= self.schedule.first_turn
 
     @property
     def failed(self) -> bool:

@@ -49,41 +49,41 @@ def orders(draw):
     return BlockOrder(Sorted(starts), grid=grid, active=active, lanes=lanes, seed=draw(st.integers(0, 3)))
 
 
-def follow(order, residency):
+def follow(order, schedule):
     """Execute the plan; check that each window finds its rows; return (submitted, sides read, peaks)."""
-    lane, span = residency.lane, residency.span
-    arena, stash, submitted, sides, peak = {}, {}, [], [], 0
+    lane, span = schedule.lane, schedule.span
+    arena, overlap_buffer, submitted, sides, peak = {}, {}, [], [], 0
     held = set()
-    paging = {page.turn: page for page in pages(residency, order.starts)} if residency.paged else {}
-    for turn in range(residency.first_turn, lane.num_turns):
-        events = residency.turn(turn)
-        for seam in events.released.tolist():
-            stash.pop(seam, None)
+    paging = {page.turn: page for page in pages(schedule, order.starts)} if schedule.paged else {}
+    for turn in range(schedule.first_turn, lane.num_turns):
+        events = schedule.turn(turn)
+        for overlap in events.released.tolist():
+            overlap_buffer.pop(overlap, None)
         new = events.submit.tolist()
-        if turn == residency.first_turn or residency.paged:
-            arena.update((b, set(range(*residency.rows(b)))) for b in new)
+        if turn == schedule.first_turn or schedule.paged:
+            arena.update((b, set(range(*schedule.rows(b)))) for b in new)
             assert set(events.enter.tolist()) <= set(arena)
         have = {row for rows in arena.values() for row in rows}
-        for seam in events.saved.tolist() + events.joined.tolist():
-            begin, border, end = residency.seam_rows(seam)
+        for overlap in events.saved.tolist() + events.joined.tolist():
+            begin, border, end = schedule.overlap_rows(overlap)
             there = have & set(range(begin, end))
-            stash.setdefault(seam, set()).update(there)
-            if seam in events.saved.tolist():
+            overlap_buffer.setdefault(overlap, set()).update(there)
+            if overlap in events.saved.tolist():
                 assert there >= set(range(begin, border)) or there >= set(range(border, end))
         for block in events.leave.tolist():
-            if not residency.paged:
+            if not schedule.paged:
                 del arena[block]
             else:
                 arena.pop(block, None)
-        if not residency.paged and turn > residency.first_turn:
-            arena.update((b, set(range(*residency.rows(b)))) for b in new)
+        if not schedule.paged and turn > schedule.first_turn:
+            arena.update((b, set(range(*schedule.rows(b)))) for b in new)
         submitted += new
-        assert len(arena) <= residency.slots or residency.paged
-        peak = max(peak, len(stash))
-        assert len(stash) <= residency.stash_slots()[turn]
-        begin = max(int(lane.deal.borders[turn]), residency.cursor)
-        starts = order.starts(lane.windows(begin, max(begin, int(lane.deal.borders[turn + 1]))))
-        where, crosses = residency.locate(starts)
+        assert len(arena) <= schedule.slots or schedule.paged
+        peak = max(peak, len(overlap_buffer))
+        assert len(overlap_buffer) <= schedule.overlap_slots()[turn]
+        begin = max(int(lane.spread.borders[turn]), schedule.cursor)
+        starts = order.starts(lane.windows(begin, max(begin, int(lane.spread.borders[turn + 1]))))
+        where, crosses = schedule.locate(starts)
         page = paging.get(turn)
         if page is not None:  # one after the other, as pages say
             at = 0
@@ -92,7 +92,7 @@ def follow(order, residency):
                     held.discard(int(page.drop[at]))
                     held.add(int(page.read[at]))
                     at += 1
-                assert len(held) <= residency.slots
+                assert len(held) <= schedule.slots
                 assert over or block in held
             for j in range(at, len(page.before)):
                 held.discard(int(page.drop[j]))
@@ -100,13 +100,13 @@ def follow(order, residency):
         for start, block, over in zip(starts.tolist(), where.tolist(), crosses.tolist(), strict=True):
             rows = set(range(start, start + span))
             if not over:
-                assert residency.paged or rows <= arena[block]
+                assert schedule.paged or rows <= arena[block]
                 continue
-            if not rows <= stash[block]:
-                assert residency.missing[residency.seams.tolist().index(block)]
-                stash[block].update(range(*residency.side_rows(block)))
+            if not rows <= overlap_buffer[block]:
+                assert schedule.missing[schedule.overlaps.tolist().index(block)]
+                overlap_buffer[block].update(range(*schedule.side_rows(block)))
                 sides.append(block)
-            assert rows <= stash[block]
+            assert rows <= overlap_buffer[block]
     return submitted, sides, peak
 
 
@@ -115,8 +115,8 @@ def follow(order, residency):
 def test_windows_find_their_rows_and_each_block_is_read_once(order, ahead, epoch):
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
-        residency = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead)
-        submitted, sides, peak = follow(order, residency)
+        schedule = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead)
+        submitted, sides, peak = follow(order, schedule)
         assert submitted == lane.visits.tolist()
         assert sides == []
         assert peak <= 3 * lane.active + 1
@@ -128,14 +128,14 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
         cursor = int(share * len(lane))
-        residency = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead, cursor=cursor)
-        submitted, sides, _ = follow(order, residency)
-        turn = residency.first_turn
+        schedule = BlockSchedule(lane, span=order.grid.span, slots=lane.active + ahead, cursor=cursor)
+        submitted, sides, _ = follow(order, schedule)
+        turn = schedule.first_turn
         assert len(set(submitted)) == len(submitted)
         assert all(lane.entry[b] > turn - lane.active for b in submitted)
         assert sum(lane.entry[b] <= turn for b in submitted) <= lane.active
-        assert len(set(sides)) == len(sides) <= residency.missing.sum() <= 3 * lane.active + 1
-        assert sorted(sides) == sides_asked(residency, order.starts).tolist()
+        assert len(set(sides)) == len(sides) <= schedule.missing.sum() <= 3 * lane.active + 1
+        assert sorted(sides) == sides_asked(schedule, order.starts).tolist()
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,9 +143,9 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
 def test_with_few_places_blocks_are_read_again_and_windows_still_find_their_rows(order, slots, epoch, share):
     for number in range(order.num_lanes):
         lane = order.sequence(epoch, number)
-        residency = BlockSchedule(lane, span=order.grid.span, slots=slots, cursor=int(share * len(lane)))
-        assert residency.paged == (slots < min(lane.active + 1, len(lane.blocks)))
-        follow(order, residency)
+        schedule = BlockSchedule(lane, span=order.grid.span, slots=slots, cursor=int(share * len(lane)))
+        assert schedule.paged == (slots < min(lane.active + 1, len(lane.blocks)))
+        follow(order, schedule)
 
 
 @settings(max_examples=100, deadline=None)
@@ -162,9 +162,9 @@ def test_open_seams_are_bounded_whatever_the_length(blocks, active, seed, lanes)
     order = BlockOrder(starts, grid=grid, active=active, lanes=lanes, seed=seed)
     for number in range(lanes):
         lane = order.sequence(0, number)
-        residency = BlockSchedule(lane, span=5, slots=lane.active + 4)
-        assert residency.open_seams().max() <= 3 * lane.active + 1
-        assert residency.stash_slots().max() <= 3 * lane.active + 1
+        schedule = BlockSchedule(lane, span=5, slots=lane.active + 4)
+        assert schedule.open_overlaps().max() <= 3 * lane.active + 1
+        assert schedule.overlap_slots().max() <= 3 * lane.active + 1
 
 
 @pytest.mark.parametrize(("slots", "cursor"), [(0, 0), (4, -1), (4, 10_000)])

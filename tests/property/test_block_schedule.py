@@ -13,7 +13,6 @@ from windowloader.order.grid import Grid
 from windowloader.order.lanes import BlockOrder
 from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.estimate import sides_asked
-from windowloader.rows.paging import pages
 
 
 class Sorted:
@@ -53,14 +52,12 @@ def follow(order, schedule):
     """Execute the plan; check that each window finds its rows; return (submitted, sides read, peaks)."""
     lane, span = schedule.lane, schedule.span
     arena, overlap_buffer, submitted, sides, peak = {}, {}, [], [], 0
-    held = set()
-    paging = {page.turn: page for page in pages(schedule, order.starts)} if schedule.paged else {}
     for turn in range(schedule.first_turn, lane.num_turns):
         events = schedule.turn(turn)
         for overlap in events.released.tolist():
             overlap_buffer.pop(overlap, None)
         new = events.submit.tolist()
-        if turn == schedule.first_turn or schedule.paged:
+        if turn == schedule.first_turn:
             arena.update((b, set(range(*schedule.rows(b)))) for b in new)
             assert set(events.enter.tolist()) <= set(arena)
         have = {row for rows in arena.values() for row in rows}
@@ -71,36 +68,20 @@ def follow(order, schedule):
             if overlap in events.saved.tolist():
                 assert there >= set(range(begin, border)) or there >= set(range(border, end))
         for block in events.leave.tolist():
-            if not schedule.paged:
-                del arena[block]
-            else:
-                arena.pop(block, None)
-        if not schedule.paged and turn > schedule.first_turn:
+            del arena[block]
+        if turn > schedule.first_turn:
             arena.update((b, set(range(*schedule.rows(b)))) for b in new)
         submitted += new
-        assert len(arena) <= schedule.slots or schedule.paged
+        assert len(arena) <= schedule.slots
         peak = max(peak, len(overlap_buffer))
         assert len(overlap_buffer) <= schedule.overlap_slots()[turn]
         begin = max(int(lane.spread.borders[turn]), schedule.cursor)
         starts = order.starts(lane.windows(begin, max(begin, int(lane.spread.borders[turn + 1]))))
         where, crosses = schedule.locate(starts)
-        page = paging.get(turn)
-        if page is not None:  # one after the other, as pages say
-            at = 0
-            for i, (block, over) in enumerate(zip(where.tolist(), crosses.tolist(), strict=True)):
-                while at < len(page.before) and page.before[at] <= i:
-                    held.discard(int(page.drop[at]))
-                    held.add(int(page.read[at]))
-                    at += 1
-                assert len(held) <= schedule.slots
-                assert over or block in held
-            for j in range(at, len(page.before)):
-                held.discard(int(page.drop[j]))
-                held.add(int(page.read[j]))
         for start, block, over in zip(starts.tolist(), where.tolist(), crosses.tolist(), strict=True):
             rows = set(range(start, start + span))
             if not over:
-                assert schedule.paged or rows <= arena[block]
+                assert rows <= arena[block]
                 continue
             if not rows <= overlap_buffer[block]:
                 assert schedule.missing[schedule.overlaps.tolist().index(block)]
@@ -136,16 +117,6 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
         assert sum(lane.entry[b] <= turn for b in submitted) <= lane.active
         assert len(set(sides)) == len(sides) <= schedule.missing.sum() <= 3 * lane.active + 1
         assert sorted(sides) == sides_asked(schedule, order.starts).tolist()
-
-
-@settings(max_examples=60, deadline=None)
-@given(order=orders(), slots=st.integers(1, 6), epoch=st.integers(0, 2), share=st.sampled_from([0, 0.4]))
-def test_with_few_places_blocks_are_read_again_and_windows_still_find_their_rows(order, slots, epoch, share):
-    for number in range(order.num_lanes):
-        lane = order.sequence(epoch, number)
-        schedule = BlockSchedule(lane, span=order.grid.span, slots=slots, cursor=int(share * len(lane)))
-        assert schedule.paged == (slots < min(lane.active + 1, len(lane.blocks)))
-        follow(order, schedule)
 
 
 @settings(max_examples=100, deadline=None)

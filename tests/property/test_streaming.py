@@ -144,10 +144,7 @@ def run_epoch(case, model, rank=0, state=None, stop=None):
             loader.load_state_dict(state)
         engine = loader._bind()
         choice = engine.reading.choice
-        event(
-            f"{engine.reading.order.name} {choice.mode}"
-            + (" paged" if 0 < choice.slots <= choice.active else "")
-        )
+        event(f"{engine.reading.order.name} {choice.mode}")
         at = loader._position or engine.steps.start(0)
         lanes = model.lanes(engine.reading.order, at.pass_number)
         b, uneven = engine.steps.batch_per_lane, options["uneven"]
@@ -285,7 +282,7 @@ def count(case, kill):
             if exactly and len(states) == plan.steps:
                 assert found == (plan.own.bytes, plan.own.requests)
             assert found[0] <= plan.own.bytes
-            if plan.mode == "blocks" and not plan.again and state is None and source.chunks is not None:
+            if plan.mode == "blocks" and state is None and source.chunks is not None:
                 assert set(source.chunk_reads().values()) <= {1} or plan.own.amplification > 1
             if not states[:-1]:
                 break
@@ -311,7 +308,7 @@ def count_a_part(case, steps):
             assert sum(1 for _ in loader) == steps == plan.steps
             last = loader.stats().epochs[-1]
             found = last.read_bytes, last.read_requests
-            event(f"{plan.mode}{' paged' if plan.again else ''}")
+            event(plan.mode)
             assert found[0] <= plan.own.bytes
             # Ranks that share a lane: one of them may not come to the last turn of it.
             if (options["lanes"] or options["world_size"]) % options["world_size"] == 0:

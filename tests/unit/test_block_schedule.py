@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from windowloader.errors import MemoryBudgetError
+from windowloader.errors import LoaderError, MemoryBudgetError
 from windowloader.order.grid import cut
 from windowloader.order.lanes import BlockOrder
 from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
 from windowloader.rows.estimate import forecast, lanes_read, sides_asked
-from windowloader.rows.paging import pages, reads
 from windowloader.sources.storage import Storage
 from windowloader.windows.index import Runs
 
@@ -30,7 +29,7 @@ def test_each_chunk_is_fetched_once_an_epoch():
     found = forecast(order(), [ARRAY], epoch=0, slots=64)
     assert (found.blocks, found.requests, found.bytes) == (181, 181, 52_105 * ROW)
     assert found.share == 1.0
-    assert found.sides == found.again == 0
+    assert found.sides == 0
     assert found.overlaps <= 3 * 32 + 1
     assert found.rows <= 64 * 288 + (3 * 32 + 1) * 2 * 23
 
@@ -71,25 +70,9 @@ def test_resuming_reads_the_active_blocks_and_sides():
     assert set(sides_asked(schedule, STARTS)) <= set(schedule.overlaps[schedule.missing].tolist())
 
 
-def test_too_few_places_cost_bytes_and_never_windows():
-    blocks = order(8)
-    schedule = BlockSchedule(blocks.sequence(0, 0), span=24, slots=6)
-    assert schedule.paged
-    times = reads(schedule, STARTS)
-    assert times.min() >= 1
-    assert times.sum() == sum(len(page.read) for page in pages(schedule, STARTS))
-    found = [forecast(blocks, [ARRAY], epoch=0, slots=slots).again for slots in (3, 6, 8, 9)]
-    assert found == sorted(found, reverse=True)
-    assert found[-1] == 0 < found[1]
-
-
-def test_furthest_next_use_goes_first():
-    from windowloader.rows.kernels import page
-
-    held, out = np.full(2, -1, np.int64), np.empty((9, 3), np.int64)
-    uses = np.array([0, 1, -1, 2, 0, 2, 1], np.int64)
-    assert page(uses, len(uses), held, 3, out) == 4
-    assert out[:4].tolist() == [[0, 0, -1], [1, 1, -1], [3, 2, 1], [6, 1, 0]]
+def test_too_few_places_for_the_active_blocks_are_refused():
+    with pytest.raises(LoaderError, match="8 active blocks of 181 need at least 9 slots"):
+        BlockSchedule(order(8).sequence(0, 0), span=24, slots=8)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 17])
@@ -124,12 +107,10 @@ def test_memory_for_twice_the_requests_ahead_and_under_way_holds_seams_and_the_s
     assert choice.slots - choice.active >= choice.requests
 
 
-def test_active_blocks_of_a_resumed_run_are_kept_and_paged():
-    choice = choose(STARTS, [ARRAY], span=24, memory=128 << 20, active=32, rows=101)
-    assert choice.active == 32
-    assert 2 <= choice.slots <= 32
-    assert choice.terms.total <= 128 << 20
-    kept = choose(STARTS, [ARRAY], span=24, memory=32 << 20, active=32, rows=101)
+def test_active_blocks_of_a_resumed_run_are_kept_or_rows_are_read_directly():
+    choice = choose(STARTS, [ARRAY], span=24, memory=400 << 20, active=32, rows=101)
+    assert (choice.mode, choice.active) == ("blocks", 32)
+    kept = choose(STARTS, [ARRAY], span=24, memory=128 << 20, active=32, rows=101)
     assert (kept.mode, kept.active, kept.grid.hash()) == ("direct", 32, choice.grid.hash())
 
 

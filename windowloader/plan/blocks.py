@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.rows.block_schedule import BlockSchedule
+from windowloader.rows.block_schedule import BlockSchedule, turns_before
 from windowloader.rows.budget import REQUESTS
-from windowloader.rows.estimate import forecast
-from windowloader.rows.paging import turns_before
+from windowloader.rows.estimate import blocks_read, forecast
 from windowloader.sources.storage import total_cost
 
 from .case import advice, held_cost, plus
@@ -51,7 +50,7 @@ def by_blocks(case: Case) -> dict[str, Any]:
     assert choice is not None
     for name in ("own", "all_ranks"):
         found[name] = plus(*(part[name] for part in parts))
-    for name in ("blocks", "again", "sides", "side_bytes"):
+    for name in ("blocks", "sides", "side_bytes"):
         found[name] = sum(part[name] for part in parts)
     return {
         **found,
@@ -105,7 +104,6 @@ def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
         "all_ranks": own if case.world_size == 1 else replace(everyone, distinct=least + held.distinct),
         "blocks": found.blocks,
         "slots": slots,
-        "again": found.again,
         "sides": found.sides,
         "side_bytes": found.side_bytes,
         "resident": _over_time(case, found.lanes),
@@ -130,11 +128,8 @@ def _distinct(case: Case, found: EpochEstimate) -> int:
     ranges = []
     for lane in found.lanes:
         sequence = lanes.sequence(case.here.pass_number, lane)
-        schedule = _schedule(case, lane)
-        turns = turns_before(schedule, case.end)
-        placed = np.zeros(len(sequence.blocks), np.bool_)
-        placed[sequence.visits[:turns][schedule.placed[:turns]]] = True
-        ranges.append(np.stack([sequence.begin, sequence.end])[:, placed])
+        read = blocks_read(_schedule(case, lane), case.end)
+        ranges.append(np.stack([sequence.begin, sequence.end])[:, read])
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     return sum(storage.distinct(begin, end) for storage in case.reading.storages) if len(begin) else 0
 
@@ -218,7 +213,7 @@ def _upcoming(case: Case, lane: int) -> EpochCost:
     here = _schedule(case, lane)
     turns, blocks = turns_before(here, case.end), len(here.lane.blocks)
     read = np.zeros((2, 0), np.int64)
-    if turns and not here.paged:
+    if turns:
         own, free = np.arange(turns, here.submitted(turns - 1)), here.slots
         if turns < here.lane.num_turns:  # what is there yet
             free -= int(np.count_nonzero(here.placed[max(0, turns - here.lane.active) :]))

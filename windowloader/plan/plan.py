@@ -84,8 +84,6 @@ class Plan:
         memory of theirs.
     blocks, active, slots : int
         Blocks that the rank reads; blocks of a lane that are active, and its places for blocks.
-    again : int
-        Bytes among ``own`` that are read again for want of places.
     sides, side_bytes : int
         Sides of overlaps that a resumed run reads when a window asks for them, among ``own``.
     estimated : bool
@@ -138,7 +136,6 @@ class Plan:
     blocks: int = 0
     active: int = 0
     slots: int = 0
-    again: int = 0
     sides: int = 0
     side_bytes: int = 0
     estimated: bool = False
@@ -307,8 +304,6 @@ def _streamed(plan: Plan, requests: int) -> list[str]:
                 f"{plan.sides} sides of overlaps, {format_bytes(plan.side_bytes)}, when windows ask for them",
             )
         )
-    if plan.again:
-        lines.append(_line("again", f"{format_bytes(plan.again)} for want of places"))
     if plan.upcoming.bytes:
         more = f"{format_bytes(plan.upcoming.bytes)} in {plan.upcoming.requests:,} requests"
         lines.append(_line("next", f"{more} of the next epoch, while this one drains"))

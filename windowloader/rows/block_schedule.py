@@ -25,10 +25,6 @@ in the order of its visits; when its turn comes, what was submitted early is not
 
 A run that is resumed at ``cursor`` reads the active blocks again, at once; an overlap in ``missing`` lacks the
 side of a block that is gone: ``side_rows(overlap)`` are read when a window first asks for it.
-
-With fewer places than ``active + 1`` (and than blocks) the schedule is `paged`: blocks are still entered at
-their turn, when the sides of both their overlaps are saved at once, but within a turn they are evicted and
-read again as ``paging.pages`` says, whose first read of a turn is the entering block.
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
 
     from windowloader.order.lane import Lane
 
-__all__ = ["BlockSchedule", "Turn"]
+__all__ = ["BlockSchedule", "Turn", "turns_before"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -88,8 +84,6 @@ class BlockSchedule:
         The turn that holds ``cursor``; the number of turns where nothing is left.
     ahead : int
         How many blocks beyond the active ones are read or being read.
-    paged : bool
-        Whether there are too few places for the active blocks and one to come.
     placed : ndarray, shape (blocks,), bool
         Whether the block that enters at turn ``t`` is read; not so those a resumed run has done with.
     overlaps : ndarray, shape (s,), int64
@@ -102,7 +96,7 @@ class BlockSchedule:
     Raises
     ------
     LoaderError
-        Where there is no place, or ``cursor`` is outside the lane.
+        Where there are fewer places than active blocks and one to come, or ``cursor`` is outside the lane.
     """
 
     lane: Lane
@@ -111,7 +105,6 @@ class BlockSchedule:
     cursor: int = field(default=0, kw_only=True)
     first_turn: int = field(init=False)
     ahead: int = field(init=False)
-    paged: bool = field(init=False)
     placed: NDArray[np.bool_] = field(init=False, repr=False)
     overlaps: NDArray[np.int64] = field(init=False, repr=False)
     opened: NDArray[np.int64] = field(init=False, repr=False)
@@ -124,23 +117,22 @@ class BlockSchedule:
 
     def __post_init__(self) -> None:
         lane, blocks = self.lane, len(self.lane.blocks)
-        if self.slots < 1 or not 0 <= self.cursor <= len(lane):
+        least = min(lane.active + 1, blocks)
+        if self.slots < least or not 0 <= self.cursor <= len(lane):
             raise LoaderError(
-                f"slots={self.slots}, cursor={self.cursor}: at least one place is needed, and a position "
-                f"within the lane's {len(lane)} windows."
+                f"slots={self.slots}, cursor={self.cursor}: {lane.active} active blocks of {blocks} need at least "
+                f"{least} slots, and a position within the lane's {len(lane)} windows."
             )
-        paged = self.slots < min(lane.active + 1, blocks)
         overlaps = np.flatnonzero(lane.crossing > 0)
         sides = lane.entry[overlaps], lane.entry[np.minimum(overlaps + 1, blocks - 1)]
         opened, joined = np.minimum(*sides), np.maximum(*sides)
         values = {
             "first_turn": self._turn_at(),
-            "ahead": 0 if paged else min(self.slots, blocks) - lane.active,
-            "paged": paged,
+            "ahead": min(self.slots, blocks) - lane.active,
             "overlaps": overlaps,
             "opened": opened,
             "joined": joined,
-            "taken": opened if paged else np.minimum(opened + lane.active, joined),
+            "taken": np.minimum(opened + lane.active, joined),
             "released": joined + lane.active,
         }
         for name, value in values.items():
@@ -273,15 +265,13 @@ class BlockSchedule:
         Returns
         -------
         ndarray, shape (turns,), int64
-            Rows in the arena, those being read into it among them, and in the overlap_buffer.
+            Rows in the arena, those being read into it among them, and in the overlap buffer.
         """
         lane = self.lane
         sizes = (lane.end - lane.begin)[lane.visits]
         t = np.arange(len(sizes), dtype=np.int64)
         since = np.maximum(np.searchsorted(self._submitted, t), self.first_turn)
         rows = self._overlap(since, np.maximum(t + lane.active, since), sizes * self.placed)
-        if self.paged:
-            rows = np.minimum(rows, self.slots * (sizes.max() if len(sizes) else 0))
         return rows + 2 * (self.span - 1) * self.overlap_slots()
 
     def _at(self, event: str, turn: int) -> NDArray[np.int64]:
@@ -306,21 +296,25 @@ class BlockSchedule:
     def _resumed(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
         """Mark the blocks that are read, by turn; the overlaps of which a side is gone; those still needed."""
         lane, turn = self.lane, self.first_turn
-        coming = np.arange(len(lane.blocks)) >= turn  # what enters now is read whether or not windows come
-        needed = coming.copy()
+        needed = np.arange(len(lane.blocks)) >= turn  # what enters now is read whether or not windows come
         if turn < lane.num_turns:
             entries, left = lane.spread.left(turn)
             needed[entries[left > 0]] = True
         live = needed[self.joined]  # an overlap's windows are of the turn that joins it
-        placed = coming if self.paged else needed
-        return placed, live & ~(placed[self.opened] & placed[self.joined]), live
+        return needed, live & ~(needed[self.opened] & needed[self.joined]), live
 
     def _reads(self) -> NDArray[np.int64]:
         """Up to which entry blocks have been submitted once a turn has begun: as many as there are places."""
         lane = self.lane
         turns = np.arange(lane.num_turns, dtype=np.int64)
-        if self.paged:
-            return np.minimum(turns, len(lane.blocks) - 1)
         count = np.concatenate([[0], np.cumsum(self.placed)])  # of the entries before t, those with a place
         left = count[np.clip(turns - lane.active + 1, 0, len(lane.blocks))]
         return np.searchsorted(count, left + self.slots, side="right") - 2
+
+
+def turns_before(schedule: BlockSchedule, end: int | None) -> int:
+    """Return how many turns of a lane begin before a place of it; all where ``end`` is None or beyond."""
+    lane = schedule.lane
+    if end is None or end >= len(lane):
+        return lane.num_turns
+    return int(lane.spread.turn_of(np.array([end - 1]))[0]) + 1 if end else 0

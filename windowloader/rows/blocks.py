@@ -20,7 +20,6 @@ from .arena import Arena
 from .estimate import lanes_read
 from .lane_cache import Cut, LaneCache
 from .lane_pass import BlockMemory
-from .paged import PagedLaneCache
 from .reader import Job, Reader
 from .rows import InTurn, Piece
 from .strided import Rows
@@ -147,10 +146,8 @@ class _BlockCache:
             ]
 
         self.block_memory = BlockMemory(order, slots, overlaps, arena, access.reader, ranges)
-        paged = slots < min(choice.active + 1, len(grid))
         self.lane_caches = {
-            lane: (PagedLaneCache if paged else LaneCache)(self.block_memory, lane, index, len(lanes))
-            for index, lane in enumerate(lanes)
+            lane: LaneCache(self.block_memory, lane, index, len(lanes)) for index, lane in enumerate(lanes)
         }
         self._user: weakref.ref[BlockStream] | None = None
 
@@ -293,7 +290,7 @@ class BlockStream(InTurn):
         try:
             while end < len(starts):
                 lane_cache = self._block_cache.lane_caches.get(int(places.lanes[end]))
-                turn, place, stop = self._stretch(lane_cache, places, end)
+                turn, stop = self._stretch(lane_cache, places, end)
                 if lane_cache is None or turn < 0:
                     if end > begin:
                         break
@@ -301,12 +298,11 @@ class BlockStream(InTurn):
                 with self._block_cache.lock:
                     self.check()
                     try:
-                        there = lane_cache.reach(turn, place, holding=lane_cache in holds)
+                        lane_cache.reach(turn, holding=lane_cache in holds)
                     except Cut:
                         break
                     if lane_cache not in holds:
                         holds[lane_cache] = lane_cache.hold()
-                    stop = min(stop, end + there)
                     first[end:stop], absent = lane_cache.locate(starts[end:stop])
                     sides += lane_cache.read_sides(absent)
                 end = stop
@@ -322,18 +318,18 @@ class BlockStream(InTurn):
             with self._block_cache.lock:
                 self.reads.add(jobs)
 
-    def _stretch(self, lane_cache: LaneCache | None, places: Places, begin: int) -> tuple[int, int, int]:
-        """Return turn and place of a window, and how far windows of that turn go on; turn −1: no turn has it."""
+    def _stretch(self, lane_cache: LaneCache | None, places: Places, begin: int) -> tuple[int, int]:
+        """Return the turn of a window, and how far windows of that turn go on; turn −1: no turn has it."""
         other = np.flatnonzero(places.lanes[begin:] != places.lanes[begin])
         stop = begin + int(other[0]) if len(other) else len(places.lanes)
         if lane_cache is None:
-            return -1, 0, stop
+            return -1, stop
         own, schedule = lane_cache.present.lane, lane_cache.present.schedule
         at = np.minimum(places.places[begin:stop], len(own) - 1)  # beyond the end: its last window again
         if schedule.first_turn >= own.num_turns or at[0] < schedule.cursor:
-            return -1, 0, stop
+            return -1, stop
         turns = own.spread.turn_of(at)
-        return int(turns[0]), int(at[0]), begin + int(np.searchsorted(turns, turns[0], side="right"))
+        return int(turns[0]), begin + int(np.searchsorted(turns, turns[0], side="right"))
 
     def _read_apart(
         self, starts: NDArray[np.int64], first: NDArray[np.int64], begin: int, stop: int

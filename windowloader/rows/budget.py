@@ -6,8 +6,8 @@ memory it takes. Never reads, never looks at how much memory is free.
 What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
 blocks and to 4; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
 whole blocks, for blocks that read their halo again; active blocks, down to 2. What then still does not fit
-is read directly. Active blocks that were asked for are kept: with too few places blocks are read again,
-and a resumed run for which there are not even two keeps its order and reads rows directly.
+is read directly. Active blocks that were asked for are kept or refused, and a resumed run whose blocks do not fit keeps
+its order and reads rows directly.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MemoryTerms:
     arena : int
         Places for blocks.
     overlap buffer : int
-        Places for overlaps: ``3m + 1`` a lane, of twice ``span − 1`` rows; ``4m + 1`` where blocks are read again.
+        Places for overlaps: ``3m + 1`` a lane, of twice ``span − 1`` rows.
     in_flight : int
         Chunks being read, decoded and encoded.
     reserve : int
@@ -100,13 +100,12 @@ class BlockLayout:
 
     def overlaps(self, blocks: int) -> int:
         """Places that a lane has for overlaps between so many blocks."""
-        return 0 if self.mode != "blocks" else _overlaps(self.active, self.slots, blocks)
+        return 0 if self.mode != "blocks" else _overlaps(self.active, blocks)
 
 
-def _overlaps(active: int, slots: int, blocks: int) -> int:
-    """Places for overlaps; with blocks that are read again, an overlap is kept from when its first side enters."""
-    paged = slots < min(active + 1, blocks)
-    return min((4 if paged else 3) * active + 1, max(blocks - 1, 0))
+def _overlaps(active: int, blocks: int) -> int:
+    """Places for overlaps between so many blocks."""
+    return min(3 * active + 1, max(blocks - 1, 0))
 
 
 def default_active(blocks: int, lanes: int = 1) -> int:
@@ -162,7 +161,7 @@ class _Room:
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
-        overlaps = 0 if grid.halo else _overlaps(active, slots, blocks)
+        overlaps = 0 if grid.halo else _overlaps(active, blocks)
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             overlap_buffer=self.lanes * overlaps * 2 * (self.span - 1) * self.row_bytes,
@@ -308,7 +307,8 @@ def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) 
     if active is not None:
         kept = min(active, blocks)
         yield from ((kept, kept + more) for more in range(ahead, 0, -1))
-        yield from ((kept, places) for places in range(kept, min(2, kept) - 1, -1))
+        if kept == blocks:
+            yield kept, kept
         return
     wanted = default_active(blocks, lanes)
     if least < _FEW:

@@ -12,8 +12,7 @@ import numpy as np
 
 from windowloader.sources.storage import total_cost
 
-from .block_schedule import BlockSchedule
-from .paging import reads
+from .block_schedule import BlockSchedule, turns_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from windowloader.order.lane import LanesOfBlocks
     from windowloader.sources.storage import Storage
 
-__all__ = ["EpochEstimate", "forecast", "lanes_read", "sides_asked"]
+__all__ = ["EpochEstimate", "blocks_read", "forecast", "lanes_read", "sides_asked"]
 
 _LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
 
@@ -40,10 +39,7 @@ class EpochEstimate:
     blocks : int
         Blocks it reads, each counted once a lane.
     bytes, requests : int
-        Decoded bytes and requests to storage of these blocks, with the indexes of shards, each read once,
-        and with what is read again for want of places.
-    again : int
-        Of `bytes`, those read again for want of places; an estimate for lanes of over 2^20 windows.
+        Decoded bytes and requests to storage of these blocks, with the indexes of shards, each read once.
     sides, side_bytes, side_requests : int
         Overlap sides that a resumed run reads besides, when a window first asks for them.
     distinct : int
@@ -58,7 +54,6 @@ class EpochEstimate:
     blocks: int = 0
     bytes: int = 0
     requests: int = 0
-    again: int = 0
     sides: int = 0
     side_bytes: int = 0
     side_requests: int = 0
@@ -105,34 +100,39 @@ def forecast(
     """
     grid = order.grid
     lanes = lanes_read(rank, world_size, lanes=order.num_lanes, batch_per_lane=batch_per_lane)
-    sum_of = dict.fromkeys(
-        ("blocks", "bytes", "requests", "again", "sides", "side_bytes", "side_requests"), 0
-    )
+    sum_of = dict.fromkeys(("blocks", "bytes", "requests", "sides", "side_bytes", "side_requests"), 0)
     overlaps, rows, ranges = 0, 0, []
     for lane in lanes:
         sequence = order.sequence(epoch, lane)
         schedule = BlockSchedule(sequence, span=grid.span, slots=slots, cursor=min(cursor, len(sequence)))
-        times = reads(schedule, order.starts, end=end)
+        read = blocks_read(schedule, end)
         cost = total_cost(variables, sequence.begin, sequence.end)
         sides = [schedule.side_rows(int(overlap)) for overlap in sides_asked(schedule, order.starts)]
         side = total_cost(variables, *np.array(sides, np.int64).reshape(-1, 2).T)
         for name, value in {
-            "blocks": np.count_nonzero(times),
-            "bytes": cost.bytes @ times,
-            "requests": cost.requests @ times,
-            "again": cost.bytes @ np.maximum(times - 1, 0),
+            "blocks": np.count_nonzero(read),
+            "bytes": cost.bytes[read].sum(),
+            "requests": cost.requests[read].sum(),
             "sides": len(sides),
             "side_bytes": side.bytes.sum(),
             "side_requests": side.requests.sum(),
         }.items():
-            sum_of[name] += round(float(value))
-        ranges.append(np.stack([sequence.begin, sequence.end])[:, times > 0])
+            sum_of[name] += int(value)
+        ranges.append(np.stack([sequence.begin, sequence.end])[:, read])
         overlaps = max(overlaps, int(schedule.overlap_slots().max(initial=0)))
         rows += int(schedule.resident_rows().max(initial=0))
     begin, end = np.concatenate([np.empty((2, 0), np.int64), *ranges], axis=1)
     sum_of["requests"] += sum(len(variable.broken(begin, end)) * variable.columns for variable in variables)
     distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
     return EpochEstimate(lanes=lanes, distinct=distinct, overlaps=overlaps, rows=rows, **sum_of)
+
+
+def blocks_read(schedule: BlockSchedule, end: int | None = None) -> NDArray[np.bool_]:
+    """Mark the blocks of a lane that are read for its windows before ``end``; for all of them where it is None."""
+    read = np.zeros(len(schedule.lane.blocks), np.bool_)
+    last = turns_before(schedule, end)
+    read[schedule.lane.visits[:last][schedule.placed[:last]]] = True
+    return read
 
 
 def sides_asked(schedule: BlockSchedule, starts: SortedStarts) -> NDArray[np.int64]:

@@ -159,9 +159,8 @@ class LaneCache:
     def _drains(self, lane_pass: LanePass) -> bool:
         return not lane_pass.unlisted and not lane_pass.wanted
 
-    def _submit(self, lane_pass: LanePass, block: int, *, place: int | None = None) -> Job:
-        block_memory = self.block_memory
-        place = self.free.pop() if place is None else place
+    def _submit(self, lane_pass: LanePass, block: int) -> None:
+        block_memory, place = self.block_memory, self.free.pop()
         begin, end = lane_pass.schedule.rows(block)
         row = block_memory.place(self.index, place)
         lane_pass.block_at[block] = row - begin
@@ -174,7 +173,6 @@ class LaneCache:
         lane_pass.places[block], lane_pass.jobs[block] = place, job
         need = (lane_pass.number, int(lane_pass.lane.spread.borders[lane_pass.lane.entry[block]]))
         block_memory.reader.submit(job, need)
-        return job
 
     def _ended(self, lane_pass: LanePass, place: int, job: Job) -> None:
         if lane_pass not in self.passes:  # given up while it was under way
@@ -188,33 +186,24 @@ class LaneCache:
 
     # -- turns ---------------------------------------------------------------------------------------------------------
 
-    def reach(self, turn: int, place: int, *, holding: bool) -> int:
+    def reach(self, turn: int, *, holding: bool) -> None:
         """Go on to a turn, waiting for what it needs.
 
         Parameters
         ----------
         turn : int
             The present one, or a later one.
-        place : int
-            In the lane's sequence, of a window of that turn.
         holding : bool
-            Whether the batch that asks holds a tick of this lane_cache.
-
-        Returns
-        -------
-        int
-            How many windows from ``place`` on are there; at least those of the turn.
+            Whether the batch that asks holds a tick of this lane cache.
 
         Raises
         ------
         Cut
             Where ``holding`` is in the way.
         """
-        del place
         while self.present.turn < turn:
             self._check_room(holding)
             self._turn()
-        return len(self.present.lane)
 
     def _check_room(self, holding: bool) -> None:
         """Wait until the places are free that the next turn takes."""

@@ -38,7 +38,7 @@ class BlockMemory:
     arena : Arena
         Rows of each variable.
     reader : Reader
-        Its lock guards all lane_caches.
+        Its lock guards all lane caches.
     ranges : callable
         ``ranges(begin, end, row)``: how rows are read into the arena from ``row`` on.
     """
@@ -55,7 +55,7 @@ class BlockMemory:
         return (lane_cache * self.slots + place) * self.order.grid.largest
 
     def overlap(self, lane_caches: int, lane_cache: int, place: int) -> int:
-        """First row of a place for an overlap: they lie behind the blocks of all lane_caches."""
+        """First row of a place for an overlap: they lie behind the blocks of all lane caches."""
         overlap_rows = 2 * (self.order.grid.span - 1)
         return self.place(lane_caches, 0) + (lane_cache * self.overlaps + place) * overlap_rows
 
@@ -82,7 +82,7 @@ class LanePass:
     places: dict[int, int] = field(default_factory=dict)
     overlap_places: dict[int, int] = field(default_factory=dict)
     sides: set[tuple[int, int]] = field(default_factory=set)
-    """(overlap, block) whose rows stand in the overlap_buffer."""
+    """(overlap, block) whose rows stand in the overlap buffer."""
     absent: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Rows of overlaps that are read when a window asks for them."""
     block_at: NDArray[np.int64] = field(init=False)

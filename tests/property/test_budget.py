@@ -41,7 +41,6 @@ def cases(draw):
         "lanes": draw(st.sampled_from([1, 2, 5])),
         "active": draw(st.sampled_from([None, 1, 2, 8, 30])),
         "ahead": draw(st.sampled_from([None, 1, 6])),
-        "direct": draw(st.sampled_from([None, None, False])),
     }
     asked["lanes_held"] = draw(st.integers(1, asked["lanes"]))
     return starts, variables, asked

@@ -12,6 +12,7 @@ from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
 from windowloader.rows.estimate import forecast, lanes_read, sides_asked
 from windowloader.sources.storage import Storage
+from windowloader.util.units import parse_bytes
 from windowloader.windows.index import Runs
 
 ROW = 10_400  # the array of the storage experiments: 52,105 rows of 2,600 float32 nodes
@@ -114,25 +115,38 @@ def test_active_blocks_of_a_resumed_run_are_kept_or_rows_are_read_directly():
     assert (kept.mode, kept.active, kept.grid.hash()) == ("direct", 32, choice.grid.hash())
 
 
-def test_large_rows_get_blocks_with_a_halo():
+def test_large_rows_get_fewer_active_blocks_then_blocks_with_a_halo():
     starts = Runs.of_segments(np.array([0, 5000]), span=6, stride=1)
-    choice = choose(starts, [Storage(None, row_bytes=83 << 20)], span=6, memory=16 << 30)
+    rows = [Storage(None, row_bytes=83 << 20)]
+    choice = choose(starts, rows, span=6, memory=20 << 30)
+    assert (choice.mode, choice.amplification) == ("blocks", 1.0)
+    assert 2 <= choice.active < 8
+    choice = choose(starts, rows, span=6, memory=5 << 30)
     assert choice.mode == "halo"
-    assert choice.active >= 8
-    rows = choice.grid.rows
-    assert rows < 24
-    assert choice.terms.total <= 16 << 30
-    assert choice.amplification == pytest.approx(1 + 5 / rows, rel=0.02)
+    assert choice.grid.rows < 24
+    assert choice.terms.total <= 5 << 30
+    assert choice.amplification == pytest.approx(1 + 5 / choice.grid.rows, rel=0.02)
 
 
-def test_chunks_of_one_row_and_tiny_budgets_are_read_directly():
+def test_chunks_of_one_row_are_read_in_blocks_and_tiny_budgets_directly():
     rows = Storage(np.arange(0, 1001), row_bytes=100 << 20)
     starts = Runs.of_segments(np.array([0, 1000]), span=6, stride=1)
-    choice = choose(starts, [rows], span=6, memory=2 << 30)
+    choice = choose(starts, [rows], span=6, memory=24 << 30)
+    assert (choice.mode, choice.amplification) == ("blocks", 1.0)
+    choice = choose(starts, [rows], span=6, memory=1 << 29)
     assert (choice.mode, choice.grid, choice.active) == ("direct", None, 0)
-    assert choice.terms.total <= 2 << 30
-    assert choose(STARTS, [Storage(None, row_bytes=ROW)], span=24, memory=1 << 20).mode == "direct"
-    assert choose(STARTS, [ARRAY], span=24, memory=1 << 30, direct=True).mode == "direct"
+    assert choice.terms.total <= 1 << 29
+    assert choose(STARTS, [Storage(None, row_bytes=ROW)], span=24, memory=1 << 19).mode == "direct"
+
+
+def test_a_single_active_block_is_used_only_where_all_else_reads_over_twice_the_array():
+    starts = Runs.of_segments(np.array([0, 48_000]), span=6, stride=1)
+    chunks = [Storage(np.arange(0, 48_001, 24), row_bytes=100 << 20)]  # 2.3 GiB a chunk
+    choice = choose(starts, chunks, span=6, memory=24 << 30)
+    assert (choice.mode, choice.amplification) == ("blocks", 1.0)
+    assert choice.active >= 2
+    choice = choose(starts, chunks, span=6, memory=16 << 30)
+    assert (choice.mode, choice.active, choice.amplification) == ("blocks", 1, 1.0)
 
 
 def test_budgets_that_cannot_be_are_errors_that_say_what_would_do():
@@ -140,11 +154,11 @@ def test_budgets_that_cannot_be_are_errors_that_say_what_would_do():
     with pytest.raises(MemoryBudgetError, match=r"convert") as caught:
         choose(STARTS, [long], span=24, memory=64 << 20)
     assert str(60_000 * ROW) in str(caught.value)
-    would = int(str(caught.value).split("pass memory=")[1].split()[0])
+    would = parse_bytes(str(caught.value).split("pass memory='")[1].split("'")[0])
     assert choose(STARTS, [long], span=24, memory=would).terms.total <= would
-    with pytest.raises(MemoryBudgetError, match="bytes would do") as caught:
+    with pytest.raises(MemoryBudgetError, match="would do") as caught:
         choose(STARTS, [ARRAY], span=24, memory=12 << 20, active=16)
-    would = int(str(caught.value).split(" bytes would do")[0].split()[-1])
+    would = parse_bytes(str(caught.value).split("' would do")[0].split("'")[-1])
     assert choose(STARTS, [ARRAY], span=24, memory=would, active=16).active == 16
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import LoaderError
-from windowloader.order.grid import SPANS, Grid, block_rows, cut
+from windowloader.order.grid import SPANS, Grid, block_rows, cut, cuts
 from windowloader.sources.storage import Storage, total_cost
 from windowloader.windows.index import Explicit, Runs
 
@@ -70,14 +70,14 @@ def test_blocks_hold_all_windows_and_nothing_else(case):
 
 @settings(max_examples=100, deadline=None)
 @given(case=cases())
-def test_borders_lie_on_edges_of_the_heaviest_variable(case):
+def test_borders_lie_on_edges_that_all_variables_share(case):
     starts, variables, span, _ = case
     grid = cut(starts, variables, span=span, rows=SPANS * span)
-    heaviest = max(variables, key=lambda v: (v.edges is not None, v.row_bytes))
     inner = [b for a, b in zip(grid.end[:-1], grid.begin[1:], strict=True) if a == b]
-    if heaviest.edges is not None:
-        assert set(inner) <= set(heaviest.edges.tolist())
-        assert heaviest.cost(grid.begin, grid.end).bytes.sum() == heaviest.distinct(grid.begin, grid.end)
+    for variable in variables:
+        if variable.edges is not None:
+            assert set(inner) <= set(variable.edges.tolist())
+            assert variable.cost(grid.begin, grid.end).bytes.sum() == variable.distinct(grid.begin, grid.end)
     whole = np.diff(np.concatenate([[-1], np.flatnonzero(grid.begin[1:] != grid.end[:-1]), [len(grid) - 1]]))
     if len(grid) > 1 and set(whole) != {1}:  # a block shorter than asked stands alone, or at a gap
         short = np.flatnonzero(grid.end - grid.begin < SPANS * span)
@@ -129,18 +129,20 @@ def test_segments_inside_a_chunk_do_not_read_it_twice():
     assert variable.cost(grid.begin, grid.end).requests.sum() == 10
 
 
-def test_a_light_variable_gives_way_and_its_second_reads_are_counted():
+def test_grids_of_variables_with_other_chunks_lie_on_shared_edges_then_on_those_of_each_then_on_all():
     heavy, light = (
         Storage(np.arange(0, 9001, 100), row_bytes=100),
         Storage(np.arange(0, 9001, 250), row_bytes=1),
     )
-    grid = cut(every(9000, 10), [light, heavy], span=10, rows=125)
-    assert grid.begin.tolist() == list(range(0, 9000, 500))  # edges of both, and blocks not too long
-    far = Storage(np.arange(0, 9001, 4500), row_bytes=1)
-    grid = cut(every(9000, 10), [far, heavy], span=10, rows=100)
-    assert len(grid) == 90
-    assert far.cost(grid.begin, grid.end).bytes.sum() == 90 * 4500
-    assert far.distinct(grid.begin, grid.end) == 9000
+    shared, one, other, both = cuts(every(9000, 10), [light, heavy], span=10, rows=125)
+    assert shared.begin.tolist() == list(range(0, 9000, 500))
+    assert set(one.begin.tolist()) <= set(range(0, 9000, 100))
+    assert set(other.begin.tolist()) <= set(range(0, 9000, 250))
+    assert len(both) > len(shared)
+    assert cut(every(9000, 10), [light, heavy], span=10, rows=125).hash() == shared.hash()
+    assert cut(every(9000, 10), [light, heavy], span=10, rows=125, like=both.hash()).hash() == both.hash()
+    assert light.cost(shared.begin, shared.end).bytes.sum() == light.distinct(shared.begin, shared.end)
+    assert light.cost(one.begin, one.end).bytes.sum() > light.distinct(one.begin, one.end)
 
 
 def test_costs_count_chunks_columns_shards_and_their_indexes():

@@ -4,11 +4,11 @@ In: where windows start, how each variable is stored, rows per block. Out: a `Gr
 draws, never knows of memory (``budget`` chooses the rows per block, ``lanes`` puts blocks in order).
 
 A block border lies where a chunk ends in storage, so that each chunk belongs to one block. Where variables
-are chunked differently, borders lie on edges of the heaviest variable, and on edges it shares with the
-others as long as that leaves blocks short enough: a chunk of a light variable that straddles a border is
-read by both blocks, and ``Storage.cost`` counts it twice. Rows that no window uses are cut off at a block's
-ends; a chunk without such rows ends a block; blocks without windows do not exist. Borders between segments
-need no cut: no window crosses them, and cutting would read the chunk they lie in twice.
+are chunked differently, `cuts` offers several grids: borders on edges that all variables share, so that each chunk is
+read once; on the edges of one of them; on all edges. A chunk that straddles a border is read by both blocks, and
+``Storage.cost`` counts it twice; ``budget`` takes the grid that reads least among those that fit. Rows that no window
+uses are cut off at a block's ends; a chunk without such rows ends a block; blocks without windows do not exist. Borders
+between segments need no cut: no window crosses them, and cutting would read the chunk they lie in twice.
 
 With `Grid.halo` (where four spans of rows do not fit in memory) a window starts in a block of few rows and
 the block reads the ``span − 1`` rows behind it as well, so that no window touches two.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -29,17 +30,16 @@ import numpy as np
 from windowloader.errors import LoaderError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from windowloader.sources.storage import Storage
 
-__all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut"]
+__all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut", "cuts"]
 
 SPANS = 4  # spans of rows a block has at least: then at most a quarter of its windows cross into the next
 _BYTES = 1 << 20  # bytes a block has at least, so that a request is worth its latency
-_LONGER = 4  # blocks may be so many times longer than asked to end on an edge that several variables share
 
 
 class SortedStarts(Protocol):
@@ -172,7 +172,7 @@ def block_rows(span: int, row_bytes: int) -> int:
     return max(SPANS * span, -(-_BYTES // row_bytes))
 
 
-def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int) -> Grid:
+def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int, like: str = "") -> Grid:
     """Cut the rows that windows use into blocks of at least ``rows`` rows, on edges of chunks.
 
     Parameters
@@ -186,10 +186,13 @@ def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: 
     rows : int
         Rows of a block, as `block_rows` or a run's parameters have it. Under four spans blocks have at most
         so many starts and read their halo.
+    like : str
+        `Grid.hash` of a run that is resumed: the grid of `cuts` that has it.
 
     Returns
     -------
     Grid
+        The first of `cuts` where none has that hash.
 
     Raises
     ------
@@ -206,42 +209,65 @@ def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: 
     >>> grid.begin.tolist(), grid.end.tolist()
     ([0, 300, 600, 900], [300, 600, 900, 1023])
     """
+    grids = cuts(starts, variables, span=span, rows=rows)
+    first = next(grids)
+    return (
+        next((grid for grid in grids if grid.hash() == like), first)
+        if like not in ("", first.hash())
+        else first
+    )
+
+
+def cuts(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int) -> Iterator[Grid]:
+    """Yield the grids of `cut`: on edges that all variables share, on those of each, on all edges.
+
+    Parameters
+    ----------
+    starts, variables, span, rows
+        As for `cut`.
+
+    Yields
+    ------
+    Grid
+        At least one; one alone where at most one variable is chunked.
+    """
     if span < 1 or rows < 1 or not variables:
         raise LoaderError(f"span={span}, rows={rows}, {len(variables)} variables: each must be at least 1.")
     if len(starts) == 0:
-        return Grid(np.empty(0, np.int64), np.empty(0, np.int64), span=span, rows=rows)
+        yield Grid(np.empty(0, np.int64), np.empty(0, np.int64), span=span, rows=rows)
+        return
     first, last = (int(row) for row in starts(np.array([0, len(starts) - 1], np.int64)))
     halo = rows < SPANS * span
-    edges = _edges(variables, first, last + (1 if halo else span), rows)
-    begin, end = _used_cells(edges, starts, 1 if halo else span)
-    borders = [
-        _few(run, rows) if halo else _many(run, rows) for run in _islands(begin, end, starts, span, halo)
-    ]
-    begin = np.concatenate([run[:-1] for run in borders])
-    end = np.concatenate([run[1:] for run in borders])
-    if halo:  # blocks in which no window starts
-        used = starts.rank(end) > starts.rank(begin)
-        begin, end = begin[used], end[used]
-    return Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows)
+    for edges in _cells(variables, first, last + (1 if halo else span), rows):
+        begin, end = _used_cells(edges, starts, 1 if halo else span)
+        borders = [
+            _few(run, rows) if halo else _many(run, rows) for run in _islands(begin, end, starts, span, halo)
+        ]
+        begin = np.concatenate([run[:-1] for run in borders])
+        end = np.concatenate([run[1:] for run in borders])
+        if halo:  # blocks in which no window starts
+            used = starts.rank(end) > starts.rank(begin)
+            begin, end = begin[used], end[used]
+        yield Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows)
 
 
-def _edges(variables: Sequence[Storage], first: int, stop: int, rows: int) -> NDArray[np.int64]:
-    """Edges a border may lie on, from at most ``first`` to at least ``stop``."""
+def _cells(variables: Sequence[Storage], first: int, stop: int, rows: int) -> list[NDArray[np.int64]]:
+    """Edges on which borders may lie, from at most ``first`` to at least ``stop``: several choices, each once."""
     chunked = sorted((v for v in variables if v.edges is not None), key=lambda v: -v.row_bytes)
-    edges: NDArray[np.int64] | None = None
-    for variable in chunked:
-        assert variable.edges is not None
-        inside = variable.edges[(variable.edges > first) & (variable.edges < stop)]
-        inside = np.concatenate([[first], inside, [stop]]).astype(np.int64)
-        if edges is None:
-            edges, limit = inside, _LONGER * max(rows, variable.largest)
-        else:
-            shared = np.intersect1d(edges, inside, assume_unique=True)
-            edges = shared if np.diff(shared).max() <= limit else edges
-    if edges is None:  # any range can be read: cells short enough to leave out what is not used
+    own = [
+        np.concatenate([[first], v.edges[(v.edges > first) & (v.edges < stop)], [stop]]).astype(np.int64)
+        for v in chunked
+        if v.edges is not None
+    ]
+    if not own:  # any range can be read: cells short enough to leave out what is not used
         step = max(1, rows // 8)
-        edges = np.append(np.arange(first, stop, step, dtype=np.int64), stop)
-    return edges
+        return [np.append(np.arange(first, stop, step, dtype=np.int64), stop)]
+    shared = reduce(np.intersect1d, own)
+    found: list[NDArray[np.int64]] = []
+    for edges in (shared, *own, reduce(np.union1d, own)):
+        if not any(np.array_equal(edges, other) for other in found):
+            found.append(edges)
+    return found
 
 
 def _used_cells(

@@ -3,11 +3,12 @@
 In: where windows start, how variables are stored, bytes of memory. Out: a `BlockLayout` with every term of the
 memory it takes. Never reads, never looks at how much memory is free.
 
-What gives way first when memory is short: places to read ahead (speed), down to a quarter of the active
-blocks and to 4; active blocks, down to 8 (mixing); the rest of the places; 1 MiB blocks, down to four spans of rows;
-whole blocks, for blocks that read their halo again; active blocks, down to 2. What then still does not fit
-is read directly. Active blocks that were asked for are kept or refused, and a resumed run whose blocks do not fit keeps
-its order and reads rows directly.
+Of the layouts that fit, the one that reads least is taken, then the one with the most active blocks (which mixes best).
+What gives way first when memory is short: slots to read ahead (speed), down to a quarter of the active blocks and to
+4; active blocks, down to 8 (mixing); the rest of the slots; 1 MiB blocks, down to four spans of rows; active blocks,
+down to 2; whole blocks, for blocks that read their halo again. A single active block is used only where all else reads
+over twice the array. What then still does not fit is read directly. Active blocks that were asked for are kept or
+refused, and a resumed run whose blocks do not fit keeps its order and reads rows directly.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from windowloader.errors import MemoryBudgetError
-from windowloader.order.grid import SPANS, block_rows, cut
+from windowloader.order.grid import SPANS, block_rows, cut, cuts
 from windowloader.sources.options import DECODERS
 from windowloader.sources.storage import total_cost
+from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,9 +33,12 @@ __all__ = ["RESERVE", "BlockLayout", "MemoryTerms", "choose", "default_active", 
 RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
 _FEW = 8  # active blocks under which batches are too much alike
+_ALIKE = 1.02  # times the least bytes up to which layouts read alike
+_TWICE = 2.0  # times the array beyond which a single active block is better
 _AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
 _SHORTER = 3  # quarters of a block that read its halo, and did not fit, that are tried next
 _MOST = 64  # active blocks beyond which mixing gains little
+UNIT_BYTES = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 REQUESTS = 16  # requests at a time a store is assumed to serve well
 
 
@@ -181,8 +186,9 @@ def choose(
     active: int | None = None,
     ahead: int | None = None,
     rows: int | None = None,
+    like: str = "",
     requests: int = REQUESTS,
-    direct: bool | None = None,
+    direct: bool = False,
 ) -> BlockLayout:
     """Choose blocks, their number and the places for them, from the data and the memory.
 
@@ -199,13 +205,12 @@ def choose(
         Lanes of the order, and how many of them this process reads.
     active, ahead : int, optional
         Active blocks a lane, and blocks read ahead of them; None: from data and memory.
-    rows : int, optional
-        Rows of a block, from a run that is resumed. Then ``active`` is kept whatever the memory.
+    rows, like : int and str, optional
+        Rows of a block and hash of the grid, from a run that is resumed. Then ``active`` is kept whatever the memory.
     requests : int
         Requests at a time that the store serves well.
-    direct : bool, optional
-        True: no blocks. False: blocks, or an error. None: blocks unless a chunk is one row or nothing fits;
-        blocks if ``active`` or ``rows`` is given.
+    direct : bool
+        Read rows directly, whatever would fit.
 
     Returns
     -------
@@ -225,32 +230,66 @@ def choose(
         variables,
     )
     _check_chunks(variables, room)
-    asked = direct is False or active is not None or rows is not None
-    chunked = [variable.largest for variable in variables if variable.edges is not None]
-    if direct or (not asked and chunked and max(chunked) == 1):
-        why = "as asked" if direct else "each chunk is one row"
-        return _direct(room, requests, f"rows are read straight into batches: {why}")
-    smallest = None
-    for grid, least in _grids(starts, variables, room, rows):
+    if direct:
+        return _direct(room, requests, "rows are read straight into batches: as asked")
+    found: list[BlockLayout] = []
+    needed: list[tuple[int, bool]] = []  # memory that would do, and whether each row is then read once
+    for grid in _grids(starts, variables, room, rows, like):
+        times = _times_read(variables, grid)
         per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
         wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
-        for some, places in _places(grid, active, wanted, lanes, least):
+        for some, places in _places(grid, active, wanted, lanes):
             # Four fifths of what is ahead: the rest has arrived and waits for its turn.
             at_a_time = max(1, min(requests, -(-4 * (places - some) * per_block // 5)))
             terms = room.terms(grid, some, places, at_a_time)
             if terms.total <= memory:
-                return _blocks(variables, grid, some, places, at_a_time, terms)
-            smallest = min(room.needed(terms), smallest or room.needed(terms))
+                found.append(_blocks(grid, some, places, at_a_time, terms, times))
+                break
+            needed.append((room.needed(terms), times <= _ALIKE))
+        if found and found[-1].amplification <= _ALIKE and found[-1].active >= min(_FEW, len(grid)):
+            break
+    if found:
+        return _best(found)
+    least = min(size for size, _ in needed)
     if rows is not None:  # of a run that goes on: order first, memory second, bytes last
-        why = f"rows are read straight into batches: the blocks of this run need {smallest} bytes"
-        return replace(_direct(room, requests, why), grid=grid, active=some)
-    if asked:
+        why = f"rows are read straight into batches: the blocks of this run need {format_bytes(least)}"
+        return replace(_direct(room, requests, why), grid=grid, active=min(active or 1, max(1, len(grid))))
+    if active is not None:
+        once = min((size for size, single in needed if single), default=least)
         raise MemoryBudgetError(
-            f"memory={memory} bytes is too little for blocks: a row is {room.row_bytes} bytes, a window {span} "
-            f"rows, a chunk {room.chunk_bytes} bytes. {smallest} bytes would do"
-            + (f" with active_blocks={active}; fewer active blocks need less." if active is not None else ".")
+            f"memory={format_bytes(memory)} is too little for active_blocks={active}: a row is {room.row_bytes} bytes, "
+            f"a window {span} rows, a chunk {room.chunk_bytes} bytes. memory='{_amount(least)}' would do"
+            + (f", and memory='{_amount(once)}' reads each row once" if once > least else "")
+            + "; fewer active blocks need less."
         )
-    return _direct(room, requests, f"rows are read straight into batches: blocks need {smallest} bytes")
+    return _direct(room, requests, f"rows are read straight into batches: blocks need {format_bytes(least)}")
+
+
+def _best(found: Sequence[BlockLayout]) -> BlockLayout:
+    """Take what reads least, then what mixes best; one active block only where all else reads over twice the array."""
+    mixing = [layout for layout in found if layout.mode == "halo" and layout.active >= _FEW]
+    if (
+        mixing and min(layout.amplification for layout in mixing) <= _TWICE
+    ):  # shorter blocks, so that 8 are active
+        found = [layout for layout in found if layout.mode == "blocks"] + mixing
+    several = [layout for layout in found if layout.active > 1 or layout.grid is None or len(layout.grid) < 2]
+    if several and min(layout.amplification for layout in several) <= _TWICE:
+        found = several
+    least = min(layout.amplification for layout in found)
+    alike = [layout for layout in found if layout.amplification <= _ALIKE * least]
+    return max(alike, key=lambda layout: min(layout.active, _FEW))  # of equals the first: larger blocks
+
+
+def _times_read(variables: Sequence[Storage], grid: Grid) -> float:
+    """Bytes that blocks read, over the bytes that must be read at least once."""
+    size = int(total_cost(variables, grid.begin, grid.end).bytes.sum())
+    return size / max(sum(variable.distinct(grid.begin, grid.end) for variable in variables), 1)
+
+
+def _amount(size: int) -> str:
+    """Memory of at least ``size`` bytes as an argument: three digits and a unit."""
+    unit = next(unit for unit in ("GB", "MB", "kB", "B") if size >= 10 * UNIT_BYTES[unit] or unit == "B")
+    return f"{-(-size // UNIT_BYTES[unit])}{unit}"
 
 
 def memory_for(
@@ -274,35 +313,33 @@ def _check_chunks(variables: Sequence[Storage], room: _Room) -> None:
     largest = max((v.chunk_bytes for v in variables if v.edges is not None), default=0)
     if largest > room.memory - room.reserve:
         raise MemoryBudgetError(
-            f"one chunk is {largest} bytes decoded, more than memory={room.memory} leaves for it. A chunk must "
-            f"be read whole: pass memory={room.needed(MemoryTerms(in_flight=2 * largest))} or more, or rewrite "
+            f"one chunk is {largest} bytes decoded, more than memory={room.memory} leaves for it. A chunk must be read "
+            f"whole: pass memory='{_amount(room.needed(MemoryTerms(in_flight=2 * largest)))}' or more, or rewrite "
             "the array in smaller chunks with 'windowloader convert'."
         )
 
 
 def _grids(
-    starts: SortedStarts, variables: Sequence[Storage], room: _Room, rows: int | None
-) -> Iterator[tuple[Grid, int]]:
-    """Grids to try, the best first, and how few blocks may be active."""
+    starts: SortedStarts, variables: Sequence[Storage], room: _Room, rows: int | None, like: str
+) -> Iterator[Grid]:
+    """Yield grids to try, the best first."""
     if rows is not None:
-        yield cut(starts, variables, span=room.span, rows=rows), _FEW
+        yield cut(starts, variables, span=room.span, rows=rows, like=like)
         return
     plain = block_rows(room.span, room.row_bytes)
-    grids = [cut(starts, variables, span=room.span, rows=plain)]
+    yield from cuts(starts, variables, span=room.span, rows=plain)
     if plain > SPANS * room.span:
-        grids.append(cut(starts, variables, span=room.span, rows=SPANS * room.span))
-    yield from ((grid, _FEW) for grid in grids)
+        yield from cuts(starts, variables, span=room.span, rows=SPANS * room.span)
     # Useless where a chunk is longer, since chunks are read whole. The same lengths are tried whatever the memory is,
     # so that more of it never refuses what less of it did.
     few, longest = SPANS * room.span - 1, max(variable.largest for variable in variables)
     while few >= longest:
-        yield cut(starts, variables, span=room.span, rows=few), _FEW
+        yield cut(starts, variables, span=room.span, rows=few)
         few = few * _SHORTER // 4
-    yield grids[-1], 2
 
 
-def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) -> Iterator[tuple[int, int]]:
-    """Active blocks and places to try, the best first."""
+def _places(grid: Grid, active: int | None, ahead: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Yield active blocks and places to try, the best first."""
     blocks = max(1, len(grid))
     if active is not None:
         kept = min(active, blocks)
@@ -311,31 +348,25 @@ def _places(grid: Grid, active: int | None, ahead: int, lanes: int, least: int) 
             yield kept, kept
         return
     wanted = default_active(blocks, lanes)
-    if least < _FEW:
-        yield from ((some, some + 1) for some in range(min(_FEW - 1, wanted), least - 1, -1))
-        return
     few = min(_FEW, wanted)
     for some in range(wanted, few - 1, -1):
         yield from ((some, some + more) for more in range(ahead, min(ahead, max(_AHEAD, some // 4)) - 1, -1))
     yield from ((few, few + more) for more in range(min(ahead, _AHEAD) - 1, 0, -1))
+    yield from ((some, some + 1) for some in range(few - 1, 0, -1))
 
 
 def _blocks(
-    variables: Sequence[Storage], grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms
+    grid: Grid, active: int, slots: int, requests: int, terms: MemoryTerms, times: float
 ) -> BlockLayout:
-    cost = total_cost(variables, grid.begin, grid.end)
-    distinct = sum(variable.distinct(grid.begin, grid.end) for variable in variables)
-    mode: Literal["blocks", "halo"] = "halo" if grid.halo else "blocks"
-    reason = f"{len(grid)} blocks of up to {grid.largest} rows, {active} active, {slots} places a lane"
     return BlockLayout(
-        mode=mode,
-        reason=reason,
+        mode="halo" if grid.halo else "blocks",
+        reason=f"{len(grid)} blocks of up to {grid.largest} rows, {active} active, {slots} places a lane",
         terms=terms,
         requests=requests,
         grid=grid,
         active=active,
         slots=slots,
-        amplification=int(cost.bytes.sum()) / max(distinct, 1),
+        amplification=times,
     )
 
 

@@ -153,7 +153,7 @@ def _addressable(
     order: Order
     if state is not None and state.order.startswith("block"):
         storages = [stored(variable).storage for variable in used]
-        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows)
+        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows, like=state.grid)
         order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed)
     elif state is not None:
         order = _by_name(state, len(windows))
@@ -274,7 +274,7 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, 
     if kind == "block" and (state is not None or windows.index.rising):
         asked: dict[str, Any] = {"active": config.active_blocks}
         if state is not None:
-            asked = {"active": state.active_blocks, "rows": state.block_rows}
+            asked = {"active": state.active_blocks, "rows": state.block_rows, "like": state.grid}
         choice = case.choose(lanes, **asked)
         if choice.grid is not None:
             seed = config.seed if state is None else state.seed

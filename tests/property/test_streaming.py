@@ -16,7 +16,10 @@ from windowloader.errors import LoaderError, MemoryBudgetError
 from windowloader.sources import Pending
 from windowloader.sources.base import LocalSource
 
-pytestmark = pytest.mark.filterwarnings("ignore:global_batch_size=.* is not a multiple")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:global_batch_size=.* is not a multiple"),
+    pytest.mark.filterwarnings("ignore:each epoch reads"),
+]
 
 POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a store's do
 

@@ -86,6 +86,7 @@ def counted(loader):
     return last.read_bytes, last.read_requests
 
 
+@pytest.mark.filterwarnings("ignore:each epoch reads")
 @pytest.mark.usefixtures("one_epoch")
 @pytest.mark.parametrize("world", [1, 2, pytest.param(64, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize(

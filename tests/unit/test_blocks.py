@@ -345,6 +345,19 @@ def test_chunks_of_one_row_are_read_in_blocks_each_once(hidden):
             assert made.stats().epochs[-1].read_requests == plan.own.requests
 
 
+def test_reading_over_twice_the_array_is_a_warning_that_says_what_would_do(hidden):
+    long = wl.WindowSpec(lookback=24, horizon=12)
+    with loader(Hidden(hidden.values, (1, 6)), long, memory=2_000) as made:
+        with pytest.warns(
+            UserWarning, match=r"each epoch reads \d+\.\d times the bytes of the array"
+        ) as caught:
+            assert made.plan().own.amplification > 2
+        would = str(caught[0].message).split("memory='")[1].split("'")[0]
+    with loader(Hidden(hidden.values, (1, 6)), long, memory=would) as made:
+        assert made.plan().own.amplification <= 1.02
+
+
+@pytest.mark.filterwarnings("ignore:each epoch reads")
 def test_only_rows_that_windows_read_are_asked_for_directly(hidden):
     source = Hidden(hidden.values, (1, 6))
     spec = wl.WindowSpec(input_offsets=[-200, -28, 0], target_offsets=[1])

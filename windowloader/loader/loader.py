@@ -17,7 +17,7 @@ from windowloader.batch.recipe import Recipe
 from windowloader.errors import ClosedError, LoaderError, StateError
 from windowloader.order.config import LoaderConfig
 from windowloader.order.state import RunState
-from windowloader.rows.read_plan import plan_reads
+from windowloader.rows.read_plan import plan_reads, warn_of_repeated_reads
 from windowloader.util.ranks import confirm, resolve
 from windowloader.windows.split import Split
 from windowloader.windows.window_set import WindowSet
@@ -237,6 +237,7 @@ class WindowLoader:
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Pipeline:
         reading = plan_reads(self._windows, self._recipe.reads, self._config, ranks.world_size, state)
+        warn_of_repeated_reads(reading, self._windows, self._recipe.reads)
         return start_pipeline(
             self._windows,
             self._recipe,

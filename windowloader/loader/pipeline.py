@@ -90,6 +90,12 @@ class Pipeline:
     gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
     finish: Callable[[Batch], Any] | None = None
 
+    def reads_on(self, epoch: int) -> bool:
+        """Whether blocks of the next epoch are read ahead while this one drains."""
+        from windowloader.rows.blocks import BlockAccess
+
+        return isinstance(self.access, BlockAccess) and self.access.reads_on(epoch)
+
     def check_files(self) -> None:
         """Raise `SourceChangedError` where a local file is another than when it was opened."""
         for number in self.recipe.variables:
@@ -138,7 +144,7 @@ def start_pipeline(
         windows=windows,
         recipe=recipe,
         reading=reading,
-        access=_access(windows, recipe, reading, steps, ranks),
+        access=_access(windows, recipe, reading, steps, ranks, config.epochs),
         pool=buffers(recipe.nbytes(share * together)),
         steps=steps,
         ranks=ranks,
@@ -151,7 +157,9 @@ def start_pipeline(
     )
 
 
-def _access(windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps, ranks: Ranks) -> RowAccess:
+def _access(
+    windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps, ranks: Ranks, epochs: int | None
+) -> RowAccess:
     """Return the way to the rows that a reading has."""
     views = {
         place: view
@@ -168,7 +176,13 @@ def _access(windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps,
         from windowloader.rows.blocks import BlockAccess
 
         access = BlockAccess(
-            reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
+            reading.stored,
+            others,
+            order=reading.lanes,
+            choice=reading.choice,
+            steps=steps,
+            ranks=ranks,
+            epochs=epochs,
         )
         return mirrored(access, windows, recipe.reads, reading, views)
     from windowloader.rows.direct import DirectAccess

@@ -75,6 +75,7 @@ def plan_of(
             rank=rank,
             world_size=world_size,
             position=position,
+            reads_on=engine.reads_on(position.epoch),
             ahead=max(engine.ahead, 2 * engine.together - 1),  # one lot in the loop, one made
         )
     )

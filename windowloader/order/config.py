@@ -19,6 +19,7 @@ COUNTS = (
     "batch_size",
     "global_batch_size",
     "steps_per_epoch",
+    "epochs",
     "lanes",
     "active_blocks",
     "reads_ahead",
@@ -53,6 +54,7 @@ class LoaderConfig:
     drop_last: bool = False
     global_batch_size: int | None = None
     steps_per_epoch: int | None = None
+    epochs: int | None = None
     memory: str | int = "1GiB"
     active_blocks: int | None = None
     reads_ahead: int | None = None

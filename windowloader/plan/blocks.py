@@ -219,7 +219,7 @@ def _upcoming(case: Case, lane: int) -> EpochCost:
             free -= int(np.count_nonzero(here.placed[max(0, turns - here.lane.active) :]))
         found = here.lane.visits[own[here.placed[own]]] if turns < blocks else own[:0]
         read = np.stack([here.lane.begin[found], here.lane.end[found]])
-        if here.submitted(turns - 1) >= blocks:
+        if case.reads_on and here.submitted(turns - 1) >= blocks:
             coming = _schedule(case, lane, ahead=1)
             if coming.first_turn < coming.lane.num_turns:
                 found = coming.turn(coming.first_turn).submit[: max(free, 0)]

@@ -44,6 +44,8 @@ class Case:
     world_size: int
     position: Position
     ahead: int
+    reads_on: bool = False
+    """Whether blocks of the next pass are read ahead while this one drains."""
     end: int | None = None
     """Where a stretch of the epoch ends that is a part of a pass, in windows of each lane."""
 

@@ -55,6 +55,8 @@ class BlockAccess:
         Slots, requests at a time.
     steps : Steps
     ranks : Ranks
+    epochs : int, optional
+        How many epochs there will be; None: unknown.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class BlockAccess:
         choice: BlockLayout,
         steps: Steps,
         ranks: Ranks,
+        epochs: int | None = None,
     ) -> None:
         self.stored, self.others = tuple(stored), others
         self.order, self.choice, self.steps, self.ranks = order, choice, steps, ranks
+        self._epochs, self._begun = epochs, 0
         self.reader = Reader(choice.requests)
         self._block_caches: list[_BlockCache] = []
         self._lock = threading.Lock()
@@ -81,7 +85,20 @@ class BlockAccess:
             if not idle:
                 idle = [_BlockCache(self)]
                 self._block_caches.append(idle[0])
-            return BlockStream(self, idle[0], position)
+            ahead = self.reads_on(position.epoch)
+            self._begun += 1
+            return BlockStream(self, idle[0], position, ahead=ahead)
+
+    def reads_on(self, epoch: int) -> bool:
+        """Whether the blocks of the next pass are read ahead while this epoch drains.
+
+        A single pass reads nothing that it does not deliver, so that only an epoch after the first one that is iterated
+        expects another.
+        """
+        if self.steps.steps_per_epoch is not None:  # an epoch may go on into the next pass
+            return True
+        more = self._epochs is None or epoch + 1 < self._epochs
+        return more and self._begun > 0 and self.steps.order.name.startswith("block")
 
     def rest(self, arenas: int = 0) -> None:
         """Let go of the arenas that no iterator uses, but so many."""
@@ -164,12 +181,12 @@ class _BlockCache:
         """Whether it is this iterator that uses it."""
         return self._user is not None and self._user() is stream
 
-    def begin(self, stream: BlockStream, number: int, cursor: int) -> None:
+    def begin(self, stream: BlockStream, number: int, cursor: int, *, ahead: bool) -> None:
         """Let an iterator begin; the reads for where it begins are asked for."""
         with self.lock:
             self._user = weakref.ref(stream)
             for lane_cache in self.lane_caches.values():
-                lane_cache.closed, lane_cache.ahead, lane_cache.reads = self._unused, True, stream.reads
+                lane_cache.closed, lane_cache.ahead, lane_cache.reads = self._unused, ahead, stream.reads
                 lane_cache.begin(number, cursor)
 
     def leave(self, goes_on: int) -> None:
@@ -199,13 +216,15 @@ class _BlockCache:
 class BlockStream(InTurn):
     """Rows for the steps of one iterator."""
 
-    def __init__(self, access: BlockAccess, block_cache: _BlockCache, position: Position) -> None:
+    def __init__(
+        self, access: BlockAccess, block_cache: _BlockCache, position: Position, *, ahead: bool
+    ) -> None:
         super().__init__(block_cache.lock)
         self._access, self._block_cache = access, block_cache
         here = access.steps.upcoming(position)
         self._pass = here.pass_number
         self._goes_on = -1
-        block_cache.begin(self, here.pass_number, here.cursor)
+        block_cache.begin(self, here.pass_number, here.cursor, ahead=ahead)
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from windowloader.order.grid import Grid, SortedStarts
     from windowloader.sources.storage import Storage
 
-__all__ = ["RESERVE", "BlockLayout", "MemoryTerms", "choose", "default_active", "memory_for"]
+__all__ = ["RESERVE", "BlockLayout", "MemoryTerms", "amount_of", "choose", "default_active", "memory_for"]
 
 RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
@@ -88,6 +88,8 @@ class BlockLayout:
     amplification : float
         Bytes read over the bytes of all blocks' rows, without their halo; for direct reading the rows of a
         window.
+    once : int
+        Memory with which each row would be read once; 0 where it is.
     """
 
     mode: Literal["blocks", "halo", "direct"]
@@ -98,6 +100,7 @@ class BlockLayout:
     active: int = 0
     slots: int = 0
     amplification: float = 1.0
+    once: int = 0
 
     def places(self, blocks: int) -> int:
         """Places that a lane has for blocks, of so many in all."""
@@ -245,24 +248,31 @@ def choose(
             if terms.total <= memory:
                 found.append(_blocks(grid, some, places, at_a_time, terms, times))
                 break
-            needed.append((room.needed(terms), times <= _ALIKE))
+            enough = some > 1 or active is not None or len(grid) < 2
+            needed.append((room.needed(terms), enough and times <= _ALIKE))
         if found and found[-1].amplification <= _ALIKE and found[-1].active >= min(_FEW, len(grid)):
             break
+    least, once = (
+        min(needed, default=(0, True))[0],
+        min((size for size, single in needed if single), default=0),
+    )
     if found:
-        return _best(found)
-    least = min(size for size, _ in needed)
+        best = _best(found)
+        return best if best.amplification <= _ALIKE else replace(best, once=once)
     if rows is not None:  # of a run that goes on: order first, memory second, bytes last
         why = f"rows are read straight into batches: the blocks of this run need {format_bytes(least)}"
-        return replace(_direct(room, requests, why), grid=grid, active=min(active or 1, max(1, len(grid))))
+        return replace(
+            _direct(room, requests, why), grid=grid, active=min(active or 1, max(1, len(grid))), once=once
+        )
     if active is not None:
-        once = min((size for size, single in needed if single), default=least)
         raise MemoryBudgetError(
             f"memory={format_bytes(memory)} is too little for active_blocks={active}: a row is {room.row_bytes} bytes, "
-            f"a window {span} rows, a chunk {room.chunk_bytes} bytes. memory='{_amount(least)}' would do"
-            + (f", and memory='{_amount(once)}' reads each row once" if once > least else "")
+            f"a window {span} rows, a chunk {room.chunk_bytes} bytes. memory='{amount_of(least)}' would do"
+            + (f", and memory='{amount_of(once)}' reads each row once" if once > least else "")
             + "; fewer active blocks need less."
         )
-    return _direct(room, requests, f"rows are read straight into batches: blocks need {format_bytes(least)}")
+    why = f"rows are read straight into batches: blocks need {format_bytes(least)}"
+    return replace(_direct(room, requests, why), once=once)
 
 
 def _best(found: Sequence[BlockLayout]) -> BlockLayout:
@@ -286,7 +296,7 @@ def _times_read(variables: Sequence[Storage], grid: Grid) -> float:
     return size / max(sum(variable.distinct(grid.begin, grid.end) for variable in variables), 1)
 
 
-def _amount(size: int) -> str:
+def amount_of(size: int) -> str:
     """Memory of at least ``size`` bytes as an argument: three digits and a unit."""
     unit = next(unit for unit in ("GB", "MB", "kB", "B") if size >= 10 * UNIT_BYTES[unit] or unit == "B")
     return f"{-(-size // UNIT_BYTES[unit])}{unit}"
@@ -314,7 +324,7 @@ def _check_chunks(variables: Sequence[Storage], room: _Room) -> None:
     if largest > room.memory - room.reserve:
         raise MemoryBudgetError(
             f"one chunk is {largest} bytes decoded, more than memory={room.memory} leaves for it. A chunk must be read "
-            f"whole: pass memory='{_amount(room.needed(MemoryTerms(in_flight=2 * largest)))}' or more, or rewrite "
+            f"whole: pass memory='{amount_of(room.needed(MemoryTerms(in_flight=2 * largest)))}' or more, or rewrite "
             "the array in smaller chunks with 'windowloader convert'."
         )
 

@@ -6,19 +6,23 @@ its access and ``plan`` its numbers. Pure arithmetic: never reads data, the same
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from windowloader.errors import MemoryBudgetError
-from windowloader.order.grid import cut
+from windowloader.order.grid import SPANS, cut
 from windowloader.order.inorder import TimeOrder
 from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
+from windowloader.sources.storage import total_cost
 from windowloader.sources.tiers import LOCAL_TIERS
 
-from .budget import choose
+from .budget import amount_of, choose
 from .estimate import lanes_read
 from .reader import stored
 from .row_buffers import RowBuffers
@@ -40,10 +44,12 @@ if TYPE_CHECKING:
     from .budget import BlockLayout
     from .reader import Stored
 
-__all__ = ["ReadPlan", "plan_reads"]
+__all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]
 
 HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
 HELD_SHARE = 16
+_TWICE = 2.0  # times the array beyond which reading it again is worth a warning
+_LOOK = 256  # windows looked at to see how often rows are read directly
 _BUFFERS = 4  # two batches being made, and the rows of those before
 
 
@@ -145,6 +151,51 @@ def plan_reads(
         order=order, tier=common_tier(streamed.values()), reason=reason, stored=read, held=held,
         choice=choice, lanes=lanes, buffers=buffers,
     )  # fmt: skip
+
+
+def warn_of_repeated_reads(plan: ReadPlan, windows: WindowSet, reads: Reads) -> None:
+    """Warn where an epoch reads over twice the bytes of the array.
+
+    Warns
+    -----
+    UserWarning
+        With the number, and the memory that would do.
+    """
+    choice = plan.choice
+    if choice is None or plan.order.name.startswith("sequential"):
+        return
+    times = choice.amplification if choice.mode != "direct" else _times_read_directly(plan, windows, reads)
+    if times > _TWICE:
+        if choice.once:
+            do = f"memory='{amount_of(choice.once)}' would read each row once"
+        elif windows.index.rising:
+            do = "more memory, or smaller chunks ('windowloader convert'), would read less"
+        else:
+            do = "windows in time order would be read in blocks, each row once"
+        warnings.warn(
+            f"each epoch reads {times:.1f} times the bytes of the array: {choice.reason}. {do}. loader.plan() has the "
+            "numbers.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _times_read_directly(plan: ReadPlan, windows: WindowSet, reads: Reads) -> float:
+    """Bytes of all windows in any order, over the bytes that must be read at least once."""
+    borders = np.flatnonzero(np.diff(reads.offsets) > 1)
+    opens = reads.offsets[np.append(0, borders + 1)]
+    closes = reads.offsets[np.append(borders, len(reads.offsets) - 1)] + 1
+    numbers = np.unique(np.linspace(0, len(windows) - 1, _LOOK).astype(np.int64))
+    starts = windows.index(numbers)
+    size = sum(
+        int(total_cost(plan.storages, starts + a, starts + b).bytes.sum())
+        for a, b in zip(opens, closes, strict=True)
+    )
+    span, low, high = windows.spec.span, *windows.row_range
+    used = cut(windows.index, plan.storages, span=span, rows=SPANS * span) if windows.index.rising else None
+    begin, end = ([low], [high]) if used is None else (used.begin, used.end)
+    least = sum(storage.distinct(begin, end) for storage in plan.storages)
+    return size / len(numbers) * len(windows) / max(least, 1)
 
 
 def _addressable(

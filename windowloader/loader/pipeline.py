@@ -172,6 +172,12 @@ def _access(
 
         return ReadAhead(others, recipe.reads.offsets, windows.index, steps, ranks)
     access: RowAccess
+    if reading.lanes is not None and reading.choice.mode == "preloaded":
+        from windowloader.rows.preloaded import PreloadedAccess
+
+        return PreloadedAccess(
+            reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
+        )
     if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
 

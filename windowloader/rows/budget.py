@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from windowloader.order.grid import Grid, SortedStarts
     from windowloader.sources.storage import Storage
 
-__all__ = ["RESERVE", "BlockLayout", "MemoryTerms", "amount_of", "choose", "default_active", "memory_for"]
+__all__ = [
+    "RESERVE",
+    "BlockLayout",
+    "MemoryTerms",
+    "amount_of",
+    "choose",
+    "default_active",
+    "memory_for",
+    "preload",
+]
 
 RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
@@ -75,7 +84,7 @@ class BlockLayout:
 
     Attributes
     ----------
-    mode : {"blocks", "halo", "direct"}
+    mode : {"preloaded", "blocks", "halo", "direct"}
     reason : str
         Why, in a sentence, for the plan.
     terms : MemoryTerms
@@ -84,7 +93,8 @@ class BlockLayout:
     grid : Grid or None
         None where rows are read directly, unless the order of a resumed run needs it.
     active, slots : int
-        Active blocks of a lane, and its places for blocks; the latter 0 where rows are read directly.
+        Active blocks of a lane, and its places for blocks; of preloaded rows those active and read ahead; 0 where rows
+        are read directly.
     amplification : float
         Bytes read over the bytes of all blocks' rows, without their halo; for direct reading the rows of a
         window.
@@ -92,7 +102,7 @@ class BlockLayout:
         Memory with which each row would be read once; 0 where it is.
     """
 
-    mode: Literal["blocks", "halo", "direct"]
+    mode: Literal["preloaded", "blocks", "halo", "direct"]
     reason: str
     terms: MemoryTerms
     requests: int
@@ -300,6 +310,66 @@ def amount_of(size: int) -> str:
     """Memory of at least ``size`` bytes as an argument: three digits and a unit."""
     unit = next(unit for unit in ("GB", "MB", "kB", "B") if size >= 10 * UNIT_BYTES[unit] or unit == "B")
     return f"{-(-size // UNIT_BYTES[unit])}{unit}"
+
+
+def preload(
+    starts: SortedStarts,
+    variables: Sequence[Storage],
+    *,
+    span: int,
+    memory: int,
+    held_rows: int,
+    lanes: int = 1,
+    active: int | None = None,
+    ahead: int | None = None,
+    rows: int | None = None,
+    like: str = "",
+    requests: int = REQUESTS,
+) -> BlockLayout | None:
+    """Lay out a stream whose rows all stay, once read.
+
+    Parameters
+    ----------
+    held_rows : int
+        Rows that a process needs, from its first to its last.
+    starts, variables, span, memory, lanes, active, ahead, rows, like, requests
+        As for `choose`.
+
+    Returns
+    -------
+    BlockLayout or None
+        None where the memory does not hold them.
+    """
+    row_bytes = sum(variable.row_bytes for variable in variables)
+    chunk_bytes = max(variable.chunk_bytes for variable in variables)
+    room = _Room(memory, span, row_bytes, chunk_bytes, 1, variables)
+    terms = MemoryTerms(arena=held_rows * row_bytes, reserve=room.reserve)
+    if terms.total > memory:
+        return None
+    if rows is not None:
+        grid = cut(starts, variables, span=span, rows=rows, like=like)
+    else:
+        grid = min(
+            cuts(starts, variables, span=span, rows=block_rows(span, row_bytes)),
+            key=lambda grid: _times_read(variables, grid) > _ALIKE,
+        )
+    terms = replace(terms, in_flight=room.in_flight(requests, grid.largest))
+    per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
+    wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
+    some = min(active or default_active(len(grid), lanes), max(1, len(grid)))
+    if grid.halo or terms.total > memory:
+        return None
+    return BlockLayout(
+        mode="preloaded",
+        reason=f"the rows of a process are read once and stay: {len(grid)} blocks of up to {grid.largest} rows, "
+        f"{some} active",
+        terms=terms,
+        requests=requests,
+        grid=grid,
+        active=some,
+        slots=some + wanted,
+        amplification=_times_read(variables, grid),
+    )
 
 
 def memory_for(

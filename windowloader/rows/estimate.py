@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from windowloader.order.order import lane_borders
 from windowloader.sources.storage import total_cost
 
 from .block_schedule import BlockSchedule, turns_before
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from windowloader.order.lane import LanesOfBlocks
     from windowloader.sources.storage import Storage
 
-__all__ = ["EpochEstimate", "blocks_read", "forecast", "lanes_read", "sides_asked"]
+__all__ = ["EpochEstimate", "blocks_read", "forecast", "lanes_read", "rows_of", "sides_asked"]
 
 _LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
 
@@ -156,6 +157,18 @@ def sides_asked(schedule: BlockSchedule, starts: SortedStarts) -> NDArray[np.int
     block, crosses = schedule.locate(starts(lane.windows(schedule.cursor, end)))
     asked = np.isin(schedule.overlaps, block[crosses])
     return schedule.overlaps[schedule.missing & (asked | ~doubtful)]
+
+
+def rows_of(
+    starts: SortedStarts, num_lanes: int, lanes: Sequence[int], *, span: int, rotate: bool
+) -> tuple[int, int]:
+    """Return the rows ``[begin, end)`` that the windows of some of the lanes lie in; of all where lanes rotate."""
+    borders = lane_borders(len(starts), num_lanes)
+    first, last = (0, len(starts)) if rotate else (int(borders[lanes[0]]), int(borders[lanes[-1] + 1]))
+    if first == last:
+        return 0, 0
+    begin, end = starts(np.array([first, last - 1], np.int64)).tolist()
+    return begin, end + span
 
 
 def lanes_read(rank: int, world_size: int, *, lanes: int, batch_per_lane: int) -> tuple[int, ...]:

@@ -19,11 +19,12 @@ from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
+from windowloader.sources.cached import CachedSource
 from windowloader.sources.storage import total_cost
 from windowloader.sources.tiers import LOCAL_TIERS
 
-from .budget import amount_of, choose
-from .estimate import lanes_read
+from .budget import amount_of, choose, preload
+from .estimate import lanes_read, rows_of
 from .reader import stored
 from .row_buffers import RowBuffers
 from .rows import PreloadedVariable
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]
 
+PRELOAD = True  # keep rows that fit in memory once they are read
 HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
 HELD_SHARE = 16
 _TWICE = 2.0  # times the array beyond which reading it again is worth a warning
@@ -205,7 +207,8 @@ def _addressable(
     if state is not None and state.order.startswith("block"):
         storages = [stored(variable).storage for variable in used]
         grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows, like=state.grid)
-        order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed)
+        rotate = bool(state.rotate)
+        order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed, rotate=rotate)
     elif state is not None:
         order = _by_name(state, len(windows))
     elif config.shuffle:
@@ -249,8 +252,10 @@ def _by_name(state: RunState, windows: int) -> Order:
     return SequentialOrder(windows, state.lanes)
 
 
-def _blocks(windows: WindowSet, grid: Grid, active: int, lanes: int, seed: int) -> BlockOrder:
-    return BlockOrder(windows.index, grid=grid, seed=seed, active=active, lanes=lanes)
+def _blocks(
+    windows: WindowSet, grid: Grid, active: int, lanes: int, seed: int, *, rotate: bool = True
+) -> BlockOrder:
+    return BlockOrder(windows.index, grid=grid, seed=seed, active=active, lanes=lanes, rotate=rotate)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,6 +276,28 @@ class _Case:
             for rank in range(self.world_size)
         )
         return self._choose(lanes=lanes, lanes_held=held, ahead=self.config.reads_ahead, **asked)
+
+    def preload(self, lanes: int, *, rotate: bool, **asked: Any) -> BlockLayout | None:
+        """Lay out rows that stay, for the rank that needs the most of them; None where memory does not hold them."""
+        if not PRELOAD or any(isinstance(one.variable.source, CachedSource) for one in self.read):
+            return None
+        batch = per_lane(self.config.global_batch(self.world_size), lanes)
+        index, span = self.windows.index, self.windows.spec.span
+        return preload(
+            index,
+            [one.storage for one in self.read],
+            span=span,
+            memory=max(1, self.budget),
+            held_rows=max(
+                end - begin
+                for rank in range(1 if rotate else self.world_size)
+                for held in [lanes_read(rank, self.world_size, lanes=lanes, batch_per_lane=batch)]
+                for begin, end in [rows_of(index, lanes, held, span=span, rotate=rotate)]
+            ),
+            lanes=lanes,
+            ahead=self.config.reads_ahead,
+            **asked,
+        )
 
     def direct(self) -> BlockLayout:
         """Read rows straight into batches."""
@@ -326,10 +353,13 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, 
         asked: dict[str, Any] = {"active": config.active_blocks}
         if state is not None:
             asked = {"active": state.active_blocks, "rows": state.block_rows, "like": state.grid}
-        choice = case.choose(lanes, **asked)
+        rotate = state is not None and bool(state.rotate)
+        choice = case.preload(lanes, rotate=rotate, **asked)
+        if choice is None:
+            choice, rotate = case.choose(lanes, **asked), state is None or bool(state.rotate)
         if choice.grid is not None:
             seed = config.seed if state is None else state.seed
-            order = _blocks(windows, choice.grid, choice.active, lanes, seed)
+            order = _blocks(windows, choice.grid, choice.active, lanes, seed, rotate=rotate)
             return order, choice, None if choice.mode == "direct" else order, choice.reason
         return GlobalOrder(count, config.seed), choice, None, choice.reason
     if kind == "sequential":
@@ -357,6 +387,9 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, 
 
 def _in_time(case: _Case, lanes: int) -> BlockLayout:
     """One block at a time where that fits, whatever the chunks: each row is then read once."""
+    preloaded = case.preload(lanes, rotate=False, active=1)
+    if preloaded is not None:
+        return preloaded
     direct = "rows are read straight into batches: the memory does not hold two blocks"
     try:
         choice = case.choose(lanes, active=1)

@@ -30,6 +30,12 @@ LIBRARY_THREADS = (
 DATA = Path(os.environ.get("WINDOWLOADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture
+def by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read streams block by block, also where the memory would hold all their rows."""
+    monkeypatch.setattr("windowloader.rows.read_plan.PRELOAD", False)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real data sets; tests that ask for it are skipped where it is absent."""

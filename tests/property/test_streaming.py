@@ -24,10 +24,11 @@ pytestmark = [
 POOL = ThreadPoolExecutor(4)  # its threads live as long as the session, as a store's do
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    """Blocks of four spans, however few bytes that is."""
+@pytest.fixture(autouse=True, scope="module", params=[True, False], ids=["preloaded", "blocks"])
+def small_blocks(request):
+    """Blocks of four spans, however few bytes that is; rows that fit in memory stay, or come and go by blocks."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("windowloader.rows.read_plan.PRELOAD", request.param)
         patch.setattr("windowloader.order.grid._BYTES", 1)
         patch.setattr("windowloader.rows.read_plan.HELD_BYTES", 64)
         yield

@@ -12,6 +12,8 @@ import pytest
 import windowloader as wl
 from windowloader.rows.arena import Arena
 
+pytestmark = pytest.mark.usefixtures("by_blocks")  # what they hold is that blocks come and go
+
 ROWS = 1000
 
 

@@ -17,6 +17,8 @@ import windowloader as wl
 from windowloader.sources.base import LocalSource
 from windowloader.util.units import format_bytes
 
+pytestmark = pytest.mark.usefixtures("by_blocks")  # what they hold is that blocks come and go
+
 ROWS = 2_500  # no multiple of any chunk below: the last one is stored whole all the same
 SPEC = wl.WindowSpec(lookback=12, horizon=12)
 

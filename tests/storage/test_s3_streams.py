@@ -16,6 +16,8 @@ import pytest
 import windowloader as wl
 from windowloader.errors import SourceChangedError
 
+pytestmark = pytest.mark.usefixtures("by_blocks")  # what they hold is that blocks come and go
+
 ROWS, NODES = 1000, 12
 FORMS = ("zarr3", "zarr2", "npy")
 CHUNK, SHARD = 20, 100

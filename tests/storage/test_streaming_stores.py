@@ -12,6 +12,8 @@ import pytest
 import windowloader as wl
 from windowloader.errors import ClosedError, SourceError
 
+pytestmark = pytest.mark.usefixtures("by_blocks")  # what these tests hold is that blocks come and go
+
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):

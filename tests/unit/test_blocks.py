@@ -293,6 +293,7 @@ def test_a_plan_is_a_page_and_a_dict_and_reads_nothing(hidden):
     assert max(value for _, value in plan.resident) <= plan.memory.arena + plan.memory.overlap_buffer
 
 
+@pytest.mark.usefixtures("by_blocks")
 @pytest.mark.parametrize("done", [0, 7])
 @pytest.mark.parametrize("batch_size", [1, 8, 100])
 def test_a_plan_names_what_the_first_batch_waits_for(hidden, batch_size, done):
@@ -334,6 +335,7 @@ def test_a_plan_where_rows_are_addressable(tmp_path):
         assert "page cache" in str(made.plan())
 
 
+@pytest.mark.usefixtures("by_blocks")
 def test_chunks_of_one_row_are_read_in_blocks_each_once(hidden):
     for shuffle in (True, False):
         source = Hidden(hidden.values, (1, 6))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy as np
+    from numpy.typing import NDArray
 
     from windowloader.batch.batch import Batch
     from windowloader.batch.buffers import Buffers
@@ -95,6 +96,12 @@ class Pipeline:
         from windowloader.rows.blocks import BlockAccess
 
         return isinstance(self.access, BlockAccess) and self.access.reads_on(epoch)
+
+    def loaded(self) -> NDArray[np.bool_] | None:
+        """Of preloaded rows, the blocks that are there already."""
+        from windowloader.rows.preloaded import PreloadedAccess
+
+        return self.access.there.copy() if isinstance(self.access, PreloadedAccess) else None
 
     def check_files(self) -> None:
         """Raise `SourceChangedError` where a local file is another than when it was opened."""
@@ -175,9 +182,10 @@ def _access(
     if reading.lanes is not None and reading.choice.mode == "preloaded":
         from windowloader.rows.preloaded import PreloadedAccess
 
-        return PreloadedAccess(
+        access = PreloadedAccess(
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
+        return mirrored(access, windows, recipe.reads, reading, views)
     if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
 

@@ -75,6 +75,7 @@ def plan_of(
             rank=rank,
             world_size=world_size,
             position=position,
+            loaded=engine.loaded() if reading is engine.reading and rank == engine.ranks.rank else None,
             reads_on=engine.reads_on(position.epoch),
             ahead=max(engine.ahead, 2 * engine.together - 1),  # one lot in the loop, one made
         )

@@ -19,6 +19,8 @@ from windowloader.util.units import format_bytes
 from .plan import EpochCost
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from windowloader.order.config import LoaderConfig
     from windowloader.order.shard import Position, Steps
     from windowloader.rows.read_plan import ReadPlan
@@ -46,6 +48,8 @@ class Case:
     ahead: int
     reads_on: bool = False
     """Whether blocks of the next pass are read ahead while this one drains."""
+    loaded: NDArray[np.bool_] | None = None
+    """Of preloaded rows: the blocks that are there already."""
     end: int | None = None
     """Where a stretch of the epoch ends that is a part of a pass, in windows of each lane."""
 
@@ -120,6 +124,8 @@ def advice(case: Case, own: EpochCost) -> list[str]:
     """
     choice, span, found = case.reading.choice, case.windows.spec.span, []
     assert choice is not None
+    if choice.mode == "preloaded":
+        return found
     rows = max((storage.largest for storage in case.reading.storages), default=1)
     if choice.mode == "direct":
         if own.amplification > 1.5:

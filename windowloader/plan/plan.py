@@ -29,6 +29,7 @@ BARS = "▁▂▃▄▅▆▇█"
 MODES = {
     "resident": "rows are indexed where they lie",
     "blocks": "each block is read once",
+    "preloaded": "each block is read once and stays",
     "halo": "blocks read the rows behind them again",
     "direct": "rows are read straight into buffers",
 }
@@ -65,7 +66,8 @@ class Plan:
     tier : str
         "memory", "mapped" or "streamed".
     mode : str
-        How rows are reached: "resident", "blocks", "halo" (blocks that read the rows behind them again) or "direct".
+        How rows are reached: "resident", "preloaded" (read once and kept), "blocks", "halo" (blocks that read the
+        rows behind them again) or "direct".
     order : str
         Name and version of the order.
     parameters : mapping

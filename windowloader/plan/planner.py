@@ -15,6 +15,7 @@ from .blocks import by_blocks
 from .case import Case, seen_by_all, used
 from .direct import direct
 from .plan import EpochCost, Plan
+from .preloaded import preloaded
 from .resident import touched
 from .tracing import trace_of
 
@@ -40,6 +41,8 @@ def make_plan(case: Case) -> Plan:
     left = steps.left(case.position)
     if reading.choice is None:
         numbers = _resident(case)
+    elif reading.choice.mode == "preloaded":
+        numbers = preloaded(case)
     elif reading.lanes is not None:
         numbers = by_blocks(case)
     else:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .blocks import BlockAccess
     from .direct import DirectAccess
+    from .preloaded import PreloadedAccess
     from .read_plan import ReadPlan
     from .rows import RowAccess, RowStream
 
@@ -33,7 +34,7 @@ __all__ = ["MirroredAccess", "mirrored"]
 
 
 def mirrored(
-    access: BlockAccess | DirectAccess,
+    access: BlockAccess | DirectAccess | PreloadedAccess,
     windows: WindowSet,
     reads: Reads,
     reading: ReadPlan,
@@ -43,7 +44,7 @@ def mirrored(
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : BlockAccess, DirectAccess or PreloadedAccess
     windows : WindowSet
     reads : Reads
     reading : ReadPlan
@@ -71,7 +72,7 @@ class MirroredAccess:
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : BlockAccess, DirectAccess or PreloadedAccess
         What is used until then.
     variables : mapping of int to Variable
         Cached ones, by their place in ``reads``.
@@ -87,7 +88,7 @@ class MirroredAccess:
 
     def __init__(
         self,
-        access: BlockAccess | DirectAccess,
+        access: BlockAccess | DirectAccess | PreloadedAccess,
         variables: Mapping[int, Variable],
         views: Mapping[int, np.ndarray],
         reading: ReadPlan,

@@ -168,8 +168,8 @@ class PreloadedAccess:
             for part in one.ranges(begin, end, region[low:high], self.choice.requests)
         ]
 
-    def close(self) -> None:
-        """End every read and let go of the rows."""
+    def rest(self) -> None:
+        """Let go of the rows."""
         with self.reader.lock:
             self.reader.drop([job for job in self._jobs.values() if not job.done])
             self._jobs.clear()
@@ -179,6 +179,10 @@ class PreloadedAccess:
             if self._arena is not None:
                 self._arena.release()
             self._arena = None
+
+    def close(self) -> None:
+        """End every read and let go of the rows."""
+        self.rest()
         self.others.close()
 
 

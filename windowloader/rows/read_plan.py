@@ -19,7 +19,6 @@ from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
-from windowloader.sources.cached import CachedSource
 from windowloader.sources.storage import total_cost
 from windowloader.sources.tiers import LOCAL_TIERS
 
@@ -279,7 +278,7 @@ class _Case:
 
     def preload(self, lanes: int, *, rotate: bool, **asked: Any) -> BlockLayout | None:
         """Lay out rows that stay, for the rank that needs the most of them; None where memory does not hold them."""
-        if not PRELOAD or any(isinstance(one.variable.source, CachedSource) for one in self.read):
+        if not PRELOAD:
             return None
         batch = per_lane(self.config.global_batch(self.world_size), lanes)
         index, span = self.windows.index, self.windows.spec.span

@@ -1,0 +1,165 @@
+"""What an epoch reads whose rows stay in memory once they are read: the blocks that no epoch before it needed.
+
+In: a `Case`. Out: fields of a `Plan`. Arithmetic on the lanes that the reading follows; never reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windowloader.rows.block_schedule import BlockSchedule
+from windowloader.rows.budget import REQUESTS
+from windowloader.rows.estimate import blocks_read, lanes_read, rows_of, sides_asked
+from windowloader.rows.preloaded import blocks_of
+from windowloader.sources.storage import total_cost
+
+from .case import advice, held_cost, plus
+from .plan import EpochCost
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from windowloader.order.lane import LanesOfBlocks
+
+    from .case import Case
+
+__all__ = ["preloaded"]
+
+RANKS = 256  # ranks whose reads are all counted; of more, so many stand for the others
+POINTS = 32  # of resident memory over time
+
+
+def preloaded(case: Case) -> dict[str, Any]:
+    """Estimate the rest of an epoch whose rows stay.
+
+    Parameters
+    ----------
+    case : Case
+
+    Returns
+    -------
+    dict
+        Fields of `Plan`.
+    """
+    own, held, choice = _Rank(case, case.rank), held_cost(case), case.reading.choice
+    assert choice is not None
+    needed, ahead = own.needed()
+    ranks = np.unique(
+        np.linspace(0, case.world_size - 1, min(case.world_size, RANKS)).round().astype(np.int64)
+    ).tolist()
+    everyone = [_Rank(case, rank) for rank in ranks]
+    total = plus(*(plus(held, rank.cost(rank.needed()[0])) for rank in everyone))
+    times = case.world_size / len(ranks)
+    grid = own.order.grid
+    cost = plus(held, own.cost(needed))
+    return {
+        "mode": "preloaded",
+        "lanes": own.lanes,
+        "own": cost,
+        "all_ranks": cost
+        if case.world_size == 1
+        else EpochCost(
+            bytes=round(total.bytes * times),
+            requests=round(total.requests * times),
+            distinct=min(
+                round(total.distinct * times),
+                sum(one.distinct(grid.begin, grid.end) for one in case.reading.storages) + held.distinct,
+            ),
+        ),
+        "blocks": int(needed.sum()),
+        "active": choice.active,
+        "slots": choice.slots,
+        "memory": choice.terms,
+        "at_a_time": choice.requests,
+        "resident": own.over_time(needed),
+        "first": plus(held, own.first()),
+        "upcoming": own.cost(ahead & ~needed),
+        "scan_share": min(1.0, choice.requests / REQUESTS) / max(cost.amplification, 1.0),
+        "advice": tuple(advice(case, cost)),
+    }
+
+
+@dataclass(slots=True)
+class _Rank:
+    """What a rank needs of the grid's blocks."""
+
+    case: Case
+    rank: int
+
+    @property
+    def order(self) -> LanesOfBlocks:
+        assert self.case.reading.lanes is not None
+        return self.case.reading.lanes
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        steps = self.case.steps
+        return lanes_read(
+            self.rank, self.case.world_size, lanes=self.order.num_lanes, batch_per_lane=steps.batch_per_lane
+        )
+
+    def needed(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Mark the blocks that the rest of the epoch reads, and those that are read ahead of its end besides."""
+        needed, ahead = np.zeros((2, len(self.order.grid)), np.bool_)
+        choice = self.case.reading.choice
+        assert choice is not None
+        for part in self.case.stretches():
+            for number in self.lanes:
+                lane = self.order.sequence(part.here.pass_number, number)
+                schedule = BlockSchedule(
+                    lane,
+                    span=self.order.grid.span,
+                    slots=lane.active + 1,
+                    cursor=min(part.here.cursor, len(lane)),
+                )
+                read = blocks_read(schedule, part.end)
+                needed[lane.blocks[read]] = True
+                sides = sides_asked(schedule, self.order.starts)
+                needed[lane.blocks[np.unique(np.concatenate([sides, sides + 1]))]] = True
+                if part.end is not None and len(lane):
+                    turn = int(lane.spread.turn_of(np.array([min(part.end, len(lane)) - 1]))[0])
+                    coming = lane.visits[turn + 1 : turn + 1 + max(1, choice.slots - choice.active)]
+                    ahead[lane.blocks[coming]] = True
+        if self.case.loaded is not None:
+            needed &= ~self.case.loaded
+            ahead &= ~self.case.loaded
+        return needed, ahead
+
+    def cost(self, blocks: NDArray[np.bool_]) -> EpochCost:
+        """Count what blocks cost, as far as their rows are this rank's."""
+        grid, storages = self.order.grid, self.case.reading.storages
+        rotate = bool(self.case.reading.order.parameters["rotate"])
+        low, high = rows_of(
+            self.order.starts, self.order.num_lanes, self.lanes, span=grid.span, rotate=rotate
+        )
+        begin, end = np.maximum(grid.begin[blocks], low), np.minimum(grid.end[blocks], high)
+        cost = total_cost(storages, begin, end)
+        indexes = sum(len(storage.broken(begin, end)) * storage.columns for storage in storages)
+        return EpochCost(
+            bytes=int(cost.bytes.sum()),
+            requests=int(cost.requests.sum()) + indexes,
+            distinct=sum(storage.distinct(begin, end) for storage in storages) if len(begin) else 0,
+        )
+
+    def first(self) -> EpochCost:
+        """Count what the first batch waits for."""
+        case = self.case
+        step = case.steps.rank_at(case.position, rank=self.rank, world_size=case.world_size)
+        blocks = np.zeros(len(self.order.grid), np.bool_)
+        if step is not None:
+            blocks[blocks_of(self.order, case.windows.index(step.positions))] = True
+        if case.loaded is not None:
+            blocks &= ~case.loaded
+        return self.cost(blocks)
+
+    def over_time(self, needed: NDArray[np.bool_]) -> tuple[tuple[float, int], ...]:
+        """Bytes of rows that are there at even places of the rest of the epoch: they come in and stay."""
+        grid = self.order.grid
+        rows = (grid.end - grid.begin)[needed].sum()
+        there = 0 if self.case.loaded is None else (grid.end - grid.begin)[self.case.loaded].sum()
+        shares = np.linspace(0, 1, POINTS, endpoint=False)
+        size = (there + rows * np.minimum(1.0, shares + 1 / POINTS)) * self.case.row_bytes
+        return tuple(zip(shares.tolist(), size.astype(np.int64).tolist(), strict=True))

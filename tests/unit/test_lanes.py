@@ -102,6 +102,8 @@ def test_parameters_name_the_order():
         "rotate": 1,
         "span": 24,
         "block_rows": 96,
+        "chunk_rows": 0,
+        "chunk_first": 0,
         "grid": order.grid.hash(),
     }
 

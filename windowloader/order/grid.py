@@ -75,6 +75,8 @@ class Grid:
         Rows of a window.
     rows : int
         Rows asked of a block; a block of one or more long chunks has more, one at a gap may have fewer.
+    cells : tuple of int
+        Of the edges on which borders may lie: they are ``phase + k·size`` for (size, phase). (0, 0): not regular.
 
     Examples
     --------
@@ -87,6 +89,7 @@ class Grid:
     end: NDArray[np.int64]
     span: int = field(kw_only=True)
     rows: int = field(kw_only=True)
+    cells: tuple[int, int] = field(default=(0, 0), kw_only=True)
 
     def __post_init__(self) -> None:
         if self.begin.shape != self.end.shape or np.any(self.end <= self.begin):
@@ -172,7 +175,14 @@ def block_rows(span: int, row_bytes: int) -> int:
     return max(SPANS * span, -(-_BYTES // row_bytes))
 
 
-def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int, like: str = "") -> Grid:
+def cut(
+    starts: SortedStarts,
+    variables: Sequence[Storage],
+    *,
+    span: int,
+    rows: int,
+    like: str | tuple[int, int] = "",
+) -> Grid:
     """Cut the rows that windows use into blocks of at least ``rows`` rows, on edges of chunks.
 
     Parameters
@@ -186,8 +196,9 @@ def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: 
     rows : int
         Rows of a block, as `block_rows` or a run's parameters have it. Under four spans blocks have at most
         so many starts and read their halo.
-    like : str
-        `Grid.hash` of a run that is resumed: the grid of `cuts` that has it.
+    like : str or tuple of int
+        Of a run that is resumed: `Grid.hash`, for the grid of `cuts` that has it; or `Grid.cells`, whatever the chunks
+        of ``variables`` are.
 
     Returns
     -------
@@ -209,6 +220,8 @@ def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: 
     >>> grid.begin.tolist(), grid.end.tolist()
     ([0, 300, 600, 900], [300, 600, 900, 1023])
     """
+    if isinstance(like, tuple):
+        return next(cuts(starts, variables, span=span, rows=rows, cells=like))
     grids = cuts(starts, variables, span=span, rows=rows)
     first = next(grids)
     return (
@@ -218,13 +231,22 @@ def cut(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: 
     )
 
 
-def cuts(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows: int) -> Iterator[Grid]:
+def cuts(
+    starts: SortedStarts,
+    variables: Sequence[Storage],
+    *,
+    span: int,
+    rows: int,
+    cells: tuple[int, int] | None = None,
+) -> Iterator[Grid]:
     """Yield the grids of `cut`: on edges that all variables share, on those of each, on all edges.
 
     Parameters
     ----------
     starts, variables, span, rows
         As for `cut`.
+    cells : tuple of int, optional
+        `Grid.cells` to take in place of the variables' chunks.
 
     Yields
     ------
@@ -238,7 +260,8 @@ def cuts(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows:
         return
     first, last = (int(row) for row in starts(np.array([0, len(starts) - 1], np.int64)))
     halo = rows < SPANS * span
-    for edges in _cells(variables, first, last + (1 if halo else span), rows):
+    stop = last + (1 if halo else span)
+    for edges in _cells(variables, first, stop, rows) if cells is None else [_even(first, stop, *cells)]:
         begin, end = _used_cells(edges, starts, 1 if halo else span)
         borders = [
             _few(run, rows) if halo else _many(run, rows) for run in _islands(begin, end, starts, span, halo)
@@ -248,7 +271,25 @@ def cuts(starts: SortedStarts, variables: Sequence[Storage], *, span: int, rows:
         if halo:  # blocks in which no window starts
             used = starts.rank(end) > starts.rank(begin)
             begin, end = begin[used], end[used]
-        yield Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows)
+        yield Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows, cells=_regular(edges))
+
+
+def _even(first: int, stop: int, size: int, phase: int) -> NDArray[np.int64]:
+    """Edges ``phase + k·size`` between two rows, and these."""
+    begin = first + 1 + (phase - first - 1) % size
+    return np.concatenate([[first], np.arange(begin, stop, size), [stop]]).astype(np.int64)
+
+
+def _regular(edges: NDArray[np.int64]) -> tuple[int, int]:
+    """Return size and phase of cells for which `_even` gives these edges; (0, 0) where there are none."""
+    first, inner, stop = int(edges[0]), edges[1:-1], int(edges[-1])
+    if len(inner) < 2:
+        border = int(inner[0]) if len(inner) else stop
+        size = max(border - first, stop - border, 1)
+    else:
+        border, size = int(inner[0]), int(inner[1] - inner[0])
+    found = (size, border % size)
+    return found if np.array_equal(_even(first, stop, *found), edges) else (0, 0)
 
 
 def _cells(variables: Sequence[Storage], first: int, stop: int, rows: int) -> list[NDArray[np.int64]]:

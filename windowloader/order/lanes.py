@@ -155,8 +155,15 @@ class BlockOrder:
             "rotate": int(self.rotate),
             "span": self.grid.span,
             "block_rows": self.grid.rows,
-            "grid": self._hash,
+            "chunk_rows": self.grid.cells[0],
+            "chunk_first": self.grid.cells[1],
+            "grid": "" if self.grid.cells[0] else self._hash,
         }
+
+    @property
+    def grid_hash(self) -> str:
+        """Hash of the block borders."""
+        return self._hash
 
     @property
     def num_windows(self) -> int:

@@ -30,7 +30,9 @@ PARAMETERS: dict[str, int | str] = {
     "rotate": 0,  # 1 where the first lane begins elsewhere each epoch
     "span": 0,  # rows of a window, 0 without blocks
     "block_rows": 0,  # rows asked of a block, 0 without blocks
-    "grid": "",  # hash of the block borders, "" without blocks
+    "chunk_rows": 0,  # rows of the cells whose edges are block borders, 0 without blocks or where they are irregular
+    "chunk_first": 0,  # the first row at which a cell may begin
+    "grid": "",  # hash of the block borders, "" without blocks or where they are regular
 }
 """All parameters an order can have, and what they are for one that has no such thing."""
 
@@ -51,6 +53,11 @@ class Order(Protocol):
     @property
     def seed(self) -> int:
         """The seed; 0 where nothing is shuffled."""
+        ...
+
+    @property
+    def grid_hash(self) -> str:
+        """Hash of the block borders, regular or not; "" without blocks."""
         ...
 
     @property
@@ -169,6 +176,11 @@ class GlobalOrder:
         return dict(PARAMETERS)
 
     @property
+    def grid_hash(self) -> str:
+        """No blocks."""
+        return ""
+
+    @property
     def num_lanes(self) -> int:
         """Always 1: any rank may need any window, so there is nothing to spread."""
         return 1
@@ -227,6 +239,11 @@ class SequentialOrder:
     def seed(self) -> int:
         """Always 0: nothing is drawn."""
         return 0
+
+    @property
+    def grid_hash(self) -> str:
+        """No blocks."""
+        return ""
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
         """Return the windows of every lane, as `Order.lane_sizes`."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "RunState"]
 
-FORMAT = 1  # of the dict; a release reads every format up to its own
+FORMAT = 2  # of the dict; a release reads every format up to its own
+NEW = {"chunk_rows": 0, "chunk_first": 0, "draws": 0, "sampling": "", "places": 0}  # keys that format 1 lacks
 
 ELSEWHERE = {
     "data": "the data set, or the part of it",
@@ -40,11 +41,13 @@ class RunState:
     ----------
     order : str
         Name and version of the order.
-    lanes, active_blocks, rotate, span, block_rows : int
+    lanes, active_blocks, rotate, span, block_rows, chunk_rows, chunk_first : int
         The order's resolved parameters (`windowloader.order.order.PARAMETERS`). On load they win over what the
         loader would choose.
     grid : str
-        Hash of the block borders, the last of them.
+        Hash of the block borders where they are irregular, the last of them; of states of format 1 always.
+    draws, sampling, places : int, str, int
+        Of weighted sampling and of patches: 0 and "" without.
     seed : int
     epoch, step, pass_number, cursor : int
         See `windowloader.order.shard.Position`.
@@ -78,7 +81,12 @@ class RunState:
     rotate: int
     span: int
     block_rows: int
+    chunk_rows: int = 0
+    chunk_first: int = 0
     grid: str
+    draws: int = 0
+    sampling: str = ""
+    places: int = 0
     seed: int
     epoch: int
     step: int
@@ -171,6 +179,8 @@ class RunState:
                 f"a {type(state).__name__} is no state. Pass the mapping that state_dict() returned; from a file, "
                 "json.load(file) or torch.load(path)['loader']."
             )
+        if state.get("format") == 1 and not set(NEW) & set(state):
+            state = {**state, **NEW, "format": FORMAT}
         if state.get("format") != FORMAT or set(state) != {"format", *cls.__slots__}:
             cls._refuse_keys(state)
         values: dict[str, Any] = {}
@@ -196,9 +206,14 @@ class RunState:
         absent = sorted({*cls.__slots__} - set(state))
         unknown = sorted(map(str, set(state) - {"format", *cls.__slots__}))
         raise StateError(
-            f"the state has format {found}, this release reads format {FORMAT}; absent keys: {absent}, "
+            f"the state has format {found}, this release reads formats 1 and {FORMAT}; absent keys: {absent}, "
             f"unknown keys: {unknown}. Install the release that wrote it, or pass the whole dict."
         )
+
+    @property
+    def borders(self) -> str | tuple[int, int]:
+        """What block borders follow from, as `windowloader.order.grid.cut` takes it."""
+        return (self.chunk_rows, self.chunk_first) if self.chunk_rows else self.grid
 
     @property
     def parameters(self) -> dict[str, int | str]:
@@ -271,6 +286,8 @@ class RunState:
             | PARAMETERS
             | order.parameters
         )
+        if self.grid and not self.chunk_rows:  # of format 1, or irregular
+            here |= {"chunk_rows": 0, "chunk_first": 0, "grid": order.grid_hash}
         differs = [
             f"{name}={getattr(self, name)!r} in the state, {value!r} here"
             for name, value in here.items()

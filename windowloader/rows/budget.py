@@ -199,7 +199,7 @@ def choose(
     active: int | None = None,
     ahead: int | None = None,
     rows: int | None = None,
-    like: str = "",
+    like: str | tuple[int, int] = "",
     requests: int = REQUESTS,
     direct: bool = False,
 ) -> BlockLayout:
@@ -218,8 +218,9 @@ def choose(
         Lanes of the order, and how many of them this process reads.
     active, ahead : int, optional
         Active blocks a lane, and blocks read ahead of them; None: from data and memory.
-    rows, like : int and str, optional
-        Rows of a block and hash of the grid, from a run that is resumed. Then ``active`` is kept whatever the memory.
+    rows, like : optional
+        Rows of a block and what its borders follow from, of a run that is resumed; see `cut`. Then ``active`` is kept,
+        whatever the memory.
     requests : int
         Requests at a time that the store serves well.
     direct : bool
@@ -323,7 +324,7 @@ def preload(
     active: int | None = None,
     ahead: int | None = None,
     rows: int | None = None,
-    like: str = "",
+    like: str | tuple[int, int] = "",
     requests: int = REQUESTS,
 ) -> BlockLayout | None:
     """Lay out a stream whose rows all stay, once read.
@@ -400,7 +401,11 @@ def _check_chunks(variables: Sequence[Storage], room: _Room) -> None:
 
 
 def _grids(
-    starts: SortedStarts, variables: Sequence[Storage], room: _Room, rows: int | None, like: str
+    starts: SortedStarts,
+    variables: Sequence[Storage],
+    room: _Room,
+    rows: int | None,
+    like: str | tuple[int, int],
 ) -> Iterator[Grid]:
     """Yield grids to try, the best first."""
     if rows is not None:

@@ -205,7 +205,7 @@ def _addressable(
     order: Order
     if state is not None and state.order.startswith("block"):
         storages = [stored(variable).storage for variable in used]
-        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows, like=state.grid)
+        grid = cut(windows.index, storages, span=windows.spec.span, rows=state.block_rows, like=state.borders)
         rotate = bool(state.rotate)
         order = _blocks(windows, grid, state.active_blocks, state.lanes, state.seed, rotate=rotate)
     elif state is not None:
@@ -351,7 +351,7 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, 
     if kind == "block" and (state is not None or windows.index.rising):
         asked: dict[str, Any] = {"active": config.active_blocks}
         if state is not None:
-            asked = {"active": state.active_blocks, "rows": state.block_rows, "like": state.grid}
+            asked = {"active": state.active_blocks, "rows": state.block_rows, "like": state.borders}
         rotate = state is not None and bool(state.rotate)
         choice = case.preload(lanes, rotate=rotate, **asked)
         if choice is None:

@@ -408,6 +408,7 @@ def test_the_memory_of_stats_has_an_end(monkeypatch):
         ({"uneven": "maybe"}, LoaderError, "maybe"),
         ({"uneven": "exact", "drop_last": True}, LoaderError, "drop_last"),
         ({"memory": "a lot"}, LoaderError, "a lot"),
+        ({"memory": 10}, LoaderError, "Write a unit, as in memory=.10GiB."),
         ({"rank": 5, "world_size": 4}, RankError, "rank 5"),
         ({"seed": -1, "shuffle": True}, LoaderError, "seed"),
         ({"lanes": 5, "batch_size": 64, "rank": 0, "world_size": 1}, LoaderError, "5 lanes"),

@@ -15,6 +15,7 @@ from windowloader.util.units import parse_bytes
 
 __all__ = ["LoaderConfig"]
 
+LEAST = 200  # bytes of memory below which a unit was forgotten
 COUNTS = (
     "batch_size",
     "global_batch_size",
@@ -62,7 +63,12 @@ class LoaderConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", parse_bytes(self.memory))
+        asked = self.memory
+        object.__setattr__(self, "memory", parse_bytes(asked))
+        if self.budget < LEAST:
+            raise LoaderError(
+                f"memory={asked!r} is {self.budget} bytes, which holds no rows. Write a unit, as in memory='10GiB'."
+            )
         for name in COUNTS:
             self._check_count(name, least=1, needed=name == "batch_size")
         self._check_count("threads", least=0, needed=False)

@@ -256,6 +256,9 @@ def choose(
             # Four fifths of what is ahead: the rest has arrived and waits for its turn.
             at_a_time = max(1, min(requests, -(-4 * (places - some) * per_block // 5)))
             terms = room.terms(grid, some, places, at_a_time)
+            while terms.total > memory and at_a_time > 1 and some < _FEW:  # slow is better than reading twice
+                at_a_time //= 2
+                terms = room.terms(grid, some, places, at_a_time)
             if terms.total <= memory:
                 found.append(_blocks(grid, some, places, at_a_time, terms, times))
                 break

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from windowloader.errors import MemoryBudgetError
+from windowloader.util.units import format_bytes
 
 from .rows import merge
 
@@ -66,8 +67,9 @@ class RowBuffers:
         held = memory // max(row_bytes, 1)
         if held < span:
             raise MemoryBudgetError(
-                f"a window of {span} rows of {row_bytes} bytes is {span * row_bytes} bytes, and memory= leaves "
-                f"{memory} for it. Pass {span * row_bytes - memory} bytes more, or read fewer nodes or features."
+                f"a window of {span} rows of {row_bytes} bytes is {format_bytes(span * row_bytes)}, and memory= leaves "
+                f"{format_bytes(memory)} for it. Pass at least {format_bytes(span * row_bytes - memory)} more, or read "
+                "fewer nodes or features."
             )
         count = max(1, min(wanted, held // span))
         return cls(rows=min(windows * span, held // count), count=count)

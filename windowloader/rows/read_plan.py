@@ -163,7 +163,7 @@ def warn_of_repeated_reads(plan: ReadPlan, windows: WindowSet, reads: Reads) -> 
         With the number, and the memory that would do.
     """
     choice = plan.choice
-    if choice is None or plan.order.name.startswith("sequential"):
+    if choice is None or plan.tier in LOCAL_TIERS or plan.order.name.startswith("sequential"):
         return
     times = choice.amplification if choice.mode != "direct" else _times_read_directly(plan, windows, reads)
     if times > _TWICE:

@@ -126,7 +126,7 @@ def test_a_resumed_run_reads_the_active_blocks_and_missing_sides_only(order, ahe
     seed=st.integers(0, 1000),
     lanes=st.sampled_from([1, 1, 3]),
 )
-def test_open_seams_are_bounded_whatever_the_length(blocks, active, seed, lanes):
+def test_open_overlaps_are_bounded_whatever_the_length(blocks, active, seed, lanes):
     borders = np.arange(blocks + 1) * 20
     starts = Sorted(np.arange(borders[-1] - 4))
     grid = Grid(borders[:-1], borders[1:], span=5, rows=20)

@@ -101,7 +101,7 @@ def test_a_budget_takes_places_first_then_active_blocks():
 
 
 @pytest.mark.parametrize("requests", [13, 14, 16])
-def test_memory_for_twice_the_requests_ahead_and_under_way_holds_seams_and_the_stores_own_too(requests):
+def test_memory_for_twice_the_requests_ahead_and_under_way_holds_overlaps_and_the_stores_own_too(requests):
     """Blocks active and twice as many ahead as requests, each of which may take its chunk twice: what is promised."""
     choice = choose(STARTS, [ARRAY], span=24, memory=(32 + 4 * requests) * ARRAY.chunk_bytes, active=32)
     assert choice.requests >= requests

@@ -161,7 +161,7 @@ def test_after_an_error_nothing_more_is_asked_for_until_somebody_had_time_to_giv
     with reader.lock:
         reader.lock.wait_for(
             lambda: jobs[0].done
-        )  # as whoever waits for it; then it ends, and gives up the rest
+        )  # as the caller that waits for it; then it ends, and gives up the rest
         reader.drop(jobs)
     source.gates[1].open()
     with pytest.raises(OSError, match="gone"):
@@ -233,7 +233,7 @@ def test_an_arena_holds_aligned_regions_of_all_dtypes():
         region[...] = 1
 
 
-def test_benches_share_rows_and_split_batches_that_do_not_fit():
+def test_row_buffers_share_rows_and_split_batches_that_do_not_fit():
     work = RowBufferSchedule(RowBuffers(rows=10, count=3), np.arange(4), 4)
     starts = np.array([0, 1, 2, 3, 20, 40])
     assert work.fit(starts, 0) == 4

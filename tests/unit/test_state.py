@@ -45,7 +45,7 @@ def test_is_flat_and_has_the_same_keys_always():
 
 
 def test_is_the_same_on_all_ranks_for_any_step():
-    """Arithmetic: the state of step 2 is what a run that took two steps writes, whoever asks."""
+    """Arithmetic: the state of step 2 is what a run that took two steps writes."""
     steps = Steps(GlobalOrder(100, seed=7), 32)
     position = steps.start(2)
     for count in range(5):
@@ -124,7 +124,7 @@ def test_time_order_and_shuffled_order_do_not_replace_each_other():
 
 
 def test_resolved_parameters_seed_and_batch_are_the_states():
-    """Nothing of what the order is made of has to be repeated by whoever resumes."""
+    """Nothing of what the order is made of has to be repeated to resume."""
     present = replace(
         shuffled(), order="block-1", seed=1, lanes=8, active_blocks=4, global_batch=64, epoch=0, cursor=0
     )

@@ -97,7 +97,7 @@ class Plan:
     budget : int
         The loader's ``memory``.
     batch_bytes, batches_ahead : int
-        Of a batch, and how many are made ahead; they come on top, with those that the loop holds.
+        Of a batch, and how many are prefetched; they come on top, with those that the loop holds.
     resident : tuple of (float, int)
         Share of the rest of the epoch, and bytes of rows resident then.
     at_a_time : int
@@ -160,7 +160,7 @@ class Plan:
     def private_bytes(self) -> int:
         """Up to how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
 
-        All terms of ``memory``, what is kept whole, batches made ahead and the loop's. All requests may have their
+        All terms of ``memory``, what is kept whole, prefetched batches and those of the loop. All requests may have their
         chunks at once, most of all where the processors have other work, and the allocator keeps some that were freed.
         """
         rows = 0 if self.memory is None else self.memory.total
@@ -290,7 +290,7 @@ def _resident(plan: Plan) -> list[str]:
     )
     return [
         _line("memory", f"{format_bytes(plan.own.distinct)} of rows are touched: {note}"),
-        _line("", f"{plan.batches_ahead} × {format_bytes(plan.batch_bytes)} of batches are made ahead"),
+        _line("", f"{plan.batches_ahead} × {format_bytes(plan.batch_bytes)} of batches are prefetched"),
         _line("", f"the process will grow by about {format_bytes(plan.private_bytes)}"),
     ]
 

@@ -68,7 +68,7 @@ class Arena:
         self._slab = slab
 
     def release(self) -> None:
-        """Let go of the memory, whoever still knows of the arena; reads under way keep theirs."""
+        """Release the memory, also where references to the arena remain; reads under way keep theirs."""
         self.regions, self._slab = (), self._slab[:0].copy()
 
     def touch(self) -> None:

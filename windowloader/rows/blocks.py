@@ -201,7 +201,7 @@ class _BlockCache:
         """Give up all reads that were not handed over; nobody uses it again, and its memory goes with the last read."""
         with self.lock:
             self.stop()
-            # Whoever still knows of it, as an iterator that has ended does, must not keep the arena.
+            # Drop references so that a finished iterator does not keep the arena alive.
             self.lane_caches = {}
             self.block_memory.arena.release()
 

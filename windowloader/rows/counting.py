@@ -1,8 +1,8 @@
 """What an epoch read, in the units of its plan: to hold `WindowLoader.stats` against `WindowLoader.plan`.
 
-In: jobs, when whoever needed their rows has them, or when they were given up. Out: `ReadCounts`. Counts each job once,
+In: jobs, when their rows are used or when they were given up. Out: `ReadCounts`. Counts each job once,
 for the epoch that needed it, whenever it was read; what nobody needed counts for the epoch in which it was given up.
-Never counts what a mirror had already.
+Never counts what the disk cache had already.
 """
 
 from __future__ import annotations

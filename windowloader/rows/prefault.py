@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["touch"]
 
 LEAST = 32 << 20  # bytes below which a thread costs more than it brings
-STEP = 2 << 20  # bytes a call: whoever ends waits for one at most
+STEP = 2 << 20  # bytes a call: a thread that ends waits for one at most
 NICEST = 19  # the lowest priority: what arrives meanwhile comes first
 POPULATE_WRITE = (
     23  # MADV_POPULATE_WRITE, of Linux 5.14; an older one refuses it, and pages are touched when used

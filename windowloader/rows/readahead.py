@@ -159,7 +159,7 @@ class ReadAhead:
         self.index, self.steps, self.ranks = index, steps, ranks
 
     def stream(self, position: Position) -> Resident:
-        """Rows for a new iterator: told ahead where files are not in memory."""
+        """Rows for a new iterator, advised before their turn where files are not in memory."""
         large = [stretch for stretch in self.stretches if stretch.nbytes > SMALL]
         cold = [stretch for stretch in large if stretch.resident() < RESIDENT]
         if not cold:

@@ -34,7 +34,7 @@ __all__ = ["Job", "Pace", "Reader", "RowRange", "Stored", "stored"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
 LONG = 10.0  # seconds of a read after which fewer are handed over at a time, if that makes them faster
-HEAR = 1.0  # seconds in which whoever waits may give up the rest, after a read has failed
+HEAR = 1.0  # seconds in which a waiting caller may give up the rest, after a read has failed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +135,7 @@ class Job:
     dropped: bool = False
     counted: bool = False
     fetched: dict[RowRange, list[tuple[int, int]]] = field(default_factory=dict, repr=False)
-    """Of ranges that a mirror answered: the rows that it had to fetch."""
+    """Of ranges that the disk cache answered: the rows that it had to fetch."""
     taken: dict[RowRange, int] = field(default_factory=dict, repr=False)
     """Bytes that reads took from storage."""
     given: int = field(default=0, repr=False)
@@ -233,7 +233,7 @@ class _Desk:
                     self.failed = False
                     self.lock.wait_for(lambda: self.stopped or not self.wanted(), HEAR)
                     continue
-                # What is asked for after a failure is waited for in vain by whoever ends because of it.
+                # After a failure nothing new is handed over: the iterator that fails would wait for it in vain.
                 if not self.failed and (range_ := self.claim()) is not None:
                     return range_
                 if not self.flying:
@@ -361,7 +361,7 @@ _DESKS: weakref.WeakSet[_Desk] = weakref.WeakSet()
 
 @at_end(Stage.READS)
 def _leave() -> None:
-    """End the threads, and wake up whoever waits for what they will not read any more."""
+    """End the threads, and wake up callers that wait for reads that will not come."""
     desks = list(_DESKS)
     for desk in desks:
         with desk.lock:

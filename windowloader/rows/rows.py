@@ -71,7 +71,7 @@ class RowStream(Protocol):
     def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
         """Yield the rows of batch number ``index`` of this iterator, whose step begins at ``position``.
 
-        Where rows are at hand it may be several batches, the last of them number ``index``.
+        Where rows are in memory or mapped it may be several batches, the last of them number ``index``.
         A piece is valid until the next one is asked for, the last until the generator is closed.
         """
 
@@ -271,7 +271,7 @@ class InTurn:
 
 
 class DirectReader:
-    """Rows for whoever asks, all at once: the distinct rows of some windows go to scratch, each row once.
+    """Rows of windows asked for by number, all at once: the distinct rows of some windows go to scratch, each row once.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ class Plan:
     def private_bytes(self) -> int:
         """Up to how much an epoch makes the process's own memory grow, of a loop that holds one batch at a time.
 
-        All terms of ``memory``, what is kept whole, prefetched batches and those of the loop. All requests may have their
+        All terms of ``memory``, what is kept whole, prefetched batches and the loop's. All requests may have their
         chunks at once, most of all where the processors have other work, and the allocator keeps some that were freed.
         """
         rows = 0 if self.memory is None else self.memory.total

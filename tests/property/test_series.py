@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError
-from windowloader.series.borders import clip_borders, entity_numbers
+from windowloader.series.covariates import infer_axes
 from windowloader.series.graph import Graph
-from windowloader.series.joining import infer_axes
+from windowloader.series.segments import clip_borders
 from windowloader.series.series import Series
 
 
@@ -123,7 +123,7 @@ def test_borders_of_a_part_are_those_inside(inner: set[int], data: st.DataObject
         stop - start,
     ]
     whole = [sum(border <= row for border in borders) - 1 for row in range(31)]
-    assert entity_numbers(borders, np.arange(31)).tolist() == whole
+    assert Series(np.zeros((31, 1)), entities=borders).entity_of(np.arange(31)).tolist() == whole
     assert list(range(*kept.indices(len(borders)))) == sorted(set(whole[start:stop]))
 
 

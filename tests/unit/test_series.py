@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
-from windowloader.series.borders import check_borders
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.series.graph import Graph
+from windowloader.series.segments import check_borders
 from windowloader.series.series import Column, Series
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.numpy_files import open_npy
@@ -103,7 +103,7 @@ def test_a_list_joins_along_time() -> None:
         (FLOW, {"covariates": {"value": SPEED}}, "'value' occur more than once"),
         (SPEED, {"timestamps": ["2012-03-01"]}, "1 timestamps for 12 rows"),
         (SPEED, {"nodes": ["a", "b"]}, "3 labels in one dimension"),
-        (SPEED, {"nodes": ["a", "b", "b"]}, "'b'? 2 times|label b 2 times"),
+        (SPEED, {"nodes": ["a", "b", "b"]}, "nodes= repeats the labels 'b'"),
         (SPEED, {"entity_names": ["a"]}, "without entities="),
     ],
 )
@@ -128,7 +128,7 @@ def test_variables_with_timestamps_or_labels_of_their_own_must_agree() -> None:
     assert series.clock is not None
     assert series.nodes.tolist() == ["a", "b", "c"]  # type: ignore[union-attr]
     with pytest.raises(
-        SeriesError, match=r"'y'.*disagree on time: .* 1 of 12 .*first 2020-01-01\..*1 day.*reindex"
+        SeriesError, match=r"'y'.*disagree on time: .* 1 of 12 .*first 2020-01-01\..*reindex"
     ):
         Series({"x": one, "y": ArraySource(SPEED, timestamps=days + np.timedelta64(1, "D"))})
     moved = Series({"x": one, "y": ArraySource(SPEED[:, [0, 2, 1]], labels={1: ["a", "c", "b"]})})

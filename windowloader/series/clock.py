@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +19,13 @@ from windowloader.util.calendars import Times, calendar_of, clock_values, dates,
 from windowloader.util.moments import frequency, moment, nanoseconds_of
 from windowloader.util.packed import pack_integers, unpack_integers
 
-from .runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
+from .segments import jump_rows
+from .variable import CLOCK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["CLOCK_NAMES", "Clock"]
-
-CLOCK_NAMES = tuple(
-    f"{clock}{form}"
-    for clock in ("time_of_day", "day_of_week", "day_of_year")
-    for form in ("", "_sin", "_cos")
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -96,7 +92,7 @@ class Clock:
         Clock(3 rows, 2012-03-01T00:00:00 … 2012-03-04T00:00:00, 2 runs)
         """
         edges = np.array([0, num_steps], np.int64) if borders is None else np.asarray(borders, np.int64)
-        if isinstance(values, tuple) and len(values) == 2 and _is_frequency(values[1]):
+        if isinstance(values, tuple) and len(values) == 2 and (num_steps != 2 or _is_frequency(values[1])):
             if len(edges) > 2:
                 raise SeriesError(
                     f"timestamps={values!r} give one start, but there are {len(edges) - 1} entities, each "
@@ -106,16 +102,14 @@ class Clock:
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
             return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps, calendar_of(values[0]))
-        if isinstance(values, tuple) and len(values) == 2 and num_steps != 2 and isinstance(values[1], str):
-            _refuse_step(values[1])
         stamps, calendar = nanoseconds_of(values), calendar_of(values)
         if len(stamps) != num_steps:
             raise SeriesError(
                 f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
                 "that is time (axes=), or a file of other rows?"
             )
-        steps = rising_steps(stamps, edges)
-        runs = find_runs(steps, num_steps)
+        steps = _rising_steps(stamps, edges)
+        runs = _find_runs(steps, num_steps)
         if runs is None:
             return cls(_ints(), _ints(), _ints(), stamps, num_steps, calendar)
         rows = np.array(runs, np.int64)
@@ -125,25 +119,22 @@ class Clock:
         return cls(rows, stamps[rows], lengths, _ints(), num_steps, calendar)
 
     @property
-    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """``rows, times, steps, stamps``, as the kernels take them."""
-        return self.rows, self.times, self.steps, self.stamps
-
-    @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(array.nbytes for array in self.table)
+        """Bytes in memory."""
+        return sum(array.nbytes for array in (self.rows, self.times, self.steps, self.stamps))
 
     def nanoseconds(self, rows: Any) -> np.ndarray:
         """Nanoseconds since 1970 of rows, in UTC or in days of the calendar, int64, in the shape of ``rows``."""
-        wanted = self._checked(rows)
+        wanted = np.asarray(rows, np.int64)
+        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
+            raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
         if len(self.stamps):
             return np.asarray(self.stamps[wanted])
         run = np.searchsorted(self.rows, wanted, side="right") - 1
         return np.asarray(self.times[run] + (wanted - self.rows[run]) * self.steps[run])
 
     def timestamps(self, rows: Any) -> np.ndarray:
-        """Timestamps of rows, UTC; in a calendar of its own, the dates of the same name.
+        """Timestamps of rows, in UTC; for a non-standard calendar, the standard dates of the same name.
 
         Parameters
         ----------
@@ -157,7 +148,7 @@ class Clock:
         Raises
         ------
         SeriesError
-            For a date of the calendar that does not exist, such as 30 February; `texts` has it.
+            For a date of the calendar that does not exist, such as 30 February; see `texts`.
         """
         if not own(self.calendar):
             return self.nanoseconds(rows).view("datetime64[ns]")
@@ -170,7 +161,7 @@ class Clock:
             ) from error
 
     def times_of(self, rows: Any) -> Times:
-        """Timestamps of rows with their zone or calendar, as `from_timestamps` takes them."""
+        """Timestamps of rows with their time zone or calendar, as `from_timestamps` accepts them."""
         return Times(self.nanoseconds(rows), self.calendar)
 
     def texts(self, rows: Any) -> list[str]:
@@ -180,14 +171,14 @@ class Clock:
         return list(np.datetime_as_string(self.timestamps(rows).astype("datetime64[s]")).tolist())
 
     def values(self, names: Sequence[str], rows: Any) -> np.ndarray:
-        """Clock features of rows, of the local time where there is a time zone.
+        """Clock features of rows, in local time where there is a time zone.
 
         Parameters
         ----------
         names : sequence of str
-            Of `CLOCK_NAMES`. ``time_of_day`` is the share of the day that has passed (0 ≤ x < 1),
-            ``day_of_week`` 0 … 6 from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` run once round a
-            day, a week (in steps of a day), a year (from 1 January, of 365 or 366 days).
+            Of `CLOCK_NAMES`. ``time_of_day`` is the elapsed fraction of the day (0 ≤ x < 1), ``day_of_week`` 0 … 6
+            from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` have a period of a day, a week (in steps of a
+            day), a year (from 1 January, of 365 or 366 days).
         rows : array-like of int
             Any shape.
 
@@ -198,26 +189,18 @@ class Clock:
         Raises
         ------
         FeatureNameError
-            For a name that is no clock.
+            For an unknown name.
         """
-        from .clock_kernels import fill
-
         for name in names:
             if name not in CLOCK_NAMES:
                 raise FeatureNameError(f"{name!r} is no clock; there are {', '.join(CLOCK_NAMES)}.")
-        wanted = self._checked(rows)
-        out = np.empty((wanted.size, len(names)), np.float64)
-        codes = np.array([CLOCK_NAMES.index(name) for name in names], np.int64)
-        flat = np.ascontiguousarray(wanted).reshape(-1)
-        if own(self.calendar):
-            times = self.nanoseconds(flat)
-            out[:] = np.stack([clock_values(times, int(code), self.calendar) for code in codes], axis=-1)
-        elif self.calendar:
-            shown = local(self.nanoseconds(flat), self.calendar)
-            fill(out, np.arange(len(flat)), codes, _ints(), _ints(), _ints(), shown)
-        else:
-            fill(out, flat, codes, *self.table)
-        return out.reshape(*wanted.shape, len(names))
+        times, calendar = self.nanoseconds(rows), own(self.calendar)
+        if self.calendar and not calendar:
+            times = local(times, self.calendar)
+        out = np.empty((*times.shape, len(names)), np.float64)
+        for place, name in enumerate(names):
+            out[..., place] = clock_values(times, CLOCK_NAMES.index(name), calendar)
+        return out
 
     def searchsorted(self, when: Any, side: str = "left", *, start: int = 0, stop: int | None = None) -> int:
         """First row at (``"left"``) or after (``"right"``) a moment.
@@ -229,7 +212,7 @@ class Clock:
         side : {"left", "right"}
             ``"left"``: first row whose time is ≥ ``when``; ``"right"``: > ``when``.
         start, stop : int
-            Search these rows only: those of one entity, where time rises.
+            Search these rows only, e.g. those of one entity, within which time increases.
 
         Returns
         -------
@@ -239,38 +222,27 @@ class Clock:
         stop = self.num_steps if stop is None else stop
         calendar = own(self.calendar)
         target = moment_of(when, calendar) if calendar else moment(when)
-        target += side == "right"  # times are whole nanoseconds: > t is ≥ t + 1
-        if start >= stop:
-            return start
-        if len(self.stamps):
-            return start + int(np.searchsorted(self.stamps[start:stop], target))
-        low = int(np.searchsorted(self.rows, start, side="right")) - 1
-        high = int(np.searchsorted(self.rows, stop))
-        run = low + max(int(np.searchsorted(self.times[low:high], target)) - 1, 0)
-        row = int(self.rows[run]) + -(-(target - int(self.times[run])) // int(self.steps[run]))
-        end = int(self.rows[run + 1]) if run + 1 < len(self.rows) else self.num_steps
-        return min(max(row, start), end, stop)
+        find = bisect_left if side == "left" else bisect_right
+        return find(range(stop), target, lo=start, key=lambda row: int(self.nanoseconds(row)))
 
     def slice(self, start: int, stop: int) -> Clock:
         """Return the clock of rows ``[start, stop)``, counted from ``start``."""
         if len(self.stamps):
-            return Clock(*self.table[:3], self.stamps[start:stop].copy(), stop - start, self.calendar)
-        if start >= stop:
-            return Clock(_ints(), _ints(), _ints(), _ints(), 0, self.calendar)
-        low = int(np.searchsorted(self.rows, start, side="right")) - 1
-        high = int(np.searchsorted(self.rows, stop))
-        rows = self.rows[low:high] - start
-        times = self.times[low:high].copy()
-        times[0] -= int(rows[0]) * int(self.steps[low])  # the first run begins inside
-        rows[0] = 0
-        return Clock(rows, times, self.steps[low:high].copy(), self.stamps, stop - start, self.calendar)
+            return replace(self, stamps=self.stamps[start:stop].copy(), num_steps=stop - start)
+        low, high = self._runs(start, stop) if start < stop else (0, 0)
+        rows = np.maximum(self.rows[low:high], start)  # the first run may begin before
+        times, steps = self.nanoseconds(rows), self.steps[low:high].copy()
+        return Clock(rows - start, times, steps, self.stamps, stop - start, self.calendar)
+
+    def _runs(self, start: int, stop: int) -> tuple[int, int]:
+        """Range of the runs that have rows in ``[start, stop)``."""
+        return int(np.searchsorted(self.rows, start, "right")) - 1, int(np.searchsorted(self.rows, stop))
 
     def jumps(self, borders: np.ndarray) -> np.ndarray:
-        """Rows where time jumps: where a segment begins if none are given.
+        """Rows where time jumps, which is where segments begin unless they are given.
 
-        A jump is a step under half or over one and a half times the entity's regular step, the median one. So
-        a month of 28 days after one of 31 is no jump, a reading left out is, and so is a weekend in daily
-        data.
+        A jump is a step under half or over one and a half times the entity's median step. So a month of 28 days after
+        one of 31 is no jump; a missing reading is one, and so is a weekend in daily data.
 
         Parameters
         ----------
@@ -280,72 +252,59 @@ class Clock:
         Returns
         -------
         ndarray, shape (jump,), int64
-            Rows after a jump, rising; borders are not among them.
+            Rows after a jump, increasing, without the borders.
         """
-        found = [
-            self._jumps_within(int(start), int(stop))
-            for start, stop in itertools.pairwise(borders)
-            if stop - start > 2
-        ]
-        return np.concatenate(found) if found else _ints()
-
-    def _jumps_within(self, start: int, stop: int) -> np.ndarray:
-        """Jumps of one entity: from the runs, so that regular rows cost nothing."""
-        if len(self.stamps):
-            return start + jumps_of_stamps(self.stamps[start:stop])
-        low = int(np.searchsorted(self.rows, start))  # runs never cross an entity's border
-        high = int(np.searchsorted(self.rows, stop))
-        if high - low == 1:
-            return _ints()
-        return jumps_of_runs(self.rows[low:high], self.times[low:high], self.steps[low:high], stop)
+        found = [_ints()]
+        for start, stop in itertools.pairwise(borders.tolist()):
+            low, high = self._runs(start, stop)  # no run crosses the border of an entity
+            if stop - start <= 2 or (high - low == 1 and not len(self.stamps)):
+                continue
+            if len(self.stamps):
+                steps, first = np.diff(self.stamps[start:stop]), np.arange(start + 1, stop)
+                counts = np.ones(len(steps), np.int64)
+            else:
+                rows, times, within = self.rows[low:high], self.times[low:high], self.steps[low:high]
+                inside = (
+                    np.append(rows[1:], stop) - rows - 1
+                )  # steps within each run; one more leads to the next
+                between = times[1:] - (times + inside * within)[:-1]
+                steps, first = np.concatenate((within, between)), np.concatenate((rows + 1, rows[1:]))
+                counts = np.concatenate((inside, np.ones(len(between), np.int64)))
+            found.append(jump_rows(steps, counts, first))
+        return np.concatenate(found)
 
     def fingerprint(self) -> str:
         """Short text that changes when any timestamp does."""
         digest = hashlib.sha256(f"{self.num_steps}{self.calendar}".encode())
-        for array in self.table:
+        for array in (self.rows, self.times, self.steps, self.stamps):
             digest.update(array.astype("<i8").tobytes() + b"|")
         return digest.hexdigest()[:16]
 
-    def _checked(self, rows: Any) -> np.ndarray:
-        wanted = np.asarray(rows, np.int64)
-        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
-            raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
-        return wanted
-
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = [pack_integers(array) for array in self.table]
-        return _unpacked, (*packed, self.num_steps, *([self.calendar] if self.calendar else []))
+        packed = [pack_integers(array) for array in (self.rows, self.times, self.steps, self.stamps)]
+        return _unpacked, (packed, self.num_steps, self.calendar)
 
     def __repr__(self) -> str:
         if not self.num_steps:
             return "Clock(0 rows)"
         first, last = self.texts([0, self.num_steps - 1])
         kind = "irregular" if len(self.stamps) else f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
-        return f"Clock({self.num_steps} rows, {first} … {last}{self.told}, {kind})"
+        return f"Clock({self.num_steps} rows, {first} … {last}{self.calendar_note}, {kind})"
 
     @property
-    def told(self) -> str:
-        """The time zone or calendar, as it is said after times; empty where there is none."""
+    def calendar_note(self) -> str:
+        """The time zone or calendar, to be shown after timestamps; empty where there is none."""
         if not self.calendar:
             return ""
         return f" ({self.calendar})" if own(self.calendar) else f" UTC, clocks of {self.calendar}"
 
 
-def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int, calendar: str = "") -> Clock:
-    first, second, third, fourth = (unpack_integers(packed) for packed in (rows, times, steps, stamps))
-    return Clock(first, second, third, fourth, num_steps, calendar)
+def _unpacked(packed: Sequence[Any], num_steps: int, calendar: str) -> Clock:
+    return Clock(*map(unpack_integers, packed), num_steps, calendar)
 
 
 def _ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
-
-
-def _refuse_step(freq: str) -> None:
-    """Raise where the second of a pair of text is neither a step nor a moment: a misspelt step."""
-    try:
-        moment(freq)
-    except SeriesError:
-        frequency(freq)  # which is refused, and says what a step is
 
 
 def _is_frequency(value: Any) -> bool:
@@ -354,3 +313,42 @@ def _is_frequency(value: Any) -> bool:
         return frequency(value) > 0
     except SeriesError:
         return False
+
+
+def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Return steps from row to row, 0 at an entity's last; `SeriesError` where time does not increase."""
+    steps = np.diff(stamps)
+    inner = borders[1:-1]
+    crossing = inner[(inner > 0) & (inner < len(stamps))] - 1
+    steps[crossing] = 1
+    wrong = np.flatnonzero(steps <= 0)
+    if wrong.size:
+        row = int(wrong[0])
+        before, after = stamps[row : row + 2].view("datetime64[ns]")
+        how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
+        raise SeriesError(
+            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must rise"
+            f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the "
+            "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
+            "entities=borders."
+        )
+    steps[crossing] = 0
+    return steps
+
+
+def _find_runs(steps: np.ndarray, num_steps: int) -> list[int] | None:
+    """Find first rows of runs of equal steps; None where they would take more memory than the timestamps.
+
+    A run reaches as far as its first step repeats. The step to the next run's first row belongs to neither,
+    so a gap in regular data costs one run. A step of 0 marks an entity's border, which no run crosses.
+    """
+    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1
+    if 3 * len(changes) > max(num_steps, 32) * 2:
+        return None
+    runs, row = [0][:num_steps], 0
+    for end in (*changes.tolist(), len(steps)):  # where each group of equal steps ends
+        while row < end:
+            row = row + 1 if steps[row] == 0 else end + 1
+            if row < num_steps:
+                runs.append(row)
+    return runs if 3 * len(runs) <= max(num_steps, 32) else None

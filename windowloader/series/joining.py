@@ -1,34 +1,145 @@
-"""What a series is made of, put side by side: its own variables, and covariates on axes of their own.
+"""Opens what users pass as variables of a series: an array, a store and names in it, a mapping of arrays, a list.
 
-In: a target as people have it, covariates, names. Out: `Variable`, aligned to one clock and one space. Never copies or
-reads values, and never guesses where two readings are possible.
+In: a target of `windowloader.open` and the options of `Series`. Out: `Variable`, on one clock and one space. Never
+copies or reads values.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.errors import SeriesError
+from windowloader.sources import Source
 from windowloader.util.axes import sizes
+from windowloader.util.labels import listed
 
-from .alignment import Alignment, find, fits
-from .clock import CLOCK_NAMES
-from .labels import listed, tells
-from .targets import UNNAMED, Opener, choose
-from .variable import Variable, feature_names
+from .variable import CLOCK_NAMES, Variable, feature_names
 
 if TYPE_CHECKING:
-    from windowloader.sources import Source
+    from windowloader.sources.mirror_folder import MirrorFolder
 
-__all__ = ["check_names", "infer_axes", "open_covariates", "open_sources", "own_variables"]
+    from .alignment import Alignment
+
+__all__ = ["Opener", "check_names", "missing_of", "open_sources", "own_variables", "variables_of"]
+
+UNNAMED = "value"  # an array without a name
+STORES = ("xarray", "h5py", "zarr", "pandas")
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """How sources are opened: the storage options of `windowloader.open`.
+
+    Parameters
+    ----------
+    storage_options : mapping
+        For the file system or bucket.
+    options : mapping
+        Options of a kind of source: ``shape=``, ``dtype=``, ``offset=``, ``member=`` …
+    cache : MirrorFolder, optional
+        Where rows of what is opened by path or URL are kept on this node.
+    """
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cache: MirrorFolder | None = None
+
+    def __call__(self, target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
+        """Open one source."""
+        from windowloader.sources.registry import open_source
+
+        how: Any = {"storage_options": self.storage_options, **self.options}
+        source = open_source(target, variable=variable, axes=axes, **how)
+        if self.cache is None:
+            return source
+        parts = target if isinstance(target, (list, tuple)) else [target]
+        if parts and all(isinstance(part, (str, os.PathLike)) for part in parts):
+            from windowloader.sources.cached import cached
+
+            return cached(source, self.cache, options=repr(sorted(self.options.items())))
+        if "t" in source.axes and source.tier == "streamed":  # an open object cannot be identified later
+            warnings.warn(
+                f"cache_dir={self.cache.path!r} keeps what is opened by path or URL; {source.name!r} was given "
+                f"as an open {type(target).__name__}, and is streamed in every epoch. Give its path or URL.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return source
+
+
+def _choose(target: Any, names: list[str] | None, opener: Opener) -> dict[str, tuple[Any, str | None]]:
+    """Choose variables by name: the target of each, and its name in a store.
+
+    Parameters
+    ----------
+    target : object
+        As `windowloader.open` takes it.
+    names : list of str, optional
+        Which, in this order; or the name of a single array.
+    opener : Opener
+        To list stores.
+
+    Raises
+    ------
+    SeriesError
+        Where a name is not there, or none was given and there are several.
+    """
+    if isinstance(target, (list, tuple)) and target and all(_is_mapping(item) for item in target):
+        for place, item in enumerate(target):
+            if set(item) != set(target[0]):
+                raise SeriesError(
+                    f"item {place} of the list has the variables {listed(item)}, the first has {listed(target[0])}; "
+                    "what is joined along time holds the same variables throughout."
+                )
+        target = {name: [item[name] for item in target] for name in target[0]}
+    by_path = isinstance(target, (str, os.PathLike))
+    called = repr(str(target)) if by_path else f"this {type(target).__name__}"
+    found: dict[str, tuple[Any, str | None]] = {}
+    if _is_mapping(target):
+        found = {str(name): (part, None) for name, part in target.items()}
+    elif stored := variables_of(target, names, opener):
+        if names is None and len(stored) > 1:
+            raise SeriesError(
+                f"{called} holds {len(stored)} variables: {listed(stored, 20)}. Say which, e.g. "
+                f"variables=[{stored[0]!r}]."
+            )
+        found = {name: (target, name) for name in stored}
+    elif names is None or (len(names) == 1 and not by_path):
+        own = UNNAMED if isinstance(target, (Source, os.PathLike)) else getattr(target, "name", UNNAMED)
+        found = {names[0] if names else own if isinstance(own, str) else UNNAMED: (target, None)}
+    asked = list(found) if names is None else names
+    unknown = [name for name in asked if name not in found]
+    if unknown or len(set(asked)) < len(asked) or not asked:
+        single = "is a single array: name its features with features=[…], or pass a mapping of arrays"
+        raise SeriesError(
+            f"variables={asked} of {called}: name one or more, each once; unknown: {listed(unknown) or 'none'}. It "
+            f"{f'has {listed(found, 20)}' if found else single}."
+        )
+    return {name: found[name] for name in asked}
+
+
+def variables_of(target: Any, names: list[str] | None, opener: Opener) -> tuple[str, ...]:
+    """Names of the arrays in a store, or ``names`` where it opens arrays without a list; () for a single array."""
+    from windowloader.sources.registry import list_variables
+
+    if not opener.options.keys().isdisjoint(("member", "shape")):
+        return ()
+    first = target[0] if isinstance(target, (list, tuple)) and target else target
+    return list_variables(first, storage_options=opener.storage_options, names=names or ())
+
+
+def _is_mapping(target: Any) -> bool:
+    """Whether a target is a mapping of targets; groups and datasets of libraries are stores instead."""
+    return isinstance(target, Mapping) and type(target).__module__.partition(".")[0] not in STORES
 
 
 def open_sources(
@@ -42,7 +153,7 @@ def open_sources(
         Where names do not fit, or a variable has no time or an empty axis beside it.
     """
     names = [variables] if isinstance(variables, str) else None if variables is None else list(variables)
-    chosen = choose(target, names, opener)
+    chosen = _choose(target, names, opener)
     _check_known("axes", axes, chosen)
     sources = {
         name: opener(found, variable=inner, axes=axes.get(name) if isinstance(axes, Mapping) else axes)
@@ -62,15 +173,16 @@ def open_sources(
 
 
 def own_variables(
-    sources: Mapping[str, Source], alignment: Alignment, *, features: Any, missing: Any
+    sources: Mapping[str, Source], alignment: Alignment | None, *, features: Any, missing: Any
 ) -> tuple[Variable, ...]:
-    """Bring sources to one clock and one space, those of the first, and name their features.
+    """Align sources to the clock and the space of the first, and name their features.
+
+    ``alignment`` may be None for a single source.
 
     Raises
     ------
     SeriesError
-        Where one lacks a label or timestamp of the first, or differs in rows or space without any; and where names of
-        features or marks of missing values do not fit.
+        Where one does not fit the first, or names of features or marks of missing values do not fit.
     """
     advice = (
         "Variables share one clock and one space. Cut the longer one, e.g. x[:n]; what has no space axis is a "
@@ -80,47 +192,8 @@ def own_variables(
     found = []
     for name, source in sources.items():
         names = given[name] if name in given else feature_names(name, source, named=name != UNNAMED)
-        aligned = alignment(source, f"variable {name!r}", advice)
+        aligned = source if alignment is None else alignment.align(source, f"variable {name!r}", advice)
         found.append(Variable(name, aligned, tuple(map(str, names)), missing_of(missing, name, source)))
-    return tuple(found)
-
-
-def open_covariates(
-    covariates: Mapping[str, Any], opener: Opener, alignment: Alignment, missing: Any
-) -> tuple[Variable, ...]:
-    """Open covariates, and bring them to the nodes and the clock of the series.
-
-    Parameters
-    ----------
-    covariates : mapping of name to target or (target, axes)
-        A target is an array, a source or a path.
-    opener : Opener
-        How to open.
-    alignment : Alignment
-        The size, nodes and clock of the series.
-    missing : mapping of variable to float, optional
-        A number alone is about the series' own variables.
-
-    Raises
-    ------
-    SeriesError
-        Where axes or sizes do not fit the series, or labels or timestamps of the series are missing.
-    """
-    if not isinstance(covariates, Mapping):
-        raise SeriesError(
-            f"covariates= is a {type(covariates).__name__}; a mapping of name to array is needed."
-        )
-    marks = missing if isinstance(missing, Mapping) else None
-    found = []
-    for name, given in covariates.items():
-        advice = (
-            "A covariate has t, n or both, of the series' sizes. If its columns are features, say so: "
-            f"covariates={{{name!r}: (table, 'tf')}}."
-        )
-        opened = _open_covariate(name, given, opener, alignment)
-        source = alignment(opened, f"covariate {name!r}", advice, covariate=True)
-        features = feature_names(name, source, named=True)
-        found.append(Variable(name, source, features, missing_of(marks, name, source)))
     return tuple(found)
 
 
@@ -142,7 +215,7 @@ def _check_known(what: str, given: Any, variables: Collection[str]) -> None:
 
 
 def _by_variable(features: Any, sources: Mapping[str, Source]) -> Mapping[str, Sequence[str]]:
-    """Names of features by variable: a flat sequence is dealt out in the order of the variables."""
+    """Names of features by variable; a flat sequence is assigned in the order of the variables."""
     _check_known("features", features, sources)
     if features is None:
         return {}
@@ -161,7 +234,7 @@ def _by_variable(features: Any, sources: Mapping[str, Source]) -> Mapping[str, S
 
 
 def missing_of(missing: Any, name: str, source: Source) -> float | None:
-    """Return what marks a missing value of one variable; None where nothing does, as NaN in integers."""
+    """Return the value that marks a missing cell of one variable; None where there is none, as NaN in integers."""
     mark = missing.get(name) if isinstance(missing, Mapping) else missing
     if mark is None:
         return None
@@ -173,114 +246,12 @@ def missing_of(missing: Any, name: str, source: Source) -> float | None:
             "array has one in its store, or a mapping by variable."
         )
     number, dtype = float(mark), source.dtype
-    if dtype.kind not in "iub" or math.isnan(number):
-        return None if dtype.kind in "iub" else number
-    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if not (number.is_integer() and low <= number <= high):
-        raise SeriesError(
-            f"missing={number} never occurs in {name!r}, whose values are {dtype} ({low} … {high})."
-        )
-    return number
-
-
-def _open_covariate(name: str, given: Any, opener: Opener, alignment: Alignment) -> Source:
-    """Open one covariate with the axes it has, is said to have, or can only have."""
-    axes: str | None
-    match given:
-        case tuple((target, str(axes))) if set(axes) <= {*"tnf"}:
-            pass
-        case _:
-            target, axes = given, None
-    if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
-        target = np.asarray(target)
-    size = alignment.num_steps, alignment.space_shape
-    if isinstance(target, np.ndarray):
-        return opener(target, axes=axes or infer_axes(name, target.shape, *size))
-    if axes not in (None, "nf"):
-        return _named(name, target, axes, opener)
-    source: Source | None = None
-    with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
-        source = _named(name, target, axes, opener)
-    if source is None or source.timestamps() is None:
-        source = _by_node(target, opener, alignment) or source or _named(name, target, axes, opener)
-    if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
-        return source
-    shape, known = _known(source, alignment)
-    letters = infer_axes(name, shape, *size, known)
-    if letters == source.axes:
-        return source
-    stored = "".join(letter for _, letter in sorted(zip(source.order, letters, strict=True)))
-    return _named(name, target, stored, opener)
-
-
-def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
-    """Open the array that has the covariate's name in a store of several, else the only one there is."""
-    if opener.variables(target):
-        with suppress(SourceFormatError, SourceNotFoundError):
-            return opener(target, variable=name, axes=axes)
-    return opener(target, axes=axes)
-
-
-def _by_node(target: Any, opener: Opener, alignment: Alignment) -> Source | None:
-    """Open a table without time, of which a column has the labels of nodes, by that column; None for other targets.
-
-    A column that counts the steps of the series is no such column.
-    """
-    from windowloader.sources.table_files import as_table
-    from windowloader.sources.tables import open_frame
-
-    nodes = next((labels for labels in alignment.labels if tells(labels)), None)
-    table = None if nodes is None else as_table(target, opener.storage_options)
-    if nodes is None or table is None or not table.columns.is_unique:
+    if dtype.kind == "f":
+        return number
+    if math.isnan(number):
         return None
-    for column, values in table.items():
-        kind = values.dtype.kind
-        steps = len(table) == alignment.num_steps and kind in "iuf" and set(values.diff()[1:]) == {1}
-        if kind in "iufOUT" and values.is_unique and not steps:
-            missing = len(find(values, nodes)[1])
-            if missing == 0 or (kind != "f" and 2 * missing < len(nodes)):  # a few missing ones are an error
-                return open_frame(table.set_index(column), axes="nf")
-    return None
-
-
-def _known(source: Source, alignment: Alignment) -> tuple[tuple[int, ...], str]:
-    """Shape once aligned, and the letters of axes that times or labels tell, ``?`` for the others."""
-    letters, shape = ["?"] * len(source.shape), list(source.shape)
-    timed = source.timestamps() is not None
-    if timed:
-        letters[0], shape[0] = "t", shape[0] if alignment.times is None else alignment.num_steps
-    for axis in range(int(timed), len(shape)):
-        have = source.labels(axis)
-        for wanted in alignment.labels if have is not None else ():
-            if tells(wanted) and len(find(have, wanted)[1]) < len(wanted):
-                letters[axis], shape[axis] = "n", len(wanted)
-    return tuple(shape), "".join(letters)
-
-
-def infer_axes(
-    name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...], known: str = ""
-) -> str:
-    """Axes that a covariate of some shape can only have.
-
-    An axis as long as the series is time, axes of the series' space are space, and one other axis is
-    features. ``known`` has the letters that labels or times tell, and ``?`` for the others.
-
-    Examples
-    --------
-    >>> infer_axes("weather", (2016, 3), 2016, (207,))
-    'tf'
-    >>> infer_axes("altitude", (207,), 2016, (207,))
-    'n'
-    """
-    letters = [letter if letter != "?" else "tnf" for letter in known or "?" * len(shape)]
-    every = itertools.product(*letters) if len(shape) <= len(space_shape) + 2 else ()
-    fitting = sorted(axes for axes in map("".join, every) if fits(axes, shape, num_steps, space_shape))
-    fewest = min((axes.count("f") for axes in fitting), default=0)
-    best = [axes for axes in fitting if axes.count("f") == fewest <= 1]
-    if len(best) == 1:
-        return best[0]
-    raise SeriesError(
-        f"covariate {name!r} of shape {shape} {'could be ' + ' or '.join(best) if best else 'fits no reading'}: the "
-        f"series has {num_steps} steps and space {space_shape}. Say which letter each axis is: "
-        f"covariates={{{name!r}: (array, {(best or ['tf'])[0]!r})}}, of t (time), n (space), f (feature)."
-    )
+    with np.errstate(invalid="ignore"):
+        stored = np.float64(number).astype(dtype)
+    if number != stored:
+        raise SeriesError(f"missing={number} never occurs in {name!r}, whose values are {dtype}.")
+    return number

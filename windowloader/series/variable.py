@@ -17,15 +17,20 @@ from windowloader.errors import SeriesError
 from windowloader.sources.reads import begun, taken
 from windowloader.sources.tiers import TIERS
 from windowloader.util.axes import canonical, sizes
-
-from .labels import texts
+from windowloader.util.labels import texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from windowloader.sources import Pending, Source
 
-__all__ = ["Variable", "common_tier", "feature_names"]
+__all__ = ["CLOCK_NAMES", "Variable", "common_tier", "feature_names"]
+
+CLOCK_NAMES = tuple(
+    f"{clock}{form}"
+    for clock in ("time_of_day", "day_of_week", "day_of_year")
+    for form in ("", "_sin", "_cos")
+)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

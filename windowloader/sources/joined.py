@@ -13,6 +13,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.util.calendars import Times, calendar_of, own
+from windowloader.util.labels import order
 
 from .base import BOXES, SourceOver, digest
 from .box import given
@@ -80,8 +81,6 @@ def join(sources: Sequence[Source]) -> Source:
 
 def _aligned(source: Source, first: Source) -> Source:
     """Return a part with the labels of the first, in its order."""
-    from windowloader.series.alignment import order
-
     names = repr(source.name), f"{first.name!r}, with which it is joined along time"
     along = {}
     for axis in range(1, len(first.shape) if source.axes == first.axes else 0):

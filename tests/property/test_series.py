@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError
-from windowloader.series.covariates import infer_axes
+from windowloader.series.alignment import infer_axes
 from windowloader.series.graph import Graph
-from windowloader.series.segments import clip_borders
+from windowloader.series.clock import clip_borders
 from windowloader.series.series import Series
 
 

@@ -10,7 +10,7 @@ import pytest
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.series.graph import Graph
-from windowloader.series.segments import check_borders
+from windowloader.series.clock import check_borders
 from windowloader.series.series import Column, Series
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.numpy_files import open_npy

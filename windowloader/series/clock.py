@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import reprlib
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,12 @@ from windowloader.util.calendars import Times, calendar_of, clock_values, dates,
 from windowloader.util.moments import frequency, moment, nanoseconds_of
 from windowloader.util.packed import pack_integers, unpack_integers
 
-from .segments import jump_rows
 from .variable import CLOCK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CLOCK_NAMES", "Clock"]
+__all__ = ["CLOCK_NAMES", "Clock", "check_borders", "clip_borders"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -270,7 +270,7 @@ class Clock:
                 between = times[1:] - (times + inside * within)[:-1]
                 steps, first = np.concatenate((within, between)), np.concatenate((rows + 1, rows[1:]))
                 counts = np.concatenate((inside, np.ones(len(between), np.int64)))
-            found.append(jump_rows(steps, counts, first))
+            found.append(_jump_rows(steps, counts, first))
         return np.concatenate(found)
 
     def fingerprint(self) -> str:
@@ -352,3 +352,77 @@ def _find_runs(steps: np.ndarray, num_steps: int) -> list[int] | None:
             if row < num_steps:
                 runs.append(row)
     return runs if 3 * len(runs) <= max(num_steps, 32) else None
+
+
+def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
+    """Validate where segments or entities begin.
+
+    Parameters
+    ----------
+    borders : array-like, shape (part + 1,), integer
+        First row of each part, and the end: 0, …, ``num_steps``, increasing.
+    num_steps : int
+        Number of rows.
+    what : str
+        Name of the argument, for the error.
+
+    Returns
+    -------
+    ndarray, shape (part + 1,), int64
+
+    Raises
+    ------
+    SeriesError
+        For anything else; the message says how to convert lengths and pairs.
+
+    Examples
+    --------
+    >>> check_borders([0, 3, 10], 10, what="segments")
+    array([ 0,  3, 10])
+    """
+    array, falls = np.asarray(borders), ""
+    if array.ndim == 1 and array.size > 1 and array.dtype.kind in "iu":
+        array = array.astype(np.int64)
+        falls = "".join(f", falling at {place + 1}" for place in np.flatnonzero(np.diff(array) <= 0)[:1])
+        if array[0] == 0 and array[-1] == num_steps and not falls:
+            return array
+    raise SeriesError(
+        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising. Found {array.dtype} of "
+        f"shape {array.shape}, {reprlib.repr(array.tolist())}{falls}. Of lengths make np.append(0, "
+        f"np.cumsum(lengths)), of pairs (start, stop) np.append(starts, {num_steps})."
+    )
+
+
+def clip_borders(borders: np.ndarray, rows: slice) -> tuple[np.ndarray, slice]:
+    """Return the borders within a slice of rows, relative to its start, and which parts remain.
+
+    Examples
+    --------
+    >>> clip_borders(np.array([0, 3, 10, 12]), slice(4, 11))
+    (array([0, 6, 7]), slice(1, 3, None))
+    """
+    low = int(np.searchsorted(borders, rows.start, side="right")) - 1
+    high = int(np.searchsorted(borders, rows.stop))
+    return np.clip(borders[low : high + 1], rows.start, rows.stop) - rows.start, slice(low, high)
+
+
+def _jump_rows(steps: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the rows that follow a jump in time: a step that is far from the median step.
+
+    Parameters
+    ----------
+    steps, counts, first : ndarray, shape (n,), int64
+        Lengths of steps, how many equal ones follow each other, and the row that the first of them leads to.
+
+    Returns
+    -------
+    ndarray, shape (jump,), int64
+        Increasing.
+    """
+    order = np.argsort(steps, kind="stable")
+    reached = np.cumsum(counts[order])
+    median = int(steps[order][np.searchsorted(reached, (reached[-1] + 1) // 2)])
+    far = (steps > median + median // 2) | (steps < median - median // 2)
+    lengths = counts[far]
+    begins = np.repeat(first[far] - (np.cumsum(lengths) - lengths), lengths)
+    return np.sort(begins + np.arange(len(begins)))

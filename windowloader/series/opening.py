@@ -13,8 +13,8 @@ from windowloader.sources.description import sharing
 from windowloader.sources.foreign import guarded
 from windowloader.util.units import parse_bytes
 
-from .joining import Opener
 from .series import Series
+from .variable import Opener
 
 if TYPE_CHECKING:
     import os

@@ -20,9 +20,8 @@ from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.util.axes import sizes
 from windowloader.util.labels import as_labels, listed, locate, tells
 
-from .joining import Opener, check_names, open_sources, own_variables
-from .segments import check_borders, clip_borders
-from .variable import CLOCK_NAMES, Variable, common_tier
+from .alignment import Alignment, open_covariates
+from .variable import CLOCK_NAMES, Opener, Variable, check_names, common_tier, open_sources, own_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -140,70 +139,48 @@ class Series:
         name: str | None = None,
         opener: Opener | None = None,
     ) -> None:
-        sources = open_sources(values, opener := opener or Opener(), axes=axes, variables=variables)
+        opener = opener or Opener()
+        sources = open_sources(values, opener, axes=axes, variables=variables)
         called, first = next(iter(sources.items()))
         num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
-        num_nodes = math.prod(space)
-        whole = np.unique(np.array([0, num_steps], np.int64))
+        num_nodes, whole = math.prod(space), np.unique(np.array([0, num_steps], np.int64))
         if entities is not None:
-            whole = entities = check_borders(entities, num_steps, what="entities")
+            whole = entities = _borders(entities, num_steps, "entities")
         elif entity_names is not None:
-            raise SeriesError(
-                "entity_names= were given without entities=: the rows where each begins, and the end."
-            )
+            raise SeriesError("entity_names= were given without entities=: where each begins, and the end.")
         if entity_names is not None:
             entity_names = as_labels(entity_names, size=len(whole) - 1, what="entity_names")
-        clock = alignment = None
-        if timestamps is not None:
-            clock = _clock(timestamps, num_steps, entities)
-        if nodes is not None:
-            nodes = as_labels(nodes, size=num_nodes, what="nodes")
+        clock = None if timestamps is None else _clock(timestamps, num_steps, entities)
+        labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
+        alignment = Alignment(first, f"variable {called!r}", labels, clock)
         with warnings.catch_warnings():
             if clock is not None:  # timestamps= answer it
                 warnings.filterwarnings("ignore", "the rows.* have no timestamps")
-            if len(sources) > 1 or covariates or first.moved:
-                from .alignment import Alignment
-
-                given = None if clock is None else clock.times_of(np.arange(num_steps))
-                alignment = Alignment(first, f"variable {called!r}", nodes, given)
-            own = every = own_variables(sources, alignment, features=features, missing=missing)
-            stored = None
-            if len(space) == 1:
-                stored = first.labels(first.axes.index("n")) if alignment is None else alignment.labels[0]
-            times = first.timestamps() if alignment is None and clock is None else None
-        if alignment is not None:
-            if clock is not None:  # covariates are aligned to what was given, not to what files have
-                alignment.times = given
-            if nodes is not None and len(space) == 1:
-                alignment.labels = [nodes]
-            if covariates:
-                from .covariates import open_covariates
-
-                plain = replace(opener, options={})  # these belong to the series' own file
-                every = (*own, *open_covariates(covariates, plain, alignment, missing))
-            by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
-            alignment.check_moved(every, by_row | {"graph=": graph if _is_dynamic(graph) else None})
-            times = alignment.times
+            own = own_variables(sources, alignment.align, features=features, missing=missing)
+        stored = alignment.labels[0] if len(space) == 1 else None
+        if labels is None and tells(stored):
+            labels = as_labels(stored, size=num_nodes, what="nodes")
+        plain = replace(opener, options={})  # these belong to the series' own file
+        every = (*own, *open_covariates(covariates, plain, alignment, missing))
         check_names(every, missing)
-        if clock is None and times is not None:
-            clock = _clock(times, num_steps, entities)
-        if nodes is None and tells(stored):
-            nodes = as_labels(stored, size=num_nodes, what="nodes")
+        by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
+        alignment.check_moved(every, by_row | {"graph=": graph if _is_dynamic(graph) else None})
+        if clock is None and alignment.times is not None:
+            clock = _clock(alignment.times, num_steps, entities)
+        inner = whole if clock is None else clock.jumps(whole)
         if segments is not None:
-            inner = check_borders(segments, num_steps, what="segments")
-        else:
-            inner = whole if clock is None else clock.jumps(whole)
+            inner = _borders(segments, num_steps, "segments")
         if graph is not None:
             from .graphs import align_graph
 
-            graph = align_graph(graph, nodes, num_nodes, num_steps, stored)
+            graph = align_graph(graph, labels, num_nodes, num_steps, stored)
         self._fill(
             {
                 "name": first.name if name is None else name,
                 "variables": every,
                 "num_steps": num_steps,
                 "space_shape": space,
-                "nodes": nodes,
+                "nodes": labels,
                 "features": tuple(feature for variable in own for feature in variable.features),
                 "clock": clock,
                 "borders": np.union1d(whole, inner),
@@ -325,6 +302,8 @@ class Series:
         fields["features"] = tuple(column.name for column in columns)
         fields["variables"] = tuple(self._parts(columns, rows, numbers))
         if rows is not None:
+            from .clock import clip_borders
+
             fields["num_steps"] = rows.stop - rows.start
             fields["borders"] = clip_borders(self.borders, rows)[0]
             fields["clock"] = None if self.clock is None else self.clock.slice(rows.start, rows.stop)
@@ -478,6 +457,12 @@ def _clock(timestamps: Any, num_steps: int, entities: np.ndarray | None) -> Cloc
     from .clock import Clock
 
     return Clock.from_timestamps(timestamps, num_steps, entities)
+
+
+def _borders(borders: Any, num_steps: int, what: str) -> np.ndarray:
+    from .clock import check_borders
+
+    return check_borders(borders, num_steps, what=what)
 
 
 def _is_dynamic(graph: Any) -> bool:

@@ -178,7 +178,7 @@ def _pick(source: Source, letter: str | int, index: Any) -> Pick:
 
 
 def _composed(picks: Sequence[Pick], inner: Sequence[Pick]) -> list[Pick]:
-    """Picks of the source of a selection, from those of the selection, whose own ``inner`` ones are of one axis each."""
+    """Translate picks of a selection to picks of its source; the ``inner`` ones of the selection have one axis each."""
     before = {axes[0]: places[0] for axes, places in inner}
     picked = [
         (

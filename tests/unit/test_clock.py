@@ -55,7 +55,7 @@ def test_an_irregular_clock_keeps_its_timestamps() -> None:
     rng = np.random.default_rng(1)
     values = np.cumsum(rng.integers(1, 10**12, 1000)).view("datetime64[ns]")
     clock = Clock.from_timestamps(values, 1000)
-    assert "irregular" in repr(clock)
+    assert clock.nbytes <= 12 * (len(values) + 1)
     np.testing.assert_array_equal(clock.timestamps(np.arange(1000)), values)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import reprlib
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +36,6 @@ class Clock:
     ----------
     rows, times, steps : ndarray, shape (run,), int64
         First row, its nanoseconds since 1970, and nanoseconds from row to row, of each run.
-    stamps : ndarray, shape (num_steps,) or (0,), int64
-        Nanoseconds of every row where runs would take more memory; then there are no runs.
     num_steps : int
         Rows.
     calendar : str
@@ -58,7 +56,6 @@ class Clock:
     rows: np.ndarray
     times: np.ndarray
     steps: np.ndarray
-    stamps: np.ndarray
     num_steps: int
     calendar: str = ""
 
@@ -101,7 +98,7 @@ class Clock:
             first, step = moment(values[0]), frequency(values[1])
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
-            return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps, calendar_of(values[0]))
+            return cls(_ints(0), _ints(first), _ints(step), num_steps, calendar_of(values[0]))
         stamps, calendar = nanoseconds_of(values), calendar_of(values)
         if len(stamps) != num_steps:
             raise SeriesError(
@@ -109,27 +106,22 @@ class Clock:
                 "that is time (axes=), or a file of other rows?"
             )
         steps = _rising_steps(stamps, edges)
-        runs = _find_runs(steps, num_steps)
-        if runs is None:
-            return cls(_ints(), _ints(), _ints(), stamps, num_steps, calendar)
-        rows = np.array(runs, np.int64)
+        rows = _run_rows(steps, num_steps)
         inside = np.append(rows[1:], num_steps) - rows > 1
         lengths = np.ones(len(rows), np.int64)
         lengths[inside] = steps[rows[inside]]
-        return cls(rows, stamps[rows], lengths, _ints(), num_steps, calendar)
+        return cls(rows, stamps[rows], lengths, num_steps, calendar)
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return sum(array.nbytes for array in (self.rows, self.times, self.steps, self.stamps))
+        return sum(array.nbytes for array in (self.rows, self.times, self.steps))
 
     def nanoseconds(self, rows: Any) -> np.ndarray:
         """Nanoseconds since 1970 of rows, in UTC or in days of the calendar, int64, in the shape of ``rows``."""
         wanted = np.asarray(rows, np.int64)
         if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
             raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
-        if len(self.stamps):
-            return np.asarray(self.stamps[wanted])
         run = np.searchsorted(self.rows, wanted, side="right") - 1
         return np.asarray(self.times[run] + (wanted - self.rows[run]) * self.steps[run])
 
@@ -227,12 +219,10 @@ class Clock:
 
     def slice(self, start: int, stop: int) -> Clock:
         """Return the clock of rows ``[start, stop)``, counted from ``start``."""
-        if len(self.stamps):
-            return replace(self, stamps=self.stamps[start:stop].copy(), num_steps=stop - start)
         low, high = self._runs(start, stop) if start < stop else (0, 0)
         rows = np.maximum(self.rows[low:high], start)  # the first run may begin before
         times, steps = self.nanoseconds(rows), self.steps[low:high].copy()
-        return Clock(rows - start, times, steps, self.stamps, stop - start, self.calendar)
+        return Clock(rows - start, times, steps, stop - start, self.calendar)
 
     def _runs(self, start: int, stop: int) -> tuple[int, int]:
         """Range of the runs that have rows in ``[start, stop)``."""
@@ -257,39 +247,33 @@ class Clock:
         found = [_ints()]
         for start, stop in itertools.pairwise(borders.tolist()):
             low, high = self._runs(start, stop)  # no run crosses the border of an entity
-            if stop - start <= 2 or (high - low == 1 and not len(self.stamps)):
+            if stop - start <= 2 or high - low == 1:
                 continue
-            if len(self.stamps):
-                steps, first = np.diff(self.stamps[start:stop]), np.arange(start + 1, stop)
-                counts = np.ones(len(steps), np.int64)
-            else:
-                rows, times, within = self.rows[low:high], self.times[low:high], self.steps[low:high]
-                inside = (
-                    np.append(rows[1:], stop) - rows - 1
-                )  # steps within each run; one more leads to the next
-                between = times[1:] - (times + inside * within)[:-1]
-                steps, first = np.concatenate((within, between)), np.concatenate((rows + 1, rows[1:]))
-                counts = np.concatenate((inside, np.ones(len(between), np.int64)))
+            rows, times, within = self.rows[low:high], self.times[low:high], self.steps[low:high]
+            inside = np.append(rows[1:], stop) - rows - 1  # steps within each run; one more leads to the next
+            between = times[1:] - (times + inside * within)[:-1]
+            steps, first = np.concatenate((within, between)), np.concatenate((rows + 1, rows[1:]))
+            counts = np.concatenate((inside, np.ones(len(between), np.int64)))
             found.append(_jump_rows(steps, counts, first))
         return np.concatenate(found)
 
     def fingerprint(self) -> str:
         """Short text that changes when any timestamp does."""
         digest = hashlib.sha256(f"{self.num_steps}{self.calendar}".encode())
-        for array in (self.rows, self.times, self.steps, self.stamps):
+        for array in (self.rows, self.times, self.steps, _ints()):
             digest.update(array.astype("<i8").tobytes() + b"|")
         return digest.hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = [pack_integers(array) for array in (self.rows, self.times, self.steps, self.stamps)]
+        packed = [pack_integers(array) for array in (self.rows, self.times, self.steps)]
         return _unpacked, (packed, self.num_steps, self.calendar)
 
     def __repr__(self) -> str:
         if not self.num_steps:
             return "Clock(0 rows)"
         first, last = self.texts([0, self.num_steps - 1])
-        kind = "irregular" if len(self.stamps) else f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
-        return f"Clock({self.num_steps} rows, {first} … {last}{self.calendar_note}, {kind})"
+        runs = f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
+        return f"Clock({self.num_steps} rows, {first} … {last}{self.calendar_note}, {runs})"
 
     @property
     def calendar_note(self) -> str:
@@ -336,22 +320,25 @@ def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _find_runs(steps: np.ndarray, num_steps: int) -> list[int] | None:
-    """Find first rows of runs of equal steps; None where they would take more memory than the timestamps.
+def _run_rows(steps: np.ndarray, num_steps: int) -> np.ndarray:
+    """Return first rows of runs of equal steps; a step of 0 marks an entity's border, which no run crosses.
 
     A run reaches as far as its first step repeats. The step to the next run's first row belongs to neither,
-    so a gap in regular data costs one run. A step of 0 marks an entity's border, which no run crosses.
+    so a gap in regular data costs one run.
     """
-    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1
-    if 3 * len(changes) > max(num_steps, 32) * 2:
-        return None
-    runs, row = [0][:num_steps], 0
-    for end in (*changes.tolist(), len(steps)):  # where each group of equal steps ends
-        while row < end:
-            row = row + 1 if steps[row] == 0 else end + 1
-            if row < num_steps:
-                runs.append(row)
-    return runs if 3 * len(runs) <= max(num_steps, 32) else None
+    if num_steps < 2:
+        return np.arange(num_steps)
+    changes = np.flatnonzero((steps[1:] != steps[:-1]) | (steps[1:] == 0)) + 1
+    starts = np.concatenate(([0], changes, [len(steps)]))  # of groups of equal steps; the last is past the end
+    lone = np.append(np.diff(starts) == 1, True)
+    border = np.append(steps[starts[:-1]] == 0, False)
+    # A group's first step leads from the run before it, unless that step belongs to a group of one or to a border.
+    # In a series of groups of one every other step does.
+    place = np.arange(len(starts))
+    known = np.append(-1, np.maximum.accumulate(np.where(lone & ~border, -1, place))[:-1])  # before each group
+    leads = ((known >= 0) & ~border[known]).astype(np.int64)
+    leads = (leads + place - known - 1) % 2
+    return np.asarray((starts + leads)[(leads == 0) | ~lone], np.int64)
 
 
 def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:

@@ -24,9 +24,7 @@ For frameworks: windowloader.adapters (pytorch, lightning, pgt, numpy_loops).
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windowloader import errors as errors
@@ -83,17 +81,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*_HOMES, "WindowLoaderError", "__version__", "errors"])
-
-
-class _Package(ModuleType):
-    """Keeps a public name that a submodule shares from being replaced when that submodule is imported.
-
-    The import system sets ``windowloader.windows.split`` to the module split.py; the function is what people call.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

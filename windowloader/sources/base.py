@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -52,13 +53,16 @@ class Description:
 
     __slots__ = ()
 
+    by_dim: Mapping[int, np.ndarray] = MappingProxyType({})
+    times: np.ndarray | None = None
+
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along dimension ``dim`` of the array as stored."""
-        return None
+        return self.by_dim.get(dim)
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, datetime64[ns]."""
-        return None
+        return self.times
 
     def attributes(self) -> Mapping[str, Any]:
         """Attributes that the file gives the array: units, names, titles."""
@@ -67,7 +71,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Described(Description):
-    """Labels and timestamps that are in hand.
+    """Labels and timestamps that are in memory.
 
     Parameters
     ----------
@@ -76,20 +80,12 @@ class Described(Description):
     times : ndarray of datetime64[ns], optional
         Timestamps of the rows.
     doubts : tuple of str
-        What was assumed: see `LocalSource`.
+        What was assumed: see `Source`.
     """
 
     by_dim: Mapping[int, np.ndarray] = field(default_factory=dict)
     times: np.ndarray | None = None
     doubts: tuple[str, ...] = ()
-
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Labels along dimension ``dim``, or None."""
-        return self.by_dim.get(dim)
-
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, or None."""
-        return self.times
 
 
 BOXES = ("whole", "slices", "indices")  # the later, the less is read in vain
@@ -260,27 +256,11 @@ class Source:
         """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` or a box does not fit."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
-        if box is not None:
-            self._check_box(box)
         expected = (stop - start, *(self.shape[1:] if box is None else box_shape(box)))
         if out.shape != expected:
             raise ValueError(
                 f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
             )
-
-    def _check_box(self, box: Box) -> None:
-        kinds = {"whole": (), "slices": (slice,), "indices": (slice, np.ndarray)}[self.boxes]
-        if len(box) != len(self.shape) - 1 or not all(isinstance(part, kinds) for part in box):
-            raise ValueError(
-                f"box={box} was asked of {self.name!r}, of shape {self.shape}, which reads {self.boxes} of its "
-                "axes after the first (see Source.boxes)."
-            )
-        ends = [
-            (x.start, x.stop) if isinstance(x, slice) else (x.min(initial=0), x.max(initial=-1) + 1)
-            for x in box
-        ]
-        if not all(0 <= low <= high <= size for (low, high), size in zip(ends, self.shape[1:], strict=True)):
-            raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape` as the file has them (sensor ids, latitudes, feature names), or None."""

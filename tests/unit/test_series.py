@@ -298,12 +298,12 @@ def test_a_dynamic_graph_has_the_steps_of_the_series() -> None:
     graph = DynamicGraph.from_steps(steps, nodes=["c", "a", "b"])
     series = Series(SPEED, nodes=["a", "b", "c"], graph=graph)
     assert isinstance(series.graph, DynamicGraph)
-    assert series.graph.window(0, [0]).edge_index.tolist() == [[2], [0]]
+    assert series.graph.batch([0], [0]).edge_index.tolist() == [[2], [0]]
     part = series.select(time=slice(1, 3), nodes=["b", "a"]).graph
     assert isinstance(part, DynamicGraph)
     assert part.num_steps == 2
-    assert part.window(0, [0]).edge_index.tolist() == [[1], [0]]
-    assert part.window(1, [0]).edge_index.shape == (2, 0)
+    assert part.batch([0], [0]).edge_index.tolist() == [[1], [0]]
+    assert part.batch([1], [0]).edge_index.shape == (2, 0)
     with pytest.raises(GraphError, match="11 steps and the series 12"):
         Series(SPEED, graph=DynamicGraph.from_steps(steps[1:], num_nodes=3))
 

@@ -329,13 +329,17 @@ def _run_rows(steps: np.ndarray, num_steps: int) -> np.ndarray:
     if num_steps < 2:
         return np.arange(num_steps)
     changes = np.flatnonzero((steps[1:] != steps[:-1]) | (steps[1:] == 0)) + 1
-    starts = np.concatenate(([0], changes, [len(steps)]))  # of groups of equal steps; the last is past the end
+    starts = np.concatenate(
+        ([0], changes, [len(steps)])
+    )  # of groups of equal steps; the last is past the end
     lone = np.append(np.diff(starts) == 1, True)
     border = np.append(steps[starts[:-1]] == 0, False)
     # A group's first step leads from the run before it, unless that step belongs to a group of one or to a border.
     # In a series of groups of one every other step does.
     place = np.arange(len(starts))
-    known = np.append(-1, np.maximum.accumulate(np.where(lone & ~border, -1, place))[:-1])  # before each group
+    known = np.append(
+        -1, np.maximum.accumulate(np.where(lone & ~border, -1, place))[:-1]
+    )  # before each group
     leads = ((known >= 0) & ~border[known]).astype(np.int64)
     leads = (leads + place - known - 1) % 2
     return np.asarray((starts + leads)[(leads == 0) | ~lone], np.int64)

@@ -7,7 +7,6 @@ read. Never reads; knows neither windows nor blocks.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -187,14 +186,7 @@ class Storage:
 
     def bytes(self, start: int, stop: int) -> int:
         """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
-        if self.rows is not None:
-            start, stop = map(int, self._inside(start, stop))
-        if self.stored_edges is None:
-            return (stop - start) * self.read_bytes
-        # Each read asks for it: the standard library's search is several times as quick as NumPy's.
-        edges, before = self.stored_edges.data, self.bytes_before.data
-        size: int = before[bisect_left(edges, stop)] - before[bisect_right(edges, start) - 1]
-        return size
+        return int(self.cost([start], [stop]).bytes[0])
 
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.

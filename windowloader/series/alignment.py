@@ -7,6 +7,8 @@ never substitutes the nearest label or timestamp for a missing one.
 from __future__ import annotations
 
 import itertools
+import math
+import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -16,7 +18,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
 from windowloader.util.axes import sizes
-from windowloader.util.labels import find, listed, order, tells
+from windowloader.util.labels import find, listed, locate, order, tells
 
 from .variable import Variable, feature_names, missing_of, variables_of
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from .variable import Opener
 
 
-__all__ = ["Alignment", "infer_axes", "open_covariates", "rows"]
+__all__ = ["Alignment", "infer_axes", "nodes_of", "open_covariates", "rows", "rows_of"]
 
 
 def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slice | None:
@@ -326,3 +328,52 @@ def infer_axes(
         f"series has {num_steps} steps and space {space_shape}. Say which letter each axis is: "
         f"covariates={{{name!r}: (array, {(best or ['tf'])[0]!r})}}, of t (time), n (space), f (feature)."
     )
+
+
+def rows_of(time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray | None, name: str) -> slice:
+    """Rows that ``time=`` of `Series.select` selects, with both ends."""
+    if not isinstance(time, slice) or time.step not in (None, 1):
+        raise SeriesError(
+            f"time={time!r} is no slice of step 1. Give one of rows, slice(0, 288), or of moments, "
+            "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
+        )
+    if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
+        start, stop, _ = time.indices(num_steps)
+    elif clock is None or (entities is not None and len(entities) > 2):
+        has = "has no timestamps" if clock is None else "has entities with dates of their own"
+        raise SeriesError(
+            f"time={time!r} is of moments, and {name!r} {has}. Select rows by number, or cut by wl.split."
+        )
+    else:
+        start = 0 if time.start is None else clock.searchsorted(time.start)
+        stop = num_steps if time.stop is None else clock.searchsorted(time.stop)
+    if start >= stop:
+        raise SeriesError(f"time={time!r} leaves no row of {name!r}, which has {num_steps}.")
+    return slice(start, stop)
+
+
+def nodes_of(nodes: Any, labels: np.ndarray | None, space_shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Positions that ``nodes=`` of `Series.select` selects: integers, a mask or a slice; anything else is labels."""
+    places, asked = np.arange(math.prod(space_shape)), f"nodes= of {name!r}"
+    index = places[nodes] if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
+    if labels is not None and index.size and index.dtype.kind not in "iub":
+        return locate(labels, index, repr(name), "nodes=")
+    if index.dtype == np.bool_ and index.ndim > 1:
+        places = places.reshape(space_shape)
+    try:
+        found = places[index if index.size else []]
+    except IndexError as error:
+        has = "has no node labels" if labels is None else "has node labels, which are given as text"
+        raise SeriesError(
+            f"{asked}: {error}. Integers are positions, a mask has the shape {space_shape}; the series {has}."
+        ) from error
+    wrong = {
+        "there is no space axis": not space_shape,
+        "one dimension is needed": found.ndim != 1,
+        "none is left": not found.size,
+        "a node is named twice": len(np.unique(found)) < found.size,
+    }
+    for reason, holds in wrong.items():
+        if holds:
+            raise SeriesError(f"{asked}, {reprlib.repr(nodes)}: {reason}.")
+    return found

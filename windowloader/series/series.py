@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-import reprlib
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ import numpy as np
 
 from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.util.axes import sizes
-from windowloader.util.labels import as_labels, listed, locate, tells
+from windowloader.util.labels import as_labels, listed, tells
 
-from .alignment import Alignment, open_covariates
+from .alignment import Alignment, nodes_of, open_covariates, rows_of
 from .variable import CLOCK_NAMES, Opener, Variable, check_names, common_tier, open_sources, own_variables
 
 if TYPE_CHECKING:
@@ -296,8 +295,12 @@ class Series:
         if foreign or not columns:
             what = f"{listed(foreign)} are covariates or clocks, which stay" if foreign else "none were named"
             raise FeatureNameError(f"features= chooses among {listed(self.features, 20)}; {what}.")
-        rows = None if time is None else self._rows(time)
-        numbers = None if nodes is None else self._numbers(nodes)
+        rows = (
+            None
+            if time is None
+            else rows_of(time, self.clock, self.num_steps, self.entity_borders, self.name)
+        )
+        numbers = None if nodes is None else nodes_of(nodes, self.nodes, self.space_shape, self.name)
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["features"] = tuple(column.name for column in columns)
         fields["variables"] = tuple(self._parts(columns, rows, numbers))
@@ -342,57 +345,6 @@ class Series:
                 )
             if chosen:
                 yield variable
-
-    def _rows(self, time: Any) -> slice:
-        """Rows of a slice of rows or of moments, with both ends."""
-        if not isinstance(time, slice) or time.step not in (None, 1):
-            raise SeriesError(
-                f"time={time!r} is no slice of step 1. Give one of rows, slice(0, 288), or of moments, "
-                "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
-            )
-        clock, entities = self.clock, self.entity_borders
-        if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
-            start, stop, _ = time.indices(self.num_steps)
-        elif clock is None or (entities is not None and len(entities) > 2):
-            has = "has no timestamps" if clock is None else "has entities with dates of their own"
-            raise SeriesError(
-                f"time={time!r} is of moments, and {self.name!r} {has}. Select rows by number, or cut by wl.split."
-            )
-        else:
-            start = 0 if time.start is None else clock.searchsorted(time.start)
-            stop = self.num_steps if time.stop is None else clock.searchsorted(time.stop)
-        if start >= stop:
-            raise SeriesError(f"time={time!r} leaves no row of {self!r}.")
-        return slice(start, stop)
-
-    def _numbers(self, nodes: Any) -> np.ndarray:
-        """Positions of nodes: integers are positions, a mask or a slice selects, anything else is labels."""
-        places, asked = np.arange(self.num_nodes), f"nodes= of {self.name!r}"
-        index = places[nodes] if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
-        if self.nodes is not None and index.size and index.dtype.kind not in "iub":
-            return locate(self.nodes, index, repr(self.name), "nodes=")
-        if index.dtype == np.bool_ and index.ndim > 1:
-            places = places.reshape(self.space_shape)
-        try:
-            found = places[index if index.size else []]
-        except IndexError as error:
-            labels = (
-                "has no node labels" if self.nodes is None else "has node labels, which are given as text"
-            )
-            raise SeriesError(
-                f"{asked}: {error}. Integers are positions, a mask has the shape {self.space_shape}; the series "
-                f"{labels}."
-            ) from error
-        wrong = {
-            "there is no space axis": not self.space_shape,
-            "one dimension is needed": found.ndim != 1,
-            "none is left": not found.size,
-            "a node is named twice": len(np.unique(found)) < found.size,
-        }
-        for reason, holds in wrong.items():
-            if holds:
-                raise SeriesError(f"{asked}, {reprlib.repr(nodes)}: {reason}.")
-        return found
 
     def fingerprint(self) -> str:
         """Short text that changes when the data do: sources, names, clock, borders. Reads no values.

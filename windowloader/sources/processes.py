@@ -13,6 +13,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.errors import ClosedError, SourceError
@@ -21,7 +22,7 @@ from windowloader.util.shutdown import end_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PerProcess", "tensorstore"]
+__all__ = ["PerProcess", "opened", "sharing", "tensorstore"]
 
 T = TypeVar("T")
 
@@ -169,6 +170,41 @@ class PerProcess(Generic[T]):
         if not self._survives_fork:
             _INHERITED.extend(self._value)
             self._value = []
+
+
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+MOST_SHARED = 8  # open stores: not all files of a long list
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within, a store whose variables are opened one after the other is opened and described once."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        for contents in (_SHARED.get() or {}).values():
+            contents.close()
+        _SHARED.reset(token)
+
+
+@contextmanager
+def opened(opener: Callable[[], T]) -> Iterator[T]:
+    """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
+    held = _SHARED.get()
+    contents: Any = opener() if held is None or opener not in held else held[opener]
+    try:
+        yield contents
+    finally:
+        if held is None:
+            contents.close()
+        else:
+            held.setdefault(opener, contents)
+            while len(held) > MOST_SHARED:
+                held.pop(next(iter(held))).close()
 
 
 _loaded: list[Any] = []  # the tensorstore module, once it is

@@ -7,7 +7,7 @@ Three lines from a file to a loop::
     loader = wl.WindowLoader(train, batch_size=64, scaler=wl.StandardScaler.fit(train))
 
     open            a path, URL, array or mapping of them -> Series
-    Series          values in hand, with time, nodes, covariates, graph
+    Series          values with time, nodes, covariates, graph
     WindowSpec      what one window reads
     WindowSet       the windows of a series: len, starts, take, read
     split, folds    parts that share no targets, with an audit

@@ -157,7 +157,7 @@ def test_rows_outside_and_names_unknown_are_refused() -> None:
     clock = Clock.from_timestamps(("2012-03-01", "5min"), 10)
     with pytest.raises(IndexError, match="not all in 0 … 9"):
         clock.timestamps([0, 10])
-    with pytest.raises(FeatureNameError, match="'hour' is no clock"):
+    with pytest.raises(FeatureNameError, match="'hour' is not a clock feature"):
         clock.values(["hour"], [0])
 
 

@@ -90,7 +90,7 @@ def test_a_list_joins_along_time() -> None:
         ({"a": SPEED}, {"variables": ["b"]}, "unknown: 'b'"),
         ({"a": SPEED}, {"axes": {"b": "tn"}}, "axes= names 'b'"),
         ({"a": SPEED}, {"missing": {"b": 0}}, "missing= names 'b'"),
-        ({"a": SPEED}, {"missing": "nan"}, "is no number"),
+        ({"a": SPEED}, {"missing": "nan"}, "is not a number"),
         ({"a": FLOW}, {"missing": -0.5}, "missing=-0.5 never occurs in 'a'"),
         ({"a": FLOW}, {"features": ["x", "x"]}, "'x' occur more than once"),
         ({"a": FLOW, "b": SPEED}, {"features": ["x"]}, "1 names .* for 3 features"),
@@ -166,7 +166,7 @@ def test_columns_by_name() -> None:
         series.columns(["timeofday"])
     with pytest.raises(FeatureNameError, match="twice"):
         series.columns(["flow", "flow.0"])
-    with pytest.raises(FeatureNameError, match="none of the clocks: pass timestamps="):
+    with pytest.raises(FeatureNameError, match="no timestamps for clock features: pass timestamps="):
         Series(SPEED).columns(["time_of_day"])
 
 
@@ -237,7 +237,7 @@ def test_segments_are_given_or_where_time_jumps() -> None:
 @pytest.mark.parametrize(
     ("borders", "message"),
     [
-        ([0, 5], r"rising\. Found int64 of shape \(2,\), \[0, 5\]\."),
+        ([0, 5], r"increasing\. Found int64 of shape \(2,\), \[0, 5\]\."),
         ([1, 12], r"\[1, 12\]\."),
         ([0, 7, 5, 12], r"\[0, 7, 5, 12\], falling at 2\."),
         ([0, 5, 5, 12], "falling at 2"),

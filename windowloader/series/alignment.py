@@ -334,7 +334,7 @@ def rows_of(time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray
     """Rows that ``time=`` of `Series.select` selects, with both ends."""
     if not isinstance(time, slice) or time.step not in (None, 1):
         raise SeriesError(
-            f"time={time!r} is no slice of step 1. Give one of rows, slice(0, 288), or of moments, "
+            f"time={time!r} must be a slice of step 1: of rows, slice(0, 288), or of times, "
             "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
         )
     if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
@@ -342,7 +342,7 @@ def rows_of(time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray
     elif clock is None or (entities is not None and len(entities) > 2):
         has = "has no timestamps" if clock is None else "has entities with dates of their own"
         raise SeriesError(
-            f"time={time!r} is of moments, and {name!r} {has}. Select rows by number, or cut by wl.split."
+            f"time={time!r} is a slice of times, but {name!r} {has}. Select rows by number, or cut by wl.split."
         )
     else:
         start = 0 if time.start is None else clock.searchsorted(time.start)

@@ -1,7 +1,7 @@
-"""The time of every row, kept as runs, and the clock features made from it.
+"""The time of every row, stored as runs of equal steps; clock features; and where segments begin.
 
-In: timestamps of the rows, or a start and a frequency. Out: `Clock`: timestamps, clock features and rows by
-date. Never stores a timestamp a row where the steps are regular, and never a clock feature.
+In: timestamps of the rows, or a start and a frequency. Out: `Clock`, which gives timestamps, clock features and rows by
+date. Stores no timestamp per row where steps are regular, and no clock feature.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Clock:
         num_steps : int
             Rows they must have.
         borders : ndarray, shape (entity + 1,), int64, optional
-            Where entities begin, with 0 and the end: time rises within an entity only.
+            Where entities begin, with 0 and the end: time increases within an entity only.
 
         Returns
         -------
@@ -80,7 +80,7 @@ class Clock:
         Raises
         ------
         SeriesError
-            Where sizes differ, or time does not rise within an entity; the message has the row and the
+            Where sizes differ, or time does not increase within an entity; the message has the row and the
             values.
 
         Examples
@@ -185,7 +185,7 @@ class Clock:
         """
         for name in names:
             if name not in CLOCK_NAMES:
-                raise FeatureNameError(f"{name!r} is no clock; there are {', '.join(CLOCK_NAMES)}.")
+                raise FeatureNameError(f"{name!r} is not a clock feature; choose among {', '.join(CLOCK_NAMES)}.")
         times, calendar = self.nanoseconds(rows), own(self.calendar)
         if self.calendar and not calendar:
             times = local(times, self.calendar)
@@ -232,7 +232,7 @@ class Clock:
         """Rows where time jumps, which is where segments begin unless they are given.
 
         A jump is a step under half or over one and a half times the entity's median step. So a month of 28 days after
-        one of 31 is no jump; a missing reading is one, and so is a weekend in daily data.
+        one of 31 is not a jump; a missing reading is one, and so is a weekend in daily data.
 
         Parameters
         ----------
@@ -284,7 +284,8 @@ class Clock:
 
 
 def _unpacked(packed: Sequence[Any], num_steps: int, calendar: str) -> Clock:
-    return Clock(*map(unpack_integers, packed), num_steps, calendar)
+    rows, times, steps = map(unpack_integers, packed)
+    return Clock(rows, times, steps, num_steps, calendar)
 
 
 def _ints(*values: int) -> np.ndarray:
@@ -311,7 +312,7 @@ def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
         before, after = stamps[row : row + 2].view("datetime64[ns]")
         how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
         raise SeriesError(
-            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must rise"
+            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must increase"
             f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the "
             "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
             "entities=borders."
@@ -378,7 +379,7 @@ def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
         if array[0] == 0 and array[-1] == num_steps and not falls:
             return array
     raise SeriesError(
-        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, rising. Found {array.dtype} of "
+        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, increasing. Found {array.dtype} of "
         f"shape {array.shape}, {reprlib.repr(array.tolist())}{falls}. Of lengths make np.append(0, "
         f"np.cumsum(lengths)), of pairs (start, stop) np.append(starts, {num_steps})."
     )

@@ -1,7 +1,7 @@
 """A graph over the nodes of a series whose edges change from step to step.
 
-In: the edges of all steps end to end, and where each step's begin. Out: `DynamicGraph`, and the edges of
-windows as `WindowEdges`. Never stores an edge once a window.
+In: the edges of all steps, concatenated, and where those of each step begin. Out: `DynamicGraph`, and the edges of
+windows as `WindowEdges`, which are built on request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Mode = Literal["each", "first", "last"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowEdges:
-    """Edges of the rows of windows, end to end: window by window, and row by row in each.
+    """Edges of the rows of windows, concatenated window by window, and row by row in each.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class DynamicGraph:
     Parameters
     ----------
     edge_index : array-like, shape (2, edge), integer
-        Edges of all steps, end to end; sources above, targets below.
+        Edges of all steps, concatenated; sources above, targets below.
     edge_weight : array-like, shape (edge,), optional
         Arrays of floats keep their precision; anything else, Python's floats too, becomes float32. As tensors they
         come in torch's default dtype, which is that of models.
@@ -77,7 +77,7 @@ class DynamicGraph:
     Raises
     ------
     GraphError
-        For edges that cannot be, or offsets that do not rise from 0 to the number of edges.
+        For invalid edges, or offsets that do not increase from 0 to the number of edges.
 
     Examples
     --------
@@ -133,7 +133,7 @@ class DynamicGraph:
         Raises
         ------
         GraphError
-            For a step that cannot be (the message has its number), or weights that some steps have and others not.
+            For an invalid step (the message has its number), or weights that some steps have and others not.
 
         Examples
         --------
@@ -250,7 +250,7 @@ def _pair(step: Any) -> tuple[Any, Any]:
 
 
 def _spans(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every number of the ranges [begin, end), end to end, and the length of each range."""
+    """Concatenate the numbers of the ranges [begin, end); also return the length of each range."""
     counts = ends - begins
     total = int(counts.sum())
     return np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(total), counts

@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -247,9 +247,9 @@ class Series:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 if self.clock is None:
-                    hint += " It has none of the clocks: pass timestamps=, e.g. ('2012-03-01', '5min')."
+                    hint += " It has no timestamps for clock features: pass timestamps=, e.g. ('2012-03-01', '5min')."
                 raise FeatureNameError(
-                    f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
+                    f"{name!r} is not a feature, variable, covariate or clock of {self.name!r}.{hint} There are "
                     f"{listed(known, 20)}."
                 )
             found.extend(known[name])
@@ -417,7 +417,7 @@ def _borders(borders: Any, num_steps: int, what: str) -> np.ndarray:
     return check_borders(borders, num_steps, what=what)
 
 
-def _is_dynamic(graph: Any) -> bool:
+def _is_dynamic(graph: Any) -> TypeGuard[DynamicGraph]:
     """Whether a graph has edges of each step."""
     if graph is None:
         return False

@@ -192,8 +192,8 @@ def feature_names(name: str, source: Source, *, named: bool) -> tuple[str, ...]:
     source : Source
         Labels along its feature axes are used.
     named : bool
-        Whether the name was chosen by somebody; if not, features that are labelled with words go by those
-        alone.
+        Whether the name was chosen by the user; if not, features that are labelled with words are named by
+        those alone.
 
     Returns
     -------
@@ -419,7 +419,7 @@ def missing_of(missing: Any, name: str, source: Source) -> float | None:
         mark = source.fill_value
     if np.ndim(mark) != 0 or np.asarray(mark).dtype.kind not in "fiub":
         raise SeriesError(
-            f"missing={mark!r} is no number for {name!r}. Give NaN, a sentinel such as 0.0, 'fill_value' where the "
+            f"missing={mark!r} is not a number for {name!r}. Give NaN, a sentinel such as 0.0, 'fill_value' where the "
             "array has one in its store, or a mapping by variable."
         )
     number, dtype = float(mark), source.dtype

@@ -64,6 +64,10 @@ class SelectedSource(SourceOver):
            [8, 6]])
     """
 
+    rows: range
+    picks: list[Pick]
+    _gone: tuple[int, ...]  # axes that became one with another
+
     def __init__(
         self,
         source: Source,
@@ -85,7 +89,7 @@ class SelectedSource(SourceOver):
             self.rows = source.rows[rows or WHOLE]
             picks, source = _composed(picks, source.picks), source.source
         self.source, self.picks = source, picks
-        self._gone = tuple(axis for axes, _ in picks for axis in axes[1:])  # became one with another axis
+        self._gone = tuple(axis for axes, _ in picks for axis in axes[1:])
         self._kept = [axis for axis in range(len(source.shape)) if axis not in self._gone]
         kept = {axes[0]: places[0].size for axes, places in picks}
         sizes = [kept.get(axis, source.shape[axis]) for axis in self._kept]

@@ -206,7 +206,7 @@ def test_three_meters_of_their_own_lengths(tmp_path: Path) -> None:
             assert (series.entity_of(rows) == number).all()
         again = pickle.loads(pickle.dumps(series))
         np.testing.assert_array_equal(again.entity_borders, series.entity_borders)
-    with pytest.raises(SeriesError, match="the column of its time too"):
+    with pytest.raises(SeriesError, match="the column of times too"):
         wl.open(tmp_path / "meters.csv", entity="meter")
 
 

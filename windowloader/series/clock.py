@@ -185,7 +185,9 @@ class Clock:
         """
         for name in names:
             if name not in CLOCK_NAMES:
-                raise FeatureNameError(f"{name!r} is not a clock feature; choose among {', '.join(CLOCK_NAMES)}.")
+                raise FeatureNameError(
+                    f"{name!r} is not a clock feature; choose among {', '.join(CLOCK_NAMES)}."
+                )
         times, calendar = self.nanoseconds(rows), own(self.calendar)
         if self.calendar and not calendar:
             times = local(times, self.calendar)

@@ -1,6 +1,6 @@
-"""What a source is, for whoever writes one: an array of rows along time that can be read by row range.
+"""Where bytes are: sources of arrays, read by range of rows.
 
-In: nothing; the engines in ``sources/`` derive from it. Out: `Source`, and what its methods return. Never knows of
+In: paths, URLs, arrays, stores. Out: `Source`, and what its methods return: `Storage`, `Pending`. Knows nothing of
 windows.
 """
 

@@ -41,7 +41,7 @@ class SelectedSource(SourceOver):
     source : Source
         The whole. A selection of a selection reads the same source as the first.
     rows : slice, optional
-        Of time, step 1 or more.
+        Of time, step 1.
     nodes, features : slice or array_like of int, optional
         What to keep of the space and of the feature axes, in this order. Several axes of one letter count as one,
         in C order, and become one where an array is given.
@@ -51,7 +51,7 @@ class SelectedSource(SourceOver):
     Raises
     ------
     SourceFormatError
-        For an index outside its axis, a letter the source does not have, a step below 1.
+        For an index outside its axis, a letter the source does not have, or a step of rows.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class SelectedSource(SourceOver):
            [8, 6]])
     """
 
-    rows: range
+    first: int  # row of the source
     picks: list[Pick]
     _gone: tuple[int, ...]  # axes that became one with another
 
@@ -80,13 +80,12 @@ class SelectedSource(SourceOver):
         asked: list[tuple[str | int, Any]] = [("n", nodes), ("f", features), *along.items()]
         picks = [_pick(source, letter, index) for letter, index in asked if index is not None]
         self._timed = source.axes[:1] == "t"
-        self.rows = range(source.shape[0] if self._timed else 0)[rows or WHOLE]
-        if self.rows.step < 1:
-            raise SourceFormatError(
-                f"rows={rows} of {source.name!r}: rows are taken forwards, by steps of 1 or more."
-            )
+        self.first, last, step = (rows or WHOLE).indices(source.shape[0] if self._timed else 0)
+        if step != 1:
+            raise SourceFormatError(f"rows={rows} of {source.name!r}: a slice of step 1 is needed.")
+        num_rows = max(last - self.first, 0)
         if isinstance(source, SelectedSource) and not source._gone:
-            self.rows = source.rows[rows or WHOLE]
+            self.first += source.first
             picks, source = _composed(picks, source.picks), source.source
         self.source, self.picks = source, picks
         self._gone = tuple(axis for axes, _ in picks for axis in axes[1:])
@@ -94,13 +93,10 @@ class SelectedSource(SourceOver):
         kept = {axes[0]: places[0].size for axes, places in picks}
         sizes = [kept.get(axis, source.shape[axis]) for axis in self._kept]
         if self._timed:
-            sizes[0] = len(self.rows)
+            sizes[0] = num_rows
         axes = "".join(source.axes[axis] for axis in self._kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes)
         self._box, self._within = _narrowed(source, picks)
-
-    def _row_slice(self) -> slice:
-        return slice(self.rows.start, max(self.rows.stop, self.rows.start), self.rows.step)
 
     def array(self) -> np.ndarray | None:
         """Return a view, where nodes and features are slices and the source is addressable; else None."""
@@ -109,7 +105,7 @@ class SelectedSource(SourceOver):
         if whole is None or None in index.values():
             return None
         if self._timed:
-            index[0] = self._row_slice()
+            index[0] = slice(self.first, self.first + self.shape[0])
         return whole[tuple(index.get(axis, WHOLE) for axis in range(whole.ndim))]
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
@@ -117,10 +113,10 @@ class SelectedSource(SourceOver):
         self.check_range(start, stop, out, box)
         if not out.size:
             return Done()
-        first, last, step = 0, self.source.shape[0], max(self.rows.step, 1)
+        first, last = 0, self.source.shape[0]
         if self._timed:
-            first, last = self.rows[start], self.rows[stop - 1] + 1
-        direct = self._timed and step == 1 and not self._within
+            first, last = self.first + start, self.first + stop
+        direct = self._timed and not self._within
         sizes = self.source.shape[1:] if self._box is None else box_shape(self._box)
         block = out if direct else np.empty((last - first, *sizes), self.dtype)
         pending = begun(self.source.submit(first, last, block, *given(self._box)), self.name)
@@ -128,21 +124,21 @@ class SelectedSource(SourceOver):
             return pending
 
         def finish() -> None:
-            picked = block[::step]
+            picked = block
             for axes, places in self._within:
                 moved = np.moveaxis(picked, axes, range(len(axes)))[places]
                 picked = np.expand_dims(np.moveaxis(moved, 0, axes[0]), axes[1:])
             picked = picked.squeeze(self._gone)
             out[...] = picked if self._timed else picked[start:stop]
 
-        return All([pending], [0], step, finish)
+        return All([pending], [0], finish)
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return the storage of the source, of the box that is read of it, counted in the selected rows."""
         row_bytes = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
         if not self._timed:
             return Storage(None, row_bytes=row_bytes)
-        return self.source.storage(self._box).of_rows(self.rows, row_bytes)
+        return self.source.storage(self._box).of_rows(self.first, self.first + self.shape[0], row_bytes)
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels of the selection; None where several axes became one."""
@@ -155,12 +151,12 @@ class SelectedSource(SourceOver):
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the selected rows."""
         times = self.source.timestamps()
-        return times[self._row_slice()] if times is not None and self._timed else None
+        return times[self.first :][: self.shape[0]] if times is not None and self._timed else None
 
     def fingerprint(self) -> str:
         """Fingerprint of the source and of the selection."""
         picked = [(axes, digest(*[part.tobytes() for part in places])) for axes, places in self.picks]
-        return digest(self.source.fingerprint(), self.rows, picked)
+        return digest(self.source.fingerprint(), self.first, self.shape[0], picked)
 
 
 def _pick(source: Source, letter: str | int, index: Any) -> Pick:
@@ -236,15 +232,12 @@ class All(Pending):
     reads : sequence of Pending
     begins : sequence of int
         Where the rows of each begin.
-    step : int
-        Rows that are read for each selected row.
     finish : callable, optional
         Called when all have finished, each time that the result is asked for; copies rows to their place.
     """
 
     reads: Sequence[Pending]
     begins: Sequence[int]
-    step: int = 1
     finish: Callable[[], None] | None = None
 
     @property
@@ -254,7 +247,7 @@ class All(Pending):
         for read, first in zip(self.reads, self.begins, strict=True):
             if (rows := read.fetched) is None:
                 return None
-            found += [((first + begin) // self.step, -(-(first + end) // self.step)) for begin, end in rows]
+            found += [(first + begin, first + end) for begin, end in rows]
         return found
 
     def result(self, timeout: float | None = None) -> int:

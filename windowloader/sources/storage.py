@@ -62,10 +62,8 @@ class Storage:
         Requests for all groups before each edge; None: ``columns`` per group.
     split : bool
         Whether reads should contain one group each.
-    rows : range, optional
-        Selected rows: ``edges`` counts these, the other arrays count all stored rows.
     stored_edges : ndarray, int64, optional
-        First stored row of each chunk, and the end; None: ``edges``.
+        First row of each chunk as stored, and the end, which may lie outside the rows of a selection; None: ``edges``.
 
     Raises
     ------
@@ -87,7 +85,6 @@ class Storage:
     groups: NDArray[np.int64] | None = None
     requests_before: NDArray[np.int64] = None  # type: ignore[assignment]
     split: bool = False
-    rows: range | None = None
     stored_edges: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -167,11 +164,16 @@ class Storage:
         columns = max(1, math.prod(len(met(part, chunk)) for part, chunk in outer))
         return cls(edges, columns=columns, read_bytes=read, bytes_before=before, **more)
 
-    def of_rows(self, rows: range, row_bytes: int) -> Storage:
-        """Storage of selected rows of ``row_bytes`` each; whole chunks are read, also those between two rows."""
-        rows = rows if self.rows is None else self.rows[rows.start : rows.stop : rows.step]
-        edges = None if self.stored_edges is None or not rows else _counted(self.stored_edges, rows)
-        return replace(self, edges=edges, rows=rows, row_bytes=row_bytes)
+    def of_rows(self, start: int, stop: int, row_bytes: int) -> Storage:
+        """Storage of the rows ``[start, stop)``, of ``row_bytes`` each; chunks are still read whole."""
+        stored, groups, shards = (
+            None if places is None else places - start
+            for places in (self.stored_edges, self.groups, self.shards)
+        )
+        edges = None if stored is None or start >= stop else _clipped(stored, stop - start)
+        return replace(
+            self, edges=edges, stored_edges=stored, groups=groups, shards=shards, row_bytes=row_bytes
+        )
 
     @property
     def largest(self) -> int:
@@ -201,7 +203,7 @@ class Storage:
         Cost
             Arrays of shape (n,), int64.
         """
-        first, last = self._inside(begin, end)
+        first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         if self.stored_edges is None:
             size = (last - first) * self.read_bytes
         else:
@@ -209,13 +211,6 @@ class Storage:
         if self.groups is None:
             return Cost(size, np.full(first.shape, self.columns))
         return Cost(size, _between(self.groups, self.requests_before, first, last)[0])
-
-    def _inside(self, begin: ArrayLike, end: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the range of stored rows that contains the selected rows ``[begin, end)``."""
-        begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
-        if self.rows is None:
-            return begin, end
-        return self.rows.start + begin * self.rows.step, self.rows.start + (end - 1) * self.rows.step + 1
 
     def pieces(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
         """Cut the rows ``[begin, end)`` into reads of at most ``limit`` requests, or of one group.
@@ -229,22 +224,19 @@ class Storage:
         ndarray, int64
             First row of each read, and the end.
         """
-        first, last = self._inside(begin, end)
         inside: NDArray[np.int64] = np.empty(0, np.int64)
         if self.groups is not None:
             every = 1 if self.split else max(1, limit // self.columns)
-            low, high = _touched(self.groups, first, last)
+            low, high = _touched(self.groups, begin, end)
             inside = self.groups[low + every : high : every]
-        cuts = np.concatenate([[first], inside, [last]])
-        return cuts if self.rows is None else _counted(cuts, self.rows)
+        return np.concatenate([[begin], inside, [end]])
 
     def request_bytes(self, rows: int) -> int:
         """Return the most decoded bytes that one request fetches when up to ``rows`` rows are read together."""
         if self.groups is None:
             return self.chunk_bytes
         longest = 1 if self.stored_edges is None else int(np.diff(self.stored_edges).max())
-        stored = rows * (self.rows.step if self.rows else 1) + longest
-        most = min(stored, int(np.diff(self.groups).max())) * self.read_bytes
+        most = min(rows + longest, int(np.diff(self.groups).max())) * self.read_bytes
         return max(self.chunk_bytes, -(-most // (1 if self.split else self.columns)))
 
     def broken(self, begin: ArrayLike, end: ArrayLike) -> NDArray[np.int64]:
@@ -252,7 +244,7 @@ class Storage:
         edges, shards = self.stored_edges, self.shards
         if shards is None or edges is None or not np.size(begin):
             return np.empty(0, np.int64)
-        first, last = _touched(edges, *self._inside(begin, end))
+        first, last = _touched(edges, begin, end)
         one, other = _touched(shards, edges[first], edges[last])
         counts = np.diff(np.searchsorted(edges, shards))
         broken = np.concatenate([one[edges[first] > shards[one]], other[edges[last] < shards[other]] - 1])
@@ -273,7 +265,7 @@ class Storage:
         -------
         int
         """
-        first, last = self._inside(begin, end)
+        first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         edges, before = self.stored_edges, self.bytes_before
         if edges is None:
             edges = np.unique(np.concatenate([first, last]))
@@ -302,7 +294,7 @@ def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
     edges, groups, sizes, requests = [borders[:1]], [borders[:1]], [borders[:1]], [borders[:1]]
     for part, (low, high) in zip(parts, pairwise(borders.tolist()), strict=True):
         rows = np.array([0, high - low])
-        wide = rows if part.groups is None else _counted(part.groups, part.rows or range(high - low))
+        wide = rows if part.groups is None else _clipped(part.groups, high - low)
         own = np.arange(high - low + 1) if chunked and part.edges is None else part.edges
         own = rows if own is None else own
         edges.append(own[1:] + low)
@@ -345,8 +337,9 @@ def total_cost(variables: Sequence[Storage], begin: ArrayLike, end: ArrayLike) -
 
 
 def _touched(
-    edges: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    edges: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the last edge at or before each begin, and the first at or after each end."""
     return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
 
 
@@ -358,7 +351,6 @@ def _between(
     return before[last] - before[first], edges[first], edges[last]
 
 
-def _counted(places: NDArray[np.int64], rows: range) -> NDArray[np.int64]:
-    """Map increasing positions among stored rows to positions among the selected ``rows``, each once."""
-    counted = np.clip(-((rows.start - places) // rows.step), 0, len(rows))
-    return counted[np.flatnonzero(np.diff(counted, prepend=-1))]
+def _clipped(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Clip increasing rows to ``[0, size]``, each once."""
+    return np.unique(np.clip(places, 0, size))

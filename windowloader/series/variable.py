@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from windowloader.errors import SeriesError
-from windowloader.sources import Source
+from windowloader.sources.base import Source
 from windowloader.util.axes import canonical, sizes
 from windowloader.util.labels import listed, texts
 

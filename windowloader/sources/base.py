@@ -19,16 +19,12 @@ from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_axes, check_dtype, check_shape, default_axes
 
-from .box import box_shape, given
-from .failures import Asked, Guard
-from .reads import Done, in_thread
-from .storage import Storage
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .box import Box
     from .reads import Pending
+    from .storage import Storage
 
 __all__ = [
     "BOXES",
@@ -222,7 +218,9 @@ class Source:
         Pending or concurrent.futures.Future
             Its result is that of `read`.
         """
-        return in_thread(self.name, self.read, start, stop, out, *given(box))
+        from .reads import in_thread
+
+        return in_thread(self.name, self.read, start, stop, out, *(() if box is None else (box,)))
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""
@@ -238,6 +236,8 @@ class Source:
 
     def storage(self, box: Box | None = None) -> Storage:
         """Return the layout in storage of the array, or of a box of it. Default: a grid of `chunks`."""
+        from .storage import Storage
+
         return Storage.of_grid(
             self.shape, self.chunks, itemsize=self.dtype.itemsize, stored_itemsize=self.stored_itemsize, box=box,
             shards=self.shards, whole=self.padded,
@@ -255,7 +255,12 @@ class Source:
         """Raise `IndexError` for rows out of range, `ValueError` where the shape of ``out`` does not fit."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
-        expected = (stop - start, *(self.shape[1:] if box is None else box_shape(box)))
+        sizes = self.shape[1:]
+        if box is not None:
+            from .box import box_shape
+
+            sizes = box_shape(box)
+        expected = (stop - start, *sizes)
         if out.shape != expected:
             raise ValueError(
                 f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
@@ -313,6 +318,8 @@ class LocalSource(Source):
         self.check_range(start, stop, out, box)
         if not out.size:
             return 0
+        from .failures import Asked, Guard
+
         with Guard(Asked(self.name, (start, stop))):
             return self._read(start, stop, out, box)
 
@@ -321,7 +328,9 @@ class LocalSource(Source):
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Read immediately: local rows come from memory, the page cache or under a lock."""
-        return Done(self.read(start, stop, out, *given(box)))
+        from .reads import Done
+
+        return Done(self.read(start, stop, out, *(() if box is None else (box,))))
 
 
 class SourceOver(Source):

@@ -169,7 +169,7 @@ def test_tables_of_nodes(form: str, case: tuple[pd.DataFrame, pd.DataFrame], fea
 @pytest.mark.parametrize("form", ["frame", "csv", "xarray"])
 @settings(max_examples=8, deadline=None)
 @given(case=tables(), what=st.sampled_from(["late", "early", "shifted", "step", "hole", "reversed", "label"]))
-def test_what_is_missing_is_named(form: str, case: tuple[pd.DataFrame, pd.DataFrame], what: str) -> None:
+def test_missing_labels_are_listed(form: str, case: tuple[pd.DataFrame, pd.DataFrame], what: str) -> None:
     own, table = case
     first, last = own.index[0], own.index[-1]
     wrong = {

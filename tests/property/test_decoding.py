@@ -292,7 +292,7 @@ def test_times_that_are_text_keep_their_zone(zone: str) -> None:
     assert calendar_of(found) == ("UTC+02:00" if zone == "+02:00" else "")
 
 
-def test_numbers_that_are_no_times_are_told() -> None:
+def test_non_time_numbers_warn() -> None:
     assert not time_units({"units": "day as %Y%m%d.%f"})
     assert not time_units({"units": "days"})
     with pytest.warns(UserWarning, match=r"no timestamps.*timestamps="):

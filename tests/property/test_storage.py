@@ -73,7 +73,7 @@ def test_bytes_and_requests_are_those_of_the_chunks(data, case):
 
 
 @given(data=st.data(), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=2))
-def test_arrays_joined_cost_what_their_parts_do(data, sizes):
+def test_joined_arrays_cost_the_sum_of_their_parts(data, sizes):
     cases = data.draw(st.lists(arrays(sizes), min_size=1, max_size=4))
     cases = [(shape, chunks, None, whole) for shape, chunks, _, whole in cases]
     free = [data.draw(st.booleans()) for _ in cases]  # not in chunks

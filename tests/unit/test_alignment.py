@@ -153,7 +153,7 @@ def test_chunks_without_nodes_of_the_series_are_not_read(tmp_path: Path) -> None
     np.testing.assert_array_equal(loaded(part, "w")[..., 0], values[3:, [3, 5]])
 
 
-def test_given_labels_and_times_are_those_that_others_are_brought_to() -> None:
+def test_others_align_to_given_labels_and_times() -> None:
     values = np.arange(18.0).reshape(6, 3)
     turned = FRAME[["403", "401", "402"]]
     for options in (
@@ -222,7 +222,7 @@ def test_a_static_table_goes_by_its_column_of_labels(tmp_path: Path, data: Path)
         wl.open(speeds, covariates={"place": mixed[mixed["sensor_id"] != 773869]})
 
 
-def test_a_column_that_counts_the_steps_is_no_column_of_labels() -> None:
+def test_a_step_counter_is_not_a_label_column() -> None:
     numbered = FRAME.set_axis([1, 2, 3], axis=1)
     weather = pd.DataFrame({"step": range(6), "rain": np.arange(6) / 2})
     found = loaded(wl.open(numbered, covariates={"w": weather}), "w")

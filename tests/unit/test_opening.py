@@ -210,7 +210,7 @@ def test_three_meters_of_their_own_lengths(tmp_path: Path) -> None:
         wl.open(tmp_path / "meters.csv", entity="meter")
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_targets_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError):
         wl.open(tmp_path / "none.npy")
     with pytest.raises(SourceFormatError, match="What can"):

@@ -107,12 +107,12 @@ def test_a_list_joins_along_time() -> None:
         (SPEED, {"entity_names": ["a"]}, "without entities="),
     ],
 )
-def test_what_does_not_fit_is_refused(target: object, options: dict, message: str) -> None:
+def test_mismatched_arguments_raise(target: object, options: dict, message: str) -> None:
     with pytest.raises(SeriesError, match=message):
         Series(target, **options)
 
 
-def test_axes_and_dtypes_that_cannot_be() -> None:
+def test_invalid_axes_and_dtypes() -> None:
     with pytest.raises(AxesError):
         Series(SPEED, axes="tnf")
     with pytest.raises(AxesError):
@@ -138,7 +138,7 @@ def test_variables_with_timestamps_or_labels_of_their_own_must_agree() -> None:
     assert given.nodes.tolist() == [7, 8, 9]  # type: ignore[union-attr]
 
 
-def test_labels_that_only_count_or_repeat_are_none() -> None:
+def test_counting_or_repeated_labels_are_ignored() -> None:
     assert Series(ArraySource(SPEED, labels={1: [0, 1, 2]})).nodes is None
     assert Series(ArraySource(SPEED, labels={1: ["a", "a", "b"]})).nodes is None
 
@@ -180,7 +180,7 @@ def test_columns_by_name() -> None:
         ((12, 3, 7), "tnf"), ((7, 3, 12), "fnt"), ((3, 3), None), ((12, 12), None), ((7,), None), ((7, 8), None),
     ],
 )  # fmt: skip
-def test_axes_of_covariates_are_told_by_shape_or_asked_for(shape: tuple[int, ...], axes: str | None) -> None:
+def test_covariate_axes_are_inferred_or_required(shape: tuple[int, ...], axes: str | None) -> None:
     array = RNG.random(shape)
     if axes is None:
         with pytest.raises(SeriesError, match=r"Say which letter each axis is: covariates=\{'x'"):
@@ -212,7 +212,7 @@ def test_axes_of_covariates_in_ambiguous_series() -> None:
         Series(SPEED, covariates=[SPEED])  # type: ignore[arg-type]
 
 
-def test_a_number_for_missing_is_about_the_own_variables() -> None:
+def test_a_single_missing_value_applies_to_own_variables() -> None:
     series = Series(SPEED, covariates={"x": FLOW, "y": SPEED}, missing=float("nan"))
     assert np.isnan(series.variables[0].missing)  # type: ignore[arg-type]
     assert series.variables[1].missing is None
@@ -367,7 +367,7 @@ def test_selecting_nodes(nodes: object, numbers: list[int]) -> None:
         np.testing.assert_array_equal(static.view().ravel(), np.array([1.0, 2.0, 3.0])[numbers])
 
 
-def test_selecting_what_is_not_there() -> None:
+def test_invalid_node_and_feature_selections() -> None:
     series = full()
     for nodes, message in (
         ([3], "index 3 is out of bounds .* size 3.*Integers are positions"),

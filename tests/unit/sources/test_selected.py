@@ -38,7 +38,7 @@ class Stored(LocalSource):
         return "stored"
 
 
-def test_slices_and_even_steps_are_views() -> None:
+def test_slices_and_regular_indices_are_views() -> None:
     for nodes in (slice(1, 3), [1, 2], [3, 1], [2], np.array([3, 2, 1, 0])):
         array = SelectedSource(whole(), rows=slice(2, 9), nodes=nodes).array()
         assert array is not None
@@ -72,7 +72,7 @@ def test_only_the_rows_needed_are_read() -> None:
         (slice(1, 10), [0, 3, 7, 9]),
     ],
 )
-def test_edges_are_counted_in_the_rows_that_stay(rows: slice, edges: list[int]) -> None:
+def test_edges_are_relative_to_the_selected_rows(rows: slice, edges: list[int]) -> None:
     source = SelectedSource(Stored(VALUES, "tnf", chunks=(4, 4, 3)), rows=rows)
     np.testing.assert_array_equal(source.storage().edges, edges)
     expected = [
@@ -81,7 +81,7 @@ def test_edges_are_counted_in_the_rows_that_stay(rows: slice, edges: list[int]) 
     np.testing.assert_array_equal(source.storage().edges[:-1], expected)  # type: ignore[index]
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_invalid_selections_raise() -> None:
     for how, message in (
         ({"nodes": [4]}, "an index into 'n' of 'array': index 4 is out of bounds .* size 4"),
         ({"nodes": [-5]}, "index -5 is out of bounds"),

@@ -239,8 +239,8 @@ def test_segments_are_given_or_where_time_jumps() -> None:
     [
         ([0, 5], r"increasing\. Found int64 of shape \(2,\), \[0, 5\]\."),
         ([1, 12], r"\[1, 12\]\."),
-        ([0, 7, 5, 12], r"\[0, 7, 5, 12\], falling at 2\."),
-        ([0, 5, 5, 12], "falling at 2"),
+        ([0, 7, 5, 12], r"\[0, 7, 5, 12\]\."),
+        ([0, 5, 5, 12], r"\[0, 5, 5, 12\]\."),
         ([5, 7], r"\[5, 7\]\. Of lengths make np\.append\(0, np\.cumsum\(lengths\)\)"),
         ([(0, 5), (5, 12)], r"shape \(2, 2\).*of pairs \(start, stop\) np\.append\(starts, 12\)"),
         ([0.0, 12.0], "Found float64"),

@@ -374,15 +374,14 @@ def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
     >>> check_borders([0, 3, 10], 10, what="segments")
     array([ 0,  3, 10])
     """
-    array, falls = np.asarray(borders), ""
+    array = np.asarray(borders)
     if array.ndim == 1 and array.size > 1 and array.dtype.kind in "iu":
         array = array.astype(np.int64)
-        falls = "".join(f", falling at {place + 1}" for place in np.flatnonzero(np.diff(array) <= 0)[:1])
-        if array[0] == 0 and array[-1] == num_steps and not falls:
+        if array[0] == 0 and array[-1] == num_steps and (np.diff(array) > 0).all():
             return array
     raise SeriesError(
         f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, increasing. Found {array.dtype} of "
-        f"shape {array.shape}, {reprlib.repr(array.tolist())}{falls}. Of lengths make np.append(0, "
+        f"shape {array.shape}, {reprlib.repr(array.tolist())}. Of lengths make np.append(0, "
         f"np.cumsum(lengths)), of pairs (start, stop) np.append(starts, {num_steps})."
     )
 

@@ -6,6 +6,7 @@ windows as `WindowEdges`, which are built on request.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,6 @@ import numpy as np
 from windowloader.errors import GraphError
 
 from .edges import Edges, check_edges, keep_edges, order_of, renumbering
-from .graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -243,7 +243,7 @@ def _check_offsets(offsets: Any, edges: int) -> np.ndarray:
 
 def _pair(step: Any) -> tuple[Any, Any]:
     """One step as edges and weights: a graph, a pair of both, or edges alone."""
-    if isinstance(step, Graph):
+    with suppress(AttributeError):
         return step.edge_index, step.edge_weight
     pair = isinstance(step, (tuple, list)) and len(step) == 2 and np.ndim(step[0]) == 2
     return (step[0], step[1]) if pair else (step, None)

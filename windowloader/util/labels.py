@@ -19,7 +19,7 @@ from windowloader.errors import SeriesError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["as_labels", "counts", "find", "listed", "locate", "order", "tells", "text_of", "texts"]
+__all__ = ["NUMBER", "as_labels", "counts", "find", "listed", "locate", "order", "tells", "text_of", "texts"]
 
 LONGEST = 255  # characters of a label: an array of text reserves the longest one's size for each
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

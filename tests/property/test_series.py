@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError
 from windowloader.series.alignment import infer_axes
-from windowloader.series.graph import Graph
 from windowloader.series.clock import clip_borders
+from windowloader.series.graph import Graph
 from windowloader.series.series import Series
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from windowloader.errors import AxesError, FeatureNameError, GraphError, SeriesError, WindowLoaderError
+from windowloader.series.clock import check_borders
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.series.graph import Graph
-from windowloader.series.clock import check_borders
 from windowloader.series.series import Column, Series
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.numpy_files import open_npy

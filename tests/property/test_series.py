@@ -133,9 +133,7 @@ def test_borders_of_a_part_are_those_inside(inner: set[int], data: st.DataObject
     st.lists(st.integers(1, 4), max_size=2),
     st.lists(st.integers(1, 4), min_size=1, max_size=3),
 )
-def test_inferred_axes_are_unambiguous(
-    steps: int, space: list[int], shape: list[int]
-) -> None:
+def test_inferred_axes_are_unambiguous(steps: int, space: list[int], shape: list[int]) -> None:
     """Whatever is inferred fits; and where it is refused, none fits or several fit equally well."""
 
     def fits(axes: tuple[str, ...]) -> bool:

@@ -97,9 +97,7 @@ def test_rows_of_a_clock() -> None:
         SeriesError, match=r"lacks 4 of 6 timestamps, the first 2000-01-01, .*T01:00, .*T02:00\. It has"
     ):
         rows(times[4:], times, "x")
-    with pytest.raises(
-        SeriesError, match=r"has others between.*11 rows from .* the series 6 rows from"
-    ):
+    with pytest.raises(SeriesError, match=r"has others between.*11 rows from .* the series 6 rows from"):
         rows(np.arange(times[0], times[-1] + 1, np.timedelta64(30, "m")), times, "x")
 
 

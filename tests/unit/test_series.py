@@ -127,9 +127,7 @@ def test_variables_with_timestamps_or_labels_of_their_own_must_agree() -> None:
     series = Series({"x": one, "y": SPEED})
     assert series.clock is not None
     assert series.nodes.tolist() == ["a", "b", "c"]  # type: ignore[union-attr]
-    with pytest.raises(
-        SeriesError, match=r"'y'.*disagree on time: .* 1 of 12 .*first 2020-01-01\..*reindex"
-    ):
+    with pytest.raises(SeriesError, match=r"'y'.*disagree on time: .* 1 of 12 .*first 2020-01-01\..*reindex"):
         Series({"x": one, "y": ArraySource(SPEED, timestamps=days + np.timedelta64(1, "D"))})
     moved = Series({"x": one, "y": ArraySource(SPEED[:, [0, 2, 1]], labels={1: ["a", "c", "b"]})})
     np.testing.assert_array_equal(values(moved, "y")[..., 0], SPEED)

@@ -220,7 +220,7 @@ def test_grids_are_aligned_by_each_axis(data: st.DataObject) -> None:
     np.testing.assert_array_equal(loaded(series, "height")[3].reshape(3, 4), own[0] + 0.5)
     both = wl.open({"t": own, "u": wide})
     np.testing.assert_array_equal(*np.moveaxis(loaded(both, "t", "u"), -1, 0))
-    with pytest.raises(SeriesError, match="Numbers match only where they are equal"):
+    with pytest.raises(SeriesError, match="Labels must be equal"):
         wl.open(own, covariates={"u": wide.assign_coords(latitude=wide.latitude + 1e-7)})
 
 

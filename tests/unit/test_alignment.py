@@ -73,7 +73,7 @@ def test_labels_that_are_the_same(labels: Any, wanted: Any, found: list[int] | N
         (
             np.array([50.1], "f4"),
             [50.1],
-            "'50.1'; 1 only in x: '50.09999.*Numbers match only where they are equal",
+            "'50.1'; 1 only in x: '50.09999.*Labels must be equal",
         ),
     ],
 )

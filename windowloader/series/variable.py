@@ -300,7 +300,7 @@ def _choose(target: Any, names: list[str] | None, opener: Opener) -> dict[str, t
     if unknown or len(set(asked)) < len(asked) or not asked:
         single = "is a single array: name its features with features=[…], or pass a mapping of arrays"
         raise SeriesError(
-            f"variables={asked} of {called}: name one or more, each once; unknown: {listed(unknown) or 'none'}. It "
+            f"variables={asked} of {called}: name one or more, each once; unknown: {listed(unknown)}. It "
             f"{f'has {listed(found, 20)}' if found else single}."
         )
     return {name: found[name] for name in asked}

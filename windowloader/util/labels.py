@@ -55,7 +55,7 @@ def listed(names: Iterable[object], limit: int = 8) -> str:
     """
     shown = texts(names)
     more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-    return ", ".join(repr(name) for name in shown[:limit]) + more
+    return (", ".join(repr(name) for name in shown[:limit]) or "none") + more
 
 
 def as_labels(
@@ -177,15 +177,11 @@ def locate(
             )
     places, missing = find(labels, wanted)
     if missing:
-        asked = set(want)
-        more = [key for key in have if key not in asked]
-        counted = f"{len(missing)} only in {whose}: {listed(missing)}"
-        counted += f"; {len(more)} only in {what}: {listed(more)}" if more else ""
-        exact = (
-            " Numbers match only where they are equal." if have and isinstance(have[0], (int, float)) else ""
-        )
+        more = set(have) - set(want)
         raise error(
-            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {counted}.{exact} {hint}"
+            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {len(missing)} only in {whose}: "
+            f"{listed(missing)}; {len(more)} only in {what}: {listed(key for key in have if key in more)}. Labels must "
+            f"be equal, also numbers. {hint}"
         )
     return places
 

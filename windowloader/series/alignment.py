@@ -330,8 +330,12 @@ def infer_axes(
     )
 
 
-def rows_of(time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray | None, name: str) -> slice:
-    """Rows that ``time=`` of `Series.select` selects, with both ends."""
+def rows_of(
+    time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray | None, name: str
+) -> slice | None:
+    """Rows that ``time=`` of `Series.select` selects, with both ends; None for all."""
+    if time is None:
+        return None
     if not isinstance(time, slice) or time.step not in (None, 1):
         raise SeriesError(
             f"time={time!r} must be a slice of step 1: of rows, slice(0, 288), or of times, "

@@ -142,12 +142,14 @@ class Series:
         sources = open_sources(values, opener, axes=axes, variables=variables)
         called, first = next(iter(sources.items()))
         num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
-        num_nodes, whole = math.prod(space), np.unique(np.array([0, num_steps], np.int64))
-        if entities is not None:
-            whole = entities = _borders(entities, num_steps, "entities")
-        elif entity_names is not None:
-            raise SeriesError("entity_names= were given without entities=: where each begins, and the end.")
+        num_nodes = math.prod(space)
+        entities = None if entities is None else _borders(entities, num_steps, "entities")
+        whole = np.unique(np.array([0, num_steps], np.int64)) if entities is None else entities
         if entity_names is not None:
+            if entities is None:
+                raise SeriesError(
+                    "entity_names= were given without entities=: where each begins, and the end."
+                )
             entity_names = as_labels(entity_names, size=len(whole) - 1, what="entity_names")
         clock = None if timestamps is None else _clock(timestamps, num_steps, entities)
         labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
@@ -295,11 +297,7 @@ class Series:
         if foreign or not columns:
             what = f"{listed(foreign)} are covariates or clocks, which stay" if foreign else "none were named"
             raise FeatureNameError(f"features= chooses among {listed(self.features, 20)}; {what}.")
-        rows = (
-            None
-            if time is None
-            else rows_of(time, self.clock, self.num_steps, self.entity_borders, self.name)
-        )
+        rows = rows_of(time, self.clock, self.num_steps, self.entity_borders, self.name)
         numbers = None if nodes is None else nodes_of(nodes, self.nodes, self.space_shape, self.name)
         fields = {name: getattr(self, name) for name in self.__slots__}
         fields["features"] = tuple(column.name for column in columns)

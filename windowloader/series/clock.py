@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import reprlib
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,8 +215,14 @@ class Clock:
         stop = self.num_steps if stop is None else stop
         calendar = own(self.calendar)
         target = moment_of(when, calendar) if calendar else moment(when)
-        find = bisect_left if side == "left" else bisect_right
-        return find(range(stop), target, lo=start, key=lambda row: int(self.nanoseconds(row)))
+        target += side == "right"  # times are whole nanoseconds: > t is ≥ t + 1
+        if start >= stop:
+            return start
+        low, high = self._runs(start, stop)
+        run = low + max(int(np.searchsorted(self.times[low:high], target)) - 1, 0)
+        row = int(self.rows[run]) + -(-(target - int(self.times[run])) // int(self.steps[run]))
+        end = int(self.rows[run + 1]) if run + 1 < len(self.rows) else self.num_steps
+        return min(max(row, start), end, stop)
 
     def slice(self, start: int, stop: int) -> Clock:
         """Return the clock of rows ``[start, stop)``, counted from ``start``."""

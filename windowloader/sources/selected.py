@@ -97,13 +97,14 @@ class SelectedSource(SourceOver):
         axes = "".join(source.axes[axis] for axis in self._kept)
         super().__init__(source.name, shape=sizes, dtype=source.dtype, axes=axes)
         self._box, self._within = _narrowed(source, picks)
+        self._slices = {axes[0]: _as_slice(places[0]) if len(axes) == 1 else None for axes, places in picks}
 
     def array(self) -> np.ndarray | None:
         """Return a view, where nodes and features are slices and the source is addressable; else None."""
         whole = self.source.array()
-        index = {axes[0]: _as_slice(places[0]) if len(axes) == 1 else None for axes, places in self.picks}
-        if whole is None or None in index.values():
+        if whole is None or None in self._slices.values():
             return None
+        index = dict(self._slices)
         if self._timed:
             index[0] = slice(self.first, self.first + self.shape[0])
         return whole[tuple(index.get(axis, WHOLE) for axis in range(whole.ndim))]

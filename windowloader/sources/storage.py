@@ -188,7 +188,9 @@ class Storage:
 
     def bytes(self, start: int, stop: int) -> int:
         """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
-        return int(self.cost([start], [stop]).bytes[0])
+        if self.stored_edges is None:
+            return (stop - start) * self.read_bytes
+        return int(_between(self.stored_edges, self.bytes_before, start, stop)[0])
 
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.
@@ -344,7 +346,7 @@ def _touched(
 
 
 def _between(
-    edges: NDArray[np.int64], before: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    edges: NDArray[np.int64], before: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Count what lies between the edges around ranges of rows, given what lies before each edge; also these edges."""
     first, last = _touched(edges, begin, end)

@@ -7,7 +7,7 @@ Three lines from a file to a loop::
     loader = wl.WindowLoader(train, batch_size=64, scaler=wl.StandardScaler.fit(train))
 
     open            a path, URL, array or mapping of them -> Series
-    Series          values in hand, with time, nodes, covariates, graph
+    Series          values with time, nodes, covariates, graph
     WindowSpec      what one window reads
     WindowSet       the windows of a series: len, starts, take, read
     split, folds    parts that share no targets, with an audit
@@ -24,9 +24,7 @@ For frameworks: windowloader.adapters (pytorch, lightning, pgt, numpy_loops).
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windowloader import errors as errors
@@ -83,17 +81,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*_HOMES, "WindowLoaderError", "__version__", "errors"])
-
-
-class _Package(ModuleType):
-    """Keeps a public name that a submodule shares from being replaced when that submodule is imported.
-
-    The import system sets ``windowloader.windows.split`` to the module split.py; the function is what people call.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SeriesError
-from windowloader.series.borders import clip_borders, entity_numbers
+from windowloader.series.alignment import infer_axes
+from windowloader.series.clock import clip_borders
 from windowloader.series.graph import Graph
-from windowloader.series.joining import infer_axes
 from windowloader.series.series import Series
 
 
@@ -123,7 +123,7 @@ def test_borders_of_a_part_are_those_inside(inner: set[int], data: st.DataObject
         stop - start,
     ]
     whole = [sum(border <= row for border in borders) - 1 for row in range(31)]
-    assert entity_numbers(borders, np.arange(31)).tolist() == whole
+    assert Series(np.zeros((31, 1)), entities=borders).entity_of(np.arange(31)).tolist() == whole
     assert list(range(*kept.indices(len(borders)))) == sorted(set(whole[start:stop]))
 
 
@@ -133,9 +133,7 @@ def test_borders_of_a_part_are_those_inside(inner: set[int], data: st.DataObject
     st.lists(st.integers(1, 4), max_size=2),
     st.lists(st.integers(1, 4), min_size=1, max_size=3),
 )
-def test_axes_are_told_only_where_no_other_reading_explains_more(
-    steps: int, space: list[int], shape: list[int]
-) -> None:
+def test_inferred_axes_are_unambiguous(steps: int, space: list[int], shape: list[int]) -> None:
     """Whatever is inferred fits; and where it is refused, none fits or several fit equally well."""
 
     def fits(axes: tuple[str, ...]) -> bool:

@@ -60,21 +60,20 @@ def test_bytes_and_requests_are_those_of_the_chunks(data, case):
     assert storage.bytes(start, stop) == sum(expected)
     assert storage.distinct([start], [stop]) == sum(expected)
     assert storage.chunk_bytes >= max(chunks_met(case, 0, case[0][0])) // max(1, storage.columns)
-    rows = range(start, stop, data.draw(st.integers(1, 3)))
-    some = storage.of_rows(rows, storage.row_bytes)
-    first = data.draw(st.integers(0, len(rows) - 1))
-    last = data.draw(st.integers(first + 1, len(rows)))
-    expected = chunks_met(case, rows[first], rows[last - 1] + 1)
+    some = storage.of_rows(start, stop, storage.row_bytes)
+    first = data.draw(st.integers(0, stop - start - 1))
+    last = data.draw(st.integers(first + 1, stop - start))
+    expected = chunks_met(case, start + first, start + last)
     cost = some.cost([first], [last])
     assert (cost.bytes[0], cost.requests[0]) == (sum(expected), len(expected))
     assert some.bytes(first, last) == some.distinct([first], [last]) == sum(expected)
     cuts = some.pieces(first, last, storage.columns)
     assert (cuts[0], cuts[-1]) == (first, last)
-    assert some.cost(cuts[:-1], cuts[1:]).requests.max() <= storage.columns or rows.step > 1
+    assert some.cost(cuts[:-1], cuts[1:]).requests.max() <= storage.columns
 
 
 @given(data=st.data(), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=2))
-def test_arrays_joined_cost_what_their_parts_do(data, sizes):
+def test_joined_arrays_cost_the_sum_of_their_parts(data, sizes):
     cases = data.draw(st.lists(arrays(sizes), min_size=1, max_size=4))
     cases = [(shape, chunks, None, whole) for shape, chunks, _, whole in cases]
     free = [data.draw(st.booleans()) for _ in cases]  # not in chunks

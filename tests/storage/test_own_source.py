@@ -173,7 +173,7 @@ def test_the_check_passes(boxes):
     check_source(Archive(values := numbers(40, 7, 3), (9, 4, 2), boxes), values, pickled_bytes=None)
 
 
-def test_bytes_that_are_not_told_are_an_error():
+def test_read_must_return_bytes():
     class Silent(Archive):
         def read(self, start, stop, out, box=None):
             super().read(start, stop, out, box)
@@ -186,7 +186,7 @@ def test_bytes_that_are_not_told_are_an_error():
         next(iter(loader))
 
 
-def test_what_only_looks_like_a_source_is_refused():
+def test_only_subclasses_of_source_are_accepted():
     class Alike:
         name, axes, shape, dtype, chunks = "alike", "tn", (9, 2), np.dtype("f4"), None
 

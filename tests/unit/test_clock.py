@@ -55,7 +55,7 @@ def test_an_irregular_clock_keeps_its_timestamps() -> None:
     rng = np.random.default_rng(1)
     values = np.cumsum(rng.integers(1, 10**12, 1000)).view("datetime64[ns]")
     clock = Clock.from_timestamps(values, 1000)
-    assert "irregular" in repr(clock)
+    assert clock.nbytes <= 12 * (len(values) + 1)
     np.testing.assert_array_equal(clock.timestamps(np.arange(1000)), values)
 
 
@@ -102,7 +102,7 @@ def test_values_keep_the_shape_of_the_rows() -> None:
     np.testing.assert_allclose(values[0, :, 1], [0, 1, 0], atol=1e-15)
 
 
-def test_time_that_does_not_rise_is_named_with_its_row_and_values() -> None:
+def test_non_increasing_timestamps_raise() -> None:
     values = FIVE_MINUTES.copy()
     values[[700, 701]] = values[[701, 700]]
     with pytest.raises(
@@ -142,22 +142,22 @@ def test_time_may_fall_from_one_entity_to_the_next() -> None:
         (("2012-03-01", "1000W"), "after the year 2262"),
     ],
 )
-def test_what_is_no_time_is_refused(given: object, message: str) -> None:
+def test_invalid_timestamps_raise(given: object, message: str) -> None:
     with pytest.raises(SeriesError, match=message):
         Clock.from_timestamps(given, 2016)
 
 
 @pytest.mark.parametrize("freq", ["MS", "M", "5", "0min", "-5min", "", 5, None, np.timedelta64(1, "M")])
-def test_what_is_no_step_of_fixed_length_is_refused(freq: object) -> None:
+def test_invalid_frequencies_raise(freq: object) -> None:
     with pytest.raises(SeriesError, match="no step of a fixed length"):
         frequency(freq)
 
 
-def test_rows_outside_and_names_unknown_are_refused() -> None:
+def test_rows_out_of_range_and_unknown_names_raise() -> None:
     clock = Clock.from_timestamps(("2012-03-01", "5min"), 10)
     with pytest.raises(IndexError, match="not all in 0 … 9"):
         clock.timestamps([0, 10])
-    with pytest.raises(FeatureNameError, match="'hour' is no clock"):
+    with pytest.raises(FeatureNameError, match="'hour' is not a clock feature"):
         clock.values(["hour"], [0])
 
 

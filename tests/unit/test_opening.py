@@ -206,11 +206,11 @@ def test_three_meters_of_their_own_lengths(tmp_path: Path) -> None:
             assert (series.entity_of(rows) == number).all()
         again = pickle.loads(pickle.dumps(series))
         np.testing.assert_array_equal(again.entity_borders, series.entity_borders)
-    with pytest.raises(SeriesError, match="the column of its time too"):
+    with pytest.raises(SeriesError, match="the column of times too"):
         wl.open(tmp_path / "meters.csv", entity="meter")
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_targets_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError):
         wl.open(tmp_path / "none.npy")
     with pytest.raises(SourceFormatError, match="What can"):

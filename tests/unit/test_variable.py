@@ -86,7 +86,7 @@ def test_names_of_features() -> None:
         Variable("t", ArraySource(np.zeros((9, 4, 2))), ("t",))
 
 
-def test_mapped_is_told_from_memory(tmp_path) -> None:
+def test_mapped_arrays_are_detected(tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((9, 4, 2)))
     view = Variable("x", open_npy(tmp_path / "x.npy"), ("a", "b")).view()
     assert view is not None

@@ -85,7 +85,7 @@ class KeptClock:
 
 def _period(clock: Clock, names: Sequence[str]) -> int:
     """After how many rows the values repeat; 0 where they do not, or not simply."""
-    regular = len(clock.rows) == 1 and len(clock.stamps) == 0 and not clock.calendar
+    regular = len(clock.rows) == 1 and not clock.calendar
     if not regular or not all(name.startswith(WEEKLY) for name in names):
         return 0
     return WEEK // math.gcd(WEEK, int(clock.steps[0]))

@@ -1,5 +1,5 @@
-"""What rows mean: a `Series` has values, nodes, time and a graph.
+"""What rows mean: a `Series` has variables over one clock and one space, labels and a graph.
 
-In: sources, labels, times, graphs, covariates. Out: `Series`, made by `open`; everything that has labels or times is
-aligned here. Never knows of windows.
+In: sources, labels, times, graphs, covariates. Out: `Series`, built by `open` and aligned by labels and times. Reads no
+values and knows nothing of windows.
 """

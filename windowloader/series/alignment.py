@@ -1,117 +1,37 @@
-"""Aligns whatever is labelled: by labels and times, never by position where both sides have them.
+"""Aligns whatever has labels or times to the nodes and the clock of a series, never by position where both have them.
 
-In: labels or timestamps of two sides. Out: where what is wanted lies, or a selection of a source. Never copies or
-reads values, and never takes the nearest label or timestamp for the one that is missing.
+In: sources with labels or timestamps. Out: the same sources, or selections of them. Never copies or reads values, and
+never substitutes the nearest label or timestamp for a missing one.
 """
 
 from __future__ import annotations
 
-import datetime
-from collections import Counter
+import itertools
+import math
+import reprlib
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import SeriesError
-from windowloader.sources.selected import SelectedSource
+from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
 from windowloader.util.axes import sizes
-from windowloader.util.calendars import calendar_of, own
+from windowloader.util.labels import find, listed, locate, order, tells
 
-from .labels import counts, keys, listed, tells
+from .variable import Variable, feature_names, missing_of, variables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from windowloader.sources import Source
 
     from .clock import Clock
-    from .variable import Variable
+    from .variable import Opener
 
 
-__all__ = ["Alignment", "find", "fits", "locate", "order", "rows"]
-
-
-def find(labels: Any, wanted: Any) -> tuple[np.ndarray, list[str]]:
-    """Where each wanted label is, and those that are nowhere.
-
-    Returns
-    -------
-    found : ndarray, shape (wanted,), int64
-        Positions in ``labels``; -1 where there is none.
-    missing : list of str
-
-    Examples
-    --------
-    >>> find(np.array(["a", "b"]), ["b", "c"])
-    (array([ 1, -1]), ['c'])
-    """
-    have, want = keys(labels, wanted)
-    place = {key: number for number, key in enumerate(have)}
-    found = np.array([place.get(key, -1) for key in want], np.int64)
-    return found, [str(key) for key in want if key not in place]
-
-
-def locate(
-    labels: Any, wanted: Any, what: str, whose: str = "the series", error: type = SeriesError, hint: str = ""
-) -> np.ndarray:
-    """Where each wanted label is among ``labels``.
-
-    Parameters
-    ----------
-    labels, wanted : array-like, shape (node,)
-        Text is compared with numbers as a number (``"0042"`` is 42), with text as it stands. Numbers must be equal.
-    what, whose : str
-        What ``labels`` and ``wanted`` belong to, for an error.
-    error : type
-        What to raise.
-    hint : str
-        What to do, for an error.
-
-    Returns
-    -------
-    ndarray, shape (wanted,), int64
-
-    Raises
-    ------
-    SeriesError
-        Where a wanted label is missing, or a label is there twice.
-
-    Examples
-    --------
-    >>> locate(["c", "a", "b"], ["a", "c"], "the covariate").tolist()
-    [1, 0]
-    """
-    have, want = keys(labels, wanted)
-    for side, found in ((what, have), (whose, want)):
-        if twice := [key for key, times in Counter(found).items() if times > 1]:
-            raise error(
-                f"the labels {listed(twice)} of {side} repeat, so {what} and {whose} cannot be aligned by label. "
-                "Name each once."
-            )
-    places, missing = find(labels, wanted)
-    if missing:
-        asked = set(want)
-        more = [key for key in have if key not in asked]
-        told = f"{len(missing)} only in {whose}: {listed(missing)}"
-        told += f"; {len(more)} only in {what}: {listed(more)}" if more else ""
-        raise error(
-            f"{what} lacks {len(missing)} of the {len(want)} labels of {whose}: {told}.{_nearest(have, want)} {hint}"
-        )
-    return places
-
-
-def order(labels: Any, wanted: Any, *told: Any) -> np.ndarray | None:
-    """Where each wanted label is among ``labels``, as `locate` finds it; None where nothing has to move.
-
-    That is where both are the same, where a side has no labels, and where one side's labels only count 0, 1, 2 … and
-    the other side has none of them.
-    """
-    if labels is None or wanted is None:
-        return None
-    have, want = keys(labels, wanted)
-    apart = (counts(have) or counts(want)) and set(have).isdisjoint(want)
-    return None if have == want or apart else locate(labels, wanted, *told)
+__all__ = ["Alignment", "infer_axes", "nodes_of", "open_covariates", "rows", "rows_of"]
 
 
 def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slice | None:
@@ -122,12 +42,12 @@ def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slic
     times, wanted : ndarray of datetime64[ns], optional
         Of the rows and of the series, in UTC.
     what : str
-        Whose rows they are, for an error.
+        What the rows belong to, for the error.
 
     Raises
     ------
     SeriesError
-        Where the wanted timestamps are not one run of ``times``.
+        Where the wanted timestamps are not one contiguous part of ``times``.
 
     Examples
     --------
@@ -137,6 +57,8 @@ def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slic
     """
     if times is None or wanted is None:
         return None
+    from windowloader.util.calendars import calendar_of, own
+
     mine, theirs = own(calendar_of(times)), own(calendar_of(wanted))
     if mine != theirs:
         raise SeriesError(
@@ -154,45 +76,47 @@ def rows(times: np.ndarray | None, wanted: np.ndarray | None, what: str) -> slic
     lacks = (
         f"lacks {len(absent)} of {size} timestamps, the first {first}" if first else "has others between them"
     )
+    has, wants = (
+        f"{len(side)} rows" + "".join(f" from {side[0]} to {side[-1]}" for _ in side[:1])
+        for side in (times, wanted)
+    )
     raise SeriesError(
-        f"{what} and the series disagree on time: it {lacks}. It has {_described(times)}, the series "
-        f"{_described(wanted)}. Bring it to the same clock, e.g. by reindex of pandas (frame.reindex(times)) or of "
-        "xarray (array.reindex(time=times)); rows of other times are never paired."
+        f"{what} and the series disagree on time: it {lacks}. It has {has}, the series {wants}. Bring it to the same "
+        "clock, e.g. by reindex of pandas (frame.reindex(times)) or of xarray (array.reindex(time=times)); rows of "
+        "other times are never paired."
     )
 
 
-def fits(axes: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> bool:
+def _fits(axes: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...]) -> bool:
     """Whether an array has time, space or both, each of the sizes of the series."""
     return (
-        len(axes) == len(shape)
-        and sizes(axes, shape, "t") in ((), (num_steps,))
+        sizes(axes, shape, "t") in ((), (num_steps,))
         and sizes(axes, shape, "n") in ((), space_shape)
         and ("t" in axes or "n" in axes)
     )
 
 
 class Alignment:
-    """The nodes and the clock of a series, to which everything that has labels or times is brought.
+    """The nodes and the clock of a series, to which other sources are aligned.
 
-    Those of the first variable, where it has some; else the first that it meets. What has none is taken by position.
+    Those of the first variable, where it has some, else those of the first source that has; a source without any is
+    taken by position.
 
     Parameters
     ----------
     first : Source
-        Its labels and timestamps are read when something else is aligned.
+        The first variable; its labels and timestamps are read when needed.
     what : str
-        What it is, for an error.
+        Its name, for errors.
     nodes : ndarray, shape (node,), optional
-        Labels that were given: they count where files have none, and after `settle` in place of theirs.
+        Labels that were given: for the case that files have none, and after `settle` in place of theirs.
     clock : Clock, optional
         Likewise.
 
     Attributes
     ----------
-    num_steps : int
-    space_shape : tuple of int
     moved : list of str
-        What was joined along time in another order than it was given in, and sets the order of the rows.
+        Sources joined along time in another order than they were given in.
     """
 
     def __init__(self, first: Source, what: str, nodes: np.ndarray | None, clock: Clock | None) -> None:
@@ -210,29 +134,27 @@ class Alignment:
     def times(self) -> np.ndarray | None:
         """Timestamps of the rows, datetime64[ns]."""
         found = self.first.timestamps()
-        return (
-            found
-            if found is not None or self.clock is None
-            else self.clock.times_of(np.arange(self.num_steps))
-        )
+        return found if found is not None or self.clock is None else self._given_times()
+
+    def _given_times(self) -> np.ndarray | None:
+        return None if self.clock is None else self.clock.times_of(np.arange(self.num_steps))
 
     def settle(self) -> None:
-        """Take labels and times that were given in place of those of files."""
+        """Use labels and times that were given in place of those of files, for what is aligned next."""
         if self.nodes is not None and len(self.space_shape) == 1:
             self.labels = [self.nodes]
-        if self.clock is not None:
-            self.times = self.clock.times_of(np.arange(self.num_steps))
+        self.times = self.times if self.clock is None else self._given_times()
 
-    def __call__(self, source: Source, what: str, advice: str, *, covariate: bool = False) -> Source:
+    def align(self, source: Source, what: str, advice: str, *, partial: bool = False) -> Source:
         """Return a source on the nodes and rows of the series: itself, or a selection of it.
 
         Parameters
         ----------
         source : Source
         what, advice : str
-            What it is, and what to do where it does not fit, for an error.
-        covariate : bool
-            Whether it may lack the time or the space of the series.
+            What it is, and what to do where it does not fit, for the error.
+        partial : bool
+            Whether it may lack time or space, as covariates do.
 
         Raises
         ------
@@ -242,8 +164,9 @@ class Alignment:
         if source is self.first:
             return source
         places = [axis for axis, letter in enumerate(source.axes) if letter == "n"]
+        spatial = len(places) == len(self.space_shape)
         along = {}
-        for number, axis in enumerate(places) if len(places) == len(self.space_shape) else ():
+        for number, axis in enumerate(places if spatial else ()):
             have, wanted = source.labels(axis), self.labels[number]
             picked = order(have, wanted, what, "the series", SeriesError, advice)
             if picked is not None:
@@ -255,17 +178,19 @@ class Alignment:
         if source.moved and (times is None or self.times is None):
             self.moved.append(what)
         self.times = times if self.times is None else self.times
-        part = source if kept is None and not along else SelectedSource(source, rows=kept, along=along)
-        spaced = covariate or len(places) == len(self.space_shape)
-        if not (spaced and fits(part.axes, part.shape, self.num_steps, self.space_shape)):
+        if kept is not None or along:
+            from windowloader.sources.selected import SelectedSource
+
+            source = SelectedSource(source, rows=kept, along=along)
+        if not (partial or spatial) or not _fits(source.axes, source.shape, self.num_steps, self.space_shape):
             raise SeriesError(
-                f"{what} has axes {part.axes!r} and shape {part.shape}, but the series has {self.num_steps} steps and "
-                f"space {self.space_shape}. {advice}"
+                f"{what} has axes {source.axes!r} and shape {source.shape}, but the series has {self.num_steps} steps "
+                f"and space {self.space_shape}. {advice}"
             )
-        return part
+        return source
 
     def check_moved(self, variables: Sequence[Variable], by_row: Mapping[str, Any]) -> None:
-        """Refuse what goes by row beside parts that were put into the order of their times."""
+        """Refuse what is given by row beside sources that were sorted by time."""
         if not self.moved:
             return
         given = [name for name, value in by_row.items() if value is not None]
@@ -277,19 +202,182 @@ class Alignment:
             )
 
 
-def _nearest(have: list[Any], want: list[Any]) -> str:
-    """Say how near the first missing number is to one that is there: equal in less precision, perhaps."""
-    numbers = {key for key in have if not isinstance(key, str)}
-    missing = next((key for key in want if not isinstance(key, str) and key not in numbers), None)
-    if missing is None or not numbers:
-        return ""
-    near = min(numbers, key=lambda key: abs(key - missing))
-    return f" {missing!r} is nearest to {near!r}, {abs(near - missing):.3g} apart; numbers match where they are equal."
+def open_covariates(
+    covariates: Mapping[str, Any], opener: Opener, alignment: Alignment, missing: Any
+) -> tuple[Variable, ...]:
+    """Open covariates and align them to the nodes and the clock of the series.
+
+    Parameters
+    ----------
+    covariates : mapping of name to target or (target, axes)
+    opener : Opener
+        How to open.
+    alignment : Alignment
+        The size, nodes and clock of the series.
+    missing : mapping of variable to float, optional
+        A number alone applies to the series' own variables only.
+
+    Raises
+    ------
+    SeriesError
+        Where axes or sizes do not fit the series, or labels or timestamps of the series are missing.
+    """
+    if not isinstance(covariates, Mapping):
+        raise SeriesError(
+            f"covariates= is a {type(covariates).__name__}; a mapping of name to array is needed."
+        )
+    if covariates:
+        alignment.settle()
+    marks = missing if isinstance(missing, Mapping) else None
+    found = []
+    for name, given in covariates.items():
+        advice = (
+            "A covariate has t, n or both, of the series' sizes. If its columns are features, say so: "
+            f"covariates={{{name!r}: (table, 'tf')}}."
+        )
+        opened = _open(name, given, opener, alignment)
+        source = alignment.align(opened, f"covariate {name!r}", advice, partial=True)
+        features = feature_names(name, source, named=True)
+        found.append(Variable(name, source, features, missing_of(marks, name, source)))
+    return tuple(found)
 
 
-def _described(times: np.ndarray) -> str:
-    """Rows, step and ends of timestamps, for a message."""
-    if len(times) < 2:
-        return f"{len(times)} rows"
-    step = datetime.timedelta(microseconds=float(np.median(np.diff(times).astype(np.int64))) / 1e3)
-    return f"{len(times)} rows of {step} from {times[0]} to {times[-1]}"
+def _open(name: str, given: Any, opener: Opener, alignment: Alignment) -> Source:
+    """Open one covariate with the axes that it has or is given, or the only ones it can have."""
+    target, axes = given, None
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str) and {*given[1]} <= {*"tnf"}:
+        target, axes = given
+    if isinstance(target, (list, tuple)) and target and isinstance(target[0], (int, float)):
+        target = np.asarray(target)
+    size = alignment.num_steps, alignment.space_shape
+    if isinstance(target, np.ndarray):
+        return opener(target, axes=axes or infer_axes(name, target.shape, *size))
+    source: Source | None = None
+    with suppress(SourceFormatError):  # a column of text may have the labels of the nodes
+        source = _named(name, target, axes, opener)
+    if axes in (None, "nf") and (source is None or source.timestamps() is None):
+        source = _by_node(target, opener, alignment) or source
+    source = source or _named(name, target, axes, opener)
+    if axes is not None or source.axes != "tnf"[: len(source.shape)]:  # dimension names were known
+        return source
+    letters, shape = ["?"] * len(source.shape), list(source.shape)  # of each axis, once aligned
+    if source.timestamps() is not None:
+        letters[0], shape[0] = "t", shape[0] if alignment.times is None else alignment.num_steps
+    for axis, wanted in itertools.product(range(letters.count("t"), len(shape)), alignment.labels):
+        have = source.labels(axis) if tells(wanted) else None
+        if wanted is not None and have is not None and len(find(have, wanted)[1]) < len(wanted):
+            letters[axis], shape[axis] = "n", len(wanted)
+    axes = infer_axes(name, tuple(shape), *size, "".join(letters))
+    if axes == source.axes:
+        return source
+    stored = "".join(letter for _, letter in sorted(zip(source.order, axes, strict=True)))
+    return _named(name, target, stored, opener)
+
+
+def _named(name: str, target: Any, axes: str | None, opener: Opener) -> Source:
+    """Open the array that has the covariate's name in a store of several, else the only one there is."""
+    if variables_of(target, None, opener):
+        with suppress(SourceFormatError, SourceNotFoundError):
+            return opener(target, variable=name, axes=axes)
+    return opener(target, axes=axes)
+
+
+def _by_node(target: Any, opener: Opener, alignment: Alignment) -> Source | None:
+    """Open a table without time by the column that has the labels of nodes; None for other targets."""
+    from windowloader.sources.table_files import as_table
+    from windowloader.sources.tables import open_frame
+
+    nodes = next((labels for labels in alignment.labels if tells(labels)), None)
+    table = None if nodes is None else as_table(target, opener.storage_options)
+    if nodes is None or table is None or not table.columns.is_unique:
+        return None
+    for column, values in table.items():
+        kind = values.dtype.kind
+        counts = len(table) == alignment.num_steps and kind in "iuf" and set(values.diff()[1:]) == {1}
+        if kind in "iufOUT" and values.is_unique and not counts:  # of the steps
+            missing = len(find(values, nodes)[1])
+            if missing == 0 or (kind != "f" and 2 * missing < len(nodes)):  # a few missing ones are an error
+                return open_frame(table.set_index(column), axes="nf")
+    return None
+
+
+def infer_axes(
+    name: str, shape: tuple[int, ...], num_steps: int, space_shape: tuple[int, ...], known: str = ""
+) -> str:
+    """Return the only axes that a covariate of some shape can have.
+
+    An axis as long as the series is time, axes of the series' space are space, and at most one other axis is features.
+    ``known`` has the letters that labels or times determine, and ``?`` for the others.
+
+    Examples
+    --------
+    >>> infer_axes("weather", (2016, 3), 2016, (207,))
+    'tf'
+    >>> infer_axes("altitude", (207,), 2016, (207,))
+    'n'
+    """
+    choices = [letter if letter != "?" else "tnf" for letter in known or "?" * len(shape)]
+    every = itertools.product(*choices) if len(shape) <= len(space_shape) + 2 else ()
+    fitting = sorted(axes for axes in map("".join, every) if _fits(axes, shape, num_steps, space_shape))
+    fewest = min((axes.count("f") for axes in fitting), default=0)
+    best = [axes for axes in fitting if axes.count("f") == fewest <= 1]
+    if len(best) == 1:
+        return best[0]
+    raise SeriesError(
+        f"covariate {name!r} of shape {shape} {'could be ' + ' or '.join(best) if best else 'fits no reading'}: the "
+        f"series has {num_steps} steps and space {space_shape}. Say which letter each axis is: "
+        f"covariates={{{name!r}: (array, {(best or ['tf'])[0]!r})}}, of t (time), n (space), f (feature)."
+    )
+
+
+def rows_of(
+    time: Any, clock: Clock | None, num_steps: int, entities: np.ndarray | None, name: str
+) -> slice | None:
+    """Rows that ``time=`` of `Series.select` selects, with both ends; None for all."""
+    if time is None:
+        return None
+    if not isinstance(time, slice) or time.step not in (None, 1):
+        raise SeriesError(
+            f"time={time!r} must be a slice of step 1: of rows, slice(0, 288), or of times, "
+            "slice('2012-03-01', '2012-03-03'); the end is left out. Windows skip rows by WindowSpec(dilation=…)."
+        )
+    if all(end is None or isinstance(end, (int, np.integer)) for end in (time.start, time.stop)):
+        start, stop, _ = time.indices(num_steps)
+    elif clock is None or (entities is not None and len(entities) > 2):
+        has = "has no timestamps" if clock is None else "has entities with dates of their own"
+        raise SeriesError(
+            f"time={time!r} is a slice of times, but {name!r} {has}. Select rows by number, or cut by wl.split."
+        )
+    else:
+        start = 0 if time.start is None else clock.searchsorted(time.start)
+        stop = num_steps if time.stop is None else clock.searchsorted(time.stop)
+    if start >= stop:
+        raise SeriesError(f"time={time!r} leaves no row of {name!r}, which has {num_steps}.")
+    return slice(start, stop)
+
+
+def nodes_of(nodes: Any, labels: np.ndarray | None, space_shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Positions that ``nodes=`` of `Series.select` selects: integers, a mask or a slice; anything else is labels."""
+    places, asked = np.arange(math.prod(space_shape)), f"nodes= of {name!r}"
+    index = places[nodes] if isinstance(nodes, slice) else np.atleast_1d(np.asarray(nodes))
+    if labels is not None and index.size and index.dtype.kind not in "iub":
+        return locate(labels, index, repr(name), "nodes=")
+    if index.dtype == np.bool_ and index.ndim > 1:
+        places = places.reshape(space_shape)
+    try:
+        found = places[index if index.size else []]
+    except IndexError as error:
+        has = "has no node labels" if labels is None else "has node labels, which are given as text"
+        raise SeriesError(
+            f"{asked}: {error}. Integers are positions, a mask has the shape {space_shape}; the series {has}."
+        ) from error
+    wrong = {
+        "there is no space axis": not space_shape,
+        "one dimension is needed": found.ndim != 1,
+        "none is left": not found.size,
+        "a node is named twice": len(np.unique(found)) < found.size,
+    }
+    for reason, holds in wrong.items():
+        if holds:
+            raise SeriesError(f"{asked}, {reprlib.repr(nodes)}: {reason}.")
+    return found

@@ -1,13 +1,14 @@
-"""The time of every row, kept as runs, and the clock features made from it.
+"""The time of every row, stored as runs of equal steps; clock features; and where segments begin.
 
-In: timestamps of the rows, or a start and a frequency. Out: `Clock`: timestamps, clock features and rows by
-date. Never stores a timestamp a row where the steps are regular, and never a clock feature.
+In: timestamps of the rows, or a start and a frequency. Out: `Clock`, which gives timestamps, clock features and rows by
+date. Stores no timestamp per row where steps are regular, and no clock feature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,12 @@ from windowloader.util.calendars import Times, calendar_of, clock_values, dates,
 from windowloader.util.moments import frequency, moment, nanoseconds_of
 from windowloader.util.packed import pack_integers, unpack_integers
 
-from .runs import find_runs, jumps_of_runs, jumps_of_stamps, rising_steps
+from .variable import CLOCK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CLOCK_NAMES", "Clock"]
-
-CLOCK_NAMES = tuple(
-    f"{clock}{form}"
-    for clock in ("time_of_day", "day_of_week", "day_of_year")
-    for form in ("", "_sin", "_cos")
-)
+__all__ = ["CLOCK_NAMES", "Clock", "check_borders", "clip_borders"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,8 +35,6 @@ class Clock:
     ----------
     rows, times, steps : ndarray, shape (run,), int64
         First row, its nanoseconds since 1970, and nanoseconds from row to row, of each run.
-    stamps : ndarray, shape (num_steps,) or (0,), int64
-        Nanoseconds of every row where runs would take more memory; then there are no runs.
     num_steps : int
         Rows.
     calendar : str
@@ -62,7 +55,6 @@ class Clock:
     rows: np.ndarray
     times: np.ndarray
     steps: np.ndarray
-    stamps: np.ndarray
     num_steps: int
     calendar: str = ""
 
@@ -78,7 +70,7 @@ class Clock:
         num_steps : int
             Rows they must have.
         borders : ndarray, shape (entity + 1,), int64, optional
-            Where entities begin, with 0 and the end: time rises within an entity only.
+            Where entities begin, with 0 and the end: time increases within an entity only.
 
         Returns
         -------
@@ -87,7 +79,7 @@ class Clock:
         Raises
         ------
         SeriesError
-            Where sizes differ, or time does not rise within an entity; the message has the row and the
+            Where sizes differ, or time does not increase within an entity; the message has the row and the
             values.
 
         Examples
@@ -96,7 +88,7 @@ class Clock:
         Clock(3 rows, 2012-03-01T00:00:00 … 2012-03-04T00:00:00, 2 runs)
         """
         edges = np.array([0, num_steps], np.int64) if borders is None else np.asarray(borders, np.int64)
-        if isinstance(values, tuple) and len(values) == 2 and _is_frequency(values[1]):
+        if isinstance(values, tuple) and len(values) == 2 and (num_steps != 2 or _is_frequency(values[1])):
             if len(edges) > 2:
                 raise SeriesError(
                     f"timestamps={values!r} give one start, but there are {len(edges) - 1} entities, each "
@@ -105,45 +97,35 @@ class Clock:
             first, step = moment(values[0]), frequency(values[1])
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
-            return cls(_ints(0), _ints(first), _ints(step), _ints(), num_steps, calendar_of(values[0]))
-        if isinstance(values, tuple) and len(values) == 2 and num_steps != 2 and isinstance(values[1], str):
-            _refuse_step(values[1])
+            return cls(_ints(0), _ints(first), _ints(step), num_steps, calendar_of(values[0]))
         stamps, calendar = nanoseconds_of(values), calendar_of(values)
         if len(stamps) != num_steps:
             raise SeriesError(
                 f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
                 "that is time (axes=), or a file of other rows?"
             )
-        steps = rising_steps(stamps, edges)
-        runs = find_runs(steps, num_steps)
-        if runs is None:
-            return cls(_ints(), _ints(), _ints(), stamps, num_steps, calendar)
-        rows = np.array(runs, np.int64)
+        steps = _rising_steps(stamps, edges)
+        rows = _run_rows(steps, num_steps)
         inside = np.append(rows[1:], num_steps) - rows > 1
         lengths = np.ones(len(rows), np.int64)
         lengths[inside] = steps[rows[inside]]
-        return cls(rows, stamps[rows], lengths, _ints(), num_steps, calendar)
-
-    @property
-    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """``rows, times, steps, stamps``, as the kernels take them."""
-        return self.rows, self.times, self.steps, self.stamps
+        return cls(rows, stamps[rows], lengths, num_steps, calendar)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(array.nbytes for array in self.table)
+        """Bytes in memory."""
+        return sum(array.nbytes for array in (self.rows, self.times, self.steps))
 
     def nanoseconds(self, rows: Any) -> np.ndarray:
         """Nanoseconds since 1970 of rows, in UTC or in days of the calendar, int64, in the shape of ``rows``."""
-        wanted = self._checked(rows)
-        if len(self.stamps):
-            return np.asarray(self.stamps[wanted])
+        wanted = np.asarray(rows, np.int64)
+        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
+            raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
         run = np.searchsorted(self.rows, wanted, side="right") - 1
         return np.asarray(self.times[run] + (wanted - self.rows[run]) * self.steps[run])
 
     def timestamps(self, rows: Any) -> np.ndarray:
-        """Timestamps of rows, UTC; in a calendar of its own, the dates of the same name.
+        """Timestamps of rows, in UTC; for a non-standard calendar, the standard dates of the same name.
 
         Parameters
         ----------
@@ -157,7 +139,7 @@ class Clock:
         Raises
         ------
         SeriesError
-            For a date of the calendar that does not exist, such as 30 February; `texts` has it.
+            For a date of the calendar that does not exist, such as 30 February; see `texts`.
         """
         if not own(self.calendar):
             return self.nanoseconds(rows).view("datetime64[ns]")
@@ -170,7 +152,7 @@ class Clock:
             ) from error
 
     def times_of(self, rows: Any) -> Times:
-        """Timestamps of rows with their zone or calendar, as `from_timestamps` takes them."""
+        """Timestamps of rows with their time zone or calendar, as `from_timestamps` accepts them."""
         return Times(self.nanoseconds(rows), self.calendar)
 
     def texts(self, rows: Any) -> list[str]:
@@ -180,14 +162,14 @@ class Clock:
         return list(np.datetime_as_string(self.timestamps(rows).astype("datetime64[s]")).tolist())
 
     def values(self, names: Sequence[str], rows: Any) -> np.ndarray:
-        """Clock features of rows, of the local time where there is a time zone.
+        """Clock features of rows, in local time where there is a time zone.
 
         Parameters
         ----------
         names : sequence of str
-            Of `CLOCK_NAMES`. ``time_of_day`` is the share of the day that has passed (0 ≤ x < 1),
-            ``day_of_week`` 0 … 6 from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` run once round a
-            day, a week (in steps of a day), a year (from 1 January, of 365 or 366 days).
+            Of `CLOCK_NAMES`. ``time_of_day`` is the elapsed fraction of the day (0 ≤ x < 1), ``day_of_week`` 0 … 6
+            from Monday, ``day_of_year`` 1 … 366. ``_sin`` and ``_cos`` have a period of a day, a week (in steps of a
+            day), a year (from 1 January, of 365 or 366 days).
         rows : array-like of int
             Any shape.
 
@@ -198,26 +180,20 @@ class Clock:
         Raises
         ------
         FeatureNameError
-            For a name that is no clock.
+            For an unknown name.
         """
-        from .clock_kernels import fill
-
         for name in names:
             if name not in CLOCK_NAMES:
-                raise FeatureNameError(f"{name!r} is no clock; there are {', '.join(CLOCK_NAMES)}.")
-        wanted = self._checked(rows)
-        out = np.empty((wanted.size, len(names)), np.float64)
-        codes = np.array([CLOCK_NAMES.index(name) for name in names], np.int64)
-        flat = np.ascontiguousarray(wanted).reshape(-1)
-        if own(self.calendar):
-            times = self.nanoseconds(flat)
-            out[:] = np.stack([clock_values(times, int(code), self.calendar) for code in codes], axis=-1)
-        elif self.calendar:
-            shown = local(self.nanoseconds(flat), self.calendar)
-            fill(out, np.arange(len(flat)), codes, _ints(), _ints(), _ints(), shown)
-        else:
-            fill(out, flat, codes, *self.table)
-        return out.reshape(*wanted.shape, len(names))
+                raise FeatureNameError(
+                    f"{name!r} is not a clock feature; choose among {', '.join(CLOCK_NAMES)}."
+                )
+        times, calendar = self.nanoseconds(rows), own(self.calendar)
+        if self.calendar and not calendar:
+            times = local(times, self.calendar)
+        out = np.empty((*times.shape, len(names)), np.float64)
+        for place, name in enumerate(names):
+            out[..., place] = clock_values(times, CLOCK_NAMES.index(name), calendar)
+        return out
 
     def searchsorted(self, when: Any, side: str = "left", *, start: int = 0, stop: int | None = None) -> int:
         """First row at (``"left"``) or after (``"right"``) a moment.
@@ -229,7 +205,7 @@ class Clock:
         side : {"left", "right"}
             ``"left"``: first row whose time is ≥ ``when``; ``"right"``: > ``when``.
         start, stop : int
-            Search these rows only: those of one entity, where time rises.
+            Search these rows only, e.g. those of one entity, within which time increases.
 
         Returns
         -------
@@ -242,10 +218,7 @@ class Clock:
         target += side == "right"  # times are whole nanoseconds: > t is ≥ t + 1
         if start >= stop:
             return start
-        if len(self.stamps):
-            return start + int(np.searchsorted(self.stamps[start:stop], target))
-        low = int(np.searchsorted(self.rows, start, side="right")) - 1
-        high = int(np.searchsorted(self.rows, stop))
+        low, high = self._runs(start, stop)
         run = low + max(int(np.searchsorted(self.times[low:high], target)) - 1, 0)
         row = int(self.rows[run]) + -(-(target - int(self.times[run])) // int(self.steps[run]))
         end = int(self.rows[run + 1]) if run + 1 < len(self.rows) else self.num_steps
@@ -253,24 +226,20 @@ class Clock:
 
     def slice(self, start: int, stop: int) -> Clock:
         """Return the clock of rows ``[start, stop)``, counted from ``start``."""
-        if len(self.stamps):
-            return Clock(*self.table[:3], self.stamps[start:stop].copy(), stop - start, self.calendar)
-        if start >= stop:
-            return Clock(_ints(), _ints(), _ints(), _ints(), 0, self.calendar)
-        low = int(np.searchsorted(self.rows, start, side="right")) - 1
-        high = int(np.searchsorted(self.rows, stop))
-        rows = self.rows[low:high] - start
-        times = self.times[low:high].copy()
-        times[0] -= int(rows[0]) * int(self.steps[low])  # the first run begins inside
-        rows[0] = 0
-        return Clock(rows, times, self.steps[low:high].copy(), self.stamps, stop - start, self.calendar)
+        low, high = self._runs(start, stop) if start < stop else (0, 0)
+        rows = np.maximum(self.rows[low:high], start)  # the first run may begin before
+        times, steps = self.nanoseconds(rows), self.steps[low:high].copy()
+        return Clock(rows - start, times, steps, stop - start, self.calendar)
+
+    def _runs(self, start: int, stop: int) -> tuple[int, int]:
+        """Range of the runs that have rows in ``[start, stop)``."""
+        return int(np.searchsorted(self.rows, start, "right")) - 1, int(np.searchsorted(self.rows, stop))
 
     def jumps(self, borders: np.ndarray) -> np.ndarray:
-        """Rows where time jumps: where a segment begins if none are given.
+        """Rows where time jumps, which is where segments begin unless they are given.
 
-        A jump is a step under half or over one and a half times the entity's regular step, the median one. So
-        a month of 28 days after one of 31 is no jump, a reading left out is, and so is a weekend in daily
-        data.
+        A jump is a step under half or over one and a half times the entity's median step. So a month of 28 days after
+        one of 31 is not a jump; a missing reading is one, and so is a weekend in daily data.
 
         Parameters
         ----------
@@ -280,72 +249,54 @@ class Clock:
         Returns
         -------
         ndarray, shape (jump,), int64
-            Rows after a jump, rising; borders are not among them.
+            Rows after a jump, increasing, without the borders.
         """
-        found = [
-            self._jumps_within(int(start), int(stop))
-            for start, stop in itertools.pairwise(borders)
-            if stop - start > 2
-        ]
-        return np.concatenate(found) if found else _ints()
-
-    def _jumps_within(self, start: int, stop: int) -> np.ndarray:
-        """Jumps of one entity: from the runs, so that regular rows cost nothing."""
-        if len(self.stamps):
-            return start + jumps_of_stamps(self.stamps[start:stop])
-        low = int(np.searchsorted(self.rows, start))  # runs never cross an entity's border
-        high = int(np.searchsorted(self.rows, stop))
-        if high - low == 1:
-            return _ints()
-        return jumps_of_runs(self.rows[low:high], self.times[low:high], self.steps[low:high], stop)
+        found = [_ints()]
+        for start, stop in itertools.pairwise(borders.tolist()):
+            low, high = self._runs(start, stop)  # no run crosses the border of an entity
+            if stop - start <= 2 or high - low == 1:
+                continue
+            rows, times, within = self.rows[low:high], self.times[low:high], self.steps[low:high]
+            inside = np.append(rows[1:], stop) - rows - 1  # steps within each run; one more leads to the next
+            between = times[1:] - (times + inside * within)[:-1]
+            steps, first = np.concatenate((within, between)), np.concatenate((rows + 1, rows[1:]))
+            counts = np.concatenate((inside, np.ones(len(between), np.int64)))
+            found.append(_jump_rows(steps, counts, first))
+        return np.concatenate(found)
 
     def fingerprint(self) -> str:
         """Short text that changes when any timestamp does."""
         digest = hashlib.sha256(f"{self.num_steps}{self.calendar}".encode())
-        for array in self.table:
+        for array in (self.rows, self.times, self.steps, _ints()):
             digest.update(array.astype("<i8").tobytes() + b"|")
         return digest.hexdigest()[:16]
 
-    def _checked(self, rows: Any) -> np.ndarray:
-        wanted = np.asarray(rows, np.int64)
-        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.num_steps):
-            raise IndexError(f"rows {wanted.min()} … {wanted.max()} are not all in 0 … {self.num_steps - 1}.")
-        return wanted
-
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = [pack_integers(array) for array in self.table]
-        return _unpacked, (*packed, self.num_steps, *([self.calendar] if self.calendar else []))
+        packed = [pack_integers(array) for array in (self.rows, self.times, self.steps)]
+        return _unpacked, (packed, self.num_steps, self.calendar)
 
     def __repr__(self) -> str:
         if not self.num_steps:
             return "Clock(0 rows)"
         first, last = self.texts([0, self.num_steps - 1])
-        kind = "irregular" if len(self.stamps) else f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
-        return f"Clock({self.num_steps} rows, {first} … {last}{self.told}, {kind})"
+        runs = f"{len(self.rows)} run{'s' * (len(self.rows) != 1)}"
+        return f"Clock({self.num_steps} rows, {first} … {last}{self.calendar_note}, {runs})"
 
     @property
-    def told(self) -> str:
-        """The time zone or calendar, as it is said after times; empty where there is none."""
+    def calendar_note(self) -> str:
+        """The time zone or calendar, to be shown after timestamps; empty where there is none."""
         if not self.calendar:
             return ""
         return f" ({self.calendar})" if own(self.calendar) else f" UTC, clocks of {self.calendar}"
 
 
-def _unpacked(rows: Any, times: Any, steps: Any, stamps: Any, num_steps: int, calendar: str = "") -> Clock:
-    first, second, third, fourth = (unpack_integers(packed) for packed in (rows, times, steps, stamps))
-    return Clock(first, second, third, fourth, num_steps, calendar)
+def _unpacked(packed: Sequence[Any], num_steps: int, calendar: str) -> Clock:
+    rows, times, steps = map(unpack_integers, packed)
+    return Clock(rows, times, steps, num_steps, calendar)
 
 
 def _ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
-
-
-def _refuse_step(freq: str) -> None:
-    """Raise where the second of a pair of text is neither a step nor a moment: a misspelt step."""
-    try:
-        moment(freq)
-    except SeriesError:
-        frequency(freq)  # which is refused, and says what a step is
 
 
 def _is_frequency(value: Any) -> bool:
@@ -354,3 +305,122 @@ def _is_frequency(value: Any) -> bool:
         return frequency(value) > 0
     except SeriesError:
         return False
+
+
+def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Return steps from row to row, 0 at an entity's last; `SeriesError` where time does not increase."""
+    steps = np.diff(stamps)
+    inner = borders[1:-1]
+    crossing = inner[(inner > 0) & (inner < len(stamps))] - 1
+    steps[crossing] = 1
+    wrong = np.flatnonzero(steps <= 0)
+    if wrong.size:
+        row = int(wrong[0])
+        before, after = stamps[row : row + 2].view("datetime64[ns]")
+        how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
+        raise SeriesError(
+            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must increase"
+            f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the "
+            "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
+            "entities=borders."
+        )
+    steps[crossing] = 0
+    return steps
+
+
+def _run_rows(steps: np.ndarray, num_steps: int) -> np.ndarray:
+    """Return first rows of runs of equal steps; a step of 0 marks an entity's border, which no run crosses.
+
+    A run reaches as far as its first step repeats. The step to the next run's first row belongs to neither,
+    so a gap in regular data costs one run.
+    """
+    if num_steps < 2:
+        return np.arange(num_steps)
+    changes = np.flatnonzero((steps[1:] != steps[:-1]) | (steps[1:] == 0)) + 1
+    starts = np.concatenate(
+        ([0], changes, [len(steps)])
+    )  # of groups of equal steps; the last is past the end
+    lone = np.append(np.diff(starts) == 1, True)
+    border = np.append(steps[starts[:-1]] == 0, False)
+    # A group's first step leads from the run before it, unless that step belongs to a group of one or to a border.
+    # In a series of groups of one every other step does.
+    place = np.arange(len(starts))
+    known = np.append(
+        -1, np.maximum.accumulate(np.where(lone & ~border, -1, place))[:-1]
+    )  # before each group
+    leads = ((known >= 0) & ~border[known]).astype(np.int64)
+    leads = (leads + place - known - 1) % 2
+    return np.asarray((starts + leads)[(leads == 0) | ~lone], np.int64)
+
+
+def check_borders(borders: Any, num_steps: int, *, what: str) -> np.ndarray:
+    """Validate where segments or entities begin.
+
+    Parameters
+    ----------
+    borders : array-like, shape (part + 1,), integer
+        First row of each part, and the end: 0, …, ``num_steps``, increasing.
+    num_steps : int
+        Number of rows.
+    what : str
+        Name of the argument, for the error.
+
+    Returns
+    -------
+    ndarray, shape (part + 1,), int64
+
+    Raises
+    ------
+    SeriesError
+        For anything else; the message says how to convert lengths and pairs.
+
+    Examples
+    --------
+    >>> check_borders([0, 3, 10], 10, what="segments")
+    array([ 0,  3, 10])
+    """
+    array = np.asarray(borders)
+    if array.ndim == 1 and array.size > 1 and array.dtype.kind in "iu":
+        array = array.astype(np.int64)
+        if array[0] == 0 and array[-1] == num_steps and (np.diff(array) > 0).all():
+            return array
+    raise SeriesError(
+        f"{what}= takes the rows where each begins, and the end: 0, …, {num_steps}, increasing. Found {array.dtype} of "
+        f"shape {array.shape}, {reprlib.repr(array.tolist())}. Of lengths make np.append(0, "
+        f"np.cumsum(lengths)), of pairs (start, stop) np.append(starts, {num_steps})."
+    )
+
+
+def clip_borders(borders: np.ndarray, rows: slice) -> tuple[np.ndarray, slice]:
+    """Return the borders within a slice of rows, relative to its start, and which parts remain.
+
+    Examples
+    --------
+    >>> clip_borders(np.array([0, 3, 10, 12]), slice(4, 11))
+    (array([0, 6, 7]), slice(1, 3, None))
+    """
+    low = int(np.searchsorted(borders, rows.start, side="right")) - 1
+    high = int(np.searchsorted(borders, rows.stop))
+    return np.clip(borders[low : high + 1], rows.start, rows.stop) - rows.start, slice(low, high)
+
+
+def _jump_rows(steps: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the rows that follow a jump in time: a step that is far from the median step.
+
+    Parameters
+    ----------
+    steps, counts, first : ndarray, shape (n,), int64
+        Lengths of steps, how many equal ones follow each other, and the row that the first of them leads to.
+
+    Returns
+    -------
+    ndarray, shape (jump,), int64
+        Increasing.
+    """
+    order = np.argsort(steps, kind="stable")
+    reached = np.cumsum(counts[order])
+    median = int(steps[order][np.searchsorted(reached, (reached[-1] + 1) // 2)])
+    far = (steps > median + median // 2) | (steps < median - median // 2)
+    lengths = counts[far]
+    begins = np.repeat(first[far] - (np.cumsum(lengths) - lengths), lengths)
+    return np.sort(begins + np.arange(len(begins)))

@@ -1,11 +1,12 @@
 """A graph over the nodes of a series whose edges change from step to step.
 
-In: the edges of all steps end to end, and where each step's begin. Out: `DynamicGraph`, and the edges of
-windows as `WindowEdges`. Never stores an edge once a window.
+In: the edges of all steps, concatenated, and where those of each step begin. Out: `DynamicGraph`, and the edges of
+windows as `WindowEdges`, which are built on request.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ Mode = Literal["each", "first", "last"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowEdges:
-    """Edges of the rows of windows, end to end: window by window, and row by row in each.
+    """Edges of the rows of windows, concatenated window by window, and row by row in each.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ class DynamicGraph:
     Parameters
     ----------
     edge_index : array-like, shape (2, edge), integer
-        Edges of all steps, end to end; sources above, targets below.
+        Edges of all steps, concatenated; sources above, targets below.
     edge_weight : array-like, shape (edge,), optional
         Arrays of floats keep their precision; anything else, Python's floats too, becomes float32. As tensors they
         come in torch's default dtype, which is that of models.
@@ -76,7 +77,7 @@ class DynamicGraph:
     Raises
     ------
     GraphError
-        For edges that cannot be, or offsets that do not rise from 0 to the number of edges.
+        For invalid edges, or offsets that do not increase from 0 to the number of edges.
 
     Examples
     --------
@@ -132,7 +133,7 @@ class DynamicGraph:
         Raises
         ------
         GraphError
-            For a step that cannot be (the message has its number), or weights that some steps have and others not.
+            For an invalid step (the message has its number), or weights that some steps have and others not.
 
         Examples
         --------
@@ -151,20 +152,14 @@ class DynamicGraph:
                 f"{len(weighted)} of {len(checked)} steps have edge weights; give them to all or to none."
             )
         index = np.concatenate([np.empty((2, 0), np.int64), *(index for index, _ in checked)], axis=1)
-        weights = [weight for _, weight in checked if weight is not None]
+        weight = np.concatenate([weight for _, weight in checked]) if weighted else None
         offsets = np.cumsum([0, *(index.shape[1] for index, _ in checked)])
-        return cls(
-            index, np.concatenate(weights) if weights else None, offsets, num_nodes=num_nodes, nodes=nodes
-        )
+        return cls(index, weight, offsets, num_nodes=num_nodes, nodes=nodes)
 
     @property
     def num_steps(self) -> int:
         """Steps, as many as the series has rows."""
         return len(self.offsets) - 1
-
-    def window(self, start: int, rows: Any, mode: Mode = "each") -> WindowEdges:
-        """Edges of one window: `batch` with one start, ``rows`` and ``mode`` as there."""
-        return self.batch([start], rows, mode)
 
     def batch(self, starts: Any, rows: Any, mode: Mode = "each", num_nodes: int | None = None) -> WindowEdges:
         """Edges of windows.
@@ -194,14 +189,10 @@ class DynamicGraph:
             )
         chosen, counts = _spans(self.offsets[steps].reshape(-1), self.offsets[steps + 1].reshape(-1))
         windows, width = steps.shape
-        offsets = np.zeros((windows, width + 1), np.int64)
-        flat = np.concatenate(([0], np.cumsum(counts)))
-        offsets[:, :width] = flat[:-1].reshape(windows, width)
-        offsets[:, width] = flat[width::width] if width else 0
+        ends = np.concatenate(([0], np.cumsum(counts)))  # of the edges of each row
+        offsets = ends[np.arange(windows)[:, None] * width + np.arange(width + 1)]
         size = self.num_nodes if num_nodes is None else num_nodes
-        shift = np.repeat(
-            np.arange(windows, dtype=np.int64) * size, np.diff(offsets[:, [0, -1]], axis=1)[:, 0]
-        )
+        shift = np.repeat(np.arange(windows, dtype=np.int64) * size, offsets[:, -1] - offsets[:, 0])
         weight = None if self.edge_weight is None else self.edge_weight[chosen]
         return WindowEdges(self.edge_index[:, chosen] + shift, weight, offsets, size)
 
@@ -222,14 +213,9 @@ class DynamicGraph:
         """Return the graph of steps ``[start, stop)``."""
         offsets = self.offsets[start : stop + 1]
         edges = slice(int(offsets[0]), int(offsets[-1]))
-        weight = None if self.edge_weight is None else self.edge_weight[edges]
-        return DynamicGraph(
-            self.edge_index[:, edges],
-            weight,
-            offsets - offsets[0],
-            num_nodes=self.num_nodes,
-            nodes=self.nodes,
-        )
+        index, weight = self.edge_index[:, edges], self.edge_weight
+        weight = None if weight is None else weight[edges]
+        return DynamicGraph(index, weight, offsets - offsets[0], num_nodes=self.num_nodes, nodes=self.nodes)
 
     def resized(self, num_nodes: int, nodes: np.ndarray | None) -> DynamicGraph:
         """Return the same edges over ``num_nodes`` nodes; those past the largest number have none."""
@@ -246,28 +232,25 @@ class DynamicGraph:
 
 def _check_offsets(offsets: Any, edges: int) -> np.ndarray:
     array = np.asarray(offsets)
-    if array.ndim != 1 or len(array) < 1 or array.dtype.kind not in "iu":
+    integers = array.ndim == 1 and len(array) > 0 and array.dtype.kind in "iu"
+    if not integers or array[0] != 0 or array[-1] != edges or (np.diff(array.astype(np.int64)) < 0).any():
         raise GraphError(
-            f"offsets have shape {array.shape} and dtype {array.dtype}; integers of shape (steps + 1,) are "
-            "needed."
-        )
-    if array[0] != 0 or array[-1] != edges or (np.diff(array.astype(np.int64)) < 0).any():
-        raise GraphError(
-            f"offsets go from {array[0]} to {array[-1]}; they must rise from 0 to the {edges} edges."
+            f"offsets have shape {array.shape} and dtype {array.dtype}; integers of shape (steps + 1,) that rise from "
+            f"0 to the {edges} edges are needed."
         )
     return array.astype(np.int64)
 
 
 def _pair(step: Any) -> tuple[Any, Any]:
     """One step as edges and weights: a graph, a pair of both, or edges alone."""
-    if hasattr(step, "edge_index"):
+    with suppress(AttributeError):
         return step.edge_index, step.edge_weight
     pair = isinstance(step, (tuple, list)) and len(step) == 2 and np.ndim(step[0]) == 2
     return (step[0], step[1]) if pair else (step, None)
 
 
 def _spans(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every number of the ranges [begin, end), end to end, and the length of each range."""
+    """Concatenate the numbers of the ranges [begin, end); also return the length of each range."""
     counts = ends - begins
     total = int(counts.sum())
     return np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(total), counts

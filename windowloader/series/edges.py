@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from windowloader.errors import GraphError
-
-from .alignment import locate
-from .labels import as_labels
+from windowloader.util.labels import as_labels, locate
 
 __all__ = ["Edges", "check_edges", "check_nodes", "keep_edges", "order_of", "renumbering"]
 

@@ -24,10 +24,9 @@ from windowloader.sources.foreign import guarded
 from windowloader.sources.handles import nearby
 from windowloader.sources.numpy_files import Archive, open_npz_archive, read_npy
 from windowloader.sources.unpickle import load_plain
+from windowloader.util.labels import as_labels, counts, find, listed, order, text_of, texts
 
-from .alignment import find, order
 from .edges import Edges
-from .labels import as_labels, counts, listed, text_of, texts
 
 __all__ = ["lists_edges", "read_graph", "table_edges"]
 

@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import GraphError
+from windowloader.util.labels import order
 
-from .alignment import order
 from .dynamic_graph import DynamicGraph
 from .graph import Graph
 from .graph_files import lists_edges, read_graph, table_edges

@@ -1,7 +1,7 @@
-"""The one door: a path, URL, array or collection of them becomes a series.
+"""Opens a path, URL, array or collection of them as a series.
 
-In: whatever `windowloader.sources` can open. Out: `Series`. Never reads values, except where a long table
-must be sorted by entity.
+In: whatever `windowloader.sources` can open. Out: `Series`. Reads no values, except to sort a long table by
+entity.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SeriesError
-from windowloader.sources.description import sharing
 from windowloader.sources.foreign import guarded
-from windowloader.util.units import parse_bytes
+from windowloader.sources.processes import sharing
 
 from .series import Series
-from .targets import Opener
+from .variable import Opener
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +43,7 @@ def open(
     nodes: Any = None,
     **options: Any,
 ) -> Series:
-    """Open a series wherever it is.
+    """Open a series from a path, a URL, arrays or frames.
 
     Parameters
     ----------
@@ -57,38 +56,40 @@ def open(
         One letter an axis: ``t`` time, ``n`` space (any number), ``f`` features (any number, folded into
         one). Default: dimension names, else ``tn`` or ``tnf``.
     variables : str or sequence of str, optional
-        Arrays of one store, joined along features.
+        Which arrays of a store or mapping, joined along features in this order; or the name of a single array.
     features : sequence of str, or mapping of variable to such, optional
         Names of the features; default the variable's name, with the label of each where there are several.
     timestamps : array-like of moments, or tuple (start, freq), optional
-        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has.
+        Time of each row, e.g. ``("2012-03-01", "5min")``; default: the timestamps of the file. Times are converted to
+        UTC; the time zone of a pandas index is kept for the clock features.
     covariates : mapping of name to target or (target, axes)
-        On axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go by labels and times where
-        both sides have some, else by position. Those without time are never scaled.
+        Arrays on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. They are aligned by labels and
+        times where both sides have some, else by position. Those without time are never scaled.
     graph : Graph, DynamicGraph, path, frame or square matrix, optional
-        Brought to the series' nodes where both have labels: re-ordered, others left out.
+        Aligned to the series' nodes where both have labels: re-ordered, other nodes left out.
     segments : array-like of int, shape (segment + 1,), optional
-        Rows where segments begin, and the end; default where time jumps.
+        First row of each segment, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time jumps
+        (`Clock.jumps`); ``[0, num_steps]`` for none.
     missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel; ``"fill_value"``: what the array's store fills in where nothing
-        was written.
+        Value that marks missing cells: NaN or a sentinel; ``"fill_value"``: that of the array in its store. A single
+        number applies to the series' own variables only.
     storage_options : mapping
         For the file system or bucket.
     cache_dir : path, optional
-        Folder on this node, best on its fastest disk, where what is read from paths and URLs is kept: each block
-        is fetched once for all processes of the node, and later epochs run from the file. What can be mapped
-        where it lies is left there.
+        Folder on this node, best on its fastest disk, to cache what is read from paths and URLs: each block is
+        fetched once for all processes of the node, and later epochs read the cache. Files that can be mapped are
+        not copied.
     cache_size : str or int, optional
-        The most that all arrays in ``cache_dir`` may take together, e.g. "200GB"; what was used longest ago is
-        removed first. None: what the disk has.
+        Limit for all arrays in ``cache_dir`` together, e.g. "200GB"; the least recently used are removed first.
+        None: the free space of the disk.
     entity, time : str, optional
-        Columns of a long table (CSV, Parquet): whose reading a row is, and when it was. For other tables
-        ``time`` is the column that holds the timestamps, or several that do together: ``["date", "time"]``.
+        Columns of a long table (CSV, Parquet) with the entity and the time of each reading. For other tables
+        ``time`` is the column of timestamps, or several that form them: ``["date", "time"]``.
     nodes : array-like, optional
-        Labels of the nodes; default what the file has.
+        Labels of the nodes; default: those of the file.
     **options
-        What the family of sources takes: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an
-        npz; of tables ``time_format=``, ``time_unit=``, ``columns=``, and what pandas calls ``sep=``, ``header=``,
+        Options of the kind of source: ``shape=``, ``dtype=``, ``offset=`` of raw files, ``member=`` of an npz; of
+        tables ``time_format=``, ``time_unit=``, ``columns=``, and those of pandas: ``sep=``, ``header=``,
         ``decimal=``, ``thousands=``, ``encoding=``, ``dtype=``, ``na_values=``, ``sheet_name=`` and ``key=``.
 
     Returns
@@ -98,9 +99,9 @@ def open(
     Raises
     ------
     SourceFormatError
-        For a target that is no array; the message lists what can be opened.
+        For a target that is not an array; the message lists what can be opened.
     SourceNotFoundError
-        Where there is nothing of that name.
+        Where nothing of that name exists.
     SeriesError, GraphError, AxesError
         Where parts do not fit; see `Series`.
 
@@ -111,13 +112,13 @@ def open(
     Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
     memory)
     """
-    entities = names = mirrors = None
+    entities = names = cache = None
     if entity is not None:
         from windowloader.sources.long_tables import open_long_table
 
         if time is None:
             raise SeriesError(
-                f"entity={entity!r} opens a table of one row a reading, which needs the column of its time too: time=…."
+                f"entity={entity!r} opens a table of one reading per row, which needs the column of times too: time=…."
             )
         values = [variables] if isinstance(variables, str) else variables
         table = open_long_table(
@@ -128,11 +129,12 @@ def open(
         options["time"] = time
     if cache_dir is not None:
         from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+        from windowloader.util.units import parse_bytes
 
         limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
-        mirrors = MirrorFolder(check_folder(cache_dir), limit)
+        cache = MirrorFolder(check_folder(cache_dir), limit)
     elif cache_size is not None:
-        raise SeriesError(f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given.")
+        raise SeriesError(f"cache_size={cache_size!r} limits cache_dir, which is not given.")
     return Series(
         target,
         axes=axes,
@@ -146,5 +148,5 @@ def open(
         nodes=nodes,
         entities=entities,
         entity_names=names,
-        opener=Opener(storage_options, options, mirrors),
+        opener=Opener(storage_options, options, cache),
     )

@@ -1,7 +1,7 @@
 """What windows are cut from: variables over one clock and one space, with their graph.
 
-In: arrays or sources, timestamps, covariates, segments, entities, a graph. Out: `Series`. Never reads values
-when built.
+In: arrays or sources, timestamps, covariates, segments, entities, a graph. Out: `Series`, a frozen value. Reads no
+values. What a plain array does not need (clock, alignment, graphs) is imported on first use.
 """
 
 from __future__ import annotations
@@ -11,31 +11,27 @@ import hashlib
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from windowloader.errors import FeatureNameError
+from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.util.axes import sizes
+from windowloader.util.labels import as_labels, listed, tells
 
-from .alignment import Alignment
-from .borders import check_borders, check_entities, entity_numbers, unite
-from .clock import CLOCK_NAMES, Clock
-from .dynamic_graph import DynamicGraph
-from .graphs import align_graph
-from .joining import check_names, open_covariates, open_sources, own_variables
-from .labels import as_labels, listed, tells
-from .targets import Opener
-from .variable import Variable, common_tier
+from .alignment import Alignment, nodes_of, open_covariates, rows_of
+from .variable import CLOCK_NAMES, Opener, Variable, check_names, common_tier, open_sources, own_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from .clock import Clock
+    from .dynamic_graph import DynamicGraph
     from .graph import Graph
 
 __all__ = ["Column", "Series"]
 
-PACKED = ("borders", "entity_borders")  # in pickles
+PACKED = ("borders", "entity_borders")  # compressed in pickles
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +54,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Series:
-    """Variables over time and nodes, from arrays in hand (`windowloader.open` takes files).
+    """Variables over time and nodes, from arrays in memory or open sources (`windowloader.open` also takes files).
 
     Parameters
     ----------
     values : array, source, mapping or list
         An array of at least one axis; a mapping of name to array, joined along features, by labels and times; a list
         of either, joined along time, in the order of their times where all have some.
-    axes : str or mapping of variable to str, optional
-        One letter an axis: ``t`` time, ``n`` space, ``f`` features; default ``tn`` or ``tnf``.
-    variables : str or sequence of str, optional
-        Which of a mapping, in this order; or the name of a single array.
-    features : sequence of str, or mapping of variable to such, optional
-        Names of the features; default the variable's name, with the label or number of each where there are
-        several.
-    timestamps : array-like of moments, or tuple (start, freq), optional
-        Time of each row, e.g. ``("2012-03-01", "5min")``; default what the file has. Times become
-        UTC; the time zone of a pandas index is kept for the clock features.
-    covariates : mapping of name to array or (array, axes)
-        Known beside the series, on axes of their own: ``tnf``, ``tn``, ``tf``, ``t``, ``nf``, ``n``. Nodes and rows go
-        by labels and times where both sides have some, else by position. Those without time are never scaled.
-    graph : Graph, DynamicGraph, path, frame or square matrix, optional
-        Brought to the series' nodes where both have labels: re-ordered, others left out.
-    segments : array-like of int, shape (segment + 1,), optional
-        Rows where segments begin, and the end: ``[0, …, num_steps]``. Windows cross none. Default: where time
-        jumps (`Clock.jumps`); ``[0, num_steps]`` for none.
-    missing : float, or mapping of variable to float, optional
-        What marks a missing value: NaN or a sentinel, or ``"fill_value"``: that of the array in its store. One
-        alone is about the series' own variables.
-    nodes : array-like, shape (node,), optional
-        Labels of the nodes; default what the file has.
+    axes, variables, features, timestamps, covariates, graph, segments, missing, nodes : optional
+        See `windowloader.open`.
     entities : array-like of int, shape (entity + 1,), optional
         Rows where the series of each entity begins, and the end, where several lie end to end.
     entity_names : array-like, shape (entity,), optional
@@ -95,7 +70,7 @@ class Series:
     name : str, optional
         For messages.
     opener : Opener, optional
-        How paths are opened, as `windowloader.open` was told.
+        Storage options, as `windowloader.open` passes them on.
 
     Attributes
     ----------
@@ -110,7 +85,7 @@ class Series:
         The series' own, by default inputs and targets.
     clock : Clock or None
     borders : ndarray, int64
-        Rows no window crosses, rising, 0 … num_steps: segments and entities united.
+        Rows that no window crosses, increasing, 0 … num_steps: of segments and entities.
     entity_borders, entity_names : ndarray or None
     graph : Graph, DynamicGraph or None
 
@@ -167,31 +142,39 @@ class Series:
         sources = open_sources(values, opener, axes=axes, variables=variables)
         called, first = next(iter(sources.items()))
         num_steps, space = first.shape[0], sizes(first.axes, first.shape, "n")
-        entity_borders, entity_names = check_entities(entities, entity_names, num_steps)
-        whole = np.unique(np.array([0, num_steps], np.int64)) if entity_borders is None else entity_borders
-        clock = None if timestamps is None else Clock.from_timestamps(timestamps, num_steps, entity_borders)
-        labels = None if nodes is None else as_labels(nodes, size=math.prod(space), what="nodes")
+        num_nodes = math.prod(space)
+        entities = None if entities is None else _borders(entities, num_steps, "entities")
+        whole = np.unique(np.array([0, num_steps], np.int64)) if entities is None else entities
+        if entity_names is not None:
+            if entities is None:
+                raise SeriesError(
+                    "entity_names= were given without entities=: where each begins, and the end."
+                )
+            entity_names = as_labels(entity_names, size=len(whole) - 1, what="entity_names")
+        clock = None if timestamps is None else _clock(timestamps, num_steps, entities)
+        labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
         alignment = Alignment(first, f"variable {called!r}", labels, clock)
         with warnings.catch_warnings():
-            if clock is not None:  # timestamps= are the answer to it
+            if clock is not None:  # timestamps= answer it
                 warnings.filterwarnings("ignore", "the rows.* have no timestamps")
-            own = own_variables(sources, alignment, features=features, missing=missing)
+            own = own_variables(sources, alignment.align, features=features, missing=missing)
         stored = alignment.labels[0] if len(space) == 1 else None
-        if covariates:
-            alignment.settle()
         if labels is None and tells(stored):
-            labels = as_labels(stored, size=math.prod(space), what="nodes")
-        plain = replace(opener, options={})  # which are about the series' own file
+            labels = as_labels(stored, size=num_nodes, what="nodes")
+        plain = replace(opener, options={})  # these belong to the series' own file
         every = (*own, *open_covariates(covariates, plain, alignment, missing))
         check_names(every, missing)
         by_row = {"timestamps=": timestamps, "segments=": segments, "entities=": entities}
-        alignment.check_moved(every, by_row | {"graph=": graph if isinstance(graph, DynamicGraph) else None})
+        alignment.check_moved(every, by_row | {"graph=": graph if _is_dynamic(graph) else None})
         if clock is None and alignment.times is not None:
-            clock = Clock.from_timestamps(alignment.times, num_steps, entity_borders)
+            clock = _clock(alignment.times, num_steps, entities)
+        inner = whole if clock is None else clock.jumps(whole)
         if segments is not None:
-            inner = check_borders(segments, num_steps, what="segments")
-        else:
-            inner = whole if clock is None else clock.jumps(whole)
+            inner = _borders(segments, num_steps, "segments")
+        if graph is not None:
+            from .graphs import align_graph
+
+            graph = align_graph(graph, labels, num_nodes, num_steps, stored)
         self._fill(
             {
                 "name": first.name if name is None else name,
@@ -201,19 +184,12 @@ class Series:
                 "nodes": labels,
                 "features": tuple(feature for variable in own for feature in variable.features),
                 "clock": clock,
-                "borders": unite(whole, inner),
-                "entity_borders": entity_borders,
+                "borders": np.union1d(whole, inner),
+                "entity_borders": entities,
                 "entity_names": entity_names,
-                "graph": align_graph(graph, labels, math.prod(space), num_steps, stored),
+                "graph": graph,
             }
         )
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Series:
-        """Build from fields that are known to fit."""
-        series = object.__new__(cls)
-        series._fill(fields)
-        return series
 
     def _fill(self, fields: Mapping[str, Any]) -> None:
         for name, value in fields.items():
@@ -273,9 +249,9 @@ class Series:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 if self.clock is None:
-                    hint += " It has none of the clocks: pass timestamps=, e.g. ('2012-03-01', '5min')."
+                    hint += " It has no timestamps for clock features: pass timestamps=, e.g. ('2012-03-01', '5min')."
                 raise FeatureNameError(
-                    f"{name!r} is no feature, variable, covariate or clock of {self.name!r}.{hint} There are "
+                    f"{name!r} is not a feature, variable, covariate or clock of {self.name!r}.{hint} There are "
                     f"{listed(known, 20)}."
                 )
             found.extend(known[name])
@@ -316,9 +292,57 @@ class Series:
         array([[3., 5.],
                [6., 8.]])
         """
-        from .selection import select
+        columns = self.columns(features)
+        foreign = [column.name for column in columns if not 0 <= column.variable < self.num_own]
+        if foreign or not columns:
+            what = f"{listed(foreign)} are covariates or clocks, which stay" if foreign else "none were named"
+            raise FeatureNameError(f"features= chooses among {listed(self.features, 20)}; {what}.")
+        rows = rows_of(time, self.clock, self.num_steps, self.entity_borders, self.name)
+        numbers = None if nodes is None else nodes_of(nodes, self.nodes, self.space_shape, self.name)
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["features"] = tuple(column.name for column in columns)
+        fields["variables"] = tuple(self._parts(columns, rows, numbers))
+        if rows is not None:
+            from .clock import clip_borders
 
-        return select(self, time=time, nodes=nodes, features=features)
+            fields["num_steps"] = rows.stop - rows.start
+            fields["borders"] = clip_borders(self.borders, rows)[0]
+            fields["clock"] = None if self.clock is None else self.clock.slice(rows.start, rows.stop)
+            if self.entity_borders is not None:
+                fields["entity_borders"], kept = clip_borders(self.entity_borders, rows)
+                fields["entity_names"] = None if self.entity_names is None else self.entity_names[kept]
+            if _is_dynamic(self.graph):
+                fields["graph"] = self.graph.steps(rows.start, rows.stop)
+        if numbers is not None:
+            fields["space_shape"] = (len(numbers),)
+            fields["nodes"] = None if self.nodes is None else self.nodes[numbers]
+            fields["graph"] = None if self.graph is None else fields["graph"].select(numbers)
+        part = object.__new__(Series)
+        part._fill(fields)
+        return part
+
+    def _parts(
+        self, columns: Sequence[Column], rows: slice | None, nodes: np.ndarray | None
+    ) -> Iterator[Variable]:
+        """Variables cut to rows, nodes and columns; those without a column are left out, covariates stay."""
+        from windowloader.sources.selected import SelectedSource
+
+        for place, variable in enumerate(self.variables):
+            every = list(range(variable.num_features))
+            chosen = [column.feature for column in columns if column.variable == place]
+            chosen = chosen if place < self.num_own else every
+            asked: dict[str, Any] = {
+                "rows": rows if variable.has_time else None,
+                "nodes": nodes if variable.has_nodes else None,
+                "features": chosen if chosen != every else None,
+            }
+            if chosen and any(index is not None for index in asked.values()):
+                source = SelectedSource(variable.source, **asked)
+                variable = replace(
+                    variable, source=source, features=tuple(variable.features[i] for i in chosen)
+                )
+            if chosen:
+                yield variable
 
     def fingerprint(self) -> str:
         """Short text that changes when the data do: sources, names, clock, borders. Reads no values.
@@ -337,7 +361,10 @@ class Series:
 
     def entity_of(self, rows: Any) -> np.ndarray:
         """Entity of each row, int64, in the shape of ``rows``; 0 where there are no entities."""
-        return entity_numbers(self.entity_borders, rows)
+        wanted = np.asarray(rows, np.int64)
+        if self.entity_borders is None:
+            return np.zeros(wanted.shape, np.int64)
+        return np.asarray(np.searchsorted(self.entity_borders, wanted, side="right") - 1, np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         from windowloader.util.packed import pack_integers
@@ -358,7 +385,7 @@ class Series:
         if others:
             parts[0] += f"; covariates {', '.join(others)}"
         if self.clock is not None and self.num_steps:
-            parts.append(" … ".join(self.clock.texts([0, self.num_steps - 1])) + self.clock.told)
+            parts.append(" … ".join(self.clock.texts([0, self.num_steps - 1])) + self.clock.calendar_note)
         if self.entity_borders is not None:
             parts.append(f"{len(self.entity_borders) - 1} entities")
         if len(self.borders) > 2:
@@ -374,3 +401,24 @@ class Series:
         from windowloader.view.notebook import series_html
 
         return series_html(self)
+
+
+def _clock(timestamps: Any, num_steps: int, entities: np.ndarray | None) -> Clock:
+    from .clock import Clock
+
+    return Clock.from_timestamps(timestamps, num_steps, entities)
+
+
+def _borders(borders: Any, num_steps: int, what: str) -> np.ndarray:
+    from .clock import check_borders
+
+    return check_borders(borders, num_steps, what=what)
+
+
+def _is_dynamic(graph: Any) -> TypeGuard[DynamicGraph]:
+    """Whether a graph has edges of each step."""
+    if graph is None:
+        return False
+    from .dynamic_graph import DynamicGraph
+
+    return isinstance(graph, DynamicGraph)

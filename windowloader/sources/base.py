@@ -1,7 +1,7 @@
-"""What a source is: an array of rows along time that can be read by row range, and by part of the other axes.
+"""The source protocol: an array of rows along time that can be read by row range, and by part of the other axes.
 
-In: what an engine found out about its array. Out: `Source`, the protocol with its defaults, `LocalSource` and
-`SlabSource` to build on, and small helpers. Never opens a file itself; never knows of windows.
+In: what an engine knows about its array. Out: `Source`, the protocol with its defaults, the base classes `LocalSource`,
+`SlabSource` and `SourceOver`, and small helpers. Opens no file itself, and knows nothing of windows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -18,16 +19,12 @@ from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_axes, check_dtype, check_shape, default_axes
 
-from .box import box_shape, given
-from .failures import Asked, Guard
-from .reads import Done, in_thread
-from .storage import Storage
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .box import Box
     from .reads import Pending
+    from .storage import Storage
 
 __all__ = [
     "BOXES",
@@ -44,7 +41,7 @@ __all__ = [
 ]
 
 
-MOST_CHUNKS = 1 << 25  # along time, or of one row: plans have a number for each
+MOST_CHUNKS = 1 << 25  # along time, or in one row: plans hold a number for each
 
 
 class Description:
@@ -52,13 +49,16 @@ class Description:
 
     __slots__ = ()
 
+    by_dim: Mapping[int, np.ndarray] = MappingProxyType({})
+    times: np.ndarray | None = None
+
     def labels(self, dim: int) -> np.ndarray | None:
         """Labels along dimension ``dim`` of the array as stored."""
-        return None
+        return self.by_dim.get(dim)
 
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of the rows, datetime64[ns]."""
-        return None
+        return self.times
 
     def attributes(self) -> Mapping[str, Any]:
         """Attributes that the file gives the array: units, names, titles."""
@@ -67,7 +67,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Described(Description):
-    """Labels and timestamps that are in hand.
+    """Labels and timestamps that are in memory.
 
     Parameters
     ----------
@@ -76,31 +76,23 @@ class Described(Description):
     times : ndarray of datetime64[ns], optional
         Timestamps of the rows.
     doubts : tuple of str
-        What was assumed: see `LocalSource`.
+        What was assumed: see `Source`.
     """
 
     by_dim: Mapping[int, np.ndarray] = field(default_factory=dict)
     times: np.ndarray | None = None
     doubts: tuple[str, ...] = ()
 
-    def labels(self, dim: int) -> np.ndarray | None:
-        """Labels along dimension ``dim``, or None."""
-        return self.by_dim.get(dim)
 
-    def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the rows, or None."""
-        return self.times
-
-
-BOXES = ("whole", "slices", "indices")  # the later, the less is read in vain
+BOXES = ("whole", "slices", "indices")  # each reads less that is not needed than the one before
 
 
 class Source:
-    """An array whose first axis is time, readable by row range: all that the package asks of one, with defaults.
+    """An array whose first axis is time and which can be read by row range.
 
-    Subclass it and give ``read``; everything else has a default. Whatever the order of axes in storage, ``t`` comes
-    first here; the other letters keep their order. Instances pickle small, open their handles lazily, once per process,
-    and reopen after a fork.
+    Subclass it and define ``read``; all other members have defaults. ``t`` is always the first axis, whatever the order
+    in storage; the other axes keep their order. Instances pickle small, open their handles lazily, once per process,
+    and reopen them after a fork.
 
     Parameters
     ----------
@@ -111,12 +103,12 @@ class Source:
     dtype : dtype-like
         As stored, any byte order.
     axes : str, optional
-        Letters of the stored shape; None: from ``dims``, else the default. A source without time, for static
-        covariates, has no ``t``.
+        One letter for each stored dimension; None: from ``dims``, else the default. A source without time, for
+        static covariates, has no ``t``.
     dims : sequence of str, optional
         Dimension names of the stored array.
     chunks : sequence of int, optional
-        Storage grid, in the stored order: the least that a read takes. None: every range of rows costs alike.
+        Shape of a chunk, in the stored order: the least that a read fetches. None: any range of rows can be read.
     description : Description, optional
         Labels and timestamps.
 
@@ -127,23 +119,23 @@ class Source:
     dtype : numpy.dtype
         Native byte order; what `read` delivers.
     boxes : {"whole", "slices", "indices"}
-        What `read` can be asked for of the axes after the first: all of them; a range of each; or positions of each,
-        rising, beside ranges. What else is wanted is picked from what it reads.
+        What `read` accepts as ``box``: nothing but whole axes; a slice of each axis after the first; or slices and
+        increasing positions. `SelectedSource` reads the smallest box possible and selects from it.
     tier : str
-        "memory" or "mapped" where the rows lie in memory or a local file, so that a shuffle is a permutation of all
-        windows; "streamed" where they must be read in blocks. Default: as `array` shows.
+        "memory" or "mapped" where the rows are in memory or a mapped file, so that a shuffle is a permutation of all
+        windows; "streamed" where they must be read in blocks. Default: derived from `array`.
     shards : tuple of int or None
         Sizes of a shard of a Zarr array, in the order of `axes`.
     padded : bool
         Whether a chunk that reaches beyond the array is stored, and read, whole.
     stored_itemsize : int
-        Bytes of a value as reads count them: as it is delivered, or as it is stored.
+        Bytes per value that reads count: of the delivered or of the stored type.
     fill_value : float or None
-        What cells hold that were never written, as delivered; None where the format has no such value.
+        Value of cells that were never written, as delivered; None where the format has no such value.
     moved : bool
-        Whether what it joins stands in another order of time than it was given in.
+        Whether it joins parts in the order of their times, and they were given in another order.
     doubts : tuple of str
-        What was assumed about it, with what to write instead; a warning where it is a series' own variable.
+        What was assumed about it and what to write instead; issued as warnings for a series' own variables.
     """
 
     boxes: Literal["whole", "slices", "indices"] = "whole"
@@ -152,10 +144,10 @@ class Source:
     fill_value: float | None = None
     moved = False
     doubts: tuple[str, ...] = ()
-    _told: tuple[Box | None, Storage | None] = (None, None)  # of `bytes_of`
+    _last_storage: tuple[Box | None, Storage | None] = (None, None)  # cache of `bytes_of`
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_told": (None, None)}
+        return {**self.__dict__, "_last_storage": (None, None)}
 
     def __init__(
         self,
@@ -191,8 +183,7 @@ class Source:
         if max([*grid[:1], math.prod(grid[1:])]) > MOST_CHUNKS:
             raise SourceFormatError(
                 f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along "
-                "time or for a row, more than can be planned for. If that is no damage, `windowloader convert` makes "
-                "larger ones."
+                "time or in a row, which is too many. Rewrite it in larger chunks, e.g. by `windowloader convert`."
             )
 
     def __repr__(self) -> str:
@@ -206,8 +197,8 @@ class Source:
         start, stop : int
         out : ndarray, shape (stop - start, \*sizes of the box), `dtype`
         box : tuple of slice or ndarray, optional
-            One for each axis after the first: a slice of step 1 with both ends, or rising positions, as `boxes` allows.
-            None: whole axes. A source whose `boxes` is "whole" need not take it.
+            One for each axis after the first: a slice of step 1 with both ends, or increasing positions, as `boxes`
+            allows. None: whole axes. A source whose `boxes` is "whole" need not take it.
 
         Returns
         -------
@@ -219,15 +210,17 @@ class Source:
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin `read` and return at once; default: on a thread. ``out`` must stay alive until the result.
 
-        A request cannot be called back: after a read that failed, by `SourceTimeoutError` above all, do not use ``out``
-        again. Its rows may still be written.
+        Requests cannot be cancelled: after a failed read, e.g. by `SourceTimeoutError`, do not reuse ``out``, which may
+        still be written to.
 
         Returns
         -------
         Pending or concurrent.futures.Future
             Its result is that of `read`.
         """
-        return in_thread(self.name, self.read, start, stop, out, *given(box))
+        from .reads import in_thread
+
+        return in_thread(self.name, self.read, start, stop, out, *(() if box is None else (box,)))
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""
@@ -235,52 +228,43 @@ class Source:
 
     @property
     def tier(self) -> str:
-        """Where its rows come from: see the class."""
+        """Where rows come from; see the class."""
         from .mapping import is_mapped
 
         array = self.array()
         return "streamed" if array is None else "mapped" if is_mapped(array) else "memory"
 
     def storage(self, box: Box | None = None) -> Storage:
-        """Return how it lies in storage, or what of it lies in a box that `read` takes. Default: by `chunks`."""
+        """Return the layout in storage of the array, or of a box of it. Default: a grid of `chunks`."""
+        from .storage import Storage
+
         return Storage.of_grid(
             self.shape, self.chunks, itemsize=self.dtype.itemsize, stored_itemsize=self.stored_itemsize, box=box,
             shards=self.shards, whole=self.padded,
         )  # fmt: skip
 
     def bytes_of(self, start: int, stop: int, box: Box | None = None) -> int:
-        """Count the bytes of the chunks that rows, or a box of them, lie in."""
-        told, storage = self._told
-        if storage is None or told is not box:  # whoever reads a part asks for the same one each time
+        """Count the bytes of the chunks that contain rows, or a box of them."""
+        last, storage = self._last_storage
+        if storage is None or last is not box:  # consecutive reads pass the same box
             storage = self.storage(box)
-            self._told = (box, storage)
+            self._last_storage = (box, storage)
         return storage.bytes(start, stop)
 
     def check_range(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> None:
-        """Raise `IndexError` for rows that are not there, `ValueError` where ``out`` or a box does not fit."""
+        """Raise `IndexError` for rows out of range, `ValueError` where the shape of ``out`` does not fit."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
+        sizes = self.shape[1:]
         if box is not None:
-            self._check_box(box)
-        expected = (stop - start, *(self.shape[1:] if box is None else box_shape(box)))
+            from .box import box_shape
+
+            sizes = box_shape(box)
+        expected = (stop - start, *sizes)
         if out.shape != expected:
             raise ValueError(
                 f"rows [{start}, {stop}) of {self.name!r} have shape {expected}; out has {out.shape}."
             )
-
-    def _check_box(self, box: Box) -> None:
-        kinds = {"whole": (), "slices": (slice,), "indices": (slice, np.ndarray)}[self.boxes]
-        if len(box) != len(self.shape) - 1 or not all(isinstance(part, kinds) for part in box):
-            raise ValueError(
-                f"box={box} was asked of {self.name!r}, of shape {self.shape}, which reads {self.boxes} of its "
-                "axes after the first (see Source.boxes)."
-            )
-        ends = [
-            (x.start, x.stop) if isinstance(x, slice) else (x.min(initial=0), x.max(initial=-1) + 1)
-            for x in box
-        ]
-        if not all(0 <= low <= high <= size for (low, high), size in zip(ends, self.shape[1:], strict=True)):
-            raise IndexError(f"box={box} reaches beyond the shape {self.shape} of {self.name!r}.")
 
     def labels(self, axis: int) -> np.ndarray | None:
         """Labels along an axis of `shape` as the file has them (sensor ids, latitudes, feature names), or None."""
@@ -291,18 +275,18 @@ class Source:
         return self.description.timestamps()
 
     def fingerprint(self) -> str:
-        """Short text that changes when the data do, and reads no values. Default: of name, shape and dtype."""
+        """Short text that changes with the data, without reading values. Default: of name, shape and dtype."""
         return digest(self.name, self.axes, self.shape, self.dtype.str)
 
     def check(self) -> None:
-        """Raise `SourceChangedError` where a local file is no longer what was opened; called before each pass."""
+        """Raise `SourceChangedError` where a local file was changed after opening; called before each pass."""
 
     def close(self) -> None:
-        """Let go of handles; a later read opens them again."""
+        """Close handles; a later read opens them again."""
 
     @property
     def origins(self) -> tuple[Source, ...]:
-        """Those that it reads in the end, along time: itself where that is from a file."""
+        """Sources that are finally read, along time; itself unless it wraps others."""
         return (self,)
 
     def attributes(self) -> Mapping[str, Any]:
@@ -310,30 +294,32 @@ class Source:
         return self.description.attributes()
 
     def codecs(self) -> list[str]:
-        """Names of the codecs that it is stored with."""
+        """Names of the codecs of the stored array."""
         return []
 
     def stored_bytes(self) -> int | None:
-        """Bytes that it takes on disk, where that can be told without a request."""
+        """Bytes on disk, where they are known without a request."""
         return None
 
     def address(self) -> str:
-        """Where it is that its name does not say: a bucket's endpoint, the query of a URL but for signatures."""
+        """Return the part of the location that `name` omits: a bucket's endpoint, the query of a URL."""
         return ""
 
     def state(self) -> str:
-        """Text that changes when it is written again with the same metadata, beside `fingerprint`; may ask storage."""
+        """Text that changes when values are rewritten under the same metadata; may make requests."""
         return ""
 
 
 class LocalSource(Source):
-    """Base of the local sources: a family gives `array` (an addressable array) or `_read`, and `fingerprint`."""
+    """Base of local sources: a subclass defines `array` or `_read`, and `fingerprint`."""
 
     def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Read rows ``[start, stop)`` into ``out``, any strides."""
         self.check_range(start, stop, out, box)
         if not out.size:
             return 0
+        from .failures import Asked, Guard
+
         with Guard(Asked(self.name, (start, stop))):
             return self._read(start, stop, out, box)
 
@@ -341,33 +327,35 @@ class LocalSource(Source):
         raise NotImplementedError
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Read at once: local rows come from memory, the page cache or under a lock."""
-        return Done(self.read(start, stop, out, *given(box)))
+        """Read immediately: local rows come from memory, the page cache or under a lock."""
+        from .reads import Done
+
+        return Done(self.read(start, stop, out, *(() if box is None else (box,))))
 
 
 class SourceOver(Source):
-    """Base of the sources that read another, `source`, or several, `parts`, and say what the first of them says."""
+    """Base of sources that read another, `source`, or several, `parts`; descriptions are those of the first."""
 
     source: Source
 
     @property
     def parts(self) -> tuple[Source, ...]:
-        """Those that it reads."""
+        """Sources that it reads."""
         return (self.source,)
 
     @property
     def origins(self) -> tuple[Source, ...]:
-        """Those of its parts."""
+        """Origins of its parts."""
         return tuple(origin for part in self.parts for origin in part.origins)
 
     @property
     def fill_value(self) -> float | None:  # type: ignore[override]
-        """That of the first of its origins."""
+        """Fill value of the first origin."""
         return self.origins[0].fill_value
 
     @property
     def tier(self) -> str:
-        """That of the other."""
+        """Tier of the other source."""
         return self.source.tier
 
     def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
@@ -379,11 +367,11 @@ class SourceOver(Source):
         return self.parts[0].labels(axis)
 
     def timestamps(self) -> np.ndarray | None:
-        """Timestamps of the other."""
+        """Timestamps of the other source."""
         return self.source.timestamps()
 
     def fingerprint(self) -> str:
-        """Fingerprint of the other."""
+        """Fingerprint of the other source."""
         return self.source.fingerprint()
 
     def check(self) -> None:
@@ -398,7 +386,7 @@ class SourceOver(Source):
 
 
 class SlabSource(LocalSource):
-    """A source that is read by slabs of the stored array, so that a part of it can be read alone."""
+    """A local source that reads slabs of the stored array."""
 
     boxes = "slices"
     padded = True

@@ -1,6 +1,6 @@
-"""Parts of the axes after the first: what a source is asked for beside a range of rows.
+"""Boxes: parts of the axes after the first, which a source may be asked for beside a range of rows.
 
-In: slices and positions. Out: `Box`, its shape, its chunks. Never reads.
+In: slices and positions. Out: `Box`, its shape, its chunks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Box", "box_shape", "chunk_edges", "given", "met", "within"]
 
 Box: TypeAlias = "tuple[slice | NDArray[np.int64], ...]"
-"""One for each axis after the first: a slice of step 1 with both ends, or rising positions."""
+"""One for each axis after the first: a slice of step 1 with both ends, or increasing positions."""
 
 
 def box_shape(box: Box) -> tuple[int, ...]:
@@ -30,12 +30,12 @@ def box_shape(box: Box) -> tuple[int, ...]:
 
 
 def given(box: Box | None) -> tuple[Box, ...]:
-    """Arguments that give a source a box: none for whole axes, as a source that reads no boxes need not take one."""
+    """Arguments that pass a box to a source: none for whole axes, as sources need not accept a box."""
     return () if box is None else (box,)
 
 
 def within(rows: NDArray[Any], box: Box) -> NDArray[Any]:
-    """Part of rows that a box takes; a view where all of it are slices."""
+    """Part of rows within a box; a view where the box has slices only."""
     rows = rows[:, *(part if isinstance(part, slice) else slice(None) for part in box)]
     for axis, part in enumerate(box, 1):
         if not isinstance(part, slice):
@@ -44,7 +44,7 @@ def within(rows: NDArray[Any], box: Box) -> NDArray[Any]:
 
 
 def chunk_edges(num_rows: int, chunk: int) -> NDArray[np.int64]:
-    """Rows where a chunk begins, and the end.
+    """First row of each chunk, and the end.
 
     Examples
     --------

@@ -8,15 +8,14 @@ Never reads the values of a variable; coordinates are read once.
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import WindowLoaderError
 
 from .base import Description, unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_units, time_values
+from .processes import opened, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,41 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
-
-C = TypeVar("C", bound="Contents")
-_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
-MOST_SHARED = 8  # files of a long list are not all held open
-
-
-@contextmanager
-def sharing() -> Iterator[None]:
-    """Within, a store whose variables are opened one after the other is opened and described once."""
-    if _SHARED.get() is not None:
-        yield
-        return
-    token = _SHARED.set({})
-    try:
-        yield
-    finally:
-        for contents in (_SHARED.get() or {}).values():
-            contents.close()
-        _SHARED.reset(token)
-
-
-@contextmanager
-def opened(opener: Callable[[], C]) -> Iterator[C]:
-    """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
-    held = _SHARED.get()
-    contents: C = opener() if held is None or opener not in held else held[opener]
-    try:
-        yield contents
-    finally:
-        if held is None:
-            contents.close()
-        else:
-            held.setdefault(opener, contents)
-            while len(held) > MOST_SHARED:
-                held.pop(next(iter(held))).close()
 
 
 def split_path(variable: str) -> tuple[str, str]:

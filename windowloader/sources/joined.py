@@ -13,6 +13,7 @@ import numpy as np
 
 from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.util.calendars import Times, calendar_of, own
+from windowloader.util.labels import order
 
 from .base import BOXES, SourceOver, digest
 from .box import given
@@ -80,8 +81,6 @@ def join(sources: Sequence[Source]) -> Source:
 
 def _aligned(source: Source, first: Source) -> Source:
     """Return a part with the labels of the first, in its order."""
-    from windowloader.series.alignment import order
-
     names = repr(source.name), f"{first.name!r}, with which it is joined along time"
     along = {}
     for axis in range(1, len(first.shape) if source.axes == first.axes else 0):
@@ -100,21 +99,31 @@ class JoinedSource(SourceOver):
     """
 
     parts: tuple[Source, ...] = ()
-    times: Sequence[np.ndarray | None] = ()  # of the parts, where they are in hand
+    times: Sequence[np.ndarray | None] = ()  # of the parts, where they were read already
 
     def __init__(self, parts: Sequence[Source]) -> None:
-        for part in parts[1:]:
-            _check_alike(parts[0], part)
+        first, dtype = parts[0], np.result_type(*[part.dtype for part in parts])
+        for part in parts:
+            has = f"{part.name!r} has axes {part.axes!r} and shape {part.shape}"
+            if "t" not in part.axes:
+                raise SourceFormatError(f"{has}, without the time along which a list joins.")
+            if part.axes != first.axes or part.shape[1:] != first.shape[1:]:
+                raise SourceFormatError(
+                    f"{has}, but {first.name!r}, which it is joined with along time, has {first.axes!r} and "
+                    f"{first.shape}. All but the time must agree."
+                )
+            if part.dtype != dtype and (part.dtype.kind == "b" or not np.can_cast(part.dtype, dtype)):
+                raise SourceFormatError(
+                    f"{part.name!r} has dtype {part.dtype}, which does not fit the {dtype} of the parts it is joined "
+                    "with."
+                )
         self.parts = tuple(parts)
         self.borders = np.cumsum([0, *(part.shape[0] for part in parts)], dtype=np.int64)
-        super().__init__(
-            f"{parts[0].name} … {parts[-1].name} ({len(parts)} parts)",
-            shape=(int(self.borders[-1]), *parts[0].shape[1:]),
-            dtype=_common_dtype(parts),
-            axes=parts[0].axes,
-        )
+        name = f"{first.name} … {parts[-1].name} ({len(parts)} parts)"
+        shape = (int(self.borders[-1]), *first.shape[1:])
+        super().__init__(name, shape=shape, dtype=dtype, axes=first.axes)
         self.boxes = min((part.boxes for part in parts), key=BOXES.index)
-        self._recent: dict[int, None] = {}  # parts, the one used last at the end
+        self._recent: dict[int, None] = {}  # parts that may be open, the one used last at the end
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "times": (), "_recent": {}}  # pickles small
@@ -129,31 +138,30 @@ class JoinedSource(SourceOver):
         self.check_range(start, stop, out, box)
         reads: list[Pending] = []
         begins: list[int] = []
-        turned: list[tuple[np.ndarray, np.ndarray]] = []  # rows of another dtype, and their place
-        at = int(np.searchsorted(self.borders, start, side="right")) - 1 if out.size else len(self.parts)
-        for number in itertools.takewhile(
-            lambda number: self.borders[number] < stop, range(at, len(self.parts))
-        ):
+        converted: list[tuple[np.ndarray, np.ndarray]] = []  # rows of another dtype, and their place
+        first = int(np.searchsorted(self.borders, start, side="right")) - 1
+        last = int(np.searchsorted(self.borders, stop)) if out.size else first
+        for number in range(first, last):
             part, border = self.parts[number], int(self.borders[number])
             low, high = max(start - border, 0), min(stop - border, part.shape[0])
             rows = place = out[border + low - start : border + high - start]
             begins.append(border + low - start)
             if part.dtype != out.dtype:
                 rows = np.empty(place.shape, part.dtype)
-                turned.append((place, rows))
+                converted.append((place, rows))
             reads.append(begun(part.submit(low, high, rows, *given(box)), part.name))
-            self._touch(number)
+            self._limit_open(number)
 
         def finish() -> None:
-            for place, rows in turned:
+            for place, rows in converted:
                 place[...] = rows
 
         return All(reads, begins, finish=finish)
 
-    def _touch(self, number: int) -> None:
-        """Note that a part is used, and close those that were not for the longest time."""
+    def _limit_open(self, number: int) -> None:
+        """Close the parts that were not used for the longest time; each step here is atomic."""
         self._recent.pop(number, None)
-        self._recent[number] = None  # each step here is atomic
+        self._recent[number] = None
         for old in list(self._recent)[:-OPEN_PARTS]:
             self._recent.pop(old, None)
             self.parts[old].close()
@@ -164,7 +172,7 @@ class JoinedSource(SourceOver):
         tiers = {part.tier for part in self.parts}
         alike = tiers <= {*LOCAL_TIERS} or len(tiers) == 1
         if len(self.parts) > OPEN_PARTS and any(isinstance(one, LoadedSource) for one in self.origins):
-            alike = False  # a part that is parsed again for each window would cost more than any block order
+            alike = False  # parsing a file again for each window would cost more than any block order
         return max(tiers, key=TIERS.index) if alike else "streamed"
 
     def labels(self, axis: int) -> np.ndarray | None:
@@ -174,49 +182,27 @@ class JoinedSource(SourceOver):
     def timestamps(self) -> np.ndarray | None:
         """Timestamps of all parts; `SeriesError` where a part begins before the one before it ends."""
         times = self.times or [part.timestamps() for part in self.parts]
-        known = [time for time in times if time is not None]
+        known = [(part, time) for part, time in zip(self.parts, times, strict=True) if time is not None]
         if not known:
             return None
         if len(known) < len(times):
             without = next(part for part, time in zip(self.parts, times, strict=True) if time is None)
             raise SeriesError(f"{without.name!r} has no timestamps, but other parts joined with it have.")
-        filled = [(part, time) for part, time in zip(self.parts, known, strict=True) if time.size]
-        for (before, early), (after, late) in itertools.pairwise(filled):
+        for (before, early), (after, late) in itertools.pairwise(one for one in known if one[1].size):
             if late[0] <= early[-1]:
                 raise SeriesError(
                     f"{after.name!r} begins at {late[0]}, but {before.name!r} before it ends at {early[-1]}. Parts "
                     "that are joined along time must not overlap: cut one, or list each time once."
                 )
-        calendars = {calendar_of(time) for time in known}
+        calendars = {calendar_of(time) for _, time in known}
         if len(calendars) > 1 and any(map(own, calendars)):
             raise SeriesError(
                 f"the parts of {self.name!r} are in the calendars {sorted(name or 'standard' for name in calendars)}, "
                 "whose days are not the same. Convert them to one, e.g. by convert_calendar of xarray."
             )
-        return Times(np.concatenate(known), calendars.pop() if len(calendars) == 1 else "")
+        calendar = calendars.pop() if len(calendars) == 1 else ""
+        return Times(np.concatenate([time for _, time in known]), calendar)
 
     def fingerprint(self) -> str:
         """Fingerprints of the parts, in order."""
         return digest(*[part.fingerprint() for part in self.parts])
-
-
-def _check_alike(first: Source, part: Source) -> None:
-    if "t" not in part.axes:
-        raise SourceFormatError(
-            f"{part.name!r} has axes {part.axes!r}, without the time along which a list joins."
-        )
-    if part.axes != first.axes or part.shape[1:] != first.shape[1:]:
-        raise SourceFormatError(
-            f"{part.name!r} has axes {part.axes!r} and shape {part.shape}, but {first.name!r}, which it is joined with "
-            f"along time, has {first.axes!r} and {first.shape}. All but the time must agree."
-        )
-
-
-def _common_dtype(parts: Sequence[Source]) -> np.dtype:
-    dtype = np.result_type(*[part.dtype for part in parts])
-    for part in parts:
-        if part.dtype != dtype and (part.dtype.kind == "b" or not np.can_cast(part.dtype, dtype, "safe")):
-            raise SourceFormatError(
-                f"{part.name!r} has dtype {part.dtype}, which does not fit the {dtype} of the parts it is joined with."
-            )
-    return dtype

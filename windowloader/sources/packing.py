@@ -31,27 +31,24 @@ ONE_AT_A_TIME = threading.Lock()  # filters of warnings belong to all threads
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packing:
-    """How stored numbers become values; made by `packing`.
+    """How stored numbers become values; built by `packing`.
 
     Parameters
     ----------
     dtype : numpy.dtype
         Of the values.
     work : numpy.dtype
-        What is calculated in: `dtype`, except where that is bool; of the stored numbers, where xarray decodes.
+        Of the arithmetic: `dtype`, except where that is bool; of the stored numbers, where xarray decodes.
     attributes : mapping
         Marks and packing, as `plain` has them: the type of a number decides how NumPy rounds.
-    view : str
-        Type that ``_Unsigned`` says the stored numbers are of, ``"u1"``; empty: as stored.
     marks : tuple of numpy scalars, optional
-        Values that mean "nothing here", before scaling. None: the arithmetic is not equal to xarray's, which then
+        Values that mark a missing cell, before scaling. None: the arithmetic is not equal to xarray's, which then
         decodes each block.
     """
 
     dtype: np.dtype
     work: np.dtype
     attributes: Mapping[str, Any]
-    view: str = ""
     marks: tuple[Any, ...] | None = None
 
     def unpack(self, stored: np.ndarray, out: np.ndarray) -> None:
@@ -69,27 +66,23 @@ class Packing:
             return
         step = max(1, BLOCK * len(stored) // max(1, stored.size))
         for start in range(0, len(stored), step):
-            self._calculate(stored[start : start + step], out[start : start + step], self.marks)
+            part = out[start : start + step]
+            values = part if part.dtype.kind != "b" else np.empty(part.shape, self.work)
+            with np.errstate(all="ignore"):
+                values[...] = stored[start : start + step]
+                for mark in self.marks:
+                    np.copyto(values, np.nan, where=values == mark)
+                for key, calculate in (("scale_factor", np.multiply), ("add_offset", np.add)):
+                    if key in self.attributes:
+                        calculate(values, self.attributes[key], out=values)
+                if values is not part:
+                    part[...] = values
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """Return the values of ``stored``."""
         out = np.empty(stored.shape, self.dtype)
         self.unpack(stored, out)
         return out
-
-    def _calculate(self, stored: np.ndarray, out: np.ndarray, marks: tuple[Any, ...]) -> None:
-        values = out if out.dtype.kind != "b" else np.empty(out.shape, self.work)
-        if self.view:
-            stored = stored.view(stored.dtype.byteorder + self.view)
-        with np.errstate(all="ignore"):
-            values[...] = stored
-            for mark in marks:
-                np.copyto(values, np.nan, where=values == mark)
-            for key, calculate in (("scale_factor", np.multiply), ("add_offset", np.add)):
-                if key in self.attributes:
-                    calculate(values, self.attributes[key], out=values)
-            if values is not out:
-                out[...] = values
 
 
 def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the variable") -> Packing | None:
@@ -125,10 +118,6 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
         said["dtype"] = "bool"
     if not said or dtype.kind not in "iuf":
         return None
-    sign = {("i", "true"): "u", ("u", "false"): "i"}.get((dtype.kind, str(said.get("_Unsigned"))))
-    view = f"{sign}{dtype.itemsize}" if sign else ""
-    if not sign:  # it means nothing
-        said.pop("_Unsigned", None)
     try:
         with np.errstate(all="ignore"):
             marks = [mark for key in MARKS for mark in map(np.asarray, np.ravel(said.get(key, ())))]
@@ -136,10 +125,6 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
             probe = _probe(dtype.newbyteorder("="), marks)
             right = _by_xarray(probe.astype(dtype), said)
             work = _by_xarray(probe[:0], {**said, "dtype": ""}).dtype
-            fill = said.get("_FillValue", np.nan)
-            if view and fill == fill:  # of the other sign, as xarray turns it
-                marks = [mark for mark in marks if mark != fill]
-                marks.append(np.asarray(fill).astype(dtype).view(view))
             typed = [(mark.astype(work)[()], mark) for mark in marks]
     except Exception as error:
         raise SourceFormatError(
@@ -149,8 +134,11 @@ def packing(dtype: np.dtype, attributes: Mapping[str, Any], *, name: str = "the 
     if _same(right, probe):
         return None
     equal = tuple(dict.fromkeys(found for found, mark in typed if found == mark))  # no number equals others
-    fast = Packing(right.dtype, work, said, view, equal)
-    return fast if _proven(fast, probe, right) else replace(fast, work=dtype, marks=None)
+    fast = Packing(right.dtype, work, said, equal)
+    with suppress(TypeError, ValueError, OverflowError):
+        if _same(fast.values(probe), right):
+            return fast
+    return replace(fast, work=dtype, marks=None)
 
 
 def delivered(packed: Packing | None, dtype: np.dtype, fill_value: Any) -> float | None:
@@ -216,12 +204,6 @@ def _by_xarray(stored: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
         warnings.simplefilter("ignore")  # several marks, and marks that are none, are taken as meant
         decoded = xarray.conventions.decode_cf_variable("values", variable, decode_times=False)
         return np.asarray(decoded.values)
-
-
-def _proven(packed: Packing, probe: np.ndarray, right: np.ndarray) -> bool:
-    with suppress(TypeError, ValueError, OverflowError):
-        return _same(packed.values(probe), right)
-    return False
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -1,7 +1,8 @@
-"""Values that belong to one process, and the one place that loads TensorStore.
+"""Values that belong to one process or one call, and the only place that loads TensorStore.
 
-In: a function that opens something. Out: `PerProcess`, which calls it once in each process; `tensorstore`. Never uses
-TensorStore in a process forked from one that had loaded it: its threads do not survive a fork, and it aborts the child.
+In: a function that opens something. Out: `PerProcess`, which calls it once per process; `opened`, once per call;
+`tensorstore`. TensorStore is never used in a process forked from one that had loaded it: its threads do not survive a
+fork, and it aborts the child.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.errors import ClosedError, SourceError
@@ -21,12 +23,12 @@ from windowloader.util.shutdown import end_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PerProcess", "tensorstore"]
+__all__ = ["PerProcess", "opened", "sharing", "tensorstore"]
 
 T = TypeVar("T")
 
-# Without these a server that accepts and never answers, or answers at a trickle, is waited for without end; read at
-# TensorStore's first request. 32 requests that share a slow line stay above 1 KiB a second each.
+# Without these TensorStore waits forever for a server that accepts and never answers, or answers very slowly; read at
+# its first request. 32 requests that share a slow line stay above 1 KiB a second each.
 STALLS = {
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "5",
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
@@ -40,13 +42,12 @@ def tensorstore(name: str = "") -> Any:
     Parameters
     ----------
     name : str
-        What is to be read with it, for the message.
+        What will be read, for the message.
 
     Raises
     ------
     SourceError
-        In a process that was forked after TensorStore was loaded. Whether it was used cannot be told from outside, and
-        TensorStore would abort the process if it was.
+        In a process that was forked after TensorStore was loaded: it would abort the process if it had been used.
 
     Examples
     --------
@@ -78,11 +79,11 @@ def _load() -> None:
 
 
 def _load_before_the_end() -> None:
-    """Load it on a thread that lives as long as the process, while another one keeps the interpreter from ending.
+    """Load it on a thread that never ends, while a second one keeps the interpreter alive.
 
-    TensorStore takes the thread that loads it for the main thread, which may ask for the interpreter even at its end.
-    Once that thread had ended, one of TensorStore's own could get its id, ask too late, and abort the process. And what
-    makes its other threads safe is registered as it is loaded, which must be over before the interpreter ends.
+    TensorStore takes the thread that loads it for the main thread, which may acquire the GIL even at shutdown. If that
+    thread ended, one of TensorStore's own could get its id, acquire too late, and abort the process. The exit handler
+    that protects the other threads is registered while it is loaded, which must finish before the interpreter ends.
     """
     loading: Future[None] = Future()
 
@@ -95,12 +96,12 @@ def _load_before_the_end() -> None:
         threading.Event().wait()
 
     def hold() -> None:
-        if threading.main_thread().is_alive():  # and so has yet to wait for this thread
+        if threading.main_thread().is_alive():  # it will wait for this thread
             threading.Thread(target=load, name="tensorstore-loader", daemon=True).start()
             loading.exception()
         else:
             loading.set_exception(
-                ClosedError("the interpreter is ending: TensorStore cannot be loaded any more.")
+                ClosedError("the interpreter is shutting down; TensorStore cannot be loaded.")
             )
 
     holder = threading.Thread(target=hold, name="windowloader-load", daemon=False)
@@ -148,33 +149,68 @@ class PerProcess(Generic[T]):
 
     @contextmanager
     def held(self, make: Callable[[], T]) -> Iterator[T]:
-        """Return the value as `get` does; nobody else holds or closes it meanwhile."""
+        """Return the value as `get` does, locked: no other thread uses or closes it meanwhile."""
         with self._lock:
             yield self.get(make)
 
     def drop(self, only: T | None = None) -> T | None:
-        """Forget the value and return it, or None; with ``only``, where it is that one. Never waits for `get`."""
+        """Remove and return the value, or None; with ``only``, if it is that one. Never waits for `get`."""
         try:
             return self._value.pop() if only is None or self._value[0] is only else None
         except IndexError:
             return None
 
     def close(self) -> None:
-        """Forget the value, and close it if it can be closed; waits for those who hold it."""
+        """Remove the value and close it if it has a ``close``; waits for threads that have it locked."""
         with self._lock:
             getattr(self.drop(), "close", lambda: None)()
 
     def _forked(self) -> None:
-        self._lock = threading.RLock()  # a thread that is not in this process may have held the old one
+        self._lock = threading.RLock()  # a thread of the parent may hold the old one
         if not self._survives_fork:
             _INHERITED.extend(self._value)
             self._value = []
 
 
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+MOST_SHARED = 8  # open stores: not all files of a long list
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within this context a store whose variables are opened one by one is opened and described once."""
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        for contents in (_SHARED.get() or {}).values():
+            contents.close()
+        _SHARED.reset(token)
+
+
+@contextmanager
+def opened(opener: Callable[[], T]) -> Iterator[T]:
+    """Open a store and close it; within `sharing` reuse what an equal opener opened, and leave it open."""
+    stores = _SHARED.get()
+    contents: Any = opener() if stores is None or opener not in stores else stores[opener]
+    try:
+        yield contents
+    finally:
+        if stores is None:
+            contents.close()
+        else:
+            stores.setdefault(opener, contents)
+            while len(stores) > MOST_SHARED:
+                stores.pop(next(iter(stores))).close()
+
+
 _loaded: list[Any] = []  # the tensorstore module, once it is
 _forked_after_use = False  # whether it was loaded before this process was forked
 _CELLS: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
-_INHERITED: list[Any] = []  # of the parent: closing it here could wait for a lock that nobody holds any more
+_INHERITED: list[Any] = []  # of the parent: closing it here could wait forever for a lock
 
 
 def _after_fork() -> None:

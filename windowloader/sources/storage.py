@@ -1,13 +1,12 @@
-"""How an array lies in storage along its rows, and what reading some of them takes.
+"""The layout of an array in storage along its rows, and the cost of reading some of them.
 
-In: a grid of chunks and a box. Out: `Storage`, which counts bytes and requests of ranges of rows before anything is
-read. Never reads; knows neither windows nor blocks.
+In: a grid of chunks and a box. Out: `Storage`, which counts bytes and requests for ranges of rows before anything is
+read. Knows neither windows nor blocks.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,49 +28,47 @@ __all__ = ["Cost", "Storage", "joined", "total_cost"]
 
 
 class Cost(NamedTuple):
-    """What reading ranges of rows costs, one number a range."""
+    """Cost of reading ranges of rows, one number per range."""
 
     bytes: NDArray[np.int64]
     """Decoded bytes of the chunks that must be read."""
     requests: NDArray[np.int64]
-    """Requests to storage; a shard's index is not among them (`Storage.broken`)."""
+    """Requests to storage, without those for indexes of shards (`Storage.broken`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Storage:
-    """How an array, or the part of it within a box, lies in storage along its rows.
+    """Layout in storage of an array, or of a box of it, along its rows.
 
     Parameters
     ----------
     edges : ndarray, shape (chunks + 1,), int64, or None
-        Rows where a chunk begins, with the first row and the end, rising; None where every range of rows
-        can be read by itself (raw, uncompressed contiguous).
+        First row of each chunk, and the end, increasing; None where any range of rows can be read by itself (raw,
+        uncompressed contiguous).
     row_bytes : int
-        Decoded bytes of a row as it is delivered.
+        Bytes of a row as it is delivered.
     columns : int
-        Chunks across the other axes that a row lies in, of those that are read; shards, where there are some.
+        Chunks, or shards, across the other axes that a row is read from.
     shards : ndarray, int64, or None
-        Rows where a shard begins, likewise: ranges of chunks in one shard are one request.
+        First row of each shard, and the end: chunks in one shard are fetched by one request.
     read_bytes : int, optional
-        Decoded bytes of a row in all chunks that are read: more than ``row_bytes`` where a box takes a part of them.
-        None: as many.
+        Decoded bytes of a row in all chunks that are read, more than ``row_bytes`` where a box is a part of them.
+        None: equal.
     bytes_before : ndarray, shape (chunks + 1,), int64, optional
         Decoded bytes of all chunks before each edge; None: ``read_bytes`` a row.
     groups : ndarray, int64, optional
-        Rows where what is asked for together begins; None: shards, or chunks.
+        First row of each group of rows fetched together, and the end; None: shards, or chunks.
     requests_before : ndarray, int64, optional
-        Requests for all groups before each one; None: ``columns`` a group.
+        Requests for all groups before each edge; None: ``columns`` per group.
     split : bool
-        Whether a read is best of one group.
-    rows : range, optional
-        Which stored rows are meant: ``edges`` counts these, the other arrays count all that are stored.
+        Whether reads should contain one group each.
     stored_edges : ndarray, int64, optional
-        Stored rows where a chunk begins; None: ``edges``.
+        First row of each chunk as stored, and the end, which may lie outside the rows of a selection; None: ``edges``.
 
     Raises
     ------
     LoaderError
-        Where edges do not rise, or a number is not positive.
+        Where edges do not increase, or a number is not positive.
 
     Examples
     --------
@@ -88,7 +85,6 @@ class Storage:
     groups: NDArray[np.int64] | None = None
     requests_before: NDArray[np.int64] = None  # type: ignore[assignment]
     split: bool = False
-    rows: range | None = None
     stored_edges: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +92,7 @@ class Storage:
             raise LoaderError(f"row_bytes={self.row_bytes}, columns={self.columns}: both must be at least 1.")
         for name, edges in (("edges", self.edges), ("shards", self.shards)):
             if edges is not None and (len(edges) < 2 or np.any(np.diff(edges) <= 0)):
-                raise LoaderError(f"{name} of a chunked array must rise from its first row to its end.")
+                raise LoaderError(f"{name} of a chunked array must increase from its first row to its end.")
         self._default("read_bytes", self.row_bytes)
         self._default("stored_edges", self.edges)
         if (edges := self.stored_edges) is not None:
@@ -127,7 +123,7 @@ class Storage:
         Parameters
         ----------
         shape, chunks : sequence of int
-            Of the whole array, rows first; ``chunks=None``: every range of rows is read by itself.
+            Of the whole array, rows first; ``chunks=None``: any range of rows can be read by itself.
         itemsize : int
             Bytes of a value as it is delivered.
         stored_itemsize : int, optional
@@ -168,33 +164,33 @@ class Storage:
         columns = max(1, math.prod(len(met(part, chunk)) for part, chunk in outer))
         return cls(edges, columns=columns, read_bytes=read, bytes_before=before, **more)
 
-    def of_rows(self, rows: range, row_bytes: int) -> Storage:
-        """Storage of some rows, ``row_bytes`` of each; whole chunks are still read, also those between two rows."""
-        rows = rows if self.rows is None else self.rows[rows.start : rows.stop : rows.step]
-        edges = None if self.stored_edges is None or not rows else _counted(self.stored_edges, rows)
-        return replace(self, edges=edges, rows=rows, row_bytes=row_bytes)
+    def of_rows(self, start: int, stop: int, row_bytes: int) -> Storage:
+        """Storage of the rows ``[start, stop)``, of ``row_bytes`` each; chunks are still read whole."""
+        stored, groups, shards = (
+            None if places is None else places - start
+            for places in (self.stored_edges, self.groups, self.shards)
+        )
+        edges = None if stored is None or start >= stop else _clipped(stored, stop - start)
+        return replace(
+            self, edges=edges, stored_edges=stored, groups=groups, shards=shards, row_bytes=row_bytes
+        )
 
     @property
     def largest(self) -> int:
-        """Rows of the longest chunk; 1 where any range can be read."""
+        """Rows of the longest chunk; 1 without chunks."""
         return 1 if self.edges is None else int(np.diff(self.edges).max())
 
     @property
     def chunk_bytes(self) -> int:
-        """Decoded bytes of the largest chunk, which memory must hold at once; a row where there are none."""
+        """Decoded bytes of the largest chunk; of a row without chunks."""
         largest = self.read_bytes if self.stored_edges is None else int(np.diff(self.bytes_before).max())
         return -(-largest // self.columns)
 
     def bytes(self, start: int, stop: int) -> int:
         """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
-        if self.rows is not None:
-            start, stop = map(int, self._inside(start, stop))
         if self.stored_edges is None:
             return (stop - start) * self.read_bytes
-        # Each read asks for it: the standard library's search is several times as quick as NumPy's.
-        edges, before = self.stored_edges.data, self.bytes_before.data
-        size: int = before[bisect_left(edges, stop)] - before[bisect_right(edges, start) - 1]
-        return size
+        return int(_between(self.stored_edges, self.bytes_before, start, stop)[0])
 
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.
@@ -209,7 +205,7 @@ class Storage:
         Cost
             Arrays of shape (n,), int64.
         """
-        first, last = self._inside(begin, end)
+        first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         if self.stored_edges is None:
             size = (last - first) * self.read_bytes
         else:
@@ -218,15 +214,8 @@ class Storage:
             return Cost(size, np.full(first.shape, self.columns))
         return Cost(size, _between(self.groups, self.requests_before, first, last)[0])
 
-    def _inside(self, begin: ArrayLike, end: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the stored rows that rows ``[begin, end)`` lie among."""
-        begin, end = np.asarray(begin, np.int64), np.asarray(end, np.int64)
-        if self.rows is None:
-            return begin, end
-        return self.rows.start + begin * self.rows.step, self.rows.start + (end - 1) * self.rows.step + 1
-
     def pieces(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
-        """Cut the rows ``[begin, end)`` into reads of at most ``limit`` requests, if one has no more already.
+        """Cut the rows ``[begin, end)`` into reads of at most ``limit`` requests, or of one group.
 
         Parameters
         ----------
@@ -235,42 +224,39 @@ class Storage:
         Returns
         -------
         ndarray, int64
-            Where reads begin, and the end.
+            First row of each read, and the end.
         """
-        first, last = self._inside(begin, end)
         inside: NDArray[np.int64] = np.empty(0, np.int64)
         if self.groups is not None:
             every = 1 if self.split else max(1, limit // self.columns)
-            low, high = _touched(self.groups, first, last)
+            low, high = _touched(self.groups, begin, end)
             inside = self.groups[low + every : high : every]
-        cuts = np.concatenate([[first], inside, [last]])
-        return cuts if self.rows is None else _counted(cuts, self.rows)
+        return np.concatenate([[begin], inside, [end]])
 
     def request_bytes(self, rows: int) -> int:
-        """Return the decoded bytes that a request brings at most, where at most so many rows are read together."""
+        """Return the most decoded bytes that one request fetches when up to ``rows`` rows are read together."""
         if self.groups is None:
             return self.chunk_bytes
         longest = 1 if self.stored_edges is None else int(np.diff(self.stored_edges).max())
-        stored = rows * (self.rows.step if self.rows else 1) + longest
-        most = min(stored, int(np.diff(self.groups).max())) * self.read_bytes
+        most = min(rows + longest, int(np.diff(self.groups).max())) * self.read_bytes
         return max(self.chunk_bytes, -(-most // (1 if self.split else self.columns)))
 
     def broken(self, begin: ArrayLike, end: ArrayLike) -> NDArray[np.int64]:
-        """List the shards, along time, of which a range lies in a part; their indexes, one a column, are read first."""
+        """List the shards, along time, that a range covers in part; their indexes are read first, one per column."""
         edges, shards = self.stored_edges, self.shards
         if shards is None or edges is None or not np.size(begin):
             return np.empty(0, np.int64)
-        first, last = _touched(edges, *self._inside(begin, end))
+        first, last = _touched(edges, begin, end)
         one, other = _touched(shards, edges[first], edges[last])
         counts = np.diff(np.searchsorted(edges, shards))
         broken = np.concatenate([one[edges[first] > shards[one]], other[edges[last] < shards[other]] - 1])
-        short = len(shards) - 2  # at the end: fewer chunks than others, which storage takes for a part
+        short = len(shards) - 2  # the last one has fewer chunks than others and counts as a part
         if counts[short] < counts[0] and np.any(other > short):
             broken = np.append(broken, short)
         return np.unique(broken)
 
     def distinct(self, begin: ArrayLike, end: ArrayLike) -> int:
-        """Count the decoded bytes that must be read at least once to have the rows ``[begin, end)``.
+        """Count the decoded bytes of the chunks that contain the rows ``[begin, end)``, each chunk once.
 
         Parameters
         ----------
@@ -281,7 +267,7 @@ class Storage:
         -------
         int
         """
-        first, last = self._inside(begin, end)
+        first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
         edges, before = self.stored_edges, self.bytes_before
         if edges is None:
             edges = np.unique(np.concatenate([first, last]))
@@ -292,25 +278,25 @@ class Storage:
 
 
 def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
-    """Storage of arrays one after another.
+    """Storage of arrays concatenated along rows.
 
     Parameters
     ----------
     parts : sequence of Storage
-        Of those that have rows.
+        Without empty ones.
     borders : ndarray, shape (parts + 1,), int64
-        Where the rows of each begin, and the end.
+        First row of each, and the end.
 
     Returns
     -------
     Storage
-        Each row of an array without chunks, among others that have some, counts as a chunk.
+        Each row of an array without chunks counts as a chunk, if others have chunks.
     """
     chunked = any(part.edges is not None for part in parts)
     edges, groups, sizes, requests = [borders[:1]], [borders[:1]], [borders[:1]], [borders[:1]]
     for part, (low, high) in zip(parts, pairwise(borders.tolist()), strict=True):
         rows = np.array([0, high - low])
-        wide = rows if part.groups is None else _counted(part.groups, part.rows or range(high - low))
+        wide = rows if part.groups is None else _clipped(part.groups, high - low)
         own = np.arange(high - low + 1) if chunked and part.edges is None else part.edges
         own = rows if own is None else own
         edges.append(own[1:] + low)
@@ -330,7 +316,7 @@ def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
 
 
 def total_cost(variables: Sequence[Storage], begin: ArrayLike, end: ArrayLike) -> Cost:
-    """Add up what the rows ``[begin, end)`` of several variables cost.
+    """Add up the cost of the rows ``[begin, end)`` of several variables.
 
     Parameters
     ----------
@@ -353,20 +339,20 @@ def total_cost(variables: Sequence[Storage], begin: ArrayLike, end: ArrayLike) -
 
 
 def _touched(
-    edges: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    edges: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the last edge at or before each begin, and the first at or after each end."""
     return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
 
 
 def _between(
-    edges: NDArray[np.int64], before: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    edges: NDArray[np.int64], before: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Count what lies between the edges around ranges of rows, by what lies before each edge; and these edges."""
+    """Count what lies between the edges around ranges of rows, given what lies before each edge; also these edges."""
     first, last = _touched(edges, begin, end)
     return before[last] - before[first], edges[first], edges[last]
 
 
-def _counted(places: NDArray[np.int64], rows: range) -> NDArray[np.int64]:
-    """Count which of some rows places between stored rows lie before, each once; places rise."""
-    counted = np.clip(-((rows.start - places) // rows.step), 0, len(rows))
-    return counted[np.flatnonzero(np.diff(counted, prepend=-1))]
+def _clipped(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Clip increasing rows to ``[0, size]``, each once."""
+    return np.unique(np.clip(places, 0, size))

@@ -130,13 +130,13 @@ def local(nanoseconds: np.ndarray, zone: str) -> np.ndarray:
 
 
 def clock_values(nanoseconds: np.ndarray, code: int, calendar: str) -> np.ndarray:
-    """One clock in a calendar of `OWN`; ``code`` counts in `windowloader.series.clock.CLOCK_NAMES`."""
+    """One clock in the standard calendar or one of `OWN`; ``code``: index into `series.clock.CLOCK_NAMES`."""
     days, rest = np.divmod(nanoseconds, DAY)
     which, form = divmod(code, 3)
     if which == 0:
         value = turn = rest / DAY
     elif which == 1:
-        value = (days + OWN[calendar]) % 7
+        value = (days + OWN.get(calendar, 3)) % 7  # 1970-01-01 was a Thursday
         turn = value / 7
     else:
         day, length = _day_of_year(days, calendar)
@@ -146,6 +146,10 @@ def clock_values(nanoseconds: np.ndarray, code: int, calendar: str) -> np.ndarra
 
 def _day_of_year(days: np.ndarray, calendar: str) -> tuple[np.ndarray, Any]:
     """Day of the year, from 0, and how many days that year has."""
+    if not calendar:
+        year = days.view("datetime64[D]").astype("datetime64[Y]")
+        first, after = (start.astype("datetime64[D]").astype(np.int64) for start in (year, year + 1))
+        return days - first, after - first
     if calendar == "julian":  # cycles of four years, the last a leap year: from 1969
         cycle = (days + 365) % 1461
         year = np.minimum(cycle // 365, 3)

@@ -236,11 +236,8 @@ def _time(clock: Clock, series: Series) -> TimeReport:
     after, before = clock.nanoseconds(jumps), clock.nanoseconds(jumps - 1)
     longest = jumps[np.argsort(before - after, kind="stable")[:SHOWN_GAPS]]
     first, last = clock.texts([0, series.num_steps - 1])
-    if len(clock.steps):
-        lengths = np.diff(np.append(clock.rows, series.num_steps))
-        step = int(clock.steps[np.argmax(lengths)])
-    else:
-        step = int(np.median(np.diff(clock.stamps[: 1 << 16])))
+    lengths = np.diff(np.append(clock.rows, series.num_steps))
+    step = int(clock.steps[np.argmax(lengths)] if lengths.max() > 2 else np.median(clock.steps))
     return TimeReport(
         first=first,
         last=last,

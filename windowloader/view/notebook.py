@@ -33,7 +33,9 @@ def series_html(series: Series) -> str:
         ("shape", f"{series.num_steps:,} steps × {_space(series)} nodes × {len(series.features)} features")
     ]
     if series.clock is not None and series.num_steps:
-        rows.append(("time", " … ".join(series.clock.texts([0, series.num_steps - 1])) + series.clock.told))
+        rows.append(
+            ("time", " … ".join(series.clock.texts([0, series.num_steps - 1])) + series.clock.calendar_note)
+        )
     rows.append(("tier", series.tier))
     if series.entity_borders is not None:
         rows.append(("entities", f"{len(series.entity_borders) - 1:,}"))

@@ -47,7 +47,7 @@ def test_closed_and_opened_again() -> None:
     assert handle.get(Thing) is not first
 
 
-def test_nobody_closes_what_is_held() -> None:
+def test_close_waits_for_users() -> None:
     handle: PerProcess[Thing] = PerProcess()
     with handle.held(Thing) as thing:
         closer = threading.Thread(target=handle.close)
@@ -59,7 +59,7 @@ def test_nobody_closes_what_is_held() -> None:
     assert thing.closed
 
 
-def test_forgotten_without_waiting_for_who_opens() -> None:
+def test_drop_does_not_wait_for_get() -> None:
     handle: PerProcess[Thing] = PerProcess()
     opening, release = threading.Event(), threading.Event()
 
@@ -108,7 +108,7 @@ def test_fork_and_pickle(survives: bool) -> None:
     assert handle.get(list) is value
 
 
-def test_stamp_tells_what_happened(tmp_path: Path) -> None:
+def test_stamp_detects_changes(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with pytest.raises(SourceNotFoundError, match="does not exist"):
         Stamp.of(path)

@@ -33,14 +33,14 @@ class Chunked(LocalSource):
         super().__init__("chunked", shape=(rows, 2), dtype="f4", chunks=(2, 2))
 
 
-def test_one_is_itself_and_none_an_error() -> None:
+def test_join_of_one_or_no_source() -> None:
     only = part(3)
     assert open_source([only]) is only
     with pytest.raises(SourceFormatError, match="empty list"):
         open_source([])
 
 
-def test_it_is_no_array_and_its_borders_are_edges() -> None:
+def test_joined_storage_has_edges_at_part_borders() -> None:
     source = join([part(3), part(0), part(4, start="2020-01-02")])
     assert source.array() is None
     assert source.storage().edges is None  # every row costs alike
@@ -64,7 +64,7 @@ def test_it_is_no_array_and_its_borders_are_edges() -> None:
         (ArraySource(np.zeros((3, 2), bool), name="march"), "'march' has dtype bool"),
     ],
 )
-def test_a_part_that_differs_is_named(other: ArraySource, message: str) -> None:
+def test_mismatched_parts_raise(other: ArraySource, message: str) -> None:
     with pytest.raises(SourceFormatError, match=message):
         join([part(3, name="january", labels={1: ["a", "b"]}), part(3, name="february"), other])
 

@@ -38,21 +38,21 @@ class Stored(LocalSource):
         return "stored"
 
 
-def test_slices_and_even_steps_are_views() -> None:
+def test_slices_and_regular_indices_are_views() -> None:
     for nodes in (slice(1, 3), [1, 2], [3, 1], [2], np.array([3, 2, 1, 0])):
-        array = SelectedSource(whole(), rows=slice(2, 9, 3), nodes=nodes).array()
+        array = SelectedSource(whole(), rows=slice(2, 9), nodes=nodes).array()
         assert array is not None
         assert np.shares_memory(array, VALUES)
-        np.testing.assert_array_equal(array, VALUES[2:9:3][:, nodes])
+        np.testing.assert_array_equal(array, VALUES[2:9][:, nodes])
     assert SelectedSource(whole(), nodes=[0, 1, 3]).array() is None
     assert SelectedSource(whole(), nodes=[1, 1]).array() is None
 
 
 def test_labels_and_times_follow() -> None:
-    part = SelectedSource(whole(), rows=slice(1, 8, 2), nodes=[3, 0], features=[1])
+    part = SelectedSource(whole(), rows=slice(1, 8), nodes=[3, 0], features=[1])
     assert list(part.labels(1)) == ["d", "a"]  # type: ignore[arg-type]
     assert list(part.labels(2)) == ["flow"]  # type: ignore[arg-type]
-    np.testing.assert_array_equal(part.timestamps(), TIMES[1:8:2])
+    np.testing.assert_array_equal(part.timestamps(), TIMES[1:8])
     assert part.labels(0) is None
 
 
@@ -60,8 +60,8 @@ def test_only_the_rows_needed_are_read() -> None:
     stored = Stored(VALUES, "tnf", chunks=(4, 4, 3))
     part = SelectedSource(stored, rows=slice(3, 10))
     part.read(1, 3, np.empty((2, 4, 3), "f4"))
-    SelectedSource(stored, rows=slice(1, 10, 3), nodes=[2, 0, 1]).read(1, 3, np.empty((2, 3, 3), "f4"))
-    assert stored.asked == [(4, 6), (4, 8)]
+    SelectedSource(stored, rows=slice(1, 10), nodes=[2, 0, 1]).read(1, 3, np.empty((2, 3, 3), "f4"))
+    assert stored.asked == [(4, 6), (2, 4)]
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_only_the_rows_needed_are_read() -> None:
     [
         (slice(0, 10), [0, 4, 8, 10]),
         (slice(3, 9), [0, 1, 5, 6]),
-        (slice(1, 10, 2), [0, 2, 4, 5]),
+        (slice(1, 10), [0, 3, 7, 9]),
     ],
 )
-def test_edges_are_counted_in_the_rows_that_stay(rows: slice, edges: list[int]) -> None:
+def test_edges_are_relative_to_the_selected_rows(rows: slice, edges: list[int]) -> None:
     source = SelectedSource(Stored(VALUES, "tnf", chunks=(4, 4, 3)), rows=rows)
     np.testing.assert_array_equal(source.storage().edges, edges)
     expected = [
@@ -81,13 +81,13 @@ def test_edges_are_counted_in_the_rows_that_stay(rows: slice, edges: list[int]) 
     np.testing.assert_array_equal(source.storage().edges[:-1], expected)  # type: ignore[index]
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_invalid_selections_raise() -> None:
     for how, message in (
-        ({"nodes": [4]}, "reaches from 4 to 4, and there are 4"),
-        ({"nodes": [-5]}, "reaches from -5"),
-        ({"nodes": [[1]]}, "one dimension"),
-        ({"nodes": [True, False, True, True]}, "dtype bool"),
-        ({"rows": slice(None, None, -1)}, "steps of 1 or more"),
+        ({"nodes": [4]}, "an index into 'n' of 'array': index 4 is out of bounds .* size 4"),
+        ({"nodes": [-5]}, "index -5 is out of bounds"),
+        ({"nodes": [[1]]}, "more than one dimension"),
+        ({"nodes": [1.5]}, "must be of integer"),
+        ({"rows": slice(None, None, 2)}, "step 1 is needed"),
     ):
         with pytest.raises(SourceFormatError, match=message):
             SelectedSource(whole(), **how)  # type: ignore[arg-type]
@@ -109,12 +109,12 @@ def test_static_source_without_time() -> None:
 def test_selection_of_a_selection() -> None:
     part = SelectedSource(
         SelectedSource(Stored(VALUES, "tnf"), rows=slice(2, 10), nodes=[3, 0, 1]),
-        rows=slice(1, 5, 2),
+        rows=slice(1, 5),
         nodes=[2, 0],
     )
     out = np.empty(part.shape, "f4")
-    part.read(0, 2, out)
-    np.testing.assert_array_equal(out, VALUES[2:10][1:5:2][:, [1, 3]])
+    part.read(0, 4, out)
+    np.testing.assert_array_equal(out, VALUES[2:10][1:5][:, [1, 3]])
 
 
 def test_fingerprint_depends_on_what_stays() -> None:
@@ -182,9 +182,7 @@ def test_against_numpy(data: st.DataObject) -> None:
     shape = [data.draw(st.integers(1, 4)) for _ in axes]
     values = np.arange(np.prod(shape)).reshape(shape)
     source = data.draw(st.sampled_from([ArraySource(values, axes=axes), Stored(values, axes)]))
-    rows = slice(
-        *sorted(data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))), data.draw(st.integers(1, 3))
-    )
+    rows = slice(*sorted(data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))))
     first = np.moveaxis(values, axes.index("t"), 0)[rows]
     letters = source.axes
     expected, how = first, {"rows": rows}

@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,19 +66,17 @@ print(watch.grown)
 PGT = """
 import sys
 from pathlib import Path
-from windowloader.bench.peers import Pgt
-from windowloader.bench.sizes import find
-case = Pgt(find("pems"), Path(sys.argv[1]), 64)
-case.setup()
+import peers
+peers.ROOM = float("inf")
+next(peers.pgt(Path(sys.argv[1]), 64))
 """
 
 
 def under_the_limit(code, path):
     """Run it in a process whose private memory the system bounds."""
     bound = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({LIMIT}, {LIMIT}))\n"
-    return subprocess.run(
-        [sys.executable, "-c", bound + code, path], capture_output=True, text=True, check=False
-    )
+    code = f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n{bound}{code}"
+    return subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.campaign

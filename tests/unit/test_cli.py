@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader import __version__, cli
-from windowloader.cli import target
+from windowloader.cli import options as shared
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 COMMANDS = ("bench", "cache", "convert", "demo", "inspect", "plan", "preview", "stats", "warmup")
@@ -246,12 +246,12 @@ def test_every_option_that_opens_is_an_option_of_open(folder) -> None:
     import inspect
 
     words = set(inspect.signature(wl.open).parameters)
-    told = {name for name, *_ in (*target.DATA, *target.TABLE)} - {"start", "freq"}
+    told = {name for name, *_ in (*shared.DATA, *shared.TABLE)} - {"start", "freq"}
     assert told - words <= {
         "time_format", "time_unit", "columns", "header", "sep", "decimal", "thousands", "encoding", "na_values",
         "dtype", "fill_missing",
     }  # fmt: skip
-    for name, kind, flags, _help in (*target.DATA, *target.TABLE):
+    for name, kind, flags, _help in (*shared.DATA, *shared.TABLE):
         if name in told - words - {"fill_missing"}:
             value = ["x=str"] if name == "dtype" else ["0"] if kind in (str, list[str]) else []
             done = run("inspect", "a.npy", flags.split()[0], *value)

@@ -1,0 +1,248 @@
+"""Commands about data: ``inspect``, ``preview``, ``stats``, ``convert``, ``cache list`` and ``cache clear``.
+
+In: options. Out: a page or JSON. The package does the work.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .options import (
+    AsJson,
+    BatchSize,
+    By,
+    GraphFile,
+    Horizon,
+    Lookback,
+    Memory,
+    Seed,
+    Split,
+    Stride,
+    Target,
+    app,
+    check_folder_of,
+    emit,
+    on_target,
+    pairs,
+    parts_of,
+    progress_bar,
+    windows_of,
+)
+
+__all__ = ["clear", "convert", "inspect", "preview", "show", "stats"]
+
+
+@app.command()
+@on_target()
+def inspect(
+    target: Target,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
+    batch_size: BatchSize = 64,
+    graph: GraphFile = None,
+    full: Annotated[bool, typer.Option("--full", help="Read all values instead of a sample.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show shape, storage, time range, gaps, missing values, and the batch they give."""
+    from windowloader.view import inspection
+
+    series = target.open(graph=graph)
+    with progress_bar("bytes", quiet=as_json) as advance:
+        found = inspection.inspect(
+            series,
+            lookback=lookback,
+            horizon=horizon,
+            batch_size=batch_size,
+            full=full,
+            progress=lambda done, total: advance("reading", done, total),
+        )
+    emit(found, as_json=as_json)
+
+
+@app.command()
+@on_target()
+def preview(
+    target: Target,
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
+    delay: Annotated[int, typer.Option(min=0, help="Rows between inputs and targets.")] = 0,
+    stride: Stride = 1,
+    dilation: Annotated[int, typer.Option(min=1, help="Rows between the steps of a window.")] = 1,
+    split: Annotated[
+        str, typer.Option(help="Parts, as ratios, rows or dates: 0.7,0.1,0.2 or 2012-05-01,2012-06-01.")
+    ] = "0.7,0.1,0.2",
+    by: By = "targets",
+    purge: Annotated[int, typer.Option(min=0, help="Rows left out between the parts.")] = 0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rows of some windows, the parts of a split on a time line, and the rows that parts share."""
+    from windowloader.view.preview import preview as look
+    from windowloader.windows.split import split as split_series
+    from windowloader.windows.window_set import WindowSpec
+
+    spec = WindowSpec(lookback=lookback, horizon=horizon, delay=delay, stride=stride, dilation=dilation)
+    found = look(split_series(target.open(), spec, parts_of(split), by=by, purge=purge), seed=seed)
+    emit(found, as_json=as_json)
+
+
+@app.command()
+@on_target()
+def stats(
+    target: Target,
+    kind: Annotated[
+        Literal["standard", "minmax", "robust"], typer.Option(help="Kind of scaler.")
+    ] = "standard",
+    per: Annotated[
+        Literal["feature", "node", "entity"], typer.Option(help="What has its own numbers.")
+    ] = "feature",
+    weighting: Annotated[
+        Literal["rows", "windows"],
+        typer.Option(help="Count each row once, or as often as windows hold it (DCRNN)."),
+    ] = "rows",
+    unseen: Annotated[
+        Literal["raise", "pooled"],
+        typer.Option(help="For entities without rows: an error, or the numbers of all rows."),
+    ] = "raise",
+    lookback: Lookback = 12,
+    horizon: Horizon = 12,
+    split: Split = None,
+    by: By = "targets",
+    out: Annotated[Path | None, typer.Option(help="File for the scaler, for StandardScaler.load.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a scaler in one pass, in bounded memory."""
+    from windowloader.scaling.scalers import MinMaxScaler, RobustScaler, StandardScaler
+
+    kinds: Any = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
+    check_folder_of("--out", out)
+    windows = windows_of(target.open(), lookback, horizon, split=split, by=by)
+    with progress_bar("rows", quiet=as_json) as advance:
+        scaler = kinds[kind].fit(
+            windows,
+            per=per,
+            weighting=weighting,
+            unseen=unseen,
+            progress=lambda done, total: advance("fitting", done, total),
+        )
+    if out is not None:
+        scaler.save(out)
+    emit({"windows": len(windows), "scaler": json.loads(scaler.to_json())}, as_json=as_json)
+
+
+@app.command()
+@on_target()
+def convert(
+    source: Target,
+    destination: Annotated[
+        str,
+        typer.Argument(help="Result: NAME.zarr (local, s3:// or gs://) or NAME.npy.", show_default=False),
+    ],
+    chunks: Annotated[
+        str | None,
+        typer.Option(help="Rows per chunk, or sizes along all axes: 288 or 288,100.", show_default="by cost"),
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Rows per shard, or yes, or no.", show_default="over 4,096 objects")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64, float32, float16, int16 (scaled).", show_default="as it is"),
+    ] = None,
+    compression: Annotated[str, typer.Option(help="lz4, zstd, gzip, none; with a level: zstd:9.")] = "lz4",
+    span: Annotated[int, typer.Option(min=1, help="Rows that a window spans when the result is read.")] = 24,
+    memory: Memory = "1GiB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and write.", show_default="up to 4")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Read everything back and compare.")] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start again instead of resuming an interrupted conversion.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing result once the new one is complete.")
+    ] = False,
+    to_option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the bucket of the destination.", show_default="--option"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert data to chunks made for windows. Resumes after an interruption; shows only complete results."""
+    from windowloader.convert.conversion import convert as convert_series
+
+    phases = {"scan": "finding the range", "write": "writing", "check": "reading back"}
+    series = source.open()
+    with progress_bar("bytes", quiet=as_json) as advance:
+        made = convert_series(
+            series,
+            destination,
+            chunks=_sizes("--chunks", chunks),
+            shards=shards == "yes" if shards in ("yes", "no") else _sizes("--shards", shards),
+            dtype=dtype,
+            compression=compression,
+            span=span,
+            memory=memory,
+            threads=threads,
+            verify=verify,
+            restart=restart,
+            overwrite=overwrite,
+            storage_options=pairs(to_option, "--to-option") or pairs(source.given.get("storage_options")),
+            progress=lambda phase, done, total: advance(phases[phase], done, total),
+        )
+    emit(made.to_dict(), as_json=as_json)
+
+
+def _sizes(name: str, text: str | None) -> int | list[int] | None:
+    parts = [] if text is None else text.replace(" ", "").split(",")
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(
+            f"{name} {text}: expected whole numbers with commas between, 288 or 288,100."
+        )
+    sizes = [int(part) for part in parts]
+    return None if text is None else sizes[0] if len(sizes) == 1 else sizes
+
+
+cache = typer.Typer(help="List or clear what is cached on this node's disk.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_dir=.", show_default=False)]
+
+
+@cache.command("list")
+def show(folder: Folder, as_json: AsJson = False) -> None:
+    """List the arrays in a cache folder."""
+    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+
+    found = [entry.to_dict() for entry in MirrorFolder(check_folder(folder)).entries()]
+    if found or as_json:
+        emit(found if as_json else {"arrays": found}, as_json=as_json)
+    else:
+        typer.echo(f"{folder} holds nothing.")
+
+
+@cache.command("clear")
+def clear(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Only arrays whose path or URL contains this text.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Remove arrays from a cache folder, except those that a process has open."""
+    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+    from windowloader.util.units import format_bytes
+
+    removed, kept = MirrorFolder(check_folder(folder)).clear(name=name)
+    if as_json:
+        found = {
+            "removed": [entry.to_dict() for entry in removed],
+            "kept": [entry.to_dict() for entry in kept],
+        }
+        emit(found, as_json=True)
+        return
+    count = "1 array" if len(removed) == 1 else f"{len(removed)} arrays"
+    typer.echo(f"removed {count}, {format_bytes(sum(entry.bytes_held for entry in removed))}")
+    for entry in kept:
+        typer.echo(f"kept {entry.name}: a process has it open")

@@ -96,7 +96,7 @@ def test_the_command_measures_your_own_data(tmp_path):
     assert "planned and measured" in found.output
     kept = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert kept["results"][1]["windows_per_second"] > 0
-    assert "own.npy" in (tmp_path / "out" / "bench.md").read_text()
+    assert "### your data" in (tmp_path / "out" / "bench.md").read_text()
 
 
 def test_the_command_prints_json(tmp_path):

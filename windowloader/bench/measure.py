@@ -24,7 +24,7 @@ from windowloader.util.private_memory import MemoryWatch
 from windowloader.util.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from windowloader.windows.window_set import WindowSet
@@ -118,7 +118,7 @@ def copy_windows(
 
 def memcpy(
     rows: int, inputs: tuple[int, ...], targets: tuple[int, ...], threads: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Copy windows from a ready array into reused buffers: the least that delivering a batch can cost.
 
     Parameters
@@ -154,7 +154,7 @@ def memcpy(
             yield out
 
 
-def _batches(windows: WindowSet, options: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(windows: WindowSet, options: Mapping[str, Any]) -> Generator[tuple[np.ndarray, np.ndarray]]:
     with wl.WindowLoader(windows, shuffle=True, drop_last=True, rank=0, world_size=1, **options) as loader:
         while True:
             for batch in loader:
@@ -231,7 +231,7 @@ def measure(
             title, threads = NAMES[one]
             advance(f"{name}: {title}, set up")
             if one.startswith("memcpy"):
-                batches = memcpy(windows.series.num_steps, *shapes, threads or 1)  # type: ignore[arg-type, misc]
+                batches = memcpy(windows.series.num_steps, shapes[0], shapes[1], threads or 1)
             else:
                 batches = _batches(windows, {**options, "threads": threads})
             running[one] = stack.enter_context(contextlib.closing(batches))
@@ -253,10 +253,10 @@ def measure(
 
 def check_plan(windows: WindowSet, *, options: Mapping[str, Any], steps: int = 200) -> dict[str, list[int]]:
     """Run some steps; return what the plan says and what was measured: bytes, requests and private memory."""
-    one = {"rank": 0, "world_size": 1, "shuffle": True}
-    with wl.WindowLoader(windows, **one, **options) as loader:
+    options = {"rank": 0, "world_size": 1, "shuffle": True, **options}
+    with wl.WindowLoader(windows, **options) as loader:
         some = steps if steps < len(loader) else None
-    with wl.WindowLoader(windows, steps_per_epoch=some, **one, **options) as loader:
+    with wl.WindowLoader(windows, steps_per_epoch=some, **options) as loader:
         plan = loader.plan()
         with MemoryWatch() as watch:
             for _ in loader:

@@ -73,7 +73,7 @@ def preview(
     stride: Stride = 1,
     dilation: Annotated[int, typer.Option(min=1, help="Rows between the steps of a window.")] = 1,
     split: Annotated[
-        str, typer.Option(help="Parts, as ratios, rows or dates: 0.7,0.1,0.2 or 2012-05-01,2012-06-01.")
+        str, typer.Option(help="Parts, as ratios, rows or dates: 2012-05-01,2012-06-01.")
     ] = "0.7,0.1,0.2",
     by: By = "targets",
     purge: Annotated[int, typer.Option(min=0, help="Rows left out between the parts.")] = 0,
@@ -101,13 +101,9 @@ def stats(
         Literal["feature", "node", "entity"], typer.Option(help="What has its own numbers.")
     ] = "feature",
     weighting: Annotated[
-        Literal["rows", "windows"],
-        typer.Option(help="Count each row once, or as often as windows hold it (DCRNN)."),
+        Literal["rows", "windows"], typer.Option(help="Count each row once, or per window.")
     ] = "rows",
-    unseen: Annotated[
-        Literal["raise", "pooled"],
-        typer.Option(help="For entities without rows: an error, or the numbers of all rows."),
-    ] = "raise",
+    unseen: Annotated[Literal["raise", "pooled"], typer.Option(help="For entities without rows.")] = "raise",
     lookback: Lookback = 12,
     horizon: Horizon = 12,
     split: Split = None,
@@ -143,33 +139,28 @@ def convert(
         typer.Argument(help="Result: NAME.zarr (local, s3:// or gs://) or NAME.npy.", show_default=False),
     ],
     chunks: Annotated[
-        str | None,
-        typer.Option(help="Rows per chunk, or sizes along all axes: 288 or 288,100.", show_default="by cost"),
+        str | None, typer.Option(help="Rows per chunk, or all sizes: 288,100. Default: by cost.")
     ] = None,
     shards: Annotated[
-        str | None, typer.Option(help="Rows per shard, or yes, or no.", show_default="over 4,096 objects")
+        str | None, typer.Option(help="Rows per shard, or yes, or no. Default: by size.")
     ] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help="float64, float32, float16, int16 (scaled).", show_default="as it is"),
+        str | None, typer.Option(help="float64, float32, float16 or int16. Default: as it is.")
     ] = None,
     compression: Annotated[str, typer.Option(help="lz4, zstd, gzip, none; with a level: zstd:9.")] = "lz4",
     span: Annotated[int, typer.Option(min=1, help="Rows that a window spans when the result is read.")] = 24,
     memory: Memory = "1GiB",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and write.", show_default="up to 4")
+        int | None, typer.Option(min=1, help="Threads that read and write. Default: up to 4.")
     ] = None,
     verify: Annotated[bool, typer.Option(help="Read everything back and compare.")] = True,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start again instead of resuming an interrupted conversion.")
+        bool, typer.Option("--restart", help="Do not resume an interrupted conversion.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing result once the new one is complete.")
+        bool, typer.Option("--overwrite", help="Replace an existing result when done.")
     ] = False,
-    to_option: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE for the bucket of the destination.", show_default="--option"),
-    ] = None,
+    to_option: Annotated[list[str] | None, typer.Option(help="--option of the destination.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert data to chunks made for windows. Resumes after an interruption; shows only complete results."""

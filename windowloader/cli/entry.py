@@ -52,7 +52,7 @@ def main() -> Any:
     sys.unraisablehook = lambda _failed: None  # errors of a library's clean-up, which nobody can act on
     said: set[str] = set()
 
-    def warn(message: Warning | str, category: type[Warning], *_place: object) -> None:
+    def warn(message: Warning | str, category: type[Warning], *_place: Any, **_options: Any) -> None:
         line = _line(f"{category.__name__}: {message}")
         if line not in said:
             said.add(line)

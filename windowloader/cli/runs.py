@@ -43,6 +43,9 @@ from .options import (
 
 if TYPE_CHECKING:
     from windowloader.demo.training import DemoTask
+    from windowloader.windows.window_set import WindowSet
+
+METR_LA = (34_272, 207)
 
 __all__ = ["bench", "demo", "plan", "warmup"]
 
@@ -61,15 +64,14 @@ def plan(
     shuffle: Annotated[bool, typer.Option(help="Shuffle, or keep the order of time.")] = True,
     seed: Seed = 0,
     active_blocks: Annotated[
-        int | None, typer.Option(min=1, help="Blocks that are mixed at a time.", show_default="by memory")
+        int | None, typer.Option(min=1, help="Blocks mixed at a time. Default: by memory.")
     ] = None,
     lanes: Annotated[
-        int | None, typer.Option(min=1, help="Lanes of the shuffled order.", show_default="as ranks")
+        int | None, typer.Option(min=1, help="Lanes of the shuffled order. Default: as ranks.")
     ] = None,
     split: Split = None,
     step_time: Annotated[
-        str | None,
-        typer.Option(help="Duration of a training step, 80ms; adds how long it waits.", show_default=False),
+        str | None, typer.Option(help="Duration of a training step: 80ms; adds its waits.")
     ] = None,
     latency: Annotated[str, typer.Option(help="Latency of a storage request.")] = "20ms",
     bandwidth: Annotated[str, typer.Option(help="Bandwidth per process.")] = "2Gbit",
@@ -97,13 +99,9 @@ def plan(
         found = loader.plan()
     expected = outlook(found, step_seconds=step or 0.0, latency=delay, bandwidth=speed)
     first = found.first_seconds(latency=delay, rate=speed / max(found.at_a_time, 1))
-    data = {
-        **found.to_dict(),
-        "first_seconds": first,
-        "outlook": None if step is None else expected.to_dict(),
-    }
     if as_json:
-        emit(data, as_json=True)
+        later = None if step is None else expected.to_dict()
+        emit({**found.to_dict(), "first_seconds": first, "outlook": later}, as_json=True)
     else:
         typer.echo(f"{found}\n")
         emit({"outlook": expected.to_dict()}, as_json=False)
@@ -112,12 +110,9 @@ def plan(
 @app.command()
 def warmup(
     source: Annotated[
-        list[str] | None,
-        typer.Option(help="Type of the stored values; may be given again. Default: float32."),
+        list[str] | None, typer.Option(help="Type of the stored values. Default: float32.")
     ] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="Type of the batches; may be given again. Default: float32.")
-    ] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Type of the batches. Default: float32.")] = None,
     missing: Annotated[bool, typer.Option(help="Compile kernels for masks and fills too.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -138,13 +133,10 @@ def warmup(
 def bench(
     target: Target,
     size: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="metr-la, pems-bay, pems-all-la, pems, or a shape like 10000x50; may be given again."
-        ),
+        list[str] | None, typer.Option(help="metr-la, pems-bay, pems-all-la, pems, or 10000x50.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Name of a row to measure; may be given again. Default: all.")
+        list[str] | None, typer.Option(help="Row to measure; may be given again. Default: all.")
     ] = None,
     lookback: Lookback = 12,
     horizon: Horizon = 12,
@@ -159,26 +151,18 @@ def bench(
     """Measure the loader beside memcpy of the same bytes, and its plan beside what it read."""
     from windowloader.bench import measure
 
-    cases: list[tuple[str, Any, dict[str, Any]]] = []
-    if target.names:
-        windows = windows_of(target.open(), lookback, horizon)
-        cases.append((windows.series.name, windows, {"fill": 0.0}))
-    for name in size or ([] if target.names else ["metr-la"]):
-        path = measure.generate(measure.find(name), cache_dir or cache_folder("bench"))
-        cases.append((name, *measure.open_size(path)))
+    def opened(name: str) -> tuple[WindowSet, dict[str, Any]]:
+        if name == "your data":
+            return windows_of(target.open(), lookback, horizon), {"fill": 0.0}
+        return measure.open_size(measure.generate(measure.find(name), cache_dir or cache_folder("bench")))
+
     rows, plans = [], {}
+    turns: dict[str, Any] = {"only": only, "rounds": rounds, "seconds": seconds}
     with Console(stderr=True).status("setting up") as status:
-        for name, windows, options in cases:
-            options = {**options, "batch_size": batch_size, "memory": memory}
-            rows += measure.measure(
-                windows,
-                name=name,
-                only=only,
-                rounds=rounds,
-                seconds=seconds,
-                options=options,
-                advance=status.update,
-            )
+        for name in (["your data"] if target.names else []) + (size or ([] if target.names else ["metr-la"])):
+            windows, fixed = opened(name)
+            options = {**fixed, "batch_size": batch_size, "memory": memory}
+            rows += measure.measure(windows, name=name, options=options, advance=status.update, **turns)
             status.update(f"{name}: plan beside measurement")
             plans[name] = measure.check_plan(windows, options=options)
     found = {"machine": measure.machine(), "results": rows, "plans": plans}
@@ -203,27 +187,19 @@ def bench(
 def demo(
     target: Target,
     adjacency: GraphFile = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Default: 2, more for short data.", show_default=False)
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: 2, more for short data.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Default: 64, less for large graphs or short data.", show_default=False),
+        int | None, typer.Option(min=1, help="Default: 64, less for large graphs or short data.")
     ] = None,
-    steps_per_epoch: Annotated[
-        int | None, typer.Option(min=1, help="Default: all windows once.", show_default=False)
-    ] = None,
+    steps_per_epoch: Annotated[int | None, typer.Option(min=1, help="Default: all windows once.")] = None,
     seed: Seed = 0,
     ranks: Annotated[int, typer.Option(min=1, help="Number of processes to train on, by DDP over gloo.")] = 1,
     save: Annotated[
-        Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg or .pdf.")
+        Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg, .pdf.")
     ] = None,
     as_json: AsJson = False,
     cache_dir: CacheDir = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Steps and nodes of the generated data set.")] = (
-        34_272,
-        207,
-    ),
+    size: Annotated[tuple[int, int], typer.Option(help="Steps and nodes of the generated data.")] = METR_LA,
 ) -> None:
     """Train a small graph network on windows that are never stored, and show its errors and costs."""
     from windowloader.series.opening import open as open_series

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import windowloader as wl
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.random import Generator
 
-__all__ = ["START", "STEP", "Generated", "generate", "make_graph", "make_speeds"]
+__all__ = ["START", "STEP", "Generated", "generate", "grid_graph", "make_graph", "make_speeds"]
 
 START, STEP = "2012-03-01", "5min"  # METR-LA's
 DAY = 288
@@ -170,4 +172,19 @@ def _demand(rng: Generator, steps: int, roads: np.ndarray) -> np.ndarray:
     peak = np.where(np.arange(roads.max() + 1) % 2, 17.4, 7.9)
     rush = np.exp(-(((hour[:, None] / 12 - peak - shift) / 1.4) ** 2)) * np.where(working, 1.0, 0.25)[:, None]
     demand = 0.02 + 0.14 * np.exp(size) * rush
-    return (demand[:, roads] * rng.gamma(4, 0.25, len(roads))).astype(np.float32)
+    return np.asarray(demand[:, roads] * rng.gamma(4, 0.25, len(roads)), np.float32)
+
+
+def grid_graph(rows: int, columns: int) -> wl.Graph:
+    """Connect each cell of a grid to the four beside it.
+
+    Examples
+    --------
+    >>> grid_graph(2, 2).edge_index
+    array([[0, 2, 0, 1, 1, 3, 2, 3],
+           [1, 3, 2, 3, 0, 2, 0, 1]])
+    """
+    cells = np.arange(rows * columns).reshape(rows, columns)
+    pairs = [(cells[:, :-1], cells[:, 1:]), (cells[:-1], cells[1:])]
+    edges = np.concatenate([np.stack([here.ravel(), there.ravel()]) for here, there in pairs], axis=1)
+    return wl.Graph(np.concatenate([edges, edges[::-1]], axis=1), num_nodes=rows * columns)

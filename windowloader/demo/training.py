@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import ProcessException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
 from windowloader.util.private_memory import MemoryWatch, private_bytes
+
+from .generated import grid_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from windowloader.windows.window_set import WindowSet
 
     Forecaster = Callable[[Any], Tensor]
+    Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 __all__ = ["AVERAGE", "LAST", "MODEL", "DemoTask", "fit", "label", "open_task", "run", "score"]
 
@@ -105,8 +109,8 @@ def open_task(
     seed: int = 0,
 ) -> DemoTask:
     """Split and scale a series, and choose what was not given: smaller batches and more epochs for short data."""
-    graph = series.graph
-    if graph is None and len(series.space_shape) == 2:
+    graph = series.graph if isinstance(series.graph, wl.Graph) else None
+    if series.graph is None and len(series.space_shape) == 2:
         graph = grid_graph(*series.space_shape)
     spec = wl.WindowSpec(lookback=LOOKBACK, horizon=HORIZON, future=CLOCK if series.clock is not None else ())
     train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2))
@@ -114,21 +118,6 @@ def open_task(
     epochs = epochs or max(2, math.ceil(ENOUGH / (steps_per_epoch or math.ceil(len(train) / batch_size))))
     scaler = wl.StandardScaler.fit(train)
     return DemoTask(train, val, test, scaler, graph, epochs, batch_size, steps_per_epoch, seed)
-
-
-def grid_graph(rows: int, columns: int) -> wl.Graph:
-    """Connect each cell of a grid to the four beside it.
-
-    Examples
-    --------
-    >>> grid_graph(2, 2).edge_index
-    array([[0, 2, 0, 1, 1, 3, 2, 3],
-           [1, 3, 2, 3, 0, 2, 0, 1]])
-    """
-    cells = np.arange(rows * columns).reshape(rows, columns)
-    pairs = [(cells[:, :-1], cells[:, 1:]), (cells[:-1], cells[1:])]
-    edges = np.concatenate([np.stack([here.ravel(), there.ravel()]) for here, there in pairs], axis=1)
-    return wl.Graph(np.concatenate([edges, edges[::-1]], axis=1), num_nodes=rows * columns)
 
 
 def label(steps: int, step_seconds: float | None) -> str:
@@ -146,9 +135,6 @@ def label(steps: int, step_seconds: float | None) -> str:
         if seconds % unit == 0 and seconds > unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds / 60:g} min"
-
-
-# -- the model -------------------------------------------------------------------------------------------------------
 
 
 class GraphForecaster(nn.Module):
@@ -213,7 +199,8 @@ def _walks(graph: wl.Graph | None) -> list[Tensor]:
     if graph is None:
         return []
     edges, nodes = torch.as_tensor(graph.edge_index), graph.num_nodes
-    weight = torch.as_tensor(1.0 if graph.edge_weight is None else graph.edge_weight) * (edges[0] != edges[1])
+    weight = torch.as_tensor(1.0 if graph.edge_weight is None else graph.edge_weight).float()
+    weight = weight * (edges[0] != edges[1])
     walks = []
     for ends in (edges, edges.flip(0)):
         share = weight / torch.zeros(nodes).index_add_(0, ends[0], weight).clamp(min=1e-12)[ends[0]]
@@ -233,12 +220,9 @@ def _flat(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return flat, torch.ones_like(flat, dtype=torch.bool) if mask is None else mask.reshape(flat.shape)
 
 
-def _arguments(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def arguments(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     clock = None if batch.shared_future is None else batch.shared_future[:, 0]
     return (*_flat(batch.inputs, batch.input_mask), clock)
-
-
-# -- training --------------------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -270,9 +254,9 @@ def fit(
             total = 0.0
             for step, batch in enumerate(loader, start=1):
                 targets, mask = _flat(batch.targets, batch.target_mask)
-                loss = ((trained(*_arguments(batch)) - targets).abs() * mask).sum() / mask.sum().clamp(min=1)
+                loss = ((trained(*arguments(batch)) - targets).abs() * mask).sum() / mask.sum().clamp(min=1)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(trained.parameters(), 3.0)
                 optimiser.step()
                 schedule.step()
@@ -303,12 +287,9 @@ def _rank(rank: int, ranks: int, folder: str, task: DemoTask) -> None:
         distributed.destroy_process_group()
 
 
-# -- forecasts and errors --------------------------------------------------------------------------------------------
-
-
 def persistence(batch: Any) -> Tensor:
     """Forecast each node's last observed reading."""
-    return _last(*_arguments(batch)[:2]).expand(-1, -1, HORIZON, -1)
+    return _last(*arguments(batch)[:2]).expand(-1, -1, HORIZON, -1)
 
 
 def historical_average(task: DemoTask) -> Forecaster:
@@ -334,7 +315,12 @@ def historical_average(task: DemoTask) -> Forecaster:
             count.index_add_(0, slots(batch)[:, 0], seen.double())
     overall = total.sum(0) / count.sum(0).clamp(min=1)
     table = torch.where(count > 0, total / count.clamp(min=1), overall).float()
-    return lambda batch: table[slots(batch)].movedim(2, 0)
+
+    def forecast(batch: Any) -> Tensor:
+        found: Tensor = table[slots(batch)].movedim(2, 0)
+        return found
+
+    return forecast
 
 
 def score(
@@ -376,7 +362,7 @@ def score(
     return {name: (error / count).numpy() for name, error in errors.items()}, joined
 
 
-def run(task: DemoTask, *, ranks: int = 1, **options: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run(task: DemoTask, *, ranks: int = 1, **options: Any) -> Result:
     """Load, train and score.
 
     Parameters
@@ -402,18 +388,16 @@ def run(task: DemoTask, *, ranks: int = 1, **options: Any) -> tuple[dict[str, An
         return _run(task, **options)
     with tempfile.TemporaryDirectory(prefix="windowloader-") as folder:
         try:
-            torch.multiprocessing.spawn(_rank, (ranks, folder, task), nprocs=ranks)  # type: ignore[no-untyped-call]
-        except torch.multiprocessing.ProcessException as error:
+            spawn(_rank, (ranks, folder, task), nprocs=ranks)  # type: ignore[no-untyped-call]
+        except ProcessException as error:
             raise wl.errors.LoaderError(f"a rank failed: {str(error).strip().splitlines()[-1]}") from error
-        found: tuple[dict[str, Any], dict[str, np.ndarray]] = torch.load(
-            f"{folder}/result", weights_only=False
-        )
+        found: Result = torch.load(f"{folder}/result", weights_only=False)
         return found
 
 
 def _run(
     task: DemoTask, *, ranks: int = 1, wrap: Any = lambda model: model, advance: Any = lambda *_: None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> Result:
     series = task.train.series
     task.train.read([0], **task.options)  # compiles kernels
     imports = private_bytes()
@@ -426,7 +410,7 @@ def _run(
     forecasters: dict[str, Forecaster] = {
         LAST: persistence,
         AVERAGE: historical_average(task),
-        MODEL: lambda batch: model(*_arguments(batch)),
+        MODEL: lambda batch: model(*arguments(batch)),
     }
     val, _ = score(task, task.val, forecasters)
     test, kept = score(task, task.test, forecasters, keep=PICTURED)

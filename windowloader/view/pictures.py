@@ -82,7 +82,7 @@ def _order(ax: Any, plan: Plan) -> None:
     ax.set_xlim(0, 1)
     if plan.trace is None:
         return
-    handles = []
+    handles: list[Patch] = []
     for lane in sorted(plan.trace.lanes, key=lambda lane: lane.own):
         sides = (
             (lane.enter, lane.begin),
@@ -115,7 +115,7 @@ def _memory(ax: Any, plan: Plan) -> None:
         fixed = plan.memory.in_flight + plan.memory.reserve + plan.held
         layers.insert(0, ("requests and fixed", np.full(len(rows), fixed), FAINT))
         layers.insert(0, ("rows", rows, BLUE))
-    most = max(sum(sizes for _, sizes, _ in layers))
+    most = float(np.sum([sizes for _, sizes, _ in layers], axis=0).max())
     near = plan.budget < 4 * most
     high = max(most, plan.budget) if near else most
     unit, name = (1e9, "GB") if high >= 2e9 else (1e6, "MB") if high >= 2e6 else (1e3, "kB")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.loader import pipeline as engine
+from windowloader.loader import pipeline
 from windowloader.util.machine import move
 
 STEPS, NODES, BATCH = 52_105, 325, 64  # PEMS-BAY
@@ -176,7 +176,7 @@ def test_a_tiny_data_set_costs_little_per_batch():
 def test_small_batches_made_together_cost_less_than_alone(monkeypatch):
     options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
     loaders = [loader_of(series(1), ["speed", "time_of_day"], **options)]
-    monkeypatch.setattr(engine, "MOST_TOGETHER", 1)
+    monkeypatch.setattr(pipeline, "MOST_TOGETHER", 1)
     loaders.append(loader_of(series(1), ["speed", "time_of_day"], **options))
     alone = iter(loaders[1])
     monkeypatch.undo()

@@ -39,11 +39,11 @@ def test_an_epoch_of_a_mapped_file_takes_its_batches_and_little_more(nodes, tmp_
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=True
     )
-    told = json.loads(found.stdout)
-    assert told["windows"] == told["all"] > 73_000
-    in_flight = 2 + 4 + 2  # the loop holds one and asks for the next; those made ahead; those being made
-    assert told["grown"] <= 250e6 + in_flight * told["batch"], told
-    print(f"{nodes} nodes: {told['grown'] / 1e6:.0f} MB, a batch has {told['batch'] / 1e6:.0f} MB")
+    figures = json.loads(found.stdout)
+    assert figures["windows"] == figures["all"] > 73_000
+    in_flight = 2 + 4 + 2  # the loop holds one and asks for the next; prefetched ones; those being built
+    assert figures["grown"] <= 250e6 + in_flight * figures["batch"], figures
+    print(f"{nodes} nodes: {figures['grown'] / 1e6:.0f} MB, a batch has {figures['batch'] / 1e6:.0f} MB")
 
 
 LIMIT = 2 << 30  # bytes of private memory, addressed or not; PGT's array alone has 9.4 GB

@@ -233,7 +233,8 @@ def demo(
             advance=lambda epoch, step, _: bar(f"epoch {epoch + 1} of {task.epochs}", step, steps),
         )
     figures.update(generated=not target.names, seconds=time.perf_counter() - began)
-    console.print("", report.tables(figures))
+    console.print("", report.errors_table(figures))
+    show(report.costs(figures), console)
     if save is not None:
         report.picture(figures, forecasts, task, save)
         console.print(f"saved {save}")

@@ -1,6 +1,6 @@
-"""Shows the demo's figures: tables for a terminal, and a picture.
+"""Shows the demo's figures: a table of errors, costs, and a picture.
 
-In: the result of `windowloader.demo.training.run`. Out: things that rich prints; an image file.
+In: the result of `windowloader.demo.training.run`. Out: a rich table, values to print, an image file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from windowloader.demo.training import DemoTask
 
-__all__ = ["picture", "tables"]
+__all__ = ["costs", "errors_table", "picture"]
 
 LINES = {
     "observed": ("#1f2933", 2.4, 0.3),
@@ -33,37 +32,37 @@ LINES = {
 }
 
 
-def tables(figures: Mapping[str, Any]) -> Group:
-    """Return the table of errors and the table of costs."""
-    errors = Table(
-        title="Mean absolute error, missing readings left out", title_style="bold", box=box.SIMPLE_HEAD
-    )
-    errors.add_column("", no_wrap=True)
+def errors_table(figures: Mapping[str, Any]) -> Table:
+    """Return the table of errors by part and time ahead; the best ones stand out."""
+    table = Table(title="Mean absolute error, missing readings left out", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
     cells: dict[str, list[Text]] = {}
     for part, by_name in figures["mae"].items():
         for time in by_name[MODEL]:
-            errors.add_column(f"{part}\n{time}", justify="right", no_wrap=True)
+            table.add_column(f"{part}\n{time}", justify="right", no_wrap=True)
             best = min(error[time] for error in by_name.values())
             for name, error in by_name.items():
                 style = "bold green" if error[time] == best else ""
                 cells.setdefault(name, []).append(Text(f"{error[time]:#.3g}", style=style))
     for name, row in cells.items():
-        errors.add_row(name, *row)
-    memory = figures["memory"]
-    costs = Table(title="Costs", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
-    costs.add_column(justify="right", style="bold", no_wrap=True)
-    loading, training = figures["loading_windows_per_second"], figures["training_windows_per_second"]
-    for figure, meaning in (
-        (f"{loading:,.0f}", "windows a second through the loader alone"),
-        (f"{training:,.0f}", f"windows a second in training, {figures['steps']:,} steps"),
-        (format_bytes(memory["loading"]), "peak private memory of an epoch of loading, above imports"),
-        (format_bytes(memory["training"]), "the same with model, gradients and activations"),
-        (format_bytes(memory["windows_float32"]), "all windows, if they were stored as float32"),
-        (format_bytes(memory["windows_float64"]), "as float64, which many scripts store"),
-        (f"{figures['seconds']:.0f} s", "in total"),
-    ):
-        costs.add_row(figure, meaning)
-    return Group(errors, Text(), costs)
+        table.add_row(name, *row)
+    return table
+
+
+def costs(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the costs for people."""
+    memory = {name: format_bytes(size) for name, size in figures["memory"].items()}
+    return {
+        "windows per second": {
+            "the loader alone": round(figures["loading_windows_per_second"]),
+            f"in training, {figures['steps']:,} steps": round(figures["training_windows_per_second"]),
+        },
+        "peak of private memory, above imports": {name: memory[name] for name in ("loading", "training")},
+        "all windows, if they were stored": {
+            name[8:]: memory[name] for name in ("windows_float32", "windows_float64")
+        },
+        "seconds in total": round(figures["seconds"]),
+    }
 
 
 def picture(

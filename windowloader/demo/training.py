@@ -83,14 +83,10 @@ class DemoTask:
         clock = self.train.series.clock
         return None if clock is None else float(np.diff(clock.nanoseconds([0, 1]))[0] / 1e9)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of all loaders: scaled, 0 where values are missing, the clock once per window."""
-        return {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
-
     def loader(self, windows: WindowSet, **options: Any) -> TorchLoader:
-        """Return a loader of some windows."""
-        return TorchLoader(windows, **self.options, **options)
+        """Return a loader: scaled, 0 where values are missing, the clock once per window."""
+        shared = {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
+        return TorchLoader(windows, **shared, **options)
 
     def train_loader(self) -> TorchLoader:
         """Return the shuffled loader of the train part; it finds its rank itself."""
@@ -149,7 +145,7 @@ class GraphForecaster(nn.Module):
         super().__init__()
         series = task.train.series
         features = len(series.features)
-        self.walks = _walks(task.graph)
+        self.transitions = _transitions(task.graph)
         self.past = nn.Linear(2 * LOOKBACK * features, HIDDEN)
         # Without a clock there must be no unused weights: DDP would wait for their gradients.
         timed = series.clock is not None
@@ -157,7 +153,7 @@ class GraphForecaster(nn.Module):
         self.node = nn.Parameter(torch.randn(series.num_nodes, 1, HIDDEN) * 0.2)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(HIDDEN * (1 + len(self.walks)), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
+                nn.Linear(HIDDEN * (1 + len(self.transitions)), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
             )
             for _ in range(2)
         )
@@ -187,25 +183,25 @@ class GraphForecaster(nn.Module):
             state = state + self.clock(torch.cat([angles.sin(), angles.cos(), days], -1))
         for block in self.blocks:
             known = nn.functional.layer_norm(state, [HIDDEN])
-            heard = [torch.sparse.mm(walk, known.flatten(1)).view_as(known) for walk in self.walks]
+            heard = [torch.sparse.mm(matrix, known.flatten(1)).view_as(known) for matrix in self.transitions]
             state = state + block(torch.cat([known, *heard], -1))
         change = self.forecast(nn.functional.layer_norm(state, [HIDDEN])).unflatten(-1, (HORIZON, -1))
         found: Tensor = _last(inputs, observed) + change
         return found
 
 
-def _walks(graph: wl.Graph | None) -> list[Tensor]:
-    """Return random walks along and against the edges as sparse matrices of shape (node, node), without self-loops."""
+def _transitions(graph: wl.Graph | None) -> list[Tensor]:
+    """Return transition matrices along and against the edges, sparse, shape (node, node), without self-loops."""
     if graph is None:
         return []
     edges, nodes = torch.as_tensor(graph.edge_index), graph.num_nodes
     weight = torch.as_tensor(1.0 if graph.edge_weight is None else graph.edge_weight).float()
     weight = weight * (edges[0] != edges[1])
-    walks = []
+    found = []
     for ends in (edges, edges.flip(0)):
         share = weight / torch.zeros(nodes).index_add_(0, ends[0], weight).clamp(min=1e-12)[ends[0]]
-        walks.append(torch.sparse_coo_tensor(ends, share, (nodes, nodes), check_invariants=False).coalesce())
-    return walks
+        found.append(torch.sparse_coo_tensor(ends, share, (nodes, nodes), check_invariants=False).coalesce())
+    return found
 
 
 def _last(inputs: Tensor, observed: Tensor) -> Tensor:
@@ -399,7 +395,9 @@ def _run(
     task: DemoTask, *, ranks: int = 1, wrap: Any = lambda model: model, advance: Any = lambda *_: None
 ) -> Result:
     series = task.train.series
-    task.train.read([0], **task.options)  # compiles kernels
+    with task.train_loader() as loader:
+        steps = task.epochs * len(loader)
+        next(iter(loader))  # compiles kernels
     imports = private_bytes()
     with MemoryWatch() as loading:
         alone = _load_once(task)
@@ -407,19 +405,20 @@ def _run(
     with MemoryWatch() as training:
         model = fit(task, wrap=wrap, advance=advance)
     seconds = time.perf_counter() - began
-    forecasters: dict[str, Forecaster] = {
-        LAST: persistence,
-        AVERAGE: historical_average(task),
-        MODEL: lambda batch: model(*arguments(batch)),
-    }
+    forecasters: dict[str, Forecaster] = {LAST: persistence, AVERAGE: historical_average(task)}
+    forecasters[MODEL] = lambda batch: model(*arguments(batch))
     val, _ = score(task, task.val, forecasters)
     test, kept = score(task, task.test, forecasters, keep=PICTURED)
-    ahead = {label(count, task.step_seconds): count - 1 for count in SHOWN}
+    times = {label(count, task.step_seconds): count - 1 for count in SHOWN}
+
+    def at_times(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {
+            name: {time: float(error[at]) for time, at in times.items()} for name, error in errors.items()
+        }
+
     parts = {"train": task.train, "val": task.val, "test": task.test}
     own = series.variables[: series.num_own]
     cells = sum(map(len, parts.values())) * (LOOKBACK + HORIZON) * series.num_nodes * len(series.features)
-    with task.train_loader() as loader:
-        steps = task.epochs * len(loader)
     figures = {
         "data": repr(series),
         "edges": 0 if task.graph is None else int(task.graph.edge_index.shape[1]),
@@ -427,12 +426,7 @@ def _run(
         "epochs": task.epochs,
         "batch_size": task.batch_size,
         "steps": steps,
-        "mae": {
-            part: {
-                name: {time: float(error[at]) for time, at in ahead.items()} for name, error in errors.items()
-            }
-            for part, errors in (("val", val), ("test", test))
-        },
+        "mae": {"val": at_times(val), "test": at_times(test)},
         "curves": {name: error.tolist() for name, error in test.items()},
         "loading_windows_per_second": alone * ranks,
         "training_windows_per_second": steps * task.batch_size / seconds,

@@ -33,7 +33,7 @@ from .options import (
     windows_of,
 )
 
-__all__ = ["clear", "convert", "inspect", "preview", "show", "stats"]
+__all__ = ["clear_cache", "convert", "inspect", "list_cache", "preview", "stats"]
 
 
 @app.command()
@@ -204,7 +204,7 @@ Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_
 
 
 @cache.command("list")
-def show(folder: Folder, as_json: AsJson = False) -> None:
+def list_cache(folder: Folder, as_json: AsJson = False) -> None:
     """List the arrays in a cache folder."""
     from windowloader.sources.mirror_folder import MirrorFolder, check_folder
 
@@ -216,7 +216,7 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
 
 
 @cache.command("clear")
-def clear(
+def clear_cache(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Only arrays whose path or URL contains this text.")] = "",
     as_json: AsJson = False,

@@ -85,7 +85,7 @@ class DemoTask:
 
     def loader(self, windows: WindowSet, **options: Any) -> TorchLoader:
         """Return a loader: scaled, 0 where values are missing, the clock once per window."""
-        shared = {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
+        shared: dict[str, Any] = {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
         return TorchLoader(windows, **shared, **options)
 
     def train_loader(self) -> TorchLoader:
@@ -285,7 +285,8 @@ def _rank(rank: int, ranks: int, folder: str, task: DemoTask) -> None:
 
 def persistence(batch: Any) -> Tensor:
     """Forecast each node's last observed reading."""
-    return _last(*arguments(batch)[:2]).expand(-1, -1, HORIZON, -1)
+    inputs, observed, _ = arguments(batch)
+    return _last(inputs, observed).expand(-1, -1, HORIZON, -1)
 
 
 def historical_average(task: DemoTask) -> Forecaster:
@@ -298,7 +299,8 @@ def historical_average(task: DemoTask) -> Forecaster:
         if not per_day:
             return torch.zeros(batch.targets.shape[-3:-1], dtype=torch.int64)
         time_of_day, day = batch.shared_future.unbind(-1)
-        return (time_of_day * per_day).round().long() % per_day + (per_day * day.long() if weekly else 0)
+        found: Tensor = (time_of_day * per_day).round().long() % per_day
+        return found + per_day * day.long() if weekly else found
 
     shape = (7 * max(per_day, 1), series.num_nodes, len(series.features))
     total, count = torch.zeros((2, *shape), dtype=torch.float64)

@@ -189,13 +189,12 @@ def convert(
 
 
 def _sizes(name: str, text: str | None) -> int | list[int] | None:
-    parts = [] if text is None else text.replace(" ", "").split(",")
+    if text is None:
+        return None
+    parts = text.replace(" ", "").split(",")
     if not all(part.isdigit() for part in parts):
-        raise typer.BadParameter(
-            f"{name} {text}: expected whole numbers with commas between, 288 or 288,100."
-        )
-    sizes = [int(part) for part in parts]
-    return None if text is None else sizes[0] if len(sizes) == 1 else sizes
+        raise typer.BadParameter(f"{name} {text}: expected whole numbers, 288 or 288,100.")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
 cache = typer.Typer(help="List or clear what is cached on this node's disk.", no_args_is_help=True)

@@ -11,47 +11,27 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import (
-    AsJson,
-    BatchSize,
-    By,
-    GraphFile,
-    Horizon,
-    Lookback,
-    Memory,
-    Seed,
-    Split,
-    Stride,
-    Target,
-    app,
-    check_folder_of,
-    emit,
-    on_target,
-    pairs,
-    parts_of,
-    progress_bar,
-    windows_of,
-)
+from . import options
 
 __all__ = ["clear_cache", "convert", "inspect", "list_cache", "preview", "stats"]
 
 
-@app.command()
-@on_target()
+@options.app.command()
+@options.on_target()
 def inspect(
-    target: Target,
-    lookback: Lookback = 12,
-    horizon: Horizon = 12,
-    batch_size: BatchSize = 64,
-    graph: GraphFile = None,
+    target: options.Target,
+    lookback: options.Lookback = 12,
+    horizon: options.Horizon = 12,
+    batch_size: options.BatchSize = 64,
+    graph: options.GraphFile = None,
     full: Annotated[bool, typer.Option("--full", help="Read all values instead of a sample.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show shape, storage, time range, gaps, missing values, and the batch they give."""
     from windowloader.view import inspection
 
     series = target.open(graph=graph)
-    with progress_bar("bytes", quiet=as_json) as advance:
+    with options.progress_bar("bytes", quiet=as_json) as advance:
         found = inspection.inspect(
             series,
             lookback=lookback,
@@ -60,25 +40,25 @@ def inspect(
             full=full,
             progress=lambda done, total: advance("reading", done, total),
         )
-    emit(found, as_json=as_json)
+    options.emit(found, as_json=as_json)
 
 
-@app.command()
-@on_target()
+@options.app.command()
+@options.on_target()
 def preview(
-    target: Target,
-    lookback: Lookback = 12,
-    horizon: Horizon = 12,
+    target: options.Target,
+    lookback: options.Lookback = 12,
+    horizon: options.Horizon = 12,
     delay: Annotated[int, typer.Option(min=0, help="Rows between inputs and targets.")] = 0,
-    stride: Stride = 1,
+    stride: options.Stride = 1,
     dilation: Annotated[int, typer.Option(min=1, help="Rows between the steps of a window.")] = 1,
     split: Annotated[
         str, typer.Option(help="Parts, as ratios, rows or dates: 2012-05-01,2012-06-01.")
     ] = "0.7,0.1,0.2",
-    by: By = "targets",
+    by: options.By = "targets",
     purge: Annotated[int, typer.Option(min=0, help="Rows left out between the parts.")] = 0,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the rows of some windows, the parts of a split on a time line, and the rows that parts share."""
     from windowloader.view.preview import preview as look
@@ -86,14 +66,14 @@ def preview(
     from windowloader.windows.window_set import WindowSpec
 
     spec = WindowSpec(lookback=lookback, horizon=horizon, delay=delay, stride=stride, dilation=dilation)
-    found = look(split_series(target.open(), spec, parts_of(split), by=by, purge=purge), seed=seed)
-    emit(found, as_json=as_json)
+    found = look(split_series(target.open(), spec, options.parts_of(split), by=by, purge=purge), seed=seed)
+    options.emit(found, as_json=as_json)
 
 
-@app.command()
-@on_target()
+@options.app.command()
+@options.on_target()
 def stats(
-    target: Target,
+    target: options.Target,
     kind: Annotated[
         Literal["standard", "minmax", "robust"], typer.Option(help="Kind of scaler.")
     ] = "standard",
@@ -104,20 +84,20 @@ def stats(
         Literal["rows", "windows"], typer.Option(help="Count each row once, or per window.")
     ] = "rows",
     unseen: Annotated[Literal["raise", "pooled"], typer.Option(help="For entities without rows.")] = "raise",
-    lookback: Lookback = 12,
-    horizon: Horizon = 12,
-    split: Split = None,
-    by: By = "targets",
+    lookback: options.Lookback = 12,
+    horizon: options.Horizon = 12,
+    split: options.Split = None,
+    by: options.By = "targets",
     out: Annotated[Path | None, typer.Option(help="File for the scaler, for StandardScaler.load.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Fit a scaler in one pass, in bounded memory."""
     from windowloader.scaling.scalers import MinMaxScaler, RobustScaler, StandardScaler
 
     kinds: Any = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
-    check_folder_of("--out", out)
-    windows = windows_of(target.open(), lookback, horizon, split=split, by=by)
-    with progress_bar("rows", quiet=as_json) as advance:
+    options.check_folder_of("--out", out)
+    windows = options.windows_of(target.open(), lookback, horizon, split=split, by=by)
+    with options.progress_bar("rows", quiet=as_json) as advance:
         scaler = kinds[kind].fit(
             windows,
             per=per,
@@ -127,13 +107,13 @@ def stats(
         )
     if out is not None:
         scaler.save(out)
-    emit({"windows": len(windows), "scaler": json.loads(scaler.to_json())}, as_json=as_json)
+    options.emit({"windows": len(windows), "scaler": json.loads(scaler.to_json())}, as_json=as_json)
 
 
-@app.command()
-@on_target()
+@options.app.command()
+@options.on_target()
 def convert(
-    source: Target,
+    source: options.Target,
     destination: Annotated[
         str,
         typer.Argument(help="Result: NAME.zarr (local, s3:// or gs://) or NAME.npy.", show_default=False),
@@ -149,7 +129,7 @@ def convert(
     ] = None,
     compression: Annotated[str, typer.Option(help="lz4, zstd, gzip, none; with a level: zstd:9.")] = "lz4",
     span: Annotated[int, typer.Option(min=1, help="Rows that a window spans when the result is read.")] = 24,
-    memory: Memory = "1GiB",
+    memory: options.Memory = "1GiB",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and write. Default: up to 4.")
     ] = None,
@@ -161,14 +141,14 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace an existing result when done.")
     ] = False,
     to_option: Annotated[list[str] | None, typer.Option(help="--option of the destination.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Convert data to chunks made for windows. Resumes after an interruption; shows only complete results."""
     from windowloader.convert.conversion import convert as convert_series
 
     phases = {"scan": "finding the range", "write": "writing", "check": "reading back"}
     series = source.open()
-    with progress_bar("bytes", quiet=as_json) as advance:
+    with options.progress_bar("bytes", quiet=as_json) as advance:
         made = convert_series(
             series,
             destination,
@@ -182,10 +162,11 @@ def convert(
             verify=verify,
             restart=restart,
             overwrite=overwrite,
-            storage_options=pairs(to_option, "--to-option") or pairs(source.given.get("storage_options")),
+            storage_options=options.pairs(to_option, "--to-option")
+            or options.pairs(source.given.get("storage_options")),
             progress=lambda phase, done, total: advance(phases[phase], done, total),
         )
-    emit(made.to_dict(), as_json=as_json)
+    options.emit(made.to_dict(), as_json=as_json)
 
 
 def _sizes(name: str, text: str | None) -> int | list[int] | None:
@@ -198,18 +179,18 @@ def _sizes(name: str, text: str | None) -> int | list[int] | None:
 
 
 cache = typer.Typer(help="List or clear what is cached on this node's disk.", no_args_is_help=True)
-app.add_typer(cache, name="cache")
+options.app.add_typer(cache, name="cache")
 Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_dir=.", show_default=False)]
 
 
 @cache.command("list")
-def list_cache(folder: Folder, as_json: AsJson = False) -> None:
+def list_cache(folder: Folder, as_json: options.AsJson = False) -> None:
     """List the arrays in a cache folder."""
     from windowloader.sources.mirror_folder import MirrorFolder, check_folder
 
     found = [entry.to_dict() for entry in MirrorFolder(check_folder(folder)).entries()]
     if found or as_json:
-        emit(found if as_json else {"arrays": found}, as_json=as_json)
+        options.emit(found if as_json else {"arrays": found}, as_json=as_json)
     else:
         typer.echo(f"{folder} holds nothing.")
 
@@ -218,7 +199,7 @@ def list_cache(folder: Folder, as_json: AsJson = False) -> None:
 def clear_cache(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Only arrays whose path or URL contains this text.")] = "",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove arrays from a cache folder, except those that a process has open."""
     from windowloader.sources.mirror_folder import MirrorFolder, check_folder
@@ -230,7 +211,7 @@ def clear_cache(
             "removed": [entry.to_dict() for entry in removed],
             "kept": [entry.to_dict() for entry in kept],
         }
-        emit(found, as_json=True)
+        options.emit(found, as_json=True)
         return
     count = "1 array" if len(removed) == 1 else f"{len(removed)} arrays"
     typer.echo(f"removed {count}, {format_bytes(sum(entry.bytes_held for entry in removed))}")

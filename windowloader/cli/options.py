@@ -19,15 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -380,9 +373,9 @@ def progress_bar(unit: Literal["bytes", "rows"], *, quiet: bool = False) -> Iter
     ...     advance("reading", 1, 2)
     """
     console = Console(stderr=True)
-    sized = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    columns = ("{task.description}", BarColumn(), *sized, TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
+    size = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    columns = ("{task.description}", bars.BarColumn(), size, bars.TimeRemainingColumn())
+    bar = bars.Progress(*columns, console=console, transient=True)
     began, tasks, shown = time.monotonic(), {}, console.is_terminal and not quiet
 
     def advance(what: str, done: int, total: int) -> None:

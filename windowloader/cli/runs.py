@@ -17,29 +17,7 @@ from rich.console import Console
 
 from windowloader.errors import MissingExtraError
 
-from .options import (
-    AsJson,
-    BatchSize,
-    CacheDir,
-    GraphFile,
-    Horizon,
-    Lookback,
-    Memory,
-    Seed,
-    Split,
-    Stride,
-    Target,
-    app,
-    cache_folder,
-    check_folder_of,
-    duration,
-    emit,
-    on_target,
-    progress_bar,
-    rate,
-    show,
-    windows_of,
-)
+from . import options
 
 if TYPE_CHECKING:
     from windowloader.demo.training import DemoTask
@@ -50,40 +28,40 @@ METR_LA = (34_272, 207)
 __all__ = ["bench", "demo", "plan", "warmup"]
 
 
-@app.command()
-@on_target()
+@options.app.command()
+@options.on_target()
 def plan(
-    target: Target,
-    lookback: Lookback = 12,
-    horizon: Horizon = 12,
-    stride: Stride = 1,
-    batch_size: BatchSize = 64,
+    target: options.Target,
+    lookback: options.Lookback = 12,
+    horizon: options.Horizon = 12,
+    stride: options.Stride = 1,
+    batch_size: options.BatchSize = 64,
     ranks: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
     rank: Annotated[int, typer.Option(min=0, help="Rank to report.")] = 0,
-    memory: Memory = "1GiB",
+    memory: options.Memory = "1GiB",
     shuffle: Annotated[bool, typer.Option(help="Shuffle, or keep the order of time.")] = True,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     active_blocks: Annotated[
         int | None, typer.Option(min=1, help="Blocks mixed at a time. Default: by memory.")
     ] = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Lanes of the shuffled order. Default: as ranks.")
     ] = None,
-    split: Split = None,
+    split: options.Split = None,
     step_time: Annotated[
         str | None, typer.Option(help="Duration of a training step: 80ms; adds its waits.")
     ] = None,
     latency: Annotated[str, typer.Option(help="Latency of a storage request.")] = "20ms",
     bandwidth: Annotated[str, typer.Option(help="Bandwidth per process.")] = "2Gbit",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what an epoch will take: bytes, requests, memory, mixing, time to the first batch. Reads no values."""
     from windowloader.loader.loader import WindowLoader
     from windowloader.loader.report import outlook
 
-    delay, speed = duration(latency), rate(bandwidth)
-    step = None if step_time is None else duration(step_time)
-    windows = windows_of(target.open(), lookback, horizon, stride=stride, split=split)
+    delay, speed = options.duration(latency), options.rate(bandwidth)
+    step = None if step_time is None else options.duration(step_time)
+    windows = options.windows_of(target.open(), lookback, horizon, stride=stride, split=split)
     with WindowLoader(
         windows,
         batch_size=batch_size,
@@ -101,70 +79,74 @@ def plan(
     first = found.first_seconds(latency=delay, rate=speed / max(found.at_a_time, 1))
     if as_json:
         later = None if step is None else expected.to_dict()
-        emit({**found.to_dict(), "first_seconds": first, "outlook": later}, as_json=True)
+        options.emit({**found.to_dict(), "first_seconds": first, "outlook": later}, as_json=True)
     else:
         typer.echo(f"{found}\n")
-        emit({"outlook": expected.to_dict()}, as_json=False)
+        options.emit({"outlook": expected.to_dict()}, as_json=False)
 
 
-@app.command()
+@options.app.command()
 def warmup(
     source: Annotated[
         list[str] | None, typer.Option(help="Type of the stored values. Default: float32.")
     ] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Type of the batches. Default: float32.")] = None,
     missing: Annotated[bool, typer.Option(help="Compile kernels for masks and fills too.")] = True,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compile the kernels now, so that no first batch waits for it. NUMBA_CACHE_DIR says where they are kept."""
     from windowloader.warmup import cache_folder, warm_up
 
     done = [asdict(kind) for kind in warm_up(source or ["float32"], dtype or ["float32"], missing=missing)]
     folder = cache_folder()
-    emit({"compiled": done, "folder": folder}, as_json=as_json)
+    options.emit({"compiled": done, "folder": folder}, as_json=as_json)
     if folder is None:
         typer.echo(
             "not kept: set NUMBA_CACHE_DIR to a writable folder, here and where training runs", err=True
         )
 
 
-@app.command()
-@on_target(typer.Argument(help="Your data; default: generated data of --size."), list[str] | None, None)
+@options.app.command()
+@options.on_target(
+    typer.Argument(help="Your data; default: generated data of --size."), list[str] | None, None
+)
 def bench(
-    target: Target,
+    target: options.Target,
     size: Annotated[
         list[str] | None, typer.Option(help="metr-la, pems-bay, pems-all-la, pems, or 10000x50.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Row to measure; may be given again. Default: all.")
     ] = None,
-    lookback: Lookback = 12,
-    horizon: Horizon = 12,
-    batch_size: BatchSize = 64,
-    memory: Memory = "1GiB",
+    lookback: options.Lookback = 12,
+    horizon: options.Horizon = 12,
+    batch_size: options.BatchSize = 64,
+    memory: options.Memory = "1GiB",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.05, help="Seconds per turn.")] = 2.0,
-    cache_dir: CacheDir = None,
+    cache_dir: options.CacheDir = None,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.md.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure the loader beside memcpy of the same bytes, and its plan beside what it read."""
     from windowloader.bench import measure
 
     def opened(name: str) -> tuple[WindowSet, dict[str, Any]]:
         if name == "your data":
-            return windows_of(target.open(), lookback, horizon), {"fill": 0.0}
-        return measure.open_size(measure.generate(measure.find(name), cache_dir or cache_folder("bench")))
+            return options.windows_of(target.open(), lookback, horizon), {"fill": 0.0}
+        return measure.open_size(
+            measure.generate(measure.find(name), cache_dir or options.cache_folder("bench"))
+        )
 
     rows, plans = [], {}
     turns: dict[str, Any] = {"only": only, "rounds": rounds, "seconds": seconds}
     with Console(stderr=True).status("setting up") as status:
         for name in (["your data"] if target.names else []) + (size or ([] if target.names else ["metr-la"])):
             windows, fixed = opened(name)
-            options = {**fixed, "batch_size": batch_size, "memory": memory}
-            rows += measure.measure(windows, name=name, options=options, advance=status.update, **turns)
+            asked = {**fixed, "batch_size": batch_size, "memory": memory}
+            rows += measure.measure(windows, name=name, options=asked, advance=status.update, **turns)
             status.update(f"{name}: plan beside measurement")
-            plans[name] = measure.check_plan(windows, options=options)
+            plans[name] = measure.check_plan(windows, options=asked)
     found = {"machine": measure.machine(), "results": rows, "plans": plans}
     table = measure.markdown(rows)
     if out is not None:
@@ -175,30 +157,30 @@ def bench(
         typer.echo(json.dumps(rows))
         return
     typer.echo(f"{table}\n\nplanned and measured, over up to 200 steps:")
-    emit(plans, as_json=False)
+    options.emit(plans, as_json=False)
 
 
-@app.command()
-@on_target(
+@options.app.command()
+@options.on_target(
     typer.Option("--data", help="Your own data: a file or URL. Default: generated data of METR-LA's size."),
     list[str] | None,
     None,
 )
 def demo(
-    target: Target,
-    adjacency: GraphFile = None,
+    target: options.Target,
+    adjacency: options.GraphFile = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: 2, more for short data.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Default: 64, less for large graphs or short data.")
     ] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(min=1, help="Default: all windows once.")] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     ranks: Annotated[int, typer.Option(min=1, help="Number of processes to train on, by DDP over gloo.")] = 1,
     save: Annotated[
         Path | None, typer.Option(help="Draw forecasts, errors and memory: plot.png, .svg, .pdf.")
     ] = None,
-    as_json: AsJson = False,
-    cache_dir: CacheDir = None,
+    as_json: options.AsJson = False,
+    cache_dir: options.CacheDir = None,
     size: Annotated[tuple[int, int], typer.Option(help="Steps and nodes of the generated data.")] = METR_LA,
 ) -> None:
     """Train a small graph network on windows that are never stored, and show its errors and costs."""
@@ -207,7 +189,7 @@ def demo(
     began = time.perf_counter()
     if not target.names and (adjacency is not None or target.given):
         raise typer.BadParameter("--adjacency and options that open data describe --data; give --data too")
-    check_folder_of("--save", save)
+    options.check_folder_of("--save", save)
     console = Console(quiet=as_json, highlight=False)
     # OpenMP threads that sleep at barriers are much faster on shared cores. Set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -218,15 +200,17 @@ def demo(
     if target.names:
         series = target.open(graph=adjacency, missing=float("nan"))
     else:
-        made = generated.generate(cache_dir or cache_folder("demo"), steps=size[0], nodes=size[1], seed=seed)
+        made = generated.generate(
+            cache_dir or options.cache_folder("demo"), steps=size[0], nodes=size[1], seed=seed
+        )
         times = (generated.START, generated.STEP)
         series = open_series(made.speeds, features=["speed"], timestamps=times, missing=0.0, graph=made.graph)
     task = training.open_task(
         series, epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed
     )
-    show(_introduction(task, generated=not target.names), console)
+    options.show(_introduction(task, generated=not target.names), console)
     steps = steps_per_epoch or -(-len(task.train) // task.batch_size)
-    with progress_bar("rows", quiet=as_json) as bar:
+    with options.progress_bar("rows", quiet=as_json) as bar:
         figures, forecasts = training.run(
             task,
             ranks=ranks,
@@ -234,12 +218,12 @@ def demo(
         )
     figures.update(generated=not target.names, seconds=time.perf_counter() - began)
     console.print("", report.errors_table(figures))
-    show(report.costs(figures), console)
+    options.show(report.costs(figures), console)
     if save is not None:
         report.picture(figures, forecasts, task, save)
         console.print(f"saved {save}")
     if as_json:
-        emit(figures, as_json=True)
+        options.emit(figures, as_json=True)
 
 
 def _introduction(task: DemoTask, *, generated: bool) -> dict[str, Any]:

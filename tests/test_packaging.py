@@ -67,13 +67,13 @@ def test_versions_agree() -> None:
     assert PROJECT["project"]["version"] == windowloader.__version__
 
 
-def test_every_public_name_is_there_and_told_in_help() -> None:
+def test_every_public_name_is_there_and_in_help() -> None:
     for name in dir(windowloader):
         assert getattr(windowloader, name) is not None
-    told = windowloader.__doc__ or ""
-    missing = [name for name in dir(windowloader) if not name.startswith("_") and name not in told]
+    text = windowloader.__doc__ or ""
+    missing = [name for name in dir(windowloader) if not name.startswith("_") and name not in text]
     assert missing == []
-    assert len(told.splitlines()) <= 24, "help(windowloader) should fit a screen"
+    assert len(text.splitlines()) <= 24, "help(windowloader) should fit a screen"
 
 
 def test_a_submodule_does_not_hide_the_function_of_its_name() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.loader import pipeline as engine
+from windowloader.loader import pipeline
 from windowloader.util.machine import move
 
 STEPS, NODES, BATCH = 52_105, 325, 64  # PEMS-BAY
@@ -129,24 +129,21 @@ def test_assembly_is_faster_than_the_best_known_peer(tmp_path):
     """
     pytest.importorskip("torch")
     pytest.importorskip("dask.array")
-    from windowloader.bench.case import Unavailable
-    from windowloader.bench.peers import Pgt
-    from windowloader.bench.sizes import Size
+    import peers
 
     values = np.random.default_rng(0).random((STEPS, NODES), np.float32) * 60
     np.save(tmp_path / "speed.npy", values)
-    peer = Pgt(Size("pems-bay", STEPS, NODES), tmp_path / "speed.npy", BATCH)
+    theirs = peers.pgt(tmp_path / "speed.npy", BATCH)
     try:
-        peer.imports()
-        peer.setup()
-    except Unavailable as reason:
+        next(theirs)
+    except peers.Unavailable as reason:
         pytest.skip(str(reason))
     names = ["speed", "time_of_day"]
     windows = wl.WindowSet(series(NODES), wl.WindowSpec(lookback=12, horizon=12, inputs=names, targets=names))
     scaler = wl.StandardScaler(30.0, 7.0, features=["speed"])
     options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
     loader = wl.WindowLoader(windows, batch_size=BATCH, shuffle=True, scaler=scaler, **options)
-    ours, theirs = iter(loader), peer.batches()
+    ours = iter(loader)
 
     def measure():
         # several at a time, each side in the cache that it has by itself
@@ -179,7 +176,7 @@ def test_a_tiny_data_set_costs_little_per_batch():
 def test_small_batches_made_together_cost_less_than_alone(monkeypatch):
     options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
     loaders = [loader_of(series(1), ["speed", "time_of_day"], **options)]
-    monkeypatch.setattr(engine, "MOST_TOGETHER", 1)
+    monkeypatch.setattr(pipeline, "MOST_TOGETHER", 1)
     loaders.append(loader_of(series(1), ["speed", "time_of_day"], **options))
     alone = iter(loaders[1])
     monkeypatch.undo()

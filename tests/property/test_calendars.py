@@ -94,8 +94,8 @@ def test_the_same_from_files(calendar: str, tmp_path: Path) -> None:
         series = wl.open(str(tmp_path / name))
         assert series.clock.texts(np.arange(800)) == texts
         assert len(wl.WindowSet(series, wl.WindowSpec(lookback=6, horizon=6))) == 789
-        time = inspect(series).time
-        assert (time.gaps, time.calendar) == (0, calendar)
+        time = inspect(series)["time"]
+        assert (time["gaps"], time["calendar"]) == (0, calendar)
     decoded = xr.open_zarr(tmp_path / "b.zarr", consolidated=False)
     assert [date.isoformat() for date in decoded["time"].values] == texts
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader import __version__, cli
-from windowloader.cli import target
+from windowloader.cli import options as shared
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 COMMANDS = ("bench", "cache", "convert", "demo", "inspect", "plan", "preview", "stats", "warmup")
@@ -246,13 +246,13 @@ def test_every_option_that_opens_is_an_option_of_open(folder) -> None:
     import inspect
 
     words = set(inspect.signature(wl.open).parameters)
-    told = {name for name, *_ in (*target.DATA, *target.TABLE)} - {"start", "freq"}
-    assert told - words <= {
+    named = {name for name, *_ in (*shared.DATA, *shared.TABLE)} - {"start", "freq"}
+    assert named - words <= {
         "time_format", "time_unit", "columns", "header", "sep", "decimal", "thousands", "encoding", "na_values",
         "dtype", "fill_missing",
     }  # fmt: skip
-    for name, kind, flags, _help in (*target.DATA, *target.TABLE):
-        if name in told - words - {"fill_missing"}:
+    for name, kind, flags, _help in (*shared.DATA, *shared.TABLE):
+        if name in named - words - {"fill_missing"}:
             value = ["x=str"] if name == "dtype" else ["0"] if kind in (str, list[str]) else []
             done = run("inspect", "a.npy", flags.split()[0], *value)
             assert f"['{name}'] were given" in str(done.exception), (name, done.exception)
@@ -296,8 +296,8 @@ def test_warnings_are_one_line_each_and_said_once(folder, main, monkeypatch) -> 
     def warns(*arguments: object, **options: object) -> object:
         for number in (1, 1, 2):
             warnings.warn(f"number {number}\nof some\n  lines", UserWarning, stacklevel=1)
-            warnings.warn_explicit("told again", RuntimeWarning, f"{number}.py", number)
-            warnings.warn_explicit("told again", RuntimeWarning, "other.py", number)
+            warnings.warn_explicit("said again", RuntimeWarning, f"{number}.py", number)
+            warnings.warn_explicit("said again", RuntimeWarning, "other.py", number)
         return look(*arguments, **options)
 
     monkeypatch.setattr("windowloader.view.inspection.inspect", warns)
@@ -308,7 +308,7 @@ def test_warnings_are_one_line_each_and_said_once(folder, main, monkeypatch) -> 
     assert json.loads(out)["steps"] == 400
     assert said.splitlines() == [
         "UserWarning: number 1 of some lines",
-        "RuntimeWarning: told again",
+        "RuntimeWarning: said again",
         "UserWarning: number 2 of some lines",
     ]
 

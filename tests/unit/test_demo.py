@@ -12,9 +12,7 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader.cli import app
-from windowloader.demo import generated, picture, report, running, task, training
-from windowloader.demo.baselines import HistoricalAverage, Persistence
-from windowloader.demo.scoring import score
+from windowloader.demo import generated, report, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +24,12 @@ def demo(*arguments: str):
     return CliRunner().invoke(app, ["demo", *arguments], env=WIDE, catch_exceptions=False)
 
 
-def make_small(tmp_path: Path) -> task.DemoTask:
-    """Open three days of twelve sensors (a fixture would hold the mapped file open past its test)."""
-    return task.open_task(cache_dir=tmp_path, size=(3 * 288, 12))
+def make_small(tmp_path: Path, **options) -> training.DemoTask:
+    """Open three days of twelve sensors (a fixture would keep the mapped file open past its test)."""
+    made = generated.generate(tmp_path, steps=3 * 288, nodes=12)
+    times = (generated.START, generated.STEP)
+    series = wl.open(made.speeds, features=["speed"], timestamps=times, missing=0.0, graph=made.graph)
+    return training.open_task(series, **options)
 
 
 # -- the generated data set ------------------------------------------------------------------------------------------
@@ -91,8 +92,8 @@ def plain_errors(values: np.ndarray, windows: wl.WindowSet, forecast) -> np.ndar
 
 def test_baselines_and_scores_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     small = make_small(tmp_path)
-    values = np.asarray(small.series.variables[0].view()[:, :, 0], np.float64)
-    fitted_on = values[: small.train.row_range[1]]
+    values = np.asarray(small.train.series.variables[0].view()[:, :, 0], np.float64)
+    fitted_on = values[: small.train.row_range[1]].copy()
     mean = fitted_on[fitted_on != 0].mean()
 
     def persistence(start: int) -> np.ndarray:
@@ -109,98 +110,92 @@ def test_baselines_and_scores_are_those_of_a_plain_loop(tmp_path: Path) -> None:
             rows.append(np.where(count > 0, same.sum(0) / np.maximum(count, 1), overall))
         return np.array(rows)
 
-    scores = score(
-        small,
-        small.val,
-        {"last": Persistence(12), "average": HistoricalAverage.fit(small)},
-        batch_size=16,
-        keep=20,
-    )
-    np.testing.assert_allclose(scores.mae("last"), plain_errors(values, small.val, persistence), rtol=1e-5)
-    np.testing.assert_allclose(scores.mae("average"), plain_errors(values, small.val, average), rtol=1e-5)
-    assert scores.kept is not None
-    assert np.array_equal(scores.kept.rows, small.val.starts(np.arange(20)) + 23)
-    seen = values[scores.kept.rows] != 0
-    np.testing.assert_allclose(scores.kept.truth[seen], values[scores.kept.rows][seen], rtol=1e-5)
-    assert np.isnan(scores.kept.truth[~seen]).all()
+    fitted_on[:12] = fitted_on[-11:] = 0  # the first targets of the train windows
+    forecasters = {"last": training.persistence, "average": training.historical_average(small)}
+    errors, kept = training.score(small, small.val, forecasters, keep=20)
+    np.testing.assert_allclose(errors["last"], plain_errors(values, small.val, persistence), rtol=1e-5)
+    np.testing.assert_allclose(errors["average"], plain_errors(values, small.val, average), rtol=1e-5)
+    rows = small.val.starts(np.arange(20)) + 23
+    seen = values[rows] != 0
+    np.testing.assert_allclose(kept["observed"][seen], values[rows][seen], rtol=1e-5)
+    assert np.isnan(kept["observed"][~seen]).all()
 
 
-def test_two_weeks_are_averaged_by_the_week(tmp_path: Path) -> None:
+def test_two_weeks_are_averaged_by_the_week() -> None:
     weeks = np.tile(np.arange(7 * 24, dtype=np.float64), 4)[:, None] + 1
-    np.save(tmp_path / "weeks.npy", weeks)
-    hourly = task.open_task(str(tmp_path / "weeks.npy"), timestamps=("2024-01-01", "1h"), cache_dir=tmp_path)
-    scores = score(hourly, hourly.test, {"average": HistoricalAverage.fit(hourly)})
-    assert scores.mae("average").max() < 1e-4, "what repeats each week is known exactly"
+    hourly = training.open_task(wl.Series(weeks, timestamps=("2024-01-01", "1h")))
+    errors, _ = training.score(hourly, hourly.test, {"average": training.historical_average(hourly)})
+    assert errors["average"].max() < 1e-3, "what repeats each week is known exactly"
 
 
-def test_without_a_clock_the_average_is_the_mean(tmp_path: Path) -> None:
+def test_without_a_clock_the_average_is_the_mean() -> None:
     values = np.random.default_rng(0).normal(50, 9, (300, 3))
-    np.save(tmp_path / "plain.npy", values)
-    plain = task.open_task(str(tmp_path / "plain.npy"), cache_dir=tmp_path)
-    average = HistoricalAverage.fit(plain)
-    fitted_on = values[: plain.train.row_range[1]]
-    found = plain.scaler.inverse_transform(average.table[0], layout="nf")[:, 0]
-    np.testing.assert_allclose(found, fitted_on.mean(0), rtol=1e-5)
+    plain = training.open_task(wl.Series(values))
+    forecast = training.historical_average(plain)
+    _, kept = training.score(plain, plain.test, {"average": forecast}, keep=5)
+    fitted_on = values[12 : plain.train.row_range[1] - 11]
+    np.testing.assert_allclose(kept["average"], np.tile(fitted_on.mean(0), (5, 1)), rtol=1e-5)
 
 
 # -- the model and the run ------------------------------------------------------------------------------------------
 
 
 def test_training_begins_at_persistence_and_gets_better(tmp_path: Path) -> None:
-    small = make_small(tmp_path)
-    settings = training.Settings(epochs=2, batch_size=32)
-    untrained = training.Fitted(training.build(small, settings), (), 0, 0, 0.0)
-    last = Persistence(12)
-    before = score(small, small.val, {"model": untrained, "last": last})
-    assert abs(before.mae("model") - before.mae("last")).max() < 0.35 * before.mae("last").max()
     seen = []
-    fitted = training.fit(small, settings, advance=lambda *step: seen.append(step))
-    steps = -(-len(small.train) // 32)
-    assert (fitted.steps, fitted.windows) == (2 * steps, 2 * len(small.train))
+    task = make_small(tmp_path, epochs=2, batch_size=32)
+    training.fit(task, advance=lambda *step: seen.append(step))
+    steps = -(-len(task.train) // 32)
     assert [step for _, step, _ in seen] == [*range(1, steps + 1)] * 2
-    assert fitted.losses[1] < fitted.losses[0]
+    losses = [loss for _, step, loss in seen if step == steps]
+    assert losses[1] < losses[0]
+    untrained = training.GraphForecaster(task)
+    forecasters = {
+        "last": training.persistence,
+        "model": lambda batch: untrained(*training.arguments(batch)),
+    }
+    errors, _ = training.score(task, task.val, forecasters)
+    assert abs(errors["model"] - errors["last"]).max() < 0.35 * errors["last"].max()
 
 
 def test_the_same_seed_trains_the_same_model(tmp_path: Path) -> None:
-    small = make_small(tmp_path)
-    settings = training.Settings(epochs=1, batch_size=64, steps_per_epoch=3)
-    first, second = training.fit(small, settings), training.fit(small, settings)
-    assert first.losses == second.losses
+    small = make_small(tmp_path, epochs=1, batch_size=64, steps_per_epoch=3)
+    first, second = training.fit(small), training.fit(small)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert np.array_equal(one.detach().numpy(), other.detach().numpy())
 
 
 def test_short_data_get_more_epochs_and_smaller_batches(tmp_path: Path) -> None:
-    small = make_small(tmp_path)
-    chosen = training.settle(small, epochs=None, batch_size=None)
-    assert chosen.epochs * -(-len(small.train) // chosen.batch_size) >= training.ENOUGH
+    chosen = make_small(tmp_path)
+    assert chosen.epochs * -(-len(chosen.train) // chosen.batch_size) >= training.ENOUGH
     assert 8 <= chosen.batch_size <= 64
-    asked = training.settle(small, epochs=1, batch_size=5, steps_per_epoch=2)
+    asked = make_small(tmp_path, epochs=1, batch_size=5, steps_per_epoch=2)
     assert (asked.epochs, asked.batch_size, asked.steps_per_epoch) == (1, 5, 2)
 
 
 @pytest.mark.leaks  # matplotlib keeps the fonts it drew with open
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_a_result_is_told_and_drawn(tmp_path: Path, ending: str) -> None:
+def test_a_result_is_printed_and_drawn(tmp_path: Path, ending: str) -> None:
     from rich.console import Console
 
-    small = make_small(tmp_path)
-    result = running.run(small, training.Settings(epochs=1, batch_size=64, steps_per_epoch=2))
+    small = make_small(tmp_path, epochs=1, batch_size=64, steps_per_epoch=2)
+    figures, forecasts = training.run(small)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.render(result))
-    told = console.export_text()
+    console.print(report.errors_table(figures))
+    page = console.export_text()
     for words in (
         "persistence",
         "historical average",
         "graph network",
         "15 min",
         "60 min",
-        "windows a second",
     ):
-        assert words in told
-    assert max(map(len, told.splitlines())) <= 80
-    windows = sum(result.windows.values())
-    assert result.memory["windows_float32"] == windows * 24 * 12 * 4
-    assert result.memory["data"] == 3 * 288 * 12 * 4
-    picture.save(result, small, tmp_path / f"plot.{ending}")
+        assert words in page
+    assert max(map(len, page.splitlines())) <= 80
+    assert report.costs(figures | {"seconds": 1.0})["seconds in total"] == 1
+    windows = sum(figures["windows"].values())
+    assert figures["memory"]["windows_float32"] == windows * 24 * 12 * 4
+    assert figures["memory"]["data"] == 3 * 288 * 12 * 4
+    report.picture(figures, forecasts, small, tmp_path / f"plot.{ending}")
     assert (tmp_path / f"plot.{ending}").stat().st_size > 20_000
 
 
@@ -232,11 +227,11 @@ def test_generated_data_are_called_generated(tmp_path: Path) -> None:
         "--size", "600", "10", "--steps-per-epoch", "2", "--epochs", "1", "--cache-dir", str(tmp_path)
     )
     assert "generated" in done.output
-    assert "epoch 1 of 1" in done.output
+    assert "graph network" in done.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--data", "x.npy", "--start", "2012-03-01"], "--freq"),
         (["--adjacency", "adj.pkl"], "give --data too"),
@@ -244,17 +239,16 @@ def test_generated_data_are_called_generated(tmp_path: Path) -> None:
         (["--epochs", "0"], "epochs"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(arguments: list[str], told: str) -> None:
+def test_options_that_do_not_fit_are_refused(arguments: list[str], words: str) -> None:
     done = demo(*arguments)
     assert done.exit_code == 2
-    assert told in done.output
+    assert words in done.output
 
 
-def test_a_grid_without_a_graph_joins_its_cells(tmp_path: Path) -> None:
-    np.save(tmp_path / "grid.npy", np.random.default_rng(0).normal(280, 5, (200, 3, 4)))
-    with pytest.raises(wl.WindowLoaderError):
-        task.open_task(str(tmp_path / "absent.npy"), cache_dir=tmp_path)
-    graph = task.grid_graph(3, 4)
+def test_a_grid_without_a_graph_joins_its_cells() -> None:
+    values = np.random.default_rng(0).normal(280, 5, (200, 3, 4))
+    graph = training.open_task(wl.Series(values, axes="tnn")).graph
+    assert graph is not None
     assert graph.num_nodes == 12
     assert graph.edge_index.shape[1] == 2 * (3 * 3 + 2 * 4)
     dense = graph.dense()
@@ -281,5 +275,5 @@ def test_era5_runs_as_a_grid(data: Path) -> None:
     done = demo("--data", str(file), "--variable", "t2m", "--epochs", "1", "--steps-per-epoch", "3", "--json")
     found = json.loads(done.output)
     assert "33 × 49 nodes" in found["data"]
-    assert "6304 edges" in found["data"]
+    assert found["edges"] == 6304
     assert set(found["mae"]["val"]["persistence"]) == {"3 h", "6 h", "12 h"}

@@ -14,12 +14,12 @@ FLOORS = [
 
 # One-line forwards in methods of values: `_repr_html_`, `plot`, `WindowSet.read`. At most eight.
 FORWARDS = {
-    ("loader.stats", "view.stats_picture"),
+    ("loader.stats", "view.pictures"),
     ("plan.plan", "view.notebook"),
-    ("plan.plan", "view.plan_picture"),
+    ("plan.plan", "view.pictures"),
     ("series.series", "view.notebook"),
     ("windows.split", "view.notebook"),
-    ("windows.split", "view.split_picture"),
+    ("windows.split", "view.pictures"),
     ("windows.window_set", "batch.batch"),
     ("windows.window_set", "batch.window_reader"),
 }

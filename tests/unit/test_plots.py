@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html.parser
 import pickle
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -134,45 +134,20 @@ assert "matplotlib.pyplot" not in sys.modules
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for name in ("pictures", "split_picture"):
-        monkeypatch.delitem(sys.modules, f"windowloader.view.{name}", raising=False)
-        monkeypatch.delattr(f"windowloader.view.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "windowloader.view.pictures", raising=False)
+    monkeypatch.delattr("windowloader.view.pictures", raising=False)
     split = wl.split(wl.Series(np.zeros((300, 2))), wl.WindowSpec(lookback=3, horizon=3), (0.5, 0.5))
     with pytest.raises(wl.errors.MissingExtraError, match=r"windowloader\[plot\]"):
         split.plot()
 
 
-class Balanced(html.parser.HTMLParser):
-    """Collects text, and fails on tags that are not closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        pass
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data) -> None:
-        self.text += data + " "
-
-
-def text_of(shown: str) -> str:
-    page = Balanced()
-    page.feed(shown)
-    assert page.open == []
-    return page.text
+def text_of(page: str) -> str:
+    return " ".join(xml.etree.ElementTree.fromstring(page).itertext())
 
 
 def test_notebook_pages_say_what_objects_are(series) -> None:
     split = wl.split(series, wl.WindowSpec(lookback=6, horizon=6), (0.6, 0.2, 0.2))
-    assert "6,000 steps × 20 nodes × 1 features" in text_of(series._repr_html_())
+    assert "6000 steps × 20 nodes" in text_of(series._repr_html_())
     page = text_of(split._repr_html_())
     assert all(name in page for name in ("train", "val", "test"))
     with loader_of(series) as loader:
@@ -188,7 +163,7 @@ def test_names_cannot_break_a_page() -> None:
     assert "a<b>&c" in text_of(series._repr_html_()) or "value" in text_of(series._repr_html_())
 
 
-def test_many_segments_and_entities_stay_one_line() -> None:
+def test_many_segments_do_not_make_a_page_long() -> None:
     series = wl.Series(np.zeros((5000, 1)), segments=np.arange(0, 5001, 10))
     assert len(series._repr_html_()) < 3000
-    assert "500, which windows do not cross" in text_of(series._repr_html_())
+    assert "500 segments" in text_of(series._repr_html_())

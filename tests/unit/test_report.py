@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader.cli import app
-from windowloader.cli.common import duration, progress_bar, rate
+from windowloader.cli.options import duration, progress_bar, rate
 from windowloader.convert.conversion import convert
 from windowloader.loader.report import outlook
 from windowloader.plan.plan import EpochCost
@@ -50,8 +50,8 @@ def test_the_command_tells_the_plan_of_the_loader(store, ranks) -> None:
 
 def test_the_page_has_the_stall(store) -> None:
     page = run("plan", store, "--step-time", "80ms", "--bandwidth", "1MB", "--memory", "64MiB").output
-    assert "while the steps train" in page
-    assert "stall" in page
+    assert "stall share" in page
+    assert "bandwidth" in page
 
 
 def test_who_waits_for_whom(store) -> None:
@@ -107,7 +107,7 @@ def test_amounts_of_time_and_of_network() -> None:
 
 
 def test_bars_are_drawn_on_terminals_only_and_only_for_work_that_lasts(monkeypatch, capsys) -> None:
-    from windowloader.cli import common
+    from windowloader.cli import options
 
     with progress_bar("bytes") as advance:
         advance("writing", 1, 2)
@@ -116,7 +116,7 @@ def test_bars_are_drawn_on_terminals_only_and_only_for_work_that_lasts(monkeypat
     with progress_bar("bytes") as advance:
         advance("writing", 1, 2)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(common, "SOON", -1.0)
+    monkeypatch.setattr(options, "SOON", -1.0)
     with progress_bar("bytes") as advance:
         advance("writing", 10**6, 2 * 10**6)
         advance("reading back", 10**6, 2 * 10**6)

@@ -124,7 +124,7 @@ def test_other_ways_to_be_wrong() -> None:
         check_source(Good(), VALUES[:7])
     with pytest.raises(AssertionError, match="timestamps"):
         check_source(Good(), VALUES, timestamps=np.arange(8).astype("M8[ns]"))
-    with pytest.raises(AssertionError, match="other data have the fingerprint"):
+    with pytest.raises(AssertionError, match="other data have the same fingerprint"):
         check_source(Good(), VALUES, changed=Good())
     with pytest.raises(SourceError, match="TypeError") as caught:
         check_source(Once(), VALUES)

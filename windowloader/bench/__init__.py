@@ -1,5 +1,4 @@
-"""The benchmark: batches of the same windows by every means a user would pick, measured side by side.
+"""Measures the loader on this machine: beside memcpy of the same bytes, and beside its own plan.
 
-``sizes`` makes the data, ``cases`` are the means, ``worker`` runs one in a process of its own, ``rounds`` lets them
-take turns, ``tables`` and ``pictures`` say what came out.
+In: windows. Out: figures. Comparisons with other libraries are in ``tests/benchmarks``.
 """

@@ -1,6 +1,6 @@
-"""The command line: ``windowloader COMMAND``, one module a command.
+"""The command line: ``windowloader COMMAND``.
 
-In: arguments. Out: text and an exit code. Never has a calculation of its own.
+In: arguments. Out: text and an exit code. Only parses, calls the package and prints.
 """
 
 from .entry import app, main

@@ -1,7 +1,6 @@
-"""The command line: ``windowloader COMMAND``. Each module of `windowloader.cli.commands` brings its own.
+"""Runs the command line; errors and warnings are printed as one message each, without a traceback.
 
-In: arguments. Out: an exit code; errors and warnings are printed as one message each, without a traceback. Never holds
-a command itself. Importing it needs neither typer nor rich.
+In: arguments. Out: an exit code. Importing it needs neither typer nor rich.
 """
 
 from __future__ import annotations
@@ -18,22 +17,18 @@ from typing import Any
 from windowloader.errors import WindowLoaderError
 from windowloader.hiding import hide_secrets
 
-app: Any  # a typer.Typer; None where that is not installed
+app: Any = None  # a typer.Typer, if typer and rich are installed
 try:
-    import rich  # noqa: F401
-
-    from .commands import app
+    from . import data, runs
+    from .options import app
 except ModuleNotFoundError as error:
-    if error.name not in ("typer", "rich"):
+    if (error.name or "").partition(".")[0] not in ("typer", "rich"):
         raise
-    app = None
 
-__all__ = ["app", "main"]
+__all__ = ["app", "data", "main", "runs"]
 
 TRACEBACK = "WINDOWLOADER_TRACEBACK"
-
-# What messages call an argument, where the command line has another name for it.
-TYPED = {
+TYPED = {  # arguments whose option has another name
     "variables": "--variable",
     "features": "--feature",
     "timestamps": "--start 2012-03-01 --freq 5min",
@@ -44,31 +39,33 @@ TYPED = {
 def main() -> Any:
     """Run the command line and exit.
 
-    The exit code is 0; 2 for wrong use and where the package refuses what was asked; 1 for any other error and where
-    nobody reads the output any more; 130 after an interrupt. With the environment variable WINDOWLOADER_TRACEBACK,
-    errors have their traceback and warnings their place.
+    The exit code is 0; 2 for wrong use and errors of the package; 1 for any other error and if nobody reads the output;
+    130 after an interrupt. With the environment variable WINDOWLOADER_TRACEBACK, errors have their traceback.
     """
     if app is None:
-        print(
-            "MissingExtraError: the command line needs typer and rich: pip install 'windowloader[cli]'",
-            file=sys.stderr,
-        )
+        message = "MissingExtraError: the command line needs typer and rich: pip install 'windowloader[cli]'"
+        print(message, file=sys.stderr)
         sys.exit(2)
     if os.environ.get(TRACEBACK):
         return app()
     threading.excepthook = lambda failed: _unexpected(failed.exc_value)
-    sys.unraisablehook = lambda _failed: None  # what a library's own clean-up raises, which nobody can act on
+    sys.unraisablehook = lambda _failed: None  # errors of a library's clean-up, which nobody can act on
     said: set[str] = set()
+
+    def warn(message: Warning | str, category: type[Warning], *_place: Any, **_options: Any) -> None:
+        line = _line(f"{category.__name__}: {message}")
+        if line not in said:
+            said.add(line)
+            _say(line, "yellow")
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, category, *_place: _warn(
-            f"{category.__name__}: {message}", said
-        )
+        warnings.showwarning = warn
         code = _run()
     sys.exit(code)
 
 
 def _run() -> Any:
-    """Run the command line, print its error if it has one, and return the exit code."""
+    """Run the command, print its error if it has one, and return the exit code."""
     try:
         try:
             app()
@@ -81,21 +78,23 @@ def _run() -> Any:
     except WindowLoaderError as error:
         _say(f"{type(error).__name__}: {error}{_as_typed(str(error))}", "red")
         return 2
-    except BrokenPipeError:
-        _forget_output()
     except OSError as error:
-        _forget_output()
-        _say(f"{type(error).__name__}: {_line(str(error))}", "red")
+        with contextlib.suppress(
+            OSError, ValueError, AttributeError
+        ):  # else the interpreter would write at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _say(f"{type(error).__name__}: {_line(str(error))}", "red")
     except Exception as error:
         _unexpected(error)
     return 1
 
 
 def _unexpected(error: BaseException | None) -> None:
-    """Print what went wrong in the package itself, in one line."""
+    """Print an error of the package itself in one line."""
     places = traceback.extract_tb(error.__traceback__ if error else None)
     place = f" at {os.path.basename(places[-1].filename)}:{places[-1].lineno}" if places else ""
-    what = f"{type(error).__name__}: {_line(str(error))}" if str(error) else type(error).__name__
+    what = _line(f"{type(error).__name__}: {error}").removesuffix(": ")
     _say(
         f"windowloader failed{place}, {what}. This is a fault of windowloader: please report it to its maintainers "
         f"with the traceback, which {TRACEBACK}=1 shows.",
@@ -103,39 +102,25 @@ def _unexpected(error: BaseException | None) -> None:
     )
 
 
-def _warn(text: str, said: set[str]) -> None:
-    """Print a warning as one line, once."""
-    line = _line(text)
-    if line not in said:
-        said.add(line)
-        _say(line, "yellow")
-
-
 def _line(text: str) -> str:
     return " ".join(hide_secrets(text).split())
 
 
 def _say(text: str, colour: str) -> None:
-    """Print to standard error, if there still is one."""
+    """Print to standard error, if it is open."""
     with contextlib.suppress(OSError, ValueError):
         import typer
 
         typer.secho(text, err=True, fg=colour)
 
 
-def _forget_output() -> None:
-    """Let what was not written go, as the interpreter would try again when it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _as_typed(message: str) -> str:
-    """Say how to type what a message advises, as far as the command takes it."""
+    """Return how to type the arguments that a message names, if the command has them as options."""
     from typer.main import get_command
 
-    commands = getattr(get_command(app), "commands", {})
-    command = next((commands[word] for word in sys.argv[1:] if word in commands), None)
-    known = {name for one in getattr(command, "params", ()) for name in one.opts}
+    commands: Any = get_command(app)
+    command = next((commands.commands[word] for word in sys.argv[1:] if word in commands.commands), commands)
+    known = {name for one in command.params for name in one.opts}
     words = dict.fromkeys(re.findall(r"(?<![\w.])([a-z_]+)=", message))
     typed = [TYPED.get(word, f"--{word.replace('_', '-')}") for word in words]
     typed = [option for option in typed if option.partition(" ")[0] in known]

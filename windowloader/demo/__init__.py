@@ -1,14 +1,4 @@
-"""The demo: from a file to a trained model, with what it cost. `windowloader demo` runs it.
+"""Runs ``windowloader demo``: from a file to a trained graph network, with its errors, speed and memory.
 
-In: a data set, or nothing. Out: errors beside two baselines, windows a second, private memory. The only part of the
-package that has a model; torch and matplotlib are imported when they are used.
-
-    generated   the data set that is made where none is given
-    task        opened, split, scaled
-    baselines   persistence and historical average
-    model, training
-    scoring     errors by step ahead
-    memory      private memory, watched
-    running     all of it, in order -> Result
-    report, picture
+In: a series, or generated traffic. Out: figures, tables and a picture. The only part of the package that has a model.
 """

@@ -1,206 +1,445 @@
-"""The training loop, as anyone would write it around a `TorchLoader`.
+"""Trains a small graph network with `TorchLoader` and scores it beside two baselines.
 
-In: a task. Out: a fitted model, and a forecaster made of it. Imports torch; never computes a batch.
+In: a series. Out: errors, speeds, memory as plain numbers, and some forecasts for a picture. The model is diffusion
+both ways along the graph (Li et al. 2018, DCRNN) with embeddings of the node and of the time of day and week (Shao et
+al. 2022, STID); any PyTorch model takes its place.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import ProcessException, spawn
+from torch.nn.parallel import DistributedDataParallel
 
+import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
+from windowloader.util.private_memory import MemoryWatch, private_bytes
 
-from .model import GraphForecaster, diffusion
+from .generated import grid_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    import numpy as np
+    from windowloader.windows.window_set import WindowSet
 
-    from windowloader.batch.batch import Batch
+    Forecaster = Callable[[Any], Tensor]
+    Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 
-    from .task import DemoTask
+__all__ = ["AVERAGE", "LAST", "MODEL", "DemoTask", "fit", "label", "open_task", "run", "score"]
 
-__all__ = ["Fitted", "Settings", "build", "fit", "load_once", "settle"]
-
-CELLS = 64 * 207  # windows × nodes of a step, METR-LA's; batches of larger graphs are smaller
-ENOUGH = 600  # steps that the network needs where an epoch is short
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How to train.
-
-    Parameters
-    ----------
-    epochs : int
-    batch_size : int
-        Windows a step, of all ranks together.
-    steps_per_epoch : int, optional
-        None: all windows once.
-    learning_rate : float
-        Highest of a one-cycle schedule.
-    hidden, blocks : int
-        Size of the network.
-    seed : int
-        Of the order and the first weights.
-    """
-
-    epochs: int
-    batch_size: int
-    steps_per_epoch: int | None = None
-    learning_rate: float = 4e-3
-    hidden: int = 48
-    blocks: int = 2
-    seed: int = 0
+LOOKBACK = HORIZON = 12
+CLOCK = ("time_of_day", "day_of_week")
+LAYOUT = "nbtf"  # nodes first, so that diffusion along the graph is one sparse matrix product
+DAY = 86_400
+MODEL, AVERAGE, LAST = "graph network", "historical average", "persistence"
+CELLS = 64 * 207  # windows × nodes of a METR-LA batch; batches of larger graphs have fewer windows
+ENOUGH = 600  # training steps, if an epoch is short
+SHOWN = (3, 6, 12)  # steps ahead in the table
+PICTURED = 432  # windows of the test part in the picture
+HIDDEN, HARMONICS = 48, 6
+LEARNING_RATE = 4e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A trained model and how it went.
+class DemoTask:
+    """Windows to train and score on, and how to train.
 
     Parameters
     ----------
-    model : GraphForecaster
-    losses : tuple of float
-        Mean absolute error of the scaled targets, an epoch.
-    windows, steps : int
-        That it was trained on, repeats counted.
-    seconds : float
+    train, val, test : WindowSet
+    scaler : StandardScaler
+        Fitted on ``train``.
+    graph : Graph or None
+    epochs : int
+    batch_size : int
+        Windows a step, over all ranks.
+    steps_per_epoch : int or None
+        None: all windows once.
+    seed : int
     """
 
-    model: nn.Module
-    losses: tuple[float, ...]
-    windows: int
-    steps: int
-    seconds: float
+    train: WindowSet
+    val: WindowSet
+    test: WindowSet
+    scaler: wl.StandardScaler
+    graph: wl.Graph | None
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int | None
+    seed: int
 
-    def __call__(self, batch: Batch) -> np.ndarray:
-        """Forecast a batch of NumPy arrays; scaled, shape (node…, batch, horizon, feature)."""
-        self.model.eval()
-        with torch.inference_mode():
-            forecast = self.model(*_arguments(batch.map(torch.from_numpy)))
-        found: np.ndarray = forecast.numpy().reshape(batch.targets.shape)
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds from row to row; None without timestamps."""
+        clock = self.train.series.clock
+        return None if clock is None else float(np.diff(clock.nanoseconds([0, 1]))[0] / 1e9)
+
+    def loader(self, windows: WindowSet, **options: Any) -> TorchLoader:
+        """Return a loader: scaled, 0 where values are missing, the clock once per window."""
+        shared: dict[str, Any] = {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
+        return TorchLoader(windows, **shared, **options)
+
+    def train_loader(self) -> TorchLoader:
+        """Return the shuffled loader of the train part; it finds its rank itself."""
+        size, steps = self.batch_size, self.steps_per_epoch
+        return self.loader(
+            self.train, global_batch_size=size, steps_per_epoch=steps, shuffle=True, seed=self.seed
+        )
+
+
+def open_task(
+    series: wl.Series,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+) -> DemoTask:
+    """Split and scale a series, and choose what was not given: smaller batches and more epochs for short data."""
+    graph = series.graph if isinstance(series.graph, wl.Graph) else None
+    if series.graph is None and len(series.space_shape) == 2:
+        graph = grid_graph(*series.space_shape)
+    spec = wl.WindowSpec(lookback=LOOKBACK, horizon=HORIZON, future=CLOCK if series.clock is not None else ())
+    train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2))
+    batch_size = batch_size or int(max(8, min(64, CELLS / series.num_nodes, len(train) / 40)))
+    epochs = epochs or max(2, math.ceil(ENOUGH / (steps_per_epoch or math.ceil(len(train) / batch_size))))
+    scaler = wl.StandardScaler.fit(train)
+    return DemoTask(train, val, test, scaler, graph, epochs, batch_size, steps_per_epoch, seed)
+
+
+def label(steps: int, step_seconds: float | None) -> str:
+    """Write how far ahead some steps are.
+
+    Examples
+    --------
+    >>> label(3, 300.0), label(3, 3600.0), label(3, 86400.0), label(3, None)
+    ('15 min', '3 h', '3 days', 'step 3')
+    """
+    if step_seconds is None:
+        return f"step {steps}"
+    seconds = steps * step_seconds
+    for name, unit in (("days", DAY), ("h", 3_600)):
+        if seconds % unit == 0 and seconds > unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 60:g} min"
+
+
+class GraphForecaster(nn.Module):
+    """Forecasts all features of all nodes as changes from the last reading.
+
+    Parameters
+    ----------
+    task : DemoTask
+    """
+
+    def __init__(self, task: DemoTask) -> None:
+        super().__init__()
+        series = task.train.series
+        features = len(series.features)
+        self.transitions = _transitions(task.graph)
+        self.past = nn.Linear(2 * LOOKBACK * features, HIDDEN)
+        # Without a clock there must be no unused weights: DDP would wait for their gradients.
+        timed = series.clock is not None
+        self.clock = nn.Linear(2 * HARMONICS + 7, HIDDEN, bias=False) if timed else None
+        self.node = nn.Parameter(torch.randn(series.num_nodes, 1, HIDDEN) * 0.2)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(HIDDEN * (1 + len(self.transitions)), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
+            )
+            for _ in range(2)
+        )
+        self.forecast = nn.Linear(HIDDEN, HORIZON * features)
+        nn.init.zeros_(self.forecast.weight)  # so that training begins at persistence
+
+    def forward(self, inputs: Tensor, observed: Tensor, clock: Tensor | None) -> Tensor:
+        """Forecast.
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (node, batch, lookback, feature)
+            Scaled; 0 where missing.
+        observed : Tensor, shape of inputs, bool
+        clock : Tensor, shape (batch, 2), or None
+            Time of day (0 ≤ x < 1) and day of the week (0 … 6) of the first step to forecast.
+
+        Returns
+        -------
+        Tensor, shape (node, batch, horizon, feature)
+            Scaled like the inputs.
+        """
+        state = self.past(torch.cat([inputs, observed.to(inputs.dtype)], -1).flatten(2)) + self.node
+        if self.clock is not None and clock is not None:
+            angles = 2 * math.pi * clock[:, :1] * torch.arange(1, HARMONICS + 1)
+            days = nn.functional.one_hot(clock[:, 1].long(), 7)
+            state = state + self.clock(torch.cat([angles.sin(), angles.cos(), days], -1))
+        for block in self.blocks:
+            known = nn.functional.layer_norm(state, [HIDDEN])
+            heard = [torch.sparse.mm(matrix, known.flatten(1)).view_as(known) for matrix in self.transitions]
+            state = state + block(torch.cat([known, *heard], -1))
+        change = self.forecast(nn.functional.layer_norm(state, [HIDDEN])).unflatten(-1, (HORIZON, -1))
+        found: Tensor = _last(inputs, observed) + change
         return found
 
 
-def settle(
+def _transitions(graph: wl.Graph | None) -> list[Tensor]:
+    """Return transition matrices along and against the edges, sparse, shape (node, node), without self-loops."""
+    if graph is None:
+        return []
+    edges, nodes = torch.as_tensor(graph.edge_index), graph.num_nodes
+    weight = torch.as_tensor(1.0 if graph.edge_weight is None else graph.edge_weight).float()
+    weight = weight * (edges[0] != edges[1])
+    found = []
+    for ends in (edges, edges.flip(0)):
+        share = weight / torch.zeros(nodes).index_add_(0, ends[0], weight).clamp(min=1e-12)[ends[0]]
+        found.append(torch.sparse_coo_tensor(ends, share, (nodes, nodes), check_invariants=False).coalesce())
+    return found
+
+
+def _last(inputs: Tensor, observed: Tensor) -> Tensor:
+    """Last observed reading of each node, or 0 (the mean); shape (node, batch, 1, feature)."""
+    steps = torch.arange(1, inputs.shape[2] + 1, dtype=torch.int32).view(-1, 1)
+    return inputs.gather(2, (observed * steps).argmax(2, keepdim=True))
+
+
+def _flat(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return values and mask with all space axes as one, shape (node, batch, time, feature)."""
+    flat = values.reshape(-1, *values.shape[-3:])
+    return flat, torch.ones_like(flat, dtype=torch.bool) if mask is None else mask.reshape(flat.shape)
+
+
+def arguments(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    clock = None if batch.shared_future is None else batch.shared_future[:, 0]
+    return (*_flat(batch.inputs, batch.input_mask), clock)
+
+
+def fit(
     task: DemoTask,
     *,
-    epochs: int | None,
-    batch_size: int | None,
-    steps_per_epoch: int | None = None,
-    seed: int = 0,
-) -> Settings:
-    """Choose what was not asked for: batches by the size of the graph, two epochs or as many as make 600 steps."""
-    if batch_size is None:
-        batch_size = min(64, max(8, 2 ** round(math.log2(CELLS / task.series.num_nodes))))
-        batch_size = min(batch_size, max(8, 2 ** int(math.log2(len(task.train) / 40 + 1))))
-    if epochs is None:
-        epochs = max(2, math.ceil(ENOUGH / (steps_per_epoch or math.ceil(len(task.train) / batch_size))))
-    return Settings(epochs=epochs, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed)
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    advance: Callable[[int, int, float], object] = lambda epoch, step, loss: None,
+) -> nn.Module:
+    """Train the network.
+
+    Parameters
+    ----------
+    task : DemoTask
+    wrap : callable
+        Wraps the model, e.g. in ``DistributedDataParallel``.
+    advance : callable
+        Called after each step with (epoch, step, mean loss of the epoch so far).
+    """
+    torch.manual_seed(task.seed)
+    model = GraphForecaster(task)
+    trained = wrap(model)
+    optimiser = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+    with task.train_loader() as loader:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, LEARNING_RATE, total_steps=task.epochs * len(loader), pct_start=0.2
+        )
+        for epoch in range(task.epochs):
+            loader.set_epoch(epoch)
+            total = 0.0
+            for step, batch in enumerate(loader, start=1):
+                targets, mask = _flat(batch.targets, batch.target_mask)
+                loss = ((trained(*arguments(batch)) - targets).abs() * mask).sum() / mask.sum().clamp(min=1)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained.parameters(), 3.0)
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+                advance(epoch, step, total / step)
+    return model
 
 
-def train_loader(task: DemoTask, settings: Settings) -> TorchLoader:
-    """Return the loader of the train part, shuffled, as tensors."""
-    return TorchLoader(
-        task.train,
-        global_batch_size=settings.batch_size,
-        shuffle=True,
-        seed=settings.seed,
-        steps_per_epoch=settings.steps_per_epoch,
-        **task.loading(),
-    )
-
-
-def load_once(task: DemoTask, settings: Settings) -> float:
-    """Run through the windows of an epoch without a model; return windows a second."""
-    with train_loader(task, settings) as loader:
+def _load_once(task: DemoTask) -> float:
+    """Iterate one epoch without a model; return windows per second."""
+    with task.train_loader() as loader:
         for _ in loader:
             pass
         return loader.stats().epochs[0].windows_per_second
 
 
-def build(task: DemoTask, settings: Settings) -> GraphForecaster:
-    """Build the network for a task, the same one for the same seed."""
-    torch.manual_seed(settings.seed)
-    graph, spec = task.series.graph, task.train.spec
-    walks = diffusion(graph.edge_index, graph.edge_weight, graph.num_nodes) if graph is not None else ()
-    return GraphForecaster(
-        num_nodes=task.series.num_nodes,
-        num_features=len(task.series.features),
-        lookback=spec.num_inputs,
-        horizon=spec.num_targets,
-        walks=walks,
-        timed=task.series.clock is not None,
-        hidden=settings.hidden,
-        blocks=settings.blocks,
-    )
+def _rank(rank: int, ranks: int, folder: str, task: DemoTask) -> None:
+    """Be one of several processes that train; the first one scores and saves the result."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    try:
+        if rank == 0:
+            torch.save(_run(task, wrap=DistributedDataParallel, ranks=ranks), f"{folder}/result")
+        else:
+            _load_once(task)
+            fit(task, wrap=DistributedDataParallel)
+    finally:
+        distributed.destroy_process_group()
 
 
-def fit(
-    task: DemoTask,
-    settings: Settings,
-    *,
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
-    advance: Callable[[int, int, float], object] = lambda epoch, step, loss: None,
-) -> Fitted:
-    """Train.
+def persistence(batch: Any) -> Tensor:
+    """Forecast each node's last observed reading."""
+    inputs, observed, _ = arguments(batch)
+    return _last(inputs, observed).expand(-1, -1, HORIZON, -1)
+
+
+def historical_average(task: DemoTask) -> Forecaster:
+    """Average each node over the train part by time of the week, or of the day if it is shorter than two weeks."""
+    series, seconds = task.train.series, task.step_seconds
+    per_day = int(DAY // seconds) if seconds is not None and seconds <= DAY / 2 else 0
+    weekly = per_day > 0 and task.train.row_range[1] >= 14 * per_day
+
+    def slots(batch: Any) -> Tensor:
+        if not per_day:
+            return torch.zeros(batch.targets.shape[-3:-1], dtype=torch.int64)
+        time_of_day, day = batch.shared_future.unbind(-1)
+        found: Tensor = (time_of_day * per_day).round().long() % per_day
+        return found + per_day * day.long() if weekly else found
+
+    shape = (7 * max(per_day, 1), series.num_nodes, len(series.features))
+    total, count = torch.zeros((2, *shape), dtype=torch.float64)
+    with task.loader(task.train, batch_size=256, rank=0, world_size=1) as loader:
+        for batch in loader:
+            targets, seen = (
+                part[:, :, 0].transpose(0, 1) for part in _flat(batch.targets, batch.target_mask)
+            )
+            total.index_add_(0, slots(batch)[:, 0], targets.double())  # a missing target is 0
+            count.index_add_(0, slots(batch)[:, 0], seen.double())
+    overall = total.sum(0) / count.sum(0).clamp(min=1)
+    table = torch.where(count > 0, total / count.clamp(min=1), overall).float()
+
+    def forecast(batch: Any) -> Tensor:
+        found: Tensor = table[slots(batch)].movedim(2, 0)
+        return found
+
+    return forecast
+
+
+def score(
+    task: DemoTask, windows: WindowSet, forecasters: Mapping[str, Forecaster], *, keep: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Forecast all windows and compare with what was observed.
 
     Parameters
     ----------
     task : DemoTask
-    settings : Settings
-    wrap : callable
-        Takes the model, returns what is trained, e.g. ``DistributedDataParallel``: the loader finds its rank itself.
-    advance : callable
-        Called after each step with (epoch, step, mean loss of the epoch so far).
+    windows : WindowSet
+    forecasters : mapping of name to callable
+        Take a batch and return scaled forecasts, shape (node, batch, horizon, feature).
+    keep : int
+        Number of windows, from the first, whose last-step forecasts are kept.
 
     Returns
     -------
-    Fitted
+    errors : dict of forecaster to ndarray, shape (horizon,)
+        Mean absolute errors in the units of the data, missing targets left out; NaN without any target.
+    kept : dict of forecaster to ndarray, shape (window, node)
+        First feature of the last step; "observed" is the truth, NaN where missing.
     """
-    model = build(task, settings)
-    trained = wrap(model)
-    optimiser = torch.optim.AdamW(trained.parameters(), lr=settings.learning_rate, weight_decay=1e-2)
-    losses, windows, steps, began = [], 0, 0, time.perf_counter()
-    with train_loader(task, settings) as loader:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, settings.learning_rate, total_steps=settings.epochs * len(loader), pct_start=0.2
-        )
-        for epoch in range(settings.epochs):
-            loader.set_epoch(epoch)
-            trained.train()
-            total = 0.0
-            for step, batch in enumerate(loader, start=1):
-                loss = _masked_mae(trained(*_arguments(batch)), batch.targets, batch.target_mask)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(trained.parameters(), 3.0)
-                optimiser.step()
-                schedule.step()
-                total += float(loss.detach())
-                windows, steps = windows + batch.num_windows, steps + 1
-                advance(epoch, step, total / step)
-            losses.append(total / step)
-    return Fitted(model, tuple(losses), windows, steps, time.perf_counter() - began)
+    errors = {name: torch.zeros(HORIZON, dtype=torch.float64) for name in forecasters}
+    count = torch.zeros(HORIZON, dtype=torch.float64)
+    kept: dict[str, list[np.ndarray]] = {}
+    with torch.inference_mode(), task.loader(windows, batch_size=64, rank=0, world_size=1) as loader:
+        for step, batch in enumerate(loader):
+            targets, seen = _flat(batch.targets, batch.target_mask)
+            truth = task.scaler.inverse_transform(targets, layout=LAYOUT)
+            count += seen.sum((0, 1, 3))
+            found = {"observed": torch.where(seen, truth, torch.nan)}
+            for name, forecaster in forecasters.items():
+                found[name] = task.scaler.inverse_transform(forecaster(batch), layout=LAYOUT)
+                errors[name] += ((found[name] - truth).double().abs() * seen).sum((0, 1, 3))
+            for name, values in found.items() if step * 64 < keep else ():
+                kept.setdefault(name, []).append(values[:, :, -1, 0].T.double().numpy())
+    joined = {name: np.concatenate(parts)[:keep] for name, parts in kept.items()}
+    return {name: (error / count).numpy() for name, error in errors.items()}, joined
 
 
-def _arguments(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return what the model takes: all space axes as one, and the clock of the first step to forecast."""
-    inputs = batch.inputs.flatten(0, batch.inputs.ndim - 4)
-    mask = torch.ones((), dtype=torch.bool) if batch.input_mask is None else batch.input_mask
-    clock = None if batch.shared_future is None else batch.shared_future[:, 0]
-    return inputs, mask.expand_as(batch.inputs).reshape(inputs.shape), clock
+def run(task: DemoTask, *, ranks: int = 1, **options: Any) -> Result:
+    """Load, train and score.
+
+    Parameters
+    ----------
+    task : DemoTask
+    ranks : int
+        Number of processes that train, joined by gloo; windows per second are those of all.
+    **options
+        ``advance`` of `fit`, for one rank.
+
+    Returns
+    -------
+    figures : dict
+        ``data``, ``edges``, ``windows`` by part, ``epochs``, ``batch_size``, ``steps``, ``mae`` by part, forecaster
+        and time ahead, ``curves`` (test errors at every step ahead), ``loading_windows_per_second`` (the loader
+        alone), ``training_windows_per_second``, ``training_seconds``, and ``memory`` in bytes: ``data`` (the array),
+        ``imports`` (private memory before loading), ``loading`` and ``training`` (how far it grew above that at most),
+        ``windows_float32`` and ``windows_float64`` (all windows, if they were stored).
+    forecasts : dict
+        Of the first test windows, see `score`.
+    """
+    if ranks == 1:
+        return _run(task, **options)
+    with tempfile.TemporaryDirectory(prefix="windowloader-") as folder:
+        try:
+            spawn(_rank, (ranks, folder, task), nprocs=ranks)  # type: ignore[no-untyped-call]
+        except ProcessException as error:
+            raise wl.errors.LoaderError(f"a rank failed: {str(error).strip().splitlines()[-1]}") from error
+        found: Result = torch.load(f"{folder}/result", weights_only=False)
+        return found
 
 
-def _masked_mae(forecast: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
-    error = (forecast.view_as(targets) - targets).abs()
-    if mask is None:
-        return error.mean()
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+def _run(
+    task: DemoTask, *, ranks: int = 1, wrap: Any = lambda model: model, advance: Any = lambda *_: None
+) -> Result:
+    series = task.train.series
+    with task.train_loader() as loader:
+        steps = task.epochs * len(loader)
+        next(iter(loader))  # compiles kernels
+    imports = private_bytes()
+    with MemoryWatch() as loading:
+        alone = _load_once(task)
+    began = time.perf_counter()
+    with MemoryWatch() as training:
+        model = fit(task, wrap=wrap, advance=advance)
+    seconds = time.perf_counter() - began
+    forecasters: dict[str, Forecaster] = {LAST: persistence, AVERAGE: historical_average(task)}
+    forecasters[MODEL] = lambda batch: model(*arguments(batch))
+    val, _ = score(task, task.val, forecasters)
+    test, kept = score(task, task.test, forecasters, keep=PICTURED)
+    times = {label(count, task.step_seconds): count - 1 for count in SHOWN}
+
+    def at_times(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {
+            name: {time: float(error[at]) for time, at in times.items()} for name, error in errors.items()
+        }
+
+    parts = {"train": task.train, "val": task.val, "test": task.test}
+    own = series.variables[: series.num_own]
+    cells = sum(map(len, parts.values())) * (LOOKBACK + HORIZON) * series.num_nodes * len(series.features)
+    figures = {
+        "data": repr(series),
+        "edges": 0 if task.graph is None else int(task.graph.edge_index.shape[1]),
+        "windows": {name: len(part) for name, part in parts.items()},
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        "steps": steps,
+        "mae": {"val": at_times(val), "test": at_times(test)},
+        "curves": {name: error.tolist() for name, error in test.items()},
+        "loading_windows_per_second": alone * ranks,
+        "training_windows_per_second": steps * task.batch_size / seconds,
+        "training_seconds": seconds,
+        "memory": {
+            "data": sum(math.prod(variable.source.shape) * variable.dtype.itemsize for variable in own),
+            "imports": imports,
+            "loading": max(0, loading.peak - imports),
+            "training": max(0, training.peak - imports),
+            "windows_float32": 4 * cells,
+            "windows_float64": 8 * cells,
+        },
+    }
+    return figures, kept

@@ -165,8 +165,8 @@ class LoaderStats:
         return [{name: getattr(epoch, name) for name in names} for epoch in self.epochs]
 
     def plot(self) -> Figure:
-        """Draw the wait for each step and what epochs waited for; see `windowloader.view.stats_picture`."""
-        from windowloader.view.stats_picture import plot_stats
+        """Draw the wait for each step and what epochs waited for; see `windowloader.view.pictures`."""
+        from windowloader.view.pictures import plot_stats
 
         return plot_stats(self)
 

@@ -219,9 +219,9 @@ class Plan:
     def plot(self) -> Figure:
         """Draw what is read when, memory over the epoch, and mixing (extra ``plot``).
 
-        See `windowloader.view.plan_picture`.
+        See `windowloader.view.pictures`.
         """
-        from windowloader.view.plan_picture import plot_plan
+        from windowloader.view.pictures import plot_plan
 
         return plot_plan(self)
 

@@ -1,4 +1,4 @@
-"""What people look at: inspections, previews, plots, tables in notebooks.
+"""Shows series, splits, plans and statistics to people: descriptions, previews, pictures, notebook tables.
 
 In: series, splits, plans, statistics. Out: text and pictures. Never changes them.
 """

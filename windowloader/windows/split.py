@@ -103,8 +103,8 @@ class Split:
         return split_html(self)
 
     def plot(self) -> Figure:
-        """Draw the parts on a time line (extra ``plot``); see `windowloader.view.split_picture`."""
-        from windowloader.view.split_picture import plot_split
+        """Draw the parts on a time line (extra ``plot``); see `windowloader.view.pictures`."""
+        from windowloader.view.pictures import plot_split
 
         return plot_split(self)
 

@@ -28,6 +28,7 @@ __all__ = ["Mixing", "mixing", "mixing_of_permutation"]
 _DAY = 288  # rows of a day in the stand-in: five-minute data, the field's commonest
 _STEPS = 512  # steps looked at, where an epoch has more
 _RUNS = 16  # stretches of consecutive steps they are taken from
+_LANES = 32  # lanes looked at, where an order has more: they are alike
 
 
 class Mixing(NamedTuple):
@@ -106,8 +107,9 @@ def mixing(
     >>> round(mixing(SequentialOrder(4000), starts=starts, grid=grid, batch=50).same_block_pairs, 3)
     1.0
     """
-    if batch < 1 or batch % order.num_lanes:
-        raise LoaderError(f"a batch of {batch} windows cannot be assigned evenly to {order.num_lanes} lanes.")
+    lanes = order.num_lanes
+    if batch < 1 or batch % lanes:
+        raise LoaderError(f"a batch of {batch} windows cannot be divided evenly over {lanes} lanes.")
     level = np.random.Generator(np.random.PCG64(0)).standard_normal(len(grid))
     stand = _Stand(starts, grid, level)
     found = [_epoch(order, stand, batch // order.num_lanes, epoch, steps) for epoch in epochs]
@@ -150,28 +152,34 @@ def _epoch(order: Order, stand: _Stand, per_lane: int, epoch: int, steps: int) -
         # In the middle of equal parts, so that the ramps at both ends have the weight they have in the whole.
         begins = [((2 * i + 1) * total // _RUNS - length) // 2 for i in range(_RUNS)]
         runs = [range(begin, begin + length) for begin in begins]
+    lanes = np.unique(np.linspace(0, order.num_lanes - 1, min(order.num_lanes, _LANES)).astype(np.int64))
     pairs, means, lagged = [], [], []
     for run in runs:
-        windows = _steps(order, epoch, run, per_lane)
+        windows = _steps(order, epoch, run, per_lane, lanes)
         pairs.append(_pairs(stand.blocks(windows)))
         mean = stand.values(windows).mean(axis=1)
         means.append(mean)
         lagged.append((mean[:-1], mean[1:]))
     every = np.concatenate(means)
-    expected = _variance(stand) / (per_lane * order.num_lanes)
+    expected = _variance(stand) / (per_lane * len(lanes))
     before, after = (np.concatenate(side) for side in zip(*lagged, strict=True))
     spread = float(every.var())
     correlation = float(np.mean((before - every.mean()) * (after - every.mean()))) / spread if spread else 0.0
-    return float(np.mean(np.concatenate(pairs))), spread / expected, correlation
+    # Pairs of equals lie within lanes; of all pairs, those across lanes are the more, the more lanes there are.
+    some, every_row = per_lane * len(lanes), per_lane * order.num_lanes
+    alike = float(np.mean(np.concatenate(pairs))) * some * (some - 1) / len(lanes)
+    return alike * order.num_lanes / (every_row * (every_row - 1)), spread / expected, correlation
 
 
-def _steps(order: Order, epoch: int, run: range, per_lane: int) -> NDArray[np.int64]:
-    """Window numbers of consecutive steps, shape (steps, batch)."""
-    lanes = [
+def _steps(
+    order: Order, epoch: int, run: range, per_lane: int, lanes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Window numbers that some lanes give to consecutive steps, shape (steps, lanes · per_lane)."""
+    found = [
         order.lane(epoch, lane, run.start * per_lane, run.stop * per_lane).reshape(len(run), per_lane)
-        for lane in range(order.num_lanes)
+        for lane in lanes.tolist()
     ]
-    return np.concatenate(lanes, axis=1)
+    return np.concatenate(found, axis=1)
 
 
 def _pairs(blocks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -183,7 +191,7 @@ def _pairs(blocks: NDArray[np.int64]) -> NDArray[np.float64]:
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     places = np.arange(batch)
     before = places - np.maximum.accumulate(np.where(new, places, 0), axis=1)
-    share: NDArray[np.float64] = before.sum(axis=1) / (batch * (batch - 1) / 2)
+    share: NDArray[np.float64] = before.sum(axis=1) / max(1.0, batch * (batch - 1) / 2)
     return share
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["by_blocks"]
 
-RANKS = 256  # ranks whose reads are all counted; of more, so many stand for the others
+RANKS = 64  # ranks whose reads are all counted; of more, so many stand for the others
 POINTS = 32  # of resident memory over time
 
 

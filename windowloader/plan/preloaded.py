@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["preloaded"]
 
-RANKS = 256  # ranks whose reads are all counted; of more, so many stand for the others
+RANKS = 64  # ranks whose reads are all counted; of more, so many stand for the others
 POINTS = 32  # of resident memory over time
 
 

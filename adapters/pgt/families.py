@@ -1,0 +1,324 @@
+"""PGT's dataset loaders as a table: how each reads its files, cuts windows and scales them.
+
+In: a family's file, its parsed JSON or PGT's loader object. Out: a `Series` of the unscaled values, mapped where the
+file can be, and `SignalFamily`, which cuts and scales windows as the family's loader does. Downloads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from windowloader.adapters.pgt.signals import to_signal
+from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.graph import Graph
+from windowloader.series.opening import open as open_series
+from windowloader.series.series import Series
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.window_set import WindowSet
+
+if TYPE_CHECKING:
+    from windowloader.adapters.pgt.signals import WindowSignal
+
+__all__ = ["FAMILIES", "SignalFamily", "family_of"]
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _arrays(values: str, matrix: str) -> Callable[[Any], Series]:
+    """Read two ``.npy`` files: speed with the time of day, and the adjacency matrix."""
+
+    def read(target: Any) -> Series:
+        folder = _folder(target)
+        return open_series(folder / values, axes="tnf", features=["speed", "time"], graph=folder / matrix)
+
+    return read
+
+
+def _frame(values: str, matrix: str) -> Callable[[Any], Series]:
+    """Read an HDF5 frame of speeds with timestamps, and a pickled adjacency matrix, joined by position as PGT does."""
+
+    def read(target: Any) -> Series:
+        folder = _folder(target)
+        graph = Graph.load(folder / matrix)
+        unlabelled = Graph(graph.edge_index, graph.edge_weight, num_nodes=graph.num_nodes)
+        return open_series(folder / values, features=["speed"], graph=unlabelled)
+
+    return read
+
+
+def _table(
+    name: str, values: Callable[[Mapping[str, Any]], Any], *, weighted: bool = True, file: str | None = None
+) -> Callable[[Any], Series]:
+    """Read JSON of one feature by time and node, with ``edges`` and ``weights`` (1 where there are none)."""
+
+    def read(target: Any) -> Series:
+        parsed = _parsed(target, file)
+        array = np.asarray(values(parsed))
+        weights = np.asarray(parsed["weights"]) if weighted else np.ones(len(parsed["edges"]), np.float32)
+        graph = Graph(np.transpose(parsed["edges"]), weights, num_nodes=array.shape[1])
+        return Series(array, features=[name], graph=graph, name=name)
+
+    return read
+
+
+def _montevideo(target: Any) -> Series:
+    """Read inflow at bus stops, ``y``, and whatever else the file has of a stop."""
+    file = _parsed(target)
+    place = {node["bus_stop"]: number for number, node in enumerate(file["nodes"])}
+    ends = [(place[link["source"]], place[link["target"]]) for link in file["links"]]
+    values = {"y": np.stack([node["y"] for node in file["nodes"]], axis=1)}
+    for name in file["nodes"][0]["X"]:
+        if name != "y":
+            values[name] = np.stack([node["X"][name] for node in file["nodes"]], axis=1)
+    graph = Graph(np.transpose(ends), [link["weight"] for link in file["links"]], num_nodes=len(place))
+    return Series(values, graph=graph, name="montevideo bus")
+
+
+def _england_covid(target: Any) -> Series:
+    """Read cases by region, and a mobility graph for each day."""
+    file = _parsed(target)
+    cases, maps = np.array(file["y"]), file["edge_mapping"]
+    steps = [
+        (np.transpose(maps["edge_index"][str(day)]), np.array(maps["edge_weight"][str(day)], np.float64))
+        for day in range(file["time_periods"])
+    ]
+    graph = DynamicGraph.from_steps(steps, num_nodes=cases.shape[1])
+    return Series(cases, features=["cases"], graph=graph, name="england covid")
+
+
+def _folder(target: Any) -> Path:
+    return Path(target if isinstance(target, str | os.PathLike) else target.raw_data_dir)
+
+
+def _parsed(target: Any, name: str | None = None) -> Mapping[str, Any]:
+    """Return parsed JSON: as given, of a PGT loader object, or of a file."""
+    if not isinstance(target, Mapping | str | os.PathLike):
+        target = target._dataset
+    if isinstance(target, Mapping):
+        return target
+    path = Path(target)
+    if path.is_dir() and name is not None:
+        path /= name
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path} is not a file. Pass the JSON file of the data set.")
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise SourceFormatError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, Mapping):
+        raise SourceFormatError(f"{path} holds a {type(found).__name__}, not the mapping of PGT's data sets.")
+    return found
+
+
+# -- families ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalFamily:
+    """One of PGT's data sets.
+
+    Parameters
+    ----------
+    loader : str
+        PGT's class.
+    open : callable
+        ``open(target)`` makes a `Series` of the unscaled values. The target is the JSON file or its parsed content;
+        for data sets of several files the folder that PGT downloads into; or PGT's loader object.
+    roles : mapping
+        Further arguments of the family's `WindowSpec`.
+    lags, horizon : int
+        PGT's defaults.
+    per : {"feature", "node"}, optional
+        What PGT's scaling has statistics of, over the whole series; None: it does not scale.
+    epsilon : float
+        Added to the deviation.
+    dtype : {"float32", "float64"}
+        Of PGT's arithmetic, and of its index dataset.
+    layout : pair of str, optional
+        Of x and y of a snapshot.
+    features : tuple of str, optional
+        Of PGT's index dataset.
+    batch_size : int
+        Default of PGT's index dataset.
+    """
+
+    loader: str
+    open: Callable[[Any], Series]
+    lags: int
+    horizon: int = 1
+    roles: Mapping[str, Any] = field(default_factory=dict)
+    per: Literal["feature", "node"] | None = None
+    epsilon: float = 0.0
+    dtype: Literal["float32", "float64"] = "float64"
+    layout: tuple[str, str] | None = None
+    features: tuple[str, ...] | None = None
+    batch_size: int = 64
+
+    def windows(
+        self,
+        series: Series,
+        *,
+        lags: int | None = None,
+        horizon: int | None = None,
+        inputs: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+    ) -> WindowSet:
+        """Cut windows as the family's loader does; arguments as of `signal`."""
+        spec = WindowSpec(lookback=lags or self.lags, horizon=horizon or self.horizon, **self.roles)
+        spec = replace(spec, inputs=inputs or spec.inputs, targets=targets or spec.targets)
+        return WindowSet(series, spec)
+
+    def signal(self, series: Series, **options: Any) -> WindowSignal:
+        """View the windows as the loader's ``get_dataset(lags)`` delivers them, to the bit.
+
+        Parameters
+        ----------
+        series : Series
+            From ``open``.
+        **options
+            ``lags``, ``horizon``, and ``inputs``, ``targets`` (names of features) for the families where PGT lets
+            choose; default: PGT's.
+
+        Returns
+        -------
+        WindowSignal
+            Scaled by PGT's published arithmetic, which uses the whole series. Without that leak:
+            ``to_signal(part, scaler=StandardScaler.fit(train), layout=…)``.
+        """
+        windows = self.windows(series, **options)
+        if self.per is None:
+            return to_signal(windows, layout=self.layout)
+        return to_signal(
+            windows,
+            statistics="series",
+            per=self.per,
+            epsilon=self.epsilon,
+            precision=self.dtype,
+            layout=self.layout,
+        )
+
+    def index_options(self) -> dict[str, Any]:
+        """Return the arguments of `get_index_dataset` that are this family's own."""
+        return {
+            "lags": self.lags,
+            "batch_size": self.batch_size,
+            "statistics": None if self.per is None else "series",
+            "per": self.per or "feature",
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+            "features": self.features,
+        }
+
+
+SPEED = ("speed", "time_of_day")
+LARGE: dict[str, Any] = {
+    "lags": 12,
+    "horizon": 12,
+    "roles": {"inputs": SPEED, "targets": SPEED},
+    "per": "feature",
+    "layout": ("nft", "nft"),
+    "features": SPEED,
+}
+WINDMILL: dict[str, Any] = {
+    "open": _table("output", lambda file: np.stack(file["block"]), file="windmill_output.json"),
+    "lags": 8,
+    "per": "node",
+    "epsilon": 1e-10,
+}
+FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
+    {
+        "metr-la": SignalFamily(
+            loader="METRLADatasetLoader",
+            open=_arrays("node_values.npy", "adj_mat.npy"),
+            lags=12,
+            horizon=12,
+            roles={"targets": ["speed"]},
+            per="feature",
+            dtype="float32",
+            layout=("nft", "nt"),
+        ),
+        "pems-bay": SignalFamily(
+            loader="PemsBayDatasetLoader",
+            open=_arrays("pems_node_values.npy", "pems_adj_mat.npy"),
+            lags=12,
+            horizon=12,
+            per="feature",
+            dtype="float32",
+            layout=("nft", "nft"),
+        ),
+        "pems-all-la": SignalFamily(
+            loader="PemsAllLADatasetLoader",
+            open=_frame("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl"),
+            **LARGE,
+        ),
+        "pems": SignalFamily(
+            loader="PemsDatasetLoader", open=_frame("pems_cali_speed.h5", "pems_cali_adj_mat.pkl"), **LARGE
+        ),
+        "windmill-large": SignalFamily(loader="WindmillOutputLargeDatasetLoader", **WINDMILL),
+        "windmill-medium": SignalFamily(loader="WindmillOutputMediumDatasetLoader", **WINDMILL),
+        "windmill-small": SignalFamily(loader="WindmillOutputSmallDatasetLoader", **WINDMILL),
+        "chickenpox": SignalFamily(
+            loader="ChickenpoxDatasetLoader",
+            open=_table("cases", lambda file: file["FX"], weighted=False),
+            lags=4,
+            batch_size=4,
+        ),
+        "pedalme": SignalFamily(
+            loader="PedalMeDatasetLoader", open=_table("deliveries", lambda file: file["X"]), lags=4
+        ),
+        "montevideo-bus": SignalFamily(
+            loader="MontevideoBusDatasetLoader",
+            open=_montevideo,
+            lags=4,
+            roles={"inputs": ["y"], "targets": ["y"]},
+            per="node",
+            layout=("(nf)t", "n"),
+            features=("y",),
+        ),
+        "wikimaths": SignalFamily(
+            loader="WikiMathsDatasetLoader",
+            open=_table(
+                "visits", lambda file: np.stack([file[str(t)]["y"] for t in range(file["time_periods"])])
+            ),
+            lags=8,
+            per="node",
+        ),
+        "england-covid": SignalFamily(
+            loader="EnglandCovidDatasetLoader",
+            open=_england_covid,
+            lags=8,
+            roles={"graph": "first"},
+            per="node",
+            epsilon=1e-10,
+        ),
+    }
+)
+
+
+def family_of(loader: Any) -> SignalFamily:
+    """Find the family of one of PGT's loader objects, by the name of its class or of a base class.
+
+    Raises
+    ------
+    SeriesError
+        For a loader of no family.
+    """
+    names = [kind.__name__ for kind in type(loader).__mro__]
+    for family in FAMILIES.values():
+        if family.loader in names:
+            return family
+    raise SeriesError(
+        f"{type(loader).__name__} is none of the dataset loaders known here "
+        f"({', '.join(family.loader for family in FAMILIES.values())}). Make a series of its arrays, "
+        "wl.Series(values, graph=…), or from_signal(loader.get_dataset())."
+    )

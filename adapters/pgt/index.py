@@ -1,0 +1,393 @@
+"""PGT's index datasets over windows that are read where they lie.
+
+In: a series (or what opens as one) and PGT's arguments. Out: PGT's tuple of three torch ``DataLoader``s, edges and
+statistics. Copies the series only where it is asked to hold it on a device.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from windowloader.adapters.pgt.families import family_of
+from windowloader.adapters.pgt.pairs import Published, WindowPairs, reported, single_rows
+from windowloader.errors import GraphError, LoaderError, RankError, ScalerError
+from windowloader.scaling.scalers import StandardScaler
+from windowloader.series.dynamic_graph import DynamicGraph
+from windowloader.series.opening import open as open_series
+from windowloader.series.series import Series
+from windowloader.windows.spec import WindowSpec
+from windowloader.windows.split import split
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from windowloader.scaling.scaler import Scaler
+    from windowloader.windows.window_set import WindowSet
+
+__all__ = ["PGTWarning", "get_index_dataset"]
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+DEFAULTS = {
+    "lags": 12,
+    "batch_size": 64,
+    "statistics": "train",
+    "per": "feature",
+    "epsilon": 0.0,
+    "dtype": "float32",
+    "features": None,
+}
+
+
+class PGTWarning(UserWarning):
+    """Where numbers differ from those that PyTorch Geometric Temporal would give."""
+
+
+def get_index_dataset(
+    series: Any,
+    lags: int | None = None,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    allGPU: int | str | torch.device = -1,  # noqa: N803 - PGT's name
+    ratio: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    world_size: int = -1,
+    ddp_rank: int = -1,
+    dask_batching: bool = False,
+    statistics: Literal["default", "train", "series"] | None = "default",
+    means: Any = None,
+    stds: Any = None,
+    *,
+    horizon: int | None = None,
+    features: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    per: Literal["feature", "node"] | None = None,
+    epsilon: float | None = None,
+    dtype: Literal["float32", "float64"] | None = None,
+    fill: float | None = None,
+    layout: str | tuple[str, str] = "tnf",
+    by: Literal["windows", "targets", "rows"] = "windows",
+    edges: Any = None,
+    edge_weights: Any = None,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> tuple[Any, ...]:
+    """PGT's ``get_index_dataset`` for any series.
+
+    Parameters
+    ----------
+    series : Series, array, path or PGT dataset loader
+        An array or path is opened as by ``windowloader.open``. Of a PGT loader the files are read, and arguments that
+        are left out default to that loader's own ``get_index_dataset``: batches are equal to the bit. A loader
+        without one takes the lags and the scaling of its ``get_dataset`` (`FAMILIES`).
+    lags, batch_size : int, optional
+        Default: 12 and 64; of a PGT loader its own (Chickenpox: 4 and 4; windmills: 8 and 64).
+    shuffle, ratio, world_size, ddp_rank
+        As in PGT. The three loaders use the same torch samplers, so an equal torch seed gives an equal order.
+    allGPU : int or device
+        Hold the scaled series on this CUDA device and gather there; -1: read windows where the series lies.
+    dask_batching : bool
+        Accepted without effect: windows are always read where they lie.
+    statistics : {"default", "train", "series"}, optional
+        Scale by statistics of the rows that train windows contain (clocks keep their range), or of the whole series
+        in PGT's own arithmetic, to the bit. None: no scaling. "default": "train"; for a PGT loader what it does,
+        which is "series", or None where its file is already scaled (Chickenpox).
+    means, stds : array_like or Tensor, optional
+        Known statistics, used in PGT's arithmetic: one per feature, one per node, or shape (node, feature).
+    horizon : int, optional
+        Steps of y. Default: as many as lags, as in PGT.
+    features, targets : sequence of str, optional
+        Names of x and of y, which may be clocks such as "time_of_day". Default: the series' own features; y as x.
+    per : {"feature", "node"}, optional
+        What has statistics of its own. Default "feature"; PGT's windmills: "node".
+    epsilon : float, optional
+        Added to the standard deviation. Default 0; PGT's windmills: 1e-10.
+    dtype : {"float32", "float64"}, optional
+        Of batches and of PGT's arithmetic. Default float32; PGT's PeMS sets, windmills and Chickenpox, unless a
+        device holds them: float64.
+    fill : float, optional
+        Value of missing cells after scaling, where the series declares missing values.
+    layout : str or pair of str
+        Axes of a window, of x and y: ``t``, ``n``, ``f``; brackets fold: ``("n(tf)", "nt")``.
+    by : {"windows", "targets", "rows"}
+        Cut parts by window number as PGT does, where neighbouring parts share rows, or without shared targets, or
+        without shared rows; see `windowloader.windows.split`.
+    edges, edge_weights : array_like, optional
+        Default: those of the series' graph; weights are ones where it has none.
+    num_workers, pin_memory
+        As of ``DataLoader``. Workers of a streamed series are started by forkserver, so a script needs
+        ``if __name__ == "__main__":``.
+
+    Returns
+    -------
+    tuple
+        ``train_dataloader, val_dataloader, test_dataloader, edges, edge_weights, means, stds``. Batches are tuples
+        of tensors, shape (batch, step, node, feature); the last one is short. Edges: shape (2, edge), int64; weights,
+        means and stds: float32, shape (feature,) or (node,). Edges are None without a graph. Five values,
+        without means and stds, for a PGT loader whose values are not scaled (Chickenpox).
+
+    Raises
+    ------
+    LoaderError, SplitError, ScalerError, RankError
+        For arguments that do not fit, with what to do.
+
+    Warns
+    -----
+    PGTWarning
+        Where train statistics are used, of what differs from PGT.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> train, val, test, edges, weights, means, stds = get_index_dataset(
+    ...     rng.normal(50, 9, (200, 3, 1)), lags=4, batch_size=16, statistics="series", edges=[[0, 1], [1, 2]])
+    >>> x, y = next(iter(train))
+    >>> x.shape, y.shape, len(train.dataset), edges.tolist(), weights.tolist()
+    (torch.Size([16, 4, 3, 1]), torch.Size([16, 4, 3, 1]), 135, [[0, 1], [1, 2]], [1.0, 1.0])
+    """
+    found, defaults = _opened(series)
+    _check_ranks(world_size, ddp_rank)
+    device = None
+    if allGPU != -1:
+        device = torch.device("cuda", allGPU) if isinstance(allGPU, int) else torch.device(allGPU)
+        defaults["dtype"] = "float32"
+    given = {
+        "lags": lags, "batch_size": batch_size, "per": per, "epsilon": epsilon, "dtype": dtype, "features": features,
+    }  # fmt: skip
+    chosen = defaults | {name: value for name, value in given.items() if value is not None}
+    if statistics != "default":
+        chosen["statistics"] = statistics
+    if chosen["dtype"] not in ("float32", "float64"):
+        raise LoaderError(f"dtype must be 'float32' or 'float64', as PGT's sets are, got {dtype!r}.")
+    names = [column.name for column in found.columns(chosen["features"])]
+    steps = chosen["lags"] if horizon is None else horizon
+    spec = WindowSpec(
+        lookback=chosen["lags"], horizon=steps, inputs=names, targets=names if targets is None else targets
+    )
+    if spec.num_targets == 0 or spec.targets == ():
+        raise LoaderError("PGT's batches are pairs: pass horizon=1 or more, and targets that are not empty.")
+    parts = list(split(found, spec, tuple(ratio), by=by))
+    scaling = _scaling(parts[0], names, means, stds, chosen, device)
+    if chosen["statistics"] == "train" and means is None:
+        _warn_of_differences(parts[0], names, by)
+    options = {
+        "scaling": scaling,
+        "fill": fill,
+        "dtype": chosen["dtype"],
+        "layout": layout if isinstance(layout, tuple) else (layout, layout),
+    }
+    if device is None:
+        datasets = [IndexWindows(part, WindowPairs(part, **options).tensors) for part in parts]
+    else:
+        datasets = _on_device(parts, options, device)
+    loaders = []
+    for dataset in datasets:
+        sampler: DistributedSampler[Any] | None = None
+        if ddp_rank != -1:
+            sampler = DistributedSampler(dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle)
+        streamed = any(variable.view() is None for variable in found.variables)
+        loaders.append(
+            DataLoader(
+                dataset,
+                batch_size=chosen["batch_size"],
+                shuffle=shuffle if sampler is None else None,
+                sampler=sampler,
+                collate_fn=collate,
+                num_workers=num_workers,
+                # TensorStore, which read the statistics here, cannot be used in a process forked after that
+                multiprocessing_context="forkserver" if num_workers and streamed else None,
+                pin_memory=pin_memory,
+            )
+        )
+    graph = _edges(found, edges, edge_weights)
+    if scaling is None and defaults["statistics"] is None:
+        return (*loaders, *graph)
+    return (
+        *loaders,
+        *graph,
+        *(torch.from_numpy(table).to(device or "cpu") for table in reported(scaling, names)),
+    )
+
+
+def _opened(given: Any) -> tuple[Series, dict[str, Any]]:
+    """Open what was given; also return the defaults of options that the caller left out."""
+    if isinstance(given, Series):
+        return given, dict(DEFAULTS)
+    if callable(getattr(given, "get_dataset", None)) or callable(getattr(given, "get_index_dataset", None)):
+        family = family_of(given)
+        return family.open(given), DEFAULTS | family.index_options()
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    return open_series(given), dict(DEFAULTS)
+
+
+def _check_ranks(world_size: int, ddp_rank: int) -> None:
+    if (ddp_rank == -1) != (world_size == -1):
+        raise RankError(
+            f"world_size={world_size} and ddp_rank={ddp_rank}: both are given under DDP, or neither (-1). Pass "
+            "dist.get_world_size() and dist.get_rank()."
+        )
+    if ddp_rank != -1 and not 0 <= ddp_rank < world_size:
+        raise RankError(f"ddp_rank={ddp_rank} is outside world_size={world_size}; ranks count from 0.")
+
+
+# -- data sets --------------------------------------------------------------------------------------------------------
+
+
+class Gathered(Sequence[Any]):
+    """Windows of one gather: pairs when indexed, the whole gather when collated."""
+
+    __slots__ = ("pair",)
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    def __len__(self) -> int:
+        return len(self.pair[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.pair[0][index], self.pair[1][index]
+
+
+def collate(windows: Sequence[Any]) -> Pair:
+    """Return a gather as it is; stack pairs that came one by one."""
+    if isinstance(windows, Gathered):
+        return windows.pair
+    x, y = zip(*windows, strict=True)
+    return torch.stack(x), torch.stack(y)
+
+
+class IndexWindows(Dataset[Any]):
+    """Windows by number, with the attributes of PGT's ``IndexDataset``.
+
+    Parameters
+    ----------
+    windows : WindowSet
+    read : callable
+        ``read(positions)`` gathers windows into tensors x and y.
+    gpu : bool
+        Whether a device holds the series.
+    """
+
+    lazy = False
+
+    def __init__(self, windows: WindowSet, read: Callable[[np.ndarray], Pair], *, gpu: bool = False) -> None:
+        self.windows, self.gpu = windows, gpu
+        self.horizon = windows.spec.num_targets
+        self._read = read
+
+    @property
+    def indices(self) -> np.ndarray:
+        """First rows of the windows."""
+        return self.windows.starts()
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Gathered:
+        return Gathered(self._read(np.asarray(indices, np.int64)))
+
+
+def _on_device(
+    parts: Sequence[WindowSet], options: dict[str, Any], device: torch.device
+) -> list[IndexWindows]:
+    """Copy the scaled series to a device once, for all parts."""
+    if options["layout"] != ("tnf", "tnf"):
+        raise LoaderError(
+            "allGPU holds the series as [time, node, feature] and gathers windows in that order: leave layout='tnf', "
+            "and permute on the device."
+        )
+    series, spec = parts[0].series, parts[0].spec
+    roles = [[column.name for column in series.columns(names)] for names in (spec.inputs, spec.targets)]
+    names = list(dict.fromkeys(roles[0] + roles[1]))
+    values = WindowPairs(single_rows(series, names), **options).upload(device)
+    columns = [None if role == names else [names.index(name) for name in role] for role in roles]
+    rows = [torch.as_tensor(steps, device=device) for steps in (spec.input_rows, spec.target_rows)]
+
+    def reader(part: WindowSet) -> Callable[[np.ndarray], Pair]:
+        def read(positions: np.ndarray) -> Pair:
+            starts = torch.from_numpy(part.starts(positions)).to(device)[:, None]
+            x, y = (values[starts + steps] for steps in rows)
+            return x if columns[0] is None else x[..., columns[0]], y if columns[1] is None else y[
+                ..., columns[1]
+            ]
+
+        return read
+
+    return [IndexWindows(part, reader(part), gpu=True) for part in parts]
+
+
+# -- statistics and edges ---------------------------------------------------------------------------------------------
+
+
+def _scaling(
+    train: WindowSet,
+    names: list[str],
+    means: Any,
+    stds: Any,
+    chosen: Mapping[str, Any],
+    device: torch.device | None,
+) -> Scaler | Published | None:
+    series, statistics = train.series, chosen["statistics"]
+    how = {"per": chosen["per"], "epsilon": chosen["epsilon"]}
+    if (means is None) != (stds is None):
+        raise ScalerError("means and stds go together: pass both, or neither.")
+    if means is not None:
+        return Published.of(names, means, stds, dtype=chosen["dtype"], num_nodes=series.num_nodes)
+    if statistics is None:
+        return None
+    if statistics == "series":
+        return Published.fit(series, names, dtype=chosen["dtype"], device=device, **how)
+    if statistics != "train":
+        raise ScalerError(
+            f"statistics must be 'train', 'series' (PGT's) or None (no scaling), got {statistics!r}."
+        )
+    columns = series.columns(names)
+    timed = [c.name for c in columns if c.variable >= 0 and series.variables[c.variable].has_time]
+    return StandardScaler.fit(train, features=timed, **how) if timed else None
+
+
+def _warn_of_differences(train: WindowSet, names: list[str], by: str) -> None:
+    first, last = train.row_range
+    clocks = [column.name for column in train.series.columns(names) if column.variable < 0]
+    shared = (
+        f" Parts are cut by window number, as PGT's: neighbours share up to {train.spec.span - 1} rows, targets among "
+        "them; by='targets' shares no target."
+        if by == "windows"
+        else f" Parts are cut by={by!r}, not by window number."
+    )
+    warnings.warn(
+        f"means and stds are those of rows {first} … {last - 1}, which train windows contain. PGT takes them over all "
+        f"{train.series.num_steps} rows, the test part's among them, so its published numbers differ "
+        f"(statistics='series' gives them).{f' Clocks keep their range: {clocks}.' if clocks else ''}{shared}",
+        PGTWarning,
+        stacklevel=3,
+    )
+
+
+def _edges(series: Series, edges: Any, weights: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    if edges is None:
+        graph = series.graph
+        if graph is None:
+            return None, None
+        if isinstance(graph, DynamicGraph):
+            raise GraphError(
+                "the series' graph changes with time, and an index dataset has one graph: pass edges=, or use "
+                "to_signal, which gives each snapshot its own."
+            )
+        edges, weights = graph.edge_index, graph.edge_weight if weights is None else weights
+    index = torch.as_tensor(edges, dtype=torch.int64)
+    if index.ndim != 2 or index.shape[0] != 2:
+        raise GraphError(f"edges must have shape (2, edge), got {tuple(index.shape)}.")
+    return index, torch.ones(index.shape[1]) if weights is None else torch.as_tensor(
+        weights, dtype=torch.float32
+    )

@@ -209,8 +209,8 @@ def test_folders_that_are_not_whole_are_refused(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 64, "tail": "fill"}, "tail='fill'"),
+        ({"batch_size": 0}, "integer >= 1, got 0"),
+        ({"batch_size": 64, "tail": "fill"}, "got 'fill'"),
         ({"batch_size": 64, "tail": {"train": "pad"}}, "one entry each"),
         ({"batch_size": 300, "tail": "drop"}, "199 windows give no batch of 300"),
     ],

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torchmetrics import Metric
 
-from windowloader.adapters.torch_errors import ExactError
+from windowloader.adapters.torch.exact_error import ExactError
 
 __all__ = ["ExactMAE", "ExactMAPE", "ExactMSE", "ExactMetric", "ExactRMSE"]
 

@@ -12,7 +12,7 @@ from torch import distributed
 
 import windowloader as wl
 from windowloader.adapters.pytorch import ExactError, TorchLoader, ddp_scale
-from windowloader.adapters.torch_errors import window_sums
+from windowloader.adapters.torch.exact_error import window_sums
 from windowloader.errors import LoaderError
 
 KINDS = ["mae", "mse", "rmse", "mape"]

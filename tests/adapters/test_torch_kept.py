@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
-from windowloader.adapters.torch_kept import KeptRows, Room
-from windowloader.adapters.torch_tables import DeviceTables
+from windowloader.adapters.torch.rows import DeviceRows, DeviceTables, Room
 
 ROWS, NODES = 2000, 40
 
@@ -111,9 +110,11 @@ def test_a_stream_has_the_hosts_bits(store, options):
 
 
 def test_a_batch_that_comes_in_pieces(store, monkeypatch):
-    pick, pieces = KeptRows._pick, []
+    gather, pieces = DeviceRows._gather_piece, []
     monkeypatch.setattr(
-        KeptRows, "_pick", lambda rows, starts, piece: pieces.append(piece) or pick(rows, starts, piece)
+        DeviceRows,
+        "_gather_piece",
+        lambda rows, room, starts, piece: pieces.append(piece) or gather(rows, room, starts, piece),
     )
     windows = windows_of(store)
     options = {"memory": "60kB", "batch_size": 150, "shuffle": True, "active_blocks": 2}
@@ -193,6 +194,6 @@ def test_rows_that_did_not_come_are_sent_again(values, monkeypatch):
 
 
 def test_an_order_that_goes_anywhere_stays_on_the_host(values):
-    with pytest.warns(UserWarning, match="an order that may go anywhere"):
+    with pytest.warns(UserWarning, match="in a full permutation"):
         report = assert_same(windows_of(values), device_memory="200kB", batch_size=32, shuffle=True)
     assert report.tier == "host"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import windowloader as wl
-from windowloader.adapters import torch_rows
 from windowloader.adapters.pytorch import TorchLoader
+from windowloader.adapters.torch import rows as torch_rows
 from windowloader.errors import LoaderError
 
 ROLES = {
@@ -121,7 +121,7 @@ def test_an_order_weights_and_a_part_of_a_split():
 
 
 def test_each_row_is_sent_once(monkeypatch):
-    monkeypatch.setattr(torch_rows, "PIECE", 1000)  # many pieces
+    monkeypatch.setattr(torch_rows, "LOADED_BYTES", 1000)  # many pieces
     windows = wl.WindowSet(make_series(), wl.WindowSpec(lookback=12, horizon=12))
     loader = assert_equal_bits(windows, fill=0.0, batch_size=16)
     sent = loader.device_report()

@@ -400,7 +400,7 @@ def _from_folder(
         values[..., 0] = numbers.transform(values[..., 0])
         return values.astype(dtype, copy=False)
 
-    offsets = {name: arrays["train"][name] for name in ("x_offsets", "y_offsets") if name in arrays["train"]}
+    offsets = {name: array for name, array in arrays["train"].items() if name.endswith("_offsets")}
     return {part: pairs(found["x"], found["y"]) for part, found in arrays.items()}, numbers, offsets
 
 

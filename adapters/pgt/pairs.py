@@ -23,7 +23,7 @@ from windowloader.windows.spec import WindowSpec
 from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from windowloader.scaling.scaler import Scaler
     from windowloader.series.series import Series
@@ -130,26 +130,18 @@ class Published:
             std[std == 0] = 1
         return cls(tuple(names), mean, std)
 
-    def shaped(
-        self, names: Sequence[str], letters: str, steps: int, space: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and std in the shape of a window with axes ``letters``; 0 and 1 for columns without statistics.
+    def of_columns(self, names: Sequence[str], num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std of some columns, shape (node, column); 0 and 1 for columns without statistics.
 
-        They are written out in full because NumPy's broadcast over two features at a time is ten times slower; only a
-        leading time axis is left to the broadcast.
+        They are written out for all nodes, as NumPy's broadcast over two features at a time is ten times slower.
         """
-        steps = 1 if letters.startswith("t") else steps
-        sizes = {"t": (steps,), "n": space if "n" in letters else (), "f": (len(names),)}
-        order = ["tnf".index(letter) for letter in letters + "".join(set("tnf") - set(letters))]
-        found = []
-        for table, neutral in ((self.mean, 0), (self.std, 1)):
-            full = np.full((steps, math.prod(sizes["n"]), len(names)), neutral, table.dtype)
-            for place, name in enumerate(names):
-                if name in self.names:
-                    full[..., place] = table[:, self.names.index(name)]
-            shape = [size for letter in letters for size in sizes[letter]]
-            found.append(np.ascontiguousarray(full.transpose(order)).reshape(shape))
-        return found[0], found[1]
+        shape = (num_nodes, len(names))
+        mean, std = np.zeros(shape, self.mean.dtype), np.ones(shape, self.std.dtype)
+        for place, name in enumerate(names):
+            if name in self.names:
+                mean[:, place] = self.mean[:, self.names.index(name)]
+                std[:, place] = self.std[:, self.names.index(name)]
+        return mean, std
 
 
 def reported(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -170,33 +162,35 @@ def reported(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[
     return mean.astype(np.float32).reshape(shape), std.astype(np.float32).reshape(shape)
 
 
-def axes_of(layout: str) -> str:
-    """Return the letters of the axes of one window, without the brackets of ``layout``.
-
-    Examples
-    --------
-    >>> axes_of("n(tf)")
-    'ntf'
-    """
+def check_layout(layout: str, sizes: Mapping[str, int]) -> None:
+    """Raise AxesError for a layout of windows that is none, or leaves out an axis whose size is not 1."""
     letters = re.sub(r"[()]", "", layout)
     if not re.fullmatch(r"([tnf]|\([tnf]{2,3}\))*", layout) or len(set(letters)) != len(letters):
         raise AxesError(
             f"layout={layout!r} is not an order of t (time), n (space), f (feature), each at most once, with brackets "
             "around axes that are folded into one, e.g. 'tnf', 'nft', 'nt' or 'n(tf)'."
         )
-    return letters
+    for letter in "tnf":
+        if letter not in letters and sizes[letter] != 1:
+            raise AxesError(f"layout={layout!r} leaves out {letter!r}, whose size is {sizes[letter]}, not 1.")
 
 
-def folded(array: np.ndarray, layout: str) -> np.ndarray:
-    """Fold the axes of a batch that stand in brackets into one."""
-    if "(" not in layout:
+def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
+    """Bring (batch, time, node, feature) into a layout of windows.
+
+    Examples
+    --------
+    >>> laid_out(np.zeros((64, 12, 207, 2)), "n(tf)").shape
+    (64, 207, 24)
+    """
+    if layout == "tnf":
         return array
-    shape, at = [len(array)], 1
-    for group in re.findall(r"\([tnf]+\)|[tnf]", layout):
-        width = len(group.strip("()"))
-        shape.append(math.prod(array.shape[at : at + width]))
-        at += width
-    return array.reshape(shape)
+    sizes = dict(zip("tnf", array.shape[1:], strict=True))
+    letters = re.sub(r"[()]", "", layout)
+    order = [" tnf".index(letter) for letter in letters + "".join(set("tnf") - set(letters))]
+    groups = re.findall(r"\([tnf]+\)|[tnf]", layout)
+    shape = [math.prod(sizes[letter] for letter in group.strip("()")) for group in groups]
+    return np.ascontiguousarray(array.transpose([0, *order])).reshape(len(array), *shape)
 
 
 class WindowPairs:
@@ -230,37 +224,26 @@ class WindowPairs:
     ) -> None:
         spec, series = windows.spec, windows.series
         self.windows, self._fill, self._layout = windows, fill, layout
-        published = scaling if isinstance(scaling, Published) else None
-        columns = series.columns(spec.targets) if spec.num_targets and spec.targets != () else ()
-        targets = [column.name for column in columns]
-        labels = (
-            integer_targets
-            and bool(columns)
-            and all(
-                column.variable >= 0 and series.variables[column.variable].dtype.kind in "iu"
-                for column in columns
-            )
-        )
-        if scale_targets and published is not None:
-            labels = labels and not set(targets) & set(published.names)
-        elif scale_targets and scaling is not None:
-            labels = labels and all(scaling.affine(name) is None for name in targets)
+        sides = [(spec.inputs, spec.num_inputs), (spec.targets, spec.num_targets)]
+        columns = [series.columns(names) for names, steps in sides if steps and names != ()]
+        variables = [[series.variables[c.variable] for c in side if c.variable >= 0] for side in columns]
+        for side, of_side in enumerate(columns):
+            nodes = series.num_nodes if any(variable.has_nodes for variable in variables[side]) else 1
+            check_layout(layout[side], {"t": sides[side][1], "n": nodes, "f": len(of_side)})
+        unscaled = scaling is None or not scale_targets
+        integers = integer_targets and all(variable.dtype.kind in "iu" for variable in variables[-1])
+        labels = integers and unscaled and len(columns) == 2 and len(variables[1]) == len(columns[1])
         self._dtypes = (dtype, "int64" if labels else dtype)
-        letters = [axes_of(part) for part in layout]
+        computed = "float64" if labels else dtype
+        self._steps: list[tuple[np.ndarray, np.ndarray]] = []
+        if isinstance(scaling, Published):
+            computed = str(scaling.mean.dtype)
+            names = [[column.name for column in side] for side in columns[: 1 + scale_targets]]
+            self._steps = [scaling.of_columns(side, series.num_nodes) for side in names]
+            scaling = None
         self._reader = WindowReader(
-            windows,
-            scaler=None if isinstance(scaling, Published) else scaling,
-            scale_targets=scale_targets,
-            fill=fill,
-            dtype=str(published.mean.dtype) if published is not None else "float64" if labels else dtype,
-            layout=("b" + letters[0], "b" + letters[1]),
+            windows, scaler=scaling, scale_targets=scale_targets, fill=fill, dtype=computed
         )
-        self._steps: list[tuple[np.ndarray, np.ndarray] | None] = [None, None]
-        if published is not None:
-            inputs = [column.name for column in series.columns(spec.inputs)]
-            self._steps[0] = published.shaped(inputs, letters[0], spec.num_inputs, series.space_shape)
-            if scale_targets and targets:
-                self._steps[1] = published.shaped(targets, letters[1], spec.num_targets, series.space_shape)
 
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Gather windows into new arrays x and y, batch axis first; y is None without targets."""
@@ -288,13 +271,17 @@ class WindowPairs:
         return values
 
     def _finished(self, side: int, array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        steps = self._steps[side]
-        if steps is not None:
+        array = array.reshape(*array.shape[:2], -1, array.shape[-1])  # a grid's axes as one
+        if side < len(self._steps):
+            mean, std = self._steps[side]
             together = max(1, CACHED_BYTES * len(array) // max(1, array.nbytes))
             for begin in range(0, len(array), together):
                 part = array[begin : begin + together]
-                np.subtract(part, steps[0], out=part)
-                np.divide(part, steps[1], out=part)
+                np.subtract(part, mean, out=part)
+                np.divide(part, std, out=part)
             if mask is not None and self._fill is not None:
-                np.copyto(array, self._fill, where=~mask)
-        return folded(array.astype(self._dtypes[side], copy=False), self._layout[side])
+                np.copyto(array, self._fill, where=~mask.reshape(array.shape))
+        layout = self._layout[side]
+        if "n" not in layout:
+            array = array[:, :, :1]  # the same for all nodes
+        return laid_out(array.astype(self._dtypes[side], copy=False), layout)

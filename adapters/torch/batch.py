@@ -55,7 +55,7 @@ def as_tensor(array: np.ndarray | torch.Tensor, *, bfloat16: bool = False) -> to
     """
     if isinstance(array, torch.Tensor):
         return array
-    owner = array.base.base if isinstance(array.base, np.ndarray) else None
+    owner: Any = array.base.base if isinstance(array.base, np.ndarray) else None
     if isinstance(owner, torch.Tensor):
         first = array.__array_interface__["data"][0] - owner.data_ptr()
         kind = torch.from_numpy(np.empty(0, array.dtype)).dtype

@@ -209,7 +209,7 @@ class _Reader:
             for name, array in arrays.items():
                 np.copyto(array, getattr(batch, name))
             batch = replace(batch, **arrays)
-        facts = {"weights": np.ones(count, np.float32)}
+        facts: dict[str, Any] = {"weights": np.ones(count, np.float32)}
         if isinstance(positions, StepPositions):
             facts |= {name: value for name, value in positions.facts.items() if value is not None}
         graph = self._graph if self._static else graph_of_tensors(batch.graph)

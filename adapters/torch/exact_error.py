@@ -195,21 +195,12 @@ def _axis(layout: str, letter: str, ndim: int) -> int | None:
 
 
 def _from_ranks(state: list[float], group: Any) -> list[list[float]]:
-    """States of all ranks; they differ in length, so shorter ones travel padded."""
+    """Return the states of all ranks, which differ in length."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [state]
-    cuda = distributed.get_backend(group) == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    ranks = distributed.get_world_size(group)
-    length = torch.tensor([len(state)], device=device)
-    lengths = [torch.zeros_like(length) for _ in range(ranks)]
-    distributed.all_gather(lengths, length, group=group)
-    longest = max(int(each) for each in lengths)
-    own = torch.zeros(longest, dtype=torch.float64, device=device)
-    own[: len(state)] = torch.tensor(state, dtype=torch.float64)
-    found = [torch.empty_like(own) for _ in range(ranks)]
-    distributed.all_gather(found, own, group=group)
-    return [each[: int(size)].tolist() for each, size in zip(found, lengths, strict=True)]
+    states: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(states, state, group=group)
+    return states
 
 
 def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:

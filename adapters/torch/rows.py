@@ -235,16 +235,14 @@ class DeviceTables:
             for field in part.fields(len(starts)):
                 kind = torch.from_numpy(np.empty(0, field.dtype)).dtype
                 # torch keeps pinned memory until the copies from it have ended
-                made[field.name] = torch.empty(
-                    field.shape, dtype=kind, pin_memory=self._device.type == "cuda"
-                )
-            part.gather({kind: tensor.numpy() for kind, tensor in made.items()}, starts, rows)
-            for kind, tensor in made.items():
+                made[field.name] = torch.empty(field.shape, dtype=kind, pin_memory=self._device.type == "cuda")
+            part.gather({array: tensor.numpy() for array, tensor in made.items()}, starts, rows)
+            for array, tensor in made.items():
                 source = self._words(tensor)[:, 0]
                 if isinstance(places, slice):
-                    self._tables[name, kind][places].copy_(source, non_blocking=True)
+                    self._tables[name, array][places].copy_(source, non_blocking=True)
                 else:
-                    self._tables[name, kind][places] = source.to(self._device, non_blocking=True)
+                    self._tables[name, array][places] = source.to(self._device, non_blocking=True)
 
     def to_device(self, numbers: np.ndarray) -> torch.Tensor:
         """Send numbers to the device, without waiting where that is possible."""

@@ -289,6 +289,14 @@ def test_every_container_there_and_back(homogeneous):
                 np.testing.assert_array_equal(values[place].ravel(), given)
 
 
+def test_targets_of_whole_graphs(pgt, rng):
+    features = [rng.normal(size=(4, 2)) for _ in range(5)]
+    theirs = pgt.StaticGraphTemporalSignal(
+        *edges_of(rng, 3, 4), features, [rng.normal(size=3) for _ in range(5)]
+    )
+    same_snapshots(to_signal(wl.WindowSet(from_signal(theirs), ROW)), theirs)
+
+
 def test_snapshots_without_features_or_targets(pgt, rng):
     features = [rng.normal(size=(4, 2)) for _ in range(5)]
     targets = [rng.normal(size=4) for _ in range(5)]

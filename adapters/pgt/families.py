@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from windowloader.adapters.pgt.signals import to_signal
-from windowloader.errors import SeriesError, SourceFormatError, SourceNotFoundError
+from windowloader.errors import SourceFormatError, SourceNotFoundError
 from windowloader.series.dynamic_graph import DynamicGraph
 from windowloader.series.graph import Graph
 from windowloader.series.opening import open as open_series
@@ -112,11 +112,9 @@ def _parsed(target: Any, name: str | None = None) -> Mapping[str, Any]:
     if not path.is_file():
         raise SourceNotFoundError(f"{path} is not a file. Pass the JSON file of the data set.")
     try:
-        found = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise SourceFormatError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, Mapping):
-        raise SourceFormatError(f"{path} holds a {type(found).__name__}, not the mapping of PGT's data sets.")
     return found
 
 
@@ -305,20 +303,7 @@ FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
 )
 
 
-def family_of(loader: Any) -> SignalFamily:
-    """Find the family of one of PGT's loader objects, by the name of its class or of a base class.
-
-    Raises
-    ------
-    SeriesError
-        For a loader of no family.
-    """
+def family_of(loader: Any) -> SignalFamily | None:
+    """Find the family of one of PGT's loader objects, by the name of its class or of a base class."""
     names = [kind.__name__ for kind in type(loader).__mro__]
-    for family in FAMILIES.values():
-        if family.loader in names:
-            return family
-    raise SeriesError(
-        f"{type(loader).__name__} is none of the dataset loaders known here "
-        f"({', '.join(family.loader for family in FAMILIES.values())}). Make a series of its arrays, "
-        "wl.Series(values, graph=…), or from_signal(loader.get_dataset())."
-    )
+    return next((family for family in FAMILIES.values() if family.loader in names), None)

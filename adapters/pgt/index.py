@@ -74,8 +74,7 @@ def get_index_dataset(
     by: Literal["windows", "targets", "rows"] = "windows",
     edges: Any = None,
     edge_weights: Any = None,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    **loader_options: Any,
 ) -> tuple[Any, ...]:
     """PGT's ``get_index_dataset`` for any series.
 
@@ -119,9 +118,9 @@ def get_index_dataset(
         without shared rows; see `windowloader.windows.split`.
     edges, edge_weights : array_like, optional
         Default: those of the series' graph; weights are ones where it has none.
-    num_workers, pin_memory
-        As of ``DataLoader``. Workers of a streamed series are started by forkserver, so a script needs
-        ``if __name__ == "__main__":``.
+    **loader_options
+        Of ``DataLoader``: ``num_workers``, ``pin_memory``, … Workers of a streamed series are started by forkserver, so
+        a script needs ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -152,23 +151,23 @@ def get_index_dataset(
     (torch.Size([16, 4, 3, 1]), torch.Size([16, 4, 3, 1]), 135, [[0, 1], [1, 2]], [1.0, 1.0])
     """
     found, defaults = _opened(series)
-    _check_ranks(world_size, ddp_rank)
     device = None
     if allGPU != -1:
         device = torch.device("cuda", allGPU) if isinstance(allGPU, int) else torch.device(allGPU)
         defaults["dtype"] = "float32"
-    given = {
-        "lags": lags, "batch_size": batch_size, "per": per, "epsilon": epsilon, "dtype": dtype, "features": features,
-    }  # fmt: skip
+    given = {"lags": lags, "batch_size": batch_size, "per": per, "epsilon": epsilon, "dtype": dtype}
+    given |= {"features": features}
     chosen = defaults | {name: value for name, value in given.items() if value is not None}
     if statistics != "default":
         chosen["statistics"] = statistics
     if chosen["dtype"] not in ("float32", "float64"):
         raise LoaderError(f"dtype must be 'float32' or 'float64', as PGT's sets are, got {dtype!r}.")
     names = [column.name for column in found.columns(chosen["features"])]
-    steps = chosen["lags"] if horizon is None else horizon
     spec = WindowSpec(
-        lookback=chosen["lags"], horizon=steps, inputs=names, targets=names if targets is None else targets
+        lookback=chosen["lags"],
+        horizon=chosen["lags"] if horizon is None else horizon,
+        inputs=names,
+        targets=names if targets is None else targets,
     )
     if spec.num_targets == 0 or spec.targets == ():
         raise LoaderError("PGT's batches are pairs: pass horizon=1 or more, and targets that are not empty.")
@@ -176,65 +175,48 @@ def get_index_dataset(
     scaling = _scaling(parts[0], names, means, stds, chosen, device)
     if chosen["statistics"] == "train" and means is None:
         _warn_of_differences(parts[0], names, by)
-    options = {
-        "scaling": scaling,
-        "fill": fill,
-        "dtype": chosen["dtype"],
-        "layout": layout if isinstance(layout, tuple) else (layout, layout),
-    }
+    layouts = layout if isinstance(layout, tuple) else (layout, layout)
+    options = {"scaling": scaling, "fill": fill, "dtype": chosen["dtype"], "layout": layouts}
     if device is None:
         datasets = [IndexWindows(part, WindowPairs(part, **options).tensors) for part in parts]
     else:
         datasets = _on_device(parts, options, device)
-    loaders = []
-    for dataset in datasets:
-        sampler: DistributedSampler[Any] | None = None
-        if ddp_rank != -1:
-            sampler = DistributedSampler(dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle)
-        streamed = any(variable.view() is None for variable in found.variables)
-        loaders.append(
-            DataLoader(
-                dataset,
-                batch_size=chosen["batch_size"],
-                shuffle=shuffle if sampler is None else None,
-                sampler=sampler,
-                collate_fn=collate,
-                num_workers=num_workers,
-                # TensorStore, which read the statistics here, cannot be used in a process forked after that
-                multiprocessing_context="forkserver" if num_workers and streamed else None,
-                pin_memory=pin_memory,
-            )
-        )
+    if loader_options.get("num_workers") and any(variable.view() is None for variable in found.variables):
+        # TensorStore, which read the statistics here, cannot be used in a process forked after that
+        loader_options.setdefault("multiprocessing_context", "forkserver")
+    loader_options["batch_size"] = chosen["batch_size"]
+    loaders = [_loader(dataset, shuffle, world_size, ddp_rank, loader_options) for dataset in datasets]
     graph = _edges(found, edges, edge_weights)
     if scaling is None and defaults["statistics"] is None:
         return (*loaders, *graph)
-    return (
-        *loaders,
-        *graph,
-        *(torch.from_numpy(table).to(device or "cpu") for table in reported(scaling, names)),
-    )
+    tables = [torch.from_numpy(table).to(device or "cpu") for table in reported(scaling, names)]
+    return (*loaders, *graph, *tables)
 
 
 def _opened(given: Any) -> tuple[Series, dict[str, Any]]:
     """Open what was given; also return the defaults of options that the caller left out."""
     if isinstance(given, Series):
         return given, dict(DEFAULTS)
-    if callable(getattr(given, "get_dataset", None)) or callable(getattr(given, "get_index_dataset", None)):
-        family = family_of(given)
+    family = family_of(given)
+    if family is not None:
         return family.open(given), DEFAULTS | family.index_options()
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().numpy()
     return open_series(given), dict(DEFAULTS)
 
 
-def _check_ranks(world_size: int, ddp_rank: int) -> None:
-    if (ddp_rank == -1) != (world_size == -1):
+def _loader(
+    dataset: Dataset[Any], shuffle: bool, world_size: int, ddp_rank: int, options: dict[str, Any]
+) -> DataLoader[Any]:
+    if world_size == ddp_rank == -1:
+        return DataLoader(dataset, shuffle=shuffle, collate_fn=collate, **options)
+    if not 0 <= ddp_rank < world_size:
         raise RankError(
-            f"world_size={world_size} and ddp_rank={ddp_rank}: both are given under DDP, or neither (-1). Pass "
-            "dist.get_world_size() and dist.get_rank()."
+            f"world_size={world_size} and ddp_rank={ddp_rank}: under DDP pass dist.get_world_size() and "
+            "dist.get_rank(), which counts from 0; otherwise neither."
         )
-    if ddp_rank != -1 and not 0 <= ddp_rank < world_size:
-        raise RankError(f"ddp_rank={ddp_rank} is outside world_size={world_size}; ranks count from 0.")
+    sampler = DistributedSampler(dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle)
+    return DataLoader(dataset, sampler=sampler, collate_fn=collate, **options)
 
 
 # -- data sets --------------------------------------------------------------------------------------------------------
@@ -310,16 +292,14 @@ def _on_device(
     roles = [[column.name for column in series.columns(names)] for names in (spec.inputs, spec.targets)]
     names = list(dict.fromkeys(roles[0] + roles[1]))
     values = WindowPairs(single_rows(series, names), **options).upload(device)
-    columns = [None if role == names else [names.index(name) for name in role] for role in roles]
+    columns = [slice(None) if role == names else [names.index(name) for name in role] for role in roles]
     rows = [torch.as_tensor(steps, device=device) for steps in (spec.input_rows, spec.target_rows)]
 
     def reader(part: WindowSet) -> Callable[[np.ndarray], Pair]:
         def read(positions: np.ndarray) -> Pair:
             starts = torch.from_numpy(part.starts(positions)).to(device)[:, None]
-            x, y = (values[starts + steps] for steps in rows)
-            return x if columns[0] is None else x[..., columns[0]], y if columns[1] is None else y[
-                ..., columns[1]
-            ]
+            x, y = (values[starts + steps][..., chosen] for steps, chosen in zip(rows, columns, strict=True))
+            return x, y
 
         return read
 
@@ -359,16 +339,13 @@ def _scaling(
 def _warn_of_differences(train: WindowSet, names: list[str], by: str) -> None:
     first, last = train.row_range
     clocks = [column.name for column in train.series.columns(names) if column.variable < 0]
-    shared = (
-        f" Parts are cut by window number, as PGT's: neighbours share up to {train.spec.span - 1} rows, targets among "
-        "them; by='targets' shares no target."
-        if by == "windows"
-        else f" Parts are cut by={by!r}, not by window number."
-    )
+    shared = f"Parts are cut by={by!r}, not by window number."
+    if by == "windows":
+        shared = f"Neighbouring parts share up to {train.spec.span - 1} rows; by='targets' shares no target."
     warnings.warn(
         f"means and stds are those of rows {first} … {last - 1}, which train windows contain. PGT takes them over all "
-        f"{train.series.num_steps} rows, the test part's among them, so its published numbers differ "
-        f"(statistics='series' gives them).{f' Clocks keep their range: {clocks}.' if clocks else ''}{shared}",
+        f"{train.series.num_steps} rows, so its published numbers differ (statistics='series' gives them). Clocks keep "
+        f"their range: {clocks}. {shared}",
         PGTWarning,
         stacklevel=3,
     )

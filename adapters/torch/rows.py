@@ -235,7 +235,9 @@ class DeviceTables:
             for field in part.fields(len(starts)):
                 kind = torch.from_numpy(np.empty(0, field.dtype)).dtype
                 # torch keeps pinned memory until the copies from it have ended
-                made[field.name] = torch.empty(field.shape, dtype=kind, pin_memory=self._device.type == "cuda")
+                made[field.name] = torch.empty(
+                    field.shape, dtype=kind, pin_memory=self._device.type == "cuda"
+                )
             part.gather({array: tensor.numpy() for array, tensor in made.items()}, starts, rows)
             for array, tensor in made.items():
                 source = self._words(tensor)[:, 0]

@@ -22,7 +22,7 @@ from windowloader.adapters.pgt import (  # noqa: E402
     get_index_dataset,
     to_signal,
 )
-from windowloader.errors import SeriesError, SourceNotFoundError  # noqa: E402
+from windowloader.errors import SourceNotFoundError  # noqa: E402
 
 JSON_FILES = {
     "chickenpox": "chickenpox.json",
@@ -326,12 +326,3 @@ def test_motions_come_in_as_well(pgt, rng, edges):
     theirs = loader.get_dataset(16)
     series = from_signal(theirs, node_axis=1)
     assert (series.num_steps, series.num_nodes, len(series.features)) == (34, 21, 48)
-
-
-def test_a_loader_of_no_family():
-    class SomeLoader:
-        def get_dataset(self):
-            """Like PGT's."""
-
-    with pytest.raises(SeriesError, match="from_signal"):
-        get_index_dataset(SomeLoader())

@@ -290,8 +290,8 @@ def test_a_path_is_opened(tmp_path, week):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"world_size": 2}, RankError, "both are given"),
-        ({"world_size": 2, "ddp_rank": 2}, RankError, "outside"),
+        ({"world_size": 2}, RankError, "otherwise neither"),
+        ({"world_size": 2, "ddp_rank": 2}, RankError, "counts from 0"),
         ({"statistics": "test"}, ScalerError, "'train', 'series'"),
         ({"means": [1.0]}, ScalerError, "go together"),
         ({"means": [1.0, 2.0, 3.0], "stds": [1.0, 2.0, 3.0]}, ScalerError, "shape"),

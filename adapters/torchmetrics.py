@@ -1,4 +1,4 @@
-"""Exact errors as metrics of torchmetrics, for Lightning and whoever logs metrics.
+"""Exact errors as metrics of torchmetrics, for Lightning and other loggers.
 
 In: what `ExactError` takes. Out: `torchmetrics.Metric` of the same numbers. Needs torchmetrics; the rest of the torch
 adapter does not.

@@ -1,4 +1,4 @@
-"""Where the batches of a loader go: a device, copies to it that are made ahead, and perhaps rows that live on it.
+"""Where the batches of a loader go: a device, prefetched copies to it, and perhaps rows that live on it.
 
 In: a device as the user named it, batches in the threads that make them. Out: batches on the device, in the loop's
 thread, whose stream waits for their copy. No device is used before the loop begins, so that a process may still fork.
@@ -79,20 +79,11 @@ def _checked(device: torch.device | str | int | None) -> torch.device | None:
         raise LoaderError(
             f"device={device!r} is unknown: {str(error).splitlines()[0]} Pass 'cuda', 'cuda:1', 'cpu', or None."
         ) from error
-    if found.type == "cuda" and not _built():
+    if found.type == "cuda" and not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         raise LoaderError(
             f"device={device!r}, but this torch was built without CUDA. Install one with it, or pass device=None."
         )
     return found
-
-
-def _built() -> bool:
-    return bool(torch.backends.cuda.is_built())  # type: ignore[no-untyped-call]
-
-
-def _has_gpu() -> bool:
-    """Return whether there is a CUDA device, without using it: a process may still fork."""
-    return _built() and torch.cuda.device_count() > 0
 
 
 class CudaStream:
@@ -150,26 +141,6 @@ class BatchInFlight:
         return self.batch.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Rows ``[begin, end)`` of the series that are to live on a device, ``places`` of them at a time."""
-
-    begin: int
-    end: int
-    places: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether there is a place for each."""
-        return self.places == self.end - self.begin
-
-    def covers(self, other: Range) -> bool:
-        """Whether the rows of another range are there too."""
-        return self == other or (
-            self.whole and other.whole and self.begin <= other.begin and other.end <= self.end
-        )
-
-
 class Destination:
     """Where the batches of a loader go. Threads hold this, never the loader.
 
@@ -206,7 +177,7 @@ class Destination:
         self._device = _checked(device)
         cuda = self._device is not None and self._device.type == "cuda"
         self.pinned = cuda if pin_memory is None else bool(pin_memory)
-        if pin_memory and not _has_gpu():
+        if pin_memory and not torch.cuda.device_count():  # does not use a device: a process may still fork
             warnings.warn(
                 "pin_memory=True, and torch finds no CUDA device: batches are made in plain memory, as by torch's "
                 "DataLoader. Leave out pin_memory= to have it follow device=.",
@@ -225,8 +196,8 @@ class Destination:
         self._resolved = False
         self._stream: CudaStream | None = None
         self._graph: Any = None
-        self._wanted: Range | None = None
-        self._loaded: Range | None = None
+        self._wanted: tuple[int, int, int] | None = None  # begin and end of the rows, and places for them
+        self._loaded: tuple[int, int, int] | None = None
         self._rows: DeviceRows | None = None
         self._moved = 0  # batches, and rows that were released
         note = "device_memory= was not passed: batches are gathered on the host."
@@ -254,7 +225,7 @@ class Destination:
         needed = row_bytes * (end - begin)
         rows = f"rows {begin} … {end - 1} take {format_bytes(needed)} as {self._recipe.dtype}"
         if self._budget is None or needed <= self._budget:
-            self._wanted = Range(begin, end, end - begin)
+            self._wanted = begin, end, end - begin
             self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
             pipeline.access.close()  # no rows are read for a batch
             return replace(pipeline, gather=self.gather, access=Resident(ResidentVariables(0, {}, {})))
@@ -263,7 +234,7 @@ class Destination:
         obstacle = self._obstacle(pipeline, places)
         if not obstacle:
             note = f"{more}: {places:,} at a time are kept there, each sent when a window first needs it."
-            self._wanted = Range(begin, end, places)
+            self._wanted = begin, end, places
             self._report = DeviceReport("kept", row_bytes * places, stored, 0, note)
             return replace(pipeline, gather=self.gather)
         note = f"{more}, and {obstacle}: batches are gathered on the host."
@@ -286,20 +257,19 @@ class Destination:
         """Resolve the device in the calling thread, and send the rows that are to live there."""
         if not self._resolved:
             self._resolve()
-        if self._wanted is not None and self._loaded is not None and self._loaded.covers(self._wanted):
+        if self._wanted == self._loaded:
             return
         if self._rows is not None:
             self._moved += self._rows.moved_bytes
-        self._rows = self._loaded = None  # release these rows before others are allocated
-        if self._wanted is None:
-            return
-        assert self._device is not None
-        begin, end, places = self._wanted.begin, self._wanted.end, self._wanted.places
-        self._rows = DeviceRows(
-            self._windows, self._recipe, self._device, begin=begin, end=end, places=places
-        )
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # the side stream uses them next
+        self._rows = None  # release these rows before others are allocated
+        if self._wanted is not None:
+            assert self._device is not None
+            begin, end, places = self._wanted
+            self._rows = DeviceRows(
+                self._windows, self._recipe, self._device, begin=begin, end=end, places=places
+            )
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # the side stream uses them next
         self._loaded = self._wanted
 
     def _resolve(self) -> None:

@@ -265,7 +265,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
         slabs.append(torch.empty(nbytes, dtype=torch.uint8))
         return slabs[-1]
 
-    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch_device.Destination, "_pinned_bytes", pinned)
     batches = list(TorchLoader(windows, pin_memory=True, batch_size=100))
     assert len(slabs) == 3  # one a batch: torch's allocator of pinned memory is the pool
@@ -279,7 +279,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
 
 def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(
         torch_device.Destination,
         "_pinned_bytes",
@@ -314,7 +314,7 @@ def test_cuda_without_cuda_is_an_error_at_construction(windows):
 @pytest.mark.parametrize("built", [False, True])
 def test_pinned_memory_without_a_gpu_is_plain_memory_with_a_warning(windows, monkeypatch, built):
     """As `DataLoader` has it, also where torch was built with CUDA and the machine has no GPU."""
-    monkeypatch.setattr(torch_device, "_built", lambda: built)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     with pytest.warns(UserWarning, match="no CUDA device"):
         loader = TorchLoader(windows, pin_memory=True, batch_size=64, shuffle=True, seed=2)
     for batch, other in zip(loader, TorchLoader(windows, batch_size=64, shuffle=True, seed=2), strict=True):

@@ -38,8 +38,8 @@ STAGES = ("train", "val", "test", "predict")
 class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]  # Lightning is optional, so untyped
     """The loaders of a run, for ``Trainer.fit(model, datamodule=...)``.
 
-    The model stays as it is: batches are those of the loader, moved to the model's device. The loaders assign windows to
-    ranks, so Lightning has no sampler to replace. A checkpoint taken at any step, also by an exception within a step,
+    The model stays as it is: batches are those of the loader, moved to the model's device. The loaders assign windows
+    to ranks, so Lightning replaces no sampler. A checkpoint taken at any step, also by an exception within a step,
     resumes with the batch that was not done; on any number of devices if the loader has ``global_batch_size=``.
 
     Parameters

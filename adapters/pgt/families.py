@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,24 +34,19 @@ __all__ = ["FAMILIES", "SignalFamily", "family_of"]
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _arrays(values: str, matrix: str) -> Callable[[Any], Series]:
-    """Read two ``.npy`` files: speed with the time of day, and the adjacency matrix."""
+def _files(values: str, matrix: str) -> Callable[[Any], Series]:
+    """Read speeds (``.npy`` with the time of day, or an HDF5 frame with timestamps) and an adjacency matrix.
+
+    The matrix is joined by position, as PGT does.
+    """
 
     def read(target: Any) -> Series:
-        folder = _folder(target)
-        return open_series(folder / values, axes="tnf", features=["speed", "time"], graph=folder / matrix)
-
-    return read
-
-
-def _frame(values: str, matrix: str) -> Callable[[Any], Series]:
-    """Read an HDF5 frame of speeds with timestamps, and a pickled adjacency matrix, joined by position as PGT does."""
-
-    def read(target: Any) -> Series:
-        folder = _folder(target)
-        graph = Graph.load(folder / matrix)
-        unlabelled = Graph(graph.edge_index, graph.edge_weight, num_nodes=graph.num_nodes)
-        return open_series(folder / values, features=["speed"], graph=unlabelled)
+        folder = Path(target if isinstance(target, str | os.PathLike) else target.raw_data_dir)
+        labelled = Graph.load(folder / matrix)
+        graph = Graph(labelled.edge_index, labelled.edge_weight, num_nodes=labelled.num_nodes)
+        if values.endswith(".npy"):
+            return open_series(folder / values, axes="tnf", features=["speed", "time"], graph=graph)
+        return open_series(folder / values, features=["speed"], graph=graph)
 
     return read
 
@@ -94,10 +89,6 @@ def _england_covid(target: Any) -> Series:
     ]
     graph = DynamicGraph.from_steps(steps, num_nodes=cases.shape[1])
     return Series(cases, features=["cases"], graph=graph, name="england covid")
-
-
-def _folder(target: Any) -> Path:
-    return Path(target if isinstance(target, str | os.PathLike) else target.raw_data_dir)
 
 
 def _parsed(target: Any, name: str | None = None) -> Mapping[str, Any]:
@@ -163,18 +154,13 @@ class SignalFamily:
     batch_size: int = 64
 
     def windows(
-        self,
-        series: Series,
-        *,
-        lags: int | None = None,
-        horizon: int | None = None,
-        inputs: Sequence[str] | None = None,
-        targets: Sequence[str] | None = None,
+        self, series: Series, *, lags: int | None = None, horizon: int | None = None, **roles: Any
     ) -> WindowSet:
         """Cut windows as the family's loader does; arguments as of `signal`."""
-        spec = WindowSpec(lookback=lags or self.lags, horizon=horizon or self.horizon, **self.roles)
-        spec = replace(spec, inputs=inputs or spec.inputs, targets=targets or spec.targets)
-        return WindowSet(series, spec)
+        roles = {**self.roles, **roles}
+        return WindowSet(
+            series, WindowSpec(lookback=lags or self.lags, horizon=horizon or self.horizon, **roles)
+        )
 
     def signal(self, series: Series, **options: Any) -> WindowSignal:
         """View the windows as the loader's ``get_dataset(lags)`` delivers them, to the bit.
@@ -193,13 +179,10 @@ class SignalFamily:
             Scaled by PGT's published arithmetic, which uses the whole series. Without that leak:
             ``to_signal(part, scaler=StandardScaler.fit(train), layout=…)``.
         """
-        windows = self.windows(series, **options)
-        if self.per is None:
-            return to_signal(windows, layout=self.layout)
         return to_signal(
-            windows,
-            statistics="series",
-            per=self.per,
+            self.windows(series, **options),
+            statistics=None if self.per is None else "series",
+            per=self.per or "feature",
             epsilon=self.epsilon,
             precision=self.dtype,
             layout=self.layout,
@@ -237,7 +220,7 @@ FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
     {
         "metr-la": SignalFamily(
             loader="METRLADatasetLoader",
-            open=_arrays("node_values.npy", "adj_mat.npy"),
+            open=_files("node_values.npy", "adj_mat.npy"),
             lags=12,
             horizon=12,
             roles={"targets": ["speed"]},
@@ -247,7 +230,7 @@ FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
         ),
         "pems-bay": SignalFamily(
             loader="PemsBayDatasetLoader",
-            open=_arrays("pems_node_values.npy", "pems_adj_mat.npy"),
+            open=_files("pems_node_values.npy", "pems_adj_mat.npy"),
             lags=12,
             horizon=12,
             per="feature",
@@ -256,11 +239,11 @@ FAMILIES: Mapping[str, SignalFamily] = MappingProxyType(
         ),
         "pems-all-la": SignalFamily(
             loader="PemsAllLADatasetLoader",
-            open=_frame("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl"),
+            open=_files("pems_AllLA_speed.h5", "pems_AllLA_adj_mat.pkl"),
             **LARGE,
         ),
         "pems": SignalFamily(
-            loader="PemsDatasetLoader", open=_frame("pems_cali_speed.h5", "pems_cali_adj_mat.pkl"), **LARGE
+            loader="PemsDatasetLoader", open=_files("pems_cali_speed.h5", "pems_cali_adj_mat.pkl"), **LARGE
         ),
         "windmill-large": SignalFamily(loader="WindmillOutputLargeDatasetLoader", **WINDMILL),
         "windmill-medium": SignalFamily(loader="WindmillOutputMediumDatasetLoader", **WINDMILL),

@@ -333,6 +333,7 @@ def _stacked(given: Any, name: str) -> np.ndarray:
     """Return one array of all snapshots, with NaN for those without one."""
     if isinstance(given, np.ndarray):
         return given
+    given = list(given)
     first = next(np.asarray(array) for array in given if array is not None)
     for number, array in enumerate(given):
         if array is not None and np.shape(array) != first.shape:
@@ -348,19 +349,15 @@ def _graph(given: Mapping[str, Any], nodes: int, steps: int) -> Graph | DynamicG
     if "edge_indices" not in given:
         index, weight = given["edge_index"], given["edge_weight"]
         return None if index is None else Graph(np.asarray(index).astype(np.int64), weight, num_nodes=nodes)
-    none = np.empty((2, 0), np.int64)
-    indices = [
-        none if index is None or not np.size(index) else np.asarray(index) for index in given["edge_indices"]
-    ]
-    indices += [none] * (steps - len(indices))
-    weights = [*given["edge_weights"], *[None] * (steps - len(given["edge_weights"]))]
-    if any(weight is not None for weight in weights):
-        pairs = zip(indices, weights, strict=True)
-        weights = [
-            np.ones(index.shape[1]) if weight is None else np.asarray(weight) for index, weight in pairs
-        ]
-    edges = [(index.astype(np.int64), weight) for index, weight in zip(indices, weights, strict=True)]
-    return DynamicGraph.from_steps(edges, num_nodes=nodes)
+    weighted = any(weight is not None for weight in given["edge_weights"])
+    edges = []
+    for index, weight in zip(given["edge_indices"], given["edge_weights"], strict=True):
+        array = np.asarray([[], []] if index is None or not np.size(index) else index).astype(np.int64)
+        if weight is None and weighted:
+            weight = np.ones(array.shape[1])
+        edges.append((array, None if weight is None else np.asarray(weight)))
+    nothing = np.empty((2, 0), np.int64), np.empty(0) if weighted else None
+    return DynamicGraph.from_steps(edges + [nothing] * (steps - len(edges)), num_nodes=nodes)
 
 
 def _joined(arrays: np.ndarray, targets: Sequence[Any]) -> np.ndarray:

@@ -292,7 +292,7 @@ def test_another_global_batch_within_an_epoch_is_refused_and_at_its_end_taken(pa
 
     assert len(train_loader(parts, batch_size=30)) == 3
     with pytest.raises(
-        StateError, match="would come to 7 steps, but Lightning has counted 3 .*global_batch_size=10 "
+        StateError, match="would have 7 steps, but Lightning has counted 3 .*global_batch_size=10 "
     ):
         resume(6)
     assert resume(9) == expected(parts, batch_size=30)[3:]
@@ -300,7 +300,7 @@ def test_another_global_batch_within_an_epoch_is_refused_and_at_its_end_taken(pa
 
 def test_what_is_no_loader_for_lightning_is_refused(parts):
     with pytest.raises(
-        LoaderError, match="train=DataLoader is no WindowLoader.*Trainer the DataLoader by itself"
+        LoaderError, match="train=DataLoader is no WindowLoader.*DataLoader to Trainer without"
     ):
         WindowDataModule(train=torch.utils.data.DataLoader(torch.zeros(3)))
     with pytest.raises(LoaderError, match="val= is a WindowLoader, whose batches are NumPy.*TorchLoader"):

@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from windowloader.adapters.torch.batch import TorchBatch, TorchBuffers, graph_of_tensors, moved_graph
-from windowloader.adapters.torch.rows import DeviceRows, RowTables
+from windowloader.adapters.torch.rows import DeviceRows, rows_of_rank
+from windowloader.adapters.torch.tables import RowTables
 from windowloader.errors import LoaderError
 from windowloader.rows.rows import Resident, ResidentVariables
 from windowloader.series.dynamic_graph import DynamicGraph, WindowEdges
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    import numpy as np
+
     from windowloader.batch.batch import Batch
     from windowloader.batch.recipe import Recipe
     from windowloader.loader.pipeline import Pipeline
-    from windowloader.order.shard import Steps
     from windowloader.rows.rows import Piece
-    from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
 
 __all__ = ["Destination", "DeviceReport"]
@@ -354,19 +354,3 @@ class Destination:
         """Return where rows live, and what was moved."""
         rows = 0 if self._rows is None else self._rows.moved_bytes
         return replace(self._report, moved_bytes=self._moved + rows)
-
-
-def rows_of_rank(windows: WindowSet, steps: Steps, ranks: Ranks) -> tuple[int, int]:
-    """Return the rows that a rank's windows can read: its lanes' where it reads whole ones in order, else all."""
-    order, world = steps.order, ranks.world_size
-    sizes = order.lane_sizes(0)
-    if world == 1 or not order.name.startswith("sequential") or len(sizes) % world or not sizes.all():
-        return windows.row_range
-    share = len(sizes) // world
-    begin, end = ranks.rank * share, (ranks.rank + 1) * share
-    borders = np.concatenate(([0], np.cumsum(sizes)))
-    first, last = int(borders[begin]), int(borders[end])
-    ends = order.lane(0, begin, 0, 1)[0], order.lane(0, end - 1, sizes[end - 1] - 1, sizes[end - 1])[0]
-    if ends != (first, last - 1):  # lanes that are no stretches of time
-        return windows.row_range
-    return windows.take(range(first, last)).row_range

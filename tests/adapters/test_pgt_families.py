@@ -1,4 +1,4 @@
-"""PGT's dataset families: its own loaders over the same files, snapshot for snapshot."""
+"""PGT's dataset families compared with its own loaders over the same files, snapshot by snapshot."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def edges(rng):
 
 
 def made(name, rng, edges):
-    """Files of families that there are none of here, in PGT's formats."""
+    """Files of families for which there is no test data, in PGT's formats."""
     weights = rng.random(20).tolist()
     if name.startswith("windmill"):
         return {"block": rng.gamma(2, 3, (60, 9)).tolist(), "edges": edges, "weights": weights}
@@ -79,7 +79,7 @@ def file_of(name, data, rng, edges):
 
 
 def loader_of(pgt, name, file, **attributes):
-    """PGT's loader of a family, with its file in hand instead of downloaded."""
+    """PGT's loader of a family, with a parsed file instead of a download."""
     loader = object.__new__(getattr(pgt, FAMILIES[name].loader))
     loader._dataset = file
     for key, value in attributes.items():
@@ -193,7 +193,7 @@ def same_loaders(ours, theirs):
 
 
 def write_frame(path, values, times):
-    """A frame in pandas' fixed format, as PyTables lays it out."""
+    """Write a frame in pandas' fixed format, as PyTables lays it out."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -262,8 +262,8 @@ def frames(values, graph, speeds, adjacency):
 
 
 @pytest.mark.parametrize("name", INDEXED)
-def test_an_index_dataset_is_the_loaders_own_by_default(indexed_loader, name):
-    """Lags, batches, parts, scaling, and how many values come back: all as PGT's call without arguments has it."""
+def test_an_index_dataset_equals_the_loaders_own_by_default(indexed_loader, name):
+    """Lags, batches, parts, scaling and the number of values are those of PGT's call without arguments."""
     loader = indexed_loader(name)
     theirs = loader.get_index_dataset()
     ours = get_index_dataset(loader)
@@ -272,7 +272,7 @@ def test_an_index_dataset_is_the_loaders_own_by_default(indexed_loader, name):
 
 
 @pytest.mark.parametrize("name", INDEXED)
-def test_arguments_of_an_index_dataset_mean_what_they_mean_to_the_loader(indexed_loader, name):
+def test_an_index_dataset_equals_the_loaders_own_with_arguments(indexed_loader, name):
     loader = indexed_loader(name)
     arguments = (6, 32, True, -1, (0.6, 0.2, 0.2))
     ours, theirs = get_index_dataset(loader, *arguments), loader.get_index_dataset(*arguments)
@@ -296,7 +296,7 @@ def test_every_loader_of_lagged_windows_is_a_family_with_its_lags(pgt):
         assert known in ([], [FAMILIES[found[name]].lags]), name
 
 
-def test_what_is_asked_for_goes_before_the_loaders_own(indexed_loader):
+def test_arguments_override_those_of_the_loader(indexed_loader):
     loader = indexed_loader("chickenpox")
     with pytest.warns(PGTWarning):
         *_, means, stds = get_index_dataset(loader, statistics="train")
@@ -308,7 +308,7 @@ def test_what_is_asked_for_goes_before_the_loaders_own(indexed_loader):
 
 
 def test_a_family_without_its_leak(data):
-    """The same snapshots, scaled by what the train part holds."""
+    """The same snapshots, scaled by statistics of the train part."""
     family = FAMILIES["england-covid"]
     windows = family.windows(family.open(data / "pgt" / "england_covid.json"))
     train, test = wl.split(windows, None, (0.8, 0.2))
@@ -319,8 +319,8 @@ def test_a_family_without_its_leak(data):
     np.testing.assert_allclose(signal[0].x, expected, rtol=1e-5)
 
 
-def test_motions_come_in_as_well(pgt, rng, edges):
-    """MTM's features are [feature, node, frame]: the node axis is said."""
+def test_a_series_of_mtm_signals(pgt, rng, edges):
+    """MTM's features are [feature, node, frame], so the node axis is passed."""
     loader = object.__new__(pgt.MTMDatasetLoader)
     loader._dataset = made_mtm(rng, edges)
     theirs = loader.get_dataset(16)

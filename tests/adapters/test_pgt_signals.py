@@ -70,7 +70,7 @@ def same_snapshots(ours, theirs):
 
 
 def chickenpox_static(pgt, file, lags=4):
-    """As PGT's loader makes it of its file: lagged features, the next week as target, weights of one."""
+    """What PGT's loader makes of its file: lagged features, the next week as target, weights of 1."""
     values, edges = np.array(file["FX"]), np.array(file["edges"]).T
     count = len(values) - lags
     return pgt.StaticGraphTemporalSignal(
@@ -140,7 +140,7 @@ def test_arrays_are_those_of_their_lists_in_float64(pgt, covid, covid_series):
     assert ours[0].x.dtype == torch.float64
 
 
-def test_their_split_and_their_containers_take_ours(pgt, covid, covid_signal, chickenpox, chickenpox_signal):
+def test_pgts_split_and_containers_accept_signals(pgt, covid, covid_signal, chickenpox, chickenpox_signal):
     for ours, theirs in (
         (covid_signal, covid_dynamic(pgt, covid)),
         (chickenpox_signal, chickenpox_static(pgt, chickenpox)),
@@ -157,7 +157,7 @@ def test_their_split_and_their_containers_take_ours(pgt, covid, covid_signal, ch
     same_snapshots(lazy[40:], held[40:])
 
 
-def test_lists_of_tensors_as_their_examples_stack_them(pgt, chickenpox, chickenpox_signal):
+def test_stacking_features_and_targets_as_pgts_examples_do(pgt, chickenpox, chickenpox_signal):
     """The batching examples stack ``dataset.features`` and ``dataset.targets`` of a split."""
     train, _ = pgt.temporal_signal_split(chickenpox_signal, 0.5)
     theirs, _ = pgt.temporal_signal_split(chickenpox_static(pgt, chickenpox), 0.5)
@@ -177,7 +177,7 @@ def test_slices_of_slices_and_loops_within_loops(chickenpox_signal):
 
 
 def test_nothing_is_materialised(tmp_path):
-    """A mapped series of 40 MB as a signal: looking at one snapshot touches that snapshot's rows."""
+    """A mapped series of 40 MB as a signal: one snapshot reads only its own rows."""
     values = np.lib.format.open_memmap(tmp_path / "v.npy", mode="w+", dtype="f4", shape=(10_000, 1_000))
     values[5_000:5_010] = 3
     values.flush()
@@ -198,7 +198,7 @@ def test_leak_free_scaling_by_the_core(covid_series):
     signal = to_signal(test, scaler=scaler, scale_targets=False)
     batch = test.read([2], scaler=scaler, scale_targets=False, layout=("bnt", "bn"))
     np.testing.assert_array_equal(signal[2].x, batch.inputs[0])
-    assert signal[2].y.dtype == torch.int64  # cases as counted: whole numbers stay labels, as PGT keeps them
+    assert signal[2].y.dtype == torch.int64  # unscaled integers stay integers, as in PGT
     np.testing.assert_array_equal(signal[2].y, batch.targets[0])
 
 
@@ -210,7 +210,7 @@ def test_leak_free_scaling_by_the_core(covid_series):
         ({"statistics": "series", "scaler": wl.StandardScaler(0.0, 1.0)}, LoaderError, "only one of"),
     ],
 )
-def test_wrong_use_says_so(options, error, match):
+def test_wrong_arguments_are_refused(options, error, match):
     windows = wl.WindowSet(wl.Series(np.zeros((9, 2))), wl.WindowSpec(lookback=2, horizon=1))
     with pytest.raises(error, match=match):
         to_signal(windows, **options)
@@ -275,7 +275,7 @@ def same_values(ours, theirs):
             assert mine is None or torch.equal(mine, their)
 
 
-def test_every_container_there_and_back(homogeneous):
+def test_every_container_round_trips(homogeneous):
     for theirs in homogeneous:
         series = from_signal(theirs)
         ours = to_signal(wl.WindowSet(series, ROW), layout=("nf", "n"))
@@ -315,7 +315,7 @@ def test_snapshots_without_features_or_targets(pgt, rng):
     assert same(ours[4], dynamic[4])
 
 
-def test_a_nan_among_values_stays_one(pgt, rng):
+def test_nan_values_are_kept(pgt, rng):
     features = [rng.normal(size=(4, 2)) for _ in range(5)]
     features[2][1, 0] = np.nan
     theirs = pgt.StaticGraphTemporalSignal(*edges_of(rng, 3, 4), features, features)
@@ -374,7 +374,7 @@ def test_lagged_with_targets_of_the_first_feature_only(pgt, rng):
     np.testing.assert_array_equal(series.variables[0].view(), values[:18])
 
 
-def test_what_is_not_lagged_says_so(pgt, rng):
+def test_features_that_are_not_lagged_are_refused(pgt, rng):
     features = [rng.normal(size=(3, 4)) for _ in range(5)]
     signal = pgt.StaticGraphTemporalSignal(None, None, features, [a[:, 0] for a in features])
     with pytest.raises(SeriesError, match="no lag"):
@@ -386,7 +386,7 @@ def test_what_is_not_lagged_says_so(pgt, rng):
         from_signal(signal, lagged=True)
 
 
-def test_snapshots_that_differ_in_shape_say_so(pgt, rng):
+def test_snapshots_that_differ_in_shape_are_refused(pgt, rng):
     features = [rng.normal(size=(3 + (i == 2), 4)) for i in range(5)]
     signal = pgt.StaticGraphTemporalSignal(None, None, features, [a[:, 0] for a in features])
     with pytest.raises(SeriesError, match=r"snapshot 2 has shape \(4, 4\)"):

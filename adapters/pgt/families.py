@@ -188,18 +188,6 @@ class SignalFamily:
             layout=self.layout,
         )
 
-    def index_options(self) -> dict[str, Any]:
-        """Return the arguments of `get_index_dataset` that are this family's own."""
-        return {
-            "lags": self.lags,
-            "batch_size": self.batch_size,
-            "statistics": None if self.per is None else "series",
-            "per": self.per or "feature",
-            "epsilon": self.epsilon,
-            "dtype": self.dtype,
-            "features": self.features,
-        }
-
 
 SPEED = ("speed", "time_of_day")
 LARGE: dict[str, Any] = {

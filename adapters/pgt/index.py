@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from windowloader.adapters.pgt.families import family_of
+from windowloader.adapters.pgt.families import SignalFamily, family_of
 from windowloader.adapters.pgt.pairs import Published, WindowPairs, reported, single_rows
 from windowloader.errors import GraphError, LoaderError, RankError, ScalerError
 from windowloader.scaling.scalers import StandardScaler
@@ -26,23 +26,15 @@ from windowloader.windows.spec import WindowSpec
 from windowloader.windows.split import split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from windowloader.scaling.scaler import Scaler
     from windowloader.windows.window_set import WindowSet
 
 __all__ = ["PGTWarning", "get_index_dataset"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-DEFAULTS = {
-    "lags": 12,
-    "batch_size": 64,
-    "statistics": "train",
-    "per": "feature",
-    "epsilon": 0.0,
-    "dtype": "float32",
-    "features": None,
-}
+ANY_SERIES = SignalFamily(
+    loader="", open=open_series, lags=12, per="feature", dtype="float32"
+)  # its defaults
 
 
 class PGTWarning(UserWarning):
@@ -150,33 +142,42 @@ def get_index_dataset(
     >>> x.shape, y.shape, len(train.dataset), edges.tolist(), weights.tolist()
     (torch.Size([16, 4, 3, 1]), torch.Size([16, 4, 3, 1]), 135, [[0, 1], [1, 2]], [1.0, 1.0])
     """
-    found, defaults = _opened(series)
+    family = family_of(series)
+    own = family or ANY_SERIES
+    if isinstance(series, torch.Tensor):
+        series = series.detach().cpu().numpy()
+    found = series if isinstance(series, Series) else own.open(series)
     device = None
     if allGPU != -1:
         device = torch.device("cuda", allGPU) if isinstance(allGPU, int) else torch.device(allGPU)
-        defaults["dtype"] = "float32"
-    given = {"lags": lags, "batch_size": batch_size, "per": per, "epsilon": epsilon, "dtype": dtype}
-    given |= {"features": features}
-    chosen = defaults | {name: value for name, value in given.items() if value is not None}
-    if statistics != "default":
-        chosen["statistics"] = statistics
-    if chosen["dtype"] not in ("float32", "float64"):
+    lags = own.lags if lags is None else lags
+    dtype = dtype or ("float32" if device is not None else own.dtype)
+    fixed: Literal["series"] | None = "series" if own.per is not None else None  # what PGT's loader does
+    if statistics == "default":
+        statistics = "train" if family is None else fixed
+    if dtype not in ("float32", "float64"):
         raise LoaderError(f"dtype must be 'float32' or 'float64', as PGT's sets are, got {dtype!r}.")
-    names = [column.name for column in found.columns(chosen["features"])]
+    names = [column.name for column in found.columns(features or own.features)]
     spec = WindowSpec(
-        lookback=chosen["lags"],
-        horizon=chosen["lags"] if horizon is None else horizon,
+        lookback=lags,
+        horizon=lags if horizon is None else horizon,
         inputs=names,
         targets=names if targets is None else targets,
     )
     if spec.num_targets == 0 or spec.targets == ():
         raise LoaderError("PGT's batches are pairs: pass horizon=1 or more, and targets that are not empty.")
     parts = list(split(found, spec, tuple(ratio), by=by))
-    scaling = _scaling(parts[0], names, means, stds, chosen, device)
-    if chosen["statistics"] == "train" and means is None:
+    how = {"per": per or own.per or "feature", "epsilon": own.epsilon if epsilon is None else epsilon}
+    if means is None and stds is None:
+        scaling = _scaling(parts[0], names, statistics, dtype, device, how)
+    elif means is None or stds is None:
+        raise ScalerError("means and stds go together: pass both, or neither.")
+    else:
+        scaling = Published.of(names, means, stds, dtype=dtype, num_nodes=found.num_nodes)
+    if statistics == "train" and means is None:
         _warn_of_differences(parts[0], names, by)
     layouts = layout if isinstance(layout, tuple) else (layout, layout)
-    options = {"scaling": scaling, "fill": fill, "dtype": chosen["dtype"], "layout": layouts}
+    options: dict[str, Any] = {"scaling": scaling, "fill": fill, "dtype": dtype, "layout": layouts}
     if device is None:
         datasets = [IndexWindows(part, WindowPairs(part, **options).tensors) for part in parts]
     else:
@@ -184,25 +185,13 @@ def get_index_dataset(
     if loader_options.get("num_workers") and any(variable.view() is None for variable in found.variables):
         # TensorStore, which read the statistics here, cannot be used in a process forked after that
         loader_options.setdefault("multiprocessing_context", "forkserver")
-    loader_options["batch_size"] = chosen["batch_size"]
+    loader_options["batch_size"] = own.batch_size if batch_size is None else batch_size
     loaders = [_loader(dataset, shuffle, world_size, ddp_rank, loader_options) for dataset in datasets]
     graph = _edges(found, edges, edge_weights)
-    if scaling is None and defaults["statistics"] is None:
+    if scaling is None and fixed is None:
         return (*loaders, *graph)
     tables = [torch.from_numpy(table).to(device or "cpu") for table in reported(scaling, names)]
     return (*loaders, *graph, *tables)
-
-
-def _opened(given: Any) -> tuple[Series, dict[str, Any]]:
-    """Open what was given; also return the defaults of options that the caller left out."""
-    if isinstance(given, Series):
-        return given, dict(DEFAULTS)
-    family = family_of(given)
-    if family is not None:
-        return family.open(given), DEFAULTS | family.index_options()
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu().numpy()
-    return open_series(given), dict(DEFAULTS)
 
 
 def _loader(
@@ -215,7 +204,9 @@ def _loader(
             f"world_size={world_size} and ddp_rank={ddp_rank}: under DDP pass dist.get_world_size() and "
             "dist.get_rank(), which counts from 0; otherwise neither."
         )
-    sampler = DistributedSampler(dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle)
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle
+    )
     return DataLoader(dataset, sampler=sampler, collate_fn=collate, **options)
 
 
@@ -312,21 +303,16 @@ def _on_device(
 def _scaling(
     train: WindowSet,
     names: list[str],
-    means: Any,
-    stds: Any,
-    chosen: Mapping[str, Any],
+    statistics: str | None,
+    dtype: str,
     device: torch.device | None,
+    how: dict[str, Any],
 ) -> Scaler | Published | None:
-    series, statistics = train.series, chosen["statistics"]
-    how = {"per": chosen["per"], "epsilon": chosen["epsilon"]}
-    if (means is None) != (stds is None):
-        raise ScalerError("means and stds go together: pass both, or neither.")
-    if means is not None:
-        return Published.of(names, means, stds, dtype=chosen["dtype"], num_nodes=series.num_nodes)
+    series = train.series
     if statistics is None:
         return None
     if statistics == "series":
-        return Published.fit(series, names, dtype=chosen["dtype"], device=device, **how)
+        return Published.fit(series, names, dtype=dtype, device=device, **how)
     if statistics != "train":
         raise ScalerError(
             f"statistics must be 'train', 'series' (PGT's) or None (no scaling), got {statistics!r}."

@@ -129,7 +129,7 @@ def test_without_observed_values():
 
 
 def test_shapes_must_be_equal():
-    with pytest.raises(LoaderError, match="must be alike"):
+    with pytest.raises(LoaderError, match="must be equal"):
         ExactError().update(torch.zeros(4, 3, 2), torch.zeros(4, 3, 2, 1))
     with pytest.raises(LoaderError, match="'mean'"):
         ExactError("mean")

@@ -234,7 +234,7 @@ def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:
     [([1.0, 1.0, 1.0, 1.0], 1.0), ([1.0, 0.0, 0.0, 0.0], 4.0)]
     """
     if batch.step_weight is None:
-        raise LoaderError("this batch is not from a step of a loader, so its scale is unknown.")
+        raise LoaderError("this batch comes from no step of a loader, so its scale is unknown.")
     if world_size is None:
         known = distributed.is_available() and distributed.is_initialized()
         world_size = distributed.get_world_size() if known else 1

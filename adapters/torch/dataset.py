@@ -194,12 +194,18 @@ class _Reader:
         self.windows = windows
         self.axes = batch_axes(windows.recipe)
         graph = windows.windows.series.graph
-        self._static = not isinstance(graph, DynamicGraph)
-        self._graph = graph_of_tensors(graph) if not isinstance(graph, DynamicGraph) else None
+        self._dynamic = isinstance(graph, DynamicGraph)
+        self._graph = None if isinstance(graph, DynamicGraph) else graph_of_tensors(graph)
+
+    def _graph_at(self, starts: np.ndarray | None) -> Any:
+        """Return the static graph as tensors, converted once, or the edges of windows."""
+        if not self._dynamic or starts is None:
+            return self._graph
+        return graph_of_tensors(self.windows.windows.graph_at(starts))
 
     def read(self, positions: Sequence[int]) -> TorchBatch:
         """Gather some windows; in a worker the batch is moved to memory that the main process can map."""
-        batch = self.windows.read(np.asarray(positions, np.int64).reshape(-1), graph=not self._static)
+        batch = self.windows.read(np.asarray(positions, np.int64).reshape(-1), graph=False)
         recipe, count = self.windows.recipe, batch.num_windows
         if get_worker_info() is not None:
             # as torch's own collation allocates in a worker
@@ -212,21 +218,21 @@ class _Reader:
         facts: dict[str, Any] = {"weights": np.ones(count, np.float32)}
         if isinstance(positions, StepPositions):
             facts |= {name: value for name, value in positions.facts.items() if value is not None}
-        graph = self._graph if self._static else graph_of_tensors(batch.graph)
-        return TorchBatch.of(replace(batch, **facts), bfloat16=recipe.dtype == "bfloat16", graph=graph)
+        batch = replace(batch, **facts)
+        graph = self._graph_at(batch.starts)
+        return TorchBatch.of(batch, bfloat16=recipe.dtype == "bfloat16", graph=graph)
 
     def join(self, samples: Sequence[Sample]) -> TorchBatch:
         """Copy windows of several gathers together."""
-        windows, first = self.windows.windows, samples[0].batch
+        first = samples[0].batch
         arrays: dict[str, Any] = {}
         for name in [*first.arrays(), "weights"]:
             axis = self.axes[name]
             rows = [getattr(sample.batch, name).narrow(axis, sample.row, 1) for sample in samples]
             arrays[name] = torch.cat(rows, axis)
         starts = np.array([sample.batch.starts[sample.row] for sample in samples])  # type: ignore[index]
-        graph = self._graph if self._static else graph_of_tensors(windows.graph_at(starts))
-        entities = windows.series.entity_of(starts)
-        return replace(first, **arrays, starts=starts, entities=entities, graph=graph)
+        entities = self.windows.windows.series.entity_of(starts)
+        return replace(first, **arrays, starts=starts, entities=entities, graph=self._graph_at(starts))
 
 
 # -- order ------------------------------------------------------------------------------------------------------------

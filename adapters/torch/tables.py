@@ -189,15 +189,16 @@ class DeviceTables:
                 f"device_memory: {rows:,} rows take {format_bytes(self.nbytes)} as {recipe.dtype}, which {device} has "
                 "not free. Pass device_memory= a number of bytes that it has, or a narrower dtype such as 'bfloat16'."
             ) from error
-        self._statics = [
-            [
-                (static.places.tolist(), self._copied(static.values), self._copied(static.observed).bool())
-                for static in role.statics
-            ]
+        # values and masks of columns without time, and values of those that are delivered once
+        self._statics: list[dict[str, list[tuple[Any, torch.Tensor]]]] = [
+            {
+                "inputs": [(one.places.tolist(), self._copied(one.values)) for one in role.statics],
+                "input_mask": [
+                    (one.places.tolist(), self._copied(one.observed).bool()) for one in role.statics
+                ],
+                "shared": [(place, self._copied(value)) for place, value in role.shared_statics],
+            }
             for role in recipe.roles
-        ]
-        self._shared_statics = [
-            [(place, self._copied(value)) for place, value in role.shared_statics] for role in recipe.roles
         ]
 
     def _words(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -253,35 +254,32 @@ class DeviceTables:
         """
         found = {}
         for number, (role, own) in enumerate(zip(self._recipe.roles, places, strict=True)):
+            columns, statics = self._split.columns[number], self._statics[number]
             if role.num_features:
-                statics: list[Any] = [(columns, values) for columns, values, _ in self._statics[number]]
-                values = self._values(number, own, "inputs", statics, self._stored)
+                values = self._values(role, columns, own, "inputs", statics["inputs"])
                 found[role.name] = _laid_out(role, values).view(self._delivered)
             if role.num_features and role.has_mask:
-                statics = [(columns, seen) for columns, _, seen in self._statics[number]]
-                found[role.mask_name] = _laid_out(
-                    role, self._values(number, own, "input_mask", statics, torch.bool)
-                )
+                seen = self._values(role, columns, own, "input_mask", statics["input_mask"])
+                found[role.mask_name] = _laid_out(role, seen)
             if role.num_shared:
                 out = own.new_empty((*own.shape, role.num_shared), dtype=self._stored)
-                columns = self._split.columns[number]["shared"]
-                rows = self._picked("rows", "inputs", own, columns)
+                rows = self._picked("rows", "inputs", own, columns["shared"])
                 if rows is not None:
-                    out[..., list(columns.places)] = rows[..., 0, :]
-                for place, value in self._shared_statics[number]:
+                    out[..., list(columns["shared"].places)] = rows[..., 0, :]
+                for place, value in statics["shared"]:
                     out[..., place] = value
                 found[role.shared_name] = out.view(self._delivered)
         return found
 
     def _values(
-        self, number: int, own: torch.Tensor, kind: str, statics: Any, dtype: torch.dtype
+        self, role: Role, columns: dict[str, Columns], own: torch.Tensor, kind: str, statics: list[Any]
     ) -> torch.Tensor:
-        """Return values or masks of one role as (batch, step, node, feature)."""
-        role, columns = self._recipe.roles[number], self._split.columns[number]
+        """Return values ("inputs") or masks ("input_mask") of one role as (batch, step, node, feature)."""
         nodes = self._picked("nodes", kind, own, columns["nodes"])
         if nodes is not None and len(columns["nodes"].places) == role.num_features:
             return nodes
         # ones: nothing is missing where a table has no mask
+        dtype = self._stored if kind == "inputs" else torch.bool
         out = torch.ones((*own.shape, role.num_nodes, role.num_features), dtype=dtype, device=own.device)
         if nodes is not None:
             out[..., list(columns["nodes"].places)] = nodes

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from windowloader.adapters.pgt import FAMILIES
 from windowloader.adapters.numpy_loops import load_dataset
+from windowloader.adapters.pgt import FAMILIES
 from windowloader.errors import SourceFormatError
 from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.unpickle import load_plain

@@ -80,14 +80,11 @@ class Published:
             held = WindowPairs(single_rows(series, names), dtype=dtype).upload(device)
             mean = held.mean(dim=axes)
             return cls.of(names, mean, (held - mean).std(dim=axes) + epsilon, dtype=dtype)
-        nodes_first = per == "feature" and dtype == "float64"
-        layout = "nbtf" if nodes_first else "btnf"
-        with WindowReader(single_rows(series, names), dtype=dtype, layout=layout) as reader:
+        with WindowReader(single_rows(series, names), dtype=dtype) as reader:
             values = reader.read(np.arange(series.num_steps), graph=False).inputs
-        if nodes_first:
-            values = values.reshape(series.num_nodes, series.num_steps, len(names)).transpose(1, 0, 2)
-        else:
-            values = values.reshape(series.num_steps, series.num_nodes, len(names))
+        values = values.reshape(series.num_steps, series.num_nodes, len(names))
+        if per == "feature" and dtype == "float64":
+            values = np.ascontiguousarray(values.transpose(1, 0, 2)).transpose(1, 0, 2)
         mean = np.mean(values, axis=axes)
         if dtype == "float32":
             values -= mean

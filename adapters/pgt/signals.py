@@ -7,6 +7,7 @@ they are looked at, and which PGT's loops and ``temporal_signal_split`` accept a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -164,8 +165,8 @@ class WindowSignal:
         self.windows = pairs.windows
         self.snapshot_count = len(numbers)
         self.additional_feature_keys: list[str] = []
-        self.features = Snapshots(self._feature, numbers)
-        self.targets = Snapshots(self._target, numbers)
+        self.features = Snapshots(partial(self._array, side=0), numbers)
+        self.targets = Snapshots(partial(self._array, side=1), numbers)
         graph = self.windows.series.graph
         self._static: tuple[Any, Any] | None = None
         if isinstance(graph, DynamicGraph):
@@ -176,13 +177,9 @@ class WindowSignal:
             self.edge_weight = None if graph is None else graph.edge_weight
             self._static = _edge_tensors(self.edge_index, self.edge_weight)
 
-    def _feature(self, number: int) -> np.ndarray:
-        found: np.ndarray = self._pairs.read(np.array([number]))[0][0]
-        return found
-
-    def _target(self, number: int) -> np.ndarray | None:
-        targets = self._pairs.read(np.array([number]))[1]
-        return None if targets is None else targets[0]
+    def _array(self, number: int, side: Literal[0, 1]) -> np.ndarray | None:
+        array = self._pairs.read(np.array([number]))[side]
+        return None if array is None else array[0]
 
     def _own(self, number: int) -> WindowEdges:
         edges: WindowEdges = self.windows.graph_at(self.windows.starts([number]))

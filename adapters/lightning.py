@@ -1,13 +1,12 @@
 """PyTorch Lightning: loaders as a data module.
 
-In: a `TorchLoader` a stage. Out: `WindowDataModule`, which says loaders their epoch and keeps their place in
-Lightning's checkpoints: the step that was done, not the one that was fetched. Never replaces a sampler, and never asks
-a loader anything before Lightning's process group exists.
+In: a `TorchLoader` for each stage. Out: `WindowDataModule`, which sets the loaders' epoch and keeps their position in
+Lightning's checkpoints: that of the last step that was done, not of the last batch that was fetched. Replaces no
+sampler, and calls no loader before Lightning's process group exists.
 """
 
 from __future__ import annotations
 
-import operator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -39,20 +38,19 @@ STAGES = ("train", "val", "test", "predict")
 class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]  # Lightning is optional, so untyped
     """The loaders of a run, for ``Trainer.fit(model, datamodule=...)``.
 
-    The model stays as it is: batches are those of the loader, moved to the model's device. Windows are dealt to ranks
-    by the loaders, so Lightning has no sampler to replace. A checkpoint taken at any step, also by an exception in the
-    middle of one, goes on with the batch that was not done; on any number of devices if the loader was given
-    ``global_batch_size=``.
+    The model stays as it is: batches are those of the loader, moved to the model's device. The loaders assign windows
+    to ranks, so Lightning replaces no sampler. A checkpoint taken at any step, also by an exception within a step,
+    resumes with the batch that was not done; on any number of devices if the loader has ``global_batch_size=``.
 
     Parameters
     ----------
     train, val, test, predict : TorchLoader, or a list or dict of them, optional
-        By stage. A `WindowLoader` does too if its ``transform`` makes tensors.
+        By stage. A `WindowLoader` is accepted if its ``transform`` makes tensors.
 
     Raises
     ------
     LoaderError
-        For what is none, such as a ``DataLoader``, which Lightning takes by itself.
+        For anything else, such as a ``DataLoader``, which Lightning takes without a data module.
 
     Examples
     --------
@@ -79,13 +77,13 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
                 setattr(self, f"{stage}_dataloader", partial(self._bound, stage))
 
     def setup(self, stage: str) -> None:
-        """Say who deals windows to ranks, and see to it that a run which goes on does so at the right batch."""
+        """Log that no sampler is replaced, and register the callback that resumes at the right batch."""
         trainer: Any = self.trainer
         if trainer is None:
             return
         if trainer.world_size > 1:
             rank_zero_info(
-                f"windowloader deals windows to the {trainer.world_size} ranks; "
+                f"windowloader assigns windows to the {trainer.world_size} ranks; "
                 "use_distributed_sampler does not apply, no sampler is replaced."
             )
         train: list[WindowLoader] = []
@@ -93,15 +91,15 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
         if stage != "fit" or not train:
             return
         earlier = next((one for one in trainer.callbacks if isinstance(one, _Resume)), None)
-        if earlier is not None and earlier.of(train):
+        if earlier is not None and earlier.loaders == train:
             self._resume = earlier
-            earlier.go_on(trainer)
+            earlier.prepare(trainer)
             return
         if earlier is not None:
             trainer.callbacks.remove(earlier)
         if self._resume is not None:
             for loader in train:
-                loader._rewind()  # another trainer may have left it within the epoch
+                loader._rewind()  # another trainer may have left it within an epoch
         self._resume = _Resume(train)
         trainer.callbacks.append(self._resume)
 
@@ -124,25 +122,20 @@ class WindowDataModule(LightningDataModule):  # type: ignore[misc,unused-ignore]
 
 
 class _Resume(Callback):  # type: ignore[misc,unused-ignore]
-    """Makes a run go on at the batch that its training loaders' states name, in Lightning's counters, too.
+    """Resumes a run at the batch that the states of its training loaders name, and corrects Lightning's counters.
 
     Lightning counts an epoch as done when its loop ends, also where `max_steps`, `max_time` or `should_stop` ended it,
-    and then loads no loader's state; its counters cannot say that the next epoch was begun and has no batch yet.
+    and then loads no loader's state. Its counters cannot express that the next epoch has begun and has no batch yet.
     """
 
     def __init__(self, loaders: list[WindowLoader]) -> None:
-        self._loaders = loaders
+        self.loaders = loaders
         self.bound: list[_BoundLoader] = []  # the loaders as this fit's loop has them
-        self._placed: list[
-            WindowLoader
-        ] = []  # these stand where the loop goes on, whatever epoch it says first
-
-    def of(self, loaders: list[WindowLoader]) -> bool:
-        """Tell whether it is of these loaders."""
-        return len(self._loaders) == len(loaders) and all(map(operator.is_, self._loaders, loaders))
+        # at the batch where the loop resumes, whatever epoch it sets first
+        self._placed: list[WindowLoader] = []
 
     def stays(self, loader: WindowLoader) -> bool:
-        """Tell, once, whether a loader was placed where the run goes on."""
+        """Return, once, whether a loader was placed at the batch where the run resumes."""
         if loader not in self._placed:
             return False
         self._placed.remove(loader)
@@ -154,8 +147,8 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
             loops = checkpoint["loops"]["fit_loop"]
             self._place(loops, loops["state_dict"].pop("combined_loader", []))
 
-    def go_on(self, trainer: Any) -> None:
-        """Prepare another ``fit`` of the same trainer, which goes on where the last one ended."""
+    def prepare(self, trainer: Any) -> None:
+        """Prepare another ``fit`` of the same trainer, which resumes where the last one ended."""
         loop = trainer.fit_loop
         if self.bound and loop.epoch_progress.current.started and not trainer.overfit_batches:
             loops = loop.state_dict()
@@ -165,10 +158,10 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
     def _place(self, loops: dict[str, Any], states: list[Mapping[str, Any]]) -> None:
         if not states:
             return
-        if len(states) != len(self._loaders):
+        if len(states) != len(self.loaders):
             raise StateError(
-                f"the checkpoint has states of {len(states)} training loaders, and there are {len(self._loaders)} "
-                "here. Give the module the loaders that the checkpoint was written with."
+                f"the checkpoint has states of {len(states)} training loaders, and there are {len(self.loaders)} "
+                "here. Pass the loaders that the checkpoint was written with."
             )
         longest = min(states, key=lambda state: int(state["epoch"]))  # a shorter one may be in its next round
         epoch, step = int(longest["epoch"]), int(longest["step"])
@@ -177,7 +170,7 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
         if step and batches["is_last_batch"] and all_done:
             epoch, step = epoch + 1, 0
         _count(loops, epoch, within=step > 0)
-        for loader, state in zip(self._loaders, states, strict=True):
+        for loader, state in zip(self.loaders, states, strict=True):
             loader.load_state_dict(state)
             if step:
                 _check_length(loader, state)
@@ -185,17 +178,17 @@ class _Resume(Callback):  # type: ignore[misc,unused-ignore]
                 loader._rewind(loaded=True)
             else:
                 loader.set_epoch(epoch)
-        self._placed = list(self._loaders)
+        self._placed = list(self.loaders)
 
 
 def _count(loops: dict[str, Any], epoch: int, *, within: bool) -> None:
-    """Correct the counters of a fit loop: so many epochs are done, and the next is begun or not."""
+    """Set the counters of a fit loop: number of epochs done, and whether the next has begun."""
     begun = epoch + within
     for counted in ("total", "current"):
         loops["epoch_progress"][counted].update(ready=begun, started=begun, processed=epoch, completed=epoch)
     batches = loops["epoch_loop.batch_progress"]
     total, current = batches["total"], batches["current"]
-    if within:  # what an earlier interruption left in the totals would hide where this one was
+    if within:  # totals left by an earlier interruption would hide the position of this one
         before = total["completed"] - current["completed"]
         total.update({name: before + count for name, count in current.items()})
         return
@@ -207,21 +200,21 @@ def _count(loops: dict[str, Any], epoch: int, *, within: bool) -> None:
 
 
 def _check_length(loader: WindowLoader, state: Mapping[str, Any]) -> None:
-    """Refuse an epoch that comes to another number of steps than Lightning counts for all epochs."""
+    """Raise StateError for an epoch with another number of steps than Lightning counts for all epochs."""
     total = int(state["step"]) + loader.steps_left
     if total != len(loader) and loader.steps_left:
         raise StateError(
             f"the checkpoint is from step {state['step']} at a global batch of {state['global_batch']}; "
-            f"with the batch here that epoch would come to {total} steps, but Lightning has counted "
+            f"with the batch here that epoch would have {total} steps, but Lightning has counted "
             f"{len(loader)} and would end it there. Pass global_batch_size={state['global_batch']} (with "
             "any number of devices), or resume from the end of an epoch."
         )
 
 
 class _BoundLoader:
-    """A loader as Lightning's loops see it, and the sampler to which they say the epoch.
+    """A loader as Lightning's loops see it, and the sampler whose epoch they set.
 
-    ``resume`` is None but for training.
+    ``resume`` is None except for training.
     """
 
     batch_sampler = None
@@ -230,9 +223,8 @@ class _BoundLoader:
         self._trainer = trainer
         self._resume = resume
         self._loader = loader
-        self._begun: tuple[int, int] | None = (
-            None  # the loader's epoch, and its step less what Lightning had done
-        )
+        # the loader's epoch, and its step less the steps that Lightning had done
+        self._begun: tuple[int, int] | None = None
         if resume is not None:
             resume.bound.append(self)
 
@@ -240,7 +232,7 @@ class _BoundLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin at the first ``next``: Lightning makes iterators before it says the epoch, some only to look."""
+        """Begin at the first ``next``: Lightning makes iterators before it sets the epoch, and some it never uses."""
         if self._resume is not None:
             state = self._loader.state_dict()
             self._begun = int(state["epoch"]), int(state["step"]) - self._done()
@@ -259,11 +251,11 @@ class _BoundLoader:
 
     @property
     def sampler(self) -> _BoundLoader:
-        """Lightning says the epoch to this."""
+        """Lightning sets the epoch of this."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, or stay where the run goes on."""
+        """Go to the beginning of an epoch, or stay where the run resumes."""
         begun, self._begun = self._begun, None
         if self._resume is not None and self._resume.stays(self._loader):
             return
@@ -273,22 +265,22 @@ class _BoundLoader:
             self._loader._rewind()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the last step that was done: one fetched when an exception came is asked for again."""
+        """State of the last step that was done: a batch fetched before an exception is fetched again."""
         state = self._loader.state_dict()
         if self._begun is None or self._begun[0] != state["epoch"]:
             return state
         return self._loader.state_dict(step=self._begun[1] + self._done())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on; Lightning calls this where `_Resume` has not."""
+        """Resume; Lightning calls this where `_Resume` has not."""
         self._loader.load_state_dict(state)
         _check_length(self._loader, state)
 
 
 class _Opaque:
-    """A batch that is no dataclass: Lightning copies dataclasses field by field and refuses frozen ones.
+    """Hides that a batch is a dataclass: Lightning copies dataclasses field by field and refuses frozen ones.
 
-    Its `to`, which Lightning calls next, gives the batch itself.
+    Its `to`, which Lightning calls next, returns the batch itself.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -319,8 +311,8 @@ def _each(loaders: Any, function: Callable[[Any], Any]) -> Any:
 def _check(stage: str, loader: object) -> None:
     if not isinstance(loader, WindowLoader):
         raise LoaderError(
-            f"{stage}={type(loader).__name__} is no WindowLoader. Pass a TorchLoader; or give Trainer the "
-            f"{type(loader).__name__} by itself, in place of this module."
+            f"{stage}={type(loader).__name__} is no WindowLoader. Pass a TorchLoader, or pass the "
+            f"{type(loader).__name__} to Trainer without this module."
         )
     if not isinstance(loader, TorchLoader) and loader.transform is None:
         raise LoaderError(

@@ -1,9 +1,9 @@
 """PyTorch: batches as tensors on any device, and windows as a map-style data set.
 
-In: what `WindowLoader` takes, and a device. Out: `TorchLoader`, an iterable of batches whose arrays are tensors over
-the same memory (no copy), or copies on the device, made ahead. It binds: what a batch is, and its order, comes from
-the core. Everything else for torch is found here, too: `WindowDataset` and `WindowSampler` for
-`torch.utils.data.DataLoader`, `ExactError` and `ddp_scale` for runs of several ranks.
+In: the arguments of `WindowLoader`, and a device. Out: `TorchLoader`, an iterable of batches whose arrays are tensors
+over the same memory (no copy), or prefetched copies on the device. What a batch is, and its order, comes from the core.
+Also here: `WindowDataset` and `WindowSampler` for `torch.utils.data.DataLoader`, `ExactError` and `ddp_scale` for runs
+of several ranks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import MissingExtraError
 
 try:
-    import torch  # noqa: TC002  # not for typing: without it the message below is what helps
+    import torch  # noqa: TC002  # not for typing: without it the message below says what to install
 except ModuleNotFoundError as error:
     raise MissingExtraError(
         "windowloader.adapters.pytorch needs torch, which is not installed: pip install 'windowloader[torch]'"
     ) from error
 
-from windowloader.adapters.torch_batch import TorchBatch, TorchGraph
-from windowloader.adapters.torch_dataset import WindowDataset
-from windowloader.adapters.torch_device import Destination, DeviceReport
-from windowloader.adapters.torch_errors import ExactError, ddp_scale
-from windowloader.adapters.torch_sampler import WindowSampler
+from windowloader.adapters.torch.batch import TorchBatch, TorchGraph
+from windowloader.adapters.torch.dataset import WindowDataset, WindowSampler
+from windowloader.adapters.torch.device import Destination, DeviceReport
+from windowloader.adapters.torch.exact_error import ExactError, ddp_scale
 from windowloader.loader.loader import WindowLoader
 
 if TYPE_CHECKING:
@@ -59,12 +58,12 @@ class TorchLoader(WindowLoader):
         Where batches are delivered; "cuda" is resolved to an index in the thread that iterates first. None: host
         memory. ``starts`` and ``entities`` stay on the host.
     pin_memory : bool, optional
-        Make batches in pinned memory. None: where the device is a CUDA one. True where there is no CUDA device warns
-        and makes them in plain memory, as ``DataLoader`` does.
+        Make batches in pinned memory. None: where the device is a CUDA one. True without a CUDA device warns and uses
+        plain memory, as ``DataLoader`` does.
     device_memory : str or int, optional
-        Let the rows that the windows read live on the device, scaled and cast: a number of bytes they may take, or
-        "all". Where they need more, as many as fit are kept there for a while, if the order is by blocks or in time
-        order; in any other one batches are gathered on the host, with a warning. Batches are the same to the bit.
+        Keep the rows that the windows read on the device, scaled and cast: a number of bytes they may take, or "all".
+        Where they need more, as many as fit are kept for a while, if the order is by blocks or in time order; in any
+        other order batches are gathered on the host, with a warning. Batches are the same to the bit.
     **options
         Those of `WindowLoader`. ``dtype`` may also be "bfloat16" or a ``torch.dtype``; ``transform`` comes last, after
         the copy to the device.
@@ -72,7 +71,7 @@ class TorchLoader(WindowLoader):
     Raises
     ------
     LoaderError
-        For a device that this torch cannot have, and as `WindowLoader` does.
+        For a device that this torch cannot use, and as `WindowLoader` does.
 
     Examples
     --------
@@ -95,21 +94,18 @@ class TorchLoader(WindowLoader):
         **options: Unpack[LoaderOptions],
     ) -> None:
         self._destination: Destination | None = None
-        self._asked = (device, pin_memory, device_memory)
+        self._asked: dict[str, Any] = {
+            "device": device,
+            "pin_memory": pin_memory,
+            "device_memory": device_memory,
+        }
         super().__init__(windows, **options)
         self._to()
 
     def _to(self) -> Destination:
-        """Where batches go; also asked for while the core's part is built, if ranks are given."""
+        """Return where batches go; the core's constructor already asks for it if ranks are given."""
         if self._destination is None:
-            device, pin_memory, device_memory = self._asked
-            self._destination = Destination(
-                device,
-                pin_memory=pin_memory,
-                device_memory=device_memory,
-                windows=self._windows,
-                recipe=self._recipe,
-            )
+            self._destination = Destination(windows=self._windows, recipe=self._recipe, **self._asked)
         return self._destination
 
     def _buffers(self, nbytes: int) -> Buffers:
@@ -124,21 +120,16 @@ class TorchLoader(WindowLoader):
 
     def __iter__(self) -> Iteration:
         self._bind()
-        self._to().load()  # in the thread of the loop, whose device is the one that is meant
+        self._to().load()  # in the loop's thread, whose current device is the one that is meant
         return super().__iter__()
 
     def device_report(self) -> DeviceReport:
-        """Say where rows live, and how many bytes went to the device so far.
-
-        Returns
-        -------
-        DeviceReport
-        """
+        """Return where rows live, and how many bytes went to the device so far."""
         self._bind()
         return self._to().report()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_destination": None}  # of this process alone
-
     def _deliver(self, batch: Any) -> Any:
-        return super()._deliver(self._to().copies.finish(batch))
+        return super()._deliver(self._to().finish(batch))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_destination": None}  # belongs to this process

@@ -1,7 +1,7 @@
-"""Exact errors as metrics of torchmetrics, for Lightning and whoever logs metrics.
+"""Exact errors as metrics of torchmetrics, for Lightning and other loggers.
 
-In: what `ExactError` takes. Out: `torchmetrics.Metric` of the same numbers. Needs torchmetrics; the rest of the torch
-adapter does not.
+In: the arguments of `ExactError`. Out: a `torchmetrics.Metric` of the same values. Needs torchmetrics, which the rest
+of the torch adapter does not.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from torchmetrics import Metric
 
-from windowloader.adapters.torch_errors import ExactError
+from windowloader.adapters.torch.exact_error import ExactError
 
 __all__ = ["ExactMAE", "ExactMAPE", "ExactMSE", "ExactMetric", "ExactRMSE"]
 
 
 class ExactMetric(Metric):
-    """A mean error, to the bit the same on any number of ranks.
+    """A mean error with the same bits on any number of ranks.
 
     Parameters
     ----------
     kind : {"mae", "mse", "rmse", "mape"}
     layout : str
-        Axes of what is compared.
+        Axes of predictions and targets.
     by_step : bool
         Compute a number for each horizon step instead of one.
     **options
@@ -32,7 +32,7 @@ class ExactMetric(Metric):
     Raises
     ------
     LoaderError
-        For a kind or layout that is none.
+        For an unknown kind or layout.
 
     Examples
     --------
@@ -45,9 +45,8 @@ class ExactMetric(Metric):
     full_state_update = False
     higher_is_better = False
     is_differentiable = False
-    sums: list[
-        torch.Tensor
-    ]  # states of `ExactError`, end to end: of one rank, or after a synchronisation of all
+    # states of `ExactError`, concatenated: of one rank, or after a synchronisation of all
+    sums: list[torch.Tensor]
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class ExactMetric(Metric):
         super().__init__(**options)
         self._kind: Literal["mae", "mse", "rmse", "mape"] = kind
         self._layout, self._by_step = layout, by_step
-        ExactError(kind, layout=layout)  # refuses what cannot be, now
+        ExactError(kind, layout=layout)  # checks the arguments
         self.add_state("sums", default=[], dist_reduce_fx="cat")
 
     def update(
@@ -71,7 +70,7 @@ class ExactMetric(Metric):
         Parameters
         ----------
         prediction, target : Tensor, axes as ``layout`` says
-            In the units that the error is to have.
+            In the units of the error.
         mask : Tensor of bool, optional
             ``batch.target_mask``: False where a target is missing.
         weights : Tensor, shape (batch,), optional

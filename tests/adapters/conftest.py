@@ -1,4 +1,4 @@
-"""What tests of adapters share: other people's packages, where they are installed."""
+"""Fixtures of the adapters' tests: other packages, where they are installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pyg():
 
 @pytest.fixture(scope="session")
 def pgt_package(pyg):
-    """PGT's loaders and signals; what their import wants and nothing here needs is stood in for."""
+    """PGT's loaders and signals; packages that only their import needs are replaced by stand-ins."""
     stand_ins = {}
     for name, member in (("torch_sparse", "SparseTensor"), ("dask", "array"), ("dask.array", "Array")):
         try:

@@ -42,7 +42,7 @@ def test_prepare_wraps_the_model_and_leaves_the_loader(windows):
     assert len(seen) == len(loader) == 10
 
 
-def test_a_registered_loader_goes_on_from_the_checkpoint(windows, tmp_path):
+def test_a_registered_loader_resumes_from_the_checkpoint(windows, tmp_path):
     accelerator = Accelerator(cpu=True)
     loader = loader_of(windows)
     whole = [batch.starts.tolist() for batch in loader_of(windows)]

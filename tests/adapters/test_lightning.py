@@ -1,4 +1,4 @@
-"""Lightning: epochs, checkpoints in the middle of one, and what a trainer does besides."""
+"""Lightning: epochs, checkpoints within an epoch, and other features of the trainer."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_epochs_are_those_of_an_ordinary_loop(fit, parts, tmp_path):
     assert model.validated == in_order * 3
 
 
-def test_sanity_checks_and_validation_within_an_epoch_shift_nothing(fit, parts, tmp_path):
+def test_sanity_checks_and_validation_within_an_epoch_do_not_shift_batches(fit, parts, tmp_path):
     train, val = train_loader(parts), val_loader(parts)
     model = fit(
         trainer(tmp_path, num_sanity_val_steps=2, val_check_interval=4, max_epochs=2), Model(), train, val
@@ -151,7 +151,7 @@ def test_limits_and_accumulation(fit, parts, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 8, 9, 10, 13, 18])
-def test_a_run_resumed_from_any_step_is_the_uninterrupted_one(fit, parts, tmp_path, stop):
+def test_a_run_resumed_from_any_step_equals_the_uninterrupted_one(fit, parts, tmp_path, stop):
     saving = ModelCheckpoint(tmp_path, every_n_train_steps=stop, save_top_k=-1, filename="{step}")
     whole = fit(trainer(tmp_path, callbacks=[saving]), Model(), train_loader(parts), val_loader(parts))
     resumed = fit(
@@ -168,7 +168,7 @@ def test_a_run_resumed_from_any_step_is_the_uninterrupted_one(fit, parts, tmp_pa
 
 
 @pytest.mark.parametrize("options", [{}, {"save_on_train_epoch_end": True}], ids=["validation", "epoch"])
-def test_a_run_resumed_from_the_end_of_an_epoch_goes_on_with_the_next(fit, parts, tmp_path, options):
+def test_a_run_resumed_from_the_end_of_an_epoch_continues_with_the_next(fit, parts, tmp_path, options):
     saving = ModelCheckpoint(tmp_path, every_n_epochs=1, save_top_k=-1, filename="{epoch}", **options)
     fit(trainer(tmp_path, callbacks=[saving]), Model(), train_loader(parts), val_loader(parts))
     resumed = fit(
@@ -182,7 +182,7 @@ def test_a_run_resumed_from_the_end_of_an_epoch_goes_on_with_the_next(fit, parts
     assert resumed.seen == expected(parts, 4)[18:]
 
 
-def test_validation_within_an_epoch_may_be_where_the_checkpoint_was(fit, parts, tmp_path):
+def test_resuming_from_a_checkpoint_at_validation_within_an_epoch(fit, parts, tmp_path):
     saving = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", save_on_train_epoch_end=False)
     options = {"val_check_interval": 4, "accumulate_grad_batches": 2}
     fit(trainer(tmp_path, callbacks=[saving], **options), Model(), train_loader(parts), val_loader(parts))
@@ -200,7 +200,7 @@ def test_validation_within_an_epoch_may_be_where_the_checkpoint_was(fit, parts, 
         assert model.seen == expected(parts)[stop:], path.name
 
 
-def test_after_an_exception_in_a_step_the_module_goes_on_with_that_step(parts, tmp_path):
+def test_after_an_exception_in_a_step_the_module_resumes_at_that_step(parts, tmp_path):
     module = WindowDataModule(train=train_loader(parts))
     keeping = OnExceptionCheckpoint(tmp_path, filename="broken")
     with pytest.raises(RuntimeError, match="pulled the plug"):
@@ -211,7 +211,7 @@ def test_after_an_exception_in_a_step_the_module_goes_on_with_that_step(parts, t
     assert model.seen == expected(parts)[13:]
 
 
-def test_loaders_by_themselves_lose_no_more_than_the_batch_in_hand(parts, tmp_path):
+def test_loaders_without_the_module_lose_at_most_the_current_batch(parts, tmp_path):
     """What the module is for: Lightning asks a loader what it gave, not what was done with it."""
     keeping = OnExceptionCheckpoint(tmp_path, filename="broken")
     with pytest.raises(RuntimeError, match="pulled the plug"):
@@ -276,7 +276,7 @@ def test_several_loaders_of_a_stage(parts, tmp_path):
         assert resumed.seen == whole.seen[step:], step
 
 
-def test_another_global_batch_within_an_epoch_is_refused_and_at_its_end_taken(parts, tmp_path):
+def test_another_global_batch_is_refused_within_an_epoch_and_accepted_at_its_end(parts, tmp_path):
     saving = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}")
     trainer(tmp_path, callbacks=[saving]).fit(Model(), datamodule=WindowDataModule(train=train_loader(parts)))
 
@@ -292,15 +292,15 @@ def test_another_global_batch_within_an_epoch_is_refused_and_at_its_end_taken(pa
 
     assert len(train_loader(parts, batch_size=30)) == 3
     with pytest.raises(
-        StateError, match="would come to 7 steps, but Lightning has counted 3 .*global_batch_size=10 "
+        StateError, match="would have 7 steps, but Lightning has counted 3 .*global_batch_size=10 "
     ):
         resume(6)
     assert resume(9) == expected(parts, batch_size=30)[3:]
 
 
-def test_what_is_no_loader_for_lightning_is_refused(parts):
+def test_other_objects_than_loaders_are_refused(parts):
     with pytest.raises(
-        LoaderError, match="train=DataLoader is no WindowLoader.*Trainer the DataLoader by itself"
+        LoaderError, match="train=DataLoader is no WindowLoader.*DataLoader to Trainer without"
     ):
         WindowDataModule(train=torch.utils.data.DataLoader(torch.zeros(3)))
     with pytest.raises(LoaderError, match="val= is a WindowLoader, whose batches are NumPy.*TorchLoader"):
@@ -317,7 +317,7 @@ def test_an_exact_mean_needs_its_batch_size(parts, tmp_path):
         trainer(tmp_path).validate(Careless(), datamodule=WindowDataModule(val=val_loader(parts)))
 
 
-def test_a_module_travels_and_asks_nothing_before_it_is_used(parts, monkeypatch):
+def test_a_module_pickles_and_calls_no_loader_before_it_is_used(parts, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # a child of Lightning before its group exists
     module = WindowDataModule(train=train_loader(parts), val=[val_loader(parts)])
     copy = pickle.loads(pickle.dumps(module))

@@ -1,4 +1,4 @@
-"""Each row of the how-to on DCRNN's files against that script's own arithmetic, written anew over whole arrays.
+"""Each row of the how-to on DCRNN's files compared with that script's arithmetic, reimplemented over whole arrays.
 
 What the scripts do was read in their repositories: liyaguang/DCRNN (``scripts/generate_training_data.py``,
 ``model/dcrnn_supervisor.py``, ``lib/utils.py``), nnzhan/Graph-WaveNet and nnzhan/MTGNN (``util.py``), liuxu77/LargeST
@@ -48,7 +48,7 @@ def series(frame):
 
 
 class Arrays:
-    """Batches of arrays in hand; `pad` repeats the last pair up to whole batches, else a short batch is left out."""
+    """Batches of arrays; `pad` repeats the last pair up to a full batch, otherwise a short batch is dropped."""
 
     def __init__(self, x, y, *, pad):
         numbers = np.arange(len(x) + (-len(x) % SIZE if pad else 0)).clip(max=len(x) - 1)
@@ -155,7 +155,7 @@ SCRIPTS = {
 
 
 def epoch(script, loader, *, train):
-    """Walk through a loader as the script does; tensors as it feeds them to its model."""
+    """Iterate over a loader as the script does; return tensors as it feeds them to its model."""
     if script == "AGCRN":
         return [(x, y) for x, y in loader]
     if train and script != "DCRNN":
@@ -271,7 +271,7 @@ def test_a_folder_of_dcrnns_files_is_read_as_each_script_reads_it(frame, tmp_pat
         load_dataset(tmp_path, SIZE, client="largest")
 
 
-def test_what_is_said_goes_before_the_scripts_own(frame, series):
+def test_arguments_override_those_of_the_script(frame, series):
     plain = load_dataset(
         series,
         32,
@@ -313,7 +313,7 @@ def test_what_is_said_goes_before_the_scripts_own(frame, series):
         ({"client": "agcrn", "batch_size": 400}, "380 windows give no batch of 400"),
     ],
 )
-def test_what_no_script_can_is_refused(series, arguments, words):
+def test_arguments_that_no_script_supports_are_refused(series, arguments, words):
     with pytest.raises(LoaderError, match=words):
         load_dataset(series, **{"batch_size": SIZE, **arguments})
 

@@ -1,4 +1,4 @@
-"""The literature's loaders: counts, order, padding and numbers as their sources define them."""
+"""The literature's loaders: counts, order, padding and values as their sources define them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_counts_padding_and_scaler_on_the_metr_la_week(series):
 
 @pytest.mark.parametrize("tail", ["pad", "keep", "drop"])
 @pytest.mark.parametrize("scale_targets", [False, True])
-def test_an_epoch_is_the_literatures_in_order(series, literature, tail, scale_targets):
+def test_an_epoch_equals_the_literatures_in_order(series, literature, tail, scale_targets):
     found = load_dataset(series, 64, 50, 400 if tail != "drop" else 100, tail, scale_targets=scale_targets)
     scaler = found["scaler"]
     for part, batch_size in zip(PARTS, (64, 50, 400 if tail != "drop" else 100), strict=True):
@@ -78,7 +78,7 @@ def test_an_epoch_is_the_literatures_in_order(series, literature, tail, scale_ta
             np.testing.assert_array_equal(y, raw_y.astype(np.float32))
 
 
-def test_shuffles_follow_numpys_global_generator_repeated_samples_among_them(series, literature):
+def test_shuffles_use_numpys_global_generator_and_include_repeated_samples(series, literature):
     loader = load_dataset(series, 64)["train_loader"]
     index = np.concatenate([np.arange(1395), np.full(13, 1394)])
     np.random.seed(7)  # noqa: NPY002 - as the literature's scripts do
@@ -96,7 +96,7 @@ def test_shuffles_follow_numpys_global_generator_repeated_samples_among_them(ser
     np.testing.assert_array_equal(other.ys[5], literature["train"][1][index[5]].astype(np.float32))
 
 
-def test_a_dropped_tail_changes_with_the_shuffle_as_in_largest(series):
+def test_a_dropped_tail_changes_with_the_shuffle(series):
     loader = load_dataset(series, 64, tail="drop", rng=np.random.default_rng(0))["train_loader"]
     assert (loader.size, loader.num_batch) == (1395, 21)
     seen = set()
@@ -106,7 +106,7 @@ def test_a_dropped_tail_changes_with_the_shuffle_as_in_largest(series):
     assert len(seen) == 1395
 
 
-def test_tails_by_part_as_in_agcrn(series):
+def test_tails_by_part(series):
     found = load_dataset(series, 64, tail={"train": "drop", "val": "drop", "test": "keep"})
     assert [found[f"{part}_loader"].num_batch for part in PARTS] == [21, 3, 7]
     assert len(list(found["test_loader"].get_iterator())[-1][0]) == 399 - 6 * 64
@@ -132,7 +132,7 @@ def test_samples_are_indexed_as_the_array_would_be(series, literature):
     assert "shape (399, 12, 207, 2)" in repr(y)
 
 
-def test_torch_reads_samples_at_once(series, literature):
+def test_torch_makes_a_tensor_of_samples(series, literature):
     torch = pytest.importorskip("torch")
     found = load_dataset(series, 64)
     real = torch.Tensor(found["y_val"])
@@ -142,7 +142,7 @@ def test_torch_reads_samples_at_once(series, literature):
     assert torch.equal(scaler.inverse_transform(prediction), prediction * scaler.std + scaler.mean)
 
 
-def test_two_iterators_at_once_do_not_disturb_each_other(series):
+def test_two_iterators_at_once_are_independent(series):
     loader = load_dataset(series, 500)["train_loader"]
     first = loader.get_iterator()
     next(first)
@@ -209,8 +209,8 @@ def test_folders_that_are_not_whole_are_refused(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 64, "tail": "fill"}, "tail='fill'"),
+        ({"batch_size": 0}, "integer >= 1, got 0"),
+        ({"batch_size": 64, "tail": "fill"}, "got 'fill'"),
         ({"batch_size": 64, "tail": {"train": "pad"}}, "one entry each"),
         ({"batch_size": 300, "tail": "drop"}, "199 windows give no batch of 300"),
     ],
@@ -220,7 +220,7 @@ def test_wrong_arguments_are_refused(series, arguments, words):
         load_dataset(series, **arguments)
 
 
-def test_any_source_of_pairs_will_do():
+def test_a_loader_of_custom_pairs():
     class Pairs:
         shapes, dtype = ((1,), (1,)), np.dtype(float)
 

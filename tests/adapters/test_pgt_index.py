@@ -1,4 +1,4 @@
-"""PGT's index datasets: the same batches as PGT's own loaders give, without their copies."""
+"""PGT's index datasets compared with the batches of PGT's own loaders."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_metr_la_to_the_bit(metr_la, series, shuffle):
         assert torch.equal(mine, other)
 
 
-def test_two_epochs_of_a_shuffled_loader_go_on_as_theirs(metr_la, series):
+def test_two_epochs_of_a_shuffled_loader_equal_theirs(metr_la, series):
     theirs = metr_la.get_index_dataset(shuffle=True, batch_size=512)[0]
     ours = get_index_dataset(series, shuffle=True, batch_size=512, statistics="series")[0]
     torch.manual_seed(3)
@@ -95,7 +95,7 @@ def test_two_epochs_of_a_shuffled_loader_go_on_as_theirs(metr_la, series):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_ranks_draw_as_theirs(metr_la, series, shuffle):
+def test_ranks_draw_the_same_windows(metr_la, series, shuffle):
     for rank in range(3):
         theirs = metr_la.get_index_dataset(shuffle=shuffle, world_size=3, ddp_rank=rank, batch_size=128)
         ours = get_index_dataset(
@@ -144,7 +144,7 @@ def test_chickenpox_as_it_is(pgt, pgt_package, data):
     assert ours[6].tolist() == [1.0]
 
 
-# -- what is better than PGT's, and said so ---------------------------------------------------------------------------
+# -- differences from PGT ---------------------------------------------------------------------------------------------
 
 
 def test_the_default_sees_no_row_of_the_test_part(week):
@@ -189,7 +189,7 @@ def test_parts_that_share_no_target(week):
     assert train.dataset.indices[-1] + 24 <= val.dataset.indices[0] + 12
 
 
-def test_known_statistics_are_used_as_they_are(week):
+def test_known_statistics_are_used(week):
     means, stds = torch.tensor([50.0, 0.5]), np.array([10.0, 0.25])
     train, *_, back, _ = get_index_dataset(wl.Series(week), means=means, stds=stds)
     x, _ = next(iter(train))
@@ -234,7 +234,7 @@ def test_the_dataset_is_a_dataset(week):
     assert data.horizon == 12
     with pytest.raises(IndexError):
         data[1395]
-    plain = torch.utils.data.DataLoader(data, batch_size=50)  # torch's own collate stacks window by window
+    plain = torch.utils.data.DataLoader(data, batch_size=50)  # torch's own collation stacks window by window
     assert_same_batches(plain, train)
     part = torch.utils.data.DataLoader(torch.utils.data.Subset(data, [3, 1]), batch_size=2)
     assert torch.equal(next(iter(part))[0][1], data[1][0])
@@ -242,7 +242,7 @@ def test_the_dataset_is_a_dataset(week):
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.campaign)])
-def test_workers_give_the_same(week, context):
+def test_workers_deliver_the_same_batches(week, context):
     series = wl.Series(week[:200, :5])
     plain, *_ = get_index_dataset(series, statistics="series", batch_size=32)
     copy = pickle.loads(pickle.dumps(plain.dataset))
@@ -261,8 +261,8 @@ def test_workers_of_a_streamed_series_are_not_forked(week, tmp_path):
     assert_same_batches(workers, plain)
 
 
-def test_a_device_holds_the_series(week):
-    """What runs on a GPU with allGPU=0, here on the CPU: PGT's GPU statistics divide by n - 1."""
+def test_a_series_on_a_device(week):
+    """The code of allGPU=0, run on the CPU: PGT's GPU statistics divide by n - 1."""
     series = wl.Series(week, features=["speed", "time"])
     ours = get_index_dataset(series, allGPU="cpu", statistics="series", targets=["speed"])
     values = torch.tensor(week, dtype=torch.float32)
@@ -290,8 +290,8 @@ def test_a_path_is_opened(tmp_path, week):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"world_size": 2}, RankError, "both are given"),
-        ({"world_size": 2, "ddp_rank": 2}, RankError, "outside"),
+        ({"world_size": 2}, RankError, "otherwise neither"),
+        ({"world_size": 2, "ddp_rank": 2}, RankError, "counts from 0"),
         ({"statistics": "test"}, ScalerError, "'train', 'series'"),
         ({"means": [1.0]}, ScalerError, "go together"),
         ({"means": [1.0, 2.0, 3.0], "stds": [1.0, 2.0, 3.0]}, ScalerError, "shape"),
@@ -306,7 +306,7 @@ def test_a_path_is_opened(tmp_path, week):
     ],
 )
 @pytest.mark.filterwarnings("ignore::windowloader.adapters.pgt.PGTWarning")
-def test_wrong_use_says_so(week, options, error, match):
+def test_wrong_arguments_are_refused(week, options, error, match):
     with pytest.raises(error, match=match):
         get_index_dataset(wl.Series(week[:124]), **options)
 

@@ -1,4 +1,4 @@
-"""PyG's Batch from batches of windows: as PyG's own collation gives it."""
+"""PyG's Batch from batches of windows, compared with PyG's own collation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def assert_equal(ours, theirs):
 
 
 def collated(pyg, batch, edges):
-    """What PyG makes of one Data a window."""
+    """Collate one Data per window by PyG."""
     data = [
         pyg.Data(
             x=torch.from_numpy(x), y=torch.from_numpy(y), edge_index=torch.as_tensor(index),
@@ -96,7 +96,7 @@ def test_the_transform_of_a_loader(pyg, values, steps):
         assert_equal(found[1], collated(pyg, batch, [steps[3]] * 10))
 
 
-def test_no_graph_says_so(pyg, values):
+def test_a_batch_without_a_graph_is_refused(pyg, values):
     batch = wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=4, horizon=1)).read([0], layout="bntf")
     with pytest.raises(GraphError, match="graph="):
         to_pyg(batch)

@@ -1,4 +1,4 @@
-"""An ordinary training loop over PGT's loaders and over ours: the same digits, loss by loss."""
+"""A training loop over PGT's loaders and over these has the same losses to the bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def their_loader(pgt_package, data, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums in one order, and no threads that wait for each other on a busy machine."""
+    """Sum in one order, without threads that wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,14 +43,17 @@ class DiffusionGRU(torch.nn.Module):
     def __init__(self, edges, weights, nodes, width=4):
         super().__init__()
         matrix = torch.zeros(nodes, nodes).index_put((edges[0], edges[1]), weights, accumulate=True)
-        walks = [matrix, matrix.T]
-        self.walks = [torch.eye(nodes), *(walk / walk.sum(1, keepdim=True).clamp(min=1e-9) for walk in walks)]
+        transitions = [matrix, matrix.T]
+        self.transitions = [
+            torch.eye(nodes),
+            *(one / one.sum(1, keepdim=True).clamp(min=1e-9) for one in transitions),
+        ]
         self.gates = torch.nn.Linear(3 * (2 + width), 2 * width)
         self.candidate = torch.nn.Linear(3 * (2 + width), width)
         self.out = torch.nn.Linear(width, 12)
 
     def mixed(self, values):
-        return torch.cat([walk @ values for walk in self.walks], dim=-1)
+        return torch.cat([one @ values for one in self.transitions], dim=-1)
 
     def forward(self, x):
         state = torch.zeros(*x.shape[:1], x.shape[2], self.out.in_features)
@@ -62,7 +65,7 @@ class DiffusionGRU(torch.nn.Module):
 
 
 def train(loaders, epochs, steps):
-    """Losses of an ordinary loop; the only difference between two calls is where loaders come from."""
+    """Losses of a training loop; two calls differ only in the loaders."""
     train_loader, val_loader, _, edges, weights, means, stds = loaders
     torch.manual_seed(5)
     model = DiffusionGRU(edges, weights, 207)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: copies ahead, pinned memory in use, rows on the device. Skipped without one."""
+"""Tests that need a GPU: prefetched copies, pinned memory, rows on the device. Skipped without one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def windows():
 
 
 def busy():
-    """Keep the device's present stream at work for a while, so that what is queued behind it waits."""
+    """Keep the current stream busy for a while, so that work queued after it waits."""
     big = torch.randn(4096, 4096, device="cuda")
     for _ in range(8):
         big = big @ big
@@ -33,7 +33,7 @@ def busy():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("device_memory", [None, "all"])
 @pytest.mark.parametrize("pin_memory", [None, False])
-def test_batches_have_the_hosts_bits(windows, dtype, device_memory, pin_memory):
+def test_batches_equal_the_hosts_to_the_bit(windows, dtype, device_memory, pin_memory):
     scaler = wl.StandardScaler.fit(windows)
     host = TorchLoader(windows, scaler=scaler, dtype=dtype, **OPTIONS)
     there = TorchLoader(
@@ -51,22 +51,22 @@ def test_batches_have_the_hosts_bits(windows, dtype, device_memory, pin_memory):
             assert torch.equal(tensor, getattr(two, name).cpu()), name
 
 
-def test_the_users_own_copies_are_safe_from_reuse(windows):
+def test_memory_is_not_reused_before_the_users_own_copies_end(windows):
     host = [batch.inputs.clone() for batch in TorchLoader(windows, **OPTIONS)]
     moved = []
     for inputs, _ in TorchLoader(windows, pin_memory=True, prefetch_batches=4, threads=2, **OPTIONS):
         assert inputs.is_pinned()
         busy()
-        moved.append(inputs.to("cuda", non_blocking=True))  # the host's tensor is let go of at once
+        moved.append(inputs.to("cuda", non_blocking=True))  # the host's tensor is released at once
     assert all(torch.equal(one, two.cpu()) for one, two in zip(host, moved, strict=True))
 
 
-def test_device_memory_is_not_used_again_under_the_loop(windows):
+def test_device_memory_is_not_reused_before_the_loops_work_ends(windows):
     expected = [batch.targets.clone() for batch in TorchLoader(windows, **OPTIONS)]
     sums = []
     for batch in TorchLoader(windows, device="cuda", **OPTIONS):
         busy()
-        sums.append(batch.targets.double().sum())  # queued; the batch goes before it ran
+        sums.append(batch.targets.double().sum())  # queued; the batch is deleted before it ran
         del batch
     for found, targets in zip(sums, expected, strict=True):
         torch.testing.assert_close(found.cpu(), targets.double().sum())

@@ -1,4 +1,4 @@
-"""`WindowDataset` under `DataLoader`: what a `TorchLoader` delivers, from any number of workers, resumable."""
+"""`WindowDataset` under `DataLoader` delivers the batches of a `TorchLoader`, with any number of workers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_same(found, expected):
     "context",
     [None, "fork", *(pytest.param(name, marks=pytest.mark.campaign) for name in ("spawn", "forkserver"))],
 )
-def test_workers_deliver_what_a_torch_loader_does(windows, context):
+def test_workers_deliver_the_batches_of_a_torch_loader(windows, context):
     dataset = WindowDataset(windows, **OPTIONS)
     loader = DataLoader(
         dataset,
@@ -88,7 +88,7 @@ def test_a_batch_is_one_gather_and_samples_are_views_of_it(windows):
         assert torch.equal(targets, batch.targets[row])
 
 
-def test_single_windows_from_anywhere_are_put_together(windows):
+def test_single_windows_are_joined(windows):
     dataset = WindowDataset(windows, **OPTIONS)
     whole = dataset.collate(dataset.__getitems__([7, 7, 0, 12]))
     mixed = [dataset[7], dataset.__getitems__([1, 7])[1], dataset[0], dataset.__getitems__([12, 4])[0]]
@@ -98,7 +98,7 @@ def test_single_windows_from_anywhere_are_put_together(windows):
     assert_same([dataset.collate(dataset[3])], [dataset.collate(dataset.__getitems__([3]))])
 
 
-def test_edges_that_change_follow_the_windows():
+def test_dynamic_edges_belong_to_their_windows():
     steps = [[[t % 7], [(t + 1) % 7]] for t in range(300)]
     windows = wl.WindowSet(
         series(graph=wl.DynamicGraph.from_steps(steps, num_nodes=7)), wl.WindowSpec(lookback=4, horizon=1)
@@ -240,7 +240,7 @@ def test_a_stateful_data_loader_with_its_own_shuffle(windows):
     assert_same(list(other), rest)
 
 
-def test_a_samplers_state_is_a_loaders(windows):
+def test_a_loader_loads_the_state_of_a_sampler(windows):
     sampler = WindowSampler(windows, **ORDER)
     iterator = iter(sampler)
     next(iterator)
@@ -260,7 +260,7 @@ def test_a_data_set_on_a_mapped_file_pickles_small(tmp_path):
 
 
 @pytest.mark.parametrize("context", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.campaign)])
-def test_streamed_rows_reach_workers_that_are_not_forked(tmp_path, context):
+def test_workers_that_are_not_forked_read_streamed_rows(tmp_path, context):
     zarr = pytest.importorskip("zarr")
     values = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     zarr.create_array(str(tmp_path / "values.zarr"), data=values, chunks=(32, 5))

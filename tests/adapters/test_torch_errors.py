@@ -1,4 +1,4 @@
-"""Exact errors: the same bits on any number of ranks; the scale that makes DDP's average right."""
+"""Exact errors have the same bits on any number of ranks; `ddp_scale` corrects DDP's average."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import distributed
 
 import windowloader as wl
 from windowloader.adapters.pytorch import ExactError, TorchLoader, ddp_scale
-from windowloader.adapters.torch_errors import window_sums
+from windowloader.adapters.torch.exact_error import window_sums
 from windowloader.errors import LoaderError
 
 KINDS = ["mae", "mse", "rmse", "mape"]
@@ -28,7 +28,7 @@ def windows():
 
 
 def forecast(batch):
-    """Give every window a forecast that depends on nothing but itself."""
+    """Forecast each window from its own values alone."""
     return batch.inputs[:, -1:] * torch.tensor([0.9, 0.8, 1.1, 1.3])[:, None, None] + 1 / 3
 
 
@@ -57,7 +57,7 @@ def test_bit_equal_on_any_number_of_ranks(windows, kind):
     assert evaluate(windows, kind, 1, 151).value().tobytes() == alone.value().tobytes()
 
 
-def test_the_mean_is_the_exact_one_rounded_once(windows):
+def test_the_mean_is_exact_and_rounded_once(windows):
     batch = next(iter(TorchLoader(windows, batch_size=151)))
     errors = (forecast(batch).double() - batch.targets.double()).abs()
     seen = batch.target_mask
@@ -96,7 +96,7 @@ def test_layouts_agree(layout):
     np.testing.assert_allclose(other.value(), plain.value(), rtol=1e-14)
 
 
-def test_space_axes_may_stay_apart():
+def test_several_space_axes():
     prediction, target = torch.randn(2, 6, 4, 3, 5, 2).unbind(0)
     flat, apart = ExactError(), ExactError()
     flat.update(prediction.reshape(6, 4, 15, 2), target.reshape(6, 4, 15, 2))
@@ -116,7 +116,7 @@ def test_weights_other_than_0_and_1_count_exactly():
     assert error.value()[0] == float((weights[0] + 4 * weights[1]) / sum(weights))
 
 
-def test_nothing_seen():
+def test_without_observed_values():
     error = ExactError("rmse")
     assert math.isnan(error.overall())
     assert error.value().size == 0
@@ -128,8 +128,8 @@ def test_nothing_seen():
     assert np.isnan(error.value()).all()
 
 
-def test_shapes_must_be_alike():
-    with pytest.raises(LoaderError, match="must be alike"):
+def test_shapes_must_be_equal():
+    with pytest.raises(LoaderError, match="must be equal"):
         ExactError().update(torch.zeros(4, 3, 2), torch.zeros(4, 3, 2, 1))
     with pytest.raises(LoaderError, match="'mean'"):
         ExactError("mean")
@@ -207,6 +207,6 @@ def test_scaled_losses_average_to_the_gradient_of_the_whole_step(windows, uneven
         assert averaged == pytest.approx(total / count, rel=1e-12)
 
 
-def test_scale_asks_for_a_loaders_batch(windows):
+def test_scale_requires_a_loaders_batch(windows):
     with pytest.raises(LoaderError, match="no step"):
         ddp_scale(windows.read([0, 1]))

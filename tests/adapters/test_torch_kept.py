@@ -1,4 +1,4 @@
-"""Rows kept on a device for a while: the bits of the host, each row sent about once, no more than there is room for."""
+"""Rows kept on a device for a while: the host's batches to the bit, each row sent about once, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
-from windowloader.adapters.torch_kept import KeptRows, Room
-from windowloader.adapters.torch_tables import DeviceTables
+from windowloader.adapters.torch.rows import DeviceRows, Room
+from windowloader.adapters.torch.tables import DeviceTables
 
 ROWS, NODES = 2000, 40
 
@@ -38,7 +38,7 @@ def windows_of(target, **more):
 
 
 def assert_same(windows, epochs=1, *, device_memory, **options):
-    """Compare with the host's batches; return the loader, closed."""
+    """Compare with the host's batches; return the report of the device."""
     with (
         TorchLoader(windows, **options) as host,
         TorchLoader(windows, device="cpu", device_memory=device_memory, **options) as there,
@@ -62,7 +62,7 @@ def assert_same(windows, epochs=1, *, device_memory, **options):
     asked=st.lists(st.sets(st.integers(100, 139), min_size=1, max_size=5), min_size=1, max_size=40),
     failing=st.sets(st.integers(0, 39)),
 )
-def test_room_is_what_a_dictionary_would_say(places, asked, failing):
+def test_room_agrees_with_a_dictionary(places, asked, failing):
     room = Room(100, 140, places=places)
     there: dict[int, int] = {}
     for turn, rows in enumerate(map(sorted, asked)):
@@ -75,7 +75,7 @@ def test_room_is_what_a_dictionary_would_say(places, asked, failing):
         new = {rows[i] for i in absent.tolist()}
         for row, place in zip(rows, where.tolist(), strict=True):
             if row not in new:
-                assert there[row] == place  # its values still lie there
+                assert there[row] == place  # its values are still there
         there = {row: place for row, place in there.items() if place not in set(where.tolist())}
         if turn in failing and new:
             room.leave(numbers[absent])
@@ -86,7 +86,7 @@ def test_room_is_what_a_dictionary_would_say(places, asked, failing):
         }
 
 
-def test_what_was_used_longest_ago_gives_way():
+def test_the_least_recently_used_rows_are_replaced():
     room = Room(0, 100, places=32)
     for row in range(32):
         room.enter(np.array([row]))
@@ -100,7 +100,7 @@ def test_what_was_used_longest_ago_gives_way():
     {"shuffle": True, "layout": ("tbnf", "bfnt")}, {"broadcast": False, "fill": 0.0},
     {"shuffle": True, "uneven": "exact", "rank": 1, "world_size": 3}, {"shuffle": True, "dtype": "float16"},
 ])  # fmt: skip
-def test_a_stream_has_the_hosts_bits(store, options):
+def test_a_stream_equals_the_hosts_batches_to_the_bit(store, options):
     windows = windows_of(store)
     scaler = wl.StandardScaler.fit(windows)
     report = assert_same(
@@ -110,10 +110,12 @@ def test_a_stream_has_the_hosts_bits(store, options):
     assert report.row_bytes <= 140_000
 
 
-def test_a_batch_that_comes_in_pieces(store, monkeypatch):
-    pick, pieces = KeptRows._pick, []
+def test_a_batch_of_several_pieces(store, monkeypatch):
+    gather, pieces = DeviceRows._gather_piece, []
     monkeypatch.setattr(
-        KeptRows, "_pick", lambda rows, starts, piece: pieces.append(piece) or pick(rows, starts, piece)
+        DeviceRows,
+        "_gather_piece",
+        lambda rows, room, starts, piece: pieces.append(piece) or gather(rows, room, starts, piece),
     )
     windows = windows_of(store)
     options = {"memory": "60kB", "batch_size": 150, "shuffle": True, "active_blocks": 2}
@@ -136,16 +138,16 @@ def test_in_block_order_each_row_is_sent_about_once(store):
     report = assert_same(windows, device_memory="220kB", memory="200kB", batch_size=32, shuffle=True)
     row_bytes = NODES * (4 + 1) + 4
     sent = (report.moved_bytes - 4 * 10 * len(windows)) / (ROWS * row_bytes)
-    assert 1 <= sent < 1.25  # on the host a window's ten rows go for each window
+    assert 1 <= sent < 1.25  # on the host ten rows are sent for each window
 
 
 def test_the_cached_tier(store, tmp_path):
-    windows = windows_of(store, cache_dir=tmp_path / "mirror")
+    windows = windows_of(store, cache_dir=tmp_path / "cache")
     report = assert_same(windows, 3, device_memory="140kB", memory="200kB", batch_size=30, shuffle=True)
     assert report.tier == "kept"
 
 
-def test_a_run_goes_on_in_the_middle(store):
+def test_a_run_resumes_within_an_epoch(store):
     windows = windows_of(store)
     options = {"memory": "200kB", "batch_size": 30, "shuffle": True}
     with TorchLoader(windows, **options) as host:
@@ -172,7 +174,7 @@ def test_two_iterators_at_once(store):
             assert torch.equal(two.inputs, right)
 
 
-def test_rows_that_did_not_come_are_sent_again(values, monkeypatch):
+def test_rows_whose_copy_failed_are_sent_again(values, monkeypatch):
     windows = windows_of(values)
     put, calls = DeviceTables.put, []
 
@@ -192,7 +194,7 @@ def test_rows_that_did_not_come_are_sent_again(values, monkeypatch):
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
 
-def test_an_order_that_goes_anywhere_stays_on_the_host(values):
-    with pytest.warns(UserWarning, match="an order that may go anywhere"):
+def test_a_full_permutation_is_gathered_on_the_host(values):
+    with pytest.warns(UserWarning, match="in a full permutation"):
         report = assert_same(windows_of(values), device_memory="200kB", batch_size=32, shuffle=True)
     assert report.tier == "host"

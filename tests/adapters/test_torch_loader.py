@@ -1,4 +1,4 @@
-"""`TorchLoader`: the core's batches as tensors, on a device, ahead; memory in hand stays as it is."""
+"""`TorchLoader`: the core's batches as tensors, prefetched to a device; memory in use is not overwritten."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 import windowloader as wl
-from windowloader.adapters import torch_device
 from windowloader.adapters.pytorch import TorchBatch, TorchLoader
-from windowloader.adapters.torch_batch import as_tensor
-from windowloader.adapters.torch_buffers import TorchBuffers
+from windowloader.adapters.torch import device as torch_device
+from windowloader.adapters.torch.batch import TorchBuffers, as_tensor
 from windowloader.batch.roles import Field
-from windowloader.errors import ClosedError, LoaderError, WeightsError
+from windowloader.errors import LoaderError, WeightsError
 
 GRAPH = wl.Graph([[0, 1, 3], [1, 6, 2]], [0.5, 1.0, 2.0])
 
@@ -119,7 +118,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_what_someone_holds_is_never_overwritten(windows, name):
+def test_batches_in_use_are_never_overwritten(windows, name):
     view = VIEWS[name]
 
     def copied(held):
@@ -139,7 +138,7 @@ def test_what_someone_holds_is_never_overwritten(windows, name):
         assert all(torch.equal(a, b) for a, b in zip(copied(one), kept, strict=True))
 
 
-def test_buffers_come_back_when_tensors_go(windows):
+def test_buffers_are_reused_once_tensors_are_gone(windows):
     loader = TorchLoader(windows, batch_size=32, threads=0)
     places = {batch.inputs.data_ptr() for batch in loader}
     assert len(places) <= 2
@@ -175,7 +174,7 @@ def test_the_static_graph_is_made_of_tensors_once(windows):
     assert torch.equal(pickle.loads(pickle.dumps(graph)).edge_index, graph.edge_index)
 
 
-def test_edges_that_change_come_with_their_batch():
+def test_dynamic_edges_are_delivered_with_their_batch():
     steps = [[[t % 4], [(t + 1) % 4]] for t in range(40)]
     series = wl.Series(np.zeros((40, 4), np.float32), graph=wl.DynamicGraph.from_steps(steps))
     windows = wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1))
@@ -197,7 +196,7 @@ def test_transform_comes_last_in_the_loops_thread(windows):
     assert set(seen) == {(threading.current_thread(), "meta", np.dtype(np.int64))}
 
 
-def test_weighted_batches_refuse_to_be_pairs(windows):
+def test_weighted_batches_do_not_unpack_as_pairs(windows):
     loader = TorchLoader(windows, uneven="exact", rank=1, world_size=4)
     batch = list(loader)[-1]
     assert batch.weights.tolist() == [1.0] * 10 + [0.0] * 54  # a quarter of the last 38, in the full shape
@@ -217,7 +216,7 @@ def test_a_batch_moves_as_a_whole(windows):
 
 
 class FakeStream:
-    """Notes who does what; stands in for a CUDA stream on a machine without one."""
+    """Records its calls; replaces a CUDA stream on a machine without one."""
 
     def __init__(self):
         self.inside = threading.local()
@@ -243,7 +242,7 @@ class FakeStream:
         self.handed.append((mark, threading.current_thread(), tensors))
 
 
-def test_copies_are_begun_ahead_and_handed_over_in_the_loops_thread(windows, monkeypatch):
+def test_copies_are_prefetched_and_handed_over_in_the_loops_thread(windows, monkeypatch):
     stream = FakeStream()
     monkeypatch.setattr(torch_device, "side_stream", lambda device: stream)
     loader = TorchLoader(windows, device="meta", threads=2, prefetch_batches=3, batch_size=32)
@@ -266,7 +265,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
         slabs.append(torch.empty(nbytes, dtype=torch.uint8))
         return slabs[-1]
 
-    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch_device.Destination, "_pinned_bytes", pinned)
     batches = list(TorchLoader(windows, pin_memory=True, batch_size=100))
     assert len(slabs) == 3  # one a batch: torch's allocator of pinned memory is the pool
@@ -280,7 +279,7 @@ def test_pinned_batches_are_views_of_torchs_own_memory(windows, monkeypatch):
 
 def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch_device, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(
         torch_device.Destination,
         "_pinned_bytes",
@@ -293,7 +292,7 @@ def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
     assert set(asked) == {loader._recipe.nbytes(64)}
 
 
-def test_tensors_find_the_tensor_that_owns_their_memory():
+def test_tensors_are_views_of_the_tensor_that_owns_their_memory():
     whole = torch.zeros(256, dtype=torch.uint8)
     buffers = TorchBuffers(256, lambda nbytes: whole[:nbytes])
     field = Field("inputs", (2, 3), (2, 3), np.dtype(np.float32), 64)
@@ -303,9 +302,6 @@ def test_tensors_find_the_tensor_that_owns_their_memory():
     assert tensor.untyped_storage().data_ptr() == whole.data_ptr()
     assert tensor.storage_offset() == 16
     assert whole[64:88].view(torch.float32).tolist() == [7.0] * 6
-    buffers.close()
-    with pytest.raises(ClosedError):
-        buffers.lease()
 
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has CUDA")
@@ -317,8 +313,8 @@ def test_cuda_without_cuda_is_an_error_at_construction(windows):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("built", [False, True])
 def test_pinned_memory_without_a_gpu_is_plain_memory_with_a_warning(windows, monkeypatch, built):
-    """As `DataLoader` has it, also where torch was built with CUDA and the machine has no GPU."""
-    monkeypatch.setattr(torch_device, "_built", lambda: built)
+    """As in `DataLoader`, also where torch was built with CUDA and the machine has no GPU."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     with pytest.warns(UserWarning, match="no CUDA device"):
         loader = TorchLoader(windows, pin_memory=True, batch_size=64, shuffle=True, seed=2)
     for batch, other in zip(loader, TorchLoader(windows, batch_size=64, shuffle=True, seed=2), strict=True):
@@ -326,8 +322,8 @@ def test_pinned_memory_without_a_gpu_is_plain_memory_with_a_warning(windows, mon
         assert not batch.inputs.is_pinned()
 
 
-def test_a_device_that_is_none(windows):
-    with pytest.raises(LoaderError, match="device='warp9' names none"):
+def test_an_unknown_device_is_refused(windows):
+    with pytest.raises(LoaderError, match="device='warp9' is unknown"):
         TorchLoader(windows, device="warp9")
 
 
@@ -339,13 +335,13 @@ class Wrapped(IterableDataset):
         return iter(self.loader)
 
 
-def test_a_loader_inside_a_worker_says_what_to_use_instead(windows):
+def test_a_loader_inside_a_worker_is_refused(windows):
     wrapped = Wrapped(TorchLoader(windows))
     with pytest.raises(LoaderError, match="WindowDataset"):
         next(iter(DataLoader(wrapped, batch_size=None, num_workers=1, multiprocessing_context="fork")))
 
 
-def test_a_loader_travels_without_its_device(windows):
+def test_a_loader_pickles_without_its_device_rows(windows):
     loader = TorchLoader(windows, device="cpu", device_memory="all", batch_size=50)
     first = [batch.inputs.clone() for batch in loader]
     again = list(pickle.loads(pickle.dumps(loader)))

@@ -1,4 +1,4 @@
-"""Rows on a device: batches gathered there have the bits of the host's, and each row is sent once."""
+"""Rows on a device: batches gathered there equal the host's to the bit, and each row is sent once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import windowloader as wl
-from windowloader.adapters import torch_rows
 from windowloader.adapters.pytorch import TorchLoader
+from windowloader.adapters.torch import rows as torch_rows
 from windowloader.errors import LoaderError
 
 ROLES = {
@@ -83,7 +83,7 @@ def test_layouts(layout):
     assert_equal_bits(windows, layout=layout, batch_size=100)
 
 
-def test_a_grid_with_its_axes_apart():
+def test_a_grid_with_several_space_axes():
     values = np.random.default_rng(0).normal(size=(80, 2, 4, 5)).astype(np.float32)
     windows = wl.WindowSet(wl.Series(values, axes="tfnn"), wl.WindowSpec(lookback=3, horizon=2))
     loader = assert_equal_bits(windows, layout="btfn", batch_size=32)
@@ -112,7 +112,7 @@ def test_scalers_by_node_and_by_entity():
         assert_equal_bits(windows, scaler=wl.StandardScaler.fit(windows, per=per), shuffle=True)
 
 
-def test_an_order_weights_and_a_part_of_a_split():
+def test_weights_and_a_part_of_a_split():
     _, part, _ = wl.split(make_series(), wl.WindowSpec(lookback=4, horizon=3), (0.5, 0.3, 0.2))
     loader = assert_equal_bits(part, uneven="exact", rank=1, world_size=3, shuffle=True, batch_size=10)
     begin, end = part.row_range
@@ -121,7 +121,7 @@ def test_an_order_weights_and_a_part_of_a_split():
 
 
 def test_each_row_is_sent_once(monkeypatch):
-    monkeypatch.setattr(torch_rows, "PIECE", 1000)  # many pieces
+    monkeypatch.setattr(torch_rows, "LOADED_BYTES", 1000)  # many pieces
     windows = wl.WindowSet(make_series(), wl.WindowSpec(lookback=12, horizon=12))
     loader = assert_equal_bits(windows, fill=0.0, batch_size=16)
     sent = loader.device_report()
@@ -148,7 +148,7 @@ def test_rows_that_do_not_fit_stay_on_the_host():
     assert assert_equal_bits(windows, device_memory="20kB").device_report().tier == "device"
 
 
-def test_what_is_asked_for_must_be_possible(monkeypatch):
+def test_device_memory_that_is_not_available_is_refused(monkeypatch):
     windows = wl.WindowSet(make_series(), wl.WindowSpec(lookback=4, horizon=3))
     with pytest.raises(LoaderError, match="device= names none"):
         TorchLoader(windows, device_memory="all")

@@ -22,7 +22,9 @@ def fit(folder, *strategies):
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "windowloader deals windows to the 2 ranks; use_distributed_sampler does not apply" in done.stderr
+    assert (
+        "windowloader assigns windows to the 2 ranks; use_distributed_sampler does not apply" in done.stderr
+    )
 
 
 def found(folder):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from windowloader.adapters import pgt_files
 from windowloader.adapters.numpy_loops import load_dataset
+from windowloader.adapters.pgt import FAMILIES
 from windowloader.errors import SourceFormatError
 from windowloader.sources.numpy_files import open_npz
 from windowloader.sources.unpickle import load_plain
@@ -72,7 +72,7 @@ def test_arrays_and_json_of_other_readers_are_bounded_too(tmp_path: Path) -> Non
         load_dataset(tmp_path, batch_size=4)
     (tmp_path / "nested.json").write_text("[" * 100_000)
     with pytest.raises(SourceFormatError, match="cannot be read as JSON"):
-        pgt_files.chickenpox(tmp_path / "nested.json")
+        FAMILIES["chickenpox"].open(tmp_path / "nested.json")
 
 
 def test_what_is_nearly_a_pickle_of_plain_data_says_what_was_refused() -> None:

@@ -1,7 +1,7 @@
-"""Errors of a whole evaluation, to the bit the same on any number of ranks; and what a short step needs in training.
+"""Errors of a whole evaluation with the same bits on any number of ranks, and the loss scale of short steps.
 
-In: predictions and targets, batch by batch, on any device. Out: errors by horizon step, rounded once. Never adds
-floats in an order that depends on batches, ranks or threads.
+In: predictions and targets, batch by batch, on any device. Out: errors by horizon step, rounded once. No sum depends on
+the order of batches, ranks or threads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS = ("mae", "mse", "rmse", "mape")
 def window_sums(values: torch.Tensor) -> torch.Tensor:
     """Add up the last axis by halves: one fixed tree of additions.
 
-    ``torch.sum`` may add a row in another order when it stands elsewhere in a batch, or on another device; this not.
+    ``torch.sum`` may add a row in another order at another place in the batch or on another device; this does not.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def window_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 class ExactError:
-    """A mean error by horizon step: one float64 sum and one count a window and step, added exactly, rounded once.
+    """A mean error by horizon step: one float64 sum and count per window and step, added exactly, rounded once.
 
     With a loader of ``uneven="exact"`` it is bit-equal on any number of ranks of one batch size, where the model's
     output for a window does not depend on the window's row in the batch.
@@ -63,12 +63,12 @@ class ExactError:
     ----------
     kind : {"mae", "mse", "rmse", "mape"}
     layout : str
-        Axes of what is compared, as in `WindowLoader`.
+        Axes of predictions and targets, as in `WindowLoader`.
 
     Raises
     ------
     LoaderError
-        For a kind that is not known, or a layout without b or t.
+        For an unknown kind, or a layout without b.
 
     Examples
     --------
@@ -81,12 +81,12 @@ class ExactError:
 
     def __init__(self, kind: Kind = "mae", *, layout: str = "btnf") -> None:
         if kind not in KINDS:
-            raise LoaderError(f"kind={kind!r} is no error that is known. Pass one of {', '.join(KINDS)}.")
+            raise LoaderError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
         if "b" not in layout or set(layout) - set("btnf"):
-            raise LoaderError(f"layout={layout!r} is no layout of b, t, n, f, with b.")
+            raise LoaderError(f"layout must consist of b, t, n and f and have b, got {layout!r}.")
         self.kind: Kind = kind
         self.layout = layout
-        self._mean: ExactMean | None = None  # its columns are known with the first update
+        self._mean: ExactMean | None = None  # its columns are known at the first update
 
     def update(
         self, prediction: torch.Tensor, target: torch.Tensor, *, mask: Any = None, weights: Any = None
@@ -96,11 +96,11 @@ class ExactError:
         Parameters
         ----------
         prediction, target : Tensor, one shape, in the layout
-            In the units that the error is to have: invert the scaling before.
+            In the units of the error: invert the scaling before.
         mask : Tensor of bool, in that shape, optional
-            ``batch.target_mask``: where it is False nothing counts.
+            ``batch.target_mask``: cells where it is False do not count.
         weights : Tensor, shape (batch,), optional
-            ``batch.weights``: rows of weight 0 are not looked at, and may be NaN.
+            ``batch.weights``: rows of weight 0 are ignored, and may be NaN.
 
         Raises
         ------
@@ -110,8 +110,8 @@ class ExactError:
         if prediction.shape != target.shape or (mask is not None and mask.shape != target.shape):
             shapes = [tuple(part.shape) for part in (prediction, target, mask) if part is not None]
             raise LoaderError(
-                f"prediction, target and mask have the shapes {shapes}. They must be alike: broadcasting would count "
-                "cells that are none. Reshape the prediction to the target's layout."
+                f"prediction, target and mask have the shapes {shapes}. They must be equal: broadcasting would "
+                "repeat cells. Reshape the prediction to the target's layout."
             )
         with torch.no_grad():
             errors = self._errors(prediction.detach().double(), target.detach().double())
@@ -138,7 +138,7 @@ class ExactError:
         return moved.reshape(*moved.shape[:2], -1)
 
     def merge(self, other: ExactError) -> None:
-        """Add what another has seen."""
+        """Add the sums of another error."""
         if other._mean is None:
             return
         if self._mean is None:
@@ -146,22 +146,22 @@ class ExactError:
         self._mean.merge(other._mean)
 
     def value(self) -> np.ndarray:
-        """Return the error of each horizon step, shape (step,), float64; NaN where nothing was seen."""
+        """Return the error of each horizon step, shape (step,), float64; NaN without observed values."""
         mean = np.empty(0) if self._mean is None else self._mean.value()
         return np.sqrt(mean) if self.kind == "rmse" else mean
 
     def overall(self) -> float:
-        """Return the error over all steps together; NaN where nothing was seen."""
+        """Return the error over all steps together; NaN without observed values."""
         mean = math.nan if self._mean is None else self._mean.overall()
         return math.sqrt(mean) if self.kind == "rmse" else mean
 
     def state(self) -> list[float]:
-        """Return all as a list of float64: how many follow, then the sums."""
+        """Return the state as a list of float64: its length, then the sums."""
         parts = [] if self._mean is None else self._mean.state()
         return [float(len(parts)), *parts]
 
     def merge_states(self, states: Sequence[float]) -> None:
-        """Add states that stand end to end."""
+        """Add concatenated states."""
         at = 0
         while at < len(states):
             length = int(states[at])
@@ -172,16 +172,20 @@ class ExactError:
             at += 1 + length
 
     def over_ranks(self, group: Any = None) -> ExactError:
-        """Return what all ranks have seen together, the same on each; every rank of the group must call it.
+        """Return the error over all ranks, the same on each; every rank of the group must call it.
 
         Parameters
         ----------
         group : ProcessGroup, optional
-            None: the default one; without one it is what this process has seen.
+            None: the default one; without one the error of this process.
         """
+        parts: list[Any] = [self]
+        if distributed.is_available() and distributed.is_initialized():
+            parts = [None] * distributed.get_world_size(group)
+            distributed.all_gather_object(parts, self, group=group)
         whole = ExactError(self.kind, layout=self.layout)
-        for state in _from_ranks(self.state(), group):
-            whole.merge_states(state)
+        for part in parts:
+            whole.merge(part)
         return whole
 
 
@@ -192,24 +196,6 @@ def _axis(layout: str, letter: str, ndim: int) -> int | None:
     place = layout.index(letter)
     before_space = "n" not in layout or place < layout.index("n")
     return place if before_space else place + ndim - len(layout)
-
-
-def _from_ranks(state: list[float], group: Any) -> list[list[float]]:
-    """States of all ranks; they differ in length, so shorter ones travel padded."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [state]
-    cuda = distributed.get_backend(group) == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    ranks = distributed.get_world_size(group)
-    length = torch.tensor([len(state)], device=device)
-    lengths = [torch.zeros_like(length) for _ in range(ranks)]
-    distributed.all_gather(lengths, length, group=group)
-    longest = max(int(each) for each in lengths)
-    own = torch.zeros(longest, dtype=torch.float64, device=device)
-    own[: len(state)] = torch.tensor(state, dtype=torch.float64)
-    found = [torch.empty_like(own) for _ in range(ranks)]
-    distributed.all_gather(found, own, group=group)
-    return [each[: int(size)].tolist() for each, size in zip(found, lengths, strict=True)]
 
 
 def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:
@@ -237,7 +223,7 @@ def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:
     Raises
     ------
     LoaderError
-        For a batch that comes from no loader's step, such as one of `WindowSet.read`.
+        For a batch that is no loader's, such as one of `WindowSet.read`.
 
     Examples
     --------
@@ -248,7 +234,7 @@ def ddp_scale(batch: Batch, *, world_size: int | None = None) -> float:
     [([1.0, 1.0, 1.0, 1.0], 1.0), ([1.0, 0.0, 0.0, 0.0], 4.0)]
     """
     if batch.step_weight is None:
-        raise LoaderError("this batch comes from no step of a loader, so there is nothing to scale it by.")
+        raise LoaderError("this batch comes from no step of a loader, so its scale is unknown.")
     if world_size is None:
         known = distributed.is_available() and distributed.is_initialized()
         world_size = distributed.get_world_size() if known else 1

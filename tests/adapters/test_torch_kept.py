@@ -118,9 +118,9 @@ def test_a_batch_of_several_pieces(store, monkeypatch):
         lambda rows, room, starts, piece: pieces.append(piece) or gather(rows, room, starts, piece),
     )
     windows = windows_of(store)
-    options = {"memory": "60kB", "batch_size": 150, "shuffle": True, "active_blocks": 2}
+    options = {"memory": "64kB", "batch_size": 190, "shuffle": True, "active_blocks": 2}
     assert assert_same(windows, device_memory="390kB", **options).tier == "kept"
-    assert len(pieces) > -(-len(windows) // 150)
+    assert len(pieces) > -(-len(windows) // 190)
 
 
 def test_in_time_order_each_row_is_sent_once(values):

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoaderError
 from windowloader.util.axes import check_dtype, check_shape
 
 from .base import Described, unknown_variable
@@ -303,7 +303,7 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield Archive(archive)
-    except (CorruptDataError, SourceFormatError):
+    except WindowLoaderError:
         raise
     except (ValueError, NotImplementedError) as error:
         raise SourceFormatError(f"an array of {os.fspath(path)!r} cannot be opened: {error}") from error

@@ -152,7 +152,7 @@ def _expanded(target: str) -> list[str]:
     """Files of a folder that is no store, in natural order of their names."""
     from windowloader.sources.chunked import is_chunked
     from windowloader.sources.failures import Asked, Guard
-    from windowloader.sources.patterns import natural
+    from windowloader.sources.formats import natural
 
     with Guard(Asked(target, doing="opened")):
         folder = Path(target)

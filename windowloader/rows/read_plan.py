@@ -16,7 +16,7 @@ from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
-from windowloader.sources.tiers import LOCAL_TIERS
+from windowloader.sources.base import LOCAL_TIERS
 
 from .budget import choose
 from .estimate import lanes_read

@@ -301,7 +301,7 @@ def _numbered(ends: list[int | str], naming: Naming) -> tuple[np.ndarray, Any]:
 
 def read_edges(path: str | os.PathLike[str], naming: Naming) -> Edges:
     """Read the edges of a graph; `Graph.load` lists the files."""
-    from windowloader.sources.foreign import foreign
+    from windowloader.sources.formats import foreign
     from windowloader.sources.handles import nearby
 
     if naming.ends not in (None, "labels", "numbers"):

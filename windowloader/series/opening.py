@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SeriesError
 from windowloader.sources.description import sharing
-from windowloader.sources.foreign import guarded
+from windowloader.sources.registry import guarded
 from windowloader.util.units import parse_bytes
 
 from .series import Series

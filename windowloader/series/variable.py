@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from windowloader.errors import SeriesError
+from windowloader.sources.base import TIERS
 from windowloader.sources.reads import begun, taken
-from windowloader.sources.tiers import TIERS
 from windowloader.util.axes import canonical, sizes
 
 from .labels import texts

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOXES",
+    "LOCAL_TIERS",
+    "TIERS",
     "Described",
     "Description",
     "LocalSource",
@@ -93,6 +95,8 @@ class Described(Description):
 
 
 BOXES = ("whole", "slices", "indices")  # the later, the less is read in vain
+TIERS = ("memory", "mapped", "cached", "streamed")  # where rows come from, nearest first
+LOCAL_TIERS = ("memory", "mapped")
 
 
 class Source:

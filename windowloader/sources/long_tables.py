@@ -23,9 +23,9 @@ from windowloader.util.calendars import Times
 
 from .base import Described
 from .fetching import fetched
+from .formats import is_pattern, is_url, matching
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .patterns import is_pattern, is_url, matching
 from .table_columns import as_frame, from_arrow, ids, numbers, widened
 from .table_files import TableOptions, kind_of, parquet_tables, read_table
 from .tables import chosen, times_of

@@ -24,10 +24,10 @@ from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoade
 from windowloader.util.axes import check_dtype, check_shape
 
 from .base import Described, unknown_variable
+from .formats import is_url
 from .handles import Stamp
 from .mapping import Region
 from .memory import LoadedSource, MappedSource
-from .patterns import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

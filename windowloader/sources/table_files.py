@@ -24,9 +24,8 @@ from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoad
 
 from .base import optional
 from .fetching import fetched
+from .formats import by_name, format_of, is_url, natural
 from .handles import Stamp
-from .patterns import is_url, natural
-from .registry import by_name
 from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 
 if TYPE_CHECKING:
@@ -34,13 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TableOptions", "as_table", "kind_of", "parquet_files", "parquet_tables", "read_table"]
 
-MAGIC = {
-    b"PAR1": "Parquet",
-    b"ARROW1": "Feather",
-    b"PK\3\4": "Excel",
-    b"\xd0\xcf\x11\xe0": "Excel",
-    b"\x89HDF": "HDF5",
-}
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf)|nan", re.IGNORECASE)
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
@@ -127,7 +119,8 @@ def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> A
     """Return the frame of what is a table: a file, a URL, a frame of any library; None for other targets."""
     if isinstance(target, str | os.PathLike):
         path = os.fspath(target)
-        if by_name(path) != "table":
+        named = by_name(path)
+        if named is None or named.kind != "table":
             return None
         with fetched(path, storage_options) if is_url(path) else nullcontext(path) as found:
             return read_table(found, TableOptions())
@@ -173,13 +166,20 @@ def _reading(path: str, kind: str) -> Iterator[None]:
 
 
 def kind_of(path: str) -> str:
-    """Format of a table: told by its first bytes."""
-    Stamp.of(path)  # nothing there is its own error
+    """Format of a table: by its first bytes, else by its name, else CSV.
+
+    Raises
+    ------
+    SourceFormatError
+        For a file that is no table, such as a web page, which would be read as text.
+    """
+    Stamp.of(path)  # raises where nothing is there
     if os.path.isdir(path):
         return "Parquet"
-    with open(path, "rb") as file:
-        head = file.read(8)
-    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "CSV")
+    found = format_of(path) or by_name(path)
+    if found is not None and found.kind not in ("table", "hdf5"):
+        raise SourceFormatError(f"{path!r} is no table, but a file of the format {found.name}.")
+    return "CSV" if found is None else found.name
 
 
 def parquet_files(path: str) -> list[str]:

@@ -19,7 +19,7 @@ from windowloader.util.axes import TIME_NAMES
 from .base import Described
 from .handles import Stamp
 from .memory import ArraySource, LoadedSource
-from .table_columns import PARTS, TIME_TEXT, ids, numbers, parse_times, some
+from .table_columns import PARTS, TIME_TEXT, as_frame, ids, numbers, parse_times, some
 from .table_files import TableOptions, read_table
 
 if TYPE_CHECKING:
@@ -71,10 +71,22 @@ def read_wide(path: str, options: TableOptions) -> tuple[np.ndarray, Described]:
     return values[order], Described(found.by_dim, found.times[order], found.doubts)
 
 
-def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArraySource:
-    """Open a pandas.DataFrame, or Series, as `open_table` does a file; an index of times is the time."""
-    name, single = type(frame).__name__, frame.ndim == 1 and frame.index.nlevels == 1
-    values, found = wide(frame, TableOptions(axes=axes, **options), name)
+def open_frame(
+    target: Any,
+    *,
+    axes: str | None = None,
+    time: Any = None,
+    time_unit: str | None = None,
+    time_format: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> ArraySource:
+    """Open a frame or series of pandas, or a table that converts to one; the options are those of `TableOptions`."""
+    frame, name = as_frame(target), type(target).__name__
+    single = frame.ndim == 1 and frame.index.nlevels == 1
+    options = TableOptions(
+        axes=axes, time=time, time_unit=time_unit, time_format=time_format, columns=columns
+    )
+    values, found = wide(frame, options, name)
     source = ArraySource(
         values[:, 0] if single else values,
         axes=axes,

@@ -30,7 +30,6 @@ RED = {
     ("sources.hdf5_dataset", "sources.ranges"),
     ("sources.joined", "series.alignment"),
     ("sources.netcdf", "sources.hdf5"),
-    ("sources.table_files", "sources.frame_hdf5"),
 }
 
 

@@ -113,7 +113,7 @@ def open(
     """
     entities = names = mirrors = None
     if entity is not None:
-        from windowloader.sources.long_tables import open_long_table
+        from windowloader.sources.tables import open_long_table
 
         if time is None:
             raise SeriesError(

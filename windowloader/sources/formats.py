@@ -19,17 +19,7 @@ from windowloader.hiding import hide_secrets
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "Format",
-    "by_bytes",
-    "by_name",
-    "foreign",
-    "head_of",
-    "is_pattern",
-    "is_url",
-    "matching",
-    "natural",
-]
+__all__ = ["by_bytes", "by_name", "foreign", "format_of", "is_pattern", "is_url", "matching", "natural"]
 
 READ = 4096
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -132,9 +122,9 @@ def format_of(path: str) -> Format | None:
     found = by_bytes(head)
     if found is None and head and _has_user_block(path):
         return next(one for one in FORMATS if one.kind == "hdf5")
-    if found is None or (found.advice and path.lower().endswith(TEXT)):
-        if told := foreign(path, head):
-            raise SourceFormatError(f"{path!r} is {told}.")
+    checked = found is None or (found.advice and path.lower().endswith(TEXT))
+    if checked and (told := foreign(path, head)):
+        raise SourceFormatError(f"{path!r} is {told}.")
     return found
 
 

@@ -1,7 +1,7 @@
 """Files of tables as pandas frames: CSV, Parquet, folders of Parquet files, Feather, Excel, frames in HDF5.
 
-In: a path, and how it is read. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read; where they
-would have to guess (a header or data), the error asks and names the option.
+In: a path and options. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read the files; where it
+is unclear whether a line is a header or data, the error names the option to pass.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
+import pandas
 
 from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
 
 from .base import optional
 from .fetching import fetched
 from .formats import by_name, format_of, is_url, natural
+from .frame_hdf5 import read_frame
 from .handles import Stamp
 from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TableOptions", "as_table", "kind_of", "parquet_files", "parquet_tables", "read_table"]
 
-MARKS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf)|nan", re.IGNORECASE)
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
@@ -133,8 +134,6 @@ def read_table(path: str, options: TableOptions) -> Any:
     kind = kind_of(path)
     with _reading(path, kind):
         if kind == "HDF5":
-            from .frame_hdf5 import read_frame
-
             return read_frame(path, options.key)
         if kind in ("CSV", "Excel"):
             return _read_text(path, kind, options)
@@ -148,7 +147,7 @@ def read_table(path: str, options: TableOptions) -> Any:
 
 @contextmanager
 def _reading(path: str, kind: str) -> Iterator[None]:
-    """Tell what the libraries raise, which is of many classes, as one error."""
+    """Raise what the libraries raise, which is of many classes, as one error."""
     try:
         yield
     except WindowLoaderError:
@@ -158,11 +157,10 @@ def _reading(path: str, kind: str) -> Iterator[None]:
             f"opening {path!r} needs a package that is absent: {error} Mostly: pip install 'windowloader[tables]'."
         ) from error
     except Exception as error:
-        advice = "Read it with pandas, and pass the frame."
-        if isinstance(error, UnicodeError) or type(error) is LookupError:
-            advice = "Say which encoding it has, e.g. encoding='latin-1', 'cp1252' or 'utf-16'."
-        problem = str(error).strip().rstrip(".")
-        raise SourceFormatError(f"{path!r} cannot be read as {kind}: {problem}. {advice}") from error
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {kind}: {str(error).strip().rstrip('.')}. Read it with pandas and pass the "
+            "frame; of text in another encoding than UTF-8, say encoding='latin-1', 'cp1252' or 'utf-16'."
+        ) from error
 
 
 def kind_of(path: str) -> str:
@@ -195,14 +193,15 @@ def parquet_files(path: str) -> list[str]:
     return sorted(found, key=natural)
 
 
-def parquet_tables(path: str, options: TableOptions, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Read Parquet files as Arrow tables: each whole, those of one row a reading in batches of some columns.
+def parquet_tables(path: str, options: TableOptions) -> Iterator[Any]:
+    """Read Parquet files as Arrow tables: each whole, or in batches where ``options`` name an entity.
 
-    Names of folders, ``year=2020``, are columns where they were asked for. The entities come as categories.
+    Names of folders, ``year=2020``, are columns where the options name them.
     """
     pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")
-    from pyarrow.parquet import ParquetFile, read_schema
+    from pyarrow.parquet import ParquetFile
 
+    long, stored = options.entity is not None, None
     for file in parquet_files(path):
         folders = Path(file).parts[len(Path(path).parts) : -1]
         pairs = dict(part.split("=", 1) for part in folders if "=" in part)
@@ -213,29 +212,28 @@ def parquet_tables(path: str, options: TableOptions, columns: Sequence[str] | No
                 "time= names it.",
                 stacklevel=2,
             )
-        stored = None if columns is None else [name for name in columns if name not in added]
-        with _reading(file, "Parquet"):
-            repeated = [name for name in read_schema(file).names if name == options.entity]
-            with ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
-                batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
-                parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
-                for table in [opened.read()] if options.entity is None else parts:
-                    for name, text in added.items():
-                        table = table.append_column(name, pyarrow.array([text] * len(table)))
-                    yield table
+        if long and options.columns is not None:
+            stored = [name for name in options.named if name not in added]
+        with _reading(file, "Parquet"), ParquetFile(file, pre_buffer=False) as opened:
+            batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
+            parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
+            for table in parts if long else [opened.read()]:
+                for name, text in added.items():
+                    table = table.append_column(name, pyarrow.array([text] * len(table)))
+                yield table
 
 
 def _read_text(path: str, kind: str, options: TableOptions) -> Any:
     """Read a CSV file or a sheet of an Excel file."""
-    import pandas
-
     if kind == "Excel":
         read: Any = partial(pandas.read_excel, path, sheet_name=options.sheet_name)
         head = read(header=None, nrows=12, dtype=str).fillna("").to_numpy().tolist()
     else:
-        encoding = options.encoding or _encoding(path)
+        encoding = options.encoding or "utf-8-sig"
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12) if line.strip()]
+        if any("\0" in line for line in lines):
+            raise UnicodeError("it has bytes of 0, as text in UTF-16 has")
         sep = options.sep or separator(*lines)
         head = [_fields(line, sep) for line in lines]
         read = partial(pandas.read_csv, path, sep=sep, encoding=encoding, low_memory=False)
@@ -269,16 +267,6 @@ def _read_text(path: str, kind: str, options: TableOptions) -> Any:
     if frame.columns[0] in unnamed and np.array_equal(frame[frame.columns[0]], np.arange(len(frame))):
         empty.append(frame.columns[0])  # the row numbers that pandas writes by default
     return frame.drop(columns=empty)
-
-
-def _encoding(path: str) -> str:
-    """Return the encoding that the first bytes tell; UTF-8 where there is no mark."""
-    with fsspec.open(path, "rb", compression="infer") as file:
-        head = file.read(1024)
-    found = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
-    if found is None and b"\0" in head:
-        raise UnicodeError("it has bytes of 0, as text in UTF-16 without a mark has (encoding='utf-16-le')")
-    return found or "utf-8-sig"
 
 
 def separator(first: str = "", *below: str) -> str:

@@ -18,8 +18,8 @@ from pyarrow import feather
 
 import windowloader as wl
 from windowloader.errors import SourceFormatError
-from windowloader.sources.long_tables import open_long_table
 from windowloader.sources.registry import open_source
+from windowloader.sources.tables import open_long_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -346,7 +346,7 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=1 << 20)
     code = (
-        "import sys, pandas, pyarrow.parquet; from windowloader.sources.long_tables import open_long_table\n"
+        "import sys, pandas, pyarrow.parquet; from windowloader.sources.tables import open_long_table\n"
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) >> 10\n"
         "before, found = peak(), open_long_table(sys.argv[1], entity='id', time='utc')\n"
         "print(peak() - before, found.source.array()[:3, 0].tolist())"

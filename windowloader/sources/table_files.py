@@ -103,6 +103,11 @@ class TableOptions:
         return self.axes in ("nt", "ft")
 
     @property
+    def time_first(self) -> str | None:
+        """Axes once the times are rows."""
+        return self.axes[::-1] if self.axes is not None and self.by_row else self.axes
+
+    @property
     def named(self) -> list[str]:
         """Every column that is named."""
         found = dict.fromkeys([self.entity, *self.times, *(self.columns or ())])
@@ -322,8 +327,8 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
         return True
     if not all(field.isdigit() for field in first) or len(set(first)) < len(first):
         return False
-    counts, cells = [int(field) for field in first], list(itertools.chain(*below))
-    counted = len(counts) > 1 and counts == list(range(counts[0], counts[0] + len(counts))) and counts[0] < 2
+    counts, cells = list(map(int, first)), list(itertools.chain(*below))
+    counted = len(counts) > 1 and counts in (list(range(len(counts))), list(range(1, len(counts) + 1)))
     whole = sum(cell.isdigit() for cell in cells) / max(len(cells), 1)
     if not lines[0][0] or counted or whole ** len(counts) < CHANCE:
         return True

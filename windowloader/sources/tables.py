@@ -71,7 +71,8 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
     """
     asked = TableOptions(axes=axes, **options)
     load = partial(_load_wide, options=asked)
-    source = LoadedSource(Stamp.of(path), load, what=(asked.key or "").lstrip("/"), axes=axes)
+    what = (asked.key or "").lstrip("/")
+    source = LoadedSource(Stamp.of(path), load, what=what, axes=asked.time_first)
     source.doubts = source.loaded()[1].doubts
     return source
 
@@ -103,7 +104,7 @@ def open_frame(
     values, found = wide(frame, options, name)
     source = ArraySource(
         values[:, 0] if single else values,
-        axes=axes,
+        axes=options.time_first,
         name=name,
         labels=found.by_dim,
         timestamps=found.times,
@@ -157,7 +158,7 @@ class FrameDescription(Description):
 
 
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
-    """Values [time, column] of a frame, its column labels and its times; [row, time] where a row is a sensor."""
+    """Values [time, column] of a frame, with its column labels and its times."""
     frame = _unstacked(frame.to_frame("value") if frame.ndim == 1 else frame, name)
     if frame.columns.nlevels > 1:  # two lines of names, of which pandas names the empty ones
         names = [[part for part in map(str, column) if not part.startswith("Unnamed: ")] for column in frame]
@@ -167,15 +168,15 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
         raise SourceFormatError(f"{name!r} has the columns {some(twice)} more than once. Rename them.")
     times = None
     if options.by_row:
-        frame = _with_labels(frame, name)
-    elif options.time is not False:
-        frame, times = _take_time(frame, name, options)
-    if options.columns is not None:
-        frame = chosen(frame, options.columns, name)
-    if options.by_row:
-        times = index_times(frame.columns, options, name)
+        frame = _transposed(frame, options, name)
+        times = index_times(frame.index, options, name)
+    else:
+        if options.time is not False:
+            frame, times = _take_time(frame, name, options)
+        if options.columns is not None:
+            frame = chosen(frame, options.columns, name)
     values = numbers(frame, name)
-    labels = _labels(frame.index, frame.columns, timed=times is not None and not options.by_row)
+    labels = _labels(frame.index, frame.columns, timed=times is not None)
     return values, Described(labels, times, tuple(_doubts(frame, values, times, options, name)))
 
 
@@ -267,8 +268,8 @@ def _reads_as_times(column: Any) -> bool:
     return len(texts) > 0 and all(TIME_TEXT.match(text) for text in texts)
 
 
-def _with_labels(frame: Any, name: str) -> Any:
-    """Frame [row, time] whose index is the column of labels: the one whose name is no time and no number."""
+def _transposed(frame: Any, options: TableOptions, name: str) -> Any:
+    """Frame [time, sensor] of a frame whose rows are sensors, labelled by the column whose name is no time."""
     frame = frame.apply(ids)
     texts = frame.columns.astype(str)
     marked = np.array([bool(TIME_TEXT.match(text) or text[-1:].isdigit()) for text in texts], bool)
@@ -281,12 +282,14 @@ def _with_labels(frame: Any, name: str) -> Any:
             f"the columns {some(named)} of {name!r} are no times, and one can name its rows. Read it with pandas, "
             "and pass frame.set_index(name).drop(columns=others)."
         )
-    return frame.set_index(named[0]) if len(named) else frame
+    frame = frame.set_index(named[0]) if len(named) else frame
+    frame = frame if options.columns is None else chosen(frame, options.columns, name)
+    return pandas.DataFrame(numbers(frame, name).T, frame.columns, frame.index)
 
 
 def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, name: str) -> Iterator[str]:
     """Yield what was assumed: of labels that may be times, of columns that may be counters or different quantities."""
-    steps = frame.columns if options.by_row else frame.index
+    steps = frame.index
     counts = np.asarray(pandas.to_numeric(steps[:SAMPLE].astype(str), errors="coerce"))
     named = counts.dtype.kind in "iu" and str(steps.name).lower() in TIME_NAMES
     if options.time is None and times is None and (named or rises(counts, even=False)):

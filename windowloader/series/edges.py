@@ -151,9 +151,7 @@ def check_edges(
         weight = np.ascontiguousarray(weight, weight.dtype if exact else np.float32)
     wrong = np.flatnonzero(~np.isfinite(weight))
     if wrong.size:
-        raise GraphError(
-            f"edge_weight of edge {wrong[0]} is {weight[wrong[0]]}; leave out edges that do not exist."
-        )
+        raise GraphError(f"edge_weight of edge {wrong[0]} is {weight[wrong[0]]}; leave such edges out.")
     return index, weight, count
 
 
@@ -264,14 +262,13 @@ def _numbered(ends: list[int | str], naming: Naming) -> tuple[np.ndarray, Any]:
         if numbers is None:
             names = sorted({str(end) for end in ends if isinstance(end, str)})
             raise GraphError(
-                f"edges are written in labels ({listed(names)}), so the order of the nodes has to be given: pass "
-                "nodes=, a label for each column of the array."
+                f"edges are written in labels ({listed(names)}): pass nodes=, a label for each column of the array."
             )
         if scattered and asked is None:
             raise GraphError(
                 f"edges join {len(np.unique(numbers))} nodes, whose numbers go up to {int(numbers.max())}: these look "
-                "like labels (sensor ids). Pass nodes=, the labels in the order of the array's columns; or, if they "
-                "are numbers and the other nodes have no edges, windowloader.Graph.load(path, ends='numbers')."
+                "like labels (sensor ids). Pass nodes=, the labels in the order of the array's columns; or "
+                "Graph.load(path, ends='numbers') if they are numbers."
             )
         return numbers, naming.nodes
     labels = _labels(sorted(set(texts(ends))) if naming.nodes is None else naming.nodes)
@@ -282,8 +279,8 @@ def _numbered(ends: list[int | str], naming: Naming) -> tuple[np.ndarray, Any]:
             return numbers, labels
         if (found != numbers).any():
             raise GraphError(
-                f"edges could be written in labels or in numbers: all ends are among the {len(labels)} labels "
-                f"({listed(labels.tolist(), 3)}) and among the numbers 0 … {len(labels) - 1} too. Say which: "
+                f"edges could be written in labels or in numbers: all ends are among the labels "
+                f"{listed(labels.tolist(), 3)} and among the numbers 0 … {len(labels) - 1}. Say which: "
                 "graph=windowloader.Graph.load(path, nodes=labels, ends='labels'), or ends='numbers'."
             )
     if missing and naming.of_series and (found >= 0).any() and (numbers is None or scattered):
@@ -315,9 +312,7 @@ def read_edges(path: str | os.PathLike[str], naming: Naming) -> Edges:
     if told := foreign(path):
         raise GraphError(f"{str(path)!r} is {told}.")
     if suffix not in READERS:
-        raise GraphError(
-            f"{str(path)!r}: graphs are read from {', '.join(READERS)}; others as Graph(edge_index, weight)."
-        )
+        raise GraphError(f"{str(path)!r}: graphs are read from {', '.join(READERS)}.")
     try:
         found = READERS[suffix](file, naming)
         found.fields()  # checked here, so that an error names the file
@@ -389,12 +384,14 @@ def _read_pickle(file: Path, _naming: Naming) -> Edges:
         case np.ndarray() as matrix:
             return _from_array(matrix, _naming.of_matrix)
         case [ids, dict() as numbers, np.ndarray(ndim=2) as matrix]:
+            if any(not isinstance(label, (str, bytes, int, float, np.generic)) for label in ids):
+                raise GraphError("some of its ids are neither text nor numbers.")
             if wrong := [label for place, label in enumerate(ids) if numbers.get(label, place) != place]:
                 raise GraphError(f"ids and their numbers disagree, first for {wrong[0]!r}.")
             return Edges.of_matrix(matrix, nodes=_labels(list(ids), len(matrix)))
         case found:
             raise GraphError(
-                f"a {type(found).__name__} is no graph; a matrix, or DCRNN's [ids, id_to_index, matrix], is one."
+                f"a {type(found).__name__} is no matrix and not DCRNN's [ids, id_to_index, matrix]."
             )
 
 
@@ -418,8 +415,8 @@ def _read_text(file: Path, naming: Naming) -> Edges:
         table = [row[1:] for row in table[1:]]
     if not table or any(len(row) != len(table) for row in table):
         raise GraphError(
-            f"{len(table)} rows of {width} cells are neither a square matrix, with or without labels, nor a list of "
-            f"edges with a header that names both ends ({SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]})."
+            f"{len(table)} rows of {width} cells are neither a square matrix nor a list of edges with a header such as "
+            f"{SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]}."
         )
     return _labelled(np.array(table, np.float32), rows, labels, naming)
 

@@ -222,9 +222,7 @@ def align_graph(
         return None
     found = _as_graph(graph, nodes)
     if isinstance(found, DynamicGraph) and found.num_steps != num_steps:
-        raise GraphError(
-            f"the dynamic graph has {found.num_steps} steps and the series {num_steps}; each row needs its edges."
-        )
+        raise GraphError(f"the dynamic graph has {found.num_steps} steps and the series {num_steps}.")
     advice = "Choose the nodes of both, by series.select(nodes=...), or pass nodes= if the array's labels are wrong."
     wanted = stored if nodes is None else nodes
     picked = order(found.nodes, wanted, "the graph", "the array", GraphError, advice)
@@ -234,9 +232,9 @@ def align_graph(
     if found.num_nodes > num_nodes or (found.sized and found.num_nodes < num_nodes):
         raise GraphError(
             f"the graph has {found.num_nodes} nodes, up to node {found.num_nodes - 1}, and the series has the nodes "
-            f"0 … {num_nodes - 1}, {num_nodes} of them: without labels on both there is no telling which are which. "
-            "Cut one: graph.select(index), series.select(nodes=index). Where edges are written in labels (sensor "
-            "ids), pass nodes=, the labels in the order of the array's columns."
+            f"0 … {num_nodes - 1}, and not both have labels. Choose nodes: graph.select(index), "
+            "series.select(nodes=index). Where edges are written in labels (sensor ids), pass nodes=, the labels in "
+            "the order of the array's columns."
         )
     labels = nodes if found.nodes is None else found.nodes
     return found if found.sized and labels is found.nodes else found.resized(num_nodes, labels)

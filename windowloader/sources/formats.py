@@ -73,12 +73,9 @@ FORMATS = (
     Format("zip", None, (b"PK\3\4",), (".npz", ".zip", ".xlsx", ".xls", ".ods", ".pt"),
            "a zip archive. Unpack it; where numpy.savez wrote it, name it .npz; where a spreadsheet program did, pass "
            "what pandas.read_excel returns"),
-    Format("Office", None, (b"\xd0\xcf\x11\xe0",), (".xls",), "an old Office document. Save it as CSV"),
     Format("Git LFS", None, (b"version https://git-lfs",), (),
            "a Git LFS pointer, not the data. Run 'git lfs pull' where it was cloned"),
     Format("HDF4", None, (b"\x0e\x03\x13\x01",), (), "an HDF 4 file, not HDF5. Convert it by h4toh5"),
-    Format("MATLAB 5", None, (b"MATLAB 5.0",), (),
-           "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3"),
     Format("picture", None, (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"%PDF"), (),
            "a picture (PNG, JPEG, TIFF) or a PDF document, which has no time axis. Join several pictures in xarray"),
     Format("damaged HDF5", None, (b"\x89HDF\n", b"\x89HDF\r\r\n"), (),
@@ -173,9 +170,7 @@ def foreign(path: str | os.PathLike[str], head: bytes | None = None) -> str | No
         return None if name.endswith(found.suffixes) else found.advice
     if PICKLE.match(head):
         if CHANGED.search(head):
-            return (
-                "a pickle whose line ends were changed in transfer (\\r\\n for \\n). Copy it again, as binary"
-            )
+            return "a pickle whose line ends were changed in transfer. Copy it again, as binary"
         return None if name.endswith((".pkl", ".pickle", ".pt")) else PICKLED
     if name.endswith((".json", ".xml", ".html")):
         return None
@@ -184,9 +179,8 @@ def foreign(path: str | os.PathLike[str], head: bytes | None = None) -> str | No
         said = f" ({title[1].decode('utf-8', 'replace')!r})" if title else ""
         return f"{what}{said}, such as a log-in page or an error. Download the file again"
     if JSON.match(head):
-        begin = head[:60].decode("utf-8", "replace")
         return (
-            f"JSON text, which begins with {begin!r}. Download the file again, or pass an array made from it"
+            f"JSON text: {head[:60].decode('utf-8', 'replace')!r}. Download the file again, or pass an array"
         )
     return None
 
@@ -251,7 +245,7 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
 
     if scheme_of(pattern) in ("http", "https"):
         raise SourceFormatError(
-            f"{hide_secrets(pattern)!r} is a pattern, and web servers do not list their files. Pass a list of URLs."
+            f"{hide_secrets(pattern)!r}: web servers do not list their files. Pass a list of URLs."
         )
     if not supported(pattern):
         options = own_headers_stay(storage_options)

@@ -230,9 +230,7 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
     if "tensorstore.TensorStore" in marks:
         url = "memory:" if target.kvstore is None else target.kvstore.url
         if url.startswith("memory:"):
-            raise SourceFormatError(
-                "a TensorStore in memory cannot be opened elsewhere; pass its path or URL."
-            )
+            raise SourceFormatError("a TensorStore in memory cannot be reopened; pass its path or URL.")
         return _place_of(url, variable)
     return target, variable
 

@@ -175,14 +175,11 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
         column = column.dt.to_timestamp()
     kind, how = column.dtype.kind, dict[str, Any]()
     if kind == "m":
-        raise SourceFormatError(
-            f"the times {name!r} are durations. Add them to a date: pandas.Timestamp(…) + column."
-        )
+        raise SourceFormatError(f"the times {name!r} are durations. Add them to a date.")
     if kind in "iuf" and form is None and unit not in UNITS:
         raise SourceFormatError(
-            f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. Say what they are: "
-            "dates or years, time_format='%Y%m%d' or time_format='%Y'; counts since 1970, time_unit='s', 'ms', 'us' or "
-            "'ns'; or no times, time=False."
+            f"the times {name!r} are numbers, the first {column.iloc[0] if len(column) else None}. Dates are "
+            "time_format='%Y%m%d' or time_format='%Y'; counts since 1970 time_unit='s', 'ms', …; no times time=False."
         )
     if kind in "iuf":
         column = column if form is None else column.astype("Int64").astype("str")
@@ -194,9 +191,8 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
         cell, known = column.iloc[bad[0]], form or "ISO 8601"
         raise SourceFormatError(
             f"row {bad[0]} of the times {name!r} is {cell!r}, which is no time in {known!r} ({bad.size} such rows). "
-            "Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. A date and a time of day "
-            "in two columns: time=['date', 'time']. Times of day alone: time=False and timestamps=(start, step). "
-            "A second line of names: header=[0, 1]."
+            "Say the format, with the day or the month first: time_format='%d/%m/%Y %H:%M'. Date and time of day in "
+            "two columns: time=['date', 'time']. Times of day alone: time=False and timestamps=(start, step)."
         )
     zone = calendar_of(parsed)
     parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)
@@ -214,13 +210,12 @@ def _to_moments(column: Any, name: str, how: dict[str, Any]) -> Any:
     listed = some(sorted(offsets.dropna().unique()))
     if (rows := np.flatnonzero(offsets.isna() & parsed.notna())).size:
         raise SourceFormatError(
-            f"row {rows[0]} of the times {name!r} is {column.iloc[rows[0]]!r}, without an offset from UTC, and others "
-            f"have {listed}. Write all with an offset, or none."
+            f"row {rows[0]} of the times {name!r} is {column.iloc[rows[0]]!r}, without an offset, and others have "
+            f"{listed}. Write all with an offset from UTC, or none."
         )
     warnings.warn(
-        f"the times {name!r} have the offsets {listed}: they are moments of UTC here, and clocks such as time_of_day "
-        "are of UTC. For clocks of a zone pass timestamps=, a pandas index with its time zone: "
-        "pandas.to_datetime(column, utc=True).dt.tz_convert('Europe/Berlin').",
+        f"the times {name!r} have the offsets {listed}: clocks such as time_of_day are of UTC. For clocks of a zone "
+        "pass timestamps=pandas.to_datetime(column, utc=True).dt.tz_convert('Europe/Berlin').",
         stacklevel=2,
     )
     return parsed

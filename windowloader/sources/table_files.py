@@ -158,9 +158,7 @@ def _reading(path: str, kind: str) -> Iterator[None]:
     except WindowLoaderError:
         raise
     except ImportError as error:
-        raise MissingExtraError(
-            f"opening {path!r} needs a package that is absent: {error} Mostly: pip install 'windowloader[tables]'."
-        ) from error
+        raise MissingExtraError(f"{path!r}: {error} Mostly: pip install 'windowloader[tables]'.") from error
     except Exception as error:
         raise SourceFormatError(
             f"{path!r} cannot be read as {kind}: {str(error).strip().rstrip('.')}. Read it with pandas and pass the "
@@ -190,9 +188,7 @@ def parquet_files(path: str) -> list[str]:
     found = [] if os.path.isdir(path) else [path]
     for count, (folder, _, names) in enumerate(os.walk(path)):
         if count == MOST_FOLDERS:
-            raise SourceFormatError(
-                f"{path!r} has more than {MOST_FOLDERS} folders in it. Pass the one with Parquet, or a list of files."
-            )
+            raise SourceFormatError(f"{path!r} has more than {MOST_FOLDERS} folders. Pass a list of files.")
         parquet = [name for name in names if name.endswith((".parquet", ".pq"))]
         found += [os.path.join(folder, name) for name in parquet if name[0] not in "_."]  # Spark: no data
     return sorted(found, key=natural)
@@ -213,7 +209,7 @@ def parquet_tables(path: str, options: TableOptions) -> Iterator[Any]:
         added = {name: text for name, text in pairs.items() if name in options.named}
         if left := [name for name in pairs if name not in added and name.lower() not in (*PARTS, "date")]:
             warnings.warn(
-                f"the folders of {path!r} are named by {some(left)}, which is left out where no columns=, entity= or "
+                f"the folders of {path!r} are named by {some(left)}, which is left out unless columns=, entity= or "
                 "time= names it.",
                 stacklevel=2,
             )

@@ -207,8 +207,8 @@ def _unstacked(frame: Any, name: str) -> Any:
     if sorted(kinds) == [False, True] and len(frame.columns) == 1 and frame.index.is_unique:
         return frame.iloc[:, 0].unstack(kinds.index(False))
     raise SourceFormatError(
-        f"the rows of {name!r} have levels {levels}, and are not one a time and id of one column. Give one row a "
-        "time, by {v: frame[v].unstack(id_level) for v in frame}; or open frame.reset_index() with entity= and time=."
+        f"the rows of {name!r} have levels {levels}, and are not one a time and id of one column. Pass "
+        "{v: frame[v].unstack(id_level) for v in frame}, or frame.reset_index() with entity= and time=."
     )
 
 
@@ -255,8 +255,8 @@ def _time_column(frame: Any, name: str) -> Any:
     texts = [column for column in texts if str(column) not in "tT"] or texts  # beside others, a temperature
     if len(texts) > 1:
         raise SourceFormatError(
-            f"the columns {texts} of {name!r} may each be the time. Where a date and a time stand in two columns, join "
-            f"them by time={texts}; else name one, e.g. time={texts[0]!r}."
+            f"the columns {texts} of {name!r} may each be the time. Where they are a date and a time of day, join them "
+            f"by time={texts}; else name one, e.g. time={texts[0]!r}."
         )
     first = [column for column in frame.columns[:1] if _reads_as_times(frame[column])]
     return next(iter(texts or (named if len(named) == 1 else first)), None)
@@ -310,8 +310,8 @@ def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, n
     if counted and (times is None or options.axes != "tf"):
         yield (
             f"the columns {counted} of {name!r} are taken for readings, and look like row numbers or parts of times. "
-            "Leave row numbers out by columns=[…], which also says that they are meant; say which are times by time=… "
-            "with time_unit='s' or time_format='%Y', or time=['year', 'month', 'day', 'hour']."
+            "Say which columns are meant, columns=[…], or which are times: time=… with time_unit='s' or "
+            "time_format='%Y', or time=['year', 'month', 'day', 'hour']."
         )
     if options.axes is None and (told := apart(names, values)):
         yield (
@@ -422,7 +422,7 @@ def _sorted(targets: Sequence[Any], asked: TableOptions, name: str) -> tuple[np.
         own, labels = pandas.factorize(part[asked.entity])
         if (unnamed := np.flatnonzero(own < 0)).size:
             raise SourceFormatError(
-                f"row {rows + unnamed[0]} of {name!r} has no {asked.entity!r}. Drop such rows, or name them."
+                f"row {rows + unnamed[0]} of {name!r} has no {asked.entity!r}. Drop such rows."
             )
         blocks.append(numbers(part[features], where))
         times.append(found := times_of(part, asked.times, asked, where))

@@ -22,7 +22,7 @@ from .alignment import Alignment
 from .borders import check_borders, check_entities, entity_numbers, unite
 from .clock import CLOCK_NAMES, Clock
 from .dynamic_graph import DynamicGraph
-from .graph import Graph, align_graph
+from .graphs import align_graph
 from .joining import check_names, open_covariates, open_sources, own_variables
 from .labels import as_labels, listed, tells
 from .targets import Opener
@@ -30,6 +30,8 @@ from .variable import Variable, common_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from .graph import Graph
 
 __all__ = ["Column", "Series"]
 

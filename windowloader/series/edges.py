@@ -239,7 +239,7 @@ def _list(header: Iterable[Any], rows: Sequence[Sequence[Any]], naming: Naming) 
         ends = [text_of(row[end]) for row in rows for end in (source, target)]
         weights = [float(row[weight]) for row in rows] if weight >= 0 else None
     except (IndexError, ValueError) as error:
-        raise GraphError(f"an edge is short of a cell or its weight is no number: {error}") from error
+        raise GraphError(f"an edge is short of a cell or its weight is not a number: {error}") from error
     whole = [int(end.partition(".")[0]) if WHOLE.fullmatch(end) else end for end in ends]
     index, labels = _numbered(whole, naming)
     return Edges(index.reshape(-1, 2).T, weights, nodes=labels)
@@ -275,7 +275,7 @@ def _numbered(ends: list[int | str], naming: Naming) -> tuple[np.ndarray, Any]:
     found, missing = find(labels, ends)
     in_range = numbers is not None and numbers.min(initial=0) >= 0 and numbers.max(initial=0) < len(labels)
     if asked is None and numbers is not None and in_range:
-        if missing:  # some ends are no labels, and every end is a node number
+        if missing:  # some ends are not labels, and every end is a node number
             return numbers, labels
         if (found != numbers).any():
             raise GraphError(
@@ -309,18 +309,16 @@ def read_edges(path: str | os.PathLike[str], naming: Naming) -> Edges:
     if not os.path.isfile(path):
         raise SourceNotFoundError(f"no graph at {str(path)!r}: there is no such file. {nearby(path)}")
     suffix = (file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix).lower()
-    if told := foreign(path):
-        raise GraphError(f"{str(path)!r} is {told}.")
+    if advice := foreign(path):
+        raise GraphError(f"{str(path)!r} is {advice}.")
     if suffix not in READERS:
         raise GraphError(f"{str(path)!r}: graphs are read from {', '.join(READERS)}.")
     try:
         found = READERS[suffix](file, naming)
         found.fields()  # checked here, so that an error names the file
     except Exception as error:
-        said = (
-            str(error) if isinstance(error, (GraphError, ValueError)) else f"{type(error).__name__}: {error}"
-        )
-        raise GraphError(said if str(path) in said else f"{str(path)!r} cannot be read: {said}") from error
+        problem = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise GraphError(problem if str(path) in problem else f"{str(path)!r}: {problem}") from error
     return found
 
 
@@ -371,7 +369,7 @@ def _sparse(archive: Archive, nodes: Any) -> Edges:
         pointers, columns = archive["indptr"], archive["indices"]
         counts = np.diff(pointers)
         if pointers[0] != 0 or pointers[-1] != len(columns) or counts.min(initial=0) < 0:
-            raise GraphError("indptr and indices are no sparse matrix; save it again.")
+            raise GraphError("indptr and indices are not of a sparse matrix; save it again.")
         rows = np.repeat(np.arange(len(counts)), counts)
         rows, columns = (rows, columns) if kind == "csr" else (columns, rows)
     return Edges.of_entries(rows, columns, data, tuple(shape.tolist()), nodes)
@@ -390,9 +388,7 @@ def _read_pickle(file: Path, _naming: Naming) -> Edges:
                 raise GraphError(f"ids and their numbers disagree, first for {wrong[0]!r}.")
             return Edges.of_matrix(matrix, nodes=_labels(list(ids), len(matrix)))
         case found:
-            raise GraphError(
-                f"a {type(found).__name__} is no matrix and not DCRNN's [ids, id_to_index, matrix]."
-            )
+            raise GraphError(f"a {type(found).__name__}; not a matrix or DCRNN's [ids, id_to_index, matrix].")
 
 
 def _read_text(file: Path, naming: Naming) -> Edges:

@@ -117,7 +117,7 @@ class Graph:
         GraphError
             Where the file holds no graph, or does not say which node is which.
         SourceNotFoundError
-            Where there is no file.
+            Where the file does not exist.
 
         Examples
         --------
@@ -153,7 +153,7 @@ class Graph:
         Raises
         ------
         GraphError
-            For a number that is no node's, or a node chosen twice.
+            For a number that is not a node's, or a node chosen twice.
 
         Examples
         --------

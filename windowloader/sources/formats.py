@@ -103,12 +103,12 @@ def _head_of(path: str | os.PathLike[str]) -> bytes:
 
 
 def by_bytes(head: bytes) -> Format | None:
-    """Format that the first bytes of a file tell, of those that can be opened."""
+    """Format with these first bytes, of those that can be opened."""
     return next((one for one in FORMATS if one.kind and one.heads and head.startswith(one.heads)), None)
 
 
 def format_of(path: str) -> Format | None:
-    """Format of a local file by its first bytes; None where they do not tell.
+    """Format of a local file by its first bytes; None where they are not known.
 
     Raises
     ------
@@ -120,8 +120,8 @@ def format_of(path: str) -> Format | None:
     if found is None and head and _has_user_block(path):
         return next(one for one in FORMATS if one.kind == "hdf5")
     checked = found is None or (found.advice and path.lower().endswith(TEXT))
-    if checked and (told := foreign(path, head)):
-        raise SourceFormatError(f"{path!r} is {told}.")
+    if checked and (advice := foreign(path, head)):
+        raise SourceFormatError(f"{path!r} is {advice}.")
     return found
 
 
@@ -136,7 +136,7 @@ def _has_user_block(path: str) -> bool:
 
 
 def by_name(path: str) -> Format | None:
-    """Format that a name tells, of those that can be opened.
+    """Format by the suffix of a name, of those that can be opened.
 
     Examples
     --------
@@ -166,8 +166,8 @@ def foreign(path: str | os.PathLike[str], head: bytes | None = None) -> str | No
     head = _head_of(path) if head is None else head
     if head and not head.strip(b"\0") and name.endswith(BINARY):
         return "filled with bytes of 0, as an interrupted download leaves it. Restore it from its origin"
-    if found := next((one for one in FORMATS if one.advice and head.startswith(one.heads)), None):
-        return None if name.endswith(found.suffixes) else found.advice
+    if other := next((one for one in FORMATS if one.advice and head.startswith(one.heads)), None):
+        return None if name.endswith(other.suffixes) else other.advice
     if PICKLE.match(head):
         if CHANGED.search(head):
             return "a pickle whose line ends were changed in transfer. Copy it again, as binary"
@@ -175,9 +175,9 @@ def foreign(path: str | os.PathLike[str], head: bytes | None = None) -> str | No
     if name.endswith((".json", ".xml", ".html")):
         return None
     if page := PAGE.match(head):
-        title, what = TITLE.search(head), "a web page" if page[1] else "an XML document"
-        said = f" ({title[1].decode('utf-8', 'replace')!r})" if title else ""
-        return f"{what}{said}, such as a log-in page or an error. Download the file again"
+        found, what = TITLE.search(head), "a web page" if page[1] else "an XML document"
+        title = f" ({found[1].decode('utf-8', 'replace')!r})" if found else ""
+        return f"{what}{title}, such as a log-in page or an error. Download the file again"
     if JSON.match(head):
         return (
             f"JSON text: {head[:60].decode('utf-8', 'replace')!r}. Download the file again, or pass an array"

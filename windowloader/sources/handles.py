@@ -76,7 +76,7 @@ class Stamp:
         return cls(absolute, found.st_size, found.st_mtime_ns)
 
     def check(self) -> None:
-        """Raise where the file is no longer what was opened: values would be wrong, or a map would fault."""
+        """Raise where the file has changed since it was opened: values would be wrong, or a map would fault."""
         try:
             now = Stamp.of(self.path)
         except SourceNotFoundError:

@@ -67,7 +67,7 @@ class AddressableSource(LocalSource):
         return "memory" if self.region is None else "mapped"
 
     def check(self) -> None:
-        """Raise `SourceChangedError` where the file is no longer what was opened."""
+        """Raise `SourceChangedError` where the file has changed since it was opened."""
         if self.region is not None:
             self.region.stamp.check()
 
@@ -258,7 +258,7 @@ def open_array(values: Any, *, axes: str | None = None) -> ArraySource:
 
 
 def as_array(values: Any, name: str = "array") -> np.ndarray:
-    """Turn an array-like into an ndarray without a copy where its memory can be shared.
+    """Convert an array-like to an ndarray, without a copy where its memory can be shared.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def as_array(values: Any, name: str = "array") -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         if values.dtype.kind != "f":
             raise SourceFormatError(
-                f"{name!r} is a masked array of {values.dtype}, which has no NaN for what is masked. Pass "
+                f"{name!r} is a masked array of {values.dtype}, which has no NaN for masked values. Pass "
                 "values.filled(sentinel) and missing=sentinel, or values.astype('float32')."
             )
         return np.asarray(values.filled(np.nan))

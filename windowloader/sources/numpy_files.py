@@ -52,7 +52,7 @@ class _Form(NamedTuple):
 
 
 def _form_of(head: bytes, name: str) -> _Form:
-    """Form of an ``.npy`` file by its first bytes; ValueError where they are no header."""
+    """Form of an ``.npy`` file by its first bytes; ValueError where they are not a header."""
     file = io.BytesIO(head[:LONGEST])  # a damaged length would have NumPy read up to 4 GiB
     try:
         short = np.lib.format.read_magic(file) == (1, 0)
@@ -61,8 +61,10 @@ def _form_of(head: bytes, name: str) -> _Form:
         shape, fortran, dtype = read(file)
         return _Form(check_shape(shape, dtype.itemsize, name), dtype, file.tell(), "F" if fortran else "C")
     except Exception as error:  # any of NumPy's and Python's parsers
-        said = str(error) or type(error).__name__
-        raise ValueError(f"the header of {name!r}, in {len(head)} bytes, cannot be read: {said}") from error
+        problem = str(error) or type(error).__name__
+        raise ValueError(
+            f"the header of {name!r}, in {len(head)} bytes, cannot be read: {problem}"
+        ) from error
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
@@ -275,7 +277,7 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
         raise SourceFormatError(f"an array of {os.fspath(path)!r} cannot be opened: {error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: encrypted
         raise CorruptDataError(
-            f"{os.fspath(path)!r} is no whole .npz archive: {error}. Restore it from its origin, or save it again."
+            f"{os.fspath(path)!r} is not a complete .npz archive: {error}. Restore it, or save it again."
         ) from error
 
 

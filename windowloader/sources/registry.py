@@ -310,8 +310,8 @@ def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict
         found = by_bytes(error.head)
         if found is not None and found.kind == "netcdf":
             return None
-        if told := foreign(place, error.head):
-            raise SourceFormatError(f"{place!r} is {told}.") from error
+        if advice := foreign(place, error.head):
+            raise SourceFormatError(f"{place!r} is {advice}.") from error
         raise
 
 

@@ -32,7 +32,7 @@ UNITS = ("D", "h", "m", "s", "ms", "us", "ns")
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
 OFFSET = r"[T ].*?\d\s*([+-]\d\d:?\d*|Z)\s*$"
-LEAST_ROWS = 12  # below which ranges of columns tell nothing
+LEAST_ROWS = 12  # of which ranges of columns are compared
 SAMPLE = 4096  # rows that are compared
 QUANTITIES = re.compile(
     "temp|humid|dew|pres|wind|speed|flow|volume|occup|load|power|volt|energy|price|rain|precip|radiation|solar|"
@@ -168,7 +168,7 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     ------
     SourceFormatError
         For numbers without ``unit`` or ``form``, for 03/04/2020 and times of day without ``form``, and for text that
-        is no time; the message has the first such row.
+        does not parse; the message has the first such row.
     """
     column = _plain(column)
     if isinstance(column.dtype, pandas.PeriodDtype):

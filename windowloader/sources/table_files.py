@@ -43,14 +43,14 @@ BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How a table becomes values and times: which columns are what, and options of pandas by their names.
+    """How a table is read: the role of its columns, and options of pandas by their names.
 
     Parameters
     ----------
     time : str, sequence of str or bool, optional
-        Column of the timestamps; several that give them together, as ``["date", "time"]`` or ``["year", "month",
-        "day", "hour"]``; False: there is none; None: found by its name, or by being the first column and text that
-        parses as times.
+        Column of the timestamps, or several that form them, as ``["date", "time"]`` or ``["year", "month", "day",
+        "hour"]``; False: there is none; None: the column with a name of times, or the first one if it is text that
+        reads as times.
     time_unit : {"D", "h", "m", "s", "ms", "us", "ns"}, optional
         For times that are numbers: since 1970, UTC.
     time_format : str, optional
@@ -58,16 +58,16 @@ class TableOptions:
     columns : sequence of str, optional
         The columns to keep; None: all but the time and the entity.
     entity : str, optional
-        Of a table of one row a reading: the column that says whose it is.
+        Column of the entity, of a table of one reading per row.
     axes : str, optional
-        As `windowloader.sources.tables.open_table` takes them.
+        See `windowloader.sources.tables.open_table`.
     header : bool, int or sequence of int, optional
-        Whether the first line of a CSV file or Excel sheet names the columns, or which lines do; None: seen from the
-        file, or asked for.
+        Whether the first line of a CSV file or Excel sheet names the columns, or which lines do; None: detected, or
+        an error where that is impossible.
     sep : str, optional
-        What separates the columns of a CSV file; None: seen from its first lines.
+        Separator of the columns of a CSV file; None: detected in its first lines.
     decimal, thousands, encoding, dtype, na_values : optional
-        Handed to `pandas.read_csv`, and to `pandas.read_excel` as far as it takes them.
+        Passed to `pandas.read_csv`, and to `pandas.read_excel` where it has them.
     sheet_name : str or int
         Sheet of an Excel file.
     key : str, optional
@@ -122,7 +122,7 @@ class TableOptions:
 
 
 def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
-    """Return the frame of what is a table: a file, a URL, a frame of any library; None for other targets."""
+    """Return the frame of a file, URL or table of any library; None for other targets."""
     if isinstance(target, str | os.PathLike):
         path = os.fspath(target)
         named = by_name(path)
@@ -172,14 +172,14 @@ def kind_of(path: str) -> str:
     Raises
     ------
     SourceFormatError
-        For a file that is no table, such as a web page, which would be read as text.
+        For a file of another kind, such as a web page, which would be read as text.
     """
     Stamp.of(path)  # raises where nothing is there
     if os.path.isdir(path):
         return "Parquet"
     found = format_of(path) or by_name(path)
     if found is not None and found.kind not in ("table", "hdf5"):
-        raise SourceFormatError(f"{path!r} is no table, but a file of the format {found.name}.")
+        raise SourceFormatError(f"{path!r} is not a table, but a file of the format {found.name}.")
     return "CSV" if found is None else found.name
 
 
@@ -301,7 +301,7 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
     Raises
     ------
     SourceFormatError
-        Where such whole numbers stand above other whole numbers: names or readings, nobody can tell.
+        Where such whole numbers stand above other whole numbers: they could be names or readings.
 
     Examples
     --------

@@ -60,7 +60,7 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
         CSV (``.gz`` and the like are unpacked), Parquet, a folder of Parquet files, Feather, Excel or HDF5.
     axes : str, optional
         ``tn`` (default); ``tf`` where the columns are features; ``nt`` where a row is a sensor: then its column of
-        text, or the one column whose name is no number or date, has the labels, and the header the times.
+        text, or the one column whose name is not a number or date, has the labels, and the header the times.
     **options
         See `TableOptions`.
 
@@ -149,7 +149,7 @@ class FrameDescription(Description):
             return (block and _described(block, self.options)) or Described()
 
     def labels(self, dim: int) -> np.ndarray | None:
-        """Labels along a dimension as stored: of the columns, and of rows that are no times."""
+        """Labels along a dimension as stored: of the columns, and of rows that are not times."""
         return self._found().labels(dim)
 
     def timestamps(self) -> np.ndarray | None:
@@ -227,7 +227,7 @@ def _take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times
 
 
 def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
-    """Return the times that the row labels of a frame are; None where they are none, or are not to be."""
+    """Return the times in the row labels of a frame; None where they are not times, or with ``time=False``."""
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
     formed = options.by_row and options.time_format is not None
     if options.time is False or not (dated or formed or _reads_as_times(index)):
@@ -269,11 +269,11 @@ def _reads_as_times(column: Any) -> bool:
 
 
 def _transposed(frame: Any, options: TableOptions, name: str) -> Any:
-    """Frame [time, sensor] of a frame whose rows are sensors, labelled by the column whose name is no time."""
+    """Frame [time, sensor] of a frame whose rows are sensors, labelled by the column whose name is not a time."""
     frame = frame.apply(ids)
     texts = frame.columns.astype(str)
     marked = np.array([bool(TIME_TEXT.match(text) or text[-1:].isdigit()) for text in texts], bool)
-    if not marked.any():  # names that are no times: text names the rows
+    if not marked.any():  # no name is a time: text names the rows
         numeric = np.array([kind.kind in "fiub" for kind in frame.dtypes], bool)
         marked = numeric & (not numeric.all() or frame.index.dtype.kind not in "iu")
     named = frame.columns[~marked]
@@ -313,10 +313,10 @@ def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, n
             "Say which columns are meant, columns=[…], or which are times: time=… with time_unit='s' or "
             "time_format='%Y', or time=['year', 'month', 'day', 'hour']."
         )
-    if options.axes is None and (told := apart(names, values)):
+    if options.axes is None and (difference := apart(names, values)):
         yield (
             f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
-            f"{told}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
+            f"{difference}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
         )
 
 
@@ -332,7 +332,7 @@ class Entities(Described):
 
 
 class LongTable(NamedTuple):
-    """What a long table holds.
+    """A long table that is open.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ class LongTable(NamedTuple):
     borders : ndarray, shape (entity + 1,), int64
         First row of each entity, and the end.
     names : ndarray, shape (entity,)
-        As the table has them, in the order they first appear.
+        Ids as in the table, in the order of their first rows.
     """
 
     source: LoadedSource | ArraySource
@@ -358,14 +358,14 @@ def open_long_table(
     storage_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> LongTable:
-    """Open a table of one row a reading.
+    """Open a table of one reading per row.
 
     Parameters
     ----------
     target : path, URL, pattern or frame, or a list of them
         Files as `open_table` takes them; the rows of several are taken together.
     entity, time : str
-        The columns that say whose a reading is and when it was; ``time`` may be several, see `TableOptions`.
+        The columns with the entity and the time of each reading; ``time`` may be several, see `TableOptions`.
     values : sequence of str, optional
         The columns of numbers to take; None: all others.
     storage_options : mapping, optional

@@ -42,7 +42,7 @@ def load_plain(data: bytes) -> Any:
     >>> load_plain(pickle.dumps({"a": [1, 2.5]}))
     {'a': [1, 2.5]}
     """
-    return _loaded(_Plain(data), "this is no pickle of plain data")
+    return _loaded(_Plain(data), "this is not a pickle of plain data")
 
 
 def load_attribute(data: bytes) -> Any:
@@ -53,7 +53,7 @@ def load_attribute(data: bytes) -> Any:
     SourceFormatError
         Where it names anything else.
     """
-    return _loaded(_Attribute(io.BytesIO(data), encoding="latin1"), "it is no whole pickle")
+    return _loaded(_Attribute(io.BytesIO(data), encoding="latin1"), "it is not a complete pickle")
 
 
 def _loaded(reader: Any, problem: str) -> Any:
@@ -92,7 +92,7 @@ class _Dtype:
     def __init__(self, code: Any, *_: Any) -> None:
         name = code.decode() if isinstance(code, bytes) else code
         if not (isinstance(name, str) and CODES.fullmatch(name)):
-            raise SourceFormatError("a pickled dtype is refused that is none of a number, text or bytes.")
+            raise SourceFormatError("a pickled dtype is refused that is not one of numbers, text or bytes.")
         self.dtype = np.dtype(name)
 
 
@@ -103,7 +103,7 @@ def _ndarray() -> None:
 def _reconstruct(kind: object, shape: object, _code: object) -> np.ndarray:
     """Stand-in for NumPy's: an empty array, which BUILD replaces by one with its contents."""
     if kind is not _ndarray or shape != (0,):
-        raise SourceFormatError("a pickled array is refused that is no plain numpy.ndarray.")
+        raise SourceFormatError("a pickled array is refused that is not a plain numpy.ndarray.")
     return np.empty(0, np.uint8)
 
 

@@ -177,3 +177,33 @@ def test_opening_an_array_imports_no_format(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_opening_an_npy_file_loads_few_files_of_the_package(tmp_path: Path) -> None:
+    """Tables, Zarr, HDF5 and netCDF are imported by the targets that need them, pandas and xarray with them."""
+    np.save(tmp_path / "a.npy", VALUES)
+    code = (
+        f"import sys, windowloader; windowloader.open({str(tmp_path / 'a.npy')!r});"
+        "print(*[m for m in sys.modules if m.startswith('windowloader') or m in ('pandas', 'xarray', 'fsspec')])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280
+    )
+    loaded = set(found.stdout.split())
+    assert loaded.isdisjoint(("pandas", "xarray", "fsspec"))
+    own = {"registry", "formats", "handles", "mapping", "memory", "numpy_files"}
+    formats = (
+        "tables",
+        "table_",
+        "frame_",
+        "unpickle",
+        "chunked",
+        "hdf5",
+        "netcdf",
+        "zarr",
+        "ranges",
+        "remote",
+    )
+    assert {f"windowloader.sources.{name}" for name in own} <= loaded
+    assert not [name for name in loaded if name.removeprefix("windowloader.sources.").startswith(formats)]
+    assert len(loaded) <= 42  # the aim is 15

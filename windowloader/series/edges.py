@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import itertools
 import operator
 import os
 import re
@@ -393,38 +392,30 @@ def _read_pickle(file: Path, _naming: Naming) -> Edges:
 
 def _read_text(file: Path, naming: Naming) -> Edges:
     """Read a matrix or a list of edges: a header that names both ends of an edge makes it a list."""
-    with _opened(file) as lines:
-        first = lines.readline()
-        delimiter = next((mark for mark in ",;\t" if mark in first), " ")
-        rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=True)
-        table = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    packed = file.suffix == ".gz"
+    with (gzip.open if packed else open)(file, "rt", encoding="utf-8-sig", newline="") as lines:
+        text = lines.read(LARGEST + 1 if packed else -1)
+    if packed and len(text) > LARGEST:
+        raise GraphError(f"more than {LARGEST >> 20} MiB of text: unpack it first, with gunzip.")
+    delimiter = next((mark for mark in ",;\t" if mark in text.partition("\n")[0]), " ")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    table = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
     if not table:
         raise GraphError("it is empty.")
     if min(_ends(table[0])) >= 0:
         return _list(table[0], table[1:], naming)
-    labels = rows = None
-    width = len(table[-1])
+    width, labels, names = len(table[-1]), None, None
     if len(table) == width + 1:  # one line more than columns: a header
         labels, table = table[0], table[1:]
     elif len(table) == width and not NUMBER.fullmatch(table[0][0]):  # labels above and to the left
-        labels, rows = table[0][-(width - 1) :], [row[0] for row in table[1:]]
+        labels, names = table[0][-(width - 1) :], [row[0] for row in table[1:]]
         table = [row[1:] for row in table[1:]]
     if not table or any(len(row) != len(table) for row in table):
         raise GraphError(
             f"{len(table)} rows of {width} cells are neither a square matrix nor a list of edges with a header such as "
             f"{SOURCES[0]},{TARGETS[0]},{WEIGHTS[0]}."
         )
-    return _labelled(np.array(table, np.float32), rows, labels, naming)
-
-
-def _opened(file: Path) -> io.TextIOBase:
-    if file.suffix != ".gz":
-        return open(file, encoding="utf-8-sig", newline="")
-    with gzip.open(file) as packed:
-        text = packed.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise GraphError(f"more than {LARGEST >> 20} MiB of text: unpack it first, with gunzip.")
-    return io.StringIO(text.decode("utf-8-sig"), newline="")
+    return _labelled(np.array(table, np.float32), names, labels, naming)
 
 
 READERS: dict[str, Callable[[Path, Naming], Edges]] = {

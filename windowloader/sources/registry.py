@@ -6,11 +6,11 @@ object by its class. To add a kind, add an entry. Modules of formats are importe
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import os
 from dataclasses import dataclass, fields
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from windowloader.errors import AxesError, SourceError, SourceFormatError
@@ -94,7 +94,7 @@ ADVICE = {  # for files whose first bytes are not those of their name
 def guarded(function: Callable[P, T]) -> Callable[P, T]:
     """Make a function that opens or describes its first argument raise errors of this package alone: see `Guard`."""
 
-    @functools.wraps(function)
+    @wraps(function)
     def guard(*given: P.args, **options: P.kwargs) -> T:
         target = given[0] if given else options.get("target")
         path = str(os.fspath(target)) if isinstance(target, str | os.PathLike) else ""
@@ -245,13 +245,10 @@ def _kind(target: Any, raw: bool = False) -> Kind:
         if not marks.isdisjoint(kind.marks):
             return kind
     name = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
-    advice = (
-        " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, list | tuple | int | float) else ""
-    )
     raise SourceFormatError(
         f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: {KNOWN}; an open h5py or "
-        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL."
-        f"{advice}"
+        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL, "
+        "lists of numbers as numpy.asarray(numbers)."
     )
 
 
@@ -298,14 +295,15 @@ def _folder_kind(path: str) -> str:
 
 def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
     """Call a function of a kind; None where an object has to be downloaded first."""
-    if not is_url(place):
-        return _function(named)(place, **how, **({"storage_options": storage} if kind.parts else {}))
-    if not kind.parts:
+    if is_url(place) and not kind.parts:
         return None
+    call = partial(_function(named), place, **how, **({"storage_options": storage} if kind.parts else {}))
+    if not is_url(place) or kind is not KINDS["hdf5"]:
+        return call()
     from .hdf5_dataset import NotHDF5Error
 
     try:
-        return _function(named)(place, **how, storage_options=storage)
+        return call()
     except NotHDF5Error as error:
         found = by_bytes(error.head)
         if found is not None and found.kind == "netcdf":

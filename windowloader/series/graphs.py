@@ -62,7 +62,7 @@ def align_graph(
     if found.num_nodes > num_nodes or (found.sized and found.num_nodes < num_nodes):
         raise GraphError(
             f"the graph has {found.num_nodes} nodes, up to node {found.num_nodes - 1}, and the series has the nodes "
-            f"0 … {num_nodes - 1}, and not both have labels. Choose nodes: graph.select(index), "
+            f"0 … {num_nodes - 1}, {num_nodes} of them, and not both have labels. Choose nodes: graph.select(index), "
             "series.select(nodes=index). Where edges are written in labels (sensor ids), pass nodes=, the labels in "
             "the order of the array's columns."
         )

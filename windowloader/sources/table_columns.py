@@ -31,6 +31,7 @@ EXACT = 2**53  # the largest whole number up to which float64 holds each
 UNITS = ("D", "h", "m", "s", "ms", "us", "ns")
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 TIME_TEXT = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d|\d{1,2}\.\d{1,2}\.\d\d|\d{1,2}:\d\d|\d{8}T\d")
+GROUPED = re.compile(r"\s*[-+]?\d+([,. ']\d+)+\s*$")  # digits with commas or marks between thousands
 OFFSET = r"[T ].*?\d\s*([+-]\d\d:?\d*|Z)\s*$"
 LEAST_ROWS = 12  # of which ranges of columns are compared
 SAMPLE = 4096  # rows that are compared
@@ -152,12 +153,16 @@ def _no_numbers(frame: Any, name: str) -> str:
     if not len(rows):
         return f"{said}, but {column.dtype}. Choose columns=[…], or cast them, e.g. frame.astype('float64')."
     cell = str(column.iloc[rows[0]])
+    said += f": row {rows[0]} of {listed[0]!r} is {cell!r} ({len(rows)} of {len(frame)} rows are no numbers)"
+    if len(rows) == len(frame) and not GROUPED.match(cell):
+        return (
+            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two columns "
+            "both; or, of a table of one reading per row, entity= and time=."
+        )
     mark = next((letter for letter in cell if letter in ",. '"), ",")
     return (
-        f"{said}: row {rows[0]} of {listed[0]!r} is {cell!r} ({len(rows)} of {len(frame)} rows are no numbers). Choose "
-        f"columns=[…], or say what it is. A mark of missing cells: na_values=[{cell!r}]. Decimal commas: decimal=',' "
-        f"and sep=';'. A mark between thousands: thousands={mark!r}. A second line of names: header=[0, 1]. A column "
-        f"of times, of date and time in two columns both: time={listed[0]!r}. One row a reading: entity= and time=."
+        f"{said}. Marks of missing cells: na_values=[{cell!r}]. Decimal commas: decimal=',' and sep=';'. Marks between "
+        f"thousands: thousands={mark!r}. A second line of names: header=[0, 1]."
     )
 
 

@@ -156,8 +156,8 @@ def _no_numbers(frame: Any, name: str) -> str:
     said += f": row {rows[0]} of {listed[0]!r} is {cell!r} ({len(rows)} of {len(frame)} rows are no numbers)"
     if len(rows) == len(frame) and not GROUPED.match(cell):
         return (
-            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two columns "
-            "both; or, of a table of one reading per row, entity= and time=."
+            f"{said}. Choose columns=[…]; name the column of times, time={listed[0]!r}, of date and time in two "
+            "columns both; or, of a table of one reading per row, entity= and time=."
         )
     mark = next((letter for letter in cell if letter in ",. '"), ",")
     return (

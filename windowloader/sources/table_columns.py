@@ -20,11 +20,11 @@ from windowloader.util.calendars import Times, calendar_of
 from .base import optional, to_nanoseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "PARTS", "SAMPLE", "TIME_TEXT", "apart", "as_frame", "from_arrow", "ids", "joined", "numbers", "parse_times",
-    "rises", "some",
+    "PARTS", "SAMPLE", "TIME_TEXT", "apart", "as_frame", "chosen", "from_arrow", "ids", "joined", "numbers",
+    "parse_times", "rises", "some", "times_of",
 ]  # fmt: skip
 
 EXACT = 2**53  # the largest whole number up to which float64 holds each
@@ -66,6 +66,13 @@ def from_arrow(table: Any) -> Any:
 
     whole = {pyarrow.int64(): pandas.Int64Dtype(), pyarrow.uint64(): pandas.UInt64Dtype()}
     return table.to_pandas(types_mapper=whole.get)
+
+
+def chosen(frame: Any, columns: Iterable[Any], name: str) -> Any:
+    """Choose columns of a frame; an error where some are missing."""
+    if absent := [column for column in columns if column not in frame.columns]:
+        raise SourceFormatError(f"{name!r} has no columns {absent}; it has {some(frame.columns)}.")
+    return frame[list(columns)]
 
 
 def ids(column: Any) -> Any:
@@ -202,6 +209,20 @@ def parse_times(column: Any, name: str, *, unit: str | None = None, form: str | 
     zone = calendar_of(parsed)
     parsed = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)
     return Times(to_nanoseconds(parsed.to_numpy(), name), zone)
+
+
+def times_of(
+    frame: Any, columns: Sequence[Any], name: str, unit: str | None = None, form: str | None = None
+) -> Times:
+    """Parse the times that one column has, or several form together: parts by their names, else text."""
+    parts = chosen(frame, columns, name).set_axis([str(column).strip().lower() for column in columns], axis=1)
+    column = parts.iloc[:, 0]
+    if set(PARTS[:3]) <= set(parts.columns) <= set(PARTS):
+        column = pandas.to_datetime(parts, errors="coerce")
+    elif len(columns) > 1:
+        first, *others = (part.astype(str).str.strip() for _, part in parts.items())
+        column = first.str.cat(others, sep=" ")
+    return parse_times(column, f"{name}:{' + '.join(map(str, columns))}", unit=unit, form=form)
 
 
 def _to_moments(column: Any, name: str, how: dict[str, Any]) -> Any:

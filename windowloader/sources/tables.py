@@ -33,6 +33,7 @@ from .table_columns import (
     TIME_TEXT,
     apart,
     as_frame,
+    chosen,
     from_arrow,
     ids,
     joined,
@@ -40,11 +41,12 @@ from .table_columns import (
     parse_times,
     rises,
     some,
-)
+    times_of,
+)  # fmt: skip
 from .table_files import TableOptions, kind_of, parquet_tables, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .base import Source
 
@@ -180,13 +182,6 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
     return values, Described(labels, times, tuple(_doubts(frame, values, times, options, name)))
 
 
-def chosen(frame: Any, columns: Iterable[Any], name: str) -> Any:
-    """Choose columns of a frame; an error where some are missing."""
-    if absent := [column for column in columns if column not in frame.columns]:
-        raise SourceFormatError(f"{name!r} has no columns {absent}; it has {some(frame.columns)}.")
-    return frame[list(columns)]
-
-
 def _labels(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]:
     """Labels of rows, unless they are times, and of columns; none where they only count."""
     labels = {}
@@ -223,7 +218,9 @@ def _take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times
         columns = [found]
     if not columns:
         return frame, None
-    return frame.drop(columns=columns, errors="ignore"), times_of(frame, columns, options, name)
+    return frame.drop(columns=columns, errors="ignore"), times_of(
+        frame, columns, name, options.time_unit, options.time_format
+    )
 
 
 def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
@@ -235,19 +232,6 @@ def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
     return parse_times(index.to_series(), name, form=options.time_format)
 
 
-def times_of(frame: Any, columns: Sequence[Any], options: TableOptions, name: str) -> Times:
-    """Parse the times that one column has, or several have together: parts by their names, else text."""
-    parts = chosen(frame, columns, name).set_axis([str(column).strip().lower() for column in columns], axis=1)
-    column = parts.iloc[:, 0]
-    if set(PARTS[:3]) <= set(parts.columns) <= set(PARTS):
-        column = pandas.to_datetime(parts, errors="coerce")
-    elif len(columns) > 1:
-        first, *others = (part.astype(str).str.strip() for _, part in parts.items())
-        column = first.str.cat(others, sep=" ")
-    where = f"{name}:{' + '.join(map(str, columns))}"
-    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
-
-
 def _time_column(frame: Any, name: str) -> Any:
     """Return the column of times: by its name, or the first one where it is text that reads like times."""
     named = [column for column in frame.columns if str(column).strip().lower() in TIME_NAMES]
@@ -255,8 +239,8 @@ def _time_column(frame: Any, name: str) -> Any:
     texts = [column for column in texts if str(column) not in "tT"] or texts  # beside others, a temperature
     if len(texts) > 1:
         raise SourceFormatError(
-            f"the columns {texts} of {name!r} may each be the time. Where they are a date and a time of day, join them "
-            f"by time={texts}; else name one, e.g. time={texts[0]!r}."
+            f"the columns {texts} of {name!r} may each be the time. Where a date and a time stand in two columns, join "
+            f"them by time={texts}; else name one, e.g. time={texts[0]!r}."
         )
     first = [column for column in frame.columns[:1] if _reads_as_times(frame[column])]
     return next(iter(texts or (named if len(named) == 1 else first)), None)
@@ -425,7 +409,7 @@ def _sorted(targets: Sequence[Any], asked: TableOptions, name: str) -> tuple[np.
                 f"row {rows + unnamed[0]} of {name!r} has no {asked.entity!r}. Drop such rows."
             )
         blocks.append(numbers(part[features], where))
-        times.append(found := times_of(part, asked.times, asked, where))
+        times.append(found := times_of(part, asked.times, where, asked.time_unit, asked.time_format))
         owners.append(np.array([seen.setdefault(label, len(seen)) for label in labels], np.int32)[own])
         zones.add(found.calendar)
         rows += len(part)

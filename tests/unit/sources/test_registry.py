@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VALUES = np.arange(12.0).reshape(4, 3)
 
 
-def test_unknown_targets_are_told_what_can_be_opened() -> None:
+def test_errors_for_unknown_targets_list_what_can_be_opened() -> None:
     for target in (object(), 3, {"a": 1}, None, [1.0, 2.0]):
         with pytest.raises(
             SourceFormatError, match=r"cannot be opened. What can: .*\.npy.*Zarr.*HDF5.*Parquet.*list"
@@ -110,7 +110,7 @@ def test_remote_tables_and_archives_are_fetched(tmp_path: Path) -> None:
         open_source("memory://r/b.csv")
 
 
-def test_remote_npy_and_zarr_go_to_their_rooms(tmp_path: Path) -> None:
+def test_remote_npy_and_zarr_are_opened(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
     with fsspec.open("memory://r/a.npy", "wb") as file:
         np.save(file, VALUES)

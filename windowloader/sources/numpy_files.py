@@ -169,7 +169,7 @@ def open_raw(
     SourceFormatError
         Where it is longer, or -1 comes out uneven.
     """
-    form = _checked(shape, dtype, offset, order, str(target))
+    form = _checked(shape, dtype, offset, order, hide_secrets(str(target)))
     if is_url(target):
         from .remote_objects import blob_of
 
@@ -196,7 +196,7 @@ def _checked(shape: Any, dtype: Any, offset: Any, order: str, name: str) -> _For
         right = False
     if not right:
         raise SourceFormatError(
-            f"{hide_secrets(name)!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)}, offset="
+            f"{name!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)}, offset="
             f"{reprlib.repr(offset)} and order={order!r}; bare numbers take e.g. shape=(105120, 325), one size of "
             "which may be -1, dtype='<f4', an offset in bytes of 0 or more, and order 'C' or 'F'."
         )

@@ -309,7 +309,7 @@ def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict
         if found is not None and found.kind == "netcdf":
             return None
         if advice := foreign(place, error.head):
-            raise SourceFormatError(f"{place!r} is {advice}.") from error
+            raise SourceFormatError(f"{hide_secrets(place)!r} is {advice}.") from error
         raise
 
 
@@ -340,6 +340,6 @@ def _check_options(target: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(takes))
     if unknown:
         raise SourceFormatError(
-            f"{target!r} is opened as {kind.what}, which takes {', '.join(takes) or 'no options of its own'}; "
-            f"{unknown} were given."
+            f"{hide_secrets(repr(target))[:80]} is opened as {kind.what}, which takes "
+            f"{', '.join(takes) or 'no options of its own'}; {unknown} were given."
         )

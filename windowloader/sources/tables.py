@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -307,12 +307,12 @@ def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, n
 # -- long tables -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entities(Described):
     """A description with the rows and names of entities: see `LongTable`."""
 
-    borders: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
-    names: np.ndarray = field(default_factory=lambda: np.zeros(0, "U1"))
+    borders: np.ndarray
+    names: np.ndarray
 
 
 class LongTable(NamedTuple):

@@ -193,7 +193,7 @@ FEW = [
 ]
 
 
-def test_a_file_that_changes_is_told_of_and_no_bus_error(tmp_path):
+def test_a_file_that_changes_raises_without_a_bus_error(tmp_path):
     ended(tmp_path, [(*case, 0.0) for case in FEW])
 
 

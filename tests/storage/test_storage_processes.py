@@ -29,8 +29,8 @@ FORK = """
         from windowloader.sources.chunked import open_chunked
         source = open_chunked(url, storage_options=options)
     else:
-        from windowloader.sources.numpy_files import open_object
-        source = open_object(url, kind=kind, storage_options=options)
+        from windowloader.sources.numpy_files import open_npy
+        source = open_npy(url, storage_options=options)
     expected = np.arange(120, dtype="f4").reshape(40, 3)
 
     def check(start, stop):

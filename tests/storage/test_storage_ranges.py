@@ -14,7 +14,7 @@ import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
 from windowloader.sources import remote_objects as blobs
 from windowloader.sources.hdf5 import open_hdf5
-from windowloader.sources.numpy_files import open_object
+from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.testing import check_source
 
 VALUES = np.random.default_rng(9).normal(size=(50, 8)).astype("f4")
@@ -37,7 +37,7 @@ def place(request, static, bucket_folder):
 def test_npy_and_hdf5_by_counted_ranges(place, static):
     path, url, options = place("counted.npy")
     np.save(path, VALUES)
-    source = open_object(url, kind="npy", storage_options=options)
+    source = open_npy(url, storage_options=options)
     static.clear()
     out = np.empty((9, 8), "f4")
     source.read(4, 13, out)
@@ -61,11 +61,11 @@ def test_ranges_pass_the_suite(place, form):
     if form == "npy":
         path, url = path.with_suffix(".npy"), f"{url}.npy"
         np.save(path, VALUES)
-        source = open_object(url, kind="npy", storage_options=options)
+        source = open_npy(url, storage_options=options)
     elif form == "raw":
         path.write_bytes(bytes(12) + VALUES.tobytes())
         how = {"shape": VALUES.shape, "dtype": "<f4", "offset": 12}
-        source = open_object(url, kind="raw", storage_options=options, **how)
+        source = open_raw(url, storage_options=options, **how)
     else:
         filters = {"chunks": (7, 3), "compression": "gzip"} if form == "chunked" else {}
         with h5py.File(path, "w") as file:
@@ -181,7 +181,7 @@ def test_a_time_axis_in_many_chunks_is_asked_for_at_once(place, static, monkeypa
 def test_an_object_that_changes_or_goes(place, static):
     path, url, options = place("changing.npy")
     np.save(path, VALUES)
-    source = open_object(url, kind="npy", storage_options=options)
+    source = open_npy(url, storage_options=options)
     np.save(path, VALUES + 1)
     with pytest.raises(SourceChangedError, match=r"changing.npy.*open it again"):
         source.read(0, 5, np.empty((5, 8), "f4"))
@@ -249,8 +249,8 @@ def test_a_google_bucket(tmp_path):
             packed = io.BytesIO()
             np.save(packed, values)
             ts.KvStore.open({"driver": "gcs", "bucket": "bkt"}).result().write(b"a.npy", packed.getvalue()).result()
-            from windowloader.sources.numpy_files import open_object
-            check_source(open_object("gs://bkt/a.npy", kind="npy"), values, fork=False)
+            from windowloader.sources.numpy_files import open_npy
+            check_source(open_npy("gs://bkt/a.npy"), values, fork=False)
             import windowloader as wl
             from windowloader.convert.conversion import convert
             for number in (0, 1):

@@ -89,7 +89,7 @@ def sound():
         ".npy": [npy(matrix) for matrix in [*matrices, edges["edge_index"]]],
         ".npz": [
             npz(adj=DENSE, sensors=np.array(IDS)), npz(np.savez_compressed, adj=DENSE), npz(**edges, num_nodes=9),
-            npz(**edges, nodes=np.array(IDS)), *[sparse(SPARSE.asformat(kind)) for kind in ("csr", "csc", "coo", "bsr", "dia")],
+            npz(**edges, nodes=np.array(IDS)), *[sparse(SPARSE.asformat(kind)) for kind in ("csr", "csc", "coo")],
         ],
         ".csv": [table.encode() for table in tables],
         ".csv.gz": [gzip.compress(table.encode()) for table in tables],

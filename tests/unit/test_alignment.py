@@ -13,8 +13,8 @@ import windowloader as wl
 from windowloader.errors import CorruptDataError, GraphError, SeriesError
 from windowloader.series.alignment import rows
 from windowloader.sources.base import Described, LocalSource
+from windowloader.sources.formats import natural
 from windowloader.sources.memory import ArraySource
-from windowloader.sources.patterns import natural
 from windowloader.util.labels import order
 
 if TYPE_CHECKING:

@@ -28,8 +28,6 @@ FORWARDS = {
 RED = {
     ("sources.hdf5_dataset", "sources.ranges"),
     ("sources.netcdf", "sources.hdf5"),
-    ("sources.table_files", "sources.registry"),
-    ("sources.table_files", "sources.frame_hdf5"),
 }
 
 

@@ -315,7 +315,7 @@ def test_a_pickle_that_names_anything_else_is_refused_and_nothing_runs(
     assert not Path("/tmp/windowloader-was-here").exists()
 
 
-def test_a_pickle_whose_line_ends_were_changed_is_told(tmp_path: Path) -> None:
+def test_a_pickle_with_changed_line_ends_is_recognised(tmp_path: Path) -> None:
     plain = pickle.dumps((["a", "b"], {"a": 0, "b": 1}, np.eye(2, dtype="f4")), protocol=0)
     (tmp_path / "adj.pkl").write_bytes(plain.replace(b"\n", b"\r\n"))
     with pytest.raises(GraphError, match="line ends"):
@@ -418,7 +418,7 @@ def test_parts_of_a_dynamic_graph(
             np.testing.assert_array_equal(late.batch([number - begin], [0]).edge_index, index)
 
 
-def test_a_dynamic_graph_that_cannot_be() -> None:
+def test_invalid_dynamic_graphs_are_refused() -> None:
     edges = [[0, 1], [1, 0]]
     for offsets, message in (
         ([0, 1], "rise from 0 to the 2 edges"),

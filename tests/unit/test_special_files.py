@@ -29,7 +29,7 @@ def ways(path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pipe_is_told_and_not_waited_for(tmp_path, name):
+def test_a_pipe_raises_without_waiting(tmp_path, name):
     os.mkfifo(tmp_path / name)
     for way in ways(tmp_path / name):
         with pytest.raises(WindowLoaderError):
@@ -40,14 +40,14 @@ def test_a_pipe_is_told_and_not_waited_for(tmp_path, name):
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/urandom"])
 @pytest.mark.parametrize("name", ["a.npy", "a.csv", "a.h5"])
-def test_a_link_to_a_device_is_told(tmp_path, name, device):
+def test_a_link_to_a_device_raises(tmp_path, name, device):
     (tmp_path / name).symlink_to(device)
     for way in ways(tmp_path / name):
         with pytest.raises(WindowLoaderError):
             way()
 
 
-def test_a_socket_is_told(tmp_path, monkeypatch):
+def test_a_socket_raises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("a.npy")
@@ -101,7 +101,7 @@ def test_files_that_may_not_be_read(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["a\0.npy", "x" * 300 + ".npy", "x/" * 3000 + "a.npy", "\udcff.npy", "", ".", "~nobody/a.npy"]
 )
-def test_paths_that_cannot_be(tmp_path, monkeypatch, name):
+def test_invalid_paths_raise(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for way in ways(name):
         with pytest.raises(WindowLoaderError):

@@ -175,7 +175,7 @@ def _expanded(name: str) -> list[str]:
     """Return the files of a folder that is not a store, in natural order."""
     from windowloader.sources.chunked import is_chunked
     from windowloader.sources.failures import Asked, Guard
-    from windowloader.sources.patterns import natural
+    from windowloader.sources.formats import natural
 
     with Guard(Asked(name, doing="opened")):
         folder = Path(name)

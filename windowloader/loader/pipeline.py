@@ -14,7 +14,7 @@ from windowloader.batch.delivery import as_bfloat16
 from windowloader.order.shard import make_steps
 from windowloader.rows.mirrored import mirrored
 from windowloader.rows.rows import ResidentVariables
-from windowloader.sources.tiers import LOCAL_TIERS
+from windowloader.sources.base import LOCAL_TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

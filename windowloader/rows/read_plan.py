@@ -19,8 +19,8 @@ from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
 from windowloader.series.variable import common_tier
+from windowloader.sources.base import LOCAL_TIERS
 from windowloader.sources.storage import total_cost
-from windowloader.sources.tiers import LOCAL_TIERS
 
 from .budget import amount_of, choose, preload
 from .estimate import lanes_read, rows_of

@@ -1,7 +1,6 @@
 """A graph over the nodes of a series that does not change with time.
 
-In: an edge list, an adjacency matrix, or a file of either. Out: `Graph`. Never guesses which label is which
-node.
+In: an edge list, an adjacency matrix, or a file of either. Out: `Graph`. Never guesses which label is which node.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .edges import Edges, keep_edges, order_of, renumbering
-from .graph_files import read_graph, table_edges
+from .edges import Edges, Naming, keep_edges, order_of, read_edges, renumbering, table_edges
 
 if TYPE_CHECKING:
     import os
@@ -91,7 +89,7 @@ class Graph:
         array([[0],
                [1]])
         """
-        return cls.of(table_edges(matrix, nodes=nodes))
+        return cls.of(table_edges(matrix, Naming(nodes)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, nodes: Any = None, ends: str | None = None) -> Graph:
@@ -100,10 +98,10 @@ class Graph:
         Parameters
         ----------
         path : path-like
-            ``.npz`` (``edge_index``, or scipy sparse, or one square matrix), ``.npy`` (a square matrix, or an
-            edge index), ``.csv`` or ``.txt`` (a square matrix, with or without labels; or a list of edges
-            with a header such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``, or
-            a matrix).
+            ``.npz`` (``edge_index``, or a scipy sparse matrix in coo, csr or csc, or one square matrix), ``.npy`` (a
+            square matrix, or an edge index), ``.csv`` or ``.txt`` (a square matrix, with or without labels; or a list
+            of edges with a header such as ``from,to,weight``), ``.pkl`` (DCRNN's ``[ids, id_to_index, adjacency]``,
+            or a matrix).
         nodes : array-like, shape (node,), optional
             Labels of a file that has none; a list of edges may be written in them.
         ends : {"labels", "numbers"}, optional
@@ -119,9 +117,7 @@ class Graph:
         GraphError
             Where the file holds no graph, or does not say which node is which.
         SourceNotFoundError
-            Where there is no file.
-        MissingExtraError
-            For a sparse matrix without scipy.
+            Where the file does not exist.
 
         Examples
         --------
@@ -131,11 +127,11 @@ class Graph:
         >>> Graph.load(path, nodes=["a", "b", "c"])
         Graph(3 nodes, 2 edges, weighted, labelled)
         """
-        return cls.of(read_graph(path, nodes=nodes, ends=ends))
+        return cls.of(read_edges(path, Naming(nodes, ends)))
 
     @classmethod
     def of(cls, found: Edges) -> Graph:
-        """Take edges as they were found."""
+        """Make a graph of edges that are not checked yet."""
         return cls(found.edge_index, found.edge_weight, num_nodes=found.num_nodes, nodes=found.nodes)
 
     def reorder(self, nodes: Any) -> Graph:
@@ -157,7 +153,7 @@ class Graph:
         Raises
         ------
         GraphError
-            For a number that is no node's, or a node chosen twice.
+            For a number that is not a node's, or a node chosen twice.
 
         Examples
         --------

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import SeriesError
-from windowloader.sources.foreign import guarded
 from windowloader.sources.processes import sharing
+from windowloader.sources.registry import guarded
 
 from .series import Series
 from .variable import Opener
@@ -114,7 +114,7 @@ def open(
     """
     entities = names = cache = None
     if entity is not None:
-        from windowloader.sources.long_tables import open_long_table
+        from windowloader.sources.tables import open_long_table
 
         if time is None:
             raise SeriesError(

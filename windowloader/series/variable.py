@@ -176,7 +176,6 @@ def _read_once(variable: Variable) -> np.ndarray:
 
 def common_tier(variables: Iterable[Variable]) -> str:
     """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
-    from windowloader.sources.tiers import TIERS
 
     tiers = [variable.source.tier for variable in variables if variable.has_time]
     return max(tiers, key=TIERS.index, default="memory")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOXES",
+    "LOCAL_TIERS",
+    "TIERS",
     "Described",
     "Description",
     "LocalSource",
@@ -85,6 +87,8 @@ class Described(Description):
 
 
 BOXES = ("whole", "slices", "indices")  # each reads less that is not needed than the one before
+TIERS = ("memory", "mapped", "cached", "streamed")  # where rows come from, nearest first
+LOCAL_TIERS = ("memory", "mapped")
 
 
 class Source:

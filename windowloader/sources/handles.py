@@ -17,17 +17,7 @@ __all__ = ["Stamp", "bytes_on_disk", "nearby"]
 
 
 def nearby(path: str | os.PathLike[str]) -> str:
-    """Say what may have been meant by a path that leads nowhere: a sentence for a message.
-
-    Parameters
-    ----------
-    path : path
-        That does not exist.
-
-    Returns
-    -------
-    str
-        Names alike in its folder; or which of its folders is the first that does not exist.
+    """Suggest what a path that does not exist may mean: a sentence for a message.
 
     Examples
     --------
@@ -42,9 +32,12 @@ def nearby(path: str | os.PathLike[str]) -> str:
     names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
     same = [other for other in names if other.partition(".")[0] == name.partition(".")[0] != ""]
     near = list(dict.fromkeys([*same, *difflib.get_close_matches(name, names)]))
-    if near:
-        return f"Its folder has {', '.join(map(repr, near[:3]))}; was that meant?"
-    return f"Its folder has {len(names)} other name{'s' * (len(names) != 1)}, none like it; check the path."
+    found = (
+        f"{', '.join(map(repr, near[:3]))}; was that meant?"
+        if near
+        else f"{len(names)} other names, none like it; check the path."
+    )
+    return f"Its folder has {found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +65,22 @@ class Stamp:
         try:
             found = os.stat(absolute)
         except FileNotFoundError:
-            raise SourceNotFoundError(
-                f"{os.fspath(path)!r} does not exist (looked for {absolute}). {nearby(absolute)}"
-            ) from None
+            raise SourceNotFoundError(f"{absolute!r} does not exist. {nearby(absolute)}") from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{os.fspath(path)!r} cannot be read: {error}.") from error
         kind = stat.S_IFMT(found.st_mode)
-        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe waits for who writes
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe would wait for a writer
             raise SourceFormatError(
-                f"{os.fspath(path)!r} is a pipe, socket or device. Rows are read from files, in any order and more "
-                "than once: write what comes out of it to a file."
+                f"{os.fspath(path)!r} is a pipe, socket or device, and rows are read in any order: write it to a file."
             )
         return cls(absolute, found.st_size, found.st_mtime_ns)
 
     def check(self) -> None:
-        """Raise where the file is no longer what was opened: values would be wrong, or a map would fault."""
+        """Raise where the file has changed since it was opened: values would be wrong, or a map would fault."""
         try:
             now = Stamp.of(self.path)
         except SourceNotFoundError:
-            raise SourceNotFoundError(
-                f"{self.path!r} was there when it was opened and is gone. Was it moved?"
-            ) from None
+            raise SourceNotFoundError(f"{self.path!r} is gone since it was opened. Was it moved?") from None
         if now != self:
             raise SourceChangedError(
                 f"{self.path!r} changed since it was opened: {self.size} bytes then and {now.size} now, last "

@@ -17,10 +17,10 @@ from windowloader.util.axes import default_axes
 
 from .base import digest
 from .description import Contents, opened, split_path
-from .frame_hdf5 import open_frame
 from .handles import Stamp
 from .hdf5_dataset import open_dataset, open_file, told
 from .netcdf import FileOpener, XarraySource, described
+from .tables import open_stored_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -188,7 +188,7 @@ def open_hdf5(
                 )
             return _open_array(replace(opener, where=contents.where), contents, path, axes, mask_and_scale)
         if isinstance(contents.where, Stamp):
-            return open_frame(contents.where, contents.file[path], axes=axes, **options)
+            return open_stored_frame(contents.where, contents.file[path], axes=axes, **options)
     from .fetching import open_fetched
 
     return open_fetched(

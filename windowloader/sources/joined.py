@@ -15,13 +15,12 @@ from windowloader.errors import SeriesError, SourceFormatError
 from windowloader.util.calendars import Times, calendar_of, own
 from windowloader.util.labels import order
 
-from .base import BOXES, SourceOver, digest
+from .base import BOXES, LOCAL_TIERS, TIERS, SourceOver, digest
 from .box import given
 from .memory import LoadedSource
 from .reads import begun
 from .selected import All, SelectedSource
 from .storage import joined
-from .tiers import LOCAL_TIERS, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,12 +1,11 @@
-"""Maps of files that may change while they are read: a changed file is an error, never a bus error or wrong values.
+"""Memory maps of files that may change while they are read: a changed file raises, with no bus error or wrong values.
 
 In: a `Stamp` and where in its file an array lies. Out: `Region` and its map, a `FileMap`; `unchanged`, the context in
 which mapped rows are read. Never copies.
 
-Truncating a file takes its pages out of every map of it, and reading one of them raises SIGBUS. No check before the
-read can rule that out, so within `unchanged` a handler of SIGBUS puts zeros in place of the pages that are gone, and
-the check at the end of the context, which any change of the file fails, raises. Outside of it the signal is left to
-whoever handled it before.
+Truncating a file removes its pages from every map of it, and reading a removed page raises SIGBUS. A check before the
+read cannot rule that out. Within `unchanged` a handler of SIGBUS therefore replaces removed pages by zeros, and the
+check at the end of the context raises. Outside of it the previous handler gets the signal.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ __all__ = [
     "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "unchanged",
 ]  # fmt: skip
 
-# Of Linux, the same on all its 64-bit machines. Elsewhere files are checked, and a read at the moment of truncation
-# can still end the process.
+# Constants of 64-bit Linux. On other systems files are checked, but truncation during a read can end the process.
 SIGBUS, BUS_ADRERR, SI_TKILL = 7, 2, -6
 SA_SIGINFO, SA_NODEFER = 0x4, 0x40000000
 MAP_ZEROS = 0x32  # MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS
@@ -45,18 +43,18 @@ SUPPORTED = sys.platform == "linux" and sys.maxsize > 1 << 32
 
 
 class FileMap(mmap.mmap):
-    """A range of a file, mapped read-only, which can tell whether the file is still what was opened.
+    """A range of a file, mapped read-only, which detects changes of the file.
 
     Attributes
     ----------
     stamp : Stamp
         The file as it was when opened.
     inode : int
-        Of the file that is mapped; a file of the same name that has another one does not touch the map.
+        Of the mapped file; another file of the same name does not affect the map.
     span : tuple of int
         Address of the map, and its end.
     lost : bool
-        Whether zeros have taken the place of pages.
+        Whether pages were replaced by zeros.
     """
 
     stamp: Stamp
@@ -77,9 +75,9 @@ class FileMap(mmap.mmap):
         return made
 
     def check(self) -> None:
-        """Raise `SourceChangedError` where values may be others than those of the file that was opened.
+        """Raise `SourceChangedError` where the values may differ from those of the file that was opened.
 
-        A file that replaced it under its name leaves the map as it was: opening the next iterator tells of that.
+        A file that replaced it under its name does not affect the map; the next iterator detects it when it starts.
         """
         stamp = self.stamp
         size = self.size()  # of the file that is mapped
@@ -97,7 +95,7 @@ class FileMap(mmap.mmap):
 
 
 class CacheMap(FileMap):
-    """A map of a file of the disk cache: whoever reads it compares the values, and reads again where `lost` is set."""
+    """A map of a file of the disk cache: its readers verify the values, and read again where `lost` is set."""
 
     def check(self) -> None:
         """Raise nothing."""
@@ -160,7 +158,7 @@ class Region:
 
     @property
     def mappable(self) -> bool:
-        """Whether it can be mapped: some file systems map nothing, and addresses may be limited (``ulimit -v``)."""
+        """Whether it can be mapped: not on some file systems, nor beyond a limit of addresses (``ulimit -v``)."""
         try:
             self.map()
         except SourceError:
@@ -171,7 +169,7 @@ class Region:
 
     def map(self) -> np.ndarray:
         """Map the region read-only."""
-        self.stamp.check()  # a page past the end of a file that shrank is a bus error, not an exception
+        self.stamp.check()  # reading past the end of a file that shrank is a bus error, not an exception
         if not self.nbytes:
             return np.empty(self.shape, self.dtype)
         begin = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
@@ -180,7 +178,7 @@ class Region:
 
 
 def owner_of(array: np.ndarray) -> object:
-    """Return what the memory of an array belongs to, through however many views."""
+    """Return the object that owns the memory of an array, through any number of views."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -188,7 +186,7 @@ def owner_of(array: np.ndarray) -> object:
 
 
 def is_mapped(array: np.ndarray) -> bool:
-    """Whether an array's memory is a file's, through however many views."""
+    """Whether the memory of an array is a mapped file, through any number of views."""
     return isinstance(owner_of(array), mmap.mmap)
 
 
@@ -201,9 +199,9 @@ def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
 
 
 def region_of_memmap(array: np.ndarray) -> Region | None:
-    """Region of a view of a memmap that someone made, so that it pickles as a place and not as bytes.
+    """Region of a view of a `numpy.memmap`, so that it pickles as a place and not as bytes; None for other arrays.
 
-    None for anything else, and where the values may differ from the file's (mode ``c``).
+    Also None where the values may differ from those of the file (mode ``c``).
     """
     root: Any = array
     while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
@@ -227,14 +225,14 @@ def files_of(arrays: Iterable[np.ndarray]) -> tuple[FileMap, ...]:
 
 
 class unchanged:  # noqa: N801, used as contexts are
-    """Context in which maps are read: at its end, a file that changed meanwhile or before raises.
+    """Context in which maps are read: raises at its end where a file has changed.
 
     Parameters
     ----------
     *arrays : ndarray
-        What is read; those that lie in no `FileMap` cost nothing.
+        Arrays that are read; those in no `FileMap` cost nothing.
     files : sequence of FileMap
-        Maps that are read, where they are known.
+        Maps that are read, where they are known already.
 
     Raises
     ------
@@ -266,7 +264,7 @@ class unchanged:  # noqa: N801, used as contexts are
             raise SourceChangedError("a mapped file was truncated while it was read. Open it again.")
 
     def fill(self, address: int) -> None:
-        """Put zeros where pages are gone."""
+        """Replace removed pages by zeros."""
         begin = address // mmap.PAGESIZE * mmap.PAGESIZE
         end = begin + mmap.PAGESIZE
         file = next((file for file in self._files if file.span[0] <= address < file.span[1]), None)
@@ -275,11 +273,11 @@ class unchanged:  # noqa: N801, used as contexts are
         else:
             end, file.lost = -(-file.span[1] // mmap.PAGESIZE) * mmap.PAGESIZE, True
         if _libc().mmap(begin, end - begin, mmap.PROT_READ, MAP_ZEROS, -1, 0) != begin:
-            os.abort()  # the same read would fault for ever
+            os.abort()  # the same read would fault forever
 
 
 class _Local(threading.local):
-    """Contexts that this thread is in."""
+    """Contexts that this thread has entered."""
 
     def __init__(self) -> None:
         self.scopes: list[unchanged] = []
@@ -302,7 +300,7 @@ class _Action(ctypes.Structure):
     )
 
 
-_before = _Action()  # what handled the signal before
+_before = _Action()  # the previous handler
 _installed = False
 _lock = threading.Lock()
 
@@ -315,14 +313,14 @@ def _libc() -> Any:
 
 
 def _on_fault(_signal: int, info: int, _context: int) -> None:
-    """Answer SIGBUS. It is raised by a load of this very thread, so anything may be called here but that load."""
+    """Handle SIGBUS. A load of this thread raised it, so that Python code may run here, except that load."""
     scopes = _local.scopes
     code = ctypes.c_int.from_address(info + CODE_AT).value
     if scopes and code == BUS_ADRERR:
         scopes[-1].fill(ctypes.c_uint64.from_address(info + ADDRESS_AT).value)
-    elif not (scopes and code == SI_TKILL):  # faulthandler passes a fault on so; the load comes again
+    elif not (scopes and code == SI_TKILL):  # sent again by faulthandler; the load repeats
         _libc().sigaction(SIGBUS, ctypes.byref(_before), None)
-        if code <= 0:  # sent by somebody: no load that comes again
+        if code <= 0:  # sent by a process, so that no load repeats
             os.kill(os.getpid(), SIGBUS)
 
 

@@ -1,8 +1,8 @@
-"""Arrays that can be indexed where they lie: given by the user, mapped, or parsed from a file and kept.
+"""Sources whose values can be indexed in place: arrays of the user, mapped files, and files parsed into memory.
 
-In: an ndarray or anything that turns into one without a copy (a torch tensor, any ``__array__``); a region of a file;
-a function that parses one. Out: `ArraySource`, `MappedSource`, `LoadedSource`. Never copies, casts or writes to what it
-was given.
+In: an ndarray or anything that converts to one without a copy (a torch tensor, any ``__array__``); a region of a file;
+a function that parses one. Out: `ArraySource`, `MappedSource`, `LoadedSource`. Never copies, casts or writes to the
+arrays it was given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds
 from .box import within
-from .mapping import is_mapped, region_of_memmap, unchanged
+from .mapping import region_of_memmap, unchanged
 from .processes import PerProcess
 
 if TYPE_CHECKING:
@@ -31,15 +31,14 @@ __all__ = ["AddressableSource", "ArraySource", "LoadedSource", "MappedSource", "
 
 
 class AddressableSource(LocalSource):
-    """A source whose values can be indexed where they lie: by default in a file that is mapped.
+    """Base of the sources whose values can be indexed in place, by default in a mapped file.
 
     Parameters
     ----------
     name : str
         For messages.
     region : Region, optional
-        Where in a file the values lie; mapped when first used, and again where it was pickled to. None: a subclass
-        gives `values`.
+        Where in a file the values lie; mapped on first use in each process. None: a subclass gives `values`.
     packing : Packing, optional
         How stored numbers become values.
     **array
@@ -64,16 +63,16 @@ class AddressableSource(LocalSource):
 
     @property
     def tier(self) -> str:
-        """``"mapped"`` where a file is mapped, said without mapping it; else ``"memory"``, whatever the byte order."""
+        """``"mapped"`` with a region, which is not mapped for this; else ``"memory"``."""
         return "memory" if self.region is None else "mapped"
 
     def check(self) -> None:
-        """Raise `SourceChangedError` where the file is no longer what was opened."""
+        """Raise `SourceChangedError` where the file has changed since it was opened."""
         if self.region is not None:
             self.region.stamp.check()
 
     def close(self) -> None:
-        """Let go of the map; views that someone holds stay valid."""
+        """Drop the map; existing views stay valid."""
         self._map.close()
 
     def _rows_first(self) -> np.ndarray:
@@ -99,12 +98,12 @@ class AddressableSource(LocalSource):
 
 
 class ArraySource(AddressableSource):
-    """An array in memory, or one that someone mapped: that is mapped again, and pickles as the place in its file.
+    """An array in memory, or a memmap, which is mapped again and pickles as its place in the file.
 
     Parameters
     ----------
     values : array_like
-        Real, integer or boolean, any byte order and strides. It is used where it lies.
+        Real, integer or boolean, any byte order and strides. It is not copied.
     name : str
         For messages.
     labels : mapping of int to array_like, optional
@@ -136,7 +135,7 @@ class ArraySource(AddressableSource):
         **array: Any,
     ) -> None:
         given = as_array(values, name)
-        region = region_of_memmap(given)  # a map of its own knows when the file changes
+        region = region_of_memmap(given)  # mapped again, as `FileMap` detects changes of its file
         self._values = None if region is not None else given
         times = None if timestamps is None else to_nanoseconds(np.asanyarray(timestamps), name)
         found = Described({dim: np.asarray(one) for dim, one in (labels or {}).items()}, times)
@@ -145,21 +144,16 @@ class ArraySource(AddressableSource):
         )
 
     def values(self) -> np.ndarray:
-        """Return the array that was given, where it is mapped as it was when it was given."""
+        """Return the array that was given."""
         return super().values() if self._values is None else self._values.view()
 
-    @property
-    def tier(self) -> str:
-        """``"memory"``, or ``"mapped"`` where somebody mapped it."""
-        return super().tier if self._values is None or not is_mapped(self._values) else "mapped"
-
     def fingerprint(self) -> str:
-        """Shape, dtype and a sample of the values, which cost nothing here."""
+        """Shape, dtype and a sample of the values."""
         return digest(self.axes, self.shape, self.dtype.str, _sample(self._rows_first(), self.dtype))
 
 
 class MappedSource(AddressableSource):
-    """A region of a file, mapped when first used and mapped again where it was pickled to.
+    """A region of a file, mapped on first use in each process.
 
     Parameters
     ----------
@@ -194,7 +188,7 @@ class MappedSource(AddressableSource):
 
 
 class LoadedSource(AddressableSource):
-    """An array that a file has to be parsed for: kept in memory, parsed again where it was pickled to.
+    """An array parsed from a file and kept in memory; parsed again where it was pickled to.
 
     Parameters
     ----------
@@ -264,7 +258,7 @@ def open_array(values: Any, *, axes: str | None = None) -> ArraySource:
 
 
 def as_array(values: Any, name: str = "array") -> np.ndarray:
-    """Turn an array-like into an ndarray without a copy where its memory can be shared.
+    """Convert an array-like to an ndarray, without a copy where its memory can be shared.
 
     Raises
     ------
@@ -276,7 +270,7 @@ def as_array(values: Any, name: str = "array") -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         if values.dtype.kind != "f":
             raise SourceFormatError(
-                f"{name!r} is a masked array of {values.dtype}, which has no NaN for what is masked. Pass "
+                f"{name!r} is a masked array of {values.dtype}, which has no NaN for masked values. Pass "
                 "values.filled(sentinel) and missing=sentinel, or values.astype('float32')."
             )
         return np.asarray(values.filled(np.nan))

@@ -1,7 +1,7 @@
 """Files of NumPy and of bare numbers: ``.npy`` and raw are mapped, ``.npz`` is read whole.
 
 In: a path, or the URL of an ``.npy`` or raw object, which is read by byte ranges. Out: a source, or arrays no larger
-than the file has bytes for, whatever a header says. Never unpickles objects.
+than the file, whatever a header claims. Never unpickles objects.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import zlib
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoaderError
+from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_dtype, check_shape
 
 from .base import Described, unknown_variable
+from .formats import is_url
 from .handles import Stamp
 from .mapping import Region
 from .memory import LoadedSource, MappedSource
-from .patterns import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,35 +36,45 @@ if TYPE_CHECKING:
     from .base import Source
     from .remote_objects import RemoteObject
 
-__all__ = [
-    "Archive", "check_raw", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_object", "open_raw",
-    "read_npy", "read_npy_header",
-]  # fmt: skip
+__all__ = ["Archive", "list_npz", "open_npy", "open_npz", "open_npz_archive", "open_raw", "read_npy"]
 
-LONGEST = 10_012  # bytes of a header that numpy.lib.format reads, with what stands before it
+LONGEST = 10_012  # bytes of the longest header that numpy.lib.format reads, with its prefix
 DEFLATED = 1032  # bytes at most that a compressed byte can stand for
 
 
-def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read shape, order (whether Fortran's) and dtype, up to the first value; ValueError where there are none."""
-    head = io.BytesIO(file.read(LONGEST))  # a damaged length would have NumPy read up to 4 GiB
+class _Form(NamedTuple):
+    """Where an array lies in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    order: str = "C"
+
+
+def _form_of(head: bytes, name: str) -> _Form:
+    """Form of an ``.npy`` file by its first bytes; ValueError where they are not a header."""
+    file = io.BytesIO(head[:LONGEST])  # a damaged length would have NumPy read up to 4 GiB
     try:
-        short = np.lib.format.read_magic(head) == (1, 0)
+        short = np.lib.format.read_magic(file) == (1, 0)
         # version 3.0 differs from 2.0 in the text encoding alone
         read = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(head)
-    except Exception as error:  # whatever NumPy's and Python's parsers raise
-        raise ValueError(str(error) or type(error).__name__) from error
-    file.seek(head.tell())
-    return check_shape(shape, dtype.itemsize, "this array"), fortran, dtype
+        shape, fortran, dtype = read(file)
+        return _Form(check_shape(shape, dtype.itemsize, name), dtype, file.tell(), "F" if fortran else "C")
+    except Exception as error:  # any of NumPy's and Python's parsers
+        problem = str(error) or type(error).__name__
+        raise ValueError(
+            f"the header of {name!r}, in {len(head)} bytes, cannot be read: {problem}"
+        ) from error
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """Read an array from a file of ``size`` bytes; ValueError where its header asks for more, or for objects."""
-    shape, _, dtype = read_npy_header(file)
-    needed, rest = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if not dtype.hasobject and needed > rest:
-        raise ValueError(f"its header says shape {shape} of {dtype}, {needed} bytes, and {rest} follow")
+    form = _form_of(file.read(LONGEST), "this array")
+    needed, rest = math.prod(form.shape) * form.dtype.itemsize, size - form.offset
+    if not form.dtype.hasobject and needed > rest:
+        raise ValueError(
+            f"its header says shape {form.shape} of {form.dtype}, {needed} bytes, and {rest} follow"
+        )
     file.seek(0)
     array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     return array
@@ -101,19 +112,25 @@ def open_npy(
     >>> open_npy(path).shape
     (8, 3)
     """
-    if is_url(target):
-        return open_object(target, "npy", axes, storage_options)
-    stamp = Stamp.of(target)
-    with open(stamp.path, "rb") as file:
-        try:
-            shape, fortran, dtype = read_npy_header(file)
-        except ValueError as error:
-            raise CorruptDataError(
-                f"the header of {stamp.path!r} cannot be read ({error}); the file has {stamp.size} bytes. "
-                "Is it an .npy file, and was it copied to its end?"
-            ) from error
-        offset = file.tell()
-    return _open(stamp, shape, dtype, offset, "F" if fortran else "C", axes)
+    try:
+        if is_url(target):
+            from .remote_objects import blob_of, get
+
+            remote = blob_of(target, storage_options)
+            head = get(remote, 0, 12)
+            if not head.startswith(np.lib.format.MAGIC_PREFIX):
+                raise SourceFormatError(f"{remote.name!r} is no .npy file: it begins with {head[:6]!r}.")
+            size = 4 if head[6] > 1 else 2
+            length = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
+            return _open_remote(remote, _form_of(get(remote, 0, min(length, LONGEST)), remote.name), axes)
+        stamp = Stamp.of(target)
+        with open(stamp.path, "rb") as file:
+            form = _form_of(file.read(LONGEST), stamp.path)
+    except ValueError as error:
+        if isinstance(error, WindowLoaderError):
+            raise
+        raise CorruptDataError(f"{error}. Is it an .npy file, and was it copied to its end?") from error
+    return _open_local(stamp, form, axes)
 
 
 def open_raw(
@@ -152,127 +169,78 @@ def open_raw(
     SourceFormatError
         Where it is longer, or -1 comes out uneven.
     """
-    orders = ("C",) if is_url(target) else ("C", "F")
-    if order not in orders:
-        raise SourceFormatError(f"order={order!r} of {target!r}; it can be {' or '.join(map(repr, orders))}.")
+    form = _checked(shape, dtype, offset, order, hide_secrets(str(target)))
     if is_url(target):
-        return open_object(target, "raw", axes, storage_options, shape=shape, dtype=dtype, offset=offset)
-    stamp = Stamp.of(target)
-    sizes, dtype, offset = check_raw(shape, dtype, offset, stamp.path)
-    known = math.prod(size for size in sizes if size != -1)
-    left = max(stamp.size - offset, 0) // dtype.itemsize // max(known, 1)
-    sizes = tuple(left if size == -1 else size for size in sizes)
-    needed = offset + math.prod(sizes) * dtype.itemsize
+        from .remote_objects import blob_of
+
+        return _open_remote(blob_of(target, storage_options), form, axes)
+    stamp, itemsize = Stamp.of(target), form.dtype.itemsize
+    known = math.prod(size for size in form.shape if size != -1)
+    left = max(stamp.size - form.offset, 0) // itemsize // max(known, 1)
+    form = form._replace(shape=tuple(left if size == -1 else size for size in form.shape))
+    needed = form.offset + math.prod(form.shape) * itemsize
     if stamp.size > needed:
         raise SourceFormatError(
-            f"shape {sizes} of {dtype} at offset {offset} takes {needed} bytes, but {stamp.path!r} has {stamp.size}. "
-            "Check shape=, dtype= and offset=; one size may be -1: as many as there are."
+            f"shape {form.shape} of {form.dtype} at offset {offset} takes {needed} bytes, but {stamp.path!r} has "
+            f"{stamp.size}. Check shape=, dtype= and offset=; one size may be -1: as many as there are."
         )
-    return _open(stamp, sizes, dtype, offset, order, axes)
+    return _open_local(stamp, form, axes)
 
 
-def _open(
-    stamp: Stamp, shape: Sequence[int], dtype: np.dtype, offset: int, order: str, axes: str | None
-) -> Source:
-    """Map an array of a file; where files cannot be mapped, read it by ranges, as an object in a bucket is."""
-    region = Region.packed(stamp, offset=offset, shape=shape, dtype=dtype, order=order)
-    if region.mappable:
-        return MappedSource(region, axes=axes)
-    if order != "C":
-        raise SourceFormatError(
-            f"{stamp.path!r} cannot be mapped here, and with order={order!r} its rows do not lie together. "
-            "Copy it to a disk that maps files, or convert it: `windowloader convert` writes time first."
-        )
-    url = Path(stamp.path).as_uri()
-    return open_object(url, "raw", axes, None, shape=region.shape, dtype=dtype, offset=offset)
-
-
-def open_object(
-    url: Any,
-    kind: str,
-    axes: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    *,
-    shape: Any = None,
-    dtype: Any = None,
-    offset: int = 0,
-) -> Source:
-    """Open an array that lies in an object, to be read by byte ranges."""
-    from .ranges import RangeSource
-    from .remote_objects import blob_of, get
-
-    blob = blob_of(url, storage_options)
-    if kind == "npy":
-        offset, found, dtype = _npy_header(blob)
-    else:
-        found, dtype, offset = check_raw(shape, dtype, offset, blob.name)
-    stored = np.dtype(dtype)
-    end = offset + math.prod(found) * stored.itemsize
-    if end > offset:
-        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
-    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes or None)
-    if (apart := math.prod(found[: source.order[0]])) != 1:
-        raise SourceFormatError(
-            f"{blob.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "
-            "requests. Convert it: `windowloader convert` writes time first."
-        )
-    return source
-
-
-def _npy_header(blob: RemoteObject) -> tuple[int, tuple[int, ...], np.dtype]:
-    from .remote_objects import get
-
-    head = get(blob, 0, 12)
-    if not head.startswith(np.lib.format.MAGIC_PREFIX):
-        raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
-    size = 4 if head[6] > 1 else 2
-    length = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
-    try:
-        shape, fortran, dtype = read_npy_header(io.BytesIO(get(blob, 0, min(length, LONGEST))))
-    except ValueError as error:
-        raise CorruptDataError(
-            f"the header of {blob.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
-        ) from error
-    check_dtype(dtype, blob.name)
-    if fortran and len(shape) > 1:
-        raise SourceFormatError(
-            f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
-        )
-    return length, shape, dtype
-
-
-def check_raw(shape: Any, dtype: Any, offset: Any, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, dtype and offset that describe bare numbers, checked; a size of -1 stays.
-
-    Raises
-    ------
-    SourceFormatError
-        For what is no sequence of sizes, no dtype of numbers, or no number of bytes.
-    """
+def _checked(shape: Any, dtype: Any, offset: Any, order: str, name: str) -> _Form:
+    """Form of bare numbers as it was given, checked; a size of -1 stays."""
     try:
         sizes, stored, first = tuple(map(operator.index, shape)), np.dtype(dtype), operator.index(offset)
-        right = dtype is not None and sizes.count(-1) <= 1 and 0 <= first < 1 << 63
+        right = dtype is not None and sizes.count(-1) <= 1 and 0 <= first < 1 << 63 and order in ("C", "F")
     except (TypeError, ValueError, SyntaxError):
         right = False
     if not right:
         raise SourceFormatError(
-            f"{name!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)} and "
-            f"offset={reprlib.repr(offset)}; bare numbers take e.g. shape=(105120, 325), one size of which may be "
-            "-1, dtype='<f4' and an offset in bytes of 0 or more."
+            f"{name!r} was given shape={reprlib.repr(shape)}, dtype={reprlib.repr(dtype)}, offset="
+            f"{reprlib.repr(offset)} and order={order!r}; bare numbers take e.g. shape=(105120, 325), one size of "
+            "which may be -1, dtype='<f4', an offset in bytes of 0 or more, and order 'C' or 'F'."
         )
     check_dtype(stored, name)
     check_shape(tuple(1 if size == -1 else size for size in sizes), stored.itemsize, name)
-    return sizes, stored, first
+    return _Form(sizes, stored, first, order)
+
+
+def _open_local(stamp: Stamp, form: _Form, axes: str | None) -> Source:
+    """Map an array of a file; where files cannot be mapped, read it by byte ranges."""
+    region = Region.packed(stamp, **form._asdict())
+    if region.mappable:
+        return MappedSource(region, axes=axes)
+    from .remote_objects import blob_of
+
+    return _open_remote(blob_of(Path(stamp.path).as_uri(), None), form, axes)
+
+
+def _open_remote(remote: RemoteObject, form: _Form, axes: str | None) -> Source:
+    """Open an array that is read by byte ranges."""
+    from .ranges import RangeSource
+    from .remote_objects import get
+
+    name, offset = remote.name, form.offset
+    check_dtype(form.dtype, name)
+    if form.order == "F" and len(form.shape) > 1:
+        raise SourceFormatError(
+            f"{name!r} is in Fortran order and cannot be mapped here, so its rows are scattered. Save "
+            "np.ascontiguousarray(x), or convert it: `windowloader convert` writes time first."
+        )
+    end = offset + math.prod(form.shape) * form.dtype.itemsize
+    if end > offset:
+        get(remote, end - 1, end)  # raises now where the object is truncated, not in the middle of an epoch
+    source = RangeSource(remote, form.dtype, offset=offset, shape=form.shape, axes=axes or None)
+    if (apart := math.prod(form.shape[: source.order[0]])) != 1:
+        raise SourceFormatError(
+            f"{name!r} has axes={axes!r}: its rows are scattered, and each would take {apart} requests. Convert it: "
+            "`windowloader convert` writes time first."
+        )
+    return source
 
 
 class Archive:
-    """The arrays of an ``.npz``, each read when asked for.
-
-    Parameters
-    ----------
-    members : ZipFile
-        The archive.
-    """
+    """The arrays of an ``.npz``, each read when asked for."""
 
     def __init__(self, members: zipfile.ZipFile) -> None:
         self._zip = members
@@ -291,7 +259,7 @@ class Archive:
 
 @contextmanager
 def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
-    """Open an ``.npz``; what goes wrong with it meanwhile is an error of the source.
+    """Open an ``.npz``; errors of its libraries become errors of this package.
 
     Raises
     ------
@@ -303,13 +271,13 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield Archive(archive)
-    except (CorruptDataError, SourceFormatError):
+    except WindowLoaderError:
         raise
     except (ValueError, NotImplementedError) as error:
         raise SourceFormatError(f"an array of {os.fspath(path)!r} cannot be opened: {error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: encrypted
         raise CorruptDataError(
-            f"{os.fspath(path)!r} is no whole .npz archive: {error}. Restore it from its origin, or save it again."
+            f"{os.fspath(path)!r} is not a complete .npz archive: {error}. Restore it, or save it again."
         ) from error
 
 

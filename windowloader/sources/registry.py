@@ -1,4 +1,4 @@
-"""What can be opened: one table of kinds, each with the function of another module that opens it.
+"""Opens any target: one table of kinds, each with the function of another module that opens it.
 
 In: a path, URL or object, with options. Out: a `Source`. A file is known by its first bytes, else by its name; an
 object by its class. To add a kind, add an entry. Modules of formats are imported when a target needs them.
@@ -10,21 +10,25 @@ import importlib
 import inspect
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from windowloader.errors import AxesError, SourceFormatError
+from windowloader.errors import AxesError, SourceError, SourceFormatError
 from windowloader.hiding import hide_secrets
 
-from .foreign import check_head, check_table, guarded
+from .failures import Asked, Guard
+from .formats import GRIB, PICKLED, by_bytes, by_name, foreign, format_of, is_pattern, is_url, matching
 from .handles import Stamp
-from .patterns import is_pattern, is_url, matching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .base import Source
 
-__all__ = ["Kind", "by_name", "list_variables", "open_source"]
+__all__ = ["Kind", "guarded", "list_variables", "open_source"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,90 +46,67 @@ class Kind:
         Function that lists the variables of a target; None where a target is one array.
     marks : tuple of str
         Classes, as ``"package.Class"``, and attributes of its objects: see `_marks`.
-    magic : tuple of bytes
-        First bytes of its files.
-    suffixes : tuple of str
-        Ends of the names of its files.
     parts : bool
-        Whether both read objects in buckets in parts, and take ``storage_options``; others are downloaded first.
+        Whether both functions read objects in buckets in parts, and take ``storage_options``; others are downloaded.
     """
 
     what: str
     opens: str
     lists: str | None = None
     marks: tuple[str, ...] = ()
-    magic: tuple[bytes, ...] = ()
-    suffixes: tuple[str, ...] = ()
     parts: bool = False
 
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
-GRIB = (".grib", ".grib2", ".grb", ".grb2")
-NETCDF = (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)
-TEXT = (".csv", ".tsv", ".txt")
-PACKED = tuple(name + packed for name in TEXT for packed in (".gz", ".bz2", ".xz", ".zst"))
-TABLE = (*TEXT, *PACKED, ".parquet", ".pq", ".feather", ".arrow", ".ipc", ".xlsx", ".xls", ".ods")
 FRAMES = ("pandas.DataFrame", "pandas.Series", "to_pandas", "__arrow_c_stream__")
+HDF_FILE = ("hdf5:open_hdf5", "hdf5:list_hdf5")
+DATASETS = ("xarray.Dataset", "xarray.DataTree")
 KINDS = {  # in the order that objects are tested in
-    "source": Kind(
-        "an object derived from windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)
-    ),
-    "npy": Kind(
-        "an .npy file", "numpy_files:open_npy", magic=(b"\x93NUMPY",), suffixes=(".npy",), parts=True
-    ),
-    "raw": Kind("bare numbers", "numpy_files:open_raw", parts=True),  # told by shape=
-    "npz": Kind("an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz", suffixes=(".npz",)),
+    "source": Kind("a windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)),
+    "npy": Kind("an .npy file", "numpy_files:open_npy", parts=True),
+    "raw": Kind("bare numbers", "numpy_files:open_raw", parts=True),  # chosen by shape=
+    "npz": Kind("an .npz archive", "numpy_files:open_npz", "numpy_files:list_npz"),
     "zarr": Kind(
         "a Zarr store",
         "chunked:open_chunked",
         "chunked:list_arrays",
-        marks=("zarr.Store", "zarr.Group"),
+        ("zarr.Store", "zarr.Group"),
         parts=True,
     ),
     "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
-    "hdf5": Kind(
-        "an HDF5 or netCDF-4 file",
-        "hdf5:open_hdf5",
-        "hdf5:list_hdf5",
-        magic=(HDF5,),
-        suffixes=(".h5", ".hdf5", ".hdf", ".he5", ".mat"),
-        parts=True,
-    ),
-    "netcdf": Kind(
-        "a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf", (), (b"CDF", b"GRIB"), NETCDF
-    ),
-    "table": Kind(
-        "a table (CSV, Parquet, Feather, Excel)",
-        "tables:open_table",
-        magic=(b"PAR1", b"ARROW1"),
-        suffixes=TABLE,
-    ),
+    "hdf5": Kind("an HDF5 or netCDF-4 file", *HDF_FILE, parts=True),
+    "netcdf": Kind("a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf"),
+    "table": Kind("a table (CSV, Parquet, Feather, Excel)", "tables:open_table"),
     "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
-    "dataset": Kind(
-        "an xarray Dataset or DataTree",
-        "netcdf:open_xarray",
-        "netcdf:list_xarray",
-        ("xarray.Dataset", "xarray.DataTree"),
-    ),
-    "frame": Kind("a pandas, polars or Arrow table", "registry:open_any_frame", marks=FRAMES),
-    "array": Kind(
-        "an array of NumPy, torch or anything with __array__", "memory:open_array", marks=("__array__",)
-    ),
+    "dataset": Kind("an xarray Dataset or DataTree", "netcdf:open_xarray", "netcdf:list_xarray", DATASETS),
+    "frame": Kind("a pandas, polars or Arrow table", "tables:open_frame", marks=FRAMES),
+    "array": Kind("an array of NumPy, torch or with __array__", "memory:open_array", marks=("__array__",)),
 }
 KNOWN = "; ".join(kind.what for kind in KINDS.values())
-PICKLED = (
-    "Pickles can run code and are never opened. If you trust it, open it yourself (pandas.read_pickle, pickle.load) "
-    "and pass the frame or array."
-)
-NO_GRIB = "Its first bytes are not those of GRIB, which is opened by cfgrib; was it copied to its end?"
 ADVICE = {  # for files whose first bytes are not those of their name
-    **dict.fromkeys(GRIB, NO_GRIB),
+    **dict.fromkeys(GRIB, "It does not begin as GRIB, which is opened by cfgrib; was it copied to its end?"),
     ".mat": "Open it by scipy.io.loadmat and pass the array, or save it by save(..., '-v7.3').",
-    ".pkl": PICKLED,
-    ".pickle": PICKLED,
+    **dict.fromkeys((".pkl", ".pickle"), f"It is {PICKLED}."),
     ".pt": "Open it by torch.load(..., weights_only=True) and pass the tensor.",
     ".json": "Build the array from it and pass that.",
 }
+
+
+def guarded(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function that opens or describes its first argument raise errors of this package alone: see `Guard`."""
+
+    @wraps(function)
+    def guard(*given: P.args, **options: P.kwargs) -> T:
+        target = given[0] if given else options.get("target")
+        path = str(os.fspath(target)) if isinstance(target, str | os.PathLike) else ""
+        try:
+            with Guard(Asked(path or type(target).__name__, doing="opened")):
+                return function(*given, **options)
+        except SourceError as error:
+            if "://" in path and os.path.basename(path.partition("?")[0].rstrip("/")) not in str(error):
+                raise type(error)(f"{path!r}: {error}") from error.__cause__
+            raise
+
+    return guard
 
 
 @guarded
@@ -183,7 +164,7 @@ def open_source(
     kind = _kind(place, "shape" in options)
     _check_options(place, kind, options)
     how = {"axes": axes, **options, **({"variable": variable} if kind.lists else {})}
-    source: Source | None = _read(kind, kind.opens, place, storage, how)
+    source: Source | None = _call(kind, kind.opens, place, storage, how)
     if source is not None:
         return source
     from .fetching import open_fetched
@@ -208,7 +189,7 @@ def list_variables(
         return ()
     if names and kind is KINDS["zarr"]:
         return tuple(names)
-    found: tuple[str, ...] | None = _read(kind, kind.lists, place, storage, {})
+    found: tuple[str, ...] | None = _call(kind, kind.lists, place, storage, {})
     if found is not None:
         return found
     if kind is KINDS["npz"]:  # opening it downloads it, once
@@ -224,35 +205,6 @@ def open_ready(source: Source, *, axes: str | None = None) -> Source:
     if axes not in (None, source.axes):
         raise AxesError(f"axes={axes!r} were given for {source.name!r}, which is open with {source.axes!r}.")
     return source
-
-
-def open_any_frame(
-    target: Any,
-    *,
-    axes: str | None = None,
-    time: Any = None,
-    time_unit: Any = None,
-    time_format: Any = None,
-    columns: Any = None,
-) -> Source:
-    """Open a frame of pandas, or of what turns into one."""
-    from .table_columns import as_frame
-    from .tables import open_frame
-
-    options = {"time": time, "time_unit": time_unit, "time_format": time_format, "columns": columns}
-    return open_frame(as_frame(target), axes=axes, **options)
-
-
-def by_name(path: str) -> str | None:
-    """Kind of file that a name tells.
-
-    Examples
-    --------
-    >>> by_name("pems.csv.gz"), by_name("https://host/pems.npy?version=2"), by_name("pems")
-    ('table', 'npy', None)
-    """
-    name = path.lower().partition("?")[0]
-    return next((key for key, kind in KINDS.items() if name.endswith(kind.suffixes)), None)
 
 
 def _parts(target: Any, storage_options: Mapping[str, Any]) -> list[Any] | None:
@@ -278,9 +230,7 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
     if "tensorstore.TensorStore" in marks:
         url = "memory:" if target.kvstore is None else target.kvstore.url
         if url.startswith("memory:"):
-            raise SourceFormatError(
-                "a TensorStore in memory cannot be opened elsewhere; pass its path or URL."
-            )
+            raise SourceFormatError("a TensorStore in memory cannot be reopened; pass its path or URL.")
         return _place_of(url, variable)
     return target, variable
 
@@ -288,83 +238,79 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
 def _kind(target: Any, raw: bool = False) -> Kind:
     """Return the kind of a path, URL or object; ``raw``: a file is bare numbers."""
     if isinstance(target, str):
-        name = "raw" if raw else by_name(target) or "zarr" if is_url(target) else _format(target)
-        return KINDS["hdf5" if name == "netcdf" and is_url(target) else name]  # its first bytes will tell
+        name = "raw" if raw else _url_kind(target) if is_url(target) else _file_kind(target)
+        return KINDS[name]
     marks = _marks(target)
     for kind in KINDS.values():
         if not marks.isdisjoint(kind.marks):
             return kind
     name = f"{type(target).__module__}.{type(target).__qualname__}".removeprefix("builtins.")
-    advice = (
-        " Lists of numbers: numpy.asarray(numbers)." if isinstance(target, list | tuple | int | float) else ""
-    )
     raise SourceFormatError(
         f"{hide_secrets(repr(target))[:80]} is a {name}, which cannot be opened. What can: {KNOWN}; an open h5py or "
-        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL."
-        f"{advice}"
+        "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL, "
+        "lists of numbers as numpy.asarray(numbers)."
     )
 
 
-def _format(path: str) -> str:
-    """Return the kind of a local file or folder, else raise `SourceFormatError`."""
+def _url_kind(url: str) -> str:
+    """Kind of an object by its name; the first bytes of what may be HDF5 are read when it is opened."""
+    named = by_name(url)
+    kind = named.kind if named else None
+    return "hdf5" if kind == "netcdf" else kind or "zarr"
+
+
+def _file_kind(path: str) -> str:
+    """Kind of a local file or folder; raises `SourceFormatError` where there is none."""
+    if found := format_of(path):
+        return str(found.kind)
     from .chunked import is_chunked
 
     if is_chunked(path):
         return "zarr"
-    Stamp.of(path)  # nothing there is its own error
+    Stamp.of(path)  # raises where nothing is there
     if os.path.isdir(path):
-        from .table_files import parquet_files
-
-        if parquet_files(path):
-            return "table"
-        suffixes = [os.path.splitext(name)[1] for name in sorted(os.listdir(path)) if by_name(name)]
-        common = max(suffixes, key=suffixes.count, default=".nc")
-        raise SourceFormatError(
-            f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
-            f"e.g. {os.path.join(path, '*' + common)!r}."
-        )
-    suffix = os.path.splitext(path)[1].lower()
-    found = _by_bytes(path) or (None if suffix in ADVICE else by_name(path))
-    if found is None:
+        return _folder_kind(path)
+    suffix, named = os.path.splitext(path)[1].lower(), by_name(path)
+    if named is None or suffix in ADVICE:
         raise SourceFormatError(
             f"{path!r} is in no format that is known by its first bytes or its name. "
             + ADVICE.get(suffix, "If it is bare numbers, give shape= and dtype=; of text, name it .csv.")
             + f" What can be opened: {KNOWN}."
         )
-    return found
+    return str(named.kind)
 
 
-def _by_bytes(path: str) -> str | None:
-    """Kind that the first bytes tell; an HDF5 file may begin with a block of its user's, as MATLAB's do."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-        found = next((key for key, kind in KINDS.items() if head.startswith(kind.magic)), None)
-        for place in (512 << step for step in range(12)) if found is None else ():
-            file.seek(place)
-            if file.read(8) == HDF5:
-                return "hdf5"
-    return found
+def _folder_kind(path: str) -> str:
+    from .table_files import parquet_files
+
+    if parquet_files(path):
+        return "table"
+    suffixes = [os.path.splitext(name)[1] for name in sorted(os.listdir(path)) if by_name(name)]
+    common = max(suffixes, key=suffixes.count, default=".nc")
+    raise SourceFormatError(
+        f"{path!r} is a folder without a Zarr store. For one file a month, list the files or give a pattern, "
+        f"e.g. {os.path.join(path, '*' + common)!r}."
+    )
 
 
-def _read(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
-    """Call a function of a kind; None where it can only read a file, and the object is to be downloaded."""
+def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict[str, Any]) -> Any:
+    """Call a function of a kind; None where an object has to be downloaded first."""
     if is_url(place) and not kind.parts:
         return None
-    if kind is KINDS["table"]:
-        check_table(place)
-    try:
-        return _function(named)(place, **how, **({"storage_options": storage} if kind.parts else {}))
-    except SourceFormatError as error:
-        if kind is not KINDS["hdf5"] or not is_url(place):
-            raise
-        from .hdf5_dataset import NotHDF5Error
+    call = partial(_function(named), place, **how, **({"storage_options": storage} if kind.parts else {}))
+    if not is_url(place) or kind is not KINDS["hdf5"]:
+        return call()
+    from .hdf5_dataset import NotHDF5Error
 
-        if not isinstance(error, NotHDF5Error):
-            raise
-        if not error.head.startswith(KINDS["netcdf"].magic):
-            check_head(place, error.head)
-            raise
-    return None
+    try:
+        return call()
+    except NotHDF5Error as error:
+        found = by_bytes(error.head)
+        if found is not None and found.kind == "netcdf":
+            return None
+        if advice := foreign(place, error.head):
+            raise SourceFormatError(f"{hide_secrets(place)!r} is {advice}.") from error
+        raise
 
 
 def _function(named: str) -> Callable[..., Any]:
@@ -394,6 +340,6 @@ def _check_options(target: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(takes))
     if unknown:
         raise SourceFormatError(
-            f"{target!r} is opened as {kind.what}, which takes {', '.join(takes) or 'no options of its own'}; "
-            f"{unknown} were given."
+            f"{hide_secrets(repr(target))[:80]} is opened as {kind.what}, which takes "
+            f"{', '.join(takes) or 'no options of its own'}; {unknown} were given."
         )

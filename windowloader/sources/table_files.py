@@ -1,7 +1,7 @@
 """Files of tables as pandas frames: CSV, Parquet, folders of Parquet files, Feather, Excel, frames in HDF5.
 
-In: a path, and how it is read. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read; where they
-would have to guess (a header or data), the error asks and names the option.
+In: a path and options. Out: a frame, or frames of a bounded number of rows. pandas and pyarrow read the files; where it
+is unclear whether a line is a header or data, the error names the option to pass.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
+import pandas
 
 from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
 
 from .base import optional
 from .fetching import fetched
+from .formats import by_name, format_of, is_url, natural
+from .frame_hdf5 import read_frame
 from .handles import Stamp
-from .patterns import is_url, natural
-from .registry import by_name
 from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TableOptions", "as_table", "kind_of", "parquet_files", "parquet_tables", "read_table"]
 
-MAGIC = {
-    b"PAR1": "Parquet",
-    b"ARROW1": "Feather",
-    b"PK\3\4": "Excel",
-    b"\xd0\xcf\x11\xe0": "Excel",
-    b"\x89HDF": "HDF5",
-}
-MARKS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf)|nan", re.IGNORECASE)
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
 MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
@@ -50,14 +43,14 @@ BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How a table becomes values and times: which columns are what, and options of pandas by their names.
+    """How a table is read: the role of its columns, and options of pandas by their names.
 
     Parameters
     ----------
     time : str, sequence of str or bool, optional
-        Column of the timestamps; several that give them together, as ``["date", "time"]`` or ``["year", "month",
-        "day", "hour"]``; False: there is none; None: found by its name, or by being the first column and text that
-        parses as times.
+        Column of the timestamps, or several that form them, as ``["date", "time"]`` or ``["year", "month", "day",
+        "hour"]``; False: there is none; None: the column with a name of times, or the first one if it is text that
+        reads as times.
     time_unit : {"D", "h", "m", "s", "ms", "us", "ns"}, optional
         For times that are numbers: since 1970, UTC.
     time_format : str, optional
@@ -65,16 +58,16 @@ class TableOptions:
     columns : sequence of str, optional
         The columns to keep; None: all but the time and the entity.
     entity : str, optional
-        Of a table of one row a reading: the column that says whose it is.
+        Column of the entity, of a table of one reading per row.
     axes : str, optional
-        As `windowloader.sources.tables.open_table` takes them.
+        See `windowloader.sources.tables.open_table`.
     header : bool, int or sequence of int, optional
-        Whether the first line of a CSV file or Excel sheet names the columns, or which lines do; None: seen from the
-        file, or asked for.
+        Whether the first line of a CSV file or Excel sheet names the columns, or which lines do; None: detected, or
+        an error where that is impossible.
     sep : str, optional
-        What separates the columns of a CSV file; None: seen from its first lines.
+        Separator of the columns of a CSV file; None: detected in its first lines.
     decimal, thousands, encoding, dtype, na_values : optional
-        Handed to `pandas.read_csv`, and to `pandas.read_excel` as far as it takes them.
+        Passed to `pandas.read_csv`, and to `pandas.read_excel` where it has them.
     sheet_name : str or int
         Sheet of an Excel file.
     key : str, optional
@@ -110,6 +103,11 @@ class TableOptions:
         return self.axes in ("nt", "ft")
 
     @property
+    def time_first(self) -> str | None:
+        """Axes once the times are rows."""
+        return self.axes[::-1] if self.axes is not None and self.by_row else self.axes
+
+    @property
     def named(self) -> list[str]:
         """Every column that is named."""
         found = dict.fromkeys([self.entity, *self.times, *(self.columns or ())])
@@ -124,10 +122,11 @@ class TableOptions:
 
 
 def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
-    """Return the frame of what is a table: a file, a URL, a frame of any library; None for other targets."""
+    """Return the frame of a file, URL or table of any library; None for other targets."""
     if isinstance(target, str | os.PathLike):
         path = os.fspath(target)
-        if by_name(path) != "table":
+        named = by_name(path)
+        if named is None or named.kind != "table":
             return None
         with fetched(path, storage_options) if is_url(path) else nullcontext(path) as found:
             return read_table(found, TableOptions())
@@ -140,8 +139,6 @@ def read_table(path: str, options: TableOptions) -> Any:
     kind = kind_of(path)
     with _reading(path, kind):
         if kind == "HDF5":
-            from .frame_hdf5 import read_frame
-
             return read_frame(path, options.key)
         if kind in ("CSV", "Excel"):
             return _read_text(path, kind, options)
@@ -155,31 +152,35 @@ def read_table(path: str, options: TableOptions) -> Any:
 
 @contextmanager
 def _reading(path: str, kind: str) -> Iterator[None]:
-    """Tell what the libraries raise, which is of many classes, as one error."""
+    """Raise what the libraries raise, which is of many classes, as one error."""
     try:
         yield
     except WindowLoaderError:
         raise
     except ImportError as error:
-        raise MissingExtraError(
-            f"opening {path!r} needs a package that is absent: {error} Mostly: pip install 'windowloader[tables]'."
-        ) from error
+        raise MissingExtraError(f"{path!r}: {error} Mostly: pip install 'windowloader[tables]'.") from error
     except Exception as error:
-        advice = "Read it with pandas, and pass the frame."
-        if isinstance(error, UnicodeError) or type(error) is LookupError:
-            advice = "Say which encoding it has, e.g. encoding='latin-1', 'cp1252' or 'utf-16'."
-        problem = str(error).strip().rstrip(".")
-        raise SourceFormatError(f"{path!r} cannot be read as {kind}: {problem}. {advice}") from error
+        raise SourceFormatError(
+            f"{path!r} cannot be read as {kind}: {str(error).strip().rstrip('.')}. Read it with pandas and pass the "
+            "frame; of text in another encoding than UTF-8, say encoding='latin-1', 'cp1252' or 'utf-16'."
+        ) from error
 
 
 def kind_of(path: str) -> str:
-    """Format of a table: told by its first bytes."""
-    Stamp.of(path)  # nothing there is its own error
+    """Format of a table: by its first bytes, else by its name, else CSV.
+
+    Raises
+    ------
+    SourceFormatError
+        For a file of another kind, such as a web page, which would be read as text.
+    """
+    Stamp.of(path)  # raises where nothing is there
     if os.path.isdir(path):
         return "Parquet"
-    with open(path, "rb") as file:
-        head = file.read(8)
-    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "CSV")
+    found = format_of(path) or by_name(path)
+    if found is not None and found.kind not in ("table", "hdf5"):
+        raise SourceFormatError(f"{path!r} is not a table, but a file of the format {found.name}.")
+    return "CSV" if found is None else found.name
 
 
 def parquet_files(path: str) -> list[str]:
@@ -187,55 +188,53 @@ def parquet_files(path: str) -> list[str]:
     found = [] if os.path.isdir(path) else [path]
     for count, (folder, _, names) in enumerate(os.walk(path)):
         if count == MOST_FOLDERS:
-            raise SourceFormatError(
-                f"{path!r} has more than {MOST_FOLDERS} folders in it. Pass the one with Parquet, or a list of files."
-            )
+            raise SourceFormatError(f"{path!r} has more than {MOST_FOLDERS} folders. Pass a list of files.")
         parquet = [name for name in names if name.endswith((".parquet", ".pq"))]
         found += [os.path.join(folder, name) for name in parquet if name[0] not in "_."]  # Spark: no data
     return sorted(found, key=natural)
 
 
-def parquet_tables(path: str, options: TableOptions, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Read Parquet files as Arrow tables: each whole, those of one row a reading in batches of some columns.
+def parquet_tables(path: str, options: TableOptions) -> Iterator[Any]:
+    """Read Parquet files as Arrow tables: each whole, or in batches where ``options`` name an entity.
 
-    Names of folders, ``year=2020``, are columns where they were asked for. The entities come as categories.
+    Names of folders, ``year=2020``, are columns where the options name them.
     """
     pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")
-    from pyarrow.parquet import ParquetFile, read_schema
+    from pyarrow.parquet import ParquetFile
 
+    long, stored = options.entity is not None, None
     for file in parquet_files(path):
         folders = Path(file).parts[len(Path(path).parts) : -1]
         pairs = dict(part.split("=", 1) for part in folders if "=" in part)
         added = {name: text for name, text in pairs.items() if name in options.named}
         if left := [name for name in pairs if name not in added and name.lower() not in (*PARTS, "date")]:
             warnings.warn(
-                f"the folders of {path!r} are named by {some(left)}, which is left out where no columns=, entity= or "
+                f"the folders of {path!r} are named by {some(left)}, which is left out unless columns=, entity= or "
                 "time= names it.",
                 stacklevel=2,
             )
-        stored = None if columns is None else [name for name in columns if name not in added]
-        with _reading(file, "Parquet"):
-            repeated = [name for name in read_schema(file).names if name == options.entity]
-            with ParquetFile(file, pre_buffer=False, read_dictionary=repeated) as opened:
-                batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
-                parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
-                for table in [opened.read()] if options.entity is None else parts:
-                    for name, text in added.items():
-                        table = table.append_column(name, pyarrow.array([text] * len(table)))
-                    yield table
+        if long and options.columns is not None:
+            stored = [name for name in options.named if name not in added]
+        with _reading(file, "Parquet"), ParquetFile(file, pre_buffer=False) as opened:
+            batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
+            parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
+            for table in parts if long else [opened.read()]:
+                for name, text in added.items():
+                    table = table.append_column(name, pyarrow.array([text] * len(table)))
+                yield table
 
 
 def _read_text(path: str, kind: str, options: TableOptions) -> Any:
     """Read a CSV file or a sheet of an Excel file."""
-    import pandas
-
     if kind == "Excel":
         read: Any = partial(pandas.read_excel, path, sheet_name=options.sheet_name)
         head = read(header=None, nrows=12, dtype=str).fillna("").to_numpy().tolist()
     else:
-        encoding = options.encoding or _encoding(path)
+        encoding = options.encoding or "utf-8-sig"
         with fsspec.open(path, "rt", compression="infer", encoding=encoding) as file:
             lines = [line.rstrip("\r\n") for line in itertools.islice(file, 12) if line.strip()]
+        if any("\0" in line for line in lines):
+            raise UnicodeError("it has bytes of 0, as text in UTF-16 has")
         sep = options.sep or separator(*lines)
         head = [_fields(line, sep) for line in lines]
         read = partial(pandas.read_csv, path, sep=sep, encoding=encoding, low_memory=False)
@@ -271,16 +270,6 @@ def _read_text(path: str, kind: str, options: TableOptions) -> Any:
     return frame.drop(columns=empty)
 
 
-def _encoding(path: str) -> str:
-    """Return the encoding that the first bytes tell; UTF-8 where there is no mark."""
-    with fsspec.open(path, "rb", compression="infer") as file:
-        head = file.read(1024)
-    found = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
-    if found is None and b"\0" in head:
-        raise UnicodeError("it has bytes of 0, as text in UTF-16 without a mark has (encoding='utf-16-le')")
-    return found or "utf-8-sig"
-
-
 def separator(first: str = "", *below: str) -> str:
     """Return what separates the columns: the first of ; tab | , that a line has, else blanks where every line has them.
 
@@ -312,7 +301,7 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
     Raises
     ------
     SourceFormatError
-        Where such whole numbers stand above other whole numbers: names or readings, nobody can tell.
+        Where such whole numbers stand above other whole numbers: they could be names or readings.
 
     Examples
     --------
@@ -334,8 +323,8 @@ def has_header(lines: Sequence[Sequence[str]], name: str) -> bool:
         return True
     if not all(field.isdigit() for field in first) or len(set(first)) < len(first):
         return False
-    counts, cells = [int(field) for field in first], list(itertools.chain(*below))
-    counted = len(counts) > 1 and counts == list(range(counts[0], counts[0] + len(counts))) and counts[0] < 2
+    counts, cells = list(map(int, first)), list(itertools.chain(*below))
+    counted = len(counts) > 1 and counts in (list(range(len(counts))), list(range(1, len(counts) + 1)))
     whole = sum(cell.isdigit() for cell in cells) / max(len(cells), 1)
     if not lines[0][0] or counted or whole ** len(counts) < CHANCE:
         return True

@@ -1,40 +1,56 @@
-"""Tables of time × sensor: CSV, Parquet, Feather, Excel, pandas frames. In memory, columns are sensors.
+"""Tables as sources: CSV, Parquet, Feather, Excel, HDF5 frames, pandas frames; wide, or long with one row a reading.
 
-In: a file or a frame, perhaps which column is time. Out: `LoadedSource` or `ArraySource`, with timestamps and
-labels, and with what was assumed about its columns, for a warning.
+In: files or frames, and perhaps which columns are times and entities. Out: sources with timestamps and labels, and what
+was assumed about their columns, for a warning. Entities of a long table are laid end to end and keep their own lengths.
 """
 
 from __future__ import annotations
 
 import os
-import re
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas
 
 from windowloader.errors import SourceFormatError
+from windowloader.hiding import hide_secrets
 from windowloader.util.axes import TIME_NAMES
+from windowloader.util.calendars import Times
 
-from .base import Described
+from .base import Described, Description
+from .fetching import fetched
+from .formats import is_pattern, is_url, matching
+from .frame_hdf5 import Block, block_of
 from .handles import Stamp
+from .hdf5_dataset import open_dataset, opened
 from .memory import ArraySource, LoadedSource
-from .table_columns import PARTS, TIME_TEXT, ids, numbers, parse_times, some
-from .table_files import TableOptions, read_table
+from .table_columns import (
+    PARTS,
+    SAMPLE,
+    TIME_TEXT,
+    apart,
+    as_frame,
+    chosen,
+    from_arrow,
+    ids,
+    joined,
+    numbers,
+    parse_times,
+    rises,
+    some,
+    times_of,
+)  # fmt: skip
+from .table_files import TableOptions, kind_of, parquet_tables, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from windowloader.util.calendars import Times
+    from .base import Source
 
-__all__ = ["find_time", "index_times", "labels_of", "open_frame", "open_table", "times_of", "wide"]
-
-LEAST_ROWS = 12  # below which ranges of columns tell nothing
-SAMPLE = 4096  # rows that tell them
-QUANTITIES = re.compile(
-    "temp|humid|dew|pres|wind|speed|flow|volume|occup|load|power|volt|energy|price|rain|precip|radiation|solar|"
-    "pm2|pm10|no2|so2|ozone|co2"
-)
+__all__ = ["LongTable", "open_frame", "open_long_table", "open_stored_frame", "open_table"]
 
 
 def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **options: Any) -> LoadedSource:
@@ -46,7 +62,7 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
         CSV (``.gz`` and the like are unpacked), Parquet, a folder of Parquet files, Feather, Excel or HDF5.
     axes : str, optional
         ``tn`` (default); ``tf`` where the columns are features; ``nt`` where a row is a sensor: then its column of
-        text, or the one column that the header does not number or date, has the labels, and the header the times.
+        text, or the one column whose name is not a number or date, has the labels, and the header the times.
     **options
         See `TableOptions`.
 
@@ -56,14 +72,15 @@ def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **optio
         For a first line that could be a header or data, columns of text, times that do not parse.
     """
     asked = TableOptions(axes=axes, **options)
-    load = partial(read_wide, options=asked)
-    source = LoadedSource(Stamp.of(path), load, what=(asked.key or "").lstrip("/"), axes=axes)
+    load = partial(_load_wide, options=asked)
+    what = (asked.key or "").lstrip("/")
+    source = LoadedSource(Stamp.of(path), load, what=what, axes=asked.time_first)
     source.doubts = source.loaded()[1].doubts
     return source
 
 
-def read_wide(path: str, options: TableOptions) -> tuple[np.ndarray, Described]:
-    """Read a table; rows of a folder of files go by their times."""
+def _load_wide(path: str, options: TableOptions) -> tuple[np.ndarray, Described]:
+    """Read a table; the rows of a folder of files are sorted by time."""
     values, found = wide(read_table(path, options), options, os.path.basename(path))
     if found.times is None or not os.path.isdir(path):
         return values, found
@@ -71,13 +88,25 @@ def read_wide(path: str, options: TableOptions) -> tuple[np.ndarray, Described]:
     return values[order], Described(found.by_dim, found.times[order], found.doubts)
 
 
-def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArraySource:
-    """Open a pandas.DataFrame, or Series, as `open_table` does a file; an index of times is the time."""
-    name, single = type(frame).__name__, frame.ndim == 1 and frame.index.nlevels == 1
-    values, found = wide(frame, TableOptions(axes=axes, **options), name)
+def open_frame(
+    target: Any,
+    *,
+    axes: str | None = None,
+    time: Any = None,
+    time_unit: str | None = None,
+    time_format: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> ArraySource:
+    """Open a frame or series of pandas, or a table that converts to one; the options are those of `TableOptions`."""
+    frame, name = as_frame(target), type(target).__name__
+    single = frame.ndim == 1 and frame.index.nlevels == 1
+    options = TableOptions(
+        axes=axes, time=time, time_unit=time_unit, time_format=time_format, columns=columns
+    )
+    values, found = wide(frame, options, name)
     source = ArraySource(
         values[:, 0] if single else values,
-        axes=axes,
+        axes=options.time_first,
         name=name,
         labels=found.by_dim,
         timestamps=found.times,
@@ -86,10 +115,54 @@ def open_frame(frame: Any, *, axes: str | None = None, **options: Any) -> ArrayS
     return source
 
 
+def open_stored_frame(stamp: Stamp, group: Any, *, axes: str | None = None, **options: Any) -> Source:
+    """Open a frame of an open HDF5 file: mapped where it is one block of numbers, else read by pandas."""
+    asked = TableOptions(axes=axes, key=group.name, **options)
+    plain = set(options) <= {"time"} and asked.time in (None, True, False) and axes in (None, "tn", "tf")
+    block = block_of(group) if plain else None
+    if block is None or (found := _described(block, asked)) is None:
+        return open_table(stamp.path, axes=axes, key=group.name, **options)
+    description = FrameDescription(stamp, asked)
+    source = open_dataset(stamp, block.dataset, axes=axes or "tn", description=description)
+    source.doubts = found.doubts
+    return source
+
+
+def _described(block: Block, options: TableOptions) -> Described | None:
+    """Labels and times of a block; None where the values of its frame would not be the block itself."""
+    name = block.dataset.parent.name
+    values, head = wide(block.frame(SAMPLE), options, name)
+    if values.shape[1] != len(block.columns) or values.dtype != block.dataset.dtype:
+        return None
+    times = index_times(block.index, options, name)
+    return Described(_labels(block.index, block.columns, timed=times is not None), times, head.doubts)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDescription(Description):
+    """Labels and timestamps of a mapped frame, read when asked for, so that its source pickles small."""
+
+    stamp: Stamp
+    options: TableOptions
+
+    def _found(self) -> Described:
+        with opened(self.stamp) as file:
+            block = block_of(file[self.options.key])
+            return (block and _described(block, self.options)) or Described()
+
+    def labels(self, dim: int) -> np.ndarray | None:
+        """Labels along a dimension as stored: of the columns, and of rows that are not times."""
+        return self._found().labels(dim)
+
+    def timestamps(self) -> np.ndarray | None:
+        """Index of the frame where it is times, else None."""
+        return self._found().timestamps()
+
+
 def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Described]:
-    """Values [time, column] of a frame, its column labels and its times; [row, time] where a row is a sensor."""
+    """Values [time, column] of a frame, with its column labels and its times."""
     frame = _unstacked(frame.to_frame("value") if frame.ndim == 1 else frame, name)
-    if frame.columns.nlevels > 1:  # two lines of names: what pandas calls an empty one is left out
+    if frame.columns.nlevels > 1:  # two lines of names, of which pandas names the empty ones
         names = [[part for part in map(str, column) if not part.startswith("Unnamed: ")] for column in frame]
         frame = frame.set_axis([".".join(parts) for parts in names], axis=1)
     if not frame.columns.is_unique:
@@ -97,38 +170,31 @@ def wide(frame: Any, options: TableOptions, name: str) -> tuple[np.ndarray, Desc
         raise SourceFormatError(f"{name!r} has the columns {some(twice)} more than once. Rename them.")
     times = None
     if options.by_row:
-        frame = _with_labels(frame, name)
-    elif options.time is not False:
-        frame, times = take_time(frame, name, options)
-    if options.columns is not None:
-        frame = chosen(frame, options.columns, name)
-    if options.by_row:
-        times = index_times(frame.columns, options, name)
+        frame = _transposed(frame, options, name)
+        times = index_times(frame.index, options, name)
+    else:
+        if options.time is not False:
+            frame, times = _take_time(frame, name, options)
+        if options.columns is not None:
+            frame = chosen(frame, options.columns, name)
     values = numbers(frame, name)
-    labels = labels_of(frame.index, frame.columns, timed=times is not None and not options.by_row)
-    return values, Described(labels, times, _doubts(frame, values, times, options, name))
+    labels = _labels(frame.index, frame.columns, timed=times is not None)
+    return values, Described(labels, times, tuple(_doubts(frame, values, times, options, name)))
 
 
-def chosen(frame: Any, columns: Iterable[Any], name: str) -> Any:
-    """Choose columns of a frame; an error where it has not all of them."""
-    if absent := [column for column in columns if column not in frame.columns]:
-        raise SourceFormatError(f"{name!r} has no columns {absent}; it has {some(frame.columns)}.")
-    return frame[list(columns)]
-
-
-def labels_of(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]:
-    """Labels of rows, where they are no times, and of columns; none where they only count."""
+def _labels(index: Any, columns: Any, *, timed: bool) -> dict[int, np.ndarray]:
+    """Labels of rows, unless they are times, and of columns; none where they only count."""
     labels = {}
     for dim, side in enumerate((index, columns)):
         counted = side.dtype.kind in "iu" and np.array_equal(side, np.arange(len(side)))
         if not counted and not (dim == 0 and timed):
-            text = side.dtype.kind not in "iuf"
-            labels[dim] = np.asarray(side.astype(str)).astype(str) if text else np.asarray(side)
+            labels[dim] = np.asarray(side if side.dtype.kind in "iuf" else side.astype(str))
+            labels[dim] = labels[dim].astype(str) if labels[dim].dtype == object else labels[dim]
     return labels
 
 
 def _unstacked(frame: Any, name: str) -> Any:
-    """Frame with one row a time, where a row of it is a time of an id: index (time, id)."""
+    """Frame with one row a time, of a frame whose index is (time, id)."""
     levels = list(frame.index.names)
     if len(levels) == 1:
         return frame.set_axis(frame.index.get_level_values(0))
@@ -136,28 +202,29 @@ def _unstacked(frame: Any, name: str) -> Any:
     if sorted(kinds) == [False, True] and len(frame.columns) == 1 and frame.index.is_unique:
         return frame.iloc[:, 0].unstack(kinds.index(False))
     raise SourceFormatError(
-        f"the rows of {name!r} have levels {levels}, and are not one a time and id of one column. Give one row a "
-        "time, by {v: frame[v].unstack(id_level) for v in frame}; or open frame.reset_index() with entity= and time=."
+        f"the rows of {name!r} have levels {levels}, and are not one a time and id of one column. Pass "
+        "{v: frame[v].unstack(id_level) for v in frame}, or frame.reset_index() with entity= and time=."
     )
 
 
-def take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times | None]:
+def _take_time(frame: Any, name: str, options: TableOptions) -> tuple[Any, Times | None]:
     """Frame without its columns of time, and the times as datetime64[ns]."""
     columns: list[Any] = options.times
     if columns == [frame.index.name] and columns[0] not in frame.columns:
         frame = frame.reset_index()
     if not columns and (times := index_times(frame.index, options, name)) is not None:
         return frame, times
-    columns = columns or [column for column in [find_time(frame, name)] if column is not None]
+    if not columns and (found := _time_column(frame, name)) is not None:
+        columns = [found]
     if not columns:
         return frame, None
-    return frame.drop(columns=columns, errors="ignore"), times_of(frame, columns, options, name)
+    return frame.drop(columns=columns, errors="ignore"), times_of(
+        frame, columns, name, options.time_unit, options.time_format
+    )
 
 
 def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
-    """Return the times that the row labels of a frame are; None where they are none, or are not to be."""
-    import pandas
-
+    """Return the times in the row labels of a frame; None where they are not times, or with ``time=False``."""
     dated = index.dtype.kind in "mM" or isinstance(index, pandas.PeriodIndex)
     formed = options.by_row and options.time_format is not None
     if options.time is False or not (dated or formed or _reads_as_times(index)):
@@ -165,22 +232,7 @@ def index_times(index: Any, options: TableOptions, name: str) -> Times | None:
     return parse_times(index.to_series(), name, form=options.time_format)
 
 
-def times_of(frame: Any, columns: Sequence[Any], options: TableOptions, name: str) -> Times:
-    """Parse the times that one column has, or several have together: parts by their names, else text."""
-    import pandas
-
-    parts = chosen(frame, columns, name).set_axis([str(column).strip().lower() for column in columns], axis=1)
-    column = parts.iloc[:, 0]
-    if set(PARTS[:3]) <= set(parts.columns) <= set(PARTS):
-        column = pandas.to_datetime(parts, errors="coerce")
-    elif len(columns) > 1:
-        first, *others = (part.astype(str).str.strip() for _, part in parts.items())
-        column = first.str.cat(others, sep=" ")
-    where = f"{name}:{' + '.join(map(str, columns))}"
-    return parse_times(column, where, unit=options.time_unit, form=options.time_format)
-
-
-def find_time(frame: Any, name: str = "") -> Any:
+def _time_column(frame: Any, name: str) -> Any:
     """Return the column of times: by its name, or the first one where it is text that reads like times."""
     named = [column for column in frame.columns if str(column).strip().lower() in TIME_NAMES]
     texts = [column for column in named if frame[column].dtype.kind not in "fiub"]
@@ -200,12 +252,12 @@ def _reads_as_times(column: Any) -> bool:
     return len(texts) > 0 and all(TIME_TEXT.match(text) for text in texts)
 
 
-def _with_labels(frame: Any, name: str) -> Any:
-    """Frame [row, time] with the labels of the rows as its index: of the column that the header does not number."""
+def _transposed(frame: Any, options: TableOptions, name: str) -> Any:
+    """Frame [time, sensor] of a frame whose rows are sensors, labelled by the column whose name is not a time."""
     frame = frame.apply(ids)
     texts = frame.columns.astype(str)
     marked = np.array([bool(TIME_TEXT.match(text) or text[-1:].isdigit()) for text in texts], bool)
-    if not marked.any():  # names that are no times: text names the rows
+    if not marked.any():  # no name is a time: text names the rows
         numeric = np.array([kind.kind in "fiub" for kind in frame.dtypes], bool)
         marked = numeric & (not numeric.all() or frame.index.dtype.kind not in "iu")
     named = frame.columns[~marked]
@@ -214,67 +266,176 @@ def _with_labels(frame: Any, name: str) -> Any:
             f"the columns {some(named)} of {name!r} are no times, and one can name its rows. Read it with pandas, "
             "and pass frame.set_index(name).drop(columns=others)."
         )
-    return frame.set_index(named[0]) if len(named) else frame
+    frame = frame.set_index(named[0]) if len(named) else frame
+    frame = frame if options.columns is None else chosen(frame, options.columns, name)
+    return pandas.DataFrame(numbers(frame, name).T, frame.columns, frame.index)
 
 
-def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, name: str) -> tuple[str, ...]:
-    """Say what was assumed: of labels that may be times, columns that may be no readings or of several quantities."""
-    import pandas
-
-    found: list[str] = []
-    steps = frame.columns if options.by_row else frame.index
+def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, name: str) -> Iterator[str]:
+    """Yield what was assumed: of labels that may be times, of columns that may be counters or different quantities."""
+    steps = frame.index
     counts = np.asarray(pandas.to_numeric(steps[:SAMPLE].astype(str), errors="coerce"))
     named = counts.dtype.kind in "iu" and str(steps.name).lower() in TIME_NAMES
-    if options.time is None and times is None and (named or _rises(counts, even=False)):
-        found.append(
+    if options.time is None and times is None and (named or rises(counts, even=False)):
+        doubt = (
             f"the {'header' if options.by_row else 'row labels'} of {name!r}, from '{steps[0]}' to '{steps[-1]}', are "
             "not taken for times. If they are, say time_format='%Y' or '%Y%m%d', or of row labels, named in the frame, "
             "time=name with time_unit='s'; else time=False."
         )
-    if options.by_row and found:
-        raise SourceFormatError(found[0])
+        if options.by_row:
+            raise SourceFormatError(doubt)
+        yield doubt
     if options.by_row or options.columns is not None:
-        return ()
+        return
     names = [str(column) for column in frame.columns]
-    rising = [options.time is not False and _rises(column) for column in values[:SAMPLE, :9].T]
+    rising = [options.time is not False and rises(column) for column in values[:SAMPLE, :9].T]
     counters = {column for column, rises in zip(names, rising, strict=False) if rises and not all(rising)}
     counted = [column for column in names if column in counters or column.strip().lower() in PARTS]
     if counted and (times is None or options.axes != "tf"):
-        found.append(
-            f"the columns {counted} of {name!r} are taken for readings, and look like row numbers or parts of times."
-            " Row numbers are left out by columns=[…], which also says that they are meant; times are told by time=… "
-            "with time_unit='s' or time_format='%Y', parts by time=['year', 'month', 'day', 'hour']."
+        yield (
+            f"the columns {counted} of {name!r} are taken for readings, and look like row numbers or parts of times. "
+            "Say which columns are meant, columns=[…], or which are times: time=… with time_unit='s' or "
+            "time_format='%Y', or time=['year', 'month', 'day', 'hour']."
         )
-    if options.axes is None and (apart := _apart(names, values)):
-        found.append(
+    if options.axes is None and (difference := apart(names, values)):
+        yield (
             f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
-            f"{apart}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
+            f"{difference}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
         )
-    return tuple(found)
 
 
-def _rises(values: np.ndarray, *, even: bool = True) -> bool:
-    """Whether whole numbers rise like years, dates or epochs, or (``even``) by one step throughout."""
-    if values.dtype.kind not in "iuf" or len(values) < 2 + even or not np.isfinite(values).all():
-        return False
-    steps = np.diff(values.astype(float))
-    dated = values[0] > 15_000_000 or (values[0] >= 1800 and values[-1] <= 2100)
-    return not (values % 1).any() and bool((steps > 0).all() and (dated or (even and np.ptp(steps) == 0)))
+# -- long tables -------------------------------------------------------------------------------------------------------
 
 
-def _apart(names: list[str], values: np.ndarray) -> str:
-    """Say of two columns whose ranges have nothing in common, or whose names are of different quantities."""
-    stems = {re.sub(r"\d+\w?$", "", name) for name in names if name}
-    if len(names) < 2 or len(stems) == 1 or all(len(name) == 1 for name in names):
-        return ""
-    values = values[:: max(1, len(values) // SAMPLE)]
-    if len(values) >= LEAST_ROWS:
-        lows, highs = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)  # without NaN
-        used = np.flatnonzero(lows < highs)
-        if used.size and lows[used].max() > highs[used].min():
-            pair = names[used[highs[used].argmin()]], names[used[lows[used].argmax()]]
-            return f"those of {pair[0]!r} and {pair[1]!r} have no values in common"
-    kinds = {name: found for name in names if (found := {*QUANTITIES.findall(name.lower())})}
-    first = next(iter(kinds), "")
-    other = next((name for name in kinds if kinds[name].isdisjoint(kinds[first])), None)
-    return f"{first!r} and {other!r} are names of different ones" if other else ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entities(Described):
+    """A description with the rows and names of entities: see `LongTable`."""
+
+    borders: np.ndarray
+    names: np.ndarray
+
+
+class LongTable(NamedTuple):
+    """A long table that is open.
+
+    Parameters
+    ----------
+    source : Source
+        Axes ``tf``: entities end to end, rising in time within each.
+    borders : ndarray, shape (entity + 1,), int64
+        First row of each entity, and the end.
+    names : ndarray, shape (entity,)
+        Ids as in the table, in the order of their first rows.
+    """
+
+    source: LoadedSource | ArraySource
+    borders: np.ndarray
+    names: np.ndarray
+
+
+def open_long_table(
+    target: Any,
+    *,
+    entity: str,
+    time: str | Sequence[str],
+    values: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LongTable:
+    """Open a table of one reading per row.
+
+    Parameters
+    ----------
+    target : path, URL, pattern or frame, or a list of them
+        Files as `open_table` takes them; the rows of several are taken together.
+    entity, time : str
+        The columns with the entity and the time of each reading; ``time`` may be several, see `TableOptions`.
+    values : sequence of str, optional
+        The columns of numbers to take; None: all others.
+    storage_options : mapping, optional
+        For URLs; see `windowloader.sources.options.locate`.
+    **options
+        See `TableOptions`.
+
+    Raises
+    ------
+    SourceFormatError
+        For columns that are not there or hold no numbers, and readings without entity or time.
+
+    Examples
+    --------
+    >>> table = pandas.DataFrame(
+    ...     {"meter": ["b", "a", "b"], "utc": ["2020-01-02", "2020-01-01", "2020-01-01"], "kwh": [1, 2, 3]}
+    ... )
+    >>> found = open_long_table(table, entity="meter", time="utc")
+    >>> found.names, found.borders, found.source.array().ravel()
+    (array(['b', 'a'], dtype='<U1'), array([0, 2, 3]), array([3, 1, 2]))
+    """
+    asked = TableOptions(entity=entity, time=time, columns=values, **options)
+    if is_pattern(target):
+        target = matching(target, storage_options or {})
+    if isinstance(target, str | os.PathLike) and not is_url(target):
+        loaded = LoadedSource(Stamp.of(target), partial(_load_long, options=asked), axes="tf")
+        _, described = loaded.loaded()
+        return LongTable(loaded, described.borders, described.names)  # type: ignore[attr-defined]
+    name = hide_secrets(target) if is_url(target) else "DataFrame"
+    with ExitStack() as files:
+        parts = [
+            files.enter_context(fetched(part, storage_options)) if is_url(part) else part
+            for part in (target if isinstance(target, list | tuple) else [target])
+        ]
+        array, found = _sorted(parts, asked, name)
+    source = ArraySource(array, axes="tf", name=name, labels=found.by_dim, timestamps=found.times)
+    return LongTable(source, found.borders, found.names)
+
+
+def _load_long(path: str, options: TableOptions) -> tuple[np.ndarray, Entities]:
+    return _sorted([path], options, os.path.basename(path))
+
+
+def _sorted(targets: Sequence[Any], asked: TableOptions, name: str) -> tuple[np.ndarray, Entities]:
+    """Rows by entity and by time within; equal times keep their order."""
+    seen: dict[Any, int] = {}  # entities in the order in which they appear
+    owners, times, blocks = [], [], []
+    features: list[Any] = list(asked.columns or ())
+    zones, rows = set(), 0
+    for part in _parts(targets, asked):
+        where = f"{name} from row {rows}" if rows else name
+        features = features or [column for column in part.columns if column not in asked.named]
+        part = chosen(part, dict.fromkeys([*asked.named, *features]), where)
+        own, labels = pandas.factorize(part[asked.entity])
+        if (unnamed := np.flatnonzero(own < 0)).size:
+            raise SourceFormatError(
+                f"row {rows + unnamed[0]} of {name!r} has no {asked.entity!r}. Drop such rows."
+            )
+        blocks.append(numbers(part[features], where))
+        times.append(found := times_of(part, asked.times, where, asked.time_unit, asked.time_format))
+        owners.append(np.array([seen.setdefault(label, len(seen)) for label in labels], np.int32)[own])
+        zones.add(found.calendar)
+        rows += len(part)
+    if not rows:
+        raise SourceFormatError(f"{name!r} has no rows.")
+    owner, moments = np.concatenate(owners), np.concatenate([found.view(np.int64) for found in times])
+    order = np.lexsort((moments, owner))
+    names = pandas.Series(list(seen))
+    numbered = ids(names)
+    labels = np.asarray(numbered if numbered.is_unique else names)
+    return joined(blocks, name)[order], Entities(
+        {1: np.asarray(features).astype(str)},
+        Times(moments[order], zones.pop() if len(zones) == 1 else ""),
+        borders=np.concatenate([[0], np.cumsum(np.bincount(owner))]),
+        names=labels if labels.dtype.kind in "iuf" else labels.astype(str),
+    )
+
+
+def _parts(targets: Sequence[Any], asked: TableOptions) -> Iterator[Any]:
+    """Frames of targets, one after another; Parquet files in batches of rows."""
+    for target in targets:
+        if not isinstance(target, str | os.PathLike):
+            frames = iter([as_frame(target)])
+        elif kind_of(path := os.fspath(target)) == "Parquet":
+            frames = map(from_arrow, parquet_tables(path, asked))
+        else:
+            frames = iter([read_table(path, asked)])
+        for part in frames:
+            yield part if set(asked.named).isdisjoint(part.index.names) else part.reset_index()

@@ -2,8 +2,7 @@
 
 In: the bytes of a pickle: DCRNN's ``adj_mx.pkl``, from Python 2; an attribute of a frame in HDF5. Out: lists, tuples,
 dicts, strings, numbers, NumPy arrays; of an attribute also steps and zones of time. Never imports or calls what a
-pickle names. Of ``adj_mx.pkl`` it never makes more than a fixed multiple of its size: no object but text and bytes can
-be in the result twice, so that walking through it takes no longer.
+pickle names, and takes no more memory than a small multiple of its size.
 """
 
 from __future__ import annotations
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["load_attribute", "load_plain"]
 
 CODES = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,3}")
-OPCODES = (
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
-    "BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS GLOBAL "
-    "STACK_GLOBAL REDUCE PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
-)
 STEPS = ("pandas._libs.tslibs.offsets", "pandas.tseries.offsets")
 ZONES = ("datetime.timezone", "datetime.timedelta", "zoneinfo.ZoneInfo")
 
@@ -37,14 +30,7 @@ ZONES = ("datetime.timezone", "datetime.timedelta", "zoneinfo.ZoneInfo")
 def load_plain(data: bytes) -> Any:
     """Read a pickle that holds nothing but containers, strings, numbers and arrays.
 
-    Parameters
-    ----------
-    data : bytes
-        The pickle.
-
-    Returns
-    -------
-    object
+    Containers may be in the result several times, so that walking through all of it may take exponential time.
 
     Raises
     ------
@@ -56,7 +42,7 @@ def load_plain(data: bytes) -> Any:
     >>> load_plain(pickle.dumps({"a": [1, 2.5]}))
     {'a': [1, 2.5]}
     """
-    return _loaded(_Plain(data), "this is no pickle of plain data")
+    return _loaded(_Plain(data), "this is not a pickle of plain data")
 
 
 def load_attribute(data: bytes) -> Any:
@@ -67,7 +53,7 @@ def load_attribute(data: bytes) -> Any:
     SourceFormatError
         Where it names anything else.
     """
-    return _loaded(_Attribute(io.BytesIO(data), encoding="latin1"), "it is no whole pickle")
+    return _loaded(_Attribute(io.BytesIO(data), encoding="latin1"), "it is not a complete pickle")
 
 
 def _loaded(reader: Any, problem: str) -> Any:
@@ -83,7 +69,7 @@ class _Attribute(pickle.Unpickler):
     """Makes nothing but what pandas itself writes beside a frame."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolve names of steps and zones of time; what else a module holds is refused."""
+        """Resolve names of steps and zones of time; all others are refused."""
         from pandas.tseries import offsets
 
         if f"{module}.{name}" in ZONES or (module in STEPS and name in vars(offsets)["__all__"]):
@@ -94,7 +80,7 @@ class _Attribute(pickle.Unpickler):
 
 
 def _unpickle_zone(kind: object, name: object) -> Any:
-    """Stand-in for ``getattr``, by which zones are pickled."""
+    """Stand-in for ``getattr``, with which zones are pickled."""
     if kind is not ZoneInfo or name != "_unpickle":
         raise SourceFormatError("it is a pickle that names an attribute, which could run code.")
     return ZoneInfo._unpickle  # type: ignore[attr-defined]
@@ -106,50 +92,29 @@ class _Dtype:
     def __init__(self, code: Any, *_: Any) -> None:
         name = code.decode() if isinstance(code, bytes) else code
         if not (isinstance(name, str) and CODES.fullmatch(name)):
-            raise SourceFormatError("a pickled dtype is refused that is none of a number, text or bytes.")
+            raise SourceFormatError("a pickled dtype is refused that is not one of numbers, text or bytes.")
         self.dtype = np.dtype(name)
 
 
-class _Memo(dict[int, Any]):
-    def __getitem__(self, index: int) -> Any:
-        value = super().__getitem__(index)
-        if isinstance(value, (str, bytes, np.generic, _Dtype)) or callable(value):
-            return value
-        raise SourceFormatError(f"a {type(value).__name__} is refused that is in a pickle several times.")
-
-
 def _ndarray() -> None:
-    """Stand-in for ``numpy.ndarray``, which pickles only ever hand to ``_reconstruct``."""
+    """Stand-in for ``numpy.ndarray``, which pickles only pass to ``_reconstruct``."""
 
 
 def _reconstruct(kind: object, shape: object, _code: object) -> np.ndarray:
-    """Stand-in for NumPy's: an empty array, in whose place BUILD puts one with its contents."""
+    """Stand-in for NumPy's: an empty array, which BUILD replaces by one with its contents."""
     if kind is not _ndarray or shape != (0,):
-        raise SourceFormatError("a pickled array is refused that is no plain numpy.ndarray.")
+        raise SourceFormatError("a pickled array is refused that is not a plain numpy.ndarray.")
     return np.empty(0, np.uint8)
 
 
-def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Refuse integers beyond 64 bits: as keys of a dict they could be chosen to collide."""
-
-    def load_bounded(reader: Any) -> None:
-        load(reader)
-        if reader.stack and isinstance(reader.stack[-1], int) and reader.stack[-1].bit_length() > 64:
-            raise SourceFormatError("an integer of more than 64 bits in a pickle is refused.")
-
-    return load_bounded
-
-
 class _Plain(pickle._Unpickler):
-    """The unpickler of the standard library, in Python, with the opcodes and names that plain data need."""
+    """The unpickler of the standard library, in Python, with stand-ins for the names that plain data need."""
 
     stack: list[Any]
 
     def __init__(self, data: bytes) -> None:
-        # the encoding is that of text that Python 2 wrote; its arrays need it
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self.memo = _Memo()
-        self.left = 2 * len(data)  # bytes that may be decoded and put in arrays: each once
+        super().__init__(io.BytesIO(data), encoding="latin1")  # of arrays from Python 2
+        self.encodings: dict[str, bytes] = {}
         self.names: dict[str, Any] = {
             "numpy.ndarray": _ndarray,
             "numpy.dtype": _Dtype,
@@ -171,21 +136,14 @@ class _Plain(pickle._Unpickler):
         )
 
     def encoded(self, text: str, encoding: str = "latin1") -> bytes:
-        """Stand-in for ``codecs.encode``, by which old protocols write bytes; others could decompress bombs."""
+        """Stand-in for ``codecs.encode``, with which old protocols write bytes; each text is encoded once."""
         if encoding != "latin1":
             raise SourceFormatError(f"the codec {encoding!r} is refused in a pickle of plain data.")
-        return bytes(self.once(text), "latin1")
-
-    def once(self, data: Any) -> Any:
-        """Return bytes or text, where they were not used before."""
-        self.left -= len(data)
-        if self.left < 0:
-            raise SourceFormatError("a pickle is refused that uses the same bytes several times.")
-        return data
+        return self.encodings.setdefault(text, bytes(text, "latin1"))
 
     def array(self, data: bytes | str, kind: _Dtype, shape: tuple[int, ...], order: Any = "C") -> np.ndarray:
         """Return an array over bytes, as many as its shape and dtype take."""
-        raw = self.encoded(data) if isinstance(data, str) else self.once(data)
+        raw = self.encoded(data) if isinstance(data, str) else data
         found: np.ndarray = np.ndarray(shape, kind.dtype, raw, order=order)
         if found.nbytes != len(raw):
             raise SourceFormatError(f"a pickled array of {len(raw)} bytes is not {shape} of {kind.dtype}.")
@@ -202,9 +160,8 @@ class _Plain(pickle._Unpickler):
         else:
             raise SourceFormatError("a pickle is refused that sets the state of an object.")
 
-    dispatch: ClassVar[dict[int, Any]] = {
-        getattr(pickle, name)[0]: _bounded(pickle._Unpickler.dispatch[getattr(pickle, name)[0]])
-        for name in OPCODES.split()
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],  # allocates after reading
+        pickle.BUILD[0]: build,
     }
-    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]  # takes no room before it is read
-    dispatch[pickle.BUILD[0]] = build

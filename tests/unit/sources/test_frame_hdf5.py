@@ -208,7 +208,7 @@ def test_frames_as_pandas_reads_them(tmp_path: Path, name: str, form: str) -> No
         (FRAME[[]], "(no columns|cannot be read|no rows|no array)"),
     ],
 )  # fmt: skip
-def test_frames_that_are_no_series_are_told(
+def test_frames_that_are_not_series_raise(
     tmp_path: Path, frame: pd.DataFrame, message: str, form: str
 ) -> None:
     pytest.importorskip("tables")

@@ -66,7 +66,7 @@ def test_a_file_that_was_cut_and_is_whole_again_is_still_an_error(tmp_path):
     assert (done.returncode, done.stdout.split()) == (0, ["told"])
 
 
-def test_faults_of_others_end_the_process_as_ever(tmp_path):
+def test_other_faults_still_end_the_process(tmp_path):
     for code in (
         "told(lambda: None); os.truncate(path, 9000); rows.sum()",
         "told(lambda: None); os.kill(os.getpid(), 7)",

@@ -55,7 +55,7 @@ def test_anything_with_dunder_array() -> None:
         (np.zeros((2, 2), np.longdouble), "float64"),
     ],
 )
-def test_what_is_no_number_is_refused_with_advice(values: np.ndarray, advice: str) -> None:
+def test_non_numbers_are_refused_with_advice(values: np.ndarray, advice: str) -> None:
     with pytest.raises(SourceFormatError, match=advice):
         ArraySource(values, name="x")
 

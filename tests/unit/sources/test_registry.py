@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VALUES = np.arange(12.0).reshape(4, 3)
 
 
-def test_unknown_targets_are_told_what_can_be_opened() -> None:
+def test_errors_for_unknown_targets_list_what_can_be_opened() -> None:
     for target in (object(), 3, {"a": 1}, None, [1.0, 2.0]):
         with pytest.raises(
             SourceFormatError, match=r"cannot be opened. What can: .*\.npy.*Zarr.*HDF5.*Parquet.*list"
@@ -110,7 +110,7 @@ def test_remote_tables_and_archives_are_fetched(tmp_path: Path) -> None:
         open_source("memory://r/b.csv")
 
 
-def test_remote_npy_and_zarr_go_to_their_rooms(tmp_path: Path) -> None:
+def test_remote_npy_and_zarr_are_opened(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
     with fsspec.open("memory://r/a.npy", "wb") as file:
         np.save(file, VALUES)
@@ -177,3 +177,33 @@ def test_opening_an_array_imports_no_format(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_opening_an_npy_file_loads_few_files_of_the_package(tmp_path: Path) -> None:
+    """Tables, Zarr, HDF5 and netCDF are imported by the targets that need them, pandas and xarray with them."""
+    np.save(tmp_path / "a.npy", VALUES)
+    code = (
+        f"import sys, windowloader; windowloader.open({str(tmp_path / 'a.npy')!r});"
+        "print(*[m for m in sys.modules if m.startswith('windowloader') or m in ('pandas', 'xarray', 'fsspec')])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280
+    )
+    loaded = set(found.stdout.split())
+    assert loaded.isdisjoint(("pandas", "xarray", "fsspec"))
+    own = {"registry", "formats", "handles", "mapping", "memory", "numpy_files"}
+    formats = (
+        "tables",
+        "table_",
+        "frame_",
+        "unpickle",
+        "chunked",
+        "hdf5",
+        "netcdf",
+        "zarr",
+        "ranges",
+        "remote",
+    )
+    assert {f"windowloader.sources.{name}" for name in own} <= loaded
+    assert not [name for name in loaded if name.removeprefix("windowloader.sources.").startswith(formats)]
+    assert len(loaded) <= 43  # the aim is 15

@@ -18,8 +18,8 @@ from pyarrow import feather
 
 import windowloader as wl
 from windowloader.errors import SourceFormatError
-from windowloader.sources.long_tables import open_long_table
 from windowloader.sources.registry import open_source
+from windowloader.sources.tables import open_long_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,7 +256,7 @@ def test_offsets_of_text_are_kept(tmp_path: Path, texts: list[str], zone: str) -
         assert (zone in repr(series)) if zone else ("clocks of" not in repr(series))
 
 
-def test_offsets_that_differ_are_told(tmp_path: Path) -> None:
+def test_different_offsets_warn(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,a\n2020-03-29 01:00+01:00,1\n2020-03-29 03:00+02:00,2\n")
     with pytest.warns(UserWarning, match=r"offsets '\+01:00', '\+02:00'.*clocks.* are of UTC.*tz_convert"):
         series = wl.open(tmp_path / "a.csv")
@@ -266,7 +266,7 @@ def test_offsets_that_differ_are_told(tmp_path: Path) -> None:
         wl.open(tmp_path / "a.csv")
 
 
-def test_files_of_several_offsets_are_told(tmp_path: Path) -> None:
+def test_files_with_different_offsets_warn(tmp_path: Path) -> None:
     for month, offset in ((1, "+01:00"), (7, "+02:00")):
         lines = [f"2020-{month:02}-01 {hour:02}:00{offset},{hour}.5" for hour in range(20)]
         (tmp_path / f"{month}.csv").write_text("time,a\n" + "\n".join(lines))
@@ -346,7 +346,7 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=1 << 20)
     code = (
-        "import sys, pandas, pyarrow.parquet; from windowloader.sources.long_tables import open_long_table\n"
+        "import sys, pandas, pyarrow.parquet; from windowloader.sources.tables import open_long_table\n"
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) >> 10\n"
         "before, found = peak(), open_long_table(sys.argv[1], entity='id', time='utc')\n"
         "print(peak() - before, found.source.array()[:3, 0].tolist())"
@@ -373,7 +373,7 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
         (FRAME.set_index("a", append=True), r"levels \['time', 'a'\].*unstack"),
     ],
 )
-def test_frames_that_are_no_series_are_told(frame: pd.DataFrame, message: str) -> None:
+def test_frames_that_are_not_series_raise(frame: pd.DataFrame, message: str) -> None:
     with pytest.raises(wl.WindowLoaderError, match=message):
         wl.WindowSet(wl.open(frame), wl.WindowSpec(lookback=1, horizon=0))
 
@@ -398,7 +398,7 @@ def test_frames_of_one_row_or_one_level() -> None:
         (["BUDAPEST", "PEST", "ZALA"], ""),
     ],
 )
-def test_names_of_different_quantities_are_told(names: list[str], told: str, recwarn) -> None:
+def test_names_of_different_quantities_warn(names: list[str], told: str, recwarn) -> None:
     wl.open(FRAME.set_axis(names, axis=1))
     found = [str(one.message) for one in recwarn]
     assert len(found) == bool(told)
@@ -408,7 +408,7 @@ def test_names_of_different_quantities_are_told(names: list[str], told: str, rec
     assert len(recwarn) == bool(told)
 
 
-def test_counters_beside_times_are_told(tmp_path: Path) -> None:
+def test_counters_beside_times_warn(tmp_path: Path) -> None:
     FRAME.assign(No=np.arange(60) + 7).to_csv(tmp_path / "a.csv")
     with pytest.warns(UserWarning, match=r"the columns \['No'\] of 'a\.csv' .* row numbers"):
         wl.open(tmp_path / "a.csv")

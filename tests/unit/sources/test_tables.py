@@ -11,9 +11,9 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
-from windowloader.sources.long_tables import open_long_table
 from windowloader.sources.registry import open_source
 from windowloader.sources.table_files import has_header, separator
+from windowloader.sources.tables import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_header_is_seen(lines: list[str], answer: bool) -> None:
 
 
 @pytest.mark.parametrize("lines", [["17,4", "12,5"], ["7", "8.5", "3"], ["1,12", "3.5,4"]])
-def test_header_is_asked_for_where_nobody_can_tell(tmp_path: Path, lines: list[str]) -> None:
+def test_an_ambiguous_header_is_an_error(tmp_path: Path, lines: list[str]) -> None:
     path = write(tmp_path / "a.csv", "\n".join(lines))
     with pytest.raises(SourceFormatError, match=r"a\.csv.*header=True or header=False"):
         open_source(path)
@@ -330,11 +330,11 @@ def test_encodings(tmp_path: Path) -> None:
     text = "time,T\u00e4tigkeit\n2012-03-01 00:00,1\n2012-03-01 00:05,2\n"
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         (tmp_path / "a.csv").write_text(text, encoding)
-        series = wl.open(tmp_path / "a.csv")
+        series = wl.open(tmp_path / "a.csv", **({} if "8" in encoding else {"encoding": encoding}))
         assert series.nodes.tolist() == ["T\u00e4tigkeit"]  # type: ignore[union-attr]
         np.testing.assert_array_equal(loaded(series).ravel(), [1, 2])
         assert str(moments(series)[1]).startswith("2012-03-01T00:05")
-    for encoding in ("latin-1", "utf-16-le"):
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
         (tmp_path / "a.csv").write_text(text, encoding)
         with pytest.raises(SourceFormatError, match="encoding="):
             wl.open(tmp_path / "a.csv")
@@ -351,7 +351,7 @@ def test_encodings(tmp_path: Path) -> None:
         ("date,hour,pm\n2010-01-01,0,10.5\n2010-01-02,1,12.5\n", r"\['hour'\]"),
     ],
 )  # fmt: skip
-def test_columns_that_count_are_told(tmp_path: Path, text: str, columns: str) -> None:
+def test_counting_columns_warn(tmp_path: Path, text: str, columns: str) -> None:
     path = write(tmp_path / "a.csv", text)
     with pytest.warns(UserWarning, match=rf"{columns} of 'a\.csv' are taken for readings.*columns=.*time="):
         wl.open(path)
@@ -359,7 +359,7 @@ def test_columns_that_count_are_told(tmp_path: Path, text: str, columns: str) ->
     wl.open(path, columns=[last.strip('"')])  # says that they are meant
 
 
-def test_different_quantities_are_told(tmp_path: Path) -> None:
+def test_different_quantities_warn(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal([80, -5, 1013], [20, 10, 5], (240, 3))
     frame = pd.DataFrame(

@@ -122,7 +122,8 @@ def advice(case: Case, own: EpochCost) -> list[str]:
     -------
     list of str
     """
-    choice, span, found = case.reading.choice, case.windows.spec.span, []
+    choice, span = case.reading.choice, case.windows.spec.span
+    found: list[str] = []
     assert choice is not None
     if choice.mode == "preloaded":
         return found

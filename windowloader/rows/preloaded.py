@@ -83,7 +83,7 @@ class PreloadedAccess:
         self._own = self.there[low : int(np.searchsorted(order.grid.begin, self.end))]
         self._jobs: dict[int, Job] = {}
         self._arena: Arena | None = None
-        self._flat: tuple[StridedBuffer, ...] = ()
+        self._flat: tuple[StridedBuffer | None, ...] = ()
         self._lock = threading.Lock()
         weakref.finalize(self, _abandon, self.reader, self._jobs)
 

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from windowloader.errors import SeriesError
-from windowloader.sources.base import Source
+from windowloader.sources.base import TIERS, Source
 from windowloader.util.axes import canonical, sizes
 from windowloader.util.labels import listed, texts
 
@@ -176,7 +176,6 @@ def _read_once(variable: Variable) -> np.ndarray:
 
 def common_tier(variables: Iterable[Variable]) -> str:
     """Tier of several variables: of those that change with time, the one whose rows are furthest away."""
-
     tiers = [variable.source.tier for variable in variables if variable.has_time]
     return max(tiers, key=TIERS.index, default="memory")
 

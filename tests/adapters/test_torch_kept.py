@@ -140,7 +140,7 @@ def test_in_block_order_each_row_is_sent_about_once(store):
 
 
 def test_the_cached_tier(store, tmp_path):
-    windows = windows_of(store, cache_dir=tmp_path / "mirror")
+    windows = windows_of(store, cache_dir=tmp_path / "cache")
     report = assert_same(windows, 3, device_memory="140kB", memory="200kB", batch_size=30, shuffle=True)
     assert report.tier == "kept"
 

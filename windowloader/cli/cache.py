@@ -1,4 +1,4 @@
-"""``windowloader cache list`` and ``cache clear``: what a folder of mirrors holds, and removing it.
+"""``windowloader cache list`` and ``cache clear``: what a disk cache holds, and removing it.
 
 In: a folder given to ``wl.open(…, cache_dir=)``. Out: a table or JSON. Never removes what a process has open.
 """
@@ -17,7 +17,7 @@ from .common import AsJson, app
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from windowloader.sources.mirror_entry import Entry
+    from windowloader.sources.disk_cache import CachedArray
 
 __all__ = ["clear", "show"]
 
@@ -32,9 +32,9 @@ app.add_typer(commands, name="cache")
 @commands.command("list")
 def show(folder: Folder, as_json: AsJson = False) -> None:
     """List the arrays in a cache folder."""
-    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+    from windowloader.sources.disk_cache import DiskCache, check_folder
 
-    found = MirrorFolder(check_folder(folder)).entries()
+    found = DiskCache(check_folder(folder)).arrays()
     if as_json:
         typer.echo(json.dumps([entry.to_dict() for entry in found], indent=2))
     else:
@@ -48,10 +48,10 @@ def clear(
     as_json: AsJson = False,
 ) -> None:
     """Remove arrays from a cache folder; those that a process has open stay."""
-    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+    from windowloader.sources.disk_cache import DiskCache, check_folder
     from windowloader.util.units import format_bytes
 
-    removed, kept = MirrorFolder(check_folder(folder)).clear(name=name)
+    removed, kept = DiskCache(check_folder(folder)).clear(name=name)
     if as_json:
         found = {"removed": [x.to_dict() for x in removed], "kept": [x.to_dict() for x in kept]}
         typer.echo(json.dumps(found, indent=2))
@@ -62,7 +62,7 @@ def clear(
         typer.echo(f"kept {entry.name}: a process has it open")
 
 
-def _print(found: Sequence[Entry], folder: str) -> None:
+def _print(found: Sequence[CachedArray], folder: str) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -2,7 +2,7 @@
 
 In: jobs, when whoever needed their rows has them, or when they were given up. Out: `ReadCounts`. Counts each job once,
 for the epoch that needed it, whenever it was read; what nobody needed counts for the epoch in which it was given up.
-Never counts what a mirror had already.
+Never counts what the disk cache had already.
 """
 
 from __future__ import annotations

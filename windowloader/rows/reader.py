@@ -135,7 +135,7 @@ class Job:
     dropped: bool = False
     counted: bool = False
     fetched: dict[RowRange, list[tuple[int, int]]] = field(default_factory=dict, repr=False)
-    """Of ranges that a mirror answered: the rows that it had to fetch."""
+    """Of ranges that the disk cache answered: the rows that it had to fetch."""
     taken: dict[RowRange, int] = field(default_factory=dict, repr=False)
     """Bytes that reads took from storage."""
     given: int = field(default=0, repr=False)

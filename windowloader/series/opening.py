@@ -111,7 +111,7 @@ def open(
     Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
     memory)
     """
-    entities = names = mirrors = None
+    entities = names = cache = None
     if entity is not None:
         from windowloader.sources.long_tables import open_long_table
 
@@ -127,10 +127,10 @@ def open(
     elif time is not None:
         options["time"] = time
     if cache_dir is not None:
-        from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+        from windowloader.sources.disk_cache import DiskCache, check_folder
 
         limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
-        mirrors = MirrorFolder(check_folder(cache_dir), limit)
+        cache = DiskCache(check_folder(cache_dir), limit)
     elif cache_size is not None:
         raise SeriesError(f"cache_size={cache_size!r} limits what is kept in cache_dir, which is not given.")
     return Series(
@@ -146,5 +146,5 @@ def open(
         nodes=nodes,
         entities=entities,
         entity_names=names,
-        opener=Opener(storage_options, options, mirrors),
+        opener=Opener(storage_options, options, cache),
     )

@@ -18,7 +18,7 @@ from windowloader.sources import Source
 from .labels import listed
 
 if TYPE_CHECKING:
-    from windowloader.sources.mirror_folder import MirrorFolder
+    from windowloader.sources.disk_cache import DiskCache
 
 __all__ = ["UNNAMED", "Opener", "choose"]
 
@@ -36,13 +36,13 @@ class Opener:
         For the file system or bucket.
     options : mapping
         What a family of sources takes: ``shape=``, ``dtype=``, ``offset=``, ``member=`` …
-    mirrors : MirrorFolder, optional
+    cache : DiskCache, optional
         Where rows of what is opened by path or URL are kept on this node.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
-    mirrors: MirrorFolder | None = None
+    cache: DiskCache | None = None
 
     def __call__(self, target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
         """Open one source."""
@@ -51,15 +51,15 @@ class Opener:
         source = open_source(
             target, variable=variable, axes=axes, storage_options=self.storage_options, **self.options
         )
-        if self.mirrors is None:
+        if self.cache is None:
             return source
         if _is_stored(target):
-            from windowloader.sources.cached import cached
+            from windowloader.sources.disk_cache_source import cached
 
-            return cached(source, self.mirrors, options=repr(sorted(self.options.items())))
+            return cached(source, self.cache, options=repr(sorted(self.options.items())))
         if "t" in source.axes and source.tier == "streamed":
             warnings.warn(
-                f"cache_dir={self.mirrors.path!r} keeps what is opened by path or URL; {source.name!r} was given "
+                f"cache_dir={self.cache.path!r} keeps what is opened by path or URL; {source.name!r} was given "
                 f"as an open {type(target).__name__}, and is streamed in every epoch. Give its path or URL.",
                 UserWarning,
                 stacklevel=2,

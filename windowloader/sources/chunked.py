@@ -22,9 +22,9 @@ from windowloader.util.axes import check_dtype
 from .base import Source, digest
 from .coordinates import dimension_names, time_dimension
 from .description import StoreDescription
+from .disk_cache_state import place_of, state_of
 from .failures import Asked, explained
 from .handles import bytes_on_disk
-from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import delivered, packing
 from .processes import tensorstore

@@ -15,9 +15,9 @@ import numpy as np
 
 from .base import digest
 from .box import chunk_edges
+from .disk_cache_state import place_of
 from .failures import Asked
 from .hdf5table import decode_chunk, read_groups
-from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource

@@ -17,14 +17,14 @@ import zarr
 CHILD = r"""
 import json, os, shutil, sys, tempfile, threading, warnings
 import numpy as np, windowloader as wl
-from windowloader.sources.mirror_folder import MirrorFolder
+from windowloader.sources.disk_cache import DiskCache
 
 store, cases = sys.argv[1], json.loads(sys.argv[2])
 VALUES = np.load(sys.argv[3])
 
 
 def strike(cache, name, fault):
-    (entry,) = MirrorFolder(cache).entries()
+    (entry,) = DiskCache(cache).arrays()
     path = os.path.join(entry.path, name)
     size = os.path.getsize(path)
     if fault == "truncated":
@@ -92,7 +92,7 @@ def case(name, fault, moment):
     with loader:
         epoch(loader)
     windows.series.variables[0].source.close()
-    (entry,) = MirrorFolder(cache).entries()
+    (entry,) = DiskCache(cache).arrays()
     assert entry.blocks_held == entry.blocks, entry
     shutil.rmtree(cache)
 

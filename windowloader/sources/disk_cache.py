@@ -18,7 +18,7 @@ import warnings
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -122,8 +122,9 @@ class DiskCache:
             try:
                 os.makedirs(self.path, 0o700, exist_ok=True)
                 with self._locked():
-                    for other in self._folders():
-                        if f"-{key}-" in other.name and other != folder and not _in_use(other):
+                    for other in Path(self.path).glob(f"*-{key}-*"):
+                        array = _read_array(other)
+                        if other != folder and (array is None or not array.in_use):
                             _remove(other)
                     entry = self._open(folder, layout)
             except OSError as error:
@@ -137,19 +138,15 @@ class DiskCache:
             return entry
 
     def _open(self, folder: Path, layout: CacheLayout) -> CacheEntry:
-        about = {
-            "format": FORMAT,
-            "name": layout.name,
-            "shape": list(layout.shape),
-            "dtype": layout.dtype.str,
-            "edges": digest(layout.edges.tobytes()),
-        }
-        if _read_about(folder) == about:
-            with contextlib.suppress(OSError):  # a file is missing, cut or not ours: the entry is made again
-                return _open_entry(folder, layout)
+        if _read_array(folder) is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # a file has another size or is not ours: the entry is made again
+                return _open_entry(folder, layout, os.O_RDWR)
         _remove(folder)
         self._make_room(layout.sizes["values"])
-        return _make_entry(folder, layout, about)
+        os.mkdir(folder, 0o700)
+        return _open_entry(folder, layout, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -172,7 +169,7 @@ class DiskCache:
     def _make_room(self, size: int) -> None:
         """Remove the arrays that were used longest ago until one fits; `OSError` with the numbers where it does not."""
         for other in self._folders():
-            if _read_about(other) is None:  # making or removing it was interrupted
+            if _read_array(other) is None:  # making or removing it was interrupted
                 _remove(other)
         others = self.arrays()
         unused = sorted((one for one in others if not one.in_use), key=lambda one: -one.used)
@@ -261,29 +258,20 @@ def _inside(folder: Path) -> Iterator[int]:
         os.close(number)
 
 
-def _open_entry(folder: Path, layout: CacheLayout) -> CacheEntry:
-    """Open the files of an entry; `OSError` where one of them is not what this cache made."""
+def _open_entry(folder: Path, layout: CacheLayout, flags: int) -> CacheEntry:
+    """Open or make the files of an entry; `OSError` where one of them is not what this cache made."""
     files: dict[str, int] = {}
     with _inside(folder) as inside, contextlib.ExitStack() as opened:
         for name, size in (layout.sizes | {ABOUT: None}).items():
-            files[name] = open_file(inside, name, size)
+            files[name] = open_file(inside, name, size, flags)
             opened.callback(os.close, files[name])
+        if flags & os.O_CREAT:
+            about = {"name": layout.name, "shape": layout.shape, "dtype": layout.dtype.str, "format": FORMAT}
+            os.write(files[ABOUT], json.dumps(about).encode())
+            os.fsync(files[ABOUT])
         entry = CacheEntry(folder, layout, files)
         opened.pop_all()
     return entry
-
-
-def _make_entry(folder: Path, layout: CacheLayout, about: dict[str, Any]) -> CacheEntry:
-    os.mkdir(folder, 0o700)
-    new = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    with _inside(folder) as inside:
-        for name, size in layout.sizes.items():
-            os.close(open_file(inside, name, size, flags=new))
-        with open(open_file(inside, ABOUT, 0, flags=new), "w") as file:
-            json.dump(about, file)
-            file.flush()
-            os.fsync(file.fileno())
-    return _open_entry(folder, layout)
 
 
 def _remove(folder: Path) -> bool:
@@ -306,54 +294,30 @@ def _remove(folder: Path) -> bool:
     return not os.path.lexists(folder)
 
 
-def _about(folder: Path) -> TextIO:
-    with _inside(folder) as inside:
-        return open(open_file(inside, ABOUT, None, flags=os.O_RDONLY))
-
-
-def _read_about(folder: Path) -> dict[str, Any] | None:
-    """Read what an entry says it holds; None where it was not made to its end, or by somebody else."""
-    with contextlib.suppress(OSError, ValueError), _about(folder) as file:
-        found = json.load(file)
-        return found if isinstance(found, dict) and found.get("format") == FORMAT else None
-    return None
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a process has an entry open."""
-    with contextlib.suppress(OSError), _about(folder) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _allocated(folder: Path) -> int:
-    with contextlib.suppress(OSError):
-        return os.lstat(folder / "values").st_blocks * 512
-    return 0
-
-
 def _read_array(folder: Path) -> CachedArray | None:
-    about = _read_about(folder)
-    if about is None:
-        return None
+    """Describe an entry; None where it was not made to its end, or by somebody else."""
     try:
-        used = os.lstat(folder / ABOUT).st_mtime
-        size = os.lstat(folder / "values").st_size
-        table = np.fromfile(folder / "blocks", SLOT)
-    except OSError:
+        with _inside(folder) as inside, open(open_file(inside, ABOUT, None, os.O_RDONLY)) as file:
+            about = json.load(file)
+            used = os.fstat(file.fileno()).st_mtime
+            values = os.stat("values", dir_fd=inside, follow_symlinks=False)
+            table = np.fromfile(folder / "blocks", SLOT)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                in_use = False
+            except BlockingIOError:
+                in_use = True
+        return CachedArray(
+            path=str(folder),
+            name=about["name"],
+            shape=tuple(about["shape"]),
+            dtype=np.dtype(about["dtype"]).name,
+            bytes=values.st_size,
+            bytes_held=min(values.st_blocks * 512, values.st_size),
+            blocks=len(table),
+            blocks_held=int(np.count_nonzero(table)),
+            used=used,
+            in_use=in_use,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return CachedArray(
-        path=str(folder),
-        name=about["name"],
-        shape=tuple(about["shape"]),
-        dtype=np.dtype(about["dtype"]).name,
-        bytes=size,
-        bytes_held=min(_allocated(folder), size),
-        blocks=len(table),
-        blocks_held=int(np.count_nonzero(table)),
-        used=used,
-        in_use=_in_use(folder),
-    )

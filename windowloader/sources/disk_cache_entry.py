@@ -106,8 +106,6 @@ class CacheEntry:
         self.seen = 0
         self.impatient_until = 0.0
         self._files = dict(files)
-        self._end = weakref.finalize(self, _close, tuple(files.values()))
-        self._end.atexit = False
         fcntl.flock(files[ABOUT], fcntl.LOCK_SH)
         os.utime(files[ABOUT])
         blocks = len(layout.edges) - 1
@@ -119,6 +117,7 @@ class CacheEntry:
         self._sums = np.zeros(blocks, SLOT)  # of blocks that are written and will be entered in the table
         self._written: list[tuple[int, np.ndarray]] = []
         self._committing = threading.Lock()
+        weakref.finalize(self, _close, tuple(files.values())).atexit = False
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -157,12 +156,13 @@ class CacheEntry:
     def _table(self, first: int, last: int) -> np.ndarray:
         """Return the checksums of blocks, 0 where they are absent."""
         size = SLOT.itemsize
+        written = self._sums[first:last].copy()  # before the table: `commit` moves them there
         try:
             data = os.pread(self._files["blocks"], (last - first) * size, first * size)
         except OSError:
             data, self._lost = b"", True
         found = np.frombuffer(data.ljust((last - first) * size, b"\0"), SLOT)
-        return np.where(found, found, self._sums[first:last])
+        return np.where(found, found, written)
 
     def verify(self, first: int, last: int) -> bool:
         """Compare mapped blocks with their checksums, once a process; those that differ become absent."""
@@ -297,7 +297,7 @@ class CacheEntry:
             )
 
 
-def open_file(folder: int, name: str, size: int | None, *, flags: int = os.O_RDWR) -> int:
+def open_file(folder: int, name: str, size: int | None, flags: int) -> int:
     """Open a file of an entry; `OSError` where it is no regular file of this user's alone, or has another size.
 
     Parameters

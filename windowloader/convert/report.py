@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .targets import ArrayTarget
     from .work import Work
 
-__all__ = ["ArrayReport", "Conversion", "report", "told"]
+__all__ = ["ArrayReport", "Conversion", "report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class Conversion:
     seconds : float
         Of this process.
     resumed_bytes : int
-        Written by processes before it.
+        Written by earlier processes.
     read_amplification : float
         Bytes read from the source over the bytes there are.
     notes : tuple of str
@@ -173,13 +173,3 @@ def _stamps(series: Series) -> str:
         seconds = (second - first) / np.timedelta64(1, "s")
         return f"('{np.datetime_as_string(first, unit='s')}', '{seconds:g}s')"
     return "…, one a row, which are not regular"
-
-
-def told(done: dict[str, Any], began: float) -> Conversion:
-    """Return the report that was written down before the rename."""
-    arrays: list[dict[str, Any]] = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in array.items()}
-        for array in done["arrays"]
-    ]
-    told = {**done, "notes": tuple(done["notes"]), "seconds": time.perf_counter() - began}
-    return Conversion(**{**told, "arrays": tuple(ArrayReport(**array) for array in arrays)})

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import AxesError, ConversionError
-from windowloader.util.axes import FEATURE_NAMES, TIME_NAMES, default_axes
+from windowloader.util.axes import TIME_NAMES, default_axes
 
-from .attributes import attributes_of
 from .layout import Access, ArrayLayout, choose_layout
 from .values import Encoding, encoding_for
 
@@ -30,6 +29,13 @@ __all__ = ["ArrayTarget", "npy_target", "zarr_targets"]
 
 FEATURE_WORDS = ("feature", "channel", "level", "band", "variable", "member")  # all in FEATURE_NAMES
 NPY_UNIT = 1 << 20
+# What concerns the form of storage, or arrays that are not taken along.
+LEFT_OUT = {
+    "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "_ARRAY_DIMENSIONS", "coordinates",
+    "grid_mapping", "bounds", "cell_measures", "ancillary_variables", "CLASS", "NAME", "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict", "valid_min", "valid_max", "valid_range", "actual_range",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,7 +150,7 @@ def zarr_targets(
                 encoding=encoding,
                 variables=(variable,),
                 labels=labels,
-                attributes=attributes_of(variable.source),
+                attributes=_attributes(variable.source),
             )
         )
     return tuple(made)
@@ -251,4 +257,22 @@ def npy_target(series: Series, *, dtype: str | None) -> ArrayTarget:
     )
 
 
-assert set(FEATURE_WORDS) <= FEATURE_NAMES
+def _attributes(source: Source) -> dict[str, Any]:
+    """Attributes of the array a source reads; those of the first of several files."""
+    return {
+        str(key): value
+        for key, item in source.origins[0].attributes().items()
+        if (value := _json(item)) is not None and key not in LEFT_OUT
+    }
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON has it; None for what has no such form."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+        return _json(value) if isinstance(value, bytes) else value
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) else None

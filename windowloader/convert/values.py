@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from windowloader.errors import ConversionError
 from windowloader.windows.marks import is_missing, sentinel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Encoding", "Loss", "Range", "encoding_for"]
 
@@ -212,11 +209,6 @@ def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float 
     if asked == "int16":
         return Encoding(name, source, np.dtype(np.int16), mark, scale=1.0)
     return Encoding(name, source, np.dtype(asked), mark)
-
-
-def encoding_from(found: Mapping[str, Any], like: Encoding) -> Encoding:
-    """Return an encoding with the scale that was found before."""
-    return replace(like, scale=found["scale"], offset=found["offset"])
 
 
 def _parts(values: np.ndarray) -> list[np.ndarray]:

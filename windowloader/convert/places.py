@@ -1,7 +1,7 @@
 """Where a conversion goes: which names it uses, what may be there, and how the result gets its name.
 
 In: a path or URL. Out: a `LocalDestination` or a `BucketDestination`. While a conversion is under way, a mark lies
-among its objects, whose name says what is made from what. Objects without a mark belong to somebody else, and are
+among its objects, whose name says what is made from what. Objects without a mark belong to other programs, and are
 neither used nor removed. The chunks that exist are the record of what is done.
 """
 
@@ -294,8 +294,8 @@ class BucketDestination:
                 check()
         elif self._taken():
             raise ConversionError(
-                f"{self.name!r} was made by somebody else while this conversion was under way, and their objects "
-                "lie among its own. Choose another name, or begin anew: restart=True, overwrite=True (--restart "
+                f"{self.name!r} was made by another program while this conversion was under way, whose objects "
+                "lie among its own. Choose another name, or begin anew with restart=True, overwrite=True (--restart "
                 "--overwrite)."
             )
         store.show()

@@ -90,7 +90,7 @@ class Objects:
 
     def list(self) -> list[str]:
         """Return all keys, in order."""
-        # As many requests as there are thousands of keys, of whose progress nothing is told.
+        # Takes one request per thousand keys, whose progress is not reported.
         return sorted(key.decode() for key in self._wait(self._open().list(), size=LISTED))
 
     def put(self, values: Mapping[str, bytes]) -> None:

@@ -252,7 +252,7 @@ def _inside(folder: Path) -> Iterator[int]:
     try:
         status = os.fstat(number)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-            raise OSError(f"{folder} was made by somebody else")
+            raise OSError(f"{folder} belongs to another user")
         yield number
     finally:
         os.close(number)
@@ -295,7 +295,7 @@ def _remove(folder: Path) -> bool:
 
 
 def _read_array(folder: Path) -> CachedArray | None:
-    """Describe an entry; None where it was not made to its end, or by somebody else."""
+    """Describe an entry; None where it is incomplete, or belongs to another user."""
     try:
         with _inside(folder) as inside, open(open_file(inside, ABOUT, None, os.O_RDONLY)) as file:
             about = json.load(file)

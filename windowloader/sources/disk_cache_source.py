@@ -3,10 +3,10 @@
 In: a source that must be read, and a `DiskCache`. Out: `CachedSource`, with the same rows, edges, labels and
 fingerprint, so that order and state are those of the source itself.
 
-A read copies the blocks that are on disk, claims and fetches those that nobody fetches, and waits for the others. A
-thread releases what it claimed before it waits, so that processes never wait for one another, and it waits for another
-process only for a while: that one may have been stopped. `rows_held` and `require` let a loader index the file itself
-once all its rows are there.
+A read copies the blocks that are on disk, claims and fetches those that no other thread or process has claimed, and
+waits for the rest. A thread releases its claims before it waits, so that processes never wait for one another, and it
+waits for another process only for a while: that one may have been stopped. `rows_held` and `require` let a
+loader index the file itself once all its rows are there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import math
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,11 @@ from windowloader.errors import CorruptDataError
 from .base import SourceOver, digest
 from .box import box_shape, chunk_edges
 from .disk_cache_entry import CacheLayout
-from .failures import Asked, late
 from .joined import JoinedSource
 from .processes import PerProcess
-from .reads import Done, Pending, begun, taken
+from .reads import Done, Pending, Threaded, begun, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .base import Source
     from .box import Box
     from .disk_cache import DiskCache
@@ -43,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedSource", "cached"]
 
-TRIES = 4  # to bring rows to an entry that somebody else changes
+TRIES = 4  # to bring rows to an entry that is changed from outside
 BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 THREADS = 64  # reads at a time
 PATIENCE = (
@@ -206,10 +202,8 @@ class CachedSource(SourceOver):
         entry = self.entry()
         if entry is None:
             return False
-        missing = np.append(0, np.cumsum(~entry.held()))
-        first = np.searchsorted(entry.layout.edges, begin, "right") - 1
-        last = np.searchsorted(entry.layout.edges, end, "left")
-        return bool((missing[last] == missing[first]).all())
+        held = entry.held()
+        return all(held[low:high].all() for low, high in entry.spans(np.asarray(begin), np.asarray(end)))
 
     def require(self, begin: np.ndarray, end: np.ndarray) -> tuple[CacheEntry, int]:
         """Return an entry that has rows ``[begin, end)`` verified; what is absent or damaged is fetched.
@@ -262,7 +256,7 @@ class CachedSource(SourceOver):
         if entry is None:
             return self.begin(start, stop, out)
         read = _CacheRead(self, entry, start, out)
-        return _Submitted(_pools()[0].submit(read.run), read.fetched, Asked(self.name, (start, stop)))
+        return _Submitted(_pools()[0].submit(read.run), read.fetched)
 
     def begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read from the source itself."""
@@ -278,29 +272,12 @@ class CachedSource(SourceOver):
         self.source.close()
 
 
-class _Submitted(Pending):
+class _Submitted(Threaded):
     """A read on a thread, and the rows it fetched."""
 
-    def __init__(self, future: Future[int], fetched: list[tuple[int, int]], asked: Asked) -> None:
-        self._future, self.fetched, self._asked = future, fetched, asked
-
-    def result(self, timeout: float | None = None) -> int:
-        """Wait until the rows stand in ``out``; raise what the read raised."""
-        try:
-            return self._future.result(timeout)
-        except FutureTimeoutError:
-            if self._future.done():
-                raise
-            raise late(self._asked, timeout or 0.0) from None
-
-    def done(self) -> bool:
-        """Whether `result` would return at once."""
-        return self._future.done()
-
-    def add_done_callback(self, call: Callable[[Any], object]) -> None:
-        """Call ``call(self)`` once it is over, from any thread."""
-        calls = [call]  # the future keeps its callbacks, and this one may refer to the rows
-        self._future.add_done_callback(lambda _: calls.pop()(self))
+    def __init__(self, future: Future[int], fetched: list[tuple[int, int]]) -> None:
+        super().__init__(future)
+        self.fetched = fetched
 
 
 class _CacheRead:

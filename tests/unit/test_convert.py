@@ -299,7 +299,7 @@ from windowloader.convert import stores
 import windowloader as wl
 
 folder, name, dtype, after, delay = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4]), float(sys.argv[5])
-put, count = stores.Objects.put, 0
+count = 0
 
 def end():
     begun = time.perf_counter()
@@ -307,14 +307,17 @@ def end():
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 
-def counted(self, values):
-    global count
-    count += 1
-    if count == after:  # at any moment from here: before, within and after what is written
-        threading.Thread(target=end, daemon=True).start()
-    put(self, values)
+def counted(write):
+    def change(*given):
+        global count
+        count += 1
+        if count == after:  # at any moment from here: before, within and after what is written
+            threading.Thread(target=end, daemon=True).start()
+        return write(*given)
+    return change
 
-stores.Objects.put = counted
+stores.Objects.put = counted(stores.Objects.put)
+stores.NpyStore.write = counted(stores.NpyStore.write)
 series = wl.open(f"{folder}/source.npy", timestamps=("2012-03-01", "5min"))
 form = {} if name.endswith(".npy") else {"chunks": 16, "shards": 64}
 made = convert(series, f"{folder}/{name}", dtype=dtype, **form, memory=sys.argv[6], threads=2)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -360,6 +361,40 @@ def test_what_another_process_holds_is_waited_for(store, static, tmp_path, monke
         np.testing.assert_array_equal(out, VALUES)
         assert len(static.data) == 9
     source.close()
+
+
+def test_a_process_stopped_while_it_fetches_delays_others_for_a_moment_only(
+    store, proxy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(disk_cache_source, "PATIENCE", 1.0)
+    store(tmp_path / "c", "stop.zarr")
+    options = {"endpoint_url": proxy.url, "anon": True}
+    source = cached(
+        open_source("s3://bkt/stop.zarr", storage_options=options), DiskCache(str(tmp_path / "c"))
+    )
+    stalled = threading.Event()
+
+    def script(number, method, path, headers):
+        if "/c/" in path and method == "GET":
+            stalled.set()
+            return "stall"
+        return None
+
+    proxy.clear(script)
+    (victim,) = readers(source, VALUES, tmp_path, 1)
+    start_together([victim])
+    assert stalled.wait(60)
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        proxy.clear()
+        np.testing.assert_array_equal(read_and_close(source), VALUES)
+        assert len(DiskCache(str(tmp_path / "c")).arrays()) == 1
+    finally:
+        victim.kill()
+        victim.communicate()
+    proxy.settle()
+    np.testing.assert_array_equal(read_and_close(source), VALUES)
+    assert entry_of(tmp_path / "c").blocks_held == 9
 
 
 def test_a_forked_child_reads_on(store, static, tmp_path):

@@ -6,6 +6,7 @@ from is stored durably. Documents (``zarr.json``) are written by `show` alone, a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -63,10 +64,6 @@ class Objects:
         """The URL."""
         return self.location.url
 
-    def below(self, name: str) -> Objects:
-        """Return the objects of a folder."""
-        return Objects(self.location.child(name))
-
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Values, asked for at once; None where there is none.
 
@@ -123,7 +120,7 @@ class Objects:
             }
             if len(values) < len(some):
                 gone = next(key for key in some if key not in values)
-                raise ConversionError(f"{self.below(gone).name!r} is gone, which was written before.")
+                raise ConversionError(f"{self.location.child(gone).url!r} is gone, which was written before.")
             other.put(values)
             largest = max(map(len, values.values()))
             place += len(some)
@@ -165,8 +162,10 @@ class NpyStore:
             np.lib.format.write_array_header_2_0(file, header)
             self._offset = file.tell()
             size = self._offset + self.target.shape[0] * self.target.row_bytes
+            file.truncate(size)
             try:
-                os.posix_fallocate(file.fileno(), 0, size)
+                with contextlib.suppress(AttributeError):  # of another system
+                    os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
                 raise ConversionError(
                     f"{self.name!r} takes {size:,} bytes, which cannot be reserved: {error.strerror}. Choose another "

@@ -301,7 +301,8 @@ def _read_array(folder: Path) -> CachedArray | None:
             about = json.load(file)
             used = os.fstat(file.fileno()).st_mtime
             values = os.stat("values", dir_fd=inside, follow_symlinks=False)
-            table = np.fromfile(folder / "blocks", SLOT)
+            with open(open_file(inside, "blocks", None, os.O_RDONLY), "rb") as blocks:
+                table = np.fromfile(blocks, SLOT)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 in_use = False

@@ -250,16 +250,14 @@ class BucketDestination:
     def check(self, *, overwrite: bool) -> None:
         """Raise where the bucket cannot be used, or the name is taken."""
         check_bucket(self.final.location)
+        begun = any(map(MARK.fullmatch, self.partial.list()))  # perhaps killed while it took the name
         taken = self._taken()
         if taken and not overwrite:
             self.final.delete(
                 *filter(MARK.fullmatch, self.final.list())
             )  # of one that was killed at its very end
             raise _exists(self.name)
-        replacing = taken or any(
-            map(MARK.fullmatch, self.partial.list())
-        )  # perhaps killed while it took the name
-        self.objects = self.partial if replacing else self.final
+        self.objects = self.partial if taken or begun else self.final
 
     def check_source(self, series: Series) -> None:
         """Raise where the source is the destination: it is gone before the new one is there."""

@@ -94,8 +94,8 @@ def test_of_two_iterators_at_once_one_arena_stays(url, alive):
     assert becomes(alive, 0)
 
 
-def test_an_epoch_from_a_whole_mirror_has_no_arena(url, tmp_path, alive):
-    with loader_of(url, cache_dir=tmp_path / "mirror") as loader:
+def test_an_epoch_from_a_complete_disk_cache_has_no_arena(url, tmp_path, alive):
+    with loader_of(url, cache_dir=tmp_path / "cache") as loader:
         for _ in loader:
             assert becomes(alive, 1)
         batches = iter(loader)

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 import windowloader as wl
 from windowloader.cli import app
-from windowloader.convert import bucket_place, objects
-from windowloader.convert.bucket_journal import BucketJournal
+from windowloader.convert import places, stores
 from windowloader.convert.conversion import convert
 from windowloader.errors import (
     ConversionError,
@@ -26,7 +25,6 @@ from windowloader.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from windowloader.sources.options import locate
 
 SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
 CLOCK = ("2012-03-01", "5min")
@@ -196,8 +194,8 @@ def stopped_at(count: int, monkeypatch) -> None:
 
         return change
 
-    for name in ("put", "put_new", "delete", "clear"):
-        monkeypatch.setattr(objects.Objects, name, watched(getattr(objects.Objects, name)))
+    for name in ("put", "delete", "clear"):
+        monkeypatch.setattr(stores.Objects, name, watched(getattr(stores.Objects, name)))
 
 
 FORM = {"chunks": 200, "memory": "120kB", "threads": 1}  # three pieces
@@ -222,9 +220,7 @@ def test_at_no_moment_is_half_of_it_found(bucket, monkeypatch):
         with contextlib.suppress(SourceNotFoundError):
             found = bucket.open(name)
         if found is not None:
-            np.testing.assert_array_equal(values_of(found), SPEED)
-        begun = "conversion.json" in bucket.tree(f"{name}.partial/")
-        if found is not None and not begun:  # all was done but to remove the records
+            np.testing.assert_array_equal(values_of(found), SPEED)  # all was done but to remove the mark
             with pytest.raises(ConversionError, match="exists"):
                 convert(series_of(), bucket.url(name), storage_options=bucket.options, **FORM)
         else:
@@ -232,7 +228,7 @@ def test_at_no_moment_is_half_of_it_found(bucket, monkeypatch):
             assert (made.checksum, made.arrays) == (whole.checksum, whole.arrays)
         assert bucket.tree(f"{name}/") == bucket.tree("whole.zarr/")
         assert bucket.tree(f"{name}.partial/") == {}
-    assert stops >= 12
+    assert stops >= 8
 
 
 @pytest.mark.campaign
@@ -263,7 +259,7 @@ def test_what_is_replaced_stays_until_the_new_one_is_whole(bucket, monkeypatch):
     order = sorted(states, key=["old", "gone", "new"].index)
     assert states == order
     assert set(states) == {"old", "gone", "new"}
-    assert states.count("old") > 5
+    assert states.count("old") >= 3
 
 
 def test_names_that_are_taken_are_left_alone(bucket):
@@ -277,21 +273,21 @@ def test_names_that_are_taken_are_left_alone(bucket):
     bucket.put("notes/kept.txt", b"mine")
     for overwrite in (True, False):
         with pytest.raises(
-            ConversionError, match=r"holds 1 objects that are no Zarr store, 'kept.txt' first"
+            ConversionError, match=r"holds 1 objects that no conversion wrote, 'kept.txt' first"
         ):
             convert(series_of(), bucket.url("notes"), overwrite=overwrite, storage_options=bucket.options)
     assert bucket.tree() == before | {"notes/kept.txt": b"mine"}
 
 
 def test_a_store_made_by_somebody_else_meanwhile_is_not_mixed_with(bucket, monkeypatch):
-    show = bucket_place.BucketPlace.publish
+    show = places.BucketDestination.publish
 
     def late(self, *arguments, **options):
         bucket.put("a.zarr/zarr.json", b"{}")
         show(self, *arguments, **options)
 
-    monkeypatch.setattr(bucket_place.BucketPlace, "publish", late)
-    with pytest.raises(ConversionError, match="made by somebody else"):
+    monkeypatch.setattr(places.BucketDestination, "publish", late)
+    with pytest.raises(ConversionError, match="made by another program"):
         convert(series_of(), bucket.url("a.zarr"), storage_options=bucket.options)
     monkeypatch.undo()
     convert(series_of(), bucket.url("a.zarr"), restart=True, overwrite=True, storage_options=bucket.options)
@@ -302,7 +298,7 @@ def test_a_store_made_by_somebody_else_meanwhile_is_not_mixed_with(bucket, monke
 
 CONVERT = """
 import json, os, signal, sys, threading, time
-from windowloader.convert import objects
+from windowloader.convert import stores
 from windowloader.convert.conversion import convert
 import windowloader as wl
 
@@ -324,7 +320,7 @@ def watched(method):
         return method(*arguments)
     return change
 
-objects.Objects.put = watched(objects.Objects.put)
+stores.Objects.put = watched(stores.Objects.put)
 series = wl.open(source, timestamps=("2012-03-01", "5min"))
 made = convert(series, url, dtype=dtype or None, chunks=16, shards=64, memory="900kB", threads=2,
                storage_options=json.loads(options))
@@ -405,27 +401,9 @@ def test_faults_that_pass_cost_time_and_nothing_else(bucket, s3):
     assert made.resumed_bytes == 0
 
 
-def test_two_that_go_on_with_one_run_are_told_apart(bucket):
-    objects_of = objects.Objects(locate(bucket.url("a.zarr.partial"), bucket.options))
-    one = BucketJournal(objects_of, "x", staged=False)
-    one.write({"piece": 1})
-    other = BucketJournal(objects_of, "x", staged=True)
-    assert other.records == [{"piece": 1}]
-    assert not other.staged
-    other.write({"piece": 2})
-    with pytest.raises(ConversionError, match="another process is at work"):
-        one.write({"piece": 3})
-    other.remove()
-    with pytest.raises(ConversionError, match="another process is at work"):
-        other.write({"piece": 4})
-    BucketJournal(objects_of, "x", staged=False)
-    with pytest.raises(ConversionError, match="other data or other settings"):
-        BucketJournal(objects_of, "y", staged=False)
-
-
 def test_a_conversion_of_something_else_is_not_gone_on_with(bucket, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        stopped_at(8, patched)
+        stopped_at(4, patched)
         convert(series_of(), bucket.url("a.zarr"), storage_options=bucket.options, **FORM)
     left = bucket.tree("a.zarr/")
     assert left

@@ -18,7 +18,7 @@ import zarr
 
 import windowloader as wl
 from windowloader.sources import digest
-from windowloader.sources.mirror_folder import MirrorFolder
+from windowloader.sources.disk_cache import DiskCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -616,5 +616,5 @@ def test_a_folder_for_the_cache_keeps_what_is_streamed_or_says_that_it_does_not(
         one.source.close()
     if named and tiers == ["streamed"]:
         assert series.tier == "cached"
-        kept = MirrorFolder(str(tmp_path / "cache")).entries()
+        kept = DiskCache(str(tmp_path / "cache")).arrays()
         assert sum(one.blocks_held for one in kept) == sum(one.blocks for one in kept) > 0

@@ -11,8 +11,8 @@ import pytest
 import windowloader as wl
 from windowloader.errors import SourceError, SourceFormatError
 from windowloader.sources import Storage
-from windowloader.sources.cached import CachedSource
-from windowloader.sources.mirror_folder import MirrorFolder
+from windowloader.sources.disk_cache import DiskCache
+from windowloader.sources.disk_cache_source import CachedSource
 from windowloader.testing import check_source
 
 SPEC = wl.WindowSpec(lookback=5, horizon=3)
@@ -156,7 +156,7 @@ def test_joined_along_time(boxes):
 def test_kept_on_disk(tmp_path):
     values = numbers(1234, 37)
     inner = Archive(values, (100, 10), "indices")
-    source = CachedSource(inner, MirrorFolder(str(tmp_path)))
+    source = CachedSource(inner, DiskCache(str(tmp_path)))
     windows = wl.WindowSet(wl.open(source).select(nodes=[8, 3]), SPEC)
     with wl.WindowLoader(windows, batch_size=64, threads=0) as loader:
         plan = loader.plan()

@@ -227,7 +227,7 @@ def test_a_resumed_epoch_reads_what_the_plan_of_its_state_says(values):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_a_mirror_counts_what_it_fetched(tmp_path, write_array, values, joined):
+def test_a_disk_cache_counts_what_it_fetched(tmp_path, write_array, values, joined):
     paths = [tmp_path / f"{name}.zarr" for name in ("a", "b")[: 1 + joined]]
     for path in paths:
         write_array({"driver": "file", "path": f"{path}/"}, values, chunks=(48, 8), crc=False)

@@ -193,7 +193,7 @@ def test_at_64_mb_bytes_and_memory_hold_and_the_plan_names_the_share(slow):
     assert full / seconds >= 0.9 * plan.scan_share
 
 
-def test_a_mirror_is_filled_at_the_speed_of_the_stream_and_then_needs_no_server(slow, tmp_path):
+def test_a_disk_cache_is_filled_at_the_speed_of_the_stream_and_then_needs_no_server(slow, tmp_path):
     slow.pace()
     loader = loader_of(slow, "chunked", memory="512MB")
     plan = loader.plan()
@@ -211,7 +211,7 @@ def test_a_mirror_is_filled_at_the_speed_of_the_stream_and_then_needs_no_server(
         close(loader)
         ratios.append((round(plain / filling, 3), round(plain / statistics.median(mapped), 3)))
         assert sent <= 1.02 * unique
-    tell("mirror", share_of_scan_while_filling_and_mapped=ratios)
+    tell("disk cache", share_of_scan_while_filling_and_mapped=ratios)
     assert statistics.median(mapped for _, mapped in ratios) > 1
 
 

@@ -98,13 +98,13 @@ def test_files_that_would_be_parsed_again_and_again_are_streamed(tmp_path):
 
 
 def test_a_tier_is_that_of_what_is_selected_from():
-    class Mirror(ArraySource):
+    class Cached(ArraySource):
         tier = "cached"
 
         def array(self):
             return None
 
-    mirror = Mirror(VALUES)
-    assert SelectedSource(mirror, nodes=[0, 2, 3]).tier == "cached"
-    assert JoinedSource([mirror, mirror]).tier == "cached"
-    assert JoinedSource([mirror, ArraySource(VALUES)]).tier == "streamed"
+    kept = Cached(VALUES)
+    assert SelectedSource(kept, nodes=[0, 2, 3]).tier == "cached"
+    assert JoinedSource([kept, kept]).tier == "cached"
+    assert JoinedSource([kept, ArraySource(VALUES)]).tier == "streamed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,6 @@ from typer.testing import CliRunner
 import windowloader as wl
 from windowloader.cli import app
 from windowloader.convert.conversion import convert
-from windowloader.convert.journal import Journal
 from windowloader.convert.layout import Access, AccessCost, choose_layout
 from windowloader.convert.values import Range, encoding_for
 from windowloader.errors import ConversionError, MemoryBudgetError
@@ -288,18 +288,18 @@ def test_memory_that_does_not_hold_a_chunk_is_refused(tmp_path):
     assert "64 at a time" in str(error.value)
 
 
-# -- kills, faults, journals -----------------------------------------------------------------------------------------
+# -- kills, faults, leftovers -----------------------------------------------------------------------------------------
 
 CONVERT = """
 import json, os, signal, sys, threading, time
 import numpy as np
 from windowloader.cli import app
 from windowloader.convert.conversion import convert
-from windowloader.convert import journal as convert_journal
+from windowloader.convert import stores
 import windowloader as wl
 
 folder, name, dtype, after, delay = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4]), float(sys.argv[5])
-write, count = convert_journal.Journal.write, 0
+count = 0
 
 def end():
     begun = time.perf_counter()
@@ -307,14 +307,17 @@ def end():
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 
-def counted(self, record):
-    global count
-    count += 1
-    if count == after:  # at any moment from here: before, within and after what is written
-        threading.Thread(target=end, daemon=True).start()
-    write(self, record)
+def counted(write):
+    def change(*given):
+        global count
+        count += 1
+        if count == after:  # at any moment from here: before, within and after what is written
+            threading.Thread(target=end, daemon=True).start()
+        return write(*given)
+    return change
 
-convert_journal.Journal.write = counted
+stores.Objects.put = counted(stores.Objects.put)
+stores.NpyStore.write = counted(stores.NpyStore.write)
 series = wl.open(f"{folder}/source.npy", timestamps=("2012-03-01", "5min"))
 form = {} if name.endswith(".npy") else {"chunks": 16, "shards": 64}
 made = convert(series, f"{folder}/{name}", dtype=dtype, **form, memory=sys.argv[6], threads=2)
@@ -388,12 +391,18 @@ def test_interrupted_in_any_phase_it_goes_on(tmp_path, phase):
     whole = convert(series_of(), tmp_path / "whole.zarr", **options)
     interrupted(series_of(), tmp_path / "a.zarr", phase, 4, **options)
     assert not (tmp_path / "a.zarr").exists()
-    made = convert(
-        series_of(), tmp_path / "a.zarr", **{**options, "memory": "1GiB"}
-    )  # other pieces, same sums
+    made = convert(series_of(), tmp_path / "a.zarr", **options)
     assert (made.resumed_bytes > 0) == (phase != "scan")
     assert made.checksum == whole.checksum
     assert tree(tmp_path / "a.zarr") == tree(tmp_path / "whole.zarr")
+
+
+def test_other_pieces_have_the_same_checksum(tmp_path):
+    interrupted(series_of(), tmp_path / "a.zarr", "check", 1, chunks=16, memory="12kB")
+    whole = convert(series_of(), tmp_path / "whole.zarr", chunks=16, threads=1)
+    made = convert(series_of(), tmp_path / "a.zarr", chunks=16, memory="24kB")
+    assert made.resumed_bytes == SPEED.nbytes
+    assert made.checksum == whole.checksum
 
 
 def test_a_conversion_of_something_else_is_not_gone_on_with(tmp_path):
@@ -408,11 +417,36 @@ def test_a_conversion_of_something_else_is_not_gone_on_with(tmp_path):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with (
-        Journal(tmp_path / "a.zarr.partial.journal", "x"),
-        pytest.raises(ConversionError, match="another process"),
-    ):
+    (tmp_path / "a.zarr.partial").mkdir()
+    number = os.open(tmp_path / "a.zarr.partial", os.O_RDONLY)
+    fcntl.flock(number, fcntl.LOCK_EX)
+    with pytest.raises(ConversionError, match="another process"):
         convert(series_of(), tmp_path / "a.zarr")
+    os.close(number)
+    convert(series_of(), tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("kind", ["store", "folder", "file", "link"])
+@pytest.mark.parametrize("name", ["a.zarr", "a.npy"])
+def test_somebody_elses_partial_is_neither_published_nor_used_nor_deleted(tmp_path, name, kind):
+    partial = tmp_path / f"{name}.partial"
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "file":
+        partial.write_text("somebody's")
+    elif kind == "link":
+        partial.symlink_to(tmp_path / "elsewhere")
+    elif kind == "store":
+        convert(series_of(SPEED + 1), tmp_path / "other.zarr")
+        (tmp_path / "other.zarr").rename(partial)
+    else:
+        partial.mkdir()
+        (partial / "thesis.txt").write_text("somebody's")
+    before = tree(partial)
+    for restart in (False, True):
+        with pytest.raises(ConversionError, match=r"no conversion wrote|is written under"):
+            convert(series_of(), tmp_path / name, restart=restart)
+    assert tree(partial) == before
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
@@ -420,42 +454,16 @@ def test_two_at_once_are_refused(tmp_path):
 def test_what_breaks_on_disk_meanwhile_is_found_and_written_again(tmp_path, name, damage):
     options = {} if name.endswith(".npy") else {"chunks": 16, "compression": "none"}
     interrupted(series_of(), tmp_path / name, "check", 1, **options)
-    place = tmp_path / f"{name}.partial"
-    chunk = place if place.is_file() else place / "value/c/3/0"
+    npy = name.endswith("npy")
+    chunk = tmp_path / f"{name}.partial" / ("array.npy" if npy else "value/c/3/0")
     data = bytearray(chunk.read_bytes())
     data[-9] ^= 1
-    if damage == "gone" and place.is_dir():
+    if damage == "gone":
         chunk.unlink()
     else:
         chunk.write_bytes(data if damage != "cut" else data[:-7])
     made = convert(series_of(), tmp_path / name, **options)
-    np.testing.assert_array_equal(
-        np.load(made.path) if place.suffixes[0] == ".npy" else values_of(wl.open(made.path)), SPEED
-    )
-
-
-def test_a_torn_record_is_forgotten(tmp_path):
-    path = tmp_path / "j"
-    with Journal(path, "x") as journal:
-        journal.write({"piece": 1})
-        journal.write({"piece": 2})
-    whole = path.read_bytes()
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        with Journal(path, "x") as journal:
-            assert journal.records in ([], [{"piece": 1}])
-            journal.write({"piece": 3})
-        with Journal(path, "x") as journal:
-            assert journal.records[-1] == {"piece": 3}
-
-
-def test_killed_between_the_rename_and_the_end_it_is_told_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(Journal, "remove", lambda self: None)
-    made = convert(series_of(), tmp_path / "a.zarr")
-    monkeypatch.undo()
-    again = convert(series_of(), tmp_path / "a.zarr")
-    assert (again.checksum, again.arrays) == (made.checksum, made.arrays)
-    assert os.listdir(tmp_path) == ["a.zarr"]
+    np.testing.assert_array_equal(np.load(made.path) if npy else values_of(wl.open(made.path)), SPEED)
 
 
 def test_progress_rises_to_all_there_is(tmp_path):
@@ -618,9 +626,8 @@ def test_what_has_the_name_is_replaced_only_when_asked_and_at_the_end(tmp_path, 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    kind = "NpyStore" if name.endswith("npy") else "ZarrStore"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(f"windowloader.convert.stores.{kind}.publish", killed)
+        patched.setattr("windowloader.convert.places.LocalDestination.publish", killed)
         convert(wl.Series(new), place, overwrite=True)
     assert wl.open(place).num_steps == 100
     made = convert(wl.Series(new), place, overwrite=True)
@@ -639,7 +646,7 @@ def test_a_kill_after_the_names_changed_leaves_the_new_one(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("windowloader.convert.stores.shutil.rmtree", killed)
+        patched.setattr("windowloader.convert.places.shutil.rmtree", killed)
         convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
     assert wl.open(place).num_steps == 300
     again = convert(wl.Series(np.ones((300, 2))), place, overwrite=True)
@@ -658,12 +665,12 @@ def test_a_store_is_rewritten_in_its_own_place_and_nothing_else_is_replaced(tmp_
 
 
 def test_names_change_where_the_system_cannot_do_it_at_once(tmp_path, monkeypatch):
-    from windowloader.convert.stores import exchange
+    from windowloader.convert.places import _exchange
 
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    monkeypatch.setattr("windowloader.convert.stores.ctypes.CDLL", lambda *_, **__: object())
-    exchange(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr("windowloader.convert.places.ctypes.CDLL", lambda *_, **__: object())
+    _exchange(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a" / "b").exists()
     assert (tmp_path / "b" / "a").exists()

@@ -186,9 +186,9 @@ Folder = Annotated[str, typer.Argument(help="The folder that was given as cache_
 @cache.command("list")
 def list_cache(folder: Folder, as_json: options.AsJson = False) -> None:
     """List the arrays in a cache folder."""
-    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+    from windowloader.sources.disk_cache import DiskCache, check_folder
 
-    found = [entry.to_dict() for entry in MirrorFolder(check_folder(folder)).entries()]
+    found = [entry.to_dict() for entry in DiskCache(check_folder(folder)).arrays()]
     if found or as_json:
         options.emit(found if as_json else {"arrays": found}, as_json=as_json)
     else:
@@ -202,10 +202,10 @@ def clear_cache(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove arrays from a cache folder, except those that a process has open."""
-    from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+    from windowloader.sources.disk_cache import DiskCache, check_folder
     from windowloader.util.units import format_bytes
 
-    removed, kept = MirrorFolder(check_folder(folder)).clear(name=name)
+    removed, kept = DiskCache(check_folder(folder)).clear(name=name)
     if as_json:
         found = {
             "removed": [entry.to_dict() for entry in removed],

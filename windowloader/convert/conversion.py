@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,25 +19,20 @@ from windowloader.sources.base import digest
 from windowloader.util.units import parse_bytes
 
 from .layout import Access
-from .places import SUFFIXES, LocalPlace, exists, unknown_kind
-from .report import ArrayReport, Conversion, report, told
-from .sizing import size_pieces
+from .places import destination_of
+from .report import ArrayReport, Conversion, report
+from .stores import codecs_of
 from .targets import npy_target, zarr_targets
-from .work import Work
-from .zarr_form import codecs_of
+from .work import Work, size_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .places import Place
     from .targets import ArrayTarget
 
 __all__ = ["ArrayReport", "Conversion", "convert"]
 
-ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
-
 FORM = 1  # of checksums
-JOURNAL = 2  # form of journals
 
 
 def convert(
@@ -61,9 +54,9 @@ def convert(
 ) -> Conversion:
     """Write a series to a Zarr 3 store or a ``.npy`` file.
 
-    Killed at any moment, the same call goes on with what is done: finished pieces are in a journal beside the result,
-    with checksums. At the end all is read back; then a local result is renamed at once, and one in a bucket gets the
-    documents (``zarr.json``) without which nobody finds it.
+    Killed at any moment, the same call goes on: chunks that exist are read back and kept if they are whole. At the end
+    everything is read back; then a local result is renamed at once, and one in a bucket gets the documents
+    (``zarr.json``) without which readers do not find it.
 
     Parameters
     ----------
@@ -119,7 +112,7 @@ def convert(
     """
     began = time.perf_counter()
     budget = parse_bytes(memory)
-    place = place_of(destination, storage_options)
+    place = destination_of(destination, storage_options)
     place.check(overwrite=overwrite)
     series = _series(source, storage_options)
     place.check_source(series)
@@ -134,31 +127,16 @@ def convert(
         access = Access(span=_at_least_one("span", span))
         targets = zarr_targets(series, dtype=dtype, chunks=chunks, shards=shards, access=access)
         codecs_of(compression, np.dtype(np.float32))  # a wrong name is an error now
-    sizing = size_pieces(targets, memory=budget, threads=_threads(threads), copies=place.copies)
+    threads = min(4, os.cpu_count() or 1) if threads is None else _at_least_one("threads", threads)
+    sizing = size_pieces(targets, memory=budget, threads=threads, copies=place.copies)
     head = json.dumps([FORM, compression, [target.describe() for target in targets]])
-    if restart:
-        place.restart()
-    store = place.store(targets, compression)
-    with place.journal(_identity(series, targets, head)) as journal:
-        done = next((record for record in journal.records[::-1] if "done" in record), None)
-        if place.taken():
-            if done is not None and place.holds(done["mark"]):  # killed between the new name and the end
-                place.clear()
-                journal.remove()
-                return told(done["done"], began)
-            if not overwrite:
-                if not journal.records:
-                    journal.remove()
-                raise exists(place.name)
-        work = Work(targets, store, journal, sizing, progress)
+    with place.begin(_identity(series, targets, head), restart=restart) as resumes:
+        store = place.store(targets, compression)
+        work = Work(targets, store, sizing, progress, resumes)
         work.run(verify=verify)
         store.finish(series.clock)
-        made = report(place.name, series, work, head, began)
-        journal.write({"done": made.to_dict(), "mark": place.mark()})
-        place.publish(journal, overwrite=overwrite, check=work.check if verify else None)
-        place.clear()
-        journal.remove()
-    return made
+        place.publish(store, overwrite=overwrite, check=work.check if verify else None)
+    return report(place.name, series, work, head, began)
 
 
 def _series(source: Any, storage_options: Mapping[str, Any] | None) -> Series:
@@ -177,13 +155,9 @@ def _series(source: Any, storage_options: Mapping[str, Any] | None) -> Series:
     return series
 
 
-def _threads(threads: int | None) -> int:
-    return min(4, os.cpu_count() or 1) if threads is None else _at_least_one("threads", threads)
-
-
 def _at_least_one(name: str, value: int) -> int:
     if value < 1:
-        raise ConversionError(f"{name}={value}: 1 or more.")
+        raise ConversionError(f"{name}={value}: must be 1 or more.")
     return int(value)
 
 
@@ -195,25 +169,4 @@ def _identity(series: Series, targets: Sequence[ArrayTarget], head: str) -> str:
     ]
     marks = [str(target.encoding.mark) for target in targets]
     attributes = [sorted(target.attributes.items()) for target in targets]
-    return digest(JOURNAL, series.fingerprint(), head, labels, marks, attributes)
-
-
-def place_of(destination: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Place:
-    """Return the place that a path or URL names.
-
-    Raises
-    ------
-    ConversionError
-        For a name that says nothing that can be made, or a store that takes no writes.
-    """
-    text = os.fspath(destination)
-    if (typed := ONE_SLASH.match(text)) is not None:
-        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
-    if "://" in text and not text.startswith("file://"):
-        from .bucket_place import bucket_place
-
-        return bucket_place(text, storage_options)
-    path = Path(text.removeprefix("file://")).expanduser().absolute()
-    if path.suffix not in SUFFIXES:
-        raise unknown_kind(text, path.suffix)
-    return LocalPlace(path)
+    return digest(series.fingerprint(), head, labels, marks, attributes)

@@ -1,10 +1,9 @@
-"""How an archive of windows is best cut into chunks: a small model of what access costs.
+"""The choice of chunks and shards by a model of access cost.
 
-In: how many rows of how many bytes, how long windows are, what memory and storage a run has. Out: `ArrayLayout`:
-chunks, and shards where there would be too many objects. Never reads, never looks at the machine.
+In: shape, window span, memory and storage of a run. Out: `ArrayLayout`. Pure arithmetic.
 
-The model is that of block order: a run reads chunk after chunk, each once an epoch, some at a time, and mixes the
-windows of those that memory holds. For chunks of r rows and b bytes three things cost, each beside 1 for the bytes:
+The model is that of block order: an epoch reads each chunk once, several at a time, and mixes the windows of the chunks
+in memory. For chunks of r rows and b bytes three things cost, each beside 1 for the bytes:
 
 - waiting: a request takes ``latency + b / bandwidth`` where the bytes alone take ``b / bandwidth``;
 - halo: a window across a border needs the rows of both sides, ``2·(span − 1)`` of r, kept until it has been delivered;
@@ -34,18 +33,18 @@ ACTIVE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How the archive will be read.
+    """How the store will be read.
 
     Parameters
     ----------
     span : int
-        Rows of a window, first to last.
+        Rows from the first to the last of a window.
     memory : int
-        Bytes a process may use for what is read.
+        Bytes that a process may use for rows.
     latency : float
-        Seconds until a request is answered.
+        Seconds per request.
     bandwidth : float
-        Bytes a second of one request.
+        Bytes per second of one request.
     """
 
     span: int = 24
@@ -55,7 +54,7 @@ class Access:
 
 
 class AccessCost(NamedTuple):
-    """What chunks cost, each term beside 1 for the bytes themselves."""
+    """Cost of chunks, relative to 1 for transferring their bytes."""
 
     waiting: float
     halo: float
@@ -96,7 +95,7 @@ class ArrayLayout:
         Rows first.
     shards : tuple of int or None
     cost : AccessCost or None
-        What the model says, where it chose.
+        By the model, where it chose the chunks.
     """
 
     chunks: tuple[int, ...]
@@ -105,7 +104,7 @@ class ArrayLayout:
 
     @property
     def unit_rows(self) -> int:
-        """Rows that are written at once: those of an object."""
+        """Rows of an object, which are written at once."""
         return (self.shards or self.chunks)[0]
 
 
@@ -131,11 +130,11 @@ def choose_layout(
         Rows of a shard, or all its sizes, multiples of the chunk's. False: none. True: about 64 MiB. None: where there
         would be more than 4,096 objects.
     access : Access, optional
-        How the archive will be read.
+        How the store will be read.
 
     Returns
     -------
-    Layout
+    ArrayLayout
 
     Raises
     ------

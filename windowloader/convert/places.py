@@ -1,97 +1,120 @@
 """Where a conversion goes: which names it uses, what may be there, and how the result gets its name.
 
-In: a destination as typed. Out: a `Place`, on this machine or in a bucket. Never writes values.
+In: a path or URL. Out: a `LocalDestination` or a `BucketDestination`. While a conversion is under way, a mark lies
+among its objects, whose name says what is made from what. Objects without a mark belong to other programs, and are
+neither used nor removed. The chunks that exist are the record of what is done.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
+import re
 import shutil
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
+from windowloader.sources.kvstore import check_bucket
+from windowloader.sources.options import locate, supported
 
-from .journal import Journal
-from .stores import NpyStore, ZarrStore
+from .stores import DOCUMENT, NpyStore, Objects, ZarrStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from windowloader.series.series import Series
 
-    from .journal import Records
     from .stores import Store
     from .targets import ArrayTarget
 
-__all__ = ["SUFFIXES", "LocalPlace", "Place", "exists", "unknown_kind"]
+__all__ = ["BucketDestination", "LocalDestination", "destination_of"]
 
 SUFFIXES = (".npy", ".zarr", ".zarr3", "")
+ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
+ROOTS = (DOCUMENT, ".zgroup", ".zarray")  # any of them makes a store
+DOCUMENTS = (*ROOTS, ".zmetadata", ".zattrs")
+MARK = re.compile(r"\.windowloader-(?:[0-9a-f]{16}|replaced)")
+REPLACED = ".windowloader-replaced"  # on a store that has just lost its name
 
 
-class Place(Protocol):
-    """A destination."""
+def destination_of(
+    destination: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> LocalDestination | BucketDestination:
+    """Return the destination that a path or URL names.
 
-    @property
-    def name(self) -> str:
-        """Path or URL."""
-
-    @property
-    def npy(self) -> bool:
-        """Whether a ``.npy`` file is made; else a Zarr store."""
-
-    @property
-    def copies(self) -> int:
-        """Times that writing holds what is stored: as given, encoded, and on its way."""
-
-    def check(self, *, overwrite: bool) -> None:
-        """Raise where it is taken, or cannot be used."""
-
-    def check_source(self, series: Series) -> None:
-        """Raise where what is read lies in what would be replaced, and the place cannot bear it."""
-
-    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
-        """Return what the arrays are written to."""
-
-    def restart(self) -> None:
-        """Throw away what an earlier conversion has done."""
-
-    def journal(self, identity: str) -> Any:
-        """Return the journal, a context, as `Records`."""
-
-    def taken(self) -> bool:
-        """Whether something has the name."""
-
-    def mark(self) -> Any:
-        """Return what tells the result from another under the name, for JSON; before it is published."""
-
-    def holds(self, mark: Any) -> bool:
-        """Whether what has the name is the result with that mark."""
-
-    def publish(self, journal: Records, *, overwrite: bool, check: Callable[[], None] | None) -> None:
-        """Give the result its name; ``check`` reads it back where it had to be copied."""
-
-    def clear(self) -> None:
-        """Remove what was in the way to the result; not the journal."""
+    Raises
+    ------
+    ConversionError
+        For a name that says nothing that can be made, or a store that takes no writes.
+    """
+    text = os.fspath(destination)
+    if (typed := ONE_SLASH.match(text)) is not None:
+        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
+    remote = "://" in text and not text.startswith("file://")
+    suffix = PurePosixPath(text.partition("://")[2]).suffix if remote else Path(text).suffix
+    if suffix not in SUFFIXES:
+        raise ConversionError(
+            f"{text!r}: the name decides what is made, .zarr or .npy; {suffix!r} is neither."
+        )
+    if not remote:
+        return LocalDestination(Path(text.removeprefix("file://")).expanduser().absolute())
+    location = locate(text.rstrip("/"), storage_options) if supported(text) else None
+    if location is None or location.scheme not in ("s3", "gcs"):
+        raise ConversionError(
+            f"{text!r}: conversions write to paths, s3:// and gs:// (with credentials). Convert to a local path, "
+            "then copy the store, its zarr.json files last."
+        )
+    if suffix == ".npy":
+        raise ConversionError(
+            f"{text!r}: a .npy file is one object, which a bucket takes only whole. Convert to Zarr, or convert to a "
+            "local path, then copy the file."
+        )
+    if not location.path:
+        raise ConversionError(
+            f"{text!r} is a whole bucket. Name a store in it: {text.rstrip('/')}/NAME.zarr."
+        )
+    return BucketDestination(Objects(location))
 
 
-def unknown_kind(name: str, suffix: str) -> ConversionError:
-    """Error for a name that says neither Zarr nor ``.npy``."""
-    return ConversionError(
-        f"{name!r}: what is made is told by the name, .zarr or .npy; {suffix!r} is neither."
-    )
-
-
-def exists(name: str) -> ConversionError:
-    """Error for a name that is taken."""
+def _exists(name: str) -> ConversionError:
     return ConversionError(
         f"{name!r} exists. Choose another name, or pass overwrite=True (--overwrite), which replaces it once the "
         "new one is whole."
     )
 
 
-class LocalPlace:
-    """A path on this machine: written under a temporary name, then renamed at once.
+def _begin(objects: Objects, mark: str, clear: Callable[[], object], *, restart: bool) -> bool:
+    """Mark objects as those of a conversion; whether an earlier process had marked them so.
+
+    Raises
+    ------
+    ConversionError
+        Where they are of another conversion, or not of one.
+    """
+    keys = objects.list()
+    marks = [key for key in keys if MARK.fullmatch(key)]
+    if keys and not marks:
+        raise ConversionError(
+            f"{objects.name!r} holds {len(keys):,} objects that no conversion wrote, {keys[0]!r} first. Remove them, "
+            "or choose another name."
+        )
+    if marks and (restart or REPLACED in marks):
+        clear()
+        marks = []
+    if marks not in ([], [mark]):
+        raise ConversionError(
+            f"{objects.name!r} is of a conversion with other data or other settings. Give the same again to go on with "
+            "it, or restart=True (--restart) to begin anew."
+        )
+    objects.put({mark: b"A conversion is under way.\n"})
+    return bool(marks)
+
+
+class LocalDestination:
+    """A path on this machine: a folder beside it is filled, then renamed at once.
 
     Parameters
     ----------
@@ -99,43 +122,26 @@ class LocalPlace:
         Absolute.
     """
 
-    copies = 3
+    copies = 3  # of what is stored, while it is written: as given, encoded, and on its way
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f"{path.name}.partial")
-        self.journal_path = path.with_name(f"{path.name}.partial.journal")
-        self._store: NpyStore | ZarrStore | None = None
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def npy(self) -> bool:
-        """Whether a ``.npy`` file is made."""
-        return self.path.suffix == ".npy"
+        self.path, self.name, self.npy = path, str(path), path.suffix == ".npy"
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.objects = Objects(locate(str(self.partial)))
+        self.mark = ""
 
     def check(self, *, overwrite: bool) -> None:
-        """Raise where there is no folder, or the name is taken."""
+        """Raise where there is no folder, or the name is taken by what is not to be replaced."""
         if not self.path.parent.is_dir():
             raise ConversionError(
                 f"{self.name!r}: there is no folder {str(self.path.parent)!r}. Make it first."
             )
-        if self.taken() and not self.journal_path.exists() and not overwrite:
-            raise exists(self.name)
-        if self.taken() and overwrite:
-            self._check_replaceable()
-
-    def _check_replaceable(self) -> None:
-        """Refuse to replace what no conversion would have made."""
-        if self.npy:
-            fits = self.path.is_file()
-        else:
-            names = ("zarr.json", ".zgroup", ".zarray")
-            fits = self.path.is_dir() and any((self.path / name).exists() for name in names)
-        if not fits:
+        if not self.path.exists():
+            return
+        if not overwrite:
+            raise _exists(self.name)
+        store = self.path.is_dir() and any((self.path / name).exists() for name in ROOTS)
+        if not (self.path.is_file() if self.npy else store):
             kind = "a file" if self.npy else "a Zarr store"
             raise ConversionError(
                 f"{self.name!r} exists and is not {kind}, so it is not replaced. Remove it, or choose another name."
@@ -144,63 +150,154 @@ class LocalPlace:
     def check_source(self, series: Series) -> None:
         """Do nothing: what is read stays until the new one is whole."""
 
-    def store(self, targets: Sequence[ArrayTarget], compression: str) -> NpyStore | ZarrStore:
-        """Return the file or folder under the temporary name."""
-        if self.npy:
-            self._store = NpyStore(self.temporary, targets[0])
-        else:
-            self._store = ZarrStore(self.temporary, targets, compression)
-        return self._store
-
-    def restart(self) -> None:
-        """Throw away what an earlier conversion has done, if none is at work."""
-        if self.journal_path.exists():
-            try:
-                Journal(self.journal_path, "").close()  # held by a process that is at work?
-            except ConversionError as error:
-                if "another process" in str(error):
-                    raise
-            self.journal_path.unlink()
-        self.clear()
-
-    def journal(self, identity: str) -> Journal:
-        """Return the journal beside the temporary name."""
-        return Journal(self.journal_path, identity)
-
-    def taken(self) -> bool:
-        """Whether something has the name."""
-        return self.path.exists()
-
-    def mark(self) -> int:
-        """Return the number that the file or folder keeps when it is renamed."""
-        return self.temporary.stat().st_ino
-
-    def holds(self, mark: Any) -> bool:
-        """Whether that file or folder has the name."""
-        return bool(self.path.stat().st_ino == mark)
-
-    def publish(self, journal: Records, *, overwrite: bool, check: Callable[[], None] | None) -> None:
-        """Rename; nothing was copied, so nothing is read back."""
-        del journal, check
-        assert self._store is not None
-        _sync(self.path.parent)
+    @contextlib.contextmanager
+    def begin(self, identity: str, *, restart: bool) -> Iterator[bool]:
+        """Hold the folder beside the path; whether an earlier process has begun the same."""
+        self.mark = f".windowloader-{identity}"
         try:
-            self._store.publish(self.path, overwrite=overwrite)
+            if self.partial.is_symlink():
+                raise FileExistsError("it is a link")
+            self.partial.mkdir(exist_ok=True)
+            number = os.open(self.partial, os.O_RDONLY)
+        except OSError as error:
+            raise ConversionError(
+                f"{self.name!r} is written under {self.partial.name!r} first: {error}."
+            ) from error
+        try:
+            try:
+                fcntl.flock(
+                    number, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # released with the process, however it ends
+            except BlockingIOError:
+                raise ConversionError(
+                    f"another process is writing {self.name!r}. Wait for it, or choose another name."
+                ) from None
+            yield _begin(self.objects, self.mark, self._clear, restart=restart)
+        finally:
+            os.close(number)
+
+    def _clear(self) -> None:
+        for path in self.partial.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
+        """Return what the arrays are written to."""
+        if self.npy:
+            return NpyStore(self.partial / "array.npy", targets[0])
+        return ZarrStore(self.objects, targets, compression)
+
+    def publish(self, store: Store, *, overwrite: bool, check: Callable[[], None] | None) -> None:
+        """Rename; nothing is copied, so nothing is read back."""
+        store.show()
+        replaces = overwrite and self.path.exists()
+        try:
+            if self.npy:
+                made = self.partial / "array.npy"
+                os.replace(made, self.path) if replaces else os.link(made, self.path)
+                shutil.rmtree(self.partial)
+            elif replaces:
+                (self.path / REPLACED).touch()
+                _exchange(self.partial, self.path)
+                shutil.rmtree(self.partial)
+            else:
+                os.rename(self.partial, self.path)
         except OSError as error:
             raise ConversionError(f"{self.name!r} cannot be given its name: {error}") from error
-        _sync(self.path.parent)
-
-    def clear(self) -> None:
-        """Remove the temporary name."""
-        if self.temporary.is_dir():
-            shutil.rmtree(self.temporary)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
+        if not self.npy:
+            (self.path / self.mark).unlink()
+        number = os.open(self.path.parent, os.O_RDONLY)
         os.fsync(number)
-    finally:
         os.close(number)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change names, at once where the system can (Linux), else by way of a third name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    with contextlib.suppress(AttributeError):  # of another system
+        if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+            return
+    aside = other.with_name(f"{other.name}.replaced")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+class BucketDestination:
+    """A prefix of a bucket, where no name can be given to many objects at once.
+
+    A store exists for readers by its documents, which are written last. Where a store is replaced, the new one is made
+    whole under another prefix first. Two processes that make the same write the same objects.
+
+    Parameters
+    ----------
+    objects : Objects
+        Of the prefix.
+    """
+
+    npy = False
+    copies = 5  # as given, encoded, as bytes, in the request, and in one tried again
+
+    def __init__(self, objects: Objects) -> None:
+        self.final, self.name = objects, objects.name
+        location = objects.location
+        self.partial = Objects(location.parent().child(f"{location.path.rpartition('/')[2]}.partial"))
+        self.objects, self.mark = objects, ""
+
+    def _taken(self) -> bool:
+        return any(value is not None for value in self.final.get(ROOTS))
+
+    def check(self, *, overwrite: bool) -> None:
+        """Raise where the bucket cannot be used, or the name is taken."""
+        check_bucket(self.final.location)
+        begun = any(map(MARK.fullmatch, self.partial.list()))  # perhaps killed while it took the name
+        taken = self._taken()
+        if taken and not overwrite:
+            self.final.delete(
+                *filter(MARK.fullmatch, self.final.list())
+            )  # of one that was killed at its very end
+            raise _exists(self.name)
+        self.objects = self.partial if taken or begun else self.final
+
+    def check_source(self, series: Series) -> None:
+        """Raise where the source is the destination: it is gone before the new one is there."""
+        for url in (source.name for variable in series.variables for source in variable.source.origins):
+            if f"{url.rstrip('/')}/".startswith(f"{self.name}/"):
+                raise ConversionError(
+                    f"{url!r} would be replaced by what is made from it. In a bucket that cannot be done at once: "
+                    "convert to another name."
+                )
+
+    @contextlib.contextmanager
+    def begin(self, identity: str, *, restart: bool) -> Iterator[bool]:
+        """Mark the objects; whether an earlier process has begun the same."""
+        self.mark = f".windowloader-{identity}"
+        yield _begin(self.objects, self.mark, self.objects.clear, restart=restart)
+
+    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
+        """Return what the arrays are written to."""
+        return ZarrStore(self.objects, targets, compression)
+
+    def publish(self, store: Store, *, overwrite: bool, check: Callable[[], None] | None) -> None:
+        """Write the documents last; where a store is replaced, its documents go first, then the chunks are copied."""
+        if self.objects is self.partial:
+            self.final.delete(*DOCUMENTS)
+            keys = [
+                key for key in self.partial.list() if key.rpartition("/")[2] != DOCUMENT and key != self.mark
+            ]
+            self.final.delete(*sorted({*self.final.list()} - {*keys}))
+            self.partial.copy(keys, self.final)
+            store.move(self.final)
+            if check is not None:
+                check()
+        elif self._taken():
+            raise ConversionError(
+                f"{self.name!r} was made by another program while this conversion was under way, whose objects "
+                "lie among its own. Choose another name, or begin anew with restart=True, overwrite=True (--restart "
+                "--overwrite)."
+            )
+        store.show()
+        if self.objects is self.partial:
+            self.partial.clear()
+        else:
+            self.final.delete(self.mark)

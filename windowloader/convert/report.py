@@ -1,6 +1,6 @@
-"""What a conversion made: its arrays, what they cost in exactness and bytes, what to know when opening them.
+"""The report of a conversion: arrays, errors, bytes, and notes on opening the result.
 
-In: work that is done. Out: `Conversion`, for people and as JSON. Never converts.
+In: finished work. Out: `Conversion`, also as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .targets import ArrayTarget
     from .work import Work
 
-__all__ = ["ArrayReport", "Conversion", "report", "told"]
+__all__ = ["ArrayReport", "Conversion", "report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +35,15 @@ class ArrayReport:
     chunks : tuple of int
     shards : tuple of int or None
     access_cost : dict or None
-        What the model says of the chunks, where it chose them: see `windowloader.convert.layout`.
+        Cost of the chunks by the model that chose them: see `windowloader.convert.layout`.
     raw_bytes, stored_bytes : int
-        Before compression, and on disk.
+        Size before compression, and as stored.
     missing : int
-        Values that are missing.
+        Number of missing values.
     largest_error, rms_error : float
-        Of stored values, against those of the source.
+        Error of stored values against the source.
     scale, offset : float or None
-        Of scaled values.
+        Of packed values.
     """
 
     name: str
@@ -70,16 +70,16 @@ class Conversion:
     ----------
     path : str
     checksum : str
-        Of form and values; the same however the conversion was interrupted, and whatever its memory and threads.
+        Digest of layout and values; does not depend on interruptions, memory or threads.
     arrays : tuple of ArrayReport
     seconds : float
-        Of this process.
+        Time in this process.
     resumed_bytes : int
-        Written by processes before it.
+        Written by earlier processes.
     read_amplification : float
-        Bytes read from the source over the bytes there are.
+        Bytes read from the source, divided by its size.
     notes : tuple of str
-        What to know when opening it.
+        Hints for opening the result.
     """
 
     path: str
@@ -96,7 +96,7 @@ class Conversion:
 
 
 def report(name: str, series: Series, work: Work, head: str, began: float) -> Conversion:
-    """Say what a conversion made and what it cost."""
+    """Build the report of a conversion."""
     arrays = tuple(_array_report(work, number) for number in range(len(work.targets)))
     return Conversion(
         path=name,
@@ -131,7 +131,7 @@ def _array_report(work: Work, number: int) -> ArrayReport:
 
 
 def _notes(name: str, series: Series, work: Work) -> list[str]:
-    """Say what the result does not by itself."""
+    """Return hints for opening the result."""
     notes = []
     if name.endswith(".npy"):
         if series.clock is not None:
@@ -173,13 +173,3 @@ def _stamps(series: Series) -> str:
         seconds = (second - first) / np.timedelta64(1, "s")
         return f"('{np.datetime_as_string(first, unit='s')}', '{seconds:g}s')"
     return "…, one a row, which are not regular"
-
-
-def told(done: dict[str, Any], began: float) -> Conversion:
-    """Return the report that was written down before the rename."""
-    arrays: list[dict[str, Any]] = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in array.items()}
-        for array in done["arrays"]
-    ]
-    told = {**done, "notes": tuple(done["notes"]), "seconds": time.perf_counter() - began}
-    return Conversion(**{**told, "arrays": tuple(ArrayReport(**array) for array in arrays)})

@@ -1,54 +1,137 @@
-"""Where converted arrays are written on this machine, under a temporary name until all is there.
+"""Where converted arrays are written: objects below a path or a prefix of a bucket, or one ``.npy`` file.
 
-In: `ArrayTarget` arrays and their values by rows. Out: a Zarr 3 store as xarray opens it, or a ``.npy`` file. What
-`write` returns from is on disk. Never shows a result under its final name before `publish`.
+In: `ArrayTarget` arrays and their values by rows. Out: the objects of a Zarr 3 store, or a file. What `write` returns
+from is stored durably. Documents (``zarr.json``) are written by `show` alone, and without them readers find nothing.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import itertools
 import math
 import os
-import shutil
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from windowloader.errors import ConversionError
-
-from .zarr_form import array_spec, write_coordinates
+from windowloader.errors import ConversionError, CorruptDataError
+from windowloader.series.clock import Clock
+from windowloader.sources.failures import Asked
+from windowloader.sources.kvstore import open_store
+from windowloader.sources.reads import Progress, wait
+from windowloader.util.calendars import Times, own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from windowloader.series.clock import Clock
+    from windowloader.sources.options import Location
 
     from .targets import ArrayTarget
     from .values import Encoding
 
-__all__ = ["NpyStore", "Store", "ZarrStore", "exchange", "keys_of_rows"]
+__all__ = ["DOCUMENT", "NpyStore", "Objects", "Store", "ZarrStore", "codecs_of"]
+
+Store: TypeAlias = "NpyStore | ZarrStore"
+DOCUMENT = "zarr.json"
+SLOWEST = 128 << 10  # bytes a second, under which a transfer is taken to stall
+AT_ONCE = 16 << 20  # bytes of objects that are copied at a time, about
+MOST = 32
+DELETED = 256  # objects that are deleted at a time
+LISTED = 600 * SLOWEST  # listing takes one request per thousand keys: as if so many bytes were asked for
+UNITS = (("days", 86400 * 10**9), ("hours", 3600 * 10**9), ("minutes", 60 * 10**9), ("seconds", 10**9),
+         ("milliseconds", 10**6), ("microseconds", 10**3), ("nanoseconds", 1))  # fmt: skip
+STAMPS = 1 << 20  # timestamps made at once
 
 
-class Store(Protocol):
-    """Something that arrays are written to by rows, in any order, by several threads."""
+@dataclass(slots=True, eq=False)
+class Objects:
+    """Keys below a location.
+
+    Parameters
+    ----------
+    location : Location
+        Of a bucket's prefix; nothing outside it is touched.
+    """
+
+    location: Location
 
     @property
     def name(self) -> str:
-        """Where it is, for messages."""
+        """The URL."""
+        return self.location.url
 
-    def create(self, encodings: Sequence[Encoding]) -> None:
-        """Make the arrays, or open those of a conversion that goes on."""
+    def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Values, asked for at once; None where there is none.
 
-    def write(self, target: int, start: int, values: np.ndarray) -> int:
-        """Write rows, which are kept when this returns; return the bytes they take there."""
+        A bucket that may be read and not listed denies access to a key that does not exist: that is an error only
+        where no key can be read.
+        """
+        store = self._open()
+        futures = [store.read(key) for key in keys]
+        values: list[bytes | None] = []
+        refused: PermissionError | None = None
+        for key, future in zip(keys, futures, strict=True):
+            try:
+                found = self._wait(future, key)
+                values.append(bytes(found.value) if found.state == "value" else None)
+            except PermissionError as error:
+                values.append(None)
+                refused = error
+        if refused is not None and not any(values):
+            raise refused
+        return values
 
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows as they are stored; a ValueError or CorruptDataError where they are not what was written."""
+    def list(self) -> list[str]:
+        """Return all keys, in order."""
+        # Takes one request per thousand keys, whose progress is not reported.
+        return sorted(key.decode() for key in self._wait(self._open().list(), size=LISTED))
 
-    def finish(self, clock: Clock | None) -> None:
-        """Add what belongs to the arrays; may be done again."""
+    def put(self, values: Mapping[str, bytes]) -> None:
+        """Write objects, at once; all are kept when this returns."""
+        store = self._open()
+        futures = [(key, store.write(key, value), len(value)) for key, value in values.items()]
+        size = sum(map(len, values.values()))
+        for key, future, _ in futures:
+            self._wait(future, key, size)
+
+    def delete(self, *keys: str) -> None:
+        """Delete objects."""
+        store = self._open()
+        for start in range(0, len(keys), DELETED):
+            some = keys[start : start + DELETED]
+            for key, future in [(key, store.write(key, None)) for key in some]:
+                self._wait(future, key)
+
+    def clear(self) -> None:
+        """Delete all."""
+        self.delete(*self.list())
+
+    def copy(self, keys: Sequence[str], other: Objects) -> None:
+        """Copy objects to another prefix by way of this machine, as many at a time as are small."""
+        place, largest = 0, AT_ONCE
+        while place < len(keys):
+            some = keys[place : place + max(1, min(MOST, AT_ONCE // max(largest, 1)))]
+            values = {
+                key: value for key, value in zip(some, self.get(some), strict=True) if value is not None
+            }
+            if len(values) < len(some):
+                gone = next(key for key in some if key not in values)
+                raise ConversionError(f"{self.location.child(gone).url!r} is gone, which was written before.")
+            other.put(values)
+            largest = max(map(len, values.values()))
+            place += len(some)
+
+    def _open(self) -> Any:
+        return open_store(self.location)
+
+    def _wait(self, future: Any, key: str = "", size: int = 0) -> Any:
+        asked = Asked(self.location.child(key).url, doing="written" if key and size else "read")
+        limit = self.location.timeout + size / SLOWEST
+        return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
 
 
 class NpyStore:
@@ -56,69 +139,63 @@ class NpyStore:
 
     Parameters
     ----------
-    temporary : Path
+    path : Path
     target : ArrayTarget
     """
 
-    def __init__(self, temporary: Path, target: ArrayTarget) -> None:
-        self.temporary, self.target = temporary, target
+    checked = False  # whether what `read` returns is known to be what was written
+
+    def __init__(self, path: Path, target: ArrayTarget) -> None:
+        self.path, self.target, self.name = path, target, str(path)
         self._offset = 0
 
-    @property
-    def name(self) -> str:
-        """The file."""
-        return str(self.temporary)
-
     def create(self, encodings: Sequence[Encoding]) -> None:
-        """Write the header, and reserve the room."""
-        dtype, shape = encodings[0].dtype, self.target.shape
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        needed = math.prod(shape) * dtype.itemsize
-        self.temporary.touch()
-        with open(self.temporary, "r+b") as file:
+        """Write the header, and reserve the space."""
+        dtype = np.dtype(encodings[0].dtype)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": self.target.shape,
+        }
+        self.path.touch()
+        with open(self.path, "r+b") as file:
             np.lib.format.write_array_header_2_0(file, header)
             self._offset = file.tell()
-            there = os.fstat(file.fileno())
-            free = shutil.disk_usage(self.temporary.parent).free
-            if needed + self._offset - there.st_blocks * 512 > free:
+            size = self._offset + self.target.shape[0] * self.target.row_bytes
+            file.truncate(size)
+            try:
+                with contextlib.suppress(AttributeError):  # of another system
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
                 raise ConversionError(
-                    f"{str(self.temporary.parent)!r} has {free:,} bytes free, and the array takes {needed:,}. Choose "
-                    "another place, or a smaller dtype."
-                )
-            file.truncate(self._offset + needed)
+                    f"{self.name!r} takes {size:,} bytes, which cannot be reserved: {error.strerror}. Choose another "
+                    "place, or a smaller dtype."
+                ) from error
 
     def write(self, target: int, start: int, values: np.ndarray) -> int:
         """Write rows at their place."""
-        del target
-        with open(self.temporary, "r+b", buffering=0) as file:
-            place, data = self._offset + start * self.target.row_bytes, memoryview(values).cast("B")
-            while len(data):
-                done = os.pwrite(file.fileno(), data, place)
-                place, data = place + done, data[done:]
+        with open(self.path, "r+b") as file:
+            file.seek(self._offset + start * self.target.row_bytes)
+            file.write(memoryview(values).cast("B"))
+            file.flush()
             os.fdatasync(file.fileno())
         return values.nbytes
 
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows."""
-        del target
-        out = np.empty((stop - start, *self.target.shape[1:]), self.target.encoding.dtype)
-        with open(self.temporary, "rb", buffering=0) as file:
-            file.seek(self._offset + start * self.target.row_bytes)
-            into = memoryview(out).cast("B")
-            while len(into) and (got := file.readinto(into)):
-                into = into[got:]
-        return out
+    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Read rows, and the bytes they take."""
+        dtype, shape = self.target.encoding.dtype, (stop - start, *self.target.shape[1:])
+        place = self._offset + start * self.target.row_bytes
+        found = np.fromfile(self.path, dtype, math.prod(shape), offset=place).reshape(shape)
+        return found, found.nbytes
+
+    def move(self, objects: Objects) -> None:
+        """Do nothing: a file is renamed."""
 
     def finish(self, clock: Clock | None) -> None:
-        """Do nothing: the file has no room for more."""
+        """Do nothing: the file holds values alone."""
 
-    def publish(self, path: Path, *, overwrite: bool = False) -> None:
-        """Rename; an error where the name is taken meanwhile, unless that is to be replaced."""
-        if overwrite:
-            os.replace(self.temporary, path)
-            return
-        os.link(self.temporary, path)
-        self.temporary.unlink()
+    def show(self) -> None:
+        """Do nothing."""
 
 
 class ZarrStore:
@@ -126,81 +203,186 @@ class ZarrStore:
 
     Parameters
     ----------
-    temporary : Path
+    objects : Objects
+        Where it is.
     targets : sequence of ArrayTarget
     compression : str
         As `codecs_of` takes it.
     """
 
-    def __init__(self, temporary: Path, targets: Sequence[ArrayTarget], compression: str) -> None:
-        self.temporary, self.targets, self.compression = temporary, tuple(targets), compression
-        self._arrays: list[Any] = []
+    checked = True
+
+    def __init__(self, objects: Objects, targets: Sequence[ArrayTarget], compression: str) -> None:
+        self.objects, self.targets, self.compression = objects, tuple(targets), compression
+        self._encodings: tuple[Encoding, ...] = ()
+        self._documents: dict[str, bytes] = {}
 
     @property
     def name(self) -> str:
-        """The folder."""
-        return str(self.temporary)
+        """The path or URL."""
+        return self.objects.name
 
     def create(self, encodings: Sequence[Encoding]) -> None:
-        """Make the arrays by TensorStore."""
-        from windowloader.sources.processes import tensorstore
+        """Take how arrays are encoded; nothing is written."""
+        self._encodings = tuple(encodings)
 
-        for target, encoding in zip(self.targets, encodings, strict=True):
-            kvstore = {"driver": "file", "path": f"{self.temporary / target.name}/"}
-            spec = array_spec(target, encoding, self.compression, kvstore)
-            self._arrays.append(tensorstore().open(spec, create=True, open=True).result())
+    def move(self, objects: Objects) -> None:
+        """Take another place, where the objects of this one were copied to."""
+        self.objects = objects
+
+    def _array(self, number: int, objects: dict[str, Any]) -> Any:
+        """Return an array whose objects are in memory."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        target, encoding = self.targets[number], self._encodings[number]
+        return zarr.create_array(
+            MemoryStore(objects),
+            name=target.name,
+            shape=target.shape,
+            dtype=encoding.dtype,
+            chunks=target.layout.chunks,
+            shards=target.layout.shards,
+            compressors=codecs_of(self.compression, encoding.dtype),
+            fill_value=False if encoding.dtype.kind == "b" else 0,
+            attributes={**target.attributes, **encoding.attributes()},
+            dimension_names=target.dims,
+            # Absent chunks are an error to readers, so that a lost one is never taken for zeros.
+            config={"write_empty_chunks": True},
+        )
 
     def write(self, target: int, start: int, values: np.ndarray) -> int:
-        """Write whole chunks or shards, each to a file that is renamed when it is on disk."""
-        store = self._arrays[target]
-        try:
-            store[start : start + len(values)].write(
-                values, can_reference_source_data_indefinitely=True
-            ).result()
-        except ValueError as error:
-            raise ConversionError(
-                f"rows from {start} cannot be written to {str(self.temporary)!r}: {error}"
-            ) from error
-        folder = self.temporary / self.targets[target].name
-        keys = keys_of_rows(self.targets[target], start, start + len(values))
-        return sum(os.stat(folder / key).st_size for key in keys)
+        """Encode rows in memory, then write their chunks or shards at once."""
+        objects: dict[str, Any] = {}
+        self._array(target, objects)[start : start + len(values)] = values
+        chunks = {
+            key: value.to_bytes() for key, value in objects.items() if key.rpartition("/")[2] != DOCUMENT
+        }
+        self.objects.put(chunks)
+        return sum(map(len, chunks.values()))
 
-    def read(self, target: int, start: int, stop: int) -> np.ndarray:
-        """Read rows as they are stored."""
-        found: np.ndarray = self._arrays[target][start:stop].read(order="C").result()
-        return found
+    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Read rows as they are stored, and the bytes they take; `CorruptDataError` where a chunk is not whole."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        array = self.targets[target]
+        sizes = array.layout.shards or array.layout.chunks
+        rows = range(start // sizes[0], -(-stop // sizes[0]))
+        others = [range(-(-size // step)) for size, step in zip(array.shape[1:], sizes[1:], strict=True)]
+        keys = ["/".join((array.name, "c", *map(str, place))) for place in itertools.product(rows, *others)]
+        objects: dict[str, Any] = {}
+        encoded, size = self._array(target, objects), 0
+        for key, value in zip(keys, self.objects.get(keys), strict=True):
+            if value is None:
+                raise CorruptDataError(f"{self.name!r}: {key!r} is missing.")
+            objects[key] = default_buffer_prototype().buffer.from_bytes(value)
+            size += len(value)
+        try:
+            return np.asarray(encoded[start:stop]), size
+        except (ValueError, RuntimeError) as error:
+            raise CorruptDataError(f"{self.name!r}: rows from {start} cannot be decoded: {error}") from error
 
     def finish(self, clock: Clock | None) -> None:
-        """Write coordinates and a list of all metadata."""
-        write_coordinates(str(self.temporary), self.targets, clock)
+        """Write the chunks of the coordinates, and prepare all documents for `show`."""
+        from zarr.storage import MemoryStore
 
-    def publish(self, path: Path, *, overwrite: bool = False) -> None:
-        """Rename; an error where the name is taken meanwhile, unless that is to be replaced."""
-        self._arrays.clear()
-        if overwrite and path.exists():
-            exchange(self.temporary, path)
-            shutil.rmtree(self.temporary)
-            return
-        os.rename(self.temporary, path)
+        objects: dict[str, Any] = {}
+        for number in range(len(self.targets)):
+            self._array(number, objects)
+        write_coordinates(MemoryStore(objects), self.targets, clock)
+        made = {key: value.to_bytes() for key, value in objects.items()}
+        self._documents = {key: value for key, value in made.items() if key.rpartition("/")[2] == DOCUMENT}
+        self.objects.put({key: value for key, value in made.items() if key not in self._documents})
 
-
-def keys_of_rows(target: ArrayTarget, start: int, stop: int) -> Iterator[str]:
-    """Keys of the chunks or shards that hold rows, as Zarr 3 names them."""
-    sizes = target.layout.shards or target.layout.chunks
-    rows = range(start // sizes[0], -(-stop // sizes[0]))
-    others = [range(-(-size // step)) for size, step in zip(target.shape[1:], sizes[1:], strict=True)]
-    for place in itertools.product(rows, *others):
-        yield "/".join(("c", *map(str, place)))
+    def show(self) -> None:
+        """Write the documents, that of the group last."""
+        root = self._documents[DOCUMENT]
+        self.objects.put({key: value for key, value in self._documents.items() if key != DOCUMENT})
+        self.objects.put({DOCUMENT: root})
 
 
-def exchange(one: Path, other: Path) -> None:
-    """Let two folders change names, at once where the system can (Linux), else by way of a third name."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = getattr(libc, "renameat2", None)
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if call is not None and call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
-        return
-    aside = other.with_name(f"{other.name}.replaced")
-    os.rename(other, aside)
-    os.rename(one, other)
-    os.rename(aside, one)
+def write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock | None) -> None:
+    """Write labels and times into a group, then the list of all its metadata; may be done again.
+
+    Parameters
+    ----------
+    store : str or zarr.abc.store.Store
+        As zarr-python takes it; the documents of the arrays are there.
+    targets : sequence of ArrayTarget
+    clock : Clock or None
+    """
+    import zarr
+
+    group = zarr.open_group(store, mode="a", zarr_format=3)
+    labels = {dim: found for target in targets for dim, found in target.labels.items()}
+    for dim, found in labels.items():
+        text = found.dtype.kind in "OUST"
+        array = group.create_array(
+            dim,
+            shape=found.shape,
+            dtype="str" if text else found.dtype,
+            dimension_names=[dim],
+            overwrite=True,
+        )
+        array[...] = found.astype(object) if text else found
+    if clock is not None and clock.num_steps:
+        _write_times(group, clock)
+    with warnings.catch_warnings():
+        # Consolidated metadata are no part of the specification, and ignored by others.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(store, zarr_format=3)
+
+
+def _write_times(group: Any, clock: Clock) -> None:
+    """Write times as whole numbers since the first, in the coarsest unit that is exact, as xarray does."""
+    first = int(clock.nanoseconds([0])[0])
+    origin = first - first % 10**9
+    step = first - origin
+    for start in range(0, clock.num_steps, STAMPS):
+        rows = np.arange(start, min(start + STAMPS, clock.num_steps))
+        step = math.gcd(step, int(np.gcd.reduce(clock.nanoseconds(rows) - origin)))
+    unit, size = next((unit, size) for unit, size in UNITS if step % size == 0)
+    whole = Clock.from_timestamps(Times(np.array([origin]), clock.calendar), 1)
+    since = whole.texts([0])[0].replace("T", " ")
+    calendar = own(clock.calendar) or "proleptic_gregorian"
+    array = group.create_array(
+        "time", shape=(clock.num_steps,), dtype="int64", chunks=(min(clock.num_steps, STAMPS),),
+        dimension_names=["time"], attributes={"units": f"{unit} since {since}", "calendar": calendar},
+        overwrite=True,
+    )  # fmt: skip
+    for start in range(0, clock.num_steps, STAMPS):
+        rows = np.arange(start, min(start + STAMPS, clock.num_steps))
+        array[start : start + len(rows)] = (clock.nanoseconds(rows) - origin) // size
+
+
+def codecs_of(compression: str, dtype: np.dtype) -> list[Any]:
+    """Codecs of a chunk's bytes: compression and a checksum.
+
+    Parameters
+    ----------
+    compression : str
+        "none", "lz4", "zstd" (by Blosc, bytes shuffled) or "gzip", with a level if wanted: "zstd:9".
+    dtype : numpy.dtype
+
+    Examples
+    --------
+    >>> [type(codec).__name__ for codec in codecs_of("lz4", np.dtype("f4"))]
+    ['BloscCodec', 'Crc32cCodec']
+    """
+    from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+
+    name, _, level = compression.partition(":")
+    known = {"none": 0, "lz4": 5, "zstd": 3, "gzip": 5}
+    if name not in known or (level and not (level.isdigit() and int(level) <= 9)):
+        raise ConversionError(
+            f"compression={compression!r} is unknown. Known are none, lz4, zstd, gzip, with a level of 1 to 9 if "
+            "wanted: 'zstd:9'."
+        )
+    strength = int(level or known[name])
+    if name == "none":
+        return [Crc32cCodec()]
+    if name == "gzip":
+        return [GzipCodec(level=strength), Crc32cCodec()]
+    shuffle: Any = "shuffle" if dtype.itemsize > 1 else "noshuffle"
+    blosc = BloscCodec(cname=name, clevel=strength, shuffle=shuffle, typesize=dtype.itemsize)  # type: ignore[arg-type]
+    return [blosc, Crc32cCodec()]

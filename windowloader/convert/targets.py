@@ -1,7 +1,7 @@
-"""The arrays a conversion makes of a series: their names, dimensions, labels and types.
+"""The arrays that a conversion writes: names, dimensions, labels, attributes and dtypes.
 
-In: a `Series` and how it is to be stored. Out: `ArrayTarget`, an array a variable in a Zarr store, one alone
-in a ``.npy`` file. Reads labels and attributes; never values.
+In: a `Series` and how to store it. Out: `ArrayTarget`, one per variable for a Zarr store, a single one for a ``.npy``
+file. Reads labels and attributes; never values.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import AxesError, ConversionError
-from windowloader.util.axes import FEATURE_NAMES, TIME_NAMES, default_axes
+from windowloader.util.axes import TIME_NAMES, default_axes
 
-from .attributes import attributes_of
 from .layout import Access, ArrayLayout, choose_layout
 from .values import Encoding, encoding_for
 
@@ -30,22 +29,29 @@ __all__ = ["ArrayTarget", "npy_target", "zarr_targets"]
 
 FEATURE_WORDS = ("feature", "channel", "level", "band", "variable", "member")  # all in FEATURE_NAMES
 NPY_UNIT = 1 << 20
+# Attributes of storage, or that refer to arrays which are not converted.
+LEFT_OUT = {
+    "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "_ARRAY_DIMENSIONS", "coordinates",
+    "grid_mapping", "bounds", "cell_measures", "ancillary_variables", "CLASS", "NAME", "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict", "valid_min", "valid_max", "valid_range", "actual_range",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArrayTarget:
-    """An array to be made.
+    """An array to write.
 
     Parameters
     ----------
     name : str
     dims : tuple of str
     shape : tuple of int
-        Rows first; a variable without time has 1 row more in front of its own axes, which is not stored.
+        Rows first.
     layout : ArrayLayout
     encoding : Encoding
     variables : tuple of Variable
-        What it is made of; several lie side by side along the last axis.
+        Source variables; several are concatenated along the last axis.
     labels : mapping of str to ndarray
         Labels by dimension.
     attributes : mapping
@@ -62,7 +68,7 @@ class ArrayTarget:
 
     @property
     def num_units(self) -> int:
-        """Pieces of rows that are written, checked and noted down by themselves."""
+        """Number of units: rows of one chunk or shard, which are written and checked together."""
         return -(-self.shape[0] // self.layout.unit_rows)
 
     @property
@@ -72,7 +78,7 @@ class ArrayTarget:
 
     @property
     def source_row_bytes(self) -> int:
-        """Bytes of a row as read."""
+        """Bytes of a row of the source."""
         return sum(variable.row_bytes for variable in self.variables)
 
     def rows(self, first: int, last: int) -> tuple[int, int]:
@@ -80,7 +86,7 @@ class ArrayTarget:
         return first * self.layout.unit_rows, min(last * self.layout.unit_rows, self.shape[0])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Read rows ``[start, stop)`` in the type of the source, C-contiguous."""
+        """Read rows ``[start, stop)`` in the dtype of the source, C-contiguous."""
         out = np.empty((stop - start, *self.shape[1:]), self.encoding.source)
         if len(self.variables) == 1:
             self.variables[0].source.read(start, stop, out)
@@ -98,7 +104,7 @@ class ArrayTarget:
         return out
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells it from another, for JSON; not the scale, which is found on the way."""
+        """Return what identifies the array, for JSON, without the scale."""
         return {
             "name": self.name,
             "dims": list(self.dims),
@@ -117,7 +123,7 @@ def zarr_targets(
     shards: int | Sequence[int] | bool | None,
     access: Access,
 ) -> tuple[ArrayTarget, ...]:
-    """One array a variable that changes with time, on shared dimensions."""
+    """Return one array per variable, on shared dimensions."""
     known: dict[str, tuple[int, np.ndarray | None]] = {"time": (series.num_steps, None)}
     made: list[ArrayTarget] = []
     for variable in series.variables:
@@ -144,7 +150,7 @@ def zarr_targets(
                 encoding=encoding,
                 variables=(variable,),
                 labels=labels,
-                attributes=attributes_of(variable.source),
+                attributes=_attributes(variable.source),
             )
         )
     return tuple(made)
@@ -153,7 +159,7 @@ def zarr_targets(
 def _dimensions(
     series: Series, variable: Variable, known: dict[str, tuple[int, np.ndarray | None]]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Names that read back as the letters the axes have, shared where size and labels agree."""
+    """Choose dimension names that imply the same axes, shared where size and labels agree."""
     source = variable.source
     names = _own_names(source) or [""] * len(source.axes)
     dims: list[str] = ["time"]
@@ -170,8 +176,8 @@ def _dimensions(
         )
         if dim is None:
             raise ConversionError(
-                f"axis {axis} of {variable.name!r} finds no name: {candidates} are taken by axes of other sizes or "
-                "labels. Convert the variables apart."
+                f"axis {axis} of {variable.name!r} has no free name: {candidates} are used by axes of other sizes or "
+                "labels. Convert the variables separately."
             )
         known[dim] = (size, found)
         dims.append(dim)
@@ -181,15 +187,15 @@ def _dimensions(
 
 
 def _own_names(source: Source) -> list[str] | None:
-    """Names the file has, if they say the same letters."""
+    """Return the file's dimension names, if they imply the same axes."""
     dims = source.origins[0].dims
     if dims is None or len(set(dims)) < len(dims):
         return None
     try:
-        told = default_axes(len(dims), ("time", *dims[1:]))
+        letters = default_axes(len(dims), ("time", *dims[1:]))
     except AxesError:
         return None
-    return ["time", *dims[1:]] if told == source.axes else None
+    return ["time", *dims[1:]] if letters == source.axes else None
 
 
 def _fits(
@@ -217,7 +223,7 @@ def _labels(series: Series, variable: Variable, axis: int) -> np.ndarray | None:
 
 
 def npy_target(series: Series, *, dtype: str | None) -> ArrayTarget:
-    """All variables as one array: as stored where there is one, else [time, space …, feature]."""
+    """Return all variables as one array: a single one as stored, several as [time, space …, feature]."""
     if dtype == "int16":
         raise ConversionError(
             "dtype='int16' is scaled, and a .npy file has no place for the scale. Convert to Zarr, or take float16."
@@ -251,4 +257,22 @@ def npy_target(series: Series, *, dtype: str | None) -> ArrayTarget:
     )
 
 
-assert set(FEATURE_WORDS) <= FEATURE_NAMES
+def _attributes(source: Source) -> dict[str, Any]:
+    """Attributes of the array a source reads; those of the first of several files."""
+    return {
+        str(key): value
+        for key, item in source.origins[0].attributes().items()
+        if (value := _json(item)) is not None and key not in LEFT_OUT
+    }
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON has it; None for what has no such form."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+        return _json(value) if isinstance(value, bytes) else value
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) else None

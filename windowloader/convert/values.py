@@ -1,42 +1,39 @@
-"""Numbers in another type, and what that costs in exactness.
+"""Conversion of values to another dtype, with the resulting error.
 
-In: values as read, a type to store them in. Out: stored numbers, and `Loss`: how far they are from the values. Never
-touches files, and never lets a value become missing, infinite or another one's mark without counting it.
+In: values as read, and a dtype to store. Out: stored numbers, and `Loss`, their difference from the values. A value
+that would become missing or infinite is an error.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from windowloader.errors import ConversionError
 from windowloader.windows.marks import is_missing, sentinel
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["Encoding", "Loss", "Range", "encoding_for"]
 
-MARK = -32768  # of int16 that stands for missing
-CODES = 32767  # largest code of a value
-PIECE_VALUES = 1 << 18  # looked at together, in float64
+MARK = -32768  # int16 code of a missing value
+CODES = 32767  # largest int16 code
+PIECE_VALUES = 1 << 18  # values that are compared at once, in float64
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """How far stored numbers are from the values.
+    """Difference between stored numbers and values.
 
     Parameters
     ----------
     values : int
-        Compared: those that are not missing.
+        Number of values that are not missing.
     missing : int
-        Values that are missing.
+        Number of missing values.
     largest : float
-        Largest difference.
+        Largest absolute difference.
     square : float
         Sum of the squared differences.
     """
@@ -62,7 +59,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Smallest and largest value, those missing left out; (inf, -inf) without any."""
+    """Smallest and largest value, without missing ones; (inf, -inf) where all are missing."""
 
     low: float = math.inf
     high: float = -math.inf
@@ -86,16 +83,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How values become stored numbers: a cast, or whole steps of a scale.
+    """How values are stored: cast, or packed as integers with scale and offset.
 
     Parameters
     ----------
     name : str
-        Of the array, for messages.
+        Name of the array, for messages.
     source, dtype : numpy.dtype
-        Of the values and of what is stored.
+        Dtype of the values, and of the stored numbers.
     mark : ndarray, shape (1,), or None
-        What marks a missing value among the values.
+        Value that marks a missing one.
     scale, offset : float or None
         A value is ``stored * scale + offset``; None: stored as it is.
     """
@@ -109,16 +106,16 @@ class Encoding:
 
     @property
     def plain(self) -> bool:
-        """Whether stored numbers are the values, bit for bit."""
+        """Whether values are stored unchanged."""
         return self.source == self.dtype and self.scale is None
 
     def fitted(self, found: Range) -> Encoding:
-        """Spread the codes over a range of values."""
+        """Return the encoding whose codes cover a range of values."""
         low, high = (found.low, found.high) if found.low <= found.high else (0.0, 0.0)
         return replace(self, scale=(high / 2 - low / 2) / CODES or 1.0, offset=low / 2 + high / 2)
 
     def attributes(self) -> dict[str, Any]:
-        """Return what readers must know (Climate and Forecast conventions)."""
+        """Return attributes that readers need (Climate and Forecast conventions)."""
         if self.scale is None:
             return {}
         return {"scale_factor": self.scale, "add_offset": self.offset, "_FillValue": MARK}
@@ -168,7 +165,7 @@ class Encoding:
         return np.asarray(found)
 
     def _check_marks(self, part: np.ndarray, into: np.ndarray, absent: np.ndarray) -> None:
-        """Raise where what is missing does not stay so, or something else becomes it."""
+        """Raise where a missing value does not stay missing, or another value becomes missing."""
         if self.mark is None:
             return
         later = is_missing(into, self.mark.astype(self.dtype))
@@ -183,14 +180,14 @@ class Encoding:
 
 
 def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float | None) -> Encoding:
-    """How values of one type are stored in another.
+    """Choose how values of one dtype are stored.
 
     Parameters
     ----------
     name : str
     source : numpy.dtype
     asked : {"float64", "float32", "float16", "int16"}, optional
-        None: as they are. "int16" scales values from their smallest to their largest.
+        None: unchanged. "int16" scales values from their smallest to their largest.
     missing : float, optional
         What marks a missing value.
 
@@ -214,12 +211,7 @@ def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float 
     return Encoding(name, source, np.dtype(asked), mark)
 
 
-def encoding_from(found: Mapping[str, Any], like: Encoding) -> Encoding:
-    """Return an encoding with the scale that was found before."""
-    return replace(like, scale=found["scale"], offset=found["offset"])
-
-
 def _parts(values: np.ndarray) -> list[np.ndarray]:
-    """Pieces small enough for a cache, as views."""
+    """Return views of pieces that fit in a CPU cache."""
     flat = values.reshape(-1)
     return [flat[start : start + PIECE_VALUES] for start in range(0, flat.size, PIECE_VALUES)]

@@ -1,36 +1,39 @@
 """A conversion's work, piece by piece: find ranges, write, read back; in bounded memory, by several threads.
 
-In: targets, a store, a journal. Out: everything written and compared with what was written. Never has more pieces in
-memory than were counted, and never does again what the journal says is done.
+In: targets, a store, a memory. Out: everything written and compared with what was written. Chunks that exist are not
+written again: those with checksums that hold unchanged values are read back, others are compared with the source.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from windowloader.errors import ConversionError, CorruptDataError
+from windowloader.errors import ConversionError, CorruptDataError, MemoryBudgetError
+from windowloader.sources.storage import total_cost
+from windowloader.util.units import format_bytes
 
-from .values import Loss, Range, encoding_from
+from .values import Loss, Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .journal import Records
-    from .sizing import Sizing
     from .stores import Store
     from .targets import ArrayTarget
     from .values import Encoding
 
-    Progress = Callable[[str, int, int], object]
-    Piece = tuple[int, int, int]
+__all__ = ["Sizing", "Work", "size_pieces"]
 
-__all__ = ["Work"]
+BASE = 256 << 20  # the process itself: interpreter, libraries, compiled code
+PIECE = 32 << 20  # bytes of a piece, where neither memory nor chunks ask for another size
+
+Piece: TypeAlias = "tuple[int, int, int]"
+"""Number of a target, its first unit and the end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,130 +44,99 @@ class Work:
     ----------
     targets : sequence of ArrayTarget
     store : Store
-    journal : Records
     sizing : Sizing
     progress : callable or None
         Called with a phase ("scan", "write", "check"), bytes done and bytes in all, as stored before compression.
+    resumes : bool
+        Whether an earlier process may have written some of it.
+
+    Attributes
+    ----------
+    resumed : int
+        Bytes that an earlier process wrote.
     """
 
     targets: Sequence[ArrayTarget]
     store: Store
-    journal: Records
     sizing: Sizing
-    progress: Progress | None = None
-    encodings: list[Encoding] = field(default_factory=list)
-    sums: list[list[str | None]] = field(default_factory=list)
-    losses: dict[tuple[int, int], tuple[int, Loss]] = field(default_factory=dict)
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    progress: Callable[[str, int, int], object] | None = None
+    resumes: bool = False
     resumed: int = 0
-    """Bytes that an earlier process wrote."""
-    _done: int = 0
+    encodings: list[Encoding] = field(default_factory=list)
+    sums: dict[Piece, list[str]] = field(default_factory=dict)
+    losses: dict[Piece, Loss] = field(default_factory=dict)
+    sizes: dict[Piece, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, *, verify: bool) -> None:
         """Do all that is left."""
         self.encodings = [target.encoding for target in self.targets]
-        self.sums = [[None] * target.num_units for target in self.targets]
         scaled = [number for number, encoding in enumerate(self.encodings) if encoding.scale is not None]
         if scaled:
             self._find_ranges(scaled)
         self.store.create(self.encodings)
-        self._recall()
-        self._write_missing(resumed=True)
+        self._each("write", self._pieces(), self._convert)
         if verify:
             self.check()
 
     def checksum(self, head: str) -> str:
         """Digest of what the store is and of all its values in order, however it was pieced together."""
         digest = hashlib.blake2b(head.encode(), digest_size=16)
-        for sums in self.sums:
-            for one in sums:
-                digest.update(str(one).encode())
+        for _, sums in sorted(self.sums.items()):
+            digest.update("".join(sums).encode())
         return digest.hexdigest()
 
     def loss(self, target: int) -> Loss:
         """How exact an array is."""
-        total = Loss()
-        for (number, _), (_, loss) in sorted(self.losses.items(), key=lambda item: item[0]):
-            if number == target:
-                total += loss
-        return total
+        return sum((loss for piece, loss in sorted(self.losses.items()) if piece[0] == target), start=Loss())
 
     def stored_bytes(self, target: int) -> int:
         """Bytes of an array's values where they are stored."""
-        return sum(size for (number, _), size in self.sizes.items() if number == target)
+        return sum(size for piece, size in self.sizes.items() if piece[0] == target)
 
     # -- phases --------------------------------------------------------------------------------------------------------
 
     def _find_ranges(self, scaled: list[int]) -> None:
-        """Find smallest and largest values; a range that was written down is not looked for again."""
-        known = {record["scaled"]: record for record in self.journal.records if "scaled" in record}
-        ranges: dict[int, list[Range]] = {number: [] for number in scaled}
-        seen: set[tuple[int, int]] = set()
-        for record in self.journal.records:
-            if "range" in record:
-                number, first, last, low, high = record["range"]
-                ranges[number].append(Range(low, high))
-                seen |= {(number, unit) for unit in range(first, last)}
-        left = [number for number in scaled if number not in known]
-        pieces = self._pieces(left, lambda number, unit: (number, unit) not in seen)
+        """Find the smallest and largest values of arrays that are scaled."""
+        ranges = dict.fromkeys(scaled, Range())
 
         def look(piece: Piece) -> None:
-            number, first, last = piece
-            target = self.targets[number]
-            values = target.read(*target.rows(first, last))
-            found = Range.of(values, target.encoding.mark, target.name)
-            ranges[number].append(found)
-            self.journal.write({"range": [number, first, last, found.low, found.high]})
+            target = self.targets[piece[0]]
+            found = Range.of(target.read(*target.rows(*piece[1:])), target.encoding.mark, target.name)
+            with self._lock:
+                ranges[piece[0]] |= found
 
-        self._each("scan", pieces, look, left)
-        for number in scaled:
-            if number in known:
-                self.encodings[number] = encoding_from(known[number], self.encodings[number])
-                continue
-            total = Range()
-            for found in ranges[number]:
-                total |= found
-            fitted = self.encodings[number] = self.encodings[number].fitted(total)
-            self.journal.write({"scaled": number, "scale": fitted.scale, "offset": fitted.offset})
-
-    def _recall(self) -> None:
-        for record in self.journal.records:
-            if "piece" in record:
-                number, first, last = record["piece"]
-                self.sums[number][first:last] = record["sums"]
-                self.losses[number, first] = (last, Loss(*record["loss"]))
-                self.sizes[number, first] = record["bytes"]
-
-    def _write_missing(self, *, resumed: bool) -> None:
-        pieces = self._pieces(range(len(self.targets)), lambda number, unit: self.sums[number][unit] is None)
-        if resumed:
-            total = sum(target.shape[0] * target.row_bytes for target in self.targets)
-            self.resumed = total - sum(self._size(piece) for piece in pieces)
-        self._each("write", pieces, self._convert, range(len(self.targets)))
+        self._each("scan", [piece for piece in self._pieces() if piece[0] in ranges], look)
+        for number, found in ranges.items():
+            self.encodings[number] = self.encodings[number].fitted(found)
 
     def _convert(self, piece: Piece) -> None:
+        """Write a piece, unless it was written before."""
         number, first, last = piece
         target, encoding = self.targets[number], self.encodings[number]
         start, stop = target.rows(first, last)
-        values = target.read(start, stop)
-        stored = values if encoding.plain else np.empty(values.shape, encoding.dtype)
-        loss = encoding.encode(values, stored)
-        del values
-        sums = self._sums(target, first, last, stored)
-        size = self.store.write(number, start, stored)
-        self.journal.write(
-            {
-                "piece": [number, first, last],
-                "sums": sums,
-                "loss": [loss.values, loss.missing, loss.largest, loss.square],
-                "bytes": size,
-            }
-        )
+        stored, size = self._stored(piece) if self.resumes else (None, 0)
+        if stored is not None and encoding.plain and self.store.checked:
+            loss, sums = encoding.encode(stored, stored), self._sums(piece, stored)
+        else:
+            values = target.read(start, stop)
+            encoded = values if encoding.plain else np.empty(values.shape, encoding.dtype)
+            loss = encoding.encode(values, encoded)
+            del values
+            sums = self._sums(piece, encoded)
+            if stored is None or self._sums(piece, stored) != sums:
+                stored = None
+                size = self.store.write(number, start, encoded)
         with self._lock:
-            self.sums[number][first:last] = sums
-            self.losses[number, first] = (last, loss)
-            self.sizes[number, first] = size
+            self.sums[piece], self.losses[piece], self.sizes[piece] = sums, loss, size
+            self.resumed += 0 if stored is None else self._size(piece)
+
+    def _stored(self, piece: Piece) -> tuple[np.ndarray | None, int]:
+        """Read a piece back, and the bytes it takes; None where a chunk is absent or damaged."""
+        try:
+            return self.store.read(piece[0], *self.targets[piece[0]].rows(*piece[1:]))
+        except CorruptDataError:
+            return None, 0
 
     def check(self) -> None:
         """Read everything back; what is not what was written is written again, once."""
@@ -172,35 +144,28 @@ class Work:
             wrong: list[Piece] = []
 
             def compare(piece: Piece, wrong: list[Piece] = wrong) -> None:
-                number, first, last = piece
-                target = self.targets[number]
-                start, stop = target.rows(first, last)
-                try:
-                    found = self._sums(target, first, last, self.store.read(number, start, stop))
-                except (ValueError, CorruptDataError):  # a chunk that is gone, or does not decode
-                    found = []
-                if found != self.sums[number][first:last]:
+                stored, _ = self._stored(piece)
+                if stored is None or self._sums(piece, stored) != self.sums[piece]:
                     wrong.append(piece)
 
-            everything = range(len(self.targets))
-            self._each("check", self._pieces(everything, lambda *_: True), compare, everything)
+            self._each("check", self._pieces(), compare)
             if not wrong:
                 return
             if attempt:
-                number, first, last = wrong[0]
-                start, stop = self.targets[number].rows(first, last)
+                target = self.targets[wrong[0][0]]
+                start, stop = target.rows(*wrong[0][1:])
                 raise ConversionError(
-                    f"rows {start} … {stop - 1} of {self.targets[number].name!r} read back other than they were "
-                    f"written, twice. Is the storage under {self.store.name!r} in order?"
+                    f"rows {start} … {stop - 1} of {target.name!r} read back other than they were written, twice. Is "
+                    f"the storage under {self.store.name!r} in order?"
                 )
-            for number, first, last in wrong:
-                self.sums[number][first:last] = [None] * (last - first)
-            self._write_missing(resumed=False)
+            self.resumes = False
+            self._each("write", wrong, self._convert)
 
-    def _sums(self, target: ArrayTarget, first: int, last: int, stored: np.ndarray) -> list[str]:
-        origin = target.rows(first, last)[0]
-        sums = []
-        for unit in range(first, last):
+    def _sums(self, piece: Piece, stored: np.ndarray) -> list[str]:
+        """Digests of the units of a piece."""
+        target = self.targets[piece[0]]
+        origin, sums = target.rows(*piece[1:])[0], []
+        for unit in range(*piece[1:]):
             start, stop = target.rows(unit, unit + 1)
             data = np.ascontiguousarray(stored[start - origin : stop - origin])
             sums.append(hashlib.blake2b(memoryview(data).cast("B"), digest_size=16).hexdigest())
@@ -208,59 +173,109 @@ class Work:
 
     # -- pieces --------------------------------------------------------------------------------------------------------
 
-    def _pieces(self, targets: Sequence[int], wanted: Callable[[int, int], bool]) -> list[Piece]:
-        """List runs of wanted units, none longer than a piece, in order of rows; always begun at the same units."""
-        found = []
-        for number in targets:
-            size = self.sizing.units[number]
-            for start in range(0, self.targets[number].num_units, size):
-                units = [
-                    unit
-                    for unit in range(start, min(start + size, self.targets[number].num_units))
-                    if wanted(number, unit)
-                ]
-                while units:
-                    count = next(
-                        (place for place, unit in enumerate(units) if unit != units[0] + place), len(units)
-                    )
-                    found.append((number, units[0], units[0] + count))
-                    units = units[count:]
-        return found
+    def _pieces(self) -> list[Piece]:
+        return [
+            (number, first, min(first + units, target.num_units))
+            for number, (target, units) in enumerate(zip(self.targets, self.sizing.units, strict=True))
+            for first in range(0, target.num_units, units)
+        ]
 
     def _size(self, piece: Piece) -> int:
         start, stop = self.targets[piece[0]].rows(*piece[1:])
         return (stop - start) * self.targets[piece[0]].row_bytes
 
-    def _each(
-        self, phase: str, pieces: list[Piece], work: Callable[[Piece], None], targets: Sequence[int]
-    ) -> None:
+    def _each(self, phase: str, pieces: list[Piece], work: Callable[[Piece], None]) -> None:
         """Work on pieces by threads; the first error ends all."""
-        total = sum(self.targets[number].shape[0] * self.targets[number].row_bytes for number in targets)
-        self._done = total - sum(self._size(piece) for piece in pieces)
-        waiting = iter(pieces)
-        stop = threading.Event()
-
-        def serve() -> None:
-            while not stop.is_set():
-                with self._lock:
-                    piece = next(waiting, None)
-                if piece is None:
-                    return
-                work(piece)
-                with self._lock:
-                    self._done += self._size(piece)
-                    if self.progress is not None:
-                        self.progress(phase, self._done, total)
-
-        if self.progress is not None:
-            self.progress(phase, self._done, total)
-        with ThreadPoolExecutor(
-            min(self.sizing.threads, max(len(pieces), 1)), "windowloader-convert"
-        ) as pool:
-            futures = [pool.submit(serve) for _ in range(self.sizing.threads)]
+        progress = self.progress or (lambda *_: None)
+        done, total = 0, sum(map(self._size, pieces))
+        progress(phase, 0, total)
+        with ThreadPoolExecutor(self.sizing.threads, "windowloader-convert") as pool:
+            futures = {pool.submit(work, piece): piece for piece in pieces}
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-            for future in futures:
-                future.result()
+                for future in as_completed(futures):
+                    future.result()
+                    done += self._size(futures[future])
+                    progress(phase, done, total)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """How much is in hand at once.
+
+    Parameters
+    ----------
+    threads : int
+    units : tuple of int
+        Units of a piece, by target.
+    amplification : float
+        Bytes read over bytes there are: chunks of the source that lie across pieces are read again.
+    """
+
+    threads: int
+    units: tuple[int, ...]
+    amplification: float
+
+
+def size_pieces(targets: Sequence[ArrayTarget], *, memory: int, threads: int, copies: int) -> Sizing:
+    """Say how large pieces are and how many are worked on at once, so that all fit in memory.
+
+    ``copies`` of what is stored are held while it is written.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Where not even one does; the message names what would do.
+    """
+    room = memory - BASE if memory >= 2 * BASE else memory // 2
+    least = max(_bytes(target, 1, copies) for target in targets)
+    if least > room:
+        needed = least + BASE if least > BASE else 2 * least
+        raise MemoryBudgetError(
+            f"memory={format_bytes(memory)} leaves {format_bytes(room)} for data, and rows are written at least "
+            f"{max(target.layout.unit_rows for target in targets)} at a time, which takes {format_bytes(least)} with "
+            f"what reading and encoding add. Give memory='{-(-needed // 2**20)}MiB', or smaller chunks= (or shards=)."
+        )
+    # A chunk of the source is best read once, even by fewer threads.
+    wanted = [max(_bytes(target, units, copies), least) for target in targets for units in [_wanted(target)]]
+    threads = max(1, min(threads, room // max(least, min(max(wanted), room))))
+    units = tuple(_fitting(target, room // threads, copies) for target in targets)
+    return Sizing(threads, units, _amplification(targets, units))
+
+
+def _bytes(target: ArrayTarget, units: int, copies: int) -> int:
+    """Memory that a piece takes: as read, as stored and written, and the source's chunk while it is decoded."""
+    rows = min(units * target.layout.unit_rows, target.shape[0])
+    read = 0 if target.encoding.plain else target.source_row_bytes
+    storages = [(variable.source.storage(), variable.row_bytes) for variable in target.variables]
+    chunk = sum(storage.largest * size for storage, size in storages if storage.edges is not None)
+    return rows * (read + copies * target.row_bytes) + chunk
+
+
+def _wanted(target: ArrayTarget) -> int:
+    """Units that make a good piece: a chunk of the source, or some megabytes."""
+    rows = max(variable.source.storage().largest for variable in target.variables)
+    rows = max(rows, PIECE // max(target.row_bytes, target.source_row_bytes, 1))
+    return min(max(1, -(-rows // target.layout.unit_rows)), target.num_units)
+
+
+def _fitting(target: ArrayTarget, room: int, copies: int) -> int:
+    units = _wanted(target)
+    while units > 1 and _bytes(target, units, copies) > room:
+        units = -(-units // 2)
+    return units
+
+
+def _amplification(targets: Sequence[ArrayTarget], units: Sequence[int]) -> float:
+    read = there = 0
+    for target, count in zip(targets, units, strict=True):
+        rows = count * target.layout.unit_rows
+        begin = np.arange(0, target.shape[0], rows)
+        end = np.minimum(begin + rows, target.shape[0])
+        for variable in target.variables:
+            storage = variable.source.storage()
+            read += int(total_cost([storage], begin, end).bytes.sum())
+            there += variable.num_rows * variable.row_bytes
+    return read / max(there, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.batch.delivery import as_bfloat16
 from windowloader.order.shard import make_steps
-from windowloader.rows.mirrored import mirrored
+from windowloader.rows.disk_cached import cached_access
 from windowloader.rows.rows import ResidentVariables
 from windowloader.sources.base import LOCAL_TIERS
 
@@ -185,7 +185,7 @@ def _access(
         access = PreloadedAccess(
             reading.stored, others, order=reading.lanes, choice=reading.choice, steps=steps, ranks=ranks
         )
-        return mirrored(access, windows, recipe.reads, reading, views)
+        return cached_access(access, windows, recipe.reads, reading, views)
     if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
 
@@ -198,7 +198,7 @@ def _access(
             ranks=ranks,
             epochs=epochs,
         )
-        return mirrored(access, windows, recipe.reads, reading, views)
+        return cached_access(access, windows, recipe.reads, reading, views)
     from windowloader.rows.direct import DirectAccess
 
     assert reading.buffers is not None
@@ -210,7 +210,7 @@ def _access(
         offsets=recipe.reads.offsets,
         span=windows.spec.span,
     )
-    return mirrored(access, windows, recipe.reads, reading, views)
+    return cached_access(access, windows, recipe.reads, reading, views)
 
 
 def made_together(recipe: Recipe, rows: int, reading: ReadPlan, config: LoaderConfig) -> int:

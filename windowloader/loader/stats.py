@@ -55,7 +55,7 @@ class EpochStats:
     read_bytes, read_requests, read_blocks : int
         What this epoch took from storage, in the units of `Plan.own`: decoded bytes of whole chunks, requests, and
         blocks as often as they were read. What was read ahead counts for the epoch that needs it; what nobody needed,
-        for the one in which it was given up. 0 where rows are in memory, mapped, or in a mirror already.
+        for the one in which it was given up. 0 where rows are in memory, mapped, or in the disk cache already.
     waits : deque of float
         The last single waits; of epochs long past none.
     reads : ReadCounts

@@ -128,11 +128,11 @@ def open(
     elif time is not None:
         options["time"] = time
     if cache_dir is not None:
-        from windowloader.sources.mirror_folder import MirrorFolder, check_folder
+        from windowloader.sources.disk_cache import DiskCache, check_folder
         from windowloader.util.units import parse_bytes
 
         limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
-        cache = MirrorFolder(check_folder(cache_dir), limit)
+        cache = DiskCache(check_folder(cache_dir), limit)
     elif cache_size is not None:
         raise SeriesError(f"cache_size={cache_size!r} limits cache_dir, which is not given.")
     return Series(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from windowloader.sources import Pending
-    from windowloader.sources.mirror_folder import MirrorFolder
+    from windowloader.sources.disk_cache import DiskCache
 
 __all__ = [
     "CLOCK_NAMES",
@@ -222,13 +222,13 @@ class Opener:
         For the file system or bucket.
     options : mapping
         Options of a kind of source: ``shape=``, ``dtype=``, ``offset=``, ``member=`` …
-    cache : MirrorFolder, optional
+    cache : DiskCache, optional
         Where rows of what is opened by path or URL are kept on this node.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
-    cache: MirrorFolder | None = None
+    cache: DiskCache | None = None
 
     def __call__(self, target: Any, *, variable: str | None = None, axes: str | None = None) -> Source:
         """Open one source."""
@@ -240,7 +240,7 @@ class Opener:
             return source
         parts = target if isinstance(target, (list, tuple)) else [target]
         if parts and all(isinstance(part, (str, os.PathLike)) for part in parts):
-            from windowloader.sources.cached import cached
+            from windowloader.sources.disk_cache_source import cached
 
             return cached(source, self.cache, options=repr(sorted(self.options.items())))
         if "t" in source.axes and source.tier == "streamed":  # an open object cannot be identified later

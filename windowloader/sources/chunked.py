@@ -22,9 +22,9 @@ from windowloader.util.axes import check_dtype
 from .base import Source, digest
 from .coordinates import dimension_names, time_dimension
 from .description import StoreDescription
+from .disk_cache_state import address_of, state_of
 from .failures import Asked, explained
 from .handles import bytes_on_disk
-from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import delivered, packing
 from .processes import tensorstore
@@ -124,7 +124,7 @@ class ZarrSource(RemoteSource):
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
-        return place_of(self.location) if self.location else ""
+        return address_of(self.location) if self.location else ""
 
     def state(self) -> str:
         """Versions of some chunks."""

@@ -29,6 +29,7 @@ from .handles import Stamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
+    from typing import Self
 
 __all__ = [
     "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "unchanged",
@@ -66,12 +67,16 @@ class FileMap(mmap.mmap):
     def of(cls, stamp: Stamp, length: int, offset: int) -> FileMap:
         """Map ``length`` bytes from ``offset``, a multiple of the granularity."""
         with open(stamp.path, "rb") as file:
-            made = cls(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset)
-            found = os.fstat(file.fileno())
-        made.stamp, made.inode, made.lost = stamp, found.st_ino, False
+            made = cls._on(file.fileno(), stamp, length, offset)
+        made.check()
+        return made
+
+    @classmethod
+    def _on(cls, descriptor: int, stamp: Stamp, length: int, offset: int) -> Self:
+        made = cls(descriptor, length, access=mmap.ACCESS_READ, offset=offset)
+        made.stamp, made.inode, made.lost = stamp, os.fstat(descriptor).st_ino, False
         begin = np.frombuffer(made, np.uint8).ctypes.data
         made.span = begin, begin + length
-        made.check()
         return made
 
     def check(self) -> None:
@@ -96,6 +101,11 @@ class FileMap(mmap.mmap):
 
 class CacheMap(FileMap):
     """A map of a file of the disk cache: its readers verify the values, and read again where `lost` is set."""
+
+    @classmethod
+    def of_descriptor(cls, descriptor: int, path: str | os.PathLike[str], size: int) -> CacheMap:
+        """Map a whole file that is open."""
+        return cls._on(descriptor, Stamp(os.fspath(path), size, 0), size, 0)
 
     def check(self) -> None:
         """Raise nothing."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from .base import digest
 from .box import chunk_edges
+from .disk_cache_state import address_of
 from .failures import Asked
 from .hdf5table import decode_chunk, read_groups
-from .mirror_state import place_of
 from .processes import PerProcess
 from .reads import Progress, Read, lend
 from .remote import RemoteSource
@@ -127,7 +127,7 @@ class RangeSource(RemoteSource):
 
     def address(self) -> str:
         """Endpoint of its bucket, and the query of its URL."""
-        return "" if self.blob.location is None else place_of(self.blob.location)
+        return "" if self.blob.location is None else address_of(self.blob.location)
 
     def fingerprint(self) -> str:
         """Short text that changes when the object does."""

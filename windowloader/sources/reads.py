@@ -27,7 +27,19 @@ from .received import LEAST, received
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Done", "Pending", "Progress", "Read", "begun", "in_thread", "lend", "taken", "wait", "wait_all"]
+__all__ = [
+    "Done",
+    "Pending",
+    "Progress",
+    "Read",
+    "Threaded",
+    "begun",
+    "in_thread",
+    "lend",
+    "taken",
+    "wait",
+    "wait_all",
+]
 
 T = TypeVar("T")
 
@@ -148,7 +160,7 @@ class Done(Pending):
         return self.taken
 
 
-class _Threaded(Pending):
+class Threaded(Pending):
     """A read that a `concurrent.futures.Future` stands for.
 
     Parameters
@@ -172,7 +184,8 @@ class _Threaded(Pending):
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call once the future is done."""
-        self._future.add_done_callback(lambda _: call(self))
+        calls = [call]  # the future and this read refer to each other, and must not keep the rows alive
+        self._future.add_done_callback(lambda _: calls.pop()(self))
 
 
 def begun(pending: object, name: str) -> Pending:
@@ -180,7 +193,7 @@ def begun(pending: object, name: str) -> Pending:
     if isinstance(pending, Pending):
         return pending
     if isinstance(pending, concurrent.futures.Future):
-        return _Threaded(pending)
+        return Threaded(pending)
     raise SourceError(
         f"submit() of {name!r} returned {pending!r}; return a windowloader.sources.Pending or a "
         "concurrent.futures.Future whose result is the bytes taken."

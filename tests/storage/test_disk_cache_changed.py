@@ -1,4 +1,4 @@
-"""Files of the disk cache that somebody truncates, replaces, removes or fills with garbage while a loader runs on them.
+"""Files of the disk cache that are truncated, replaced, removed or filled with garbage while a loader reads them.
 
 Every batch stays right, and no bus error ends the process: the cache is dropped, and its rows are fetched again.
 """
@@ -17,14 +17,14 @@ import zarr
 CHILD = r"""
 import json, os, shutil, sys, tempfile, threading, warnings
 import numpy as np, windowloader as wl
-from windowloader.sources.mirror_folder import MirrorFolder
+from windowloader.sources.disk_cache import DiskCache
 
 store, cases = sys.argv[1], json.loads(sys.argv[2])
 VALUES = np.load(sys.argv[3])
 
 
 def strike(cache, name, fault):
-    (entry,) = MirrorFolder(cache).entries()
+    (entry,) = DiskCache(cache).arrays()
     path = os.path.join(entry.path, name)
     size = os.path.getsize(path)
     if fault == "truncated":
@@ -88,21 +88,21 @@ def case(name, fault, moment):
         epoch(loader)
         epoch(loader)
     windows.series.variables[0].source.close()
-    windows, loader = opened(cache, shape)  # what is lost without a word is fetched again by whoever opens it next
+    windows, loader = opened(cache, shape)  # blocks that were lost are fetched again
     with loader:
         epoch(loader)
     windows.series.variables[0].source.close()
-    (entry,) = MirrorFolder(cache).entries()
+    (entry,) = DiskCache(cache).arrays()
     assert entry.blocks_held == entry.blocks, entry
     shutil.rmtree(cache)
 
 
 for given in cases:
     print(*given, flush=True)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         case(*given)
-    texts = {str(one.message) for one in told}
+    texts = {str(one.message) for one in caught}
     assert all("dropped and fetched again" in text for text in texts), texts
     if given[1] not in ("garbage", "emptied and restored") and "filling" not in given[2]:
         assert texts, "nothing was said"

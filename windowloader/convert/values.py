@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import ConversionError
-from windowloader.windows.marks import is_missing, sentinel
+from windowloader.windows.missing import is_missing, sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

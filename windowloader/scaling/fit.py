@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from windowloader.errors import ScalerError
+from windowloader.windows.missing_policy import entity_name, node_name
 from windowloader.windows.window_set import WindowSet
 
 from .row_reads import Weighting, row_weights
 from .scaler import ANY
-from .statistics import Missing, Per, Reducer, Unseen, entity_name, node_name, reduce_rows
+from .statistics import Missing, Per, Reducer, Unseen, reduce_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

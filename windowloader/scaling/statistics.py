@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from windowloader.errors import MissingDataError, ScalerError
-from windowloader.windows.marks import sentinel
+from windowloader.errors import ScalerError
+from windowloader.windows.missing import sentinel
+from windowloader.windows.missing_policy import node_name, undeclared_nan
 
 from .row_reads import READ_BYTES, Weighting, row_reads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from windowloader.series.series import Column, Series
     from windowloader.series.variable import Variable
@@ -31,10 +32,7 @@ __all__ = [
     "Per",
     "Reducer",
     "Unseen",
-    "entity_name",
-    "node_name",
     "reduce_rows",
-    "undeclared_nan",
 ]
 
 Per = Literal["feature", "node", "entity"]
@@ -272,48 +270,3 @@ def _refuse(
         f"{where} is {tile[row, node]}: no mean, range or spread can be taken over infinite values. Repair "
         f"the data, or declare the value missing."
     )
-
-
-def undeclared_nan(series: Series, column: Column, row: int | None, node: int) -> MissingDataError:
-    """Say where a NaN was found that nothing fills, and what to do.
-
-    Parameters
-    ----------
-    series : Series
-    column : Column
-    row : int or None
-        None: of a covariate without time.
-    node : int
-    """
-    from windowloader.windows.gaps import when
-
-    variable = series.variables[column.variable]
-    at = [] if row is None else [when(series, row)]
-    at += [node_name(series.nodes, node)] if variable.has_nodes else []
-    where = f"feature {column.name!r}{' at ' if at else ''}{', '.join(at)} is NaN"
-    if variable.missing is None:
-        return MissingDataError(
-            f"{where}, and nothing is declared missing. If NaN stands for missing, open the series with "
-            "missing=float('nan'): statistics and masks then leave it out, and batches need fill=0.0 or "
-            "WindowSpec(max_missing=0.0). Otherwise repair the data."
-        )
-    if np.isnan(variable.missing):  # nothing to fill, as the scan found no window that reads one
-        return MissingDataError(
-            f"{where}, and was not when windows were left out for what they miss: the data changed. Make the window "
-            "set again, or pass max_missing=None and fill=0.0."
-        )
-    return MissingDataError(
-        f"{where}, and {variable.missing:g} is declared missing. NaN counts as missing, too, but a batch cannot hold "
-        "it: pass fill=0.0, which fills both, or WindowSpec(max_missing=0.0), or repair the data."
-    )
-
-
-def node_name(labels: np.ndarray | Sequence[object] | None, node: int) -> str:
-    """Name a node by number, and by label where there are labels."""
-    return f"node {node}" if labels is None else f"node {node} ({str(labels[node])!r})"
-
-
-def entity_name(series: Series, entity: int) -> str:
-    """Name an entity by number, and by label where there are labels."""
-    names = series.entity_names
-    return f"entity {entity}" if names is None else f"entity {entity} ({str(names[entity])!r})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from windowloader.sources.mapping import unchanged
-from windowloader.windows.marks import sentinel
+from windowloader.windows.missing import sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ import numpy as np
 
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import ScalerError
-from windowloader.scaling.fit import ScalerWarning
+from windowloader.scaling.scaler import ScalerWarning
 from windowloader.windows.index import Runs
 from windowloader.windows.spec import WindowSpec
 from windowloader.windows.window_set import WindowSet

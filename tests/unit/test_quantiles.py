@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import MissingExtraError, ScalerError
-from windowloader.scaling.quantiles import Exact, Sketched, quantile_reducer, weighted_quantiles
-from windowloader.scaling.statistics import Missing
+from windowloader.scaling.statistics import Missing, Quantiles, SketchedQuantiles, weighted_quantiles
 
 RANKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -34,7 +33,7 @@ def fill(reducer, values, weights, step):
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-@pytest.mark.parametrize("make", [Exact, lambda *a: Sketched(*a, limit=1 << 24)])
+@pytest.mark.parametrize("make", [Quantiles, lambda *a: SketchedQuantiles(*a, limit=1 << 24)])
 def test_portions_change_no_bit_and_quantiles_are_close(make, pooled):
     rng = np.random.default_rng(0)
     values = rng.gamma(2, size=(20_000, 3))
@@ -52,11 +51,15 @@ def test_portions_change_no_bit_and_quantiles_are_close(make, pooled):
 
 
 def test_the_limit_decides_and_the_smallest_sketch_is_refused():
-    common = {"entities": 1, "nodes": 1000, "pooled": False, "ranks": RANKS}
-    assert isinstance(quantile_reducer(**common, bytes_kept=100, limit=100), Exact)
-    assert isinstance(quantile_reducer(**common, bytes_kept=1 << 30, limit=1 << 24), Sketched)
+    values = np.random.default_rng(1).normal(size=(2000, 50))
+    windows = wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=3, horizon=1))
+    exact = wl.RobustScaler.fit(windows, per="node", exact_bytes=values.nbytes)
+    assert exact.median.tolist() == np.quantile(values, 0.5, axis=0).tolist()
+    sketched = wl.RobustScaler.fit(windows, per="node", exact_bytes=values.nbytes - 1)
+    assert sketched != exact
+    np.testing.assert_allclose(sketched.median, exact.median, atol=0.1)
     with pytest.raises(ScalerError, match="Raise exact_bytes, or pool"):
-        quantile_reducer(**common, bytes_kept=1 << 30, limit=1 << 20)
+        wl.RobustScaler.fit(windows, per="node", exact_bytes=100_000)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from windowloader.util.private_memory import MemoryWatch
+from windowloader.util.units import MemoryWatch
 
 from .cases import CASES, Unavailable
 from .sizes import find

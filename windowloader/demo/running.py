@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from windowloader.util.private_memory import MemoryWatch, private_bytes
+from windowloader.util.units import MemoryWatch, private_bytes
 
 from .baselines import HistoricalAverage, Persistence
 from .scoring import score

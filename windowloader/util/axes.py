@@ -1,7 +1,7 @@
-"""The one axis alphabet, in and out (``t`` time, ``n`` space, ``f`` feature, ``b`` batch), and what arrays are taken.
+"""Axes as letters, in and out (``t`` time, ``n`` space, ``f`` feature, ``b`` batch), and checks of shapes and dtypes.
 
-In: a string of letters, a shape, perhaps dimension names. Out: a canonical ``[time, node, feature]`` view
-and the shape and order of a batch. Never reads values.
+In: a string of letters, a shape, perhaps dimension names. Out: a canonical ``[time, node, feature]`` view, and the
+shape and order of a batch. Never reads values.
 """
 
 from __future__ import annotations
@@ -163,18 +163,10 @@ def check_axes(
     axes: str, ndim: int, *, name: str = "array", need_time: bool = True, dims: Sequence[str] | None = None
 ) -> str:
     """Return ``axes`` if it fits an array of ``ndim`` dimensions, else raise `AxesError`."""
-    wrong = sorted(set(axes) - set("tnf"))
-    if wrong:
+    if set(axes) - set("tnf") or len(axes) != ndim or (axes.count("t") != 1 and (need_time or "t" in axes)):
         raise AxesError(
-            f"axes={axes!r} of {name!r} has the letters {wrong}; known are t (time), n (space), f (feature)."
-        )
-    if len(axes) != ndim:
-        raise AxesError(
-            f"axes={axes!r} names {len(axes)} axes, but {name!r} has {ndim} dimensions. One letter an axis."
-        )
-    if axes.count("t") != 1 and (need_time or "t" in axes):
-        raise AxesError(
-            f"axes={axes!r} of {name!r} has t {axes.count('t')} times; the time axis is t, exactly once."
+            f"axes={axes!r} names {len(axes)} axes of {name!r}, which has {ndim} dimensions. One letter per axis: t (time), "
+            "n (space), f (feature), with t exactly once."
         )
     leads = [
         dim
@@ -289,11 +281,10 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
         "c": "Give the real and the imaginary part as two features.",
         "M": "Pass times as timestamps=, or turn them into numbers.",
         "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
-        "S": "Text cannot be a window's value; encode it as numbers.",
-        "U": "Text cannot be a window's value; encode it as numbers.",
+        **dict.fromkeys("SU", "Text cannot be a window's value; encode it as numbers."),
         "V": "Take one field of the record at a time, e.g. records['speed'].",
         "f": "Extended precision is not portable; use float64.",
-    }.get(dtype.kind, "Turn it into numbers.")
+    }.get(dtype.kind, "Encode it as numbers.")
     raise SourceFormatError(
         f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
     )

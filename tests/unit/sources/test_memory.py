@@ -71,7 +71,7 @@ def test_masked_values_become_nan_or_an_error() -> None:
 def test_axes_are_asked_for_where_nothing_tells() -> None:
     with pytest.raises(AxesError, match="axes="):
         ArraySource(np.zeros((2, 2, 2, 2)))
-    with pytest.raises(AxesError, match="One letter an axis"):
+    with pytest.raises(AxesError, match="One letter per axis"):
         ArraySource(np.zeros((2, 2)), axes="tnf")
     assert ArraySource(np.zeros((3, 2)), axes="nf").axes == "nf"  # static: no time
 

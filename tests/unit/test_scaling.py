@@ -312,7 +312,7 @@ def test_min_max_reaches_both_ends_of_its_range():
         (lambda: wl.StandardScaler([0.0, 1.0], [1.0, 2.0], features=["x", "y"]), "give a mapping"),
         (lambda: wl.StandardScaler(0.0, 1.0, features=[]), "covers nothing"),
         (lambda: wl.StandardScaler(np.zeros((2, 2, 2)), 1.0), "shape"),
-        (lambda: wl.MinMaxScaler(1.0, 0.0), "is below minimum"),
+        (lambda: wl.MinMaxScaler(1.0, 0.0), "range is below 0"),
         (lambda: wl.RobustScaler(1.0, -1.0), "below 0"),
     ],
 )

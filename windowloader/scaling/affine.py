@@ -104,10 +104,11 @@ def _sizes(shape: Sequence[int], layout: str) -> dict[str, tuple[int, ...]]:
             f"layout={layout!r} names {len(layout)} axes, but the array has shape {tuple(shape)}. One letter per axis; "
             "n stands for all space axes."
         )
-    sizes, rest = dict.fromkeys("btnf", (1,)), [int(size) for size in shape]
+    sizes: dict[str, tuple[int, ...]] = dict.fromkeys("btnf", (1,))
+    rest = tuple(int(size) for size in shape)
     for letter in layout:
         width = space if letter == "n" else 1
-        sizes[letter], rest = tuple(rest[:width]), rest[width:]
+        sizes[letter], rest = rest[:width], rest[width:]
     return sizes
 
 

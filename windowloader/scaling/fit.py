@@ -122,16 +122,12 @@ class Fit:
         declared = {c.name: self.window_set.series.variables[c.variable].missing for c in self.columns}
         return {name: float(value) for name, value in declared.items() if value is not None}
 
-    @property
-    def reducers(self) -> int:
-        """Reducers of all columns: one each, and one of all entities for those without rows."""
-        return len(self.columns) * (2 if self.unseen == "pooled" else 1)
-
     def value_bytes(self) -> int:
-        """Bytes of all values between the first and the last row, as float64, in all reducers."""
+        """Bytes of all values that the windows read, at most, as float64, in all reducers."""
         first, last = self.window_set.row_range
+        rows = min(last - first, len(self.window_set) * self.window_set.spec.span)
         nodes = sum(self.window_set.series.variables[column.variable].num_nodes for column in self.columns)
-        return self.reducers // len(self.columns) * 8 * nodes * (last - first)
+        return (2 if self.unseen == "pooled" else 1) * 8 * nodes * rows
 
     def statistics(self, make: Callable[[int, int, bool], Reducer]) -> dict[str, dict[str, np.ndarray]]:
         """Reduce every column.

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Scaler:
         }
         object.__setattr__(self, "_statistics", frozen)
         object.__setattr__(self, "_options", {**self.OPTIONS, **self._options})
-        if not self.per:
+        if cast("Any", self.per) is None:
             entities, nodes = np.max(
                 [one.shape for table in frozen.values() for one in table.values()], axis=0
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from windowloader.errors import ScalerError
-from windowloader.util.units import parse_bytes
+from windowloader.util.units import format_bytes, parse_bytes
 
 from .scaler import ANY, Numbers, Rounding, Scaler, ScalerWarning
 
@@ -78,8 +78,6 @@ class StandardScaler(Scaler):
         missing: float | None = None,
     ) -> None:
         _set_known(self, {"mean": mean, "std": std}, features, rounding, missing, epsilon=_epsilon(epsilon))
-        if any((table["std"] < 0).any() for table in self._statistics.values()):
-            raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
 
     @classmethod
     def fit(
@@ -195,8 +193,6 @@ class MinMaxScaler(Scaler):
         limits = _rising("feature_range", feature_range, -np.inf, np.inf)
         given = {"minimum": minimum, "maximum": maximum}
         _set_known(self, given, features, rounding, missing, feature_range=limits)
-        if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
-            raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
 
     @classmethod
     def fit(
@@ -277,8 +273,6 @@ class RobustScaler(Scaler):
         missing: float | None = None,
     ) -> None:
         _set_known(self, {"median": median, "spread": spread}, features, rounding, missing)
-        if any((table["spread"] < 0).any() for table in self._statistics.values()):
-            raise ScalerError(f"spread={spread!r} has a value below 0.")
 
     @classmethod
     def fit(
@@ -292,10 +286,8 @@ class RobustScaler(Scaler):
     ) -> Self:
         """Compute median and quantile distance of the rows that a window set reads.
 
-        Exact (as ``np.quantile``) where all values, 8 bytes each, take at most ``exact_bytes``; sorting them
-        takes twice that for the moment (six times where nodes are pooled and rows weighted). Above, a t-digest
-        is kept (extra ``quantiles``), whose answers are off in rank by about 1e-4 (one statistic a feature) to
-        1e-2 (ten thousand nodes), and are the same in every run.
+        Exact, as ``np.quantile``: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting them
+        temporarily takes twice that (six times where nodes are pooled and rows weighted).
 
         Parameters
         ----------
@@ -304,7 +296,7 @@ class RobustScaler(Scaler):
         quantile_range : tuple of float
             The two quantiles whose distance is the spread.
         exact_bytes : str or int
-            Limit for exact quantiles, and for all sketches together.
+            Limit for the values kept.
 
         Returns
         -------
@@ -313,19 +305,20 @@ class RobustScaler(Scaler):
         Raises
         ------
         MissingDataError, ScalerError
-            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1.
-        MissingExtraError
-            If a sketch is needed and datasketches is not installed.
+            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1, and for more values than fit.
         """
-        from .statistics import Quantiles, SketchedQuantiles
+        from .statistics import Quantiles
 
         low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
         limit, ranks = parse_bytes(exact_bytes, name="exact_bytes"), np.array([low, 0.5, high])
 
         def make(fit: Fit) -> Callable[[int, int, bool], Quantiles]:
-            if fit.value_bytes() <= limit:
-                return lambda *sizes: Quantiles(*sizes, ranks)
-            return lambda *sizes: SketchedQuantiles(*sizes, ranks, limit // fit.reducers)
+            if (needed := fit.value_bytes()) > limit:
+                raise ScalerError(
+                    f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
+                    "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
+                )
+            return lambda entities, nodes, pooled: Quantiles(entities, nodes, pooled, ranks)
 
         return cls._fit(window_set, make, rounding=rounding, scaling={}, options=options)
 
@@ -393,4 +386,6 @@ def _set_known(
         statistics = {name: dict(given) for name in names or [ANY]}
     marks = {} if missing is None else dict.fromkeys(statistics, float(missing))
     Scaler.__init__(scaler, statistics, rounding=rounding, _missing=marks, _options=options)
+    if any((scaler._map(feature)[1] < 0).any() for feature in statistics):
+        raise ScalerError(f"{scaler.SPREAD} is below 0 somewhere: {' and '.join(given)} must give 0 or more.")
     scaler._warn_constant()

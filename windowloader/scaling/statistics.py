@@ -1,7 +1,7 @@
 """Reducers of rows to statistics: moments, extremes and quantiles, by entity and node.
 
 In: rows in order, with weights. Out: a table of statistics, the same to the bit however the rows are read. Never reads
-rows, and keeps none but for exact quantiles. Imported by `fit` only when something is fitted, as it needs numba.
+rows, and keeps none but for quantiles. Imported by `fit` only when something is fitted, as it needs numba.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import MissingExtraError, ScalerError
 from windowloader.util.jit import kernel
 from windowloader.windows.missing import sentinel
 
@@ -30,14 +29,10 @@ __all__ = [
     "Moments",
     "Quantiles",
     "Reducer",
-    "SketchedQuantiles",
     "weighted_quantiles",
 ]
 
 LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
-SKETCH_SIZE = 16_384  # centroids at most; the rank of a quartile is then off by about 1e-4
-SMALLEST_SKETCH = 100  # below, quartiles are off by percents
-CENTROID_BYTES = 96  # memory of one centroid with its share of buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,64 +226,6 @@ class Quantiles(Reducer):
         """Return the median, and the distance of the outer quantiles."""
         low, median, high = self.quantiles
         return {"median": median, "spread": high - low}
-
-
-class SketchedQuantiles(Quantiles):
-    """Quantiles from one t-digest per statistic: a few thousand centroids, for any number of values.
-
-    A t-digest (Dunning and Ertl 2019, arXiv:1902.04023, from the datasketches library) draws no random numbers and
-    takes values one by one, so that the result depends on the order of rows and on nothing else. (The library's KLL
-    sketch is closer at equal size, but draws random bits seeded by the clock: two fits of one data set would differ.)
-
-    Parameters
-    ----------
-    entities, nodes, pooled, ranks
-        As in `Quantiles`.
-    limit : int
-        Bytes that all sketches together may take.
-
-    Raises
-    ------
-    MissingExtraError
-        If datasketches is not installed.
-    ScalerError
-        If there are too many statistics for the limit.
-    """
-
-    def __init__(self, entities: int, nodes: int, pooled: bool, ranks: np.ndarray, limit: int) -> None:
-        super().__init__(entities, nodes, pooled, ranks)
-        try:
-            from datasketches import tdigest_double
-        except ImportError as error:
-            raise MissingExtraError(
-                "quantiles of more data than fit under exact_bytes need a streaming sketch: "
-                "pip install 'windowloader[quantiles]', or raise exact_bytes."
-            ) from error
-        size = min(SKETCH_SIZE, limit // (CENTROID_BYTES * self.count.size))
-        if size < SMALLEST_SKETCH:
-            raise ScalerError(
-                f"quantiles of {self.count.size} nodes and entities need at least "
-                f"{SMALLEST_SKETCH * CENTROID_BYTES * self.count.size} bytes for their sketches, and exact_bytes "
-                f"leaves {limit}. Raise exact_bytes, or pool with per='feature'."
-            )
-        self._sketches: list[list[Any]] = [[tdigest_double(size) for _ in row] for row in self.count]
-
-    def add(self, values: Floats, weights: Floats, missing: Missing, entity: int, group: int) -> int:
-        """Update the sketches with rows, each as often as it counts."""
-        rows, counted, bad = missing.observed(values, weights)
-        rows = np.repeat(rows, counted.astype(np.int64), axis=0) if (counted != 1).any() else rows
-        for node, sketch in enumerate(self._sketches[entity]):
-            column = rows.ravel() if self.pooled else np.ascontiguousarray(rows[:, node])
-            there = column[~np.isnan(column)]
-            self.count[entity, node] += len(there)
-            sketch.update(there)
-        return bad
-
-    def finish(self) -> None:
-        """Take the quantiles from the sketches."""
-        for entity, node in np.argwhere(self.count > 0):
-            sketch = self._sketches[entity][node]
-            self.quantiles[:, entity, node] = [sketch.get_quantile(float(rank)) for rank in self.ranks]
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:

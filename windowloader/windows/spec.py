@@ -11,7 +11,7 @@ import json
 import operator
 import reprlib
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -114,7 +114,7 @@ class WindowSpec:
                     f"{name}={getattr(self, name)!r} is unknown. Known are {', '.join(map(repr, known))}."
                 )
         share = self.max_missing
-        if share is not None and not (isinstance(share, Real) and 0 <= share <= 1):
+        if share is not None and not (isinstance(share, int | float | np.number) and 0 <= share <= 1):
             raise WindowSpecError(
                 f"max_missing must be between 0.0 (only complete windows) and 1.0, or None, got {share!r}: it is the "
                 "largest share of missing values that a window may have among its inputs or its targets."

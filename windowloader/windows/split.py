@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -167,7 +166,7 @@ def split(
     windows = _windows(series, spec)
     if by not in WAYS:
         raise SplitError(f"by={by!r} is unknown. Known are {', '.join(map(repr, WAYS))}.")
-    if not isinstance(purge, Integral) or purge < 0:
+    if not isinstance(purge, int | np.integer) or purge < 0:
         raise SplitError(f"purge must be an integer number of rows >= 0, got {purge!r}.")
     said = Parts.of(parts)
     if by == "windows":
@@ -253,7 +252,7 @@ def _by_windows(windows: WindowSet, parts: Parts, purge: int) -> Iterator[Starts
     ends = [
         (0 if low is None else low, count if high is None else high) for low, high in parts.ends(0, count)
     ]
-    if not all(isinstance(end, Integral) and 0 <= end <= count for pair in ends for end in pair):
+    if not all(isinstance(end, int | np.integer) and 0 <= end <= count for pair in ends for end in pair):
         raise SplitError(
             f"by='windows' cuts window numbers, from 0 to {count:,}, not dates or rows: {parts.values}. For those say "
             "by='targets'."

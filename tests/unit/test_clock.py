@@ -149,7 +149,7 @@ def test_what_is_no_time_is_refused(given: object, message: str) -> None:
 
 @pytest.mark.parametrize("freq", ["MS", "M", "5", "0min", "-5min", "", 5, None, np.timedelta64(1, "M")])
 def test_what_is_no_step_of_fixed_length_is_refused(freq: object) -> None:
-    with pytest.raises(SeriesError, match="no step of a fixed length"):
+    with pytest.raises(SeriesError, match="not a step of a fixed length"):
         frequency(freq)
 
 

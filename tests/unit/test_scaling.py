@@ -206,7 +206,7 @@ def test_letters_may_be_left_out_and_n_stands_for_all_space_axes():
 @pytest.mark.parametrize(
     ("shape", "layout", "error", "words"),
     [
-        ((2, 3), "bx", AxesError, "no order of b"),
+        ((2, 3), "bx", AxesError, "not an order of b"),
         ((2, 3), "bb", AxesError, "each at most once"),
         ((2, 3, 4), "bt", AxesError, "names 2 axes"),
         ((2,), "btn", AxesError, "names 3 axes"),
@@ -284,7 +284,7 @@ def test_json_is_exact_and_hash_and_equality_follow_it(tmp_path):
     assert wl.StandardScaler(1.0, 2.0) != wl.StandardScaler(1.0, np.nextafter(2.0, 3.0))
     with pytest.raises(ScalerError, match="the text has a RobustScaler"):
         wl.StandardScaler.load(tmp_path / "scaler.json")
-    with pytest.raises(ScalerError, match="no scaler as to_json writes it"):
+    with pytest.raises(ScalerError, match="not a scaler as to_json writes it"):
         wl.StandardScaler.from_json('{"scaler": "StandardScaler"}')
 
 

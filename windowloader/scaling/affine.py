@@ -96,7 +96,7 @@ def _sizes(shape: Sequence[int], layout: str) -> dict[str, tuple[int, ...]]:
     """Sizes of the axes of each letter; (1,) for letters left out."""
     if set(layout) - set("btnf") or len(set(layout)) != len(layout):
         raise AxesError(
-            f"layout={layout!r} is no order of b (batch), t (time), n (space), f (feature), each at most once."
+            f"layout={layout!r} is not an order of b (batch), t (time), n (space), f (feature), each at most once."
         )
     space = len(shape) - len(layout) + 1  # axes that n stands for
     if space < 1 if "n" in layout else space != 1:

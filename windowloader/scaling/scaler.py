@@ -136,7 +136,7 @@ class Scaler:
         return None if ANY in self._statistics else tuple(self._statistics)
 
     def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
-        """Shift and scale of a feature, (x - shift) / scale, before constants are dealt with."""
+        """Shift and scale of a feature, (x - shift) / scale, before constants are replaced by 1."""
         raise NotImplementedError
 
     @property
@@ -172,7 +172,7 @@ class Scaler:
         Parameters
         ----------
         x : ndarray or torch.Tensor
-            Its feature axis holds this scaler's features, in order. Computed in float64, returned in its own
+            Its feature axis has this scaler's features, in order. Computed in float64, returned in its own
             dtype.
         layout : str
             Letters of its axes: ``b``, ``t``, ``n`` (all space axes), ``f``, in any order; letters may be
@@ -313,7 +313,7 @@ class Scaler:
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ScalerError(
-                f"this is no scaler as to_json writes it: {text[:80]!r} … ({error!r})"
+                f"this is not a scaler as to_json writes it: {text[:80]!r} … ({error!r})"
             ) from error
         if not issubclass(kind, cls):
             raise ScalerError(f"the text has a {kind.__name__}; read it with {kind.__name__}.from_json.")

@@ -241,7 +241,7 @@ class Layout:
             or "b" not in self.letters
         ):
             raise AxesError(
-                f"layout={self.letters!r} is no order of b (batch), t (time), n (space), f (feature), each at most "
+                f"layout={self.letters!r} is not an order of b (batch), t (time), n (space), f (feature), each at most "
                 "once and b always, e.g. 'btnf' or 'bfnt'."
             )
 

@@ -103,7 +103,7 @@ def ordinals(dates: Any, calendar: str) -> Times:
     counted = np.asarray(_cftime().date2num(np.asarray(dates), SINCE, calendar=calendar))
     if counted.size and not -(2**63) < 1000 * int(counted.min()) <= 1000 * int(counted.max()) < 2**63:
         raise SeriesError(
-            f"dates of the calendar {calendar!r} lie outside 1678–2262, which nanoseconds since 1970 can hold."
+            f"dates of the calendar {calendar!r} lie outside 1678–2262, which nanoseconds since 1970 can represent."
         )
     return Times(counted.astype(np.int64) * 1000, calendar)
 
@@ -114,7 +114,7 @@ def moment_of(when: Any, calendar: str) -> int:
     try:
         date = _cftime().datetime(*parts, *[1, 1][len(parts) - 1 :], calendar=calendar)
     except (ValueError, TypeError) as error:
-        raise SeriesError(f"{when!r} is no date of the calendar {calendar!r}: {error}.") from error
+        raise SeriesError(f"{when!r} is not a date of the calendar {calendar!r}: {error}.") from error
     return int(ordinals([date], calendar).view(np.int64)[0])
 
 
@@ -202,7 +202,7 @@ def frequency(freq: Any) -> int:
         step = int(np.timedelta64(freq, "ns").astype(np.int64))
     if step <= 0:
         raise SeriesError(
-            f"freq={freq!r} is no step of a fixed length above 0. Write a number and one of ns, us, ms, s, "
+            f"freq={freq!r} is not a step of a fixed length above 0. Write a number and one of ns, us, ms, s, "
             "min, h, D, W ('5min'); steps that vary, such as months, are given as an array of timestamps."
         )
     return step

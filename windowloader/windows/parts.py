@@ -85,17 +85,17 @@ class Parts:
 
     def check_order(self, begins: np.ndarray, ends: np.ndarray) -> None:
         """Raise `SplitError` where parts overlap or do not follow each other; arrays of shape (part, run)."""
-        said = self.values if self.kind != "borders" else self.ends(0, 0)
+        given = self.values if self.kind != "borders" else self.ends(0, 0)
         for part, name in enumerate(self.names):
             if (begins[part] > ends[part]).any():
                 raise SplitError(
-                    f"part {name!r} ends before it begins: {said[part]}. Borders and ranges rise in time; ratios sum "
+                    f"part {name!r} ends before it begins: {given[part]}. Borders and ranges rise in time; ratios sum "
                     "to 1, e.g. (0.7, 0.1, 0.2)."
                 )
             before = ends[:part].max(axis=0, initial=0)
             if ((begins[part] < before) & (begins[part] < ends[part])).any():
                 raise SplitError(
-                    f"part {name!r} ({said[part]}) begins before part {self.names[part - 1]!r} ({said[part - 1]}) "
+                    f"part {name!r} ({given[part]}) begins before part {self.names[part - 1]!r} ({given[part - 1]}) "
                     "ends. Parts must not overlap, and come in order of time: a later one may look back at an earlier "
                     "one, never the other way round."
                 )

@@ -33,7 +33,7 @@ CHOICES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowSpec:
-    """All that a window reads.
+    """What a window reads.
 
     Start s is a window's first row. Input rows are ``s + i·dilation`` for i < lookback, target rows
     ``s + (lookback + delay + j)·dilation`` for j < horizon. Offset lists count from the last observed row.
@@ -46,10 +46,10 @@ class WindowSpec:
         Future steps predicted; 0 for inference, without targets. Either this or `target_offsets`.
     inputs, targets : sequence of str, optional
         Names of features, variables, covariates or clocks (``time_of_day``, ``day_of_week``,
-        ``day_of_year``, each with ``_sin``, ``_cos``), in the order delivered. None: the series' own
+        ``day_of_year``, each with ``_sin``, ``_cos``), in the order of delivery. None: the series' own
         features. ``targets=()``: none.
     future : sequence of str
-        Names read over the horizon rows that are known when the forecast is made.
+        Names read over the horizon rows, known when the forecast is made.
     delay : int
         Steps between the last input and the first target.
     stride : int
@@ -59,15 +59,14 @@ class WindowSpec:
     input_offsets, target_offsets : sequence of int, optional
         Rows from the last observed one, rising: DCRNN's are −11…0 and 1…12, periodic ones −2016, −288, 0.
     on_missing : {"mask", "raise"}
-        Deliver masks, or refuse a window set in which a window reads a missing value.
+        Deliver masks, or raise when a window set has a window that reads a missing value.
     max_missing : float, optional
-        Leave out windows with a larger share missing among their inputs, their targets or their known future
-        (0.0: only complete windows). None: none are left out. Needs one scan of the data, see `scan`.
+        Leave out windows with a larger share of missing values among their inputs, their targets or their known
+        future (0.0: only complete windows). None: keep all. Needs one scan of the data, see `scan`.
     graph : {"each", "first", "last"}
         Which of a dynamic graph's steps a window gets: one for each input step, or that of the first or last.
     short_segments : {"skip", "raise"}
-        Pass over segments shorter than a window, or refuse them. That no segment holds a window is an
-        error always.
+        Skip segments shorter than a window, or raise. It is always an error if no window fits at all.
 
     Raises
     ------

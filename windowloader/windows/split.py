@@ -44,7 +44,7 @@ class Split:
     names : tuple of str
     sets : tuple of WindowSet
     by : str
-        How windows were told apart.
+        How windows were assigned.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class Split:
         Returns
         -------
         Audit
-            Prints as a list; ``.shared`` and ``.leaks`` hold it as values.
+            Prints as a list; ``.shared`` and ``.leaks`` are its entries.
         """
         return audit(list(zip(self.names, self.sets, strict=True)))
 
@@ -120,15 +120,15 @@ def split(
     Parameters
     ----------
     series : Series or WindowSet
-        Of a window set (then ``spec`` is None) only its windows are dealt out.
+        Of a window set (then ``spec`` is None) only its own windows are split.
     spec : WindowSpec or None
         What a window reads.
     parts : sequence or mapping
         Ratios that sum to 1; border dates or rows, one fewer than parts; or a mapping of names to ratios or to
-        ranges ``(from, to)`` of dates or rows, ``to`` left out, None: open. For ``by="entities"`` ratios or lists of
-        entities. As many sets come back as there are parts.
+        ranges ``(from, to)`` of dates or rows, ``to`` excluded, None for an open end. For ``by="entities"`` ratios or
+        lists of entities. One set is returned per part.
     by : {"targets", "rows", "windows", "entities"}
-        What puts a window into a part.
+        What assigns a window to a part.
 
         - targets: all its target rows lie in the part, and its inputs before the part's end. Inputs may reach back
           into earlier parts, as they do in use; no target row of one part is an input or target of an earlier one.
@@ -148,7 +148,7 @@ def split(
     Raises
     ------
     SplitError
-        For parts without windows, that overlap, or that cannot be told; the message says what to do.
+        For parts without windows, that overlap, or that cannot be read; the message says what to do.
 
     Examples
     --------
@@ -168,31 +168,25 @@ def split(
         raise SplitError(f"by={by!r} is unknown. Known are {', '.join(map(repr, WAYS))}.")
     if not isinstance(purge, int | np.integer) or purge < 0:
         raise SplitError(f"purge must be an integer number of rows >= 0, got {purge!r}.")
-    said = Parts.of(parts)
+    given = Parts.of(parts)
     if by == "windows":
-        chosen = _by_windows(windows, said, int(purge))
+        chosen = _by_windows(windows, given, int(purge))
     elif by == "entities":
-        chosen = _by_entities(windows, said, int(purge))
+        chosen = _by_entities(windows, given, int(purge))
     else:
         rows = (0, windows.series.num_steps) if windows is not series else windows.row_range
-        chosen = _by_rows(windows, said, row_regions(windows.series, said, rows, int(purge)), by)
-    sets = [windows.chosen(index, part=name) for name, index in zip(said.names, chosen, strict=True)]
-    return Split(said.names, tuple(sets), by)
+        chosen = _by_rows(windows, given, row_regions(windows.series, given, rows, int(purge)), by)
+    sets = [windows.chosen(index, part=name) for name, index in zip(given.names, chosen, strict=True)]
+    return Split(given.names, tuple(sets), by)
 
 
 def _windows(series: Series | WindowSet, spec: WindowSpec | None) -> WindowSet:
-    if spec is not None and not isinstance(spec, WindowSpec):
-        raise SplitError(
-            f"the second argument is a {type(spec).__name__}, {reprlib.repr(spec)}, and not what a window reads. The "
-            "order is wl.split(series, spec, (0.7, 0.1, 0.2)); of a window set, wl.split(windows, None, (0.7, …))."
-        )
-    if isinstance(series, WindowSet):
-        if spec is not None and spec != series.spec:
-            raise SplitError("spec is not the window set's own. Pass None, or the series instead of the set.")
+    if isinstance(series, WindowSet) and spec in (None, series.spec):
         return series
-    if spec is None:
+    if isinstance(series, WindowSet) or not isinstance(spec, WindowSpec):
         raise SplitError(
-            "spec=None goes with a window set. For a series say what a window reads: WindowSpec(...)."
+            f"the second argument is {reprlib.repr(spec)}. Pass a series and its spec, wl.split(series, "
+            "WindowSpec(...), (0.7, 0.1, 0.2)), or a window set, which has its own, wl.split(windows, None, (0.7, …))."
         )
     return WindowSet(series, spec)
 
@@ -351,7 +345,7 @@ def folds(
             "{'train': (None, day), 'test': (day, next_day)}."
         )
     if by not in ("targets", "rows"):
-        raise SplitError(f"by={by!r} is no way to fold. Known are 'targets' and 'rows'.")
+        raise SplitError(f"by={by!r} is unknown. Known are 'targets' and 'rows'.")
     first, last = (0, windows.series.num_steps) if windows is not series else windows.row_range
     test = (last - first) // (n + 1) if test_steps is None and n > 0 else test_steps or 0
     earliest = last - n * test - val_steps

@@ -39,7 +39,11 @@ class Affine:
 
 
 def arrange(
-    tables: Sequence[np.ndarray], shape: Sequence[int], layout: str, entities: object, whose: str
+    tables: Sequence[np.ndarray],
+    shape: Sequence[int],
+    layout: str,
+    entities: object,
+    names: Sequence[str] | None,
 ) -> np.ndarray:
     """Arrange one statistic of several features to broadcast with an array of ``shape`` and ``layout``.
 
@@ -47,7 +51,7 @@ def arrange(
     ----------
     tables : sequence of ndarray, shape (entity or 1, node or 1)
         One for each index of the feature axis; a single one for an array without that axis, or for all of it
-        where ``whose`` is empty.
+        where ``names`` is None.
     shape : sequence of int
         Of the array.
     layout : str
@@ -55,8 +59,8 @@ def arrange(
         ``n`` stands for all space axes: as many as the array has beyond the other letters.
     entities : array_like of int, shape (batch,), or int, optional
         Entity of each window, where statistics differ by entity.
-    whose : str
-        Names of the scaler's features, for messages; empty where it has none.
+    names : sequence of str or None
+        The scaler's features; None where it has no names.
 
     Returns
     -------
@@ -71,11 +75,12 @@ def arrange(
     """
     sizes = _sizes(shape, layout)
     features = sizes["f"][0]
-    if whose and len(tables) != features:
+    if names is not None and len(names) != features:
         found = f"has {features} features along f" if "f" in layout else "has no feature axis"
         raise ScalerError(
-            f"the scaler covers {len(tables)} features ({whose}), but an array of layout={layout!r} {found}. Select "
-            "the features that fit: scaler['name'] or scaler[['name', …]], and the same slice of the array."
+            f"the scaler covers {len(names)} features ({', '.join(map(repr, names))}), but an array of "
+            f"layout={layout!r} {found}. Select the features that fit: scaler['name'] or scaler[['name', …]], and the "
+            "same slice of the array."
         )
     fields = np.stack(np.broadcast_arrays(*tables), axis=-1)
     fields = fields[_entity_rows(len(fields), sizes["b"][0], entities)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -253,7 +254,10 @@ class Scaler:
         for name in wanted:
             key = self._key(name)
             if key is None:
-                raise ScalerError(f"the scaler covers {self._whose()}, not {name!r}.")
+                covered = (
+                    "any feature but clocks" if self.features is None else ", ".join(map(repr, self.features))
+                )
+                raise ScalerError(f"the scaler covers {covered}, not {name!r}.")
             statistics[name] = self._statistics[key]
             if key in self._missing:
                 missing[name] = self._missing[key]
@@ -360,14 +364,10 @@ class Scaler:
 
         return None if name in CLOCK_NAMES else ANY
 
-    def _whose(self) -> str:
-        return "any feature but clocks" if self.features is None else ", ".join(map(repr, self.features))
-
     def _spread(self, values: Any, layout: str, entities: object) -> tuple[np.ndarray, np.ndarray]:
         """Shift and scale, arranged to broadcast with an array."""
-        whose = "" if self.features is None else self._whose()
         tables = zip(*map(self._map, self._statistics), strict=True)
-        shift, scale = (arrange(table, values.shape, layout, entities, whose) for table in tables)
+        shift, scale = (arrange(table, values.shape, layout, entities, self.features) for table in tables)
         if np.isnan(scale).any() or np.isnan(shift).any():
             raise ScalerError(
                 "the array has windows of entities without rows in the set this scaler was fitted on. Fit it with "
@@ -385,7 +385,7 @@ class Scaler:
                 "missing in the raw data, missing=0.0 or missing=float('nan')."
             )
         tables = [np.array([[known[feature]]], np.float64) for feature in self._statistics]
-        return arrange(tables, shape, layout, None, "" if self.features is None else self._whose())
+        return arrange(tables, shape, layout, None, self.features)
 
     def _public(self, name: str) -> Numbers | dict[str, Numbers]:
         """Return a statistic as it would be given to the constructor."""
@@ -401,18 +401,11 @@ def _two_axes(value: Any, name: str, feature: str, per: Per | None) -> np.ndarra
     array = np.array(value, dtype=np.float64, order="C")
     if array.ndim < 2:
         array = array.reshape((-1, 1) if per == "entity" else (1, -1))
-    if array.ndim != 2 or not array.size:
+    absent = np.isnan(array) if len(array) == 1 else False  # of several entities some may have none
+    if array.ndim != 2 or not array.size or (np.isinf(array) | absent).any():
         raise ScalerError(
-            f"{name} of {feature or 'any feature'!r} has shape {array.shape}: one number, or one a node, "
-            f"shape (node,)."
-        )
-    if np.isinf(array).any():
-        raise ScalerError(f"{name} of {feature or 'any feature'!r} is infinite: nothing can be scaled by it.")
-    if len(array) == 1 and np.isnan(array).any():  # of several entities some may have none
-        at = f" at node {int(np.argmax(np.isnan(array[0])))}" if array.size > 1 else ""
-        raise ScalerError(
-            f"{name} of {feature or 'any feature'!r} is NaN{at}: every value there would become NaN. Give the numbers "
-            "of observed values (np.nanmean, np.nanstd), and 0 and 1 for a node that has none."
+            f"{name} of {feature or 'any feature'!r} must be one finite number, or one per node, shape (node,), got "
+            f"{reprlib.repr(value)}. For a node without values give 0 and 1."
         )
     array.setflags(write=False)
     return array

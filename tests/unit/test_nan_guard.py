@@ -128,7 +128,10 @@ def test_a_loader_that_went_to_another_process_looks_too(tmp_path):
             lambda: wl.StandardScaler([1.0, 2.0, 3.0], [1.0, np.nan, 1.0]),
             "std of 'any feature' must be .*got .1.0, nan, 1.0",
         ),
-        (lambda: wl.MinMaxScaler({"speed": np.nan}, {"speed": 1.0}), "minimum of 'speed' must be one finite number"),
+        (
+            lambda: wl.MinMaxScaler({"speed": np.nan}, {"speed": 1.0}),
+            "minimum of 'speed' must be one finite number",
+        ),
     ],
 )
 def test_known_statistics_that_are_nan_are_refused(make, says):

@@ -25,18 +25,28 @@ if TYPE_CHECKING:
 
     from .statistics import Missing, Reducer
 
-__all__ = ["Fit", "FitOptions", "Per", "Unseen", "Weighting", "reduce_rows"]
+__all__ = ["Fit", "FitOptions", "Per", "Rounding", "Unseen", "Weighting", "reduce_rows"]
 
 Per = Literal["feature", "node", "entity"]
 Unseen = Literal["raise", "pooled"]
 Weighting = Literal["rows", "windows"]
+Rounding = Literal["multiply", "divide"]
 CHOICES = {
     "per": ("feature", "node", "entity"),
     "weighting": ("rows", "windows"),
     "unseen": ("raise", "pooled"),
+    "rounding": ("multiply", "divide"),
 }
 GROUP = 256  # rows summed before they join the totals, counted from the set's first row
 TILE_BYTES = 4 << 20  # rows as float64 on their way into a reducer
+
+
+def check_choices(options: object, names: Sequence[str]) -> None:
+    """Raise `ScalerError` where an option is none of its choices."""
+    for name in names:
+        if getattr(options, name) not in CHOICES[name]:
+            known = ", ".join(map(repr, CHOICES[name]))
+            raise ScalerError(f"{name}={getattr(options, name)!r} is unknown; known are {known}.")
 
 
 class FitOptions(TypedDict, total=False):
@@ -46,6 +56,7 @@ class FitOptions(TypedDict, total=False):
     per: Per
     weighting: Weighting
     unseen: Unseen
+    rounding: Rounding
     progress: Callable[[int, int], object] | None
 
 
@@ -66,15 +77,12 @@ class Fit:
     per: Per = "feature"
     weighting: Weighting = "rows"
     unseen: Unseen = "raise"
+    rounding: Rounding = "multiply"
     progress: Callable[[int, int], object] | None = None
     columns: tuple[Column, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ScalerError(
-                    f"{name}={getattr(self, name)!r} is unknown; there are {', '.join(map(repr, choices))}."
-                )
+        check_choices(self, tuple(CHOICES))
         if not isinstance(self.window_set, WindowSet):
             raise ScalerError(
                 f"a scaler is fitted on a WindowSet, not on a {type(self.window_set).__name__}. Pass the train part of "

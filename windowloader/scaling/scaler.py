@@ -13,27 +13,27 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
 from windowloader.errors import ScalerError
 
 from .affine import Affine, arrange, back, choose, like, to_float64
-from .fit import Fit, FitOptions, listed
+from .fit import Fit, FitOptions, check_choices, listed
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+    from typing import Unpack
 
     from windowloader.windows.window_set import WindowSet
 
-    from .fit import Per, Unseen
+    from .fit import Per, Rounding, Unseen
     from .statistics import Reducer
 
-__all__ = ["Numbers", "Rounding", "Scaler", "ScalerWarning"]
+__all__ = ["Numbers", "Scaler", "ScalerWarning"]
 
-Rounding = Literal["multiply", "divide"]
 Numbers = float | np.ndarray
 Statistics = Mapping[str, Mapping[str, Any]]  # feature -> statistic -> [entity or 1, node or 1]
 ANY = ""  # the name of statistics for which no feature was named
@@ -71,8 +71,7 @@ class Scaler:
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        if self.rounding not in ("multiply", "divide"):
-            raise ScalerError(f"rounding={self.rounding!r} is unknown: 'multiply' (by 1/std) or 'divide'.")
+        check_choices(self, ("rounding",))
         frozen = {
             feature: {name: _two_axes(table[name], name, feature, self.per) for name in self.NAMES}
             for feature, table in self._statistics.items()
@@ -97,10 +96,8 @@ class Scaler:
         cls,
         window_set: WindowSet,
         make: Callable[[Fit], Callable[[int, int, bool], Reducer]],
-        *,
-        rounding: Rounding,
         scaling: Mapping[str, Any],
-        options: FitOptions,
+        **options: Unpack[FitOptions],
     ) -> Self:
         """Fit on the rows of a window set, with the reducers that ``make`` returns for the checked options."""
         fit = Fit(window_set, **options)
@@ -108,7 +105,7 @@ class Scaler:
         scaler = cls._build(
             fit.statistics(make(fit)),
             per=fit.per,
-            rounding=rounding,
+            rounding=fit.rounding,
             _missing=fit.missing,
             _options={**scaling, **unseen},
         )

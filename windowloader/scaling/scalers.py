@@ -7,14 +7,14 @@ outside its window set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 
 from windowloader.errors import ScalerError
 from windowloader.util.units import format_bytes, parse_bytes
 
-from .scaler import ANY, Numbers, Rounding, Scaler, ScalerWarning
+from .scaler import ANY, Numbers, Scaler, ScalerWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 
     from windowloader.windows.window_set import WindowSet
 
-    from .fit import Fit, FitOptions
+    from .fit import Fit, FitOptions, Rounding
     from .statistics import Quantiles
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
 
-__all__ = ["MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+__all__ = ["KnownOptions", "MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+class KnownOptions(TypedDict, total=False):
+    """The keyword arguments that scalers of known statistics share."""
+
+    features: str | Sequence[str] | None
+    rounding: Rounding
+    missing: float | None
 
 
 class StandardScaler(Scaler):
@@ -68,26 +76,12 @@ class StandardScaler(Scaler):
     OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
 
     def __init__(
-        self,
-        mean: Given,
-        std: Given,
-        *,
-        features: str | Sequence[str] | None = None,
-        rounding: Rounding = "multiply",
-        epsilon: float = 0.0,
-        missing: float | None = None,
+        self, mean: Given, std: Given, *, epsilon: float = 0.0, **options: Unpack[KnownOptions]
     ) -> None:
-        _set_known(self, {"mean": mean, "std": std}, features, rounding, missing, epsilon=_epsilon(epsilon))
+        _set_known(self, {"mean": mean, "std": std}, {"epsilon": _epsilon(epsilon)}, **options)
 
     @classmethod
-    def fit(
-        cls,
-        window_set: WindowSet,
-        *,
-        rounding: Rounding = "multiply",
-        epsilon: float = 0.0,
-        **options: Unpack[FitOptions],
-    ) -> Self:
+    def fit(cls, window_set: WindowSet, *, epsilon: float = 0.0, **options: Unpack[FitOptions]) -> Self:
         """Compute mean and standard deviation of the rows that a window set reads, in one pass.
 
         Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
@@ -134,8 +128,7 @@ class StandardScaler(Scaler):
         """
         from .statistics import Moments
 
-        scaling = {"epsilon": _epsilon(epsilon)}
-        return cls._fit(window_set, lambda _: Moments, rounding=rounding, scaling=scaling, options=options)
+        return cls._fit(window_set, lambda _: Moments, {"epsilon": _epsilon(epsilon)}, **options)
 
     @property
     def mean(self) -> Numbers | dict[str, Numbers]:
@@ -185,21 +178,17 @@ class MinMaxScaler(Scaler):
         minimum: Given,
         maximum: Given,
         *,
-        features: str | Sequence[str] | None = None,
         feature_range: tuple[float, float] = (0.0, 1.0),
-        rounding: Rounding = "multiply",
-        missing: float | None = None,
+        **options: Unpack[KnownOptions],
     ) -> None:
-        limits = _rising("feature_range", feature_range, -np.inf, np.inf)
-        given = {"minimum": minimum, "maximum": maximum}
-        _set_known(self, given, features, rounding, missing, feature_range=limits)
+        scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        _set_known(self, {"minimum": minimum, "maximum": maximum}, scaling, **options)
 
     @classmethod
     def fit(
         cls,
         window_set: WindowSet,
         *,
-        rounding: Rounding = "multiply",
         feature_range: tuple[float, float] = (0.0, 1.0),
         **options: Unpack[FitOptions],
     ) -> Self:
@@ -219,7 +208,7 @@ class MinMaxScaler(Scaler):
         from .statistics import Extremes
 
         scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        return cls._fit(window_set, lambda _: Extremes, rounding=rounding, scaling=scaling, options=options)
+        return cls._fit(window_set, lambda _: Extremes, scaling, **options)
 
     @property
     def minimum(self) -> Numbers | dict[str, Numbers]:
@@ -263,23 +252,14 @@ class RobustScaler(Scaler):
     NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
     SPREAD: ClassVar[str] = "spread"
 
-    def __init__(
-        self,
-        median: Given,
-        spread: Given,
-        *,
-        features: str | Sequence[str] | None = None,
-        rounding: Rounding = "multiply",
-        missing: float | None = None,
-    ) -> None:
-        _set_known(self, {"median": median, "spread": spread}, features, rounding, missing)
+    def __init__(self, median: Given, spread: Given, **options: Unpack[KnownOptions]) -> None:
+        _set_known(self, {"median": median, "spread": spread}, {}, **options)
 
     @classmethod
     def fit(
         cls,
         window_set: WindowSet,
         *,
-        rounding: Rounding = "multiply",
         quantile_range: tuple[float, float] = (0.25, 0.75),
         exact_bytes: str | int = "256MiB",
         **options: Unpack[FitOptions],
@@ -320,7 +300,7 @@ class RobustScaler(Scaler):
                 )
             return lambda entities, nodes, pooled: Quantiles(entities, nodes, pooled, ranks)
 
-        return cls._fit(window_set, make, rounding=rounding, scaling={}, options=options)
+        return cls._fit(window_set, make, {}, **options)
 
     @property
     def median(self) -> Numbers | dict[str, Numbers]:
@@ -357,10 +337,11 @@ def _rising(name: str, pair: tuple[float, float], lowest: float, highest: float)
 def _set_known(
     scaler: Scaler,
     given: Mapping[str, Any],
-    features: str | Sequence[str] | None,
-    rounding: Rounding,
-    missing: float | None,
-    **options: Any,
+    scaling: Mapping[str, Any],
+    *,
+    features: str | Sequence[str] | None = None,
+    rounding: Rounding = "multiply",
+    missing: float | None = None,
 ) -> None:
     """Fill a scaler with known statistics: numbers for all features alike, or mappings by feature."""
     names = [features] if isinstance(features, str) else None if features is None else list(features)
@@ -385,7 +366,7 @@ def _set_known(
             )
         statistics = {name: dict(given) for name in names or [ANY]}
     marks = {} if missing is None else dict.fromkeys(statistics, float(missing))
-    Scaler.__init__(scaler, statistics, rounding=rounding, _missing=marks, _options=options)
+    Scaler.__init__(scaler, statistics, rounding=rounding, _missing=marks, _options=scaling)
     if any((scaler._map(feature)[1] < 0).any() for feature in statistics):
         raise ScalerError(f"{scaler.SPREAD} is below 0 somewhere: {' and '.join(given)} must give 0 or more.")
     scaler._warn_constant()

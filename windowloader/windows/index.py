@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from windowloader.series.packed import pack_integers, unpack_integers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -119,6 +121,13 @@ class Runs:
         """Return 16 hexadecimal digits of the runs."""
         return digest("runs", self.stride, self.firsts, self.cumulative)
 
+    def __reduce__(self) -> tuple[Callable[..., Runs], tuple[object, ...]]:
+        return _unpack_runs, (pack_integers(self.firsts), pack_integers(self.cumulative), self.stride)
+
+
+def _unpack_runs(firsts: bytes, cumulative: bytes, stride: int) -> Runs:
+    return Runs(unpack_integers(firsts), unpack_integers(cumulative), stride)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explicit:
@@ -178,7 +187,11 @@ class Explicit:
         return digest("explicit", self.starts)
 
     def __reduce__(self) -> tuple[Callable[..., Explicit], tuple[object, ...]]:
-        return Explicit, (self.starts,)
+        return _unpack_explicit, (pack_integers(self.starts),)
+
+
+def _unpack_explicit(starts: bytes) -> Explicit:
+    return Explicit(unpack_integers(starts))
 
 
 Starts: TypeAlias = Runs | Explicit

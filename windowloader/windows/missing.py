@@ -203,7 +203,7 @@ def count_variables(
         if key is not None:
             _kept[key] = table
             if len(_kept) > KEPT_VARIABLES:
-                del _kept[next(iter(_kept))]
+                _kept.pop(next(iter(_kept)), None)
         done += variable.num_rows
         tables[number] = table
     return tables

@@ -185,8 +185,8 @@ def _windows(series: Series | WindowSet, spec: WindowSpec | None) -> WindowSet:
         return series
     if isinstance(series, WindowSet) or not isinstance(spec, WindowSpec):
         raise SplitError(
-            f"the second argument is {reprlib.repr(spec)}. Pass a series and its spec, wl.split(series, "
-            "WindowSpec(...), (0.7, 0.1, 0.2)), or a window set, which has its own, wl.split(windows, None, (0.7, …))."
+            f"the second argument is {reprlib.repr(spec)}. Pass a series and its spec, wl.split(series, spec, "
+            "(0.7, 0.1, 0.2)), or a window set, which has its own, wl.split(windows, None, (0.7, …))."
         )
     return WindowSet(series, spec)
 

@@ -280,12 +280,12 @@ def _evenly(positions: np.ndarray) -> range | np.ndarray:
 
 def _place_windows(series: Series, spec: WindowSpec) -> Starts:
     """Find the starts of all windows that fit, less those that miss too much; errors are those of `WindowSet`."""
-    for given, kind, name, how in (
-        (series, Series, "series", "what wl.open(path) or wl.Series(values) returns"),
-        (spec, WindowSpec, "spec", "wl.WindowSpec(lookback=12, horizon=12)"),
-    ):
-        if not isinstance(given, kind):
-            raise WindowSpecError(f"{name}={reprlib.repr(given)} is a {type(given).__name__}. Pass {how}.")
+    given: tuple[tuple[object, type], ...] = ((series, Series), (spec, WindowSpec))
+    if not all(isinstance(value, kind) for value, kind in given):
+        raise WindowSpecError(
+            "pass a series and a spec, e.g. wl.WindowSet(wl.open(path), wl.WindowSpec(lookback=12, horizon=12)), got "
+            f"{reprlib.repr(series)} and {reprlib.repr(spec)}."
+        )
     columns = _columns(series, spec)
     runs = Runs.of_segments(series.borders, span=spec.span, stride=spec.stride)
     _check_segments(series, spec, runs)
@@ -320,19 +320,11 @@ def _columns(series: Series, spec: WindowSpec) -> dict[str, Sequence[Column]]:
 
 def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
     """Raise where no window fits, or where segments are too short and `short_segments` forbids it."""
-    empty = [
-        name
-        for name, size in (
-            ("rows", series.num_steps),
-            ("nodes", series.num_nodes),
-            ("features", len(series.features)),
-        )
-        if not size
-    ]
-    if empty:
+    if 0 in (series.num_steps, series.num_nodes, len(series.features)):
         raise WindowSpecError(
-            f"{series.name!r} has no {empty[0]}, so no window has a value. Check that the file was written to its end "
-            "and that a selection did not leave out everything."
+            f"{series.name!r} has {series.num_steps} rows, {series.num_nodes} nodes and {len(series.features)} "
+            "features, so no window has a value. Check that the file was written to its end and that a selection did "
+            "not leave out everything."
         )
     lengths = np.diff(series.borders)
     if len(runs) and (spec.short_segments == "skip" or lengths.min() >= spec.span):

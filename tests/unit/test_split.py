@@ -135,9 +135,7 @@ def test_bad_dates_and_dates_outside():
     series = series_of(500, timestamps=("2012-03-01", "5min"))
     with pytest.raises(SplitError, match="nonsense"):
         wl.split(series, SPEC, ["nonsense"])
-    with pytest.raises(
-        SplitError, match=r"'test' has no windows.*none of the series' rows 0 … 499, 2012-03-01"
-    ):
+    with pytest.raises(SplitError, match=r"'test' has no windows.*none of the 500 rows, 2012-03-01"):
         wl.split(series, SPEC, ["2013-01-01"])
 
 

@@ -266,7 +266,7 @@ class Layout:
 
 
 def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
-    """Native form of a dtype that can be delivered, else `SourceFormatError` with what to do.
+    """Native form of a dtype that can be delivered, else `SourceFormatError`.
 
     Examples
     --------
@@ -276,17 +276,10 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
     """
     if dtype.kind in "fiub" and dtype.itemsize <= 8:
         return dtype.newbyteorder("=")
-    advice = {
-        "O": "Objects would have to be unpickled, which is never done; save it as float32.",
-        "c": "Give the real and the imaginary part as two features.",
-        "M": "Pass times as timestamps=, or turn them into numbers.",
-        "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
-        **dict.fromkeys("SU", "Text cannot be a window's value; encode it as numbers."),
-        "V": "Take one field of the record at a time, e.g. records['speed'].",
-        "f": "Extended precision is not portable; use float64.",
-    }.get(dtype.kind, "Encode it as numbers.")
     raise SourceFormatError(
-        f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
+        f"{name!r} has dtype {dtype}; real, integer and boolean arrays of up to 8 bytes per value can be opened. "
+        "Encode text and objects as numbers (nothing is unpickled), pass times as timestamps=, durations as numbers, "
+        "complex numbers as two features, records field by field, extended precision as float64."
     )
 
 

@@ -258,7 +258,7 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
         except (ValueError, TypeError) as error:
             first = str(array[0]) if array.size else None
             raise SeriesError(
-                f"{name} cannot be read as times: {error}. The first is {first!r}. Give datetime64 or ISO strings such "
+                f"{name} cannot be read as times. The first is {first!r}. Give datetime64 or ISO strings such "
                 "as '2012-03-01T00:05', or dates of cftime."
             ) from error
     if array.dtype.kind != "M" or np.datetime_data(array.dtype)[0] == "generic":
@@ -277,27 +277,15 @@ def nanoseconds_of(values: Any, *, name: str = "timestamps") -> np.ndarray:
 
 
 def _parsed(array: np.ndarray) -> np.ndarray:
-    """Strings or objects as datetime64 of the finest unit among them."""
-    if array.dtype.kind in "SUT":
-        texts = array.astype(np.str_)
-        if not any(ZONE.search(text) for text in texts[:1]):
-            return texts.astype("datetime64")
-        array = texts
-    return np.array([_naive(value) for value in array.tolist()], dtype="datetime64")
+    """Text or objects as datetime64; by pandas where there are time zones or objects."""
+    if array.dtype.kind != "O":
+        array = array.astype(np.str_)
+        if not any(ZONE.search(text) for text in array[:1]):
+            return array.astype("datetime64")
+    import pandas
 
-
-def _naive(value: Any) -> np.datetime64:
-    """Return a moment without its time zone, in UTC."""
-    if isinstance(value, str):
-        if not ZONE.search(value):
-            return np.datetime64(value)
-        value = datetime.datetime.fromisoformat(value)
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-        return value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value)
-    if isinstance(value, (datetime.date, np.datetime64)):
-        return np.datetime64(value)
-    if hasattr(value, "calendar"):  # a date of cftime in the usual calendar
-        return np.datetime64(value.isoformat())
-    raise TypeError(f"{type(value).__name__} is not a time")
+    # dates of cftime become text here; those of a calendar of its own were counted before
+    values = [value.isoformat() if hasattr(value, "calendar") else value for value in array.tolist()]
+    if not all(isinstance(value, str | datetime.date | np.datetime64) for value in values):
+        raise TypeError("not all are text, datetime or dates of cftime")
+    return np.asarray(pandas.to_datetime(values, utc=True, format="ISO8601").tz_localize(None))

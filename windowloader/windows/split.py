@@ -219,14 +219,13 @@ def _empty(
     series, spec = windows.series, windows.spec
     longest = int(np.argmax(ends - begins))
     begin, end = int(begins[longest]), int(ends[longest])
+    had = f"its rows {begin} … {end - 1} are {end - begin}"
     if begin == end:
-        last = series.num_steps - 1
-        times = "" if series.clock is None or last < 0 else ", " + " … ".join(series.clock.texts([0, last]))
-        had = f"it has none of the series' rows 0 … {last}{times}"
-    else:
-        had = f"its rows {begin} … {end - 1} are {end - begin}"
-        if end - begin >= needed:
-            had += ", where no window fits within a segment or misses few enough values"
+        had = f"it has none of the {series.num_steps} rows"
+        if series.clock is not None:
+            had += f", {' … '.join(series.clock.texts([0, series.num_steps - 1]))}"
+    elif end - begin >= needed:
+        had += ", where no window fits within a segment or misses few enough values"
     what, advice = "the target rows of a window", "Shorten the windows, or "
     if by == "rows":
         what = "all rows of a window"

@@ -20,8 +20,10 @@ from .spec import WindowSpec as WindowSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     from windowloader.batch.batch import Batch
+    from windowloader.batch.window_reader import WindowReadOptions
     from windowloader.series.series import Column
 
     from .index import Starts
@@ -212,25 +214,15 @@ class WindowSet:
             ",".join(f"{variable.dtype.str}:{variable.num_features}" for variable in self.series.variables),
         )  # fmt: skip
 
-    def read(
-        self,
-        positions: Any,
-        *,
-        scaler: Any = None,
-        scale_targets: bool = True,
-        fill: float | None = None,
-        dtype: str = "float32",
-        layout: str | tuple[str, str] = "btnf",
-        broadcast: bool = True,
-    ) -> Batch:
+    def read(self, positions: Any, **options: Unpack[WindowReadOptions]) -> Batch:
         """Read some windows as one batch, without a loader.
 
         Parameters
         ----------
         positions : int or array-like of int
             Window numbers.
-        scaler, scale_targets, fill, dtype, layout, broadcast
-            As in `WindowLoader`.
+        **options
+            ``scaler``, ``scale_targets``, ``fill``, ``dtype``, ``layout``, ``broadcast`` as in `WindowLoader`.
 
         Returns
         -------
@@ -246,15 +238,7 @@ class WindowSet:
         """
         from windowloader.batch.window_reader import WindowReader
 
-        with WindowReader(
-            self,
-            scaler=scaler,
-            scale_targets=scale_targets,
-            fill=fill,
-            dtype=dtype,
-            layout=layout,
-            broadcast=broadcast,
-        ) as reader:
+        with WindowReader(self, **options) as reader:
             return reader.read(np.atleast_1d(self._check(positions)).reshape(-1))
 
     def graph_at(self, starts: np.ndarray) -> Any:

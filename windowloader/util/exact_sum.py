@@ -177,15 +177,15 @@ class ExactMean:
 
     def value(self) -> np.ndarray:
         """Means rounded once, shape (columns,), float64; NaN where the weights add up to 0."""
-        pairs = [(self.total.exact(column), self.weight.exact(column)) for column in range(self.columns)]
-        return np.array([float(total / weight) if weight else math.nan for total, weight in pairs])
+        return np.array([self._mean([column]) for column in range(self.columns)])
 
     def overall(self) -> float:
         """Mean over all columns together, rounded once; NaN where the weights add up to 0."""
-        pooled = ExactMean(1)
-        for kept, own in ((pooled.total, self.total), (pooled.weight, self.weight)):
-            kept._parts = [expansion(part for parts in own._parts for part in parts)]
-        return float(pooled.value()[0])
+        return self._mean(range(self.columns))
+
+    def _mean(self, columns: Iterable[int]) -> float:
+        total, weight = (sum(map(kept.exact, columns)) for kept in (self.total, self.weight))
+        return float(total / weight) if weight else math.nan
 
     def state(self) -> list[float]:
         """Return all as a flat list of float64: length of the first sum's state, that state, the second's."""

@@ -200,7 +200,7 @@ LOADING = [
     case("NaN without fill", lambda: wl.WindowLoader(wl.WindowSet(wl.Series(HOLES, missing=np.nan), SPEC)),
          ValueError, "fill=0.0", "max_missing=0.0"),
     case("NaN forbidden", lambda: wl.WindowSet(wl.Series(HOLES, missing=np.nan), wl.WindowSpec(
-        lookback=3, horizon=3, on_missing="raise")), ValueError, "node 2", "row 0", "max_missing=0.0"),
+        lookback=3, horizon=3, on_missing="raise")), ValueError, "1 of 8 nodes", "row 0", "max_missing=0.0"),
     case("state of other data", lambda: loader().load_state_dict(wl.WindowLoader(
         wl.WindowSet(wl.Series(VALUES[:300]), SPEC)).state_dict()), ValueError, "277", "257", "start anew"),
     case("state of a model", lambda: loader().load_state_dict({"layer.weight": 0}), ValueError,

@@ -278,7 +278,7 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
         return dtype.newbyteorder("=")
     raise SourceFormatError(
         f"{name!r} has dtype {dtype}; real, integer and boolean arrays of up to 8 bytes per value can be opened. "
-        "Encode text and objects as numbers (nothing is unpickled), pass times as timestamps=, durations as numbers, "
+        "Save text and objects as float32 (nothing is unpickled), pass times as timestamps=, durations as numbers, "
         "complex numbers as two features, records field by field, extended precision as float64."
     )
 

@@ -14,8 +14,7 @@ import numpy as np
 from windowloader.errors import MissingDataError, WindowSpecError
 
 from .index import Explicit, rows_held, true_ranges, window_sums
-from .missing import count_variables, is_missing, sentinel
-from .reads import rows_in_order
+from .missing import count_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,38 +31,58 @@ CHUNK = 1 << 17  # rows or starts examined together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ColumnCounts:
+    """Missing values that windows read in one column.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    counts : RowCounts
+    nodes : int
+        Nodes that each count stands for.
+    has_time : bool
+        Whether counts differ from row to row.
+    """
+
+    name: str
+    counts: RowCounts
+    nodes: int
+    has_time: bool
+
+    def between(self, start: int, stop: int) -> np.ndarray | None:
+        """Count missing values in each row of ``[start, stop)``; None where nothing is missing."""
+        found = (
+            self.counts.between(start, stop) if self.has_time else np.full(stop - start, self.counts.total)
+        )
+        return None if found is None else found * self.nodes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoleCounts:
     """Missing values that windows read in one role.
 
     Parameters
     ----------
     name : str
+        Of the role.
     offsets : ndarray, shape (step,), int64
         Rows from the start.
-    columns : sequence of Column
-    counts : sequence of (RowCounts, int)
-        Of the columns with time that can miss, with the nodes that each count stands for.
-    constant : int
-        Missing values of every row: those of columns without time.
+    columns : sequence of ColumnCounts
+        Of the columns that miss something.
     cells : int
         Values a window reads in this role.
     """
 
     name: str
     offsets: np.ndarray
-    columns: Sequence[Column]
-    counts: Sequence[tuple[RowCounts, int]]
-    constant: int
+    columns: Sequence[ColumnCounts]
     cells: int
 
     def per_row(self, start: int, stop: int) -> np.ndarray | None:
         """Count missing values in each row of ``[start, stop)``; None where nothing is missing."""
-        out = np.full(stop - start, self.constant, np.int64) if self.constant else None
-        for counts, nodes in self.counts:
-            found = counts.between(start, stop)
-            if found is not None:
-                out = found * nodes if out is None else out + found * nodes
-        return out
+        found = [counts for one in self.columns if (counts := one.between(start, stop)) is not None]
+        return np.sum(found, axis=0) if found else None
 
     def share(self, start: int, stop: int) -> np.ndarray | float:
         """Share of missing values in the windows that start at each row of ``[start, stop)``."""
@@ -113,26 +132,21 @@ def _chunks(series: Series) -> Iterator[tuple[int, int]]:
 
 
 def _roles(series: Series, spec: WindowSpec, columns: Mapping[str, Sequence[Column]]) -> list[RoleCounts]:
-    """Count what each role of a window can miss; roles that can miss nothing are left out."""
+    """Count what each role of a window misses; roles that miss nothing are left out."""
     tables = count_variables(
         series, sorted({column.variable for role in columns.values() for column in role})
     )
     roles = []
     for name, chosen in columns.items():
         offsets = spec.input_rows if name == "inputs" else spec.target_rows
-        counts, constant = [], 0
+        found = []
         for column in chosen:
-            if column.variable not in tables:
-                continue
-            variable, found = series.variables[column.variable], tables[column.variable][column.feature]
-            nodes = 1 if variable.has_nodes else series.num_nodes
-            if variable.has_time:
-                counts.append((found, nodes))
-            else:
-                constant += found.total * nodes
-        if len(offsets) and (counts or constant):
-            cells = len(offsets) * series.num_nodes * len(chosen)
-            roles.append(RoleCounts(name, offsets, chosen, counts, constant, cells))
+            if column.variable in tables and (counts := tables[column.variable][column.feature]).total:
+                variable = series.variables[column.variable]
+                nodes = 1 if variable.has_nodes else series.num_nodes
+                found.append(ColumnCounts(column.name, counts, nodes, variable.has_time))
+        if found:
+            roles.append(RoleCounts(name, offsets, found, len(offsets) * series.num_nodes * len(chosen)))
     return roles
 
 
@@ -154,25 +168,12 @@ def _refuse(series: Series, roles: Sequence[RoleCounts], starts: Starts) -> None
                 read = rows_held(starts, role.offsets, begin, end) > 0
                 found += [(begin + int(row), role) for row in np.flatnonzero((missing > 0) & read)[:1]]
         if found:
-            _raise_first(series, *min(found, key=lambda pair: pair[0]))
-
-
-def _raise_first(series: Series, row: int, role: RoleCounts) -> None:
-    """Find feature and node of the first missing value of a row."""
-    for column in role.columns:
-        variable = series.variables[column.variable] if column.variable >= 0 else None
-        mark = sentinel(variable.missing, variable.dtype) if variable is not None else None
-        if variable is None or mark is None:
-            continue
-        place = row if variable.has_time else 0
-        for _, _, rows in rows_in_order(variable, [(place, place + 1)]):
-            values = np.array(rows[0, :, column.feature])
-        nodes = np.flatnonzero(is_missing(values, mark))
-        if len(nodes):
-            where = node_name(series.nodes, int(nodes[0])) if variable.has_nodes else "every node"
+            row, role = min(found, key=lambda pair: pair[0])
+            pairs = ((column.name, column.between(row, row + 1)) for column in role.columns)
+            name, count = next((name, int(counts[0])) for name, counts in pairs if counts is not None)
             raise MissingDataError(
-                f"{where} misses {column.name!r} ({values[nodes[0]]}) at {_when(series, row)}, which windows read "
-                f"among their {role.name}, and on_missing='raise' forbids it. Leave such windows out with "
+                f"{name!r} is missing at {count:,} of {series.num_nodes:,} nodes at {_when(series, row)}, which "
+                f"windows read among their {role.name}, and on_missing='raise' forbids it. Leave such windows out with "
                 "max_missing=0.0, or take masks with on_missing='mask'."
             )
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import ScalerError
-from windowloader.scaling.statistics import Missing, Quantiles, weighted_quantiles
+from windowloader.scaling.statistics import Quantiles, weighted_quantiles
 
 RANKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -25,7 +25,7 @@ def test_weights_repeat_values(pairs):
 
 def fill(reducer, values, weights, step):
     for start in range(0, len(values), step):
-        reducer.add(values[start : start + step], weights[start : start + step], Missing(skip_nan=True), 0, 0)
+        reducer.add(values[start : start + step], weights[start : start + step], np.array([np.nan]), 0, 0)
     reducer.finish()
     return reducer.quantiles
 

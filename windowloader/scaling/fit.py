@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 
 from windowloader.errors import ScalerError
+from windowloader.windows.missing import is_missing, sentinel
 from windowloader.windows.missing_policy import entity_name, node_name, undeclared_nan
 from windowloader.windows.reads import READ_BYTES, row_ranges, rows_in_order
 from windowloader.windows.window_set import WindowSet
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from windowloader.series.series import Column, Series
     from windowloader.series.variable import Variable
 
-    from .statistics import Missing, Reducer
+    from .statistics import Reducer
 
 __all__ = ["Fit", "FitOptions", "Per", "Rounding", "Unseen", "Weighting", "reduce_rows"]
 
@@ -233,8 +234,6 @@ def reduce_rows(
     ScalerError
         At an infinite value.
     """
-    from .statistics import Missing
-
     series = window_set.series
     by_variable: dict[int, list[Column]] = {}
     for column in reducers:
@@ -244,7 +243,8 @@ def reduce_rows(
     borders = series.entity_borders if by_entity else None
     for done, (number, columns) in enumerate(by_variable.items()):
         variable = series.variables[number]
-        missing = Missing.of(variable)
+        mark = sentinel(variable.missing, variable.dtype)
+        mark = None if mark is None else mark.astype(np.float64)
         for start, stop, rows, weights in _weighted_rows(window_set, variable, weighting, read_bytes):
             for begin, end, entity, group in _pieces(start, stop, first, borders, variable.num_nodes):
                 inside = slice(begin - start, end - start)
@@ -254,8 +254,8 @@ def reduce_rows(
                     tile = np.ascontiguousarray(rows[inside, :, column.feature], dtype=np.float64)
                     for reducer in reducers[column]:
                         place = entity if reducer.entities > 1 else 0
-                        if reducer.add(tile, weights[inside], missing, place, group):
-                            _refuse(series, column, tile, weights[inside], missing, begin)
+                        if reducer.add(tile, weights[inside], mark, place, group):
+                            _refuse(series, column, tile, weights[inside], mark, begin)
             if progress is not None:
                 progress(done * (last - first) + stop - first, (last - first) * len(by_variable))
     for several in reducers.values():
@@ -301,10 +301,12 @@ def _pieces(
 
 
 def _refuse(
-    series: Series, column: Column, tile: np.ndarray, weights: np.ndarray, missing: Missing, begin: int
+    series: Series, column: Column, tile: np.ndarray, weights: np.ndarray, mark: np.ndarray | None, begin: int
 ) -> None:
     """Raise for the first cell that is neither finite nor missing."""
-    bad = ~np.isfinite(tile) & ~missing.mask(tile) & (weights > 0)[:, np.newaxis]
+    bad = ~np.isfinite(tile) & (weights > 0)[:, np.newaxis]
+    if mark is not None:
+        bad &= ~is_missing(tile, mark)
     row, node = (int(i) for i in np.argwhere(bad)[0])
     if np.isnan(tile[row, node]):
         raise undeclared_nan(series, column, begin + row, node)

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from windowloader.util.jit import kernel
-from windowloader.windows.missing import sentinel
+from windowloader.windows.missing import is_missing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from windowloader.series.variable import Variable
 
     Floats = NDArray[np.float64]
 
 __all__ = [
     "Extremes",
-    "Missing",
     "Moments",
     "Quantiles",
     "Reducer",
@@ -33,42 +29,6 @@ __all__ = [
 ]
 
 LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What stands for missing in a variable, in its own dtype (-999.9 in float32 is another number).
-
-    Parameters
-    ----------
-    sentinel : float
-        Value that stands for missing; NaN (equal to nothing) where there is none.
-    skip_nan : bool
-        Whether NaN stands for missing.
-    """
-
-    sentinel: float = np.nan
-    skip_nan: bool = False
-
-    @classmethod
-    def of(cls, variable: Variable) -> Missing:
-        """Return the rule of a variable."""
-        mark = sentinel(variable.missing, variable.dtype)
-        return cls() if mark is None else cls(sentinel=float(mark[0]), skip_nan=True)
-
-    def mask(self, values: np.ndarray) -> np.ndarray:
-        """Where values are missing."""
-        return np.asarray((values == self.sentinel) | (np.isnan(values) & self.skip_nan))
-
-    def observed(self, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return rows of weight above 0 with NaN where missing, their weights, and how many cells are bad."""
-        if not weights.all():
-            values, weights = values[weights > 0], weights[weights > 0]
-        finite = np.isfinite(values)
-        if not self.skip_nan and finite.all():
-            return values, weights, 0
-        left_out = self.mask(values)
-        return np.where(left_out, np.nan, values), weights, int(np.count_nonzero(~finite & ~left_out))
 
 
 class Reducer(ABC):
@@ -92,11 +52,11 @@ class Reducer(ABC):
         self.count = np.zeros((entities, 1 if pooled else nodes))
 
     @abstractmethod
-    def add(self, values: Floats, weights: Floats, missing: Missing, entity: int, group: int) -> int:
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
         """Take rows of one entity and one group; return how many cells were neither finite nor missing.
 
         ``values``: shape (row, node), float64, contiguous. ``weights``: shape (row,), float64; rows of
-        weight 0 do not count.
+        weight 0 do not count. ``mark``: what stands for missing, shape (1,), beside NaN; None: nothing does.
         """
 
     @abstractmethod
@@ -123,12 +83,13 @@ class Moments(Reducer):
         self._group = tuple(np.zeros(lanes) for _ in range(4))
         self._open: tuple[int, int] | None = None
 
-    def add(self, values: Floats, weights: Floats, missing: Missing, entity: int, group: int) -> int:
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
         """Add rows of one entity and one group."""
         if self._open != (entity, group):
             self.finish()
             self._open = (entity, group)
-        return int(_add_rows(values, weights, missing.sentinel, missing.skip_nan, *self._group))
+        sentinel = np.nan if mark is None else float(mark[0])
+        return int(_add_rows(values, weights, sentinel, mark is not None, *self._group))
 
     @property
     def mean(self) -> np.ndarray:
@@ -156,9 +117,9 @@ class Extremes(Reducer):
         super().__init__(entities, nodes, pooled)
         self._low, self._high = (np.full_like(self.count, np.nan) for _ in range(2))
 
-    def add(self, values: Floats, weights: Floats, missing: Missing, entity: int, group: int) -> int:
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
         """Widen the ranges; groups do not matter to them."""
-        rows, counted, bad = missing.observed(values, weights)
+        rows, counted, bad = _observed(values, weights, mark)
         axis = None if self.pooled else 0
         seen = counted @ ~np.isnan(rows)
         self.count[entity] += seen.sum() if self.pooled else seen
@@ -196,9 +157,9 @@ class Quantiles(Reducer):
         self.quantiles = np.full((len(ranks), *self.count.shape), np.nan)
         self._kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def add(self, values: Floats, weights: Floats, missing: Missing, entity: int, group: int) -> int:
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
         """Keep rows of weight above 0."""
-        rows, counted, bad = missing.observed(values, weights)
+        rows, counted, bad = _observed(values, weights, mark)
         self._kept.setdefault(entity, []).append((rows, counted))
         return bad
 
@@ -226,6 +187,17 @@ class Quantiles(Reducer):
         """Return the median, and the distance of the outer quantiles."""
         low, median, high = self.quantiles
         return {"median": median, "spread": high - low}
+
+
+def _observed(values: Floats, weights: Floats, mark: Floats | None) -> tuple[Floats, Floats, int]:
+    """Return rows of weight above 0 with NaN where missing, their weights, and how many cells are bad."""
+    if not weights.all():
+        values, weights = values[weights > 0], weights[weights > 0]
+    finite = np.isfinite(values)
+    if mark is None:
+        return values, weights, int(np.count_nonzero(~finite))
+    left_out = is_missing(values, mark)
+    return np.where(left_out, np.nan, values), weights, int(np.count_nonzero(~finite & ~left_out))
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:

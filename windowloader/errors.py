@@ -10,22 +10,22 @@ Each class also inherits the built-in that a caller would catch, so ``except Val
     │   ├── CorruptDataError                checksum, truncated file or chunk, missing chunk
     │   ├── SourceChangedError              the object changed since it was opened
     │   └── SourceTimeoutError (TimeoutError)
-    ├── SourceFormatError (ValueError)      what was given is no array that can be opened
+    ├── SourceFormatError (ValueError)      the target cannot be opened as an array
     ├── MissingExtraError (ImportError)     an optional package is needed; the message has the pip command
     ├── AxesError (ValueError)              axes or layout letters that do not fit
     ├── SeriesError (ValueError)            timestamps, nodes, entities, covariates that do not fit
-    │   └── FeatureNameError                a name that is no feature, variable, covariate or clock
+    │   └── FeatureNameError                an unknown feature, variable, covariate or clock
     ├── GraphError (ValueError)
     ├── WindowSpecError (ValueError)        a spec that is wrong in itself or for its series
     ├── MissingDataError (ValueError)       missing values where the policy forbids them
     ├── SplitError (ValueError)
     ├── ScalerError (ValueError)
-    ├── ConversionError (ValueError)        a conversion that cannot be made, or whose result is not what was written
+    ├── ConversionError (ValueError)        a conversion that cannot be made, or whose result differs from its source
     ├── LoaderError (ValueError)            arguments of a loader
-    │   └── MemoryBudgetError (MemoryError) a budget under what the data needs
+    │   └── MemoryBudgetError (MemoryError) a budget below what the data needs
     ├── RankError (ValueError)
-    ├── StateError (ValueError)             a state of another run, data set or version
-    ├── NotSamplesError (TypeError)         windows indexed or iterated over like samples
+    ├── StateError (ValueError)             a state of another run, dataset or version
+    ├── NotSamplesError (TypeError)         a window set indexed or iterated over like a dataset
     ├── WeightsError (TypeError)            a weighted batch unpacked as a pair
     └── ClosedError (RuntimeError)          a loader used after close()
 """
@@ -64,7 +64,7 @@ __all__ = [
 
 
 class WindowLoaderError(Exception):
-    """Root of all errors of the package. A message shows no password and no query of a URL, whoever made its text."""
+    """Root of all errors of the package. Passwords and queries of URLs are removed from every message."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(hide_secrets(one) if isinstance(one, str) else one for one in args))
@@ -83,7 +83,7 @@ class CredentialsError(SourceError, PermissionError):
 
 
 class CorruptDataError(SourceError):
-    """Stored bytes are not what was written: checksum, truncation, a chunk that is missing."""
+    """Stored bytes are damaged: checksum, truncation, a missing chunk."""
 
 
 class SourceChangedError(SourceError):
@@ -95,7 +95,7 @@ class SourceTimeoutError(SourceError, TimeoutError):
 
 
 class SourceFormatError(WindowLoaderError, ValueError):
-    """The target is nothing that can be opened as an array."""
+    """The target cannot be opened as an array."""
 
 
 class MissingExtraError(WindowLoaderError, ImportError):
@@ -111,7 +111,7 @@ class SeriesError(WindowLoaderError, ValueError):
 
 
 class FeatureNameError(SeriesError):
-    """A name that is no feature, variable, covariate or clock of the series."""
+    """A name that is not a feature, variable, covariate or clock of the series."""
 
 
 class GraphError(WindowLoaderError, ValueError):
@@ -135,7 +135,7 @@ class ScalerError(WindowLoaderError, ValueError):
 
 
 class ConversionError(WindowLoaderError, ValueError):
-    """A conversion that cannot be made, or whose result is not what was written."""
+    """A conversion that cannot be made, or whose result differs from its source."""
 
 
 class LoaderError(WindowLoaderError, ValueError):
@@ -143,19 +143,19 @@ class LoaderError(WindowLoaderError, ValueError):
 
 
 class MemoryBudgetError(LoaderError, MemoryError):
-    """The memory given is under what the data needs; the message names what would do."""
+    """The memory budget is below what the data needs; the message names a sufficient one."""
 
 
 class RankError(WindowLoaderError, ValueError):
-    """A rank or world size that cannot be."""
+    """An invalid rank or world size."""
 
 
 class StateError(WindowLoaderError, ValueError):
-    """A state that belongs to another run, data set or version."""
+    """A state that belongs to another run, dataset or version."""
 
 
 class NotSamplesError(WindowLoaderError, TypeError):
-    """A set of windows was indexed or iterated over, like a data set of samples."""
+    """A window set was indexed or iterated over like a dataset of samples."""
 
 
 class WeightsError(WindowLoaderError, TypeError):

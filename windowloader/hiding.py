@@ -1,6 +1,6 @@
-"""URLs as they may be shown: without passwords, and without queries, which may hold signatures.
+"""Removes secrets from URLs: passwords, and queries, which may contain signatures.
 
-In: any text. Out: the same text to be shown. `windowloader.errors.WindowLoaderError` passes its messages through it.
+In: any text. Out: the text without them. `windowloader.errors.WindowLoaderError` passes its messages through it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 __all__ = ["hide_secrets"]
 
 SCHEME = r"\b(?!(?:file|local):)[a-z][a-z0-9+.-]+:/{1,3}"
-INSIDE = r"(?:[^\s'\"<>]|'(?=[\w%&=/+~-]))"  # a quote that ends a name is no part of its URL
+INSIDE = r"(?:[^\s'\"<>]|'(?=[\w%&=/+~-]))"  # a quote that ends a name does not belong to its URL
 # User and password, up to the last @ before the path; a password with an unescaped / ? or # goes up to the last @ of
-# all, and is told by a port that is no number. A single word before @ is kept outside the web: abfs://container@account.
+# all, and is recognised by a port that is not a number. A single word before @ stays outside the web: abfs://container@account.
 USER = re.compile(
     rf"({SCHEME})(?:[^\s/?#]*:[^\s/?#]*@|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s'\"]|$))\S*@)", re.IGNORECASE
 )
@@ -24,12 +24,12 @@ PARAMETER = re.compile(
 
 
 def hide_secrets(text: str) -> str:
-    """Take passwords and queries out of all URLs in a text.
+    """Remove passwords and queries from all URLs in a text.
 
     Parameters
     ----------
     text : str
-        A URL, or a message with any number of them.
+        A URL, or a message with any number of URLs.
 
     Returns
     -------

@@ -1,11 +1,11 @@
-"""Compile the kernels before they are needed: in an image, once for all ranks, for an install that is read-only.
+"""Compiles the kernels before they are needed: in an image, once for all ranks, for a read-only install.
 
-In: dtypes of sources and of batches. Out: kernels in numba's cache, and how long each kind took. Never changes what a
-loader does: whatever is missing in the cache is compiled with the first batch that needs it.
+In: dtypes of sources and of batches. Out: kernels in numba's cache, and the time each kind took. Never changes what a
+loader does: kernels that are not in the cache are compiled with the first batch that needs them.
 
-The cache lies beside the modules, or where ``NUMBA_CACHE_DIR`` says, which must then be set when training runs too.
-Its files belong to one kind of processor and one version of numba and of this package: warm up on the machines that
-train. Processes that warm up at the same time do the same work and overwrite each other's files with equal ones.
+The cache is beside the modules, or in ``NUMBA_CACHE_DIR``, which must then be set for training too. Its files belong to
+one kind of processor and one version of numba and of this package: warm up on the machines that train. Processes that
+warm up at the same time do the same work and overwrite each other's files with equal ones.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Warmed", "cache_folder", "warm_up"]
 
-STEPS = 6000  # more windows than are shuffled by a table
-NODES = (3, 20)  # too few for whole registers of nodes, and enough
+STEPS = 6000  # more windows than the shuffle keeps in a table
+NODES = (3, 20)  # fewer nodes than fill a vector register, and more
 SOURCES = ("bool", *FLOATS[:3], *(f"{kind}{8 << k}" for kind in ("int", "uint") for k in range(4)))
 
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """One kind of data that was warmed up.
+    """One kind of data whose kernels were compiled.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Warmed:
     missing : bool
         With masks, with a fill and without.
     seconds : float
-        Next to nothing where all of it was in the cache.
+        Close to 0 where all kernels were cached.
     """
 
     source: str
@@ -54,7 +54,7 @@ class Warmed:
 def warm_up(
     sources: Sequence[str] = ("float32",), dtypes: Sequence[str] = ("float32",), *, missing: bool = True
 ) -> Iterator[Warmed]:
-    """Compile what loaders need for these dtypes, and yield each kind when it is done.
+    """Compile the kernels that loaders need for these dtypes, and yield each kind when it is done.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def warm_up(
     dtypes : sequence of str
         Of batches: "float32", "float64", "float16", "bfloat16".
     missing : bool
-        Also what masks and fills need.
+        Also compile for masks and fills.
 
     Yields
     ------
@@ -72,7 +72,7 @@ def warm_up(
     Raises
     ------
     LoaderError
-        For a dtype that is none.
+        For an unknown dtype.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def warm_up(
     """
     for given, known, what in ((sources, SOURCES, "sources"), (dtypes, FLOATS, "dtypes")):
         if unknown := sorted(set(given) - set(known)):
-            raise LoaderError(f"{what}={unknown} cannot be warmed up. Known are {', '.join(known)}.")
+            raise LoaderError(f"{what}={unknown} is unknown. Known are {', '.join(known)}.")
     for source, dtype in itertools.product(sources, dtypes):
         for masked in (False, True) if missing else (False,):
             begun = time.perf_counter()
@@ -90,14 +90,14 @@ def warm_up(
 
 
 def cache_folder() -> str | None:
-    """Folder in which this process keeps compiled kernels; None where nowhere can be written."""
+    """Folder of this process's compiled kernels; None where no folder can be written."""
     from .batch.kernels import runs
 
     return getattr(getattr(runs, "stats", None), "cache_path", None)
 
 
 def _warm(source: str, dtype: str, masked: bool) -> None:
-    """Take a batch of each common shape: one value a node, clocks beside it, several values; few nodes and many."""
+    """Read a batch of each common shape: one or several features, with and without clocks, few and many nodes."""
     import windowloader as wl
 
     day, week = CLOCK_NAMES[0], CLOCK_NAMES[3]

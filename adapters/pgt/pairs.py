@@ -17,7 +17,7 @@ import torch
 
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import AxesError, ScalerError
-from windowloader.scaling.fit import ScalerWarning
+from windowloader.scaling.scaler import ScalerWarning
 from windowloader.windows.index import Runs
 from windowloader.windows.spec import WindowSpec
 from windowloader.windows.window_set import WindowSet

@@ -121,7 +121,7 @@ class ExactError:
         if self._mean is None:
             self._mean = ExactMean(sums.shape[1])
         factor = None if weights is None else torch.as_tensor(weights).detach().double().cpu().numpy()
-        self._mean.add_sums(sums.cpu().numpy(), counts.cpu().numpy(), factor)
+        self._mean.add(sums.cpu().numpy(), factor, counts=counts.cpu().numpy())
 
     def _errors(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         difference = prediction - target

@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from windowloader.bench import measure
-from windowloader.util.private_memory import MemoryWatch
-from windowloader.util.units import format_bytes, parse_bytes
+from windowloader.util.units import MemoryWatch, format_bytes, parse_bytes
 
 LOOKBACK = HORIZON = 12
 SPAN = LOOKBACK + HORIZON

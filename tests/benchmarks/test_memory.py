@@ -15,7 +15,7 @@ import pytest
 SCRIPT = """
 import json, sys
 import windowloader as wl
-from windowloader.util.private_memory import MemoryWatch
+from windowloader.util.units import MemoryWatch
 import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 spec = wl.WindowSpec(lookback=12, horizon=12, inputs=["speed", "time_of_day"], targets=["speed"])
@@ -50,7 +50,7 @@ LIMIT = 2 << 30  # bytes of private memory, addressed or not; PGT's array alone 
 STEPS = """
 import sys
 import windowloader as wl
-from windowloader.util.private_memory import MemoryWatch
+from windowloader.util.units import MemoryWatch
 import windowloader.loader.loader, windowloader.windows.split, windowloader.batch.kernels
 series = wl.open(sys.argv[1], features=["speed"], timestamps=("2018-01-01", "5min"))
 names = ["speed", "time_of_day"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.series.clock import CLOCK_NAMES, Clock
-from windowloader.util.packed import pack_integers, unpack_integers
+from windowloader.series.packed import pack_integers, unpack_integers
 
 SECOND = 10**9
 YEAR_1700, YEAR_2200 = -8520 * 10**6 * SECOND, 7258 * 10**6 * SECOND
@@ -120,4 +120,4 @@ def test_a_pickled_clock_takes_few_bytes_a_gap(gaps: int) -> None:
     steps[rng.choice(len(steps), gaps, replace=False)] *= rng.integers(2, 400, gaps)
     clock = Clock.from_timestamps(np.cumsum(steps).view("datetime64[ns]"), len(steps))
     assert clock.nbytes <= 24 * (gaps + 1)
-    assert len(pickle.dumps(clock)) < 1000 + 6 * gaps
+    assert len(pickle.dumps(clock)) < 1000 + 8 * gaps

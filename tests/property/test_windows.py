@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.windows.bitmap import Bitmap, keep_rows
-from windowloader.windows.index import Explicit, Runs
+from windowloader.windows.index import Explicit, Runs, true_ranges
 
 
 @st.composite
@@ -136,18 +135,9 @@ def test_each_kind_of_index_behaves_like_a_list(made, data):
     windows, _ = made
     total = windows.series.num_steps
     bits = data.draw(st.lists(st.booleans(), min_size=total, max_size=total).map(np.array))
-    words = (
-        np.packbits(np.append(bits, np.zeros(-total % 64, bool)), bitorder="little")
-        .view("<u8")
-        .astype(np.uint64)
-    )
     model = [s for s in windows.starts().tolist() if bits[s]]
-    kept = keep_rows(windows.index, words)
-    bitmap = Bitmap.of_words(0, np.zeros(-(-total // 64), np.uint64))
-    if model:
-        marked = np.zeros(64 * len(words), bool)
-        marked[model] = True
-        bitmap = Bitmap.of_words(0, np.packbits(marked, bitorder="little").view("<u8").astype(np.uint64))
+    ranges = true_ranges([bits], 0)
+    kept = windows.index.within(ranges[:, 0], ranges[:, 1])
     shuffled = data.draw(st.permutations(model))
     begins = sorted(data.draw(st.lists(st.integers(-3, total), max_size=3, unique=True)))
     ends = [
@@ -159,7 +149,6 @@ def test_each_kind_of_index_behaves_like_a_list(made, data):
     step = data.draw(st.integers(1, 3))
     for index, listed in (
         (kept, model),
-        (bitmap, model),
         (Explicit(np.array(model, np.int64)), model),
         (Explicit(np.array(shuffled, np.int64)), shuffled),
     ):

@@ -73,7 +73,7 @@ MEASURED = """
 import json, sys
 import numpy as np
 import windowloader as wl
-from windowloader.util.private_memory import MemoryWatch, private_bytes
+from windowloader.util.units import MemoryWatch, private_bytes
 
 url, options = sys.argv[1], json.loads(sys.argv[2])
 epochs, variables, active = (options.pop(name, None) for name in ("epochs", "variables", "active"))

@@ -344,7 +344,7 @@ GROWTH = """
 import gc, json, sys, time
 import windowloader as wl
 from windowloader.batch import buffers
-from windowloader.util.private_memory import MemoryWatch
+from windowloader.util.units import MemoryWatch
 series = wl.open(sys.argv[1])
 windows = wl.WindowSet(series, wl.WindowSpec(lookback=12, horizon=12, stride=int(sys.argv[3])))
 with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernels, and the store's code

@@ -106,7 +106,7 @@ def test_arrays_without_values(put, shape):
     file = io.BytesIO()
     np.save(file, array)
     for target in (array, put(file.getvalue(), "a.npy")):
-        with pytest.raises((SeriesError, WindowSpecError), match=r"has no rows|axis beside time is empty"):
+        with pytest.raises((SeriesError, WindowSpecError), match=r"has 0 rows|axis beside time is empty"):
             wl.WindowSet(wl.open(target), SPEC)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.series.clock import Clock
-from windowloader.util.moments import frequency, nanoseconds_of
+from windowloader.util.calendars import frequency, nanoseconds_of
 
 FIVE_MINUTES = np.arange("2012-03-01", "2012-03-08", np.timedelta64(5, "m"), dtype="datetime64[m]")
 
@@ -134,10 +134,10 @@ def test_time_may_fall_from_one_entity_to_the_next() -> None:
         (FIVE_MINUTES[:-1], "2015 timestamps for 2016 rows"),
         (np.arange(2016), "int64 numbers, whose unit is not known"),
         (np.arange(2016.0), "float64 numbers"),
-        (np.append(FIVE_MINUTES[:-1], np.datetime64("NaT", "ns")), "row 2015 is not a time"),
-        (["yesterday"] * 2016, "cannot be read as moments"),
-        ([object()] * 2016, "object is no moment"),
-        (FIVE_MINUTES.astype("datetime64[Y]") + np.timedelta64(400, "Y"), "outside what nanoseconds"),
+        (np.append(FIVE_MINUTES[:-1], np.datetime64("NaT", "ns")), "row 2015 is NaT, not a time"),
+        (["yesterday"] * 2016, "cannot be read as times"),
+        ([object()] * 2016, "cannot be read as times"),
+        (FIVE_MINUTES.astype("datetime64[Y]") + np.timedelta64(400, "Y"), "which nanoseconds since 1970 can"),
         (FIVE_MINUTES.reshape(-1, 2), r"shape \(1008, 2\)"),
         (("2012-03-01", "1000W"), "after the year 2262"),
     ],
@@ -149,7 +149,7 @@ def test_invalid_timestamps_raise(given: object, message: str) -> None:
 
 @pytest.mark.parametrize("freq", ["MS", "M", "5", "0min", "-5min", "", 5, None, np.timedelta64(1, "M")])
 def test_invalid_frequencies_raise(freq: object) -> None:
-    with pytest.raises(SeriesError, match="no step of a fixed length"):
+    with pytest.raises(SeriesError, match="not a step of a fixed length"):
         frequency(freq)
 
 

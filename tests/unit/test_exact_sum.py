@@ -69,7 +69,7 @@ def test_columns_are_kept_apart_and_filled_rows_count_for_nothing():
 
 def test_sums_taken_elsewhere_are_divided_by_their_counts():
     mean = ExactMean(3)
-    mean.add_sums([[6.0, 1.0, 0.0], [2.0, 2.0, 0.0]], [[3, 1, 0], [1, 2, 0]])
+    mean.add([[6.0, 1.0, 0.0], [2.0, 2.0, 0.0]], counts=[[3, 1, 0], [1, 2, 0]])
     assert mean.value()[:2].tolist() == [2.0, 1.0]
     assert math.isnan(mean.value()[2])
     again = ExactMean.from_state([*mean.state(), 0.0, 0.0])

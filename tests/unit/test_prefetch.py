@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from windowloader.loader.prefetch import Ahead
-from windowloader.util.sharing import WorkerPool
+from windowloader.util.threads import WorkerPool
 
 
 def running() -> list[threading.Thread]:

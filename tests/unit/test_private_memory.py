@@ -7,7 +7,7 @@ import sys
 def test_memory_is_watched_where_it_is_held():
     code = (
         "import numpy as np\n"
-        "from windowloader.util.private_memory import MemoryWatch\n"
+        "from windowloader.util.units import MemoryWatch\n"
         "with MemoryWatch() as watch:\n"
         "    held = np.ones(40_000_000, np.uint8)\n"
         "del held\nwith MemoryWatch() as second:\n"

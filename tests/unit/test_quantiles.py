@@ -1,8 +1,6 @@
-"""Quantiles: exact ones against NumPy, sketched ones within their error, the same in every run."""
+"""Quantiles of the rows that windows read, against NumPy."""
 
 from __future__ import annotations
-
-import builtins
 
 import numpy as np
 import pytest
@@ -10,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import windowloader as wl
-from windowloader.errors import MissingExtraError, ScalerError
-from windowloader.scaling.quantiles import Exact, Sketched, quantile_reducer, weighted_quantiles
-from windowloader.scaling.statistics import Missing
+from windowloader.errors import ScalerError
+from windowloader.scaling.statistics import Quantiles, weighted_quantiles
 
 RANKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -28,19 +25,18 @@ def test_weights_repeat_values(pairs):
 
 def fill(reducer, values, weights, step):
     for start in range(0, len(values), step):
-        reducer.add(values[start : start + step], weights[start : start + step], Missing(skip_nan=True), 0, 0)
+        reducer.add(values[start : start + step], weights[start : start + step], np.array([np.nan]), 0, 0)
     reducer.finish()
     return reducer.quantiles
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-@pytest.mark.parametrize("make", [Exact, lambda *a: Sketched(*a, limit=1 << 24)])
-def test_portions_change_no_bit_and_quantiles_are_close(make, pooled):
+def test_portions_change_no_bit_and_quantiles_are_close(pooled):
     rng = np.random.default_rng(0)
     values = rng.gamma(2, size=(20_000, 3))
     values[rng.random(values.shape) < 0.1] = np.nan
     weights = rng.integers(0, 3, 20_000).astype(np.float64)
-    found = [fill(make(1, 3, pooled, RANKS[1:4]), values, weights, step) for step in (20_000, 256, 7)]
+    found = [fill(Quantiles(1, 3, pooled, RANKS[1:4]), values, weights, step) for step in (20_000, 256, 7)]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
     repeated = np.repeat(values, weights.astype(int), axis=0)
@@ -51,26 +47,11 @@ def test_portions_change_no_bit_and_quantiles_are_close(make, pooled):
         np.testing.assert_allclose(reached, RANKS[1:4], atol=2e-3)
 
 
-def test_the_limit_decides_and_the_smallest_sketch_is_refused():
-    common = {"entities": 1, "nodes": 1000, "pooled": False, "ranks": RANKS}
-    assert isinstance(quantile_reducer(**common, bytes_kept=100, limit=100), Exact)
-    assert isinstance(quantile_reducer(**common, bytes_kept=1 << 30, limit=1 << 24), Sketched)
-    with pytest.raises(ScalerError, match="Raise exact_bytes, or pool"):
-        quantile_reducer(**common, bytes_kept=1 << 30, limit=1 << 20)
-
-
-def test_without_the_library_the_extra_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name == "datasketches":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    windows = wl.WindowSet(
-        wl.Series(np.random.default_rng(0).normal(size=(500, 4))), wl.WindowSpec(lookback=3, horizon=1)
-    )
-    with pytest.raises(MissingExtraError, match=r"pip install 'windowloader\[quantiles\]'"):
-        wl.RobustScaler.fit(windows, exact_bytes="1kB")
-    assert wl.RobustScaler.fit(windows).spread > 0
+def test_more_values_than_the_limit_are_refused():
+    values = np.random.default_rng(1).normal(size=(2000, 50))
+    windows = wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=3, horizon=1))
+    exact = wl.RobustScaler.fit(windows, per="node", exact_bytes=values.nbytes)
+    assert exact.median.tolist() == np.quantile(values, 0.5, axis=0).tolist()
+    with pytest.raises(ScalerError, match=r"800 kB, and exact_bytes='100kB' is less.*some of the windows"):
+        wl.RobustScaler.fit(windows, exact_bytes="100kB")
+    assert wl.RobustScaler.fit(windows.take(slice(None, None, 100)), exact_bytes="100kB").spread > 0

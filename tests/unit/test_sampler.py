@@ -157,6 +157,6 @@ def test_a_group_made_after_the_first_use_is_an_error_unless_it_agrees(windows, 
     assert len(told) == 2
     for use in (len, iter, wl.WindowLoader.state_dict):
         with pytest.raises(
-            RankError, match="first used as rank 0 of 1 .*says rank 0 of 2.*once the process group"
+            RankError, match="first used as rank 0 of 1 .*says rank 0 of 2.*after the process group"
         ):
             use(loader)

@@ -11,7 +11,7 @@ import windowloader as wl
 from windowloader.loader import batching as making
 from windowloader.loader import pipeline as engine
 from windowloader.loader.prefetch import Ahead
-from windowloader.util.sharing import WorkerPool
+from windowloader.util.threads import WorkerPool
 
 
 def test_parts_run_at_the_same_time_where_a_thread_has_no_room():

@@ -106,24 +106,24 @@ def test_ranges_may_leave_rows_out():
     [
         ((0.7, 0.1), {}, r"sum to 0.8, not 1. To leave rows out, name ranges"),
         ((1.2, -0.2), {}, r"must each be above 0"),
-        (0.7, {}, r"parts=0.7 are no parts. Give ratios"),
+        (0.7, {}, r"parts=0.7 cannot be read as parts. Give ratios"),
         ((), {}, r"has no parts"),
-        ("2012-03-05", {}, r"are no parts"),
+        ("2012-03-05", {}, r"cannot be read as parts"),
         ((0.5, "2012-03-05"), {}, r"mixes ways"),
         ((900,), {}, r"row 900 is outside the series' 500 rows"),
-        ((300, 200), {}, r"'val' ends before it begins: 300 … 200"),
+        ((300, 200), {}, r"'val' ends before it begins: \(300, 200\)"),
         ({"train": (100, 300), "test": (200, 400)}, {}, r"'test' \(\(200, 400\)\) begins before part 'train'"),
         ({"test": (200, 400), "train": (0, 200)}, {}, r"come in order of time"),
         (["2012-03-05"], {}, r"'2012-03-05' is a date, and 'traffic.npy' has no timestamps"),
         ((0.5, 0.5), {"by": "time"}, r"by='time' is unknown. Known are 'targets', 'rows', 'windows', 'entities'"),
-        ((0.5, 0.5), {"purge": -1}, r"purge=-1 is no number of rows"),
+        ((0.5, 0.5), {"purge": -1}, r"purge must be an integer number of rows >= 0, got -1"),
         ((0.5, 0.5), {"by": "entities"}, r"'traffic.npy' has none"),
         ((0.999, 0.001), {"by": "windows"}, r"'test' has no windows: 0.001 of 477 windows comes to 0.*by='targets'"),
         ((0.97, 0.03), {"by": "rows"}, r"by='rows' .*24 rows, and its rows 485 … 499 are 15.*by='targets'.*12 rows"),
         ((0.99, 0.01), {}, r"by='targets' puts .*target rows .* 12 rows, .* 495 … 499 are"),
         ((0.5, 0.5), {"purge": 240}, r"'train' has no windows"),
-        ((600,), {"by": "windows"}, r"end after 477"),
-        (["2012-03-05"], {"by": "windows"}, r"cuts window numbers, not dates"),
+        ((600,), {"by": "windows"}, r"from 0 to 477"),
+        (["2012-03-05"], {"by": "windows"}, r"cuts window numbers, .* not dates"),
     ],
 )  # fmt: skip
 def test_parts_that_cannot_be(parts, options, says):
@@ -135,9 +135,7 @@ def test_bad_dates_and_dates_outside():
     series = series_of(500, timestamps=("2012-03-01", "5min"))
     with pytest.raises(SplitError, match="nonsense"):
         wl.split(series, SPEC, ["nonsense"])
-    with pytest.raises(
-        SplitError, match=r"'test' has no windows.*none of the series' rows 0 … 499, 2012-03-01"
-    ):
+    with pytest.raises(SplitError, match=r"'test' has no windows.*none of the 500 rows, 2012-03-01"):
         wl.split(series, SPEC, ["2013-01-01"])
 
 
@@ -163,9 +161,9 @@ def test_a_window_set_can_be_split_again():
     fit, tune = wl.split(train, None, (0.75, 0.25))
     assert fit.row_range == (0, 300)
     assert tune.row_range == (288, 400)
-    with pytest.raises(SplitError, match="not the window set's own"):
+    with pytest.raises(SplitError, match="a window set, which has its own"):
         wl.split(train, wl.WindowSpec(lookback=3, horizon=1), (0.5, 0.5))
-    with pytest.raises(SplitError, match="spec=None goes with a window set"):
+    with pytest.raises(SplitError, match="second argument is None.*a series and its spec"):
         wl.split(series_of(500), None, (0.5, 0.5))
     chosen = train.take([300, 0, 5, 5])
     early, late = wl.split(chosen, None, [100])
@@ -192,7 +190,7 @@ def test_entities_whole_by_ratio_and_name():
             r"ratios \(0.5, 0.5\) cannot cut the rows of 3 entities.*Cut by date.*by='entities'",
         ),
         ((0.5, 0.5), {"by": "rows"}, r"cannot cut the rows of 3 entities"),
-        ((0.5, 0.5), {"by": "windows"}, r"3 entities lie end to end"),
+        ((0.5, 0.5), {"by": "windows"}, r"3 entities, which lie end to end"),
         ({"train": ["a", "d"]}, {"by": "entities"}, r"'d' is none of the 3 entities.*'a', 'b', 'c'"),
         ({"train": ["a"], "test": ["a"]}, {"by": "entities"}, r"entity 'a' is in 'train' and in 'test'"),
         ({"train": ["a"], "test": []}, {"by": "entities"}, r"'test' has no windows"),
@@ -224,5 +222,5 @@ def test_folds_expand_or_slide():
         wl.folds(series_of(400), SPEC, 4, test_steps=100)
     with pytest.raises(SplitError, match="a fold at a time"):
         wl.folds(meters(), SPEC, 2)
-    with pytest.raises(SplitError, match="no way to fold"):
+    with pytest.raises(SplitError, match="by='windows' is unknown"):
         wl.folds(series_of(400), SPEC, 2, by="windows")

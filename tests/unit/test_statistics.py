@@ -9,7 +9,8 @@ import pytest
 
 import windowloader as wl
 from windowloader.errors import MissingDataError, ScalerError
-from windowloader.scaling.statistics import Extremes, Moments, reduce_rows
+from windowloader.scaling.fit import reduce_rows
+from windowloader.scaling.statistics import Extremes, Moments
 
 
 class Streamed(wl.Source):
@@ -44,11 +45,10 @@ def moments(source, *, per="feature", read_bytes, weighting="rows", keep=None, *
     windows = wl.WindowSet(wl.Series(source, **options), SPEC)
     windows = windows if keep is None else windows.take(keep)
     series = windows.series
-    by_entity = per == "entity"
-    entities = len(series.entity_borders) - 1 if by_entity else 1
-    reducers = {c: Moments(entities, series.num_nodes, per != "node") for c in series.columns()}
-    reduce_rows(windows, reducers, weighting=weighting, by_entity=by_entity, read_bytes=read_bytes)
-    return np.stack([np.concatenate([r.count, r.mean, r.square], axis=1) for r in reducers.values()])
+    entities = len(series.entity_borders) - 1 if per == "entity" else 1
+    reducers = {c: [Moments(entities, series.num_nodes, per != "node")] for c in series.columns()}
+    reduce_rows(windows, reducers, weighting=weighting, read_bytes=read_bytes)
+    return np.stack([np.concatenate([r.count, r.mean, r.square], axis=1) for [r] in reducers.values()])
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_any_read_size_and_grid_gives_the_same_bits(values, per):
 
 def test_tiles_of_wide_rows_change_no_bit(values, monkeypatch):
     expected = moments(values, read_bytes=1 << 30)
-    monkeypatch.setattr("windowloader.scaling.statistics.TILE_BYTES", 8 * 70 * 3)
+    monkeypatch.setattr("windowloader.scaling.fit.TILE_BYTES", 8 * 70 * 3)
     np.testing.assert_array_equal(moments(values, read_bytes=1 << 30), expected)
 
 
@@ -134,11 +134,11 @@ def test_an_undeclared_nan_is_named(reducer):
     values[300, 1, 1] = np.nan
     series = wl.Series(values, features=["speed", "flow"], nodes=["a", "b", "c"])
     windows = wl.WindowSet(series, SPEC)
-    reducers = {column: reducer(1, 3, True) for column in series.columns()}
+    reducers = {column: [reducer(1, 3, True)] for column in series.columns()}
     with pytest.raises(
         MissingDataError, match=r"'flow' at row 300, node 1 \('b'\) is NaN.*missing=float\('nan'\)"
     ):
-        reduce_rows(windows, reducers, weighting="rows", by_entity=False)
+        reduce_rows(windows, reducers, weighting="rows")
 
 
 @pytest.mark.parametrize("reducer", [Moments, Extremes])
@@ -150,9 +150,8 @@ def test_an_infinite_value_is_named_whatever_is_missing(reducer, bad):
     with pytest.raises(ScalerError, match=r"row 7, node 2 is -?inf"):
         reduce_rows(
             wl.WindowSet(series, SPEC),
-            {series.columns()[0]: reducer(1, 3, False)},
+            {series.columns()[0]: [reducer(1, 3, False)]},
             weighting="rows",
-            by_entity=False,
         )
 
 

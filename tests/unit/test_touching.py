@@ -14,7 +14,7 @@ import windowloader as wl
 from windowloader.rows import prefault as touching
 from windowloader.rows.arena import Arena
 from windowloader.sources.base import LocalSource
-from windowloader.util.private_memory import private_bytes
+from windowloader.util.units import private_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems make pages when they are used")
 

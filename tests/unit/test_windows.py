@@ -26,7 +26,7 @@ def test_published_count_of_windows():
     ("steps", "options", "says"),
     [
         (20, {}, r"lookback=12 \+ delay=0 \+ horizon=12 needs 24 steps, but .* has 20"),
-        (60, {"segments": [0, 10, 33, 50, 60]}, r"longest of 4 segments of .*, segment 1 \(rows 10 … 32\), has 23"),
+        (60, {"segments": [0, 10, 33, 50, 60]}, r"the longest segment of .* \(number 1 of 4, rows 10 … 32\) has 23"),
     ],
 )  # fmt: skip
 def test_a_span_longer_than_every_segment_is_an_error(steps, options, says):
@@ -38,7 +38,9 @@ def test_short_segments_can_be_refused():
     series = series_of(100, segments=[0, 60, 75, 100])
     assert wl.WindowSet(series, SPEC).starts().tolist() == [*range(37), 75, 76]
     spec = wl.WindowSpec(lookback=12, horizon=12, short_segments="raise")
-    with pytest.raises(WindowSpecError, match=r"segment 1 of 'traffic.npy' has 15.*short_segments='skip'"):
+    with pytest.raises(
+        WindowSpecError, match=r"'traffic.npy' \(number 1 of 3, rows 60 … 74\) has 15.*short_segments='skip'"
+    ):
         wl.WindowSet(series, spec)
     assert len(wl.WindowSet(series_of(100, segments=[0, 60, 100]), spec)) == 37 + 17
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
-from windowloader.scaling.statistics import node_name, undeclared_nan
 from windowloader.sources.mapping import unchanged
-from windowloader.windows.marks import is_missing, sentinel
+from windowloader.windows.missing import is_missing, sentinel
+from windowloader.windows.missing_policy import node_name, undeclared_nan
 
 from .delivery import FLOATS, delivered_dtype
 from .nan_guard import GuardedColumns, NanGuard, unusable, watch

@@ -14,8 +14,8 @@ import numpy as np
 
 from windowloader.errors import ScalerError
 from windowloader.rows.strided import StridedBuffer
-from windowloader.scaling.statistics import entity_name, undeclared_nan
 from windowloader.sources.mapping import mapping_of
+from windowloader.windows.missing_policy import entity_name, undeclared_nan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -190,7 +190,7 @@ class NanGuard:
                 self._check_rows(one, windows, begin, rows[one.rows])
 
     def _check_rows(self, one: GuardedColumns, windows: WindowSet, begin: int, rows: Rows) -> None:
-        from windowloader.windows.gaps import rows_held
+        from windowloader.windows.index import rows_held
 
         read = np.flatnonzero(rows_held(windows.index, one.offsets, begin, begin + len(rows.first)))
         first = rows.first[read]

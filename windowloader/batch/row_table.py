@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from windowloader.windows.marks import is_missing
+from windowloader.windows.missing import is_missing
 
 from .delivery import delivered_dtype
 from .roles import cast

@@ -20,8 +20,7 @@ import windowloader as wl
 from windowloader.errors import LoaderError
 from windowloader.util.jit import kernel
 from windowloader.util.machine import move
-from windowloader.util.private_memory import MemoryWatch
-from windowloader.util.units import format_bytes
+from windowloader.util.units import MemoryWatch, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from windowloader.errors import ConversionError
-from windowloader.windows.marks import is_missing, sentinel
+from windowloader.windows.missing import is_missing, sentinel
 
 __all__ = ["Encoding", "Loss", "Range", "encoding_for"]
 

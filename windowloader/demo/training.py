@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import windowloader as wl
 from windowloader.adapters.pytorch import TorchLoader
-from windowloader.util.private_memory import MemoryWatch, private_bytes
+from windowloader.util.units import MemoryWatch, private_bytes
 
 from .generated import grid_graph
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from windowloader.order.shard import Position, Steps
     from windowloader.rows.rows import Piece, RowStream
     from windowloader.util.ranks import Ranks
-    from windowloader.util.sharing import WorkerPool
+    from windowloader.util.threads import WorkerPool
 
     from .pipeline import Pipeline
 

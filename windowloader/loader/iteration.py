@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ClosedError
-from windowloader.util.sharing import WorkerPool
+from windowloader.util.threads import WorkerPool
 
 from .batching import grouped, make, tasks
 from .prefetch import Ahead

@@ -12,12 +12,12 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from windowloader.util.shutdown import Stage, at_end
+from windowloader.util.threads import Stage, at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from windowloader.util.sharing import WorkerPool
+    from windowloader.util.threads import WorkerPool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -146,7 +146,7 @@ class Ahead(Generic[T, R]):
 
     Examples
     --------
-    >>> from windowloader.util.sharing import WorkerPool
+    >>> from windowloader.util.threads import WorkerPool
     >>> list(Ahead(iter(range(4)), lambda n: n * n, crew=WorkerPool(2), ahead=3))
     [0, 1, 4, 9]
     """

@@ -18,7 +18,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from windowloader.util.shutdown import Stage, at_end
+from windowloader.util.threads import Stage, at_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

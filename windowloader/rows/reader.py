@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from windowloader.errors import ClosedError
 from windowloader.sources.reads import taken
-from windowloader.util.shutdown import Stage, at_end
+from windowloader.util.threads import Stage, at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

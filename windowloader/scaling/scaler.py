@@ -1,37 +1,50 @@
-"""What every scaler does with its statistics: scale, undo, select, keep.
+"""What every scaler does with its statistics: scale, undo, select, save.
 
-In: a table of statistics by feature. Out: one shift and one factor a feature, for the gather
-(`Scaler.affine`) and for arrays and tensors of any layout; JSON. Never looks at data.
+In: a table of statistics by feature. Out: one shift and one factor per feature, for the gather (`Scaler.affine`) and
+for arrays and tensors of any layout; JSON from which the same bits come back. Never looks at data.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+import reprlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
 from windowloader.errors import ScalerError
 
-from .affine import Affine, back, choose, like, spread, to_float64
-from .text import from_text, not_a_scaler, to_text
+from .affine import Affine, arrange, back, choose, like, to_float64
+from .fit import Fit, FitOptions, check_choices, listed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Unpack
 
-    from .statistics import Per, Unseen
+    from windowloader.windows.window_set import WindowSet
 
-__all__ = ["Numbers", "Rounding", "Scaler"]
+    from .fit import Per, Rounding, Unseen
+    from .statistics import Reducer
 
-Rounding = Literal["multiply", "divide"]
+__all__ = ["Numbers", "Scaler", "ScalerWarning"]
+
 Numbers = float | np.ndarray
-ANY = ""  # the name under which statistics stand that no feature was named for
+Statistics = Mapping[str, Mapping[str, Any]]  # feature -> statistic -> [entity or 1, node or 1]
+ANY = ""  # the name of statistics for which no feature was named
+VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
+class ScalerWarning(UserWarning):
+    """A statistic that scales nothing: a constant feature or node."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Scaler:
     """What all scalers share: a table of statistics, and an affine map for each feature made from it.
 
@@ -47,83 +60,92 @@ class Scaler:
         What the statistics differ by.
     """
 
-    features: tuple[str, ...] | None
-    per: Per
-    rounding: Rounding
-    _statistics: Mapping[str, Mapping[str, np.ndarray]]  # feature -> statistic -> [entity or 1, node or 1]
-    _missing: Mapping[str, float]
-    _options: Mapping[str, Any]
+    _statistics: Statistics
+    per: Per = None  # type: ignore[assignment]  # found from the shapes of the statistics
+    rounding: Rounding = "multiply"
+    _missing: Mapping[str, float] = field(default_factory=dict)
+    _options: Mapping[str, Any] = field(default_factory=dict)
 
     NAMES: ClassVar[tuple[str, ...]] = ()
+    SPREAD: ClassVar[str] = ""  # what is 0 where a feature is constant
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
 
+    def __post_init__(self) -> None:
+        check_choices(self, ("rounding",))
+        frozen = {
+            feature: {name: _two_axes(table[name], name, feature, self.per) for name in self.NAMES}
+            for feature, table in self._statistics.items()
+        }
+        object.__setattr__(self, "_statistics", frozen)
+        object.__setattr__(self, "_options", {**self.OPTIONS, **self._options})
+        if cast("Any", self.per) is None:
+            entities, nodes = np.max(
+                [one.shape for table in frozen.values() for one in table.values()], axis=0
+            )
+            object.__setattr__(self, "per", "entity" if entities > 1 else "node" if nodes > 1 else "feature")
+
     @classmethod
-    def _build(
-        cls,
-        statistics: Mapping[str, Mapping[str, np.ndarray]],
-        *,
-        per: Per = "feature",
-        rounding: Rounding = "multiply",
-        missing: dict[str, float] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def _build(cls, statistics: Statistics, **fields: Any) -> Self:
+        """Make a scaler of this class from its fields, past the constructor for known numbers."""
         scaler = object.__new__(cls)
-        scaler._fill(statistics, per=per, rounding=rounding, missing=missing, options=options)
+        Scaler.__init__(scaler, statistics, **fields)
         return scaler
 
-    def _fill(
-        self,
-        statistics: Mapping[str, Mapping[str, np.ndarray]],
-        *,
-        per: Per | None = None,
-        rounding: Rounding,
-        missing: float | dict[str, float] | None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Take statistics by feature; ``per`` None: as their shapes say; a ``missing`` number: for all features."""
-        if rounding not in ("multiply", "divide"):
-            raise ScalerError(f"rounding={rounding!r} is unknown: 'multiply' (by 1/std) or 'divide'.")
-        if not isinstance(missing, dict):
-            missing = {} if missing is None else dict.fromkeys(statistics, float(missing))
-        frozen: dict[str, dict[str, np.ndarray]] = {}
-        for feature, table in statistics.items():
-            frozen[feature] = {name: _two_axes(table[name], name, feature, per) for name in self.NAMES}
-        shapes = [array.shape for table in frozen.values() for array in table.values()]
-        if per is None:  # known statistics: their shapes say it
-            per = (
-                "entity"
-                if max(shapes)[0] > 1
-                else "node"
-                if max(shape[1] for shape in shapes) > 1
-                else "feature"
+    @classmethod
+    def _fit(
+        cls,
+        window_set: WindowSet,
+        make: Callable[[Fit], Callable[[int, int, bool], Reducer]],
+        scaling: Mapping[str, Any],
+        **options: Unpack[FitOptions],
+    ) -> Self:
+        """Fit on the rows of a window set, with the reducers that ``make`` returns for the checked options."""
+        fit = Fit(window_set, **options)
+        unseen = {} if fit.unseen == "raise" else {"unseen": fit.unseen}
+        scaler = cls._build(
+            fit.statistics(make(fit)),
+            per=fit.per,
+            rounding=fit.rounding,
+            _missing=fit.missing,
+            _options={**scaling, **unseen},
+        )
+        scaler._warn_constant(fit.place)
+        return scaler
+
+    def _warn_constant(self, place: Callable[[int, int, tuple[int, ...]], str] | None = None) -> None:
+        """Warn once where the spread is 0; the factor is 1 there."""
+        places = []
+        for feature in self._statistics:
+            scale = self._map(feature)[1]
+            for row, column in np.argwhere(scale == 0).tolist():
+                at = (place or _place)(row, column, scale.shape)
+                places.append((repr(feature) if feature else "any feature") + (f" at {at}" if at else ""))
+        if places:
+            warnings.warn(
+                f"{self.SPREAD} is 0 for{listed(places)}: constant there, so the factor is 1 and scaled values are "
+                "all the same.",
+                ScalerWarning,
+                stacklevel=4,
             )
-        for name, value in (
-            ("features", None if ANY in frozen else tuple(frozen)),
-            ("per", per),
-            ("rounding", rounding),
-            ("_statistics", frozen),
-            ("_missing", dict(missing)),
-            ("_options", {**self.OPTIONS, **(options or {})}),
-        ):
-            object.__setattr__(self, name, value)
+
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """What it covers; None: any feature that is not a clock."""
+        return None if ANY in self._statistics else tuple(self._statistics)
 
     def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
-        """Shift and scale of a feature, (x - shift) / scale, before constants are dealt with."""
+        """Shift and scale of a feature, (x - shift) / scale, before constants are replaced by 1."""
         raise NotImplementedError
 
     @property
     def unseen(self) -> Unseen:
-        """How windows of entities without rows in the set that was fitted on are scaled: "raise", or "pooled"."""
+        """How windows of entities without rows in the fitted set are treated: "raise", or "pooled"."""
         unseen: Unseen = self._options.get("unseen", "raise")
         return unseen
 
     def names(self) -> tuple[str, ...]:
-        """Names that statistics are kept under; one empty name where no feature was named."""
+        """Names of the statistics; one empty name where no feature was named."""
         return tuple(self._statistics)
-
-    def spread_of(self, feature: str) -> np.ndarray:
-        """Return what a feature is divided by, shape (entity or 1, node or 1); 0 where it is constant."""
-        return self._map(feature)[1]
 
     def affine(self, name: str) -> Affine | None:
         """How a feature is scaled, for the gather; None where this scaler does not cover it.
@@ -148,7 +170,7 @@ class Scaler:
         Parameters
         ----------
         x : ndarray or torch.Tensor
-            Its feature axis holds this scaler's features, in order. Computed in float64, returned in its own
+            Its feature axis has this scaler's features, in order. Computed in float64, returned in its own
             dtype.
         layout : str
             Letters of its axes: ``b``, ``t``, ``n`` (all space axes), ``f``, in any order; letters may be
@@ -229,24 +251,35 @@ class Scaler:
         for name in wanted:
             key = self._key(name)
             if key is None:
-                raise ScalerError(f"the scaler covers {self._whose()}, not {name!r}.")
+                covered = (
+                    "any feature but clocks" if self.features is None else ", ".join(map(repr, self.features))
+                )
+                raise ScalerError(f"the scaler covers {covered}, not {name!r}.")
             statistics[name] = self._statistics[key]
             if key in self._missing:
                 missing[name] = self._missing[key]
         return self._build(
-            statistics, per=self.per, rounding=self.rounding, missing=missing, options=self._options
+            statistics, per=self.per, rounding=self.rounding, _missing=missing, _options=self._options
         )
 
     def to_json(self) -> str:
         """Text from which `from_json` makes an equal scaler, to the bit."""
-        return to_text(
-            type(self).__name__,
-            self._statistics,
-            per=self.per,
-            rounding=self.rounding,
-            missing=self._missing,
-            options=self._options,
-        )
+        content = {
+            "scaler": type(self).__name__,
+            "version": VERSION,
+            "per": self.per,
+            "rounding": self.rounding,
+            "options": dict(self._options),
+            "missing": {feature: _plain(value) for feature, value in self._missing.items()},
+            "statistics": {
+                feature: {
+                    name: [[_plain(x) for x in row] for row in array.tolist()]
+                    for name, array in table.items()
+                }
+                for feature, table in self._statistics.items()
+            },
+        }
+        return json.dumps(content, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -264,13 +297,28 @@ class Scaler:
         ScalerError
             If the text is not of a scaler of this class.
         """
-        name, held = from_text(text)
-        kind = {kind.__name__: kind for kind in Scaler.__subclasses__()}.get(name)
-        if kind is None:
-            raise not_a_scaler(text, f"there is no {name}")
+        try:
+            content = json.loads(text)
+            kind = {kind.__name__: kind for kind in Scaler.__subclasses__()}[content["scaler"]]
+            statistics = {
+                feature: {
+                    name: np.array([[float(x) for x in row] for row in rows]) for name, rows in table.items()
+                }
+                for feature, table in content["statistics"].items()
+            }
+            fields = {
+                "per": content["per"],
+                "rounding": content["rounding"],
+                "_missing": {feature: float(value) for feature, value in content["missing"].items()},
+                "_options": content["options"],
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ScalerError(
+                f"this is not a scaler as to_json writes it: {text[:80]!r} … ({error!r})"
+            ) from error
         if not issubclass(kind, cls):
-            raise ScalerError(f"the text holds a {kind.__name__}; read it with {kind.__name__}.from_json.")
-        scaler: Self = kind._build(**held)
+            raise ScalerError(f"the text has a {kind.__name__}; read it with {kind.__name__}.from_json.")
+        scaler: Self = kind._build(statistics, **fields)
         return scaler
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -313,39 +361,28 @@ class Scaler:
 
         return None if name in CLOCK_NAMES else ANY
 
-    def _whose(self) -> str:
-        return "any feature but clocks" if self.features is None else ", ".join(map(repr, self.features))
-
     def _spread(self, values: Any, layout: str, entities: object) -> tuple[np.ndarray, np.ndarray]:
-        affines = []
-        for feature in self._statistics:
-            shift, scale = self._map(feature)
-            affines.append(Affine(shift, np.where(scale == 0, 1.0, scale), divide=True))
-        shift, scale = spread(
-            affines, values.shape, layout, entities, "" if self.features is None else self._whose()
-        )
+        """Shift and scale, arranged to broadcast with an array."""
+        tables = zip(*map(self._map, self._statistics), strict=True)
+        shift, scale = (arrange(table, values.shape, layout, entities, self.features) for table in tables)
         if np.isnan(scale).any() or np.isnan(shift).any():
             raise ScalerError(
-                "the array holds windows of entities without rows in the set this scaler was fitted on. Fit it with "
+                "the array has windows of entities without rows in the set this scaler was fitted on. Fit it with "
                 "unseen='pooled', which gives them the statistics of all."
             )
-        return shift, scale
+        return shift, np.where(scale == 0, 1.0, scale)
 
     def _raw_missing(self, shape: Sequence[int], layout: str, missing: float | None) -> np.ndarray:
-        unknown = [
-            feature or "any"
-            for feature in self._statistics
-            if missing is None and feature not in self._missing
-        ]
+        """Arrange what stands for missing to broadcast with an array."""
+        known = self._missing if missing is None else dict.fromkeys(self._statistics, missing)
+        unknown = [feature or "any" for feature in self._statistics if feature not in known]
         if unknown:
             raise ScalerError(
-                f"mask= was given, but nothing is declared missing for {', '.join(unknown)}: say what "
-                f"stands for missing in the raw data, missing=0.0 or missing=float('nan')."
+                f"mask= was given, but nothing is declared missing for {', '.join(unknown)}: pass what stands for "
+                "missing in the raw data, missing=0.0 or missing=float('nan')."
             )
-        raw = [self._missing[feature] if missing is None else missing for feature in self._statistics]
-        constants = [Affine(np.array([[value]]), np.ones((1, 1)), divide=True) for value in raw]
-        whose = "" if self.features is None else self._whose()
-        return spread(constants, shape, layout, None, whose)[0]
+        tables = [np.array([[known[feature]]], np.float64) for feature in self._statistics]
+        return arrange(tables, shape, layout, None, self.features)
 
     def _public(self, name: str) -> Numbers | dict[str, Numbers]:
         """Return a statistic as it would be given to the constructor."""
@@ -361,18 +398,21 @@ def _two_axes(value: Any, name: str, feature: str, per: Per | None) -> np.ndarra
     array = np.array(value, dtype=np.float64, order="C")
     if array.ndim < 2:
         array = array.reshape((-1, 1) if per == "entity" else (1, -1))
-    if array.ndim != 2 or not array.size:
+    absent = np.isnan(array) if len(array) == 1 else False  # of several entities some may have none
+    if array.ndim != 2 or not array.size or (np.isinf(array) | absent).any():
         raise ScalerError(
-            f"{name} of {feature or 'any feature'!r} has shape {array.shape}: one number, or one a node, "
-            f"shape (node,)."
-        )
-    if np.isinf(array).any():
-        raise ScalerError(f"{name} of {feature or 'any feature'!r} is infinite: nothing can be scaled by it.")
-    if len(array) == 1 and np.isnan(array).any():  # of several entities some may have none
-        at = f" at node {int(np.argmax(np.isnan(array[0])))}" if array.size > 1 else ""
-        raise ScalerError(
-            f"{name} of {feature or 'any feature'!r} is NaN{at}: every value there would become NaN. Give the numbers "
-            "of observed values (np.nanmean, np.nanstd), and 0 and 1 for a node that has none."
+            f"{name} of {feature or 'any feature'!r} must be one finite number, or one per node, shape (node,), got "
+            f"{reprlib.repr(value)}. For a node without values give 0 and 1."
         )
     array.setflags(write=False)
     return array
+
+
+def _place(entity: int, node: int, shape: tuple[int, ...]) -> str:
+    """Name the entity and node of a known statistic, by number."""
+    return ", ".join([f"entity {entity}"] * (shape[0] > 1) + [f"node {node}"] * (shape[1] > 1))
+
+
+def _plain(value: float) -> float | str:
+    """Return what JSON can represent; Python writes the shortest text that reads back to the same bits."""
+    return value if np.isfinite(value) else str(value)

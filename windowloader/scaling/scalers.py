@@ -1,4 +1,4 @@
-"""Scalers fitted on the rows a window set holds, or made from known numbers.
+"""Scalers fitted on the rows that a window set reads, or made from known numbers.
 
 In: a window set, or statistics. Out: `StandardScaler`, `MinMaxScaler`, `RobustScaler`. Never sees a row
 outside its window set.
@@ -6,30 +6,36 @@ outside its window set.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 
 from windowloader.errors import ScalerError
-from windowloader.util.units import parse_bytes
+from windowloader.util.units import format_bytes, parse_bytes
 
-from .fit import Fit, ScalerWarning, known, warn_constant
-from .quantiles import quantile_reducer
-from .scaler import Numbers, Rounding, Scaler
-from .statistics import Extremes, Moments, Per, Unseen
+from .scaler import ANY, Numbers, Scaler, ScalerWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Unpack
 
     from windowloader.windows.window_set import WindowSet
 
-    from .quantiles import Exact, Sketched
-    from .row_reads import Weighting
+    from .fit import Fit, FitOptions, Rounding
+    from .statistics import Quantiles
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
-    Progress = Callable[[int, int], object]
 
-__all__ = ["MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+__all__ = ["KnownOptions", "MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+class KnownOptions(TypedDict, total=False):
+    """The keyword arguments that scalers of known statistics share."""
+
+    features: str | Sequence[str] | None
+    rounding: Rounding
+    missing: float | None
 
 
 class StandardScaler(Scaler):
@@ -66,38 +72,17 @@ class StandardScaler(Scaler):
 
     __slots__ = ()
     NAMES: ClassVar[tuple[str, ...]] = ("mean", "std")
+    SPREAD: ClassVar[str] = "std"
     OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
 
     def __init__(
-        self,
-        mean: Given,
-        std: Given,
-        *,
-        features: str | Sequence[str] | None = None,
-        rounding: Rounding = "multiply",
-        epsilon: float = 0.0,
-        missing: float | None = None,
+        self, mean: Given, std: Given, *, epsilon: float = 0.0, **options: Unpack[KnownOptions]
     ) -> None:
-        statistics = known({"mean": mean, "std": std}, features)
-        self._fill(statistics, rounding=rounding, missing=missing, options={"epsilon": _epsilon(epsilon)})
-        if any((table["std"] < 0).any() for table in self._statistics.values()):
-            raise ScalerError(f"std={std!r} has a value below 0: a standard deviation is 0 or more.")
-        warn_constant(self, "std")
+        _set_known(self, {"mean": mean, "std": std}, {"epsilon": _epsilon(epsilon)}, **options)
 
     @classmethod
-    def fit(
-        cls,
-        window_set: WindowSet,
-        *,
-        features: str | Sequence[str] | None = None,
-        per: Per = "feature",
-        weighting: Weighting = "rows",
-        unseen: Unseen = "raise",
-        rounding: Rounding = "multiply",
-        epsilon: float = 0.0,
-        progress: Progress | None = None,
-    ) -> Self:
-        """Take mean and standard deviation of the rows a window set holds, in one pass.
+    def fit(cls, window_set: WindowSet, *, epsilon: float = 0.0, **options: Unpack[FitOptions]) -> Self:
+        """Compute mean and standard deviation of the rows that a window set reads, in one pass.
 
         Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
         order, so that the result is the same to the bit however the data are stored and read.
@@ -112,8 +97,8 @@ class StandardScaler(Scaler):
         per : {"feature", "node", "entity"}
             One statistic for all nodes, one a node, or one an entity.
         weighting : {"rows", "windows"}
-            Count a row once if any window holds it in inputs or targets, or as often as windows hold it among
-            their inputs (DCRNN and its followers, who average over materialised windows).
+            Count a row once if any window reads it, or as often as windows read it as input (DCRNN and its
+            followers, who average over materialised windows).
         unseen : {"raise", "pooled"}
             With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
             `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
@@ -141,12 +126,9 @@ class StandardScaler(Scaler):
         >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
         StandardScaler(speed: mean 4.5, std 2.87228)
         """
-        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
-        options = {"epsilon": _epsilon(epsilon), **fit.options}
-        statistics = fit.statistics(Moments, _mean_and_std, progress)
-        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
-        warn_constant(scaler, "std", fit)
-        return scaler
+        from .statistics import Moments
+
+        return cls._fit(window_set, lambda _: Moments, {"epsilon": _epsilon(epsilon)}, **options)
 
     @property
     def mean(self) -> Numbers | dict[str, Numbers]:
@@ -188,6 +170,7 @@ class MinMaxScaler(Scaler):
 
     __slots__ = ()
     NAMES: ClassVar[tuple[str, ...]] = ("minimum", "maximum")
+    SPREAD: ClassVar[str] = "range"
     OPTIONS: ClassVar[Mapping[str, object]] = {"feature_range": [0.0, 1.0]}
 
     def __init__(
@@ -195,32 +178,21 @@ class MinMaxScaler(Scaler):
         minimum: Given,
         maximum: Given,
         *,
-        features: str | Sequence[str] | None = None,
         feature_range: tuple[float, float] = (0.0, 1.0),
-        rounding: Rounding = "multiply",
-        missing: float | None = None,
+        **options: Unpack[KnownOptions],
     ) -> None:
-        statistics = known({"minimum": minimum, "maximum": maximum}, features)
-        options = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        self._fill(statistics, rounding=rounding, missing=missing, options=options)
-        if any((table["maximum"] < table["minimum"]).any() for table in self._statistics.values()):
-            raise ScalerError(f"maximum={maximum!r} is below minimum={minimum!r} somewhere.")
-        warn_constant(self, "range")
+        scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        _set_known(self, {"minimum": minimum, "maximum": maximum}, scaling, **options)
 
     @classmethod
     def fit(
         cls,
         window_set: WindowSet,
         *,
-        features: str | Sequence[str] | None = None,
-        per: Per = "feature",
-        weighting: Weighting = "rows",
-        unseen: Unseen = "raise",
-        rounding: Rounding = "multiply",
         feature_range: tuple[float, float] = (0.0, 1.0),
-        progress: Progress | None = None,
+        **options: Unpack[FitOptions],
     ) -> Self:
-        """Take the range of the rows a window set holds.
+        """Compute the range of the rows that a window set reads.
 
         Parameters
         ----------
@@ -233,13 +205,10 @@ class MinMaxScaler(Scaler):
         -------
         MinMaxScaler
         """
-        limits = _rising("feature_range", feature_range, -np.inf, np.inf)
-        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
-        options = {"feature_range": limits, **fit.options}
-        statistics = fit.statistics(Extremes, _ends, progress)
-        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=options)
-        warn_constant(scaler, "range", fit)
-        return scaler
+        from .statistics import Extremes
+
+        scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
+        return cls._fit(window_set, lambda _: Extremes, scaling, **options)
 
     @property
     def minimum(self) -> Numbers | dict[str, Numbers]:
@@ -281,41 +250,24 @@ class RobustScaler(Scaler):
 
     __slots__ = ()
     NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
+    SPREAD: ClassVar[str] = "spread"
 
-    def __init__(
-        self,
-        median: Given,
-        spread: Given,
-        *,
-        features: str | Sequence[str] | None = None,
-        rounding: Rounding = "multiply",
-        missing: float | None = None,
-    ) -> None:
-        self._fill(known({"median": median, "spread": spread}, features), rounding=rounding, missing=missing)
-        if any((table["spread"] < 0).any() for table in self._statistics.values()):
-            raise ScalerError(f"spread={spread!r} has a value below 0.")
-        warn_constant(self, "spread")
+    def __init__(self, median: Given, spread: Given, **options: Unpack[KnownOptions]) -> None:
+        _set_known(self, {"median": median, "spread": spread}, {}, **options)
 
     @classmethod
     def fit(
         cls,
         window_set: WindowSet,
         *,
-        features: str | Sequence[str] | None = None,
-        per: Per = "feature",
-        weighting: Weighting = "rows",
-        unseen: Unseen = "raise",
-        rounding: Rounding = "multiply",
         quantile_range: tuple[float, float] = (0.25, 0.75),
         exact_bytes: str | int = "256MiB",
-        progress: Progress | None = None,
+        **options: Unpack[FitOptions],
     ) -> Self:
-        """Take median and quantile distance of the rows a window set holds.
+        """Compute median and quantile distance of the rows that a window set reads.
 
-        Exact (as ``np.quantile``) where all values, 8 bytes each, take at most ``exact_bytes``; sorting them
-        takes twice that for the moment (six times where nodes are pooled and rows weighted). Above, a t-digest
-        is kept (extra ``quantiles``), whose answers are off in rank by about 1e-4 (one statistic a feature) to
-        1e-2 (ten thousand nodes), and are the same in every run.
+        Exact, as ``np.quantile``: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting them
+        temporarily takes twice that (six times where nodes are pooled and rows weighted).
 
         Parameters
         ----------
@@ -324,7 +276,7 @@ class RobustScaler(Scaler):
         quantile_range : tuple of float
             The two quantiles whose distance is the spread.
         exact_bytes : str or int
-            Limit for exact quantiles, and for all sketches together.
+            Limit for the values kept.
 
         Returns
         -------
@@ -333,31 +285,22 @@ class RobustScaler(Scaler):
         Raises
         ------
         MissingDataError, ScalerError
-            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1.
-        MissingExtraError
-            If a sketch is needed and datasketches is not installed.
+            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1, and for more values than fit.
         """
+        from .statistics import Quantiles
+
         low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
-        limit = parse_bytes(exact_bytes, name="exact_bytes")
-        fit = Fit(window_set, features=features, per=per, weighting=weighting, unseen=unseen)
-        kept = fit.value_bytes()
-        share = limit // (len(fit.columns) * fit.reducers)
+        limit, ranks = parse_bytes(exact_bytes, name="exact_bytes"), np.array([low, 0.5, high])
 
-        def make(entities: int, nodes: int, pooled: bool) -> Exact | Sketched:
-            ranks = np.array([low, 0.5, high])
-            return quantile_reducer(
-                entities=entities,
-                nodes=nodes,
-                pooled=pooled,
-                ranks=ranks,
-                bytes_kept=kept,
-                limit=limit if kept <= limit else share,
-            )
+        def make(fit: Fit) -> Callable[[int, int, bool], Quantiles]:
+            if (needed := fit.value_bytes()) > limit:
+                raise ScalerError(
+                    f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
+                    "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
+                )
+            return lambda entities, nodes, pooled: Quantiles(entities, nodes, pooled, ranks)
 
-        statistics = fit.statistics(make, _median_and_spread, progress)
-        scaler = cls._build(statistics, per=per, rounding=rounding, missing=fit.missing, options=fit.options)
-        warn_constant(scaler, "spread", fit)
-        return scaler
+        return cls._fit(window_set, make, {}, **options)
 
     @property
     def median(self) -> Numbers | dict[str, Numbers]:
@@ -391,17 +334,39 @@ def _rising(name: str, pair: tuple[float, float], lowest: float, highest: float)
     return values
 
 
-def _mean_and_std(found: Moments) -> dict[str, np.ndarray]:
-    return {"mean": found.mean, "std": np.sqrt(found.square / found.count)}
-
-
-def _ends(found: Extremes) -> dict[str, np.ndarray]:
-    there = found.count > 0
-    return {
-        "minimum": np.where(there, found.low, np.nan),
-        "maximum": np.where(there, found.high, np.nan),
-    }
-
-
-def _median_and_spread(found: Exact | Sketched) -> dict[str, np.ndarray]:
-    return {"median": found.quantiles[1], "spread": found.quantiles[2] - found.quantiles[0]}
+def _set_known(
+    scaler: Scaler,
+    given: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    *,
+    features: str | Sequence[str] | None = None,
+    rounding: Rounding = "multiply",
+    missing: float | None = None,
+) -> None:
+    """Fill a scaler with known statistics: numbers for all features alike, or mappings by feature."""
+    names = [features] if isinstance(features, str) else None if features is None else list(features)
+    mappings = [value for value in given.values() if isinstance(value, Mapping)]
+    if mappings:
+        wanted = list(mappings[0]) if names is None else names
+        if len(mappings) < len(given):
+            raise ScalerError(
+                f"one of {' and '.join(given)} is a mapping by feature, the other not: give both alike."
+            )
+        if any(set(mapping) != set(wanted) for mapping in mappings):
+            raise ScalerError(
+                f"the mappings name {list(map(list, mappings))}, features={features!r}: they must agree."
+            )
+        statistics = {name: {label: table[name] for label, table in given.items()} for name in wanted}
+    else:
+        if names == []:
+            raise ScalerError("features=() covers nothing.")
+        if names is not None and len(names) > 1 and any(map(np.ndim, given.values())):
+            raise ScalerError(
+                f"an array is one value per node; for {len(names)} features give a mapping by feature."
+            )
+        statistics = {name: dict(given) for name in names or [ANY]}
+    marks = {} if missing is None else dict.fromkeys(statistics, float(missing))
+    Scaler.__init__(scaler, statistics, rounding=rounding, _missing=marks, _options=scaling)
+    if any((scaler._map(feature)[1] < 0).any() for feature in statistics):
+        raise ScalerError(f"{scaler.SPREAD} is below 0 somewhere: {' and '.join(given)} must give 0 or more.")
+    scaler._warn_constant()

@@ -1,93 +1,38 @@
-"""Statistics of the rows that a window set holds, in one streaming pass per variable.
+"""Reducers of rows to statistics: moments, extremes and quantiles, by entity and node.
 
-In: a window set, columns, a reducer for each. Out: counts, means, squares, ranges by entity and node, the
-same to the bit however the rows are read. Never looks at a row that no window of the set holds, and keeps
-only one read in memory.
+In: rows in order, with weights. Out: a table of statistics, the same to the bit however the rows are read. Never reads
+rows, and keeps none but for quantiles. Imported by `fit` only when something is fitted, as it needs numba.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import MissingDataError, ScalerError
-from windowloader.windows.marks import sentinel
-
-from .row_reads import READ_BYTES, Weighting, row_reads
+from windowloader.util.jit import kernel
+from windowloader.windows.missing import is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from numpy.typing import NDArray
 
-    from windowloader.series.series import Column, Series
-    from windowloader.series.variable import Variable
-    from windowloader.windows.window_set import WindowSet
+    Floats = NDArray[np.float64]
 
 __all__ = [
     "Extremes",
-    "Missing",
     "Moments",
-    "Per",
+    "Quantiles",
     "Reducer",
-    "Unseen",
-    "entity_name",
-    "node_name",
-    "reduce_rows",
-    "undeclared_nan",
+    "weighted_quantiles",
 ]
 
-Per = Literal["feature", "node", "entity"]
-Unseen = Literal["raise", "pooled"]
-
-GROUP = 256  # rows summed before they join the totals, counted from the set's first row
 LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
-TILE_BYTES = 4 << 20  # rows as float64 on their way into a kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What stands for missing in a variable, as its dtype holds it.
-
-    Parameters
-    ----------
-    sentinel : float
-        Value that stands for missing; NaN (equal to nothing) where there is none.
-    skip_nan : bool
-        Whether NaN stands for missing.
-    """
-
-    sentinel: float = np.nan
-    skip_nan: bool = False
-
-    @classmethod
-    def of(cls, variable: Variable) -> Missing:
-        """Rule of a variable, in its own dtype (-999.9 in float32 is another number); that of the gather."""
-        mark = sentinel(variable.missing, variable.dtype)
-        return cls() if mark is None else cls(sentinel=float(mark[0]), skip_nan=True)
-
-    def mask(self, values: np.ndarray) -> np.ndarray:
-        """Where values are missing."""
-        return np.asarray((values == self.sentinel) | (np.isnan(values) & self.skip_nan))
-
-
-class Reducer(Protocol):
-    """Takes rows in order and keeps a few numbers of them."""
-
-    def add(self, values: np.ndarray, weights: np.ndarray, missing: Missing, entity: int, group: int) -> int:
-        """Take rows of one entity and one group; return how many cells were neither finite nor missing.
-
-        ``values``: shape (row, node), float64, contiguous. ``weights``: shape (row,), float64; rows of
-        weight 0 do not count.
-        """
-
-    def finish(self) -> None:
-        """Close what is open: no more rows will come."""
-
-
-@dataclass(slots=True)
-class Moments:
-    """Count, mean and sum of squared deviations by entity and node.
+class Reducer(ABC):
+    """Takes rows in order and keeps a few numbers of them.
 
     Parameters
     ----------
@@ -98,35 +43,53 @@ class Moments:
 
     Attributes
     ----------
+    count : ndarray, shape (entity, node or 1), float64
+        Values seen, by weight.
+    """
+
+    def __init__(self, entities: int, nodes: int, pooled: bool) -> None:
+        self.entities, self.nodes, self.pooled = entities, nodes, pooled
+        self.count = np.zeros((entities, 1 if pooled else nodes))
+
+    @abstractmethod
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
+        """Take rows of one entity and one group; return how many cells were neither finite nor missing.
+
+        ``values``: shape (row, node), float64, contiguous. ``weights``: shape (row,), float64; rows of
+        weight 0 do not count. ``mark``: what stands for missing, shape (1,), beside NaN; None: nothing does.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete the statistics: no more rows will come."""
+
+    @abstractmethod
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the statistics by name, shape (entity, node or 1); NaN where there was no value."""
+
+
+class Moments(Reducer):
+    """Count, mean and sum of squared deviations by entity and node.
+
+    Attributes
+    ----------
     count, mean, square : ndarray, shape (entity, node or 1), float64
     """
 
-    entities: int
-    nodes: int
-    pooled: bool
-    count: np.ndarray = field(init=False)
-    square: np.ndarray = field(init=False)
-    _origin: np.ndarray = field(init=False)
-    _distance: np.ndarray = field(init=False)
-    _group: tuple[np.ndarray, ...] = field(init=False)
-    _open: tuple[int, int] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        width = 1 if self.pooled else self.nodes
-        self.count, self.square, self._origin, self._distance = (
-            np.zeros((self.entities, width)) for _ in range(4)
-        )
-        lanes = min(LANES, self.nodes) if self.pooled else self.nodes
+    def __init__(self, entities: int, nodes: int, pooled: bool) -> None:
+        super().__init__(entities, nodes, pooled)
+        self.square, self._origin, self._distance = (np.zeros_like(self.count) for _ in range(3))
+        lanes = min(LANES, nodes) if pooled else nodes
         self._group = tuple(np.zeros(lanes) for _ in range(4))
+        self._open: tuple[int, int] | None = None
 
-    def add(self, values: np.ndarray, weights: np.ndarray, missing: Missing, entity: int, group: int) -> int:
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
         """Add rows of one entity and one group."""
-        from .kernels import add_rows
-
         if self._open != (entity, group):
             self.finish()
             self._open = (entity, group)
-        return int(add_rows(values, weights, missing.sentinel, missing.skip_nan, *self._group))
+        sentinel = np.nan if mark is None else float(mark[0])
+        return int(_add_rows(values, weights, sentinel, mark is not None, *self._group))
 
     @property
     def mean(self) -> np.ndarray:
@@ -135,185 +98,228 @@ class Moments:
 
     def finish(self) -> None:
         """Join the open group to the totals."""
-        from .kernels import close_group
-
         if self._open is not None:
             entity = self._open[0]
             totals = (self._origin, self.count, self._distance, self.square)
-            close_group(*self._group, *(total[entity] for total in totals))
+            _close_group(*self._group, *(total[entity] for total in totals))
             self._open = None
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Return mean and population standard deviation."""
+        with np.errstate(invalid="ignore"):
+            return {"mean": self.mean, "std": np.sqrt(self.square / self.count)}
 
-@dataclass(slots=True)
-class Extremes:
-    """Smallest and largest value by entity and node.
+
+class Extremes(Reducer):
+    """Smallest and largest value by entity and node."""
+
+    def __init__(self, entities: int, nodes: int, pooled: bool) -> None:
+        super().__init__(entities, nodes, pooled)
+        self._low, self._high = (np.full_like(self.count, np.nan) for _ in range(2))
+
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
+        """Widen the ranges; groups do not matter to them."""
+        rows, counted, bad = _observed(values, weights, mark)
+        axis = None if self.pooled else 0
+        seen = counted @ ~np.isnan(rows)
+        self.count[entity] += seen.sum() if self.pooled else seen
+        self._low[entity] = np.fmin(self._low[entity], np.fmin.reduce(rows, axis, initial=np.nan))
+        self._high[entity] = np.fmax(self._high[entity], np.fmax.reduce(rows, axis, initial=np.nan))
+        return bad
+
+    def finish(self) -> None:
+        """Nothing to complete."""
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return minimum and maximum."""
+        return {"minimum": self._low, "maximum": self._high}
+
+
+class Quantiles(Reducer):
+    """Exact quantiles: keeps every value, then sorts.
+
+    Parameters
+    ----------
+    entities, nodes, pooled
+        As in `Reducer`.
+    ranks : ndarray, shape (rank,), float64
+        Of the quantiles; the table needs three, the second that of the median.
 
     Attributes
     ----------
-    count, low, high : ndarray, shape (entity, node or 1), float64
+    quantiles : ndarray, shape (rank, entity, node or 1), float64
+        NaN where there was no value.
     """
 
-    entities: int
-    nodes: int
-    pooled: bool
-    count: np.ndarray = field(init=False)
-    low: np.ndarray = field(init=False)
-    high: np.ndarray = field(init=False)
+    def __init__(self, entities: int, nodes: int, pooled: bool, ranks: np.ndarray) -> None:
+        super().__init__(entities, nodes, pooled)
+        self.ranks = ranks
+        self.quantiles = np.full((len(ranks), *self.count.shape), np.nan)
+        self._kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def __post_init__(self) -> None:
-        lanes = min(LANES, self.nodes) if self.pooled else self.nodes
-        self.count = np.zeros((self.entities, lanes))
-        self.low = np.full((self.entities, lanes), np.inf)
-        self.high = np.full((self.entities, lanes), -np.inf)
-
-    def add(self, values: np.ndarray, weights: np.ndarray, missing: Missing, entity: int, group: int) -> int:
-        """Widen the ranges; groups do not matter to them."""
-        from .kernels import widen_range
-
-        rows = self.count[entity], self.low[entity], self.high[entity]
-        return int(widen_range(values, weights, missing.sentinel, missing.skip_nan, *rows))
+    def add(self, values: Floats, weights: Floats, mark: Floats | None, entity: int, group: int) -> int:
+        """Keep rows of weight above 0."""
+        rows, counted, bad = _observed(values, weights, mark)
+        self._kept.setdefault(entity, []).append((rows, counted))
+        return bad
 
     def finish(self) -> None:
-        """Join the lanes where all nodes share one statistic."""
-        if self.pooled:
-            self.count = self.count.sum(axis=1, keepdims=True)
-            self.low = self.low.min(axis=1, keepdims=True)
-            self.high = self.high.max(axis=1, keepdims=True)
-
-
-def reduce_rows(
-    window_set: WindowSet,
-    reducers: Mapping[Column, Reducer],
-    *,
-    weighting: Weighting,
-    by_entity: bool,
-    progress: Callable[[int, int], object] | None = None,
-    read_bytes: int = READ_BYTES,
-) -> None:
-    """Hand every row that the set holds to the reducers, in order, each variable read once.
-
-    Parameters
-    ----------
-    window_set : WindowSet
-        Rows that none of its windows holds are neither counted nor, where whole reads can be left out, read.
-    reducers : mapping of Column to Reducer
-        What to do with each column.
-    weighting : {"rows", "windows"}
-        A row counts once if any window holds it among its inputs or targets, or as often as windows hold it
-        among their inputs.
-    by_entity : bool
-        Whether rows of different entities are kept apart.
-    progress : callable, optional
-        Called with (rows done, rows in all).
-    read_bytes : int
-        About how much to ask of storage at once; changes no result.
-
-    Raises
-    ------
-    MissingDataError
-        At a NaN that is not declared missing.
-    ScalerError
-        At an infinite value.
-    """
-    series = window_set.series
-    by_variable: dict[int, list[Column]] = {}
-    for column in reducers:
-        by_variable.setdefault(column.variable, []).append(column)
-    first, last = window_set.row_range
-    borders = series.entity_borders if by_entity else None
-    total = (last - first) * len(by_variable)
-    for turn, (index, columns) in enumerate(by_variable.items()):
-        variable = series.variables[index]
-        missing = Missing.of(variable)
-        for start, values, weights in row_reads(window_set, variable, weighting, read_bytes):
-            for begin, end, entity, group in _pieces(
-                start, start + len(values), first, borders, variable.num_nodes
-            ):
-                inside = slice(begin - start, end - start)
-                if not weights[inside].any():
+        """Sort what was kept and free it."""
+        while self._kept:
+            entity, kept = self._kept.popitem()
+            values, weights = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+            kept.clear()
+            once = bool((weights == 1).all())
+            for node in range(self.count.shape[1]):
+                column = values.reshape(-1) if self.pooled else values[:, node]
+                there = ~np.isnan(column)
+                column = column[there]
+                if once:  # without a weight for each value, which would take as much memory as the values
+                    found = np.quantile(column, self.ranks, overwrite_input=True) if len(column) else np.nan
+                    self.count[entity, node], self.quantiles[:, entity, node] = len(column), found
                     continue
-                for column in columns:
-                    tile = np.ascontiguousarray(values[inside, :, column.feature], dtype=np.float64)
-                    if reducers[column].add(tile, weights[inside], missing, entity, group):
-                        _refuse(series, column, tile, weights[inside], missing, begin)
-            if progress is not None:
-                progress(turn * (last - first) + start + len(values) - first, total)
-    for reducer in reducers.values():
-        reducer.finish()
+                weight = (np.repeat(weights, values.shape[1]) if self.pooled else weights)[there]
+                self.count[entity, node] = weight.sum()
+                if len(column):
+                    self.quantiles[:, entity, node] = weighted_quantiles(column, weight, self.ranks)
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the median, and the distance of the outer quantiles."""
+        low, median, high = self.quantiles
+        return {"median": median, "spread": high - low}
 
 
-def _pieces(
-    start: int, stop: int, first: int, borders: np.ndarray | None, nodes: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Cut a read at groups, entities and where a tile would grow too large: (begin, end, entity, group)."""
-    rows = max(1, TILE_BYTES // (8 * nodes))
-    begin = start
-    while begin < stop:
-        group = (begin - first) // GROUP
-        end = min(stop, first + (group + 1) * GROUP, begin + rows)
-        entity = 0
-        if borders is not None:
-            entity = int(np.searchsorted(borders, begin, side="right")) - 1
-            end = min(end, int(borders[entity + 1]))
-        yield begin, end, entity, group
-        begin = end
+def _observed(values: Floats, weights: Floats, mark: Floats | None) -> tuple[Floats, Floats, int]:
+    """Return rows of weight above 0 with NaN where missing, their weights, and how many cells are bad."""
+    if not weights.all():
+        values, weights = values[weights > 0], weights[weights > 0]
+    finite = np.isfinite(values)
+    if mark is None:
+        return values, weights, int(np.count_nonzero(~finite))
+    left_out = is_missing(values, mark)
+    return np.where(left_out, np.nan, values), weights, int(np.count_nonzero(~finite & ~left_out))
 
 
-def _refuse(
-    series: Series, column: Column, tile: np.ndarray, weights: np.ndarray, missing: Missing, begin: int
-) -> None:
-    """Raise for the first cell that is neither finite nor missing."""
-    bad = ~np.isfinite(tile) & ~missing.mask(tile) & (weights > 0)[:, np.newaxis]
-    row, node = (int(i) for i in np.argwhere(bad)[0])
-    if np.isnan(tile[row, node]):
-        raise undeclared_nan(series, column, begin + row, node)
-    where = f"feature {column.name!r} at row {begin + row}, {node_name(series.nodes, node)}"
-    raise ScalerError(
-        f"{where} is {tile[row, node]}: no mean, range or spread can be taken over infinite values. Repair "
-        f"the data, or declare the value missing."
-    )
-
-
-def undeclared_nan(series: Series, column: Column, row: int | None, node: int) -> MissingDataError:
-    """Say where a NaN was found that nothing fills, and what to do.
+def weighted_quantiles(values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Quantiles of values that are repeated by whole weights, interpolated linearly.
 
     Parameters
     ----------
-    series : Series
-    column : Column
-    row : int or None
-        None: of a covariate without time.
-    node : int
+    values : ndarray, shape (value,), float64
+        Finite, in any order, at least one.
+    weights : ndarray, shape (value,), float64
+        Whole numbers above 0: how often each value counts.
+    ranks : ndarray, shape (rank,), float64
+        Between 0 and 1.
+
+    Returns
+    -------
+    ndarray, shape (rank,), float64
+        What ``np.quantile(np.repeat(values, weights), ranks)`` returns.
+
+    Examples
+    --------
+    >>> weighted_quantiles(np.array([5.0, 1.0]), np.array([1.0, 3.0]), np.array([0.5, 1.0]))
+    array([1., 5.])
     """
-    from windowloader.windows.gaps import when
-
-    variable = series.variables[column.variable]
-    at = [] if row is None else [when(series, row)]
-    at += [node_name(series.nodes, node)] if variable.has_nodes else []
-    where = f"feature {column.name!r}{' at ' if at else ''}{', '.join(at)} is NaN"
-    if variable.missing is None:
-        return MissingDataError(
-            f"{where}, and nothing is declared missing. If NaN stands for missing, open the series with "
-            "missing=float('nan'): statistics and masks then leave it out, and batches need fill=0.0 or "
-            "WindowSpec(max_missing=0.0). Otherwise repair the data."
-        )
-    if np.isnan(variable.missing):  # nothing to fill, as the scan found no window that reads one
-        return MissingDataError(
-            f"{where}, and was not when windows were left out for what they miss: the data changed. Make the window "
-            "set again, or pass max_missing=None and fill=0.0."
-        )
-    return MissingDataError(
-        f"{where}, and {variable.missing:g} is declared missing. NaN counts as missing, too, but a batch cannot hold "
-        "it: pass fill=0.0, which fills both, or WindowSpec(max_missing=0.0), or repair the data."
-    )
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    at = (reached[-1] - 1.0) * np.asarray(ranks, dtype=np.float64)
+    below = np.floor(at)
+    low = values[order[np.searchsorted(reached, below, side="right")]]
+    high = values[order[np.searchsorted(reached, np.minimum(below + 1.0, reached[-1] - 1.0), side="right")]]
+    return np.asarray(low + (high - low) * (at - below))
 
 
-def node_name(labels: np.ndarray | Sequence[object] | None, node: int) -> str:
-    """Name a node by number, and by label where there are labels."""
-    return f"node {node}" if labels is None else f"node {node} ({str(labels[node])!r})"
+@kernel
+def _add_rows(
+    values: Floats,
+    weights: Floats,
+    sentinel: float,
+    skip_nan: bool,
+    shift: Floats,
+    count: Floats,
+    first: Floats,
+    second: Floats,
+) -> int:
+    """Add rows to the open group in order; return how many cells were neither finite nor missing.
+
+    Node j is summed in lane j mod lanes. Sums are of differences from the lane's first value: it belongs to the
+    sample, so the spread is never small against the squares that are subtracted at the end, whatever the level of the
+    values.
+    """
+    rows, nodes = values.shape
+    lanes = shift.shape[0]
+    bad = 0
+    for row in range(rows):
+        weight = weights[row]
+        if weight == 0.0:
+            continue
+        for base in range(0, nodes, lanes):
+            width = min(lanes, nodes - base)
+            for lane in range(width):
+                value = values[row, base + lane]
+                missing = value == sentinel or (skip_nan and value != value)
+                finite = abs(value) < math.inf
+                bad += 0 if missing or finite else 1
+                use = weight if finite and not missing else 0.0
+                origin = shift[lane] if count[lane] > 0.0 else value
+                origin = origin if use > 0.0 else shift[lane]
+                shift[lane] = origin
+                away = value - origin if use > 0.0 else 0.0
+                count[lane] += use
+                first[lane] += use * away
+                second[lane] += use * (away * away)
+    return bad
 
 
-def entity_name(series: Series, entity: int) -> str:
-    """Name an entity by number, and by label where there are labels."""
-    names = series.entity_names
-    return f"entity {entity}" if names is None else f"entity {entity} ({str(names[entity])!r})"
+@kernel
+def _close_group(
+    shift: Floats,
+    count: Floats,
+    first: Floats,
+    second: Floats,
+    origin: Floats,
+    total_count: Floats,
+    total_mean: Floats,
+    total_square: Floats,
+) -> None:
+    """Join the open group to the totals (Chan, Golub and LeVeque 1983, formula 2.1) and open a new one.
+
+    With one total for all lanes the lanes are joined in order first, so that the totals see one group at a time. Means
+    are kept as differences from ``origin``, the first value of all, so that a level that is high against the spread
+    costs no precision.
+    """
+    lanes = shift.shape[0]
+    pooled = total_count.shape[0] == 1 and lanes > 1
+    group_count, group_mean, group_square = 0.0, 0.0, 0.0
+    for lane in range(lanes):
+        n = count[lane]
+        if n > 0.0:
+            total = 0 if pooled else lane
+            if total_count[total] == 0.0 and not (pooled and group_count > 0.0):
+                origin[total] = shift[lane]
+            away = first[lane] / n
+            mean = (shift[lane] - origin[total]) + away
+            square = max(second[lane] - first[lane] * away, 0.0)
+            if pooled:
+                both = group_count + n
+                delta = mean - group_mean
+                group_square += square + delta * delta * (group_count * (n / both))
+                group_mean += delta * (n / both)
+                group_count = both
+            else:
+                both = total_count[lane] + n
+                delta = mean - total_mean[lane]
+                total_square[lane] += square + delta * delta * (total_count[lane] * (n / both))
+                total_mean[lane] += delta * (n / both)
+                total_count[lane] = both
+        count[lane] = 0.0
+        first[lane] = 0.0
+        second[lane] = 0.0
+    if pooled and group_count > 0.0:
+        both = total_count[0] + group_count
+        delta = group_mean - total_mean[0]
+        total_square[0] += group_square + delta * delta * (total_count[0] * (group_count / both))
+        total_mean[0] += delta * (group_count / both)
+        total_count[0] = both

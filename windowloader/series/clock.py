@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import FeatureNameError, SeriesError
-from windowloader.util.calendars import Times, calendar_of, clock_values, dates, local, moment_of, own
-from windowloader.util.moments import frequency, moment, nanoseconds_of
-from windowloader.util.packed import pack_integers, unpack_integers
+from windowloader.util.calendars import (
+    Times,
+    calendar_of,
+    clock_values,
+    dates,
+    frequency,
+    local,
+    moment,
+    moment_of,
+    nanoseconds_of,
+    own,
+)
 
+from .packed import pack_integers, unpack_integers
 from .variable import CLOCK_NAMES
 
 if TYPE_CHECKING:

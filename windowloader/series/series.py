@@ -367,13 +367,13 @@ class Series:
         return np.asarray(np.searchsorted(self.entity_borders, wanted, side="right") - 1, np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
-        from windowloader.util.packed import pack_integers
+        from .packed import pack_integers
 
         fields = {name: getattr(self, name) for name in self.__slots__}
         return fields | {name: pack_integers(fields[name]) for name in PACKED if fields[name] is not None}
 
     def __setstate__(self, fields: dict[str, Any]) -> None:
-        from windowloader.util.packed import unpack_integers
+        from .packed import unpack_integers
 
         packed = {name: fields[name] for name in PACKED if fields[name] is not None}
         self._fill(fields | {name: unpack_integers(found) for name, found in packed.items()})

@@ -15,8 +15,7 @@ import numpy as np
 
 from windowloader.errors import MissingExtraError, SeriesError, SourceFormatError
 from windowloader.util.axes import TIME_NAMES, dimension_role
-from windowloader.util.calendars import DAY, Times, calendar_of, ordinals, own
-from windowloader.util.moments import nanoseconds_of
+from windowloader.util.calendars import DAY, Times, calendar_of, nanoseconds_of, ordinals, own
 
 from .packing import packing, plain
 

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.errors import ClosedError, SourceError
-from windowloader.util.shutdown import end_all
+from windowloader.util.threads import end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

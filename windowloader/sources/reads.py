@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from windowloader.errors import CredentialsError, SourceError, WindowLoaderError
-from windowloader.util.shutdown import Stage, at_end
+from windowloader.util.threads import Stage, at_end
 
 from .failures import Asked, explained, late, stalled
 from .processes import PerProcess

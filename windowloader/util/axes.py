@@ -1,7 +1,7 @@
-"""The one axis alphabet, in and out (``t`` time, ``n`` space, ``f`` feature, ``b`` batch), and what arrays are taken.
+"""Axes as letters, in and out (``t`` time, ``n`` space, ``f`` feature, ``b`` batch), and checks of shapes and dtypes.
 
-In: a string of letters, a shape, perhaps dimension names. Out: a canonical ``[time, node, feature]`` view
-and the shape and order of a batch. Never reads values.
+In: a string of letters, a shape, perhaps dimension names. Out: a canonical ``[time, node, feature]`` view, and the
+shape and order of a batch. Never reads values.
 """
 
 from __future__ import annotations
@@ -114,21 +114,17 @@ def default_axes(
     'tn'
     """
     if dims is not None:
-        lower = [str(dim).lower() for dim in dims]
-        _refuse_forecasts(dims, name, shape)
-        times = [place for place, dim in enumerate(lower) if dim in TIME_NAMES | ISSUE_NAMES]
-        features = (FEATURE_NAMES | LEAD_NAMES) - (
-            {"height"} if "width" in lower else set()
-        )  # an image's rows
-        if len(times) == 1:
-            return "".join(
-                "t" if place == times[0] else "f" if dim in features else "n"
-                for place, dim in enumerate(lower)
-            )
+        letters = [_letter(str(dim)) for dim in dims]
+        if "width" in (lower := [str(dim).lower() for dim in dims]) and "height" in lower:
+            letters[lower.index("height")] = "n"  # rows of an image
+        _refuse_forecasts(dims, letters, name, shape)
+        times = letters.count("t") + letters.count("i")
+        if times == 1:
+            return "".join({"i": "t", "l": "f"}.get(letter, letter) for letter in letters)
         if any(not str(dim).startswith(("dim_", "phony_dim_")) for dim in dims):
             raise AxesError(
-                f"the dimensions {tuple(dims)} of {name!r} have {len(times) or 'no'} time axes by name. Say which "
-                f"letter each is: t time, n space, f feature, e.g. axes='{'t' + 'n' * (len(dims) - 1)}'."
+                f"the dimensions {tuple(dims)} of {name!r} have {times or 'no'} time axes by name. Pass the letter of "
+                f"each: t time, n space, f feature, e.g. axes='{'t' + 'n' * (len(dims) - 1)}'."
             )
     if ndim in (2, 3):
         return "tnf"[:ndim]
@@ -140,22 +136,29 @@ def default_axes(
     )
 
 
-def _refuse_forecasts(dims: Sequence[str], name: str, shape: Sequence[int] | None) -> None:
-    """Raise `AxesError` where a time goes along with lead times, or with the times at which forecasts were made."""
+def _letter(dim: str) -> str:
+    """Letter of a dimension by its name: t time, i issue time, l lead time, f feature, n anything else."""
+    kinds = {"t": TIME_NAMES, "i": ISSUE_NAMES, "l": LEAD_NAMES, "f": FEATURE_NAMES}
+    return next((letter for letter, names in kinds.items() if dim.lower() in names), "n")
+
+
+def _refuse_forecasts(
+    dims: Sequence[str], letters: Sequence[str], name: str, shape: Sequence[int] | None
+) -> None:
+    """Raise `AxesError` where a time comes with several lead times, or with issue times."""
     sizes = [2] * len(dims) if shape is None else shape
-    leads = [
-        dim for dim, size in zip(dims, sizes, strict=True) if str(dim).lower() in LEAD_NAMES and size != 1
-    ]
-    issued = [dim for dim in dims if str(dim).lower() in ISSUE_NAMES]
-    timed = [dim for dim in dims if str(dim).lower() in TIME_NAMES]
-    if not (leads and (timed or issued)) and not (timed and issued):
+    found = {
+        letter: dim
+        for letter, dim, size in zip(letters, dims, sizes, strict=True)
+        if letter in "ti" or (letter == "l" and size != 1)
+    }
+    if len(found) < 2:
         return
-    what = f"{leads[0]!r} says how far ahead" if leads else f"{issued[0]!r} says when each was made"
-    first = leads[0] if leads else "step"
+    what = f"{found['l']!r} is the lead time" if "l" in found else f"{found['i']!r} is the issue time"
     raise AxesError(
         f"{name!r} of dimensions {tuple(dims)} is an archive of forecasts: {what}, which is neither space nor a time "
-        f"that windows can run along. Choose one lead time by xarray, e.g. wl.open(dataset.isel({first}=0)), and say "
-        f"which letter each axis is where that is not the case, e.g. axes='{'t' + 'n' * (len(dims) - 1)}'."
+        f"that windows can run along. Choose one lead time by xarray, e.g. wl.open(dataset.isel("
+        f"{found.get('l', 'step')}=0)), or pass the letter of each axis, e.g. axes='{'t' + 'n' * (len(dims) - 1)}'."
     )
 
 
@@ -163,24 +166,13 @@ def check_axes(
     axes: str, ndim: int, *, name: str = "array", need_time: bool = True, dims: Sequence[str] | None = None
 ) -> str:
     """Return ``axes`` if it fits an array of ``ndim`` dimensions, else raise `AxesError`."""
-    wrong = sorted(set(axes) - set("tnf"))
-    if wrong:
+    if set(axes) - set("tnf") or len(axes) != ndim or (axes.count("t") != 1 and (need_time or "t" in axes)):
         raise AxesError(
-            f"axes={axes!r} of {name!r} has the letters {wrong}; known are t (time), n (space), f (feature)."
+            f"axes={axes!r} names {len(axes)} axes of {name!r}, which has {ndim} dimensions. One letter per axis: "
+            "t (time), n (space), f (feature), with t exactly once."
         )
-    if len(axes) != ndim:
-        raise AxesError(
-            f"axes={axes!r} names {len(axes)} axes, but {name!r} has {ndim} dimensions. One letter an axis."
-        )
-    if axes.count("t") != 1 and (need_time or "t" in axes):
-        raise AxesError(
-            f"axes={axes!r} of {name!r} has t {axes.count('t')} times; the time axis is t, exactly once."
-        )
-    leads = [
-        dim
-        for dim, axis in zip(dims or (), axes, strict=False)
-        if axis == "n" and str(dim).lower() in LEAD_NAMES
-    ]
+    pairs = zip(dims or (), axes, strict=False)
+    leads = [dim for dim, axis in pairs if axis == "n" and _letter(str(dim)) == "l"]
     if leads and "t" in axes:
         raise AxesError(
             f"axes={axes!r} of {name!r} takes {leads[0]!r} for space, and lead times of forecasts are no places. Give "
@@ -249,7 +241,7 @@ class Layout:
             or "b" not in self.letters
         ):
             raise AxesError(
-                f"layout={self.letters!r} is no order of b (batch), t (time), n (space), f (feature), each at most "
+                f"layout={self.letters!r} is not an order of b (batch), t (time), n (space), f (feature), each at most "
                 "once and b always, e.g. 'btnf' or 'bfnt'."
             )
 
@@ -274,7 +266,7 @@ class Layout:
 
 
 def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
-    """Native form of a dtype that can be delivered, else `SourceFormatError` with what to do.
+    """Native form of a dtype that can be delivered, else `SourceFormatError`.
 
     Examples
     --------
@@ -284,18 +276,10 @@ def check_dtype(dtype: np.dtype, name: str) -> np.dtype:
     """
     if dtype.kind in "fiub" and dtype.itemsize <= 8:
         return dtype.newbyteorder("=")
-    advice = {
-        "O": "Objects would have to be unpickled, which is never done; save it as float32.",
-        "c": "Give the real and the imaginary part as two features.",
-        "M": "Pass times as timestamps=, or turn them into numbers.",
-        "m": "Turn durations into numbers, e.g. x / np.timedelta64(1, 's').",
-        "S": "Text cannot be a window's value; encode it as numbers.",
-        "U": "Text cannot be a window's value; encode it as numbers.",
-        "V": "Take one field of the record at a time, e.g. records['speed'].",
-        "f": "Extended precision is not portable; use float64.",
-    }.get(dtype.kind, "Turn it into numbers.")
     raise SourceFormatError(
-        f"{name!r} has dtype {dtype}; real, integer and boolean arrays can be opened. {advice}"
+        f"{name!r} has dtype {dtype}; real, integer and boolean arrays of up to 8 bytes per value can be opened. "
+        "Save text and objects as float32 (nothing is unpickled), pass times as timestamps=, durations as numbers, "
+        "complex numbers as two features, records field by field, extended precision as float64."
     )
 
 

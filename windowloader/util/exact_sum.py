@@ -1,8 +1,8 @@
 """Sums without rounding: the same result for any order, any split over ranks, any batch size.
 
-In: float64 values, perhaps with weights. Out: their sum or mean, rounded once. Never rounds in between: what
-is kept is an expansion, a short list of floats whose exact sum is the sum (Shewchuk 1997, "Adaptive
-Precision Floating-Point Arithmetic"), in the one form in which each part is the rest rounded to nearest.
+In: float64 values, perhaps with weights. Out: their sum or mean, rounded once. A sum is kept as an expansion, a short
+list of floats whose exact sum it is (Shewchuk 1997, "Adaptive Precision Floating-Point Arithmetic"), in the one form in
+which each part is the rest rounded to nearest.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ SPLITTER = 2.0**27 + 1  # halves the 53 bits of a float64, Dekker 1971
 def expansion(values: Iterable[float]) -> list[float]:
     """Floats that add up to exactly the sum of ``values``: the sum rounded, then the rest rounded, and so on.
 
-    Two sets of values with one exact sum have one expansion, so states can be compared to the bit.
+    Two sets of values with one exact sum have one expansion, so states can be compared to the bit. Infinities and NaN
+    replace the sum by their own.
 
     Examples
     --------
     >>> expansion([1.0, 1e20, 1e-20])
     [1e+20, 1.0, 1e-20]
-    >>> expansion([0.5, -0.5])
-    []
+    >>> expansion([0.5, -0.5]), expansion([1.0, math.inf])
+    ([], [inf])
     """
     rest = [value for value in values if value]
+    special = [value for value in rest if not math.isfinite(value)]
+    if special:
+        return [sum(special)]
     parts: list[float] = []
     while part := math.fsum(rest):
         parts.append(part)
@@ -44,12 +48,12 @@ def expansion(values: Iterable[float]) -> list[float]:
 
 @dataclass(slots=True)
 class ExactSum:
-    """Exact sums, one a column.
+    """Exact sums, one per column.
 
     Parameters
     ----------
     columns : int
-        How many sums are kept side by side, say one a horizon step.
+        Number of sums kept side by side, e.g. one per horizon step.
 
     Examples
     --------
@@ -61,11 +65,9 @@ class ExactSum:
 
     columns: int = 1
     _parts: list[list[float]] = field(init=False, repr=False)
-    _special: list[float] = field(init=False, repr=False)  # infinities and NaN, which no expansion holds
 
     def __post_init__(self) -> None:
         self._parts = [[] for _ in range(self.columns)]
-        self._special = [0.0] * self.columns
 
     def add(self, values: object) -> None:
         """Add values.
@@ -81,51 +83,39 @@ class ExactSum:
             If the sum of finite values leaves the range of float64.
         """
         table = np.asarray(values, dtype=np.float64).reshape(-1, self.columns)
-        finite = np.isfinite(table)
-        for column in range(self.columns):
-            good = finite[:, column]
-            self._parts[column] = expansion([*self._parts[column], *table[good, column].tolist()])
-            if not good.all():
-                self._special[column] += sum(table[~good, column].tolist())
+        added = zip(self._parts, table.T.tolist(), strict=True)
+        self._parts = [expansion([*parts, *column]) for parts, column in added]
 
     def merge(self, other: ExactSum) -> None:
-        """Add what another has summed, say on another rank."""
+        """Add the sums of another, e.g. of another rank."""
         if other.columns != self.columns:
             raise ValueError(f"sums of {self.columns} and {other.columns} columns cannot be merged.")
-        for column in range(self.columns):
-            self._parts[column] = expansion(self._parts[column] + other._parts[column])
-            self._special[column] += other._special[column]
+        self._parts = [expansion(own + others) for own, others in zip(self._parts, other._parts, strict=True)]
 
     def exact(self, column: int = 0) -> Fraction | float:
         """Sum of a column without rounding; a float where it is infinite or NaN."""
-        special = self._special[column]
-        return special if special else sum((Fraction(part) for part in self._parts[column]), Fraction(0))
+        parts = self._parts[column]
+        return sum(map(Fraction, parts), Fraction(0)) if all(map(math.isfinite, parts)) else parts[0]
 
     def value(self) -> np.ndarray:
         """Return sums rounded once, shape (columns,), float64."""
-        return np.array(
-            [
-                special or (parts[0] if parts else 0.0)
-                for special, parts in zip(self._special, self._parts, strict=True)
-            ]
-        )
+        return np.array([parts[0] if parts else 0.0 for parts in self._parts])
 
     def state(self) -> list[float]:
-        """Return a flat list of float64: columns, then for each its special value, length and parts."""
+        """Return a flat list of float64: columns, then the number of parts and the parts of each."""
         flat = [float(self.columns)]
-        for special, parts in zip(self._special, self._parts, strict=True):
-            flat += [special, float(len(parts)), *parts]
+        for parts in self._parts:
+            flat += [float(len(parts)), *parts]
         return flat
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> ExactSum:
-        """Rebuild from `state`; what follows the list (padding, a second state) is not looked at."""
+        """Rebuild from `state`; what follows the list (padding, a second state) is ignored."""
         total, at = cls(int(state[0])), 1
         for column in range(total.columns):
-            length = int(state[at + 1])
-            total._special[column] = float(state[at])
-            total._parts[column] = [float(part) for part in state[at + 2 : at + 2 + length]]
-            at += 2 + length
+            stop = at + 1 + int(state[at])
+            total._parts[column] = [float(part) for part in state[at + 1 : stop]]
+            at = stop
         return total
 
 
@@ -133,14 +123,13 @@ class ExactSum:
 class ExactMean:
     """Weighted means that do not depend on order, batch size or ranks.
 
-    The mean is sum(weights * values) / sum(weights), each of the two sums exact, divided exactly, rounded
-    once. Products are exact too, as sums of two floats (Dekker 1971), where they lie between 1e-275 and
-    1e300.
+    The mean is sum(weights * values) / sum(weights), both sums exact, divided exactly, rounded once. Products are exact
+    too, as sums of two floats (Dekker 1971), where they lie between 1e-275 and 1e300.
 
     Parameters
     ----------
     columns : int
-        How many means are kept side by side, say one a horizon step.
+        Number of means kept side by side, e.g. one per horizon step.
 
     Examples
     --------
@@ -160,65 +149,43 @@ class ExactMean:
     def __post_init__(self) -> None:
         self.total, self.weight = ExactSum(self.columns), ExactSum(self.columns)
 
-    def add(self, values: object, weights: object = None) -> None:
-        """Add values.
+    def add(self, values: object, weights: object = None, *, counts: object = 1.0) -> None:
+        """Add values, or sums of several values each.
 
         Parameters
         ----------
         values : array_like, shape (row, columns), float64
-            Where the weight is 0 the value is not looked at: it may be NaN.
+            Where the weight is 0 the value is ignored: it may be NaN.
         weights : array_like, shape (row,) or (row, columns), float64, optional
             1 each where not given.
+        counts : array_like, shape (row, columns)
+            How many values each of ``values`` is the sum of, as in an evaluation loop: one sum of errors and one number
+            of observed cells per window and horizon step.
         """
         table = np.asarray(values, dtype=np.float64).reshape(-1, self.columns)
         factor = np.ones(1) if weights is None else np.asarray(weights, dtype=np.float64)
         if factor.ndim == 1 and len(factor) == len(table):
             factor = factor[:, np.newaxis]
         factor = np.broadcast_to(factor, table.shape)
-        used = np.where(factor != 0, table, 0.0)
-        self.total.add(np.concatenate(_product(used, factor)))
-        self.weight.add(factor)
-
-    def add_sums(self, sums: object, counts: object, weights: object = None) -> None:
-        """Add sums that were taken over ``counts`` values each; both array_like, shape (row, columns).
-
-        The way of an evaluation loop: one sum of errors and one number of observed cells a window and
-        horizon step. ``weights``, shape (row,), default to 1; a row of weight 0 is not looked at.
-        """
-        if weights is None:
-            self.total.add(sums)
-            self.weight.add(counts)
-            return
-        factor = np.asarray(weights, dtype=np.float64).reshape(-1, 1)
-        for kept, values in ((self.total, sums), (self.weight, counts)):
-            table = np.asarray(values, dtype=np.float64).reshape(-1, self.columns)
-            wide = np.broadcast_to(factor, table.shape)
-            kept.add(np.concatenate(_product(np.where(wide != 0, table, 0.0), wide)))
+        for kept, terms in ((self.total, table), (self.weight, np.asarray(counts, np.float64))):
+            kept.add(np.concatenate(_product(np.where(factor != 0, terms, 0.0), factor)))
 
     def merge(self, other: ExactMean) -> None:
-        """Add what another has seen, say on another rank."""
+        """Add the values of another, e.g. of another rank."""
         self.total.merge(other.total)
         self.weight.merge(other.weight)
 
     def value(self) -> np.ndarray:
         """Means rounded once, shape (columns,), float64; NaN where the weights add up to 0."""
-        return np.array([self._mean(column) for column in range(self.columns)])
-
-    def _mean(self, column: int) -> float:
-        total, weight = self.total.exact(column), self.weight.exact(column)
-        if not weight:
-            return math.nan
-        if isinstance(total, float) or isinstance(weight, float):
-            return float(total) / float(weight)
-        return float(total / weight)
+        return np.array([self._mean([column]) for column in range(self.columns)])
 
     def overall(self) -> float:
         """Mean over all columns together, rounded once; NaN where the weights add up to 0."""
-        pooled = ExactMean(1)
-        for kept, own in ((pooled.total, self.total), (pooled.weight, self.weight)):
-            kept._parts = [expansion(part for parts in own._parts for part in parts)]
-            kept._special = [sum(own._special)]
-        return float(pooled.value()[0])
+        return self._mean(range(self.columns))
+
+    def _mean(self, columns: Iterable[int]) -> float:
+        total, weight = (sum(map(kept.exact, columns)) for kept in (self.total, self.weight))
+        return float(total / weight) if weight else math.nan
 
     def state(self) -> list[float]:
         """Return all as a flat list of float64: length of the first sum's state, that state, the second's."""
@@ -227,7 +194,7 @@ class ExactMean:
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> ExactMean:
-        """Rebuild from `state`; what follows the list (padding) is not looked at."""
+        """Rebuild from `state`; what follows the list (padding) is ignored."""
         length = int(state[0])
         total = ExactSum.from_state(state[1 : 1 + length])
         mean = cls(total.columns)

@@ -1,7 +1,7 @@
-"""What kernels ask of the machine: fast copies, stores around the cache, memory before it is needed, pages of files.
+"""Machine instructions for kernels: fast copies, non-temporal stores, prefetches, float16, advice on pages of files.
 
-In: arrays or addresses and positions in them. Out: bytes moved, cache lines and pages on their way; float16 where the
-processor has it. Never checks a position, never holds the GIL.
+In: arrays or addresses, and positions in them. Out: bytes copied, cache lines and pages prefetched; float16 where the
+processor has it. Never checks a position, and never needs the GIL.
 """
 
 from __future__ import annotations
@@ -30,65 +30,54 @@ HALVES: bool = "+f16c" in cpu_target.target_context.codegen().magic_tuple()[2]
 _BUILD: Any = cgutils
 
 
+def _pointer(context: Any, builder: Any, signature: Any, values: Any, k: int) -> Any:
+    """Address of the element ``values[k + 1]`` of the array ``values[k]``."""
+    array = context.make_array(signature.args[k])(context, builder, values[k])
+    return builder.gep(array.data, [values[k + 1]])
+
+
 def _move(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any:
-    """``target[to : to + count] = source[at : at + count]`` by the C library, which knows the processor's best way."""
+    """``target[to : to + count] = source[at : at + count]`` by the C library's memcpy."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointers = [
-            builder.gep(
-                context.make_array(signature.args[k])(context, builder, values[k]).data, [values[k + 1]]
-            )
-            for k in (0, 2)
-        ]
-        size = context.get_abi_sizeof(pointers[0].type.pointee)
-        _BUILD.raw_memcpy(builder, pointers[0], pointers[1], values[4], size)
+        pointers = [_pointer(context, builder, signature, values, k) for k in (0, 2)]
+        _BUILD.raw_memcpy(builder, *pointers, values[4], context.get_abi_sizeof(pointers[0].type.pointee))
         return context.get_dummy_value()
 
     return types.void(target, to, source, at, count), generate
 
 
-def _ask(context: Any, builder: Any, kind: Any, array: Any, at: Any, *, write: bool) -> Any:
-    """Ask for the cache line of ``array[at]``, to keep it in the second-level cache."""
-    data = context.make_array(kind)(context, builder, array).data
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-    called = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-    function = _BUILD.get_or_insert_function(builder.module, called, "llvm.prefetch.p0")
-    address = builder.bitcast(builder.gep(data, [at]), byte)
-    builder.call(function, [address, word(int(write)), word(NEAR), word(1)])
-    return context.get_dummy_value()
+def _prefetch(array: Any, at: Any, *, write: bool) -> Any:
+    """Prefetch the cache line of ``array[at]`` into the second-level cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        called = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = _BUILD.get_or_insert_function(builder.module, called, "llvm.prefetch.p0")
+        address = builder.bitcast(_pointer(context, builder, signature, values, 0), byte)
+        builder.call(function, [address, word(int(write)), word(NEAR), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, at), generate
 
 
 def _fetch(_: Any, source: Any, at: Any) -> Any:
-    """Ask for the cache line of ``source[at]`` before it is read; asking for what is not there does no harm."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return _ask(context, builder, signature.args[0], *values, write=False)
-
-    return types.void(source, at), generate
+    """Prefetch the cache line of ``source[at]`` for reading; an address outside the array does no harm."""
+    return _prefetch(source, at, write=False)
 
 
 def _claim(_: Any, target: Any, at: Any) -> Any:
-    """Ask for the cache line of ``target[at]`` before it is written."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return _ask(context, builder, signature.args[0], *values, write=True)
-
-    return types.void(target, at), generate
+    """Prefetch the cache line of ``target[at]`` for writing."""
+    return _prefetch(target, at, write=True)
 
 
 def _stream(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> Any:
-    """Copy ``count`` cache lines to ``target[to]``, which begins one, around the cache; `settle` after the last."""
+    """Copy ``count`` cache lines to the aligned ``target[to]`` past the cache; call `settle` after the last."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         lines = ir.VectorType(ir.IntType(32), LINE // 4).as_pointer()
         there, here = (
-            builder.bitcast(
-                builder.gep(
-                    context.make_array(signature.args[k])(context, builder, values[k]).data, [values[k + 1]]
-                ),
-                lines,
-            )
-            for k in (0, 2)
+            builder.bitcast(_pointer(context, builder, signature, values, k), lines) for k in (0, 2)
         )
         mark = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
         with _BUILD.for_range(builder, values[4]) as loop:
@@ -101,7 +90,7 @@ def _stream(_: Any, target: Any, to: Any, source: Any, at: Any, count: Any) -> A
 
 
 def _settle(_: Any) -> Any:
-    """Wait until what was written around the cache is seen by other threads, before anything later is."""
+    """Make non-temporal stores visible to other threads before any later store."""
 
     def generate(context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
         builder.fence("seq_cst")
@@ -111,7 +100,7 @@ def _settle(_: Any) -> Any:
 
 
 def _narrow(_: Any, single: Any) -> Any:
-    """Bits of the float16 nearest to a float32, as the processor rounds it: to nearest, ties to even."""
+    """Bits of a float32 rounded to float16 by the processor: to nearest, ties to even."""
 
     def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
@@ -120,7 +109,7 @@ def _narrow(_: Any, single: Any) -> Any:
 
 
 def _widen(_: Any, word: Any) -> Any:
-    """Float32 that a float16, given by its bits, is."""
+    """Convert a float16, given by its bits, to float32."""
 
     def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
@@ -144,9 +133,9 @@ _call_mincore: Any = types.ExternalFunction("mincore", types.int32(types.uintp, 
 def advise(
     address: int, begins: NDArray[np.int64], ends: NDArray[np.int64], advice: int, page: int, most: int
 ) -> int:
-    """Advise the system on byte ranges from ``address``, ``most`` bytes a call; return how many calls it refused.
+    """Call madvise on byte ranges from ``address``, ``most`` bytes a call; return how many calls failed.
 
-    The system cuts a longer range at what it would read ahead by itself, without a word.
+    The system silently truncates longer ranges to its own readahead limit.
     """
     refused = 0
     for k in range(begins.size):

@@ -1,8 +1,8 @@
-"""Which rank this process is, of how many.
+"""Rank and world size of this process.
 
 In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and
-where they came from. Asked late (at the first ``len`` or ``iter``) and once. Never imports a framework, never guesses
-from half of a pair of variables.
+where they came from. Resolved late (at the first ``len`` or ``iter``) and once. Never imports a framework, and never
+guesses from half of a pair of variables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import operator
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from windowloader.errors import RankError
 
@@ -40,7 +40,7 @@ SLURM_RESERVED_STEPS = 0xFFFFFFF0  # batch script, interactive shell, external: 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """A rank, how many there are, and who said so.
+    """A rank, the world size, and where they came from.
 
     Parameters
     ----------
@@ -65,6 +65,9 @@ class Ranks:
     rank: int
     world_size: int
     origin: str
+
+    def __str__(self) -> str:
+        return f"{self.rank} of {self.world_size}"
 
     def __post_init__(self) -> None:
         if self.world_size < 1:
@@ -97,8 +100,8 @@ def resolve(
     Raises
     ------
     RankError
-        For one argument or variable of a pair without the other, for what is no number, for a rank outside its
-        world, and where a launcher says the rank but not of how many, or two disagree.
+        For one argument or variable of a pair without the other, for a value that is not an integer, for a rank outside
+        its world, and where a launcher sets the rank but not the world size, or two disagree.
 
     Examples
     --------
@@ -114,25 +117,23 @@ def resolve(
     environ = os.environ if environ is None else environ
     return (
         _from_process_group()
-        or _from_pair(environ, *TORCHRUN)
-        or _from_launchers(environ)
-        or _from_scheduler(environ)
+        or _from_environ(environ)
         or Ranks(0, 1, "no process group and no launcher's variables: a single process")
     )
 
 
 def confirm(ranks: Ranks) -> None:
-    """Refuse to go on as another rank than the process group, made since, says.
+    """Raise where a process group that was created since says another rank.
 
     Parameters
     ----------
     ranks : Ranks
-        What was found earlier. Those from arguments are right whatever the group says.
+        What was found earlier. Ranks from arguments are not checked.
 
     Raises
     ------
     RankError
-        Where the group differs: peers would count other steps and wait for each other for ever.
+        Where the group differs: ranks would count different steps and wait for each other forever.
 
     Examples
     --------
@@ -141,9 +142,8 @@ def confirm(ranks: Ranks) -> None:
     group = None if ranks.origin == "arguments" else _from_process_group()
     if group is not None and (group.rank, group.world_size) != (ranks.rank, ranks.world_size):
         raise RankError(
-            f"this loader was first used as rank {ranks.rank} of {ranks.world_size} (from {ranks.origin}); "
-            f"{group.origin}, initialised since, says rank {group.rank} of {group.world_size}. Use the loader, "
-            "and ask its len, only once the process group is made. Or pass rank= and world_size=."
+            f"this loader was first used as rank {ranks} (from {ranks.origin}); {group.origin}, initialised since, "
+            f"says rank {group}. Use the loader, and its len, only after the process group is created. {OVERRIDE}"
         )
 
 
@@ -151,9 +151,7 @@ def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:
     if rank is None or world_size is None:
         given, absent = ("world_size", "rank") if rank is None else ("rank", "world_size")
         value = world_size if rank is None else rank
-        raise RankError(
-            f"{given}={value} was given without {absent}=. Pass both, or neither to have them found."
-        )
+        raise RankError(f"{given}={value} was given without {absent}=. Pass both, or neither to detect them.")
     return Ranks(operator.index(rank), operator.index(world_size), "arguments")
 
 
@@ -171,45 +169,44 @@ def _from_process_group() -> Ranks | None:
     return Ranks(jax.process_index(), jax.process_count(), "jax.distributed")
 
 
-def _from_launchers(environ: Mapping[str, str]) -> Ranks | None:
-    """Read the variables of launchers that set a rank and a size."""
+def _from_environ(environ: Mapping[str, str]) -> Ranks | None:
+    """Read the variables of launchers and of SLURM; `RankError` where two disagree."""
+    if ranks := _from_pair(environ, *TORCHRUN):
+        return ranks
     found = next(filter(None, (_from_pair(environ, *pair) for pair in LAUNCHERS)), None)
-    if found is not None and found.world_size == 1:
-        step = _from_slurm(environ)
-        if step is not None and step.world_size > 1:
-            raise RankError(
-                f"{found.origin} say rank 0 of 1, {step.origin} rank {step.rank} of {step.world_size}: one of them is "
-                f"left over from a shell or step around this one. Unset its variables. {OVERRIDE}"
-            )
-    return found
-
-
-def _from_scheduler(environ: Mapping[str, str]) -> Ranks | None:
-    """Read SLURM's variables, and refuse what tells a rank but no size and does not agree with them."""
-    found = _from_slurm(environ)
+    if found is not None and found.world_size > 1:
+        return found
+    step = _from_slurm(environ)
+    said = "it does not set the number of ranks" if step is None else f"{step.origin} say rank {step}"
+    if found is not None and step is not None and step.world_size > 1:
+        raise RankError(
+            f"{found.origin} say rank {found}, {said}: one of them is left over from a shell or step around this one. "
+            f"Unset its variables. {OVERRIDE}"
+        )
+    if found is not None:
+        return found
     for name, launcher in RANK_ONLY.items():
-        if name not in environ:
-            continue
-        if found is None:
+        rank = environ.get(name)
+        if rank is not None and (step is None or _number(name, rank) != step.rank):
             raise RankError(
-                f"{name}={environ[name]!r} is set, so {launcher} started this process, but it does not say how many "
-                f"ranks there are. {OVERRIDE} Or set RANK and WORLD_SIZE."
+                f"{name}={rank!r} is set, so {launcher} started this process, but {said}. {OVERRIDE} Or set RANK and "
+                "WORLD_SIZE."
             )
-        if _number(name, environ[name]) != found.rank:
-            raise RankError(
-                f"{name}={environ[name]!r} (set by {launcher}), but {found.origin} say rank {found.rank} of "
-                f"{found.world_size}. {OVERRIDE}"
-            )
-    return found
+    return step
 
 
 def _from_pair(environ: Mapping[str, str], rank_name: str, size_name: str) -> Ranks | None:
     rank, size = environ.get(rank_name), environ.get(size_name)
+    if rank is not None and size is not None:
+        return Ranks(_number(rank_name, rank), _number(size_name, size), f"{rank_name} and {size_name}")
     if rank is None and size is None:
         return None
-    if rank is None or size is None:
-        _half(environ, rank_name, size_name)
-    return Ranks(_number(rank_name, rank), _number(size_name, size), f"{rank_name} and {size_name}")
+    given, absent = (rank_name, size_name) if size is None else (size_name, rank_name)
+    raise RankError(
+        f"{given}={environ[given]!r} is set but {absent} is not, so the rank of this process is unknown. A launcher "
+        "sets both; where a process group is created first (Lightning), use the loader after that. Otherwise set "
+        f"{absent} or unset {given}. {OVERRIDE}"
+    )
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Ranks | None:
@@ -234,13 +231,4 @@ def _number(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise RankError(f"{name}={value!r} is no number. Correct or unset it. {OVERRIDE}") from None
-
-
-def _half(environ: Mapping[str, str], rank_name: str, size_name: str) -> NoReturn:
-    given, absent = (rank_name, size_name) if rank_name in environ else (size_name, rank_name)
-    raise RankError(
-        f"{given}={environ[given]!r} is set but {absent} is not, so this process's rank is unknown. "
-        "A launcher sets both; where a process group is made first (Lightning), use the loader after that. "
-        f"Otherwise set {absent} or unset {given}. {OVERRIDE}"
-    )
+        raise RankError(f"{name}={value!r} is not an integer. Correct or unset it. {OVERRIDE}") from None

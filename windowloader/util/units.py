@@ -1,28 +1,23 @@
-"""Amounts of memory as people write them.
+"""Amounts of memory: as text, and as this process uses them.
 
-In: ``"1GiB"``, ``"512 MB"``, a number of bytes. Out: bytes as an int, and back. Never looks at the machine.
+In: ``"1GiB"``, ``"512 MB"``, a number of bytes; /proc. Out: bytes as an int, and back; private memory at the beginning
+and at the peak of a block. Private is what no other process shares: pages of mapped files do not count.
 """
 
 from __future__ import annotations
 
 import re
+import threading
+from pathlib import Path
+from typing import Self
 
 from windowloader.errors import LoaderError
 
-__all__ = ["format_bytes", "parse_bytes"]
+__all__ = ["MemoryWatch", "format_bytes", "parse_bytes", "private_bytes"]
 
-UNITS = {
-    "": 1,
-    "b": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
+UNITS = {"": 1}
+UNITS |= {prefix: 1000**power for power, prefix in enumerate("kmgt", 1)}
+UNITS |= {f"{prefix}i": 1024**power for power, prefix in enumerate("kmgt", 1)}
 
 
 def parse_bytes(amount: str | int | float, *, name: str = "memory") -> int:
@@ -54,7 +49,7 @@ def parse_bytes(amount: str | int | float, *, name: str = "memory") -> int:
     unit = found[2].lower().removesuffix("b") if found else ""
     if found is None or unit not in UNITS or not (size := int(float(found[1]) * UNITS[unit])) > 0:
         raise LoaderError(
-            f"{name}={amount!r} is no amount of memory. Write e.g. '512MiB', '4GB' or a number of bytes."
+            f"{name}={amount!r} is not an amount of memory, such as '512MiB', '4GB' or a number of bytes."
         )
     return size
 
@@ -67,9 +62,64 @@ def format_bytes(size: float) -> str:
     >>> format_bytes(941_000), format_bytes(68_600_000), format_bytes(12)
     ('941 kB', '68.6 MB', '12 B')
     """
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while abs(size) >= 999.5 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    unit = units[0]
-    return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 99.95 else f"{size:.3g} {unit}"
+    power = 0
+    while abs(size) >= 999.5 and power < 4:
+        size, power = size / 1000, power + 1
+    number = f"{size:.0f}" if power == 0 or abs(size) >= 99.95 else f"{size:.3g}"
+    return f"{number} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def private_bytes() -> int:
+    """Return the anonymous memory of this process, RssAnon of /proc/self/status; 0 where that is not known."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
+class MemoryWatch:
+    """Samples private memory every few milliseconds while its block runs.
+
+    Parameters
+    ----------
+    every : float
+        Seconds between samples.
+
+    Attributes
+    ----------
+    begun, peak : int
+        Bytes when the block began, and at the peak.
+
+    Examples
+    --------
+    >>> with MemoryWatch() as watch:
+    ...     array = bytearray(1 << 24)
+    >>> watch.grown >= 0
+    True
+    """
+
+    def __init__(self, every: float = 0.01) -> None:
+        self._every = every
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="windowloader-memory-watch", daemon=True)
+        self.begun = self.peak = 0
+
+    @property
+    def grown(self) -> int:
+        """Bytes between the beginning and the peak."""
+        return self.peak - self.begun
+
+    def _sample(self) -> None:
+        while not self._done.wait(self._every):
+            self.peak = max(self.peak, private_bytes())
+
+    def __enter__(self) -> Self:
+        self.begun = self.peak = private_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = max(self.peak, private_bytes())
+        self._done.set()
+        self._thread.join()

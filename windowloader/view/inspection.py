@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.util.units import format_bytes
-from windowloader.windows.marks import sentinel
+from windowloader.windows.missing import sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
-"""Which rows the parts of a split share, as what.
+"""Rows that the parts of a split share, and as inputs or targets.
 
-In: window sets. Out: `Audit`, which prints them. Never judges: a later part's inputs may reach back, as in use.
+In: window sets. Out: `Audit`, which prints them. Inputs of a later part may reach back, as in use: only shared targets
+are leaks.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+from .index import true_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from windowloader.series.clock import Clock
 
@@ -21,23 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "Shared", "audit"]
 
 CHUNK = 1 << 18  # rows compared together
-SHOWN = 4  # ranges printed of those shared
+SHOWN = 4  # shared ranges printed
 Role = Literal["inputs", "targets"]
 ROLES: tuple[Role, ...] = ("inputs", "targets")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """Rows that two parts share, each in one role.
+    """Rows that two parts share, in one role of each.
 
     Parameters
     ----------
     first, second : str
         Names of the parts, in their order.
     first_role, second_role : {"inputs", "targets"}
-        What the rows are in each.
+        Role of the rows in each.
     ranges : ndarray, shape (range, 2), int64
-        Runs of shared rows ``[begin, end)``.
+        Ranges of shared rows ``[begin, end)``.
     """
 
     first: str
@@ -48,28 +51,29 @@ class Shared:
 
     @property
     def rows(self) -> int:
-        """How many rows are shared."""
+        """Number of shared rows."""
         return int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
 
     @property
     def leaks(self) -> bool:
-        """Whether targets of the second part are read by the first: what is to be predicted was seen before."""
+        """Whether the first part reads targets of the second, which are then no longer unseen."""
         return self.second_role == "targets"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Audit:
-    """Which rows parts share; prints as a list.
+    """Rows that parts share; prints as a list.
 
     Parameters
     ----------
     shared : tuple of Shared
         Every pair of parts and roles with rows in common, by part and role.
     clock : Clock or None
-        Tells when rows were.
+        For the times of the rows.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import windowloader as wl
     >>> series = wl.Series(np.arange(40.0).reshape(40, 1))
     >>> wl.split(series, wl.WindowSpec(lookback=3, horizon=2), (0.5, 0.5)).audit()
@@ -84,7 +88,7 @@ class Audit:
 
     @property
     def leaks(self) -> tuple[Shared, ...]:
-        """Those where targets of a later part are read by an earlier one; by="targets" has none."""
+        """Targets of a later part that an earlier one reads; by="targets" has none."""
         return tuple(shared for shared in self.shared if shared.leaks)
 
     def __repr__(self) -> str:
@@ -119,18 +123,13 @@ def audit(parts: Sequence[tuple[str, WindowSet]]) -> Audit:
 def _in_common(
     one: WindowSet, one_role: Role, other: WindowSet, other_role: Role, low: int, high: int
 ) -> np.ndarray:
-    """Find runs of rows in ``[low, high)`` that both sets hold."""
-    edges: list[np.ndarray] = []
-    before = False
-    for start in range(low, high, CHUNK):
-        stop = min(start + CHUNK, high)
-        both = one.row_counts(start, stop, role=one_role) > 0
-        both &= other.row_counts(start, stop, role=other_role) > 0
-        edges.append(np.flatnonzero(np.diff(both, prepend=before)) + start)
-        before = bool(both[-1])
-    if before:
-        edges.append(np.array([high]))
-    return np.concatenate([np.empty(0, np.int64), *edges]).reshape(-1, 2)
+    """Find the ranges of rows in ``[low, high)`` that both sets read."""
+    chunks = ((start, min(start + CHUNK, high)) for start in range(low, high, CHUNK))
+    both = (
+        (one.row_counts(*chunk, role=one_role) > 0) & (other.row_counts(*chunk, role=other_role) > 0)
+        for chunk in chunks
+    )
+    return true_ranges(both, low)
 
 
 def _rows(shared: Shared, clock: Clock | None) -> str:

@@ -1,67 +1,35 @@
-"""The starts of windows, stored as what they are: runs of arithmetic, a bitmap, or a list.
+"""Starts of windows: runs of equally spaced starts, or a list where they are scattered.
 
-In: rows where runs of starts begin and how many each has. Out: `Starts`, numbered in order.
-Never stores a number per window unless a subset or repeats ask for one; never knows of data or parts.
+In: rows where runs of starts begin, and how many each has. Out: `Starts`, numbered in order. Never knows of data or
+parts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from windowloader.util.packed import pack_integers, unpack_integers
+from windowloader.series.packed import pack_integers, unpack_integers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Explicit", "Runs", "Starts"]
-
-
-class Starts(Protocol):
-    """Starts of windows by number. Positions handed in are int64 and lie in ``[0, len)``."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-
-    @property
-    def rising(self) -> bool:
-        """Whether window numbers follow the rows: each start lies after the one before."""
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Return the starts of windows, int64, in the shape of ``positions``."""
-
-    def rank(self, rows: np.ndarray) -> np.ndarray:
-        """Count the starts before each row, int64."""
-
-    def slice(self, start: int, stop: int, step: int = 1) -> Starts:
-        """Return the windows of numbers ``range(start, stop, step)``, step at least 1."""
-
-    def within(self, begins: np.ndarray, ends: np.ndarray) -> Starts:
-        """Return the windows that start in any row range ``[begin, end)``; ranges rise without overlap."""
-
-    def counts(self, start: int, stop: int) -> np.ndarray:
-        """Windows that start at each row of ``[start, stop)``, int64; rows outside the series count 0."""
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of the starts in order, as stored."""
+__all__ = ["Explicit", "Runs", "Starts", "digest", "rows_held", "true_ranges", "window_sums"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """Runs of starts that lie ``stride`` rows apart: 16 bytes a run, any number of windows.
+    """Runs of starts that lie ``stride`` rows apart: 16 bytes per run, for any number of windows.
 
     Parameters
     ----------
     firsts : ndarray, shape (run,), int64
         First start of each run, rising; a run ends before the next begins.
     cumulative : ndarray, shape (run + 1,), int64
-        Windows before each run, and all of them at the end. No run is empty.
+        Number of windows before each run, and the total at the end. No run is empty.
     stride : int
         Rows between the starts of a run.
 
@@ -84,33 +52,28 @@ class Runs:
 
     @classmethod
     def of(cls, firsts: np.ndarray, counts: np.ndarray, stride: int) -> Runs:
-        """Make runs from first starts and counts; empty ones are left out."""
+        """Make runs from first starts and counts; empty runs are dropped."""
         filled = counts > 0
         cumulative = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts[filled], dtype=np.int64)))
         return cls(np.ascontiguousarray(firsts[filled], np.int64), cumulative, int(stride))
 
     @property
-    def sizes(self) -> np.ndarray:
-        """Windows of each run."""
-        return np.diff(self.cumulative)
-
-    @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Size in memory in bytes."""
         return int(self.firsts.nbytes + self.cumulative.nbytes)
 
     @property
     def rising(self) -> bool:
-        """Runs always rise."""
+        """Whether window numbers follow the rows: runs always rise."""
         return True
 
     def __len__(self) -> int:
         return int(self.cumulative[-1])
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Return the starts of windows, int64, in the shape of ``positions``."""
-        if len(self.firsts) == 1:
-            first = int(self.firsts[0])  # plain numbers: a batch asks for its starts
+        """Return the starts of windows, int64, in the shape of ``positions``, which lie in ``[0, len)``."""
+        if len(self.firsts) == 1:  # the common case, on the path of every batch
+            first = int(self.firsts[0])
             return np.asarray(positions + first if self.stride == 1 else positions * self.stride + first)
         run = np.searchsorted(self.cumulative, positions, side="right") - 1
         return np.asarray(self.firsts[run] + (positions - self.cumulative[run]) * self.stride)
@@ -120,26 +83,21 @@ class Runs:
         rows = np.asarray(rows, np.int64)
         if len(self.firsts) == 0:
             return np.zeros(rows.shape, np.int64)
-        run = (
-            np.searchsorted(self.firsts, rows, side="left") - 1
-        )  # the run whose first start lies before the row
+        run = np.searchsorted(self.firsts, rows, side="left") - 1  # the last run that starts before the row
         begun = -(-(rows - self.firsts[run]) // self.stride)
         inside = np.minimum(begun, self.cumulative[run + 1] - self.cumulative[run])
         return np.where(run < 0, 0, self.cumulative[run] + inside)
 
     def slice(self, start: int, stop: int, step: int = 1) -> Runs:
-        """Return the windows of numbers ``range(start, stop, step)``: runs again."""
+        """Return the windows with numbers ``range(start, stop, step)``, step at least 1."""
         begin = np.maximum(self.cumulative[:-1], start)
-        number = (
-            start - (-(begin - start) // step) * step
-        )  # the first wanted number that is not before the run
+        number = start - (-(begin - start) // step) * step  # the first wanted number in the run or after it
         counts = -(-(np.minimum(self.cumulative[1:], stop) - number) // step)
-        return Runs.of(
-            self.firsts + (number - self.cumulative[:-1]) * self.stride, counts, self.stride * step
-        )
+        firsts = self.firsts + (number - self.cumulative[:-1]) * self.stride
+        return Runs.of(firsts, counts, self.stride * step)
 
     def within(self, begins: np.ndarray, ends: np.ndarray) -> Runs:
-        """Return the windows that start in any of the row ranges: runs again."""
+        """Return the windows that start in any row range ``[begin, end)``; ranges rise without overlap."""
         low, high = self.rank(begins), self.rank(ends)
         filled = high > low
         low, high = low[filled], high[filled]
@@ -153,28 +111,27 @@ class Runs:
         return Runs.of(self(cuts[inside]), counts[inside], self.stride)
 
     def counts(self, start: int, stop: int) -> np.ndarray:
-        """Windows that start at each row of ``[start, stop)``: 0 or 1."""
+        """Count the windows that start at each row of ``[start, stop)``, int64; rows may lie outside the series."""
         low, high = self.rank(np.array([start, stop]))
         out = np.zeros(stop - start, np.int64)
         out[self(np.arange(low, high)) - start] = 1
         return out
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the runs."""
+        """Return 16 hexadecimal digits of the runs."""
         return digest("runs", self.stride, self.firsts, self.cumulative)
 
     def __reduce__(self) -> tuple[Callable[..., Runs], tuple[object, ...]]:
         return _unpack_runs, (pack_integers(self.firsts), pack_integers(self.cumulative), self.stride)
 
 
-def _unpack_runs(
-    firsts: tuple[int, int, str, bytes], cumulative: tuple[int, int, str, bytes], stride: int
-) -> Runs:
+def _unpack_runs(firsts: bytes, cumulative: bytes, stride: int) -> Runs:
     return Runs(unpack_integers(firsts), unpack_integers(cumulative), stride)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Explicit:
-    """Starts as they were listed, in any order, repeats allowed: 8 bytes each.
+    """A list of starts, in any order and with repeats: 8 bytes per window, 16 where they do not rise.
 
     Parameters
     ----------
@@ -187,73 +144,136 @@ class Explicit:
     (array([7, 3]), array([0, 2, 0, 0, 0, 1]))
     """
 
-    __slots__ = ("_ordered", "_starts")
+    starts: np.ndarray
+    rising: bool = field(init=False)
+    _sorted: np.ndarray = field(init=False, repr=False)
 
-    def __init__(self, starts: np.ndarray) -> None:
-        self._starts = np.ascontiguousarray(starts, np.int64)
-        self._starts.flags.writeable = False
-        self._ordered: np.ndarray | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        held = {id(array): array.nbytes for array in (self._starts, self._ordered) if array is not None}
-        return sum(held.values())
-
-    @property
-    def rising(self) -> bool:
-        """Whether each start lies after the one before."""
-        return bool((np.diff(self._starts) > 0).all())
+    def __post_init__(self) -> None:
+        starts = np.ascontiguousarray(self.starts, np.int64)
+        steps = np.diff(starts)
+        object.__setattr__(self, "starts", starts)
+        object.__setattr__(self, "rising", bool((steps > 0).all()))
+        object.__setattr__(self, "_sorted", starts if (steps >= 0).all() else np.sort(starts))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Return the starts of windows, int64, in the shape of ``positions``."""
-        return np.asarray(self._starts[positions])
-
-    def _sorted(self) -> np.ndarray:
-        """Return the starts in order of rows; sorted when first asked for, not pickled."""
-        if self._ordered is None:
-            rises = bool((np.diff(self._starts) >= 0).all())
-            self._ordered = self._starts if rises else np.sort(self._starts)
-        return self._ordered
+        """Return the starts of windows, int64, in the shape of ``positions``, which lie in ``[0, len)``."""
+        return np.asarray(self.starts[positions])
 
     def rank(self, rows: np.ndarray) -> np.ndarray:
         """Count the starts before each row, int64, whatever the order of the windows."""
-        return np.searchsorted(self._sorted(), rows, side="left")
+        return np.searchsorted(self._sorted, rows, side="left")
 
     def slice(self, start: int, stop: int, step: int = 1) -> Explicit:
-        """Return the windows of numbers ``range(start, stop, step)``."""
-        return Explicit(self._starts[start:stop:step])
+        """Return the windows with numbers ``range(start, stop, step)``, step at least 1."""
+        return Explicit(self.starts[start:stop:step])
 
     def within(self, begins: np.ndarray, ends: np.ndarray) -> Explicit:
-        """Return the windows that start in any of the row ranges, in their order here."""
+        """Return the windows that start in any row range ``[begin, end)``, in their order here."""
         if len(begins) == 0:
-            return Explicit(self._starts[:0])
-        piece = np.searchsorted(begins, self._starts, side="right") - 1
-        return Explicit(self._starts[(piece >= 0) & (self._starts < ends[piece])])
+            return Explicit(self.starts[:0])
+        piece = np.searchsorted(begins, self.starts, side="right") - 1
+        return Explicit(self.starts[(piece >= 0) & (self.starts < ends[piece])])
 
     def counts(self, start: int, stop: int) -> np.ndarray:
-        """Windows that start at each row of ``[start, stop)``; repeats count."""
+        """Count the windows that start at each row of ``[start, stop)``, int64, repeats included."""
         low, high = self.rank(np.array([start, stop]))
-        return np.bincount(self._sorted()[low:high] - start, minlength=stop - start)
+        return np.bincount(self._sorted[low:high] - start, minlength=stop - start)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the list."""
-        return digest("explicit", self._starts)
+        """Return 16 hexadecimal digits of the list."""
+        return digest("explicit", self.starts)
 
     def __reduce__(self) -> tuple[Callable[..., Explicit], tuple[object, ...]]:
-        return _unpack_explicit, (pack_integers(self._starts),)
+        return _unpack_explicit, (pack_integers(self.starts),)
 
 
-def _unpack_explicit(starts: tuple[int, int, str, bytes]) -> Explicit:
+def _unpack_explicit(starts: bytes) -> Explicit:
     return Explicit(unpack_integers(starts))
 
 
+Starts: TypeAlias = Runs | Explicit
+
+
 def digest(*parts: object) -> str:
-    """16 hexadecimal digits of numbers, text and arrays, in order."""
+    """Return 16 hexadecimal digits of numbers, text and arrays, in order."""
     state = hashlib.blake2b(digest_size=8)
     for part in parts:
         state.update(part.tobytes() if isinstance(part, np.ndarray) else f"{part};".encode())
     return state.hexdigest()
+
+
+def true_ranges(pieces: Iterable[np.ndarray], first: int) -> np.ndarray:
+    """Find the ranges of rows in which a condition holds.
+
+    Parameters
+    ----------
+    pieces : iterable of ndarray of bool
+        The condition, row by row, in consecutive pieces that are not empty.
+    first : int
+        Number of the first row.
+
+    Returns
+    -------
+    ndarray, shape (range, 2), int64
+        Ranges ``[begin, end)``, rising.
+
+    Examples
+    --------
+    >>> true_ranges([np.array([False, True]), np.array([True, False, True])], 10)
+    array([[11, 13],
+           [14, 15]])
+    """
+    edges, before, row = [np.empty(0, np.int64)], False, first
+    for piece in pieces:
+        edges.append(np.flatnonzero(np.diff(piece, prepend=before)) + row)
+        before, row = bool(piece[-1]), row + len(piece)
+    if before:
+        edges.append(np.array([row]))
+    return np.concatenate(edges).reshape(-1, 2)
+
+
+def window_sums(values: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
+    """Sum the values at ``i + offsets`` for each i in ``[0, size)``.
+
+    Parameters
+    ----------
+    values : ndarray, shape (row,), int64
+        At least up to row ``size + offsets[-1]``.
+    offsets : ndarray, shape (step,), int64
+        Rising, at least 0.
+    size : int
+
+    Returns
+    -------
+    ndarray, shape (size,), int64
+
+    Examples
+    --------
+    >>> window_sums(np.array([1, 2, 3, 4, 5]), np.array([0, 2]), 3)
+    array([4, 6, 8])
+    """
+    out = np.zeros(size, np.int64)
+    gaps = np.diff(offsets)
+    step = int(gaps.min(initial=np.iinfo(np.int64).max))
+    for run in np.split(offsets, np.flatnonzero(gaps != step) + 1):
+        if len(run) == 1:
+            out += values[run[0] : run[0] + size]
+        elif len(run):  # equal steps: differences of running sums along every step-th row
+            read = values[run[0] : run[-1] + size]
+            sums = np.zeros((-(-len(read) // step) + 1) * step, np.int64)
+            sums[step : step + len(read)] = read
+            np.cumsum(sums.reshape(-1, step), axis=0, out=sums.reshape(-1, step))
+            out += sums[len(run) * step :][:size] - sums[:size]
+    return out
+
+
+def rows_held(starts: Starts, offsets: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Count the windows that read each row of ``[start, stop)`` at one of the offsets from their start."""
+    if len(offsets) == 0:
+        return np.zeros(stop - start, np.int64)
+    first, last = int(offsets[0]), int(offsets[-1])
+    begun = starts.counts(start - last, stop - first)  # row r is read by the windows that start at r - offset
+    return window_sums(begun, (last - offsets)[::-1], stop - start)

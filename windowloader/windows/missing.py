@@ -1,89 +1,96 @@
-"""How much is missing, row by row, counted in one pass.
+"""Missing values: what marks them, how many each row has, and which windows read too many.
 
-In: a series whose variables declare what stands for missing. Out: `MissingScan`, a few bytes a row that
-misses something. Never keeps values, and never reads a variable that declares nothing.
+In: a series whose variables declare what stands for missing; a spec; starts. Out: `MissingScan`, a few bytes per row
+with missing values; the starts that `max_missing` leaves; errors that name a missing value. Never keeps values, and
+never reads a variable that declares nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import weakref
-from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.sources.mapping import mapping_of, unchanged
+from windowloader.sources.mapping import mapping_of
+
+from .reads import READ_BYTES, row_ranges, rows_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from windowloader.series.series import Series
     from windowloader.series.variable import Variable
-    from windowloader.sources import Pending
 
     Progress = Callable[[int, int], object]
     Table = tuple["RowCounts", ...]
 
-__all__ = ["MissingScan", "RowCounts", "count_variables", "scan"]
+__all__ = ["MissingScan", "RowCounts", "count_variables", "is_missing", "scan", "sentinel"]
 
-PIECE_ROWS = 1 << 16  # rows kept together: a row's number within a piece fits 16 bits
-READ_BYTES = 32 << 20  # rows asked of storage at once
-READS_AHEAD = 2
-KEPT_VARIABLES = 64  # whose counts stay in the process
+KEPT_VARIABLES = 64  # variables whose counts stay in the process
 
 
-class RowCounts:
-    """How many nodes miss one feature, by row: nothing where none does, else whichever form is smaller.
+def sentinel(missing: float | None, dtype: np.dtype) -> np.ndarray | None:
+    """Mark of missing values in a variable's own dtype, shape (1,); None where no value of it can be missing.
+
+    Floats: NaN is missing too wherever anything is declared. Integers: only a whole number in range can occur.
 
     Examples
     --------
-    >>> counts = RowCounts()
-    >>> counts.append(np.array([0, 0, 3]))
+    >>> sentinel(-1.0, np.dtype(np.int16)), sentinel(float("nan"), np.dtype(np.int16))
+    (array([-1], dtype=int16), None)
+    """
+    if missing is None:
+        return None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return np.array([missing]).astype(dtype)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if not np.isfinite(missing) or missing != int(missing) or not low <= int(missing) <= high:
+        return None
+    return np.array([int(missing)]).astype(dtype)
+
+
+def is_missing(values: np.ndarray, mark: np.ndarray) -> np.ndarray:
+    """Whether each raw value is the mark, or NaN."""
+    return np.asarray((values == mark[0]) | (values != values))  # NaN
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowCounts:
+    """How many nodes miss one feature, for the rows where any does.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (row,), int64
+        Rows with missing values, rising.
+    counts : ndarray, shape (row,), int32
+        Missing values of each of them.
+
+    Examples
+    --------
+    >>> counts = RowCounts(np.array([2]), np.array([3]))
     >>> counts.between(1, 4), counts.between(0, 2), counts.total
     (array([0, 3, 0]), None, 3)
     """
 
-    __slots__ = ("_pieces", "total")
+    rows: np.ndarray
+    counts: np.ndarray
 
-    def __init__(self) -> None:
-        # One a piece: None, or (rows that miss something, their counts), or (None, counts of all rows).
-        self._pieces: list[tuple[np.ndarray | None, np.ndarray] | None] = []
-        self.total = 0
-
-    def append(self, counts: np.ndarray) -> None:
-        """Take the counts of the next 65,536 rows; of fewer at the end only."""
-        rows = np.flatnonzero(counts)
-        if len(rows) == 0:
-            self._pieces.append(None)
-            return
-        self.total += int(counts.sum())
-        narrow = counts.astype(np.min_scalar_type(int(counts.max())))
-        listed = (2 + narrow.itemsize) * len(rows) < narrow.nbytes
-        self._pieces.append((rows.astype(np.uint16), narrow[rows]) if listed else (None, narrow))
+    @property
+    def total(self) -> int:
+        """Missing values of all rows."""
+        return int(self.counts.sum())
 
     def between(self, start: int, stop: int) -> np.ndarray | None:
         """Return counts of rows ``[start, stop)``, int64; None where nothing is missing."""
-        out = None
-        for number in range(start // PIECE_ROWS, min(-(-stop // PIECE_ROWS), len(self._pieces))):
-            piece = self._pieces[number]
-            if piece is None:
-                continue
-            rows, counts = piece
-            where = (np.arange(len(counts)) if rows is None else rows.astype(np.int64)) + number * PIECE_ROWS
-            low, high = np.searchsorted(where, (start, stop))
-            if counts[low:high].any():
-                out = np.zeros(stop - start, np.int64) if out is None else out
-                out[where[low:high] - start] = counts[low:high]
+        low, high = np.searchsorted(self.rows, (start, stop))
+        if low == high:
+            return None
+        out = np.zeros(stop - start, np.int64)
+        out[self.rows[low:high] - start] = self.counts[low:high]
         return out
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        held = (array for piece in self._pieces if piece is not None for array in piece if array is not None)
-        return sum(array.nbytes for array in held)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -96,6 +103,8 @@ class MissingScan:
         Cells of each feature that can be missing, by name.
     counts : mapping of str to RowCounts
         How many of them are, by row.
+    num_steps : int
+        Rows of the series.
 
     Examples
     --------
@@ -119,7 +128,7 @@ class MissingScan:
     @property
     def share(self) -> dict[str, float]:
         """Share of missing cells of each feature."""
-        return {name: counts.total / max(self.cells[name], 1) for name, counts in self.counts.items()}
+        return {name: total / max(self.cells[name], 1) for name, total in self.missing.items()}
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Nodes that miss a feature in each row of ``[start, stop)``, int64."""
@@ -128,11 +137,10 @@ class MissingScan:
         return np.zeros(stop - start, np.int64) if found is None else found
 
     def __repr__(self) -> str:
+        share = self.share
         parts = [
-            f"{name}: {counts.total:,} of {self.cells[name]:,} missing, {self.share[name]:.2%}".replace(
-                "%", " %"
-            )
-            for name, counts in self.counts.items()
+            f"{name}: {total:,} of {self.cells[name]:,} missing, {100 * share[name]:.2f} %"
+            for name, total in self.missing.items()
         ]
         return f"MissingScan({'; '.join(parts) or 'nothing is declared missing'})"
 
@@ -141,8 +149,7 @@ def scan(series: Series, *, progress: Progress | None = None) -> MissingScan:
     """Count what is missing, in one pass over the variables that declare it.
 
     For files and stores the counts stay in the process, by fingerprint, and window sets with `max_missing` use
-    them instead of reading again. Arrays in memory are counted anew each time, at the speed of memory: their
-    values may have changed.
+    them instead of reading again. Arrays in memory are counted anew each time: their values may have changed.
 
     Parameters
     ----------
@@ -161,121 +168,74 @@ def scan(series: Series, *, progress: Progress | None = None) -> MissingScan:
     >>> wl.scan(wl.Series(np.array([[1.0, np.nan, 2.0]]).T, missing=np.nan)).missing
     {'value': 1}
     """
-    tables = count_variables(series, range(len(series.variables)), progress=progress)
-    names, cells, counts = [], [], []
-    for number, table in tables.items():
+    cells, counts = {}, {}
+    for number, table in count_variables(series, range(len(series.variables)), progress=progress).items():
         variable = series.variables[number]
         for feature, found in zip(variable.features, table, strict=True):
-            names.append(feature if feature not in names else f"{variable.name}.{feature}")
-            cells.append((variable.num_rows if variable.has_time else 1) * variable.num_nodes)
-            counts.append(found)
-    return MissingScan(
-        dict(zip(names, cells, strict=True)), dict(zip(names, counts, strict=True)), series.num_steps
-    )
+            name = feature if feature not in counts else f"{variable.name}.{feature}"
+            cells[name] = variable.num_rows * variable.num_nodes
+            counts[name] = found
+    return MissingScan(cells, counts, series.num_steps)
 
 
-# Counts of variables in files and stores, by what tells their bytes; the least recently used goes first.
-_kept: OrderedDict[tuple[object, ...], Table] = OrderedDict()
+# Counts of variables in files and stores, by what identifies their bytes; the least recently used goes first.
+_kept: dict[tuple[object, ...], Table] = {}
 
 
 def count_variables(
     series: Series, wanted: Iterable[int], *, progress: Progress | None = None
 ) -> dict[int, Table]:
     """Count the missing values of each feature of the wanted variables; those that can miss none are left out."""
-    from .marks import sentinel
-
-    chosen = [(number, series.variables[number]) for number in wanted if number >= 0]
-    marks = [sentinel(variable.missing, variable.dtype) for _, variable in chosen]
-    total = sum(found.num_rows for (_, found), mark in zip(chosen, marks, strict=True) if mark is not None)
+    marks = {
+        number: mark
+        for number in wanted
+        if number >= 0
+        and (mark := sentinel(series.variables[number].missing, series.variables[number].dtype)) is not None
+    }
+    total = sum(series.variables[number].num_rows for number in marks)
     done, tables = 0, {}
-    for (number, variable), mark in zip(chosen, marks, strict=True):
-        if mark is None:
-            continue
+    for number, mark in marks.items():
+        variable = series.variables[number]
         key = _identity(variable, mark)
         table = _kept.pop(key, None) if key is not None else None
         if table is None:
             table = _count(variable, mark, progress, done, total)
         if key is not None:
             _kept[key] = table
-            while len(_kept) > KEPT_VARIABLES:
-                _kept.popitem(last=False)
+            if len(_kept) > KEPT_VARIABLES:
+                _kept.pop(next(iter(_kept)), None)
         done += variable.num_rows
         tables[number] = table
     return tables
 
 
 def _identity(variable: Variable, mark: np.ndarray) -> tuple[object, ...] | None:
-    """Tell a variable's bytes from any others; None in memory, where values may change unnoticed.
+    """Identify a variable's bytes; None in memory, where values may change unnoticed.
 
-    A map is told by itself, too: two files written in one tick of the clock may share size and time.
+    For a mapped file the map itself is part of it: two files written in one tick of the clock may share size and time.
     """
     view = variable.view()
-    told = (variable.source.name, variable.source.fingerprint(), variable.features, mark.tobytes())
+    known = (variable.source.name, variable.source.fingerprint(), variable.features, mark.tobytes())
     if view is None:
-        return told
+        return known
     mapping = mapping_of(view)
-    return None if mapping is None else (*told, weakref.ref(mapping[0]))
+    return None if mapping is None else (*known, weakref.ref(mapping[0]))
 
 
 def _count(variable: Variable, mark: np.ndarray, progress: Progress | None, done: int, total: int) -> Table:
-    """Count in one pass, a piece at a time."""
-    table = tuple(RowCounts() for _ in variable.features)
-    for begin in range(0, variable.num_rows, PIECE_ROWS):
-        end = min(begin + PIECE_ROWS, variable.num_rows)
-        counts = np.zeros((len(table), end - begin), np.int64)
-        for start, rows in _rows(variable, begin, end):
-            _count_rows(rows, mark, counts, start - begin)
-            if progress is not None:
-                progress(done + start + len(rows), total)
-        for feature, found in zip(table, counts, strict=True):
-            feature.append(found)
-    return table
-
-
-def _count_rows(rows: np.ndarray, mark: np.ndarray, counts: np.ndarray, first: int) -> None:
-    from .marks import is_missing
-    from .missing_kernels import count_missing
-
-    by_feature = rows.transpose(0, 2, 1)
-    if rows.dtype == np.float16:  # which numba does not compile
-        counts[:, first : first + len(rows)] += np.count_nonzero(is_missing(by_feature, mark), axis=2).T
-    else:
-        count_missing(by_feature, mark, counts, first)
-
-
-def _rows(variable: Variable, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows in order, some reads ahead where they must be read; valid until the next is asked for."""
-    view = variable.view()
-    if view is not None:
-        with unchanged(view):
-            yield begin, view[begin:end]
-        return
-    ahead: deque[tuple[int, np.ndarray, Pending]] = deque()
-    try:
-        for start, stop in itertools.pairwise(_cuts(variable, begin, end)):
-            rows = np.empty((stop - start, variable.num_nodes, variable.num_features), variable.dtype)
-            ahead.append((start, rows, variable.submit(start, stop, rows)))
-            if len(ahead) == READS_AHEAD:
-                yield _finish(ahead.popleft())
-        while ahead:
-            yield _finish(ahead.popleft())
-    finally:  # memory that a read writes to must outlive it
-        for _, _, pending in ahead:
-            with contextlib.suppress(Exception):
-                pending.result()
-
-
-def _finish(read: tuple[int, np.ndarray, Pending]) -> tuple[int, np.ndarray]:
-    read[2].result()
-    return read[0], read[1]
-
-
-def _cuts(variable: Variable, begin: int, end: int) -> list[int]:
-    """Cut ``[begin, end)`` into reads of about `READ_BYTES`, at edges of chunks where there are any."""
-    rows = max(1, READ_BYTES // max(variable.row_bytes, 1))
-    edges = variable.source.storage().edges
-    wanted = np.arange(begin + rows, end, rows)
-    if edges is not None:
-        wanted = np.unique(edges[np.searchsorted(edges, wanted, side="right") - 1])
-    inside = wanted[(wanted > begin) & (wanted < end)]
-    return [begin, *inside.tolist(), end]
+    """Count in one pass."""
+    found: list[list[RowCounts]] = [[] for _ in variable.features]
+    ranges = row_ranges(variable, 0, variable.num_rows, READ_BYTES)
+    for start, stop, rows in rows_in_order(variable, ranges):
+        for feature, parts in enumerate(found):
+            counts = is_missing(rows[:, :, feature], mark).sum(axis=1, dtype=np.int32)
+            there = np.flatnonzero(counts)
+            parts.append(RowCounts(there + start, counts[there]))
+        if progress is not None:
+            progress(done + stop, total)
+    return tuple(
+        RowCounts(
+            np.concatenate([part.rows for part in parts]), np.concatenate([part.counts for part in parts])
+        )
+        for parts in found
+    )

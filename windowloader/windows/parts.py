@@ -1,16 +1,16 @@
-"""How people say the parts of a split, as numbers.
+"""Parts of a split as they are given: ratios, borders, ranges or entities.
 
-In: ratios, borders, named ranges, names of entities. Out: names of parts, and the rows or things that each has.
-Never looks at windows or values.
+In: what the user passed, a series. Out: `Parts`, the rows of each part, the entities of each part. Never looks at
+windows or values.
 """
 
 from __future__ import annotations
 
 import datetime
-import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,12 +18,15 @@ import numpy as np
 from windowloader.errors import SeriesError, SplitError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from windowloader.series.series import Series
 
-__all__ = ["Parts", "Regions", "cut", "entity_parts", "row_regions"]
+__all__ = ["Parts", "cut", "entity_parts", "refuse_ratios", "row_regions"]
 
 Kind = Literal["ratios", "borders", "ranges", "entities"]
 NAMES = {1: ("all",), 2: ("train", "test"), 3: ("train", "val", "test")}
+BORDERS = (Integral, str, np.datetime64, datetime.date)
 EXAMPLE = (
     "Give ratios (0.7, 0.1, 0.2), borders ('2012-05-01', '2012-06-01') or row numbers, or named ranges "
     "{'train': ('2012-03-01', '2012-05-01'), 'test': ('2012-05-01', None)}."
@@ -32,7 +35,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Parts as they were said, told apart by kind.
+    """Parts as they were given.
 
     Parameters
     ----------
@@ -40,7 +43,7 @@ class Parts:
         As given, or train, val, test.
     kind : {"ratios", "borders", "ranges", "entities"}
     values : tuple
-        One a part; borders are one fewer.
+        One per part; borders are one fewer.
 
     Examples
     --------
@@ -54,61 +57,69 @@ class Parts:
 
     @classmethod
     def of(cls, parts: Any) -> Parts:
-        """Tell ratios, borders, ranges and lists of entities apart; `SplitError` for anything else."""
-        if isinstance(parts, Mapping):
-            names, values = tuple(str(name) for name in parts), tuple(parts.values())
-        elif isinstance(parts, Iterable) and not isinstance(parts, str | bytes):
-            names, values = (), tuple(parts)
-        else:
-            raise SplitError(f"parts={parts!r} are no parts. {EXAMPLE}")
+        """Find out which kind the parts are of; `SplitError` for anything unknown."""
+        if not isinstance(parts, Iterable) or isinstance(parts, str | bytes):
+            raise SplitError(f"parts={parts!r} cannot be read as parts. {EXAMPLE}")
+        named = isinstance(parts, Mapping)
+        values = tuple(parts.values() if isinstance(parts, Mapping) else parts)
         if not values:
             raise SplitError(f"parts={parts!r} has no parts. {EXAMPLE}")
-        kind = _kind(values, named=bool(names))
+        kind = _kind(values, named=named)
         if kind == "ratios":
-            values = _ratios(values)
+            _check_ratios(values)
         count = len(values) + (kind == "borders")
         default = NAMES.get(count, tuple(f"part {number}" for number in range(count)))
-        return cls(names or default, kind, values)
+        return cls(tuple(map(str, parts)) if named else default, kind, values)
+
+    def ends(self, first: int, last: int) -> list[tuple[Any, Any]]:
+        """Return the ends of each part: numbers or dates, None where open; ratios cut ``[first, last)``."""
+        if self.kind == "ratios":
+            return list(itertools.pairwise(first + border for border in cut(last - first, self.values)))
+        if self.kind == "borders":
+            return list(itertools.pairwise((None, *self.values, None)))
+        if self.kind == "ranges":
+            return [(one.start, one.stop) if isinstance(one, slice) else one for one in self.values]
+        raise SplitError(
+            "parts are lists, as of entities. Say by='entities', or give ranges as pairs (from, to)."
+        )
+
+    def check_order(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Raise `SplitError` where parts overlap or do not follow each other; arrays of shape (part, run)."""
+        given = self.values if self.kind != "borders" else self.ends(0, 0)
+        for part, name in enumerate(self.names):
+            if (begins[part] > ends[part]).any():
+                raise SplitError(
+                    f"part {name!r} ends before it begins: {given[part]}. Borders and ranges rise in time; ratios sum "
+                    "to 1, e.g. (0.7, 0.1, 0.2)."
+                )
+            before = ends[:part].max(axis=0, initial=0)
+            if ((begins[part] < before) & (begins[part] < ends[part])).any():
+                raise SplitError(
+                    f"part {name!r} ({given[part]}) begins before part {self.names[part - 1]!r} ({given[part - 1]}) "
+                    "ends. Parts must not overlap, and come in order of time: a later one may look back at an earlier "
+                    "one, never the other way round."
+                )
 
 
 def _kind(values: tuple[Any, ...], *, named: bool) -> Kind:
-    numbers = [value for value in values if _is_number(value)]
-    if len(numbers) == len(values) and any(isinstance(value, float | np.floating) for value in numbers):
+    if all(isinstance(one, Real) for one in values) and not all(isinstance(one, Integral) for one in values):
         return "ratios"
-    if not named and all(_is_integer(value) or _is_moment(value) for value in values):
+    if not named and all(isinstance(one, BORDERS) for one in values):
         return "borders"
-    if all(isinstance(value, slice) or (_is_list(value) and _is_range(value)) for value in values):
+    if all(isinstance(one, slice) or _is_range(one) for one in values):
         return "ranges"
-    if all(_is_list(value) for value in values):
+    if all(isinstance(one, Collection) and not isinstance(one, str | bytes) for one in values):
         return "entities"
-    raise SplitError(f"parts={values!r} mixes ways to say parts, or uses none that is known. {EXAMPLE}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _is_integer(value: object) -> bool:
-    return _is_number(value) and not isinstance(value, float | np.floating)
-
-
-def _is_moment(value: object) -> bool:
-    return isinstance(value, str | np.datetime64 | datetime.date)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence | np.ndarray | set | frozenset) and not isinstance(value, str | bytes)
+    raise SplitError(f"parts={values!r} mixes ways to give parts, or uses an unknown one. {EXAMPLE}")
 
 
 def _is_range(value: Any) -> bool:
-    """Whether a pair (from, to) could be meant; names of entities are told by ``by="entities"``."""
-    return isinstance(value, tuple) and len(value) == 2 and all(
-        end is None or _is_integer(end) or _is_moment(end) for end in value
-    )  # fmt: skip
+    """Whether a pair (from, to) could be meant; only ``by="entities"`` tells a pair of names from one of dates."""
+    ends = value if isinstance(value, tuple) and len(value) == 2 else (0.0,)
+    return all(end is None or isinstance(end, BORDERS) for end in ends)
 
 
-def _ratios(values: tuple[Any, ...]) -> tuple[float, ...]:
-    ratios = tuple(float(value) for value in values)
+def _check_ratios(ratios: tuple[float, ...]) -> None:
     if any(not 0 < ratio <= 1 for ratio in ratios):
         raise SplitError(f"ratios {ratios} must each be above 0 and at most 1.")
     if abs(sum(ratios) - 1) > 1e-6:
@@ -116,11 +127,10 @@ def _ratios(values: tuple[Any, ...]) -> tuple[float, ...]:
             f"ratios {ratios} sum to {sum(ratios):.6g}, not 1. To leave rows out, name ranges: "
             "{'train': (0, 20000), 'test': (24000, None)}."
         )
-    return ratios
 
 
 def cut(count: int, ratios: Sequence[float]) -> list[int]:
-    """Where ratios cut ``count`` things: first and last part rounded, what is left for the last but one.
+    """Cut ``count`` things by ratios: first and last part rounded, the remainder for the last but one.
 
     For three parts this is the arithmetic of DCRNN and PGT-I: ``round(n·r0)`` train, ``round(n·r2)`` test, the
     rest val. Halves round to even, as `round` does.
@@ -128,7 +138,7 @@ def cut(count: int, ratios: Sequence[float]) -> list[int]:
     Returns
     -------
     list of int
-        Borders, 0 … ``count``; one may lie before its neighbour if a part is left without anything.
+        Borders, 0 … ``count``; one may lie before its neighbour if nothing is left for a part.
 
     Examples
     --------
@@ -138,62 +148,53 @@ def cut(count: int, ratios: Sequence[float]) -> list[int]:
     sizes = [round(count * ratio) for ratio in ratios]
     rest = max(len(sizes) - 2, 0) if len(sizes) != 2 else 1
     sizes[rest] += count - sum(sizes)
-    return [0, *np.cumsum(sizes).tolist()]
+    return [0, *itertools.accumulate(sizes)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Regions:
-    """Rows of each part: ``[begins[part, run], ends[part, run])``, a run for each entity, rising."""
-
-    begins: np.ndarray
-    ends: np.ndarray
-
-    def purged(self, purge: int) -> Regions:
-        """End each part at least ``purge`` rows before the next one begins."""
-        ends = self.ends.copy()
-        following = np.full(ends.shape[1], np.iinfo(np.int64).max)
-        for part in range(len(ends) - 1, -1, -1):
-            ends[part] = np.minimum(ends[part], following - purge)
-            used = self.begins[part] < self.ends[part]
-            following = np.where(used, self.begins[part], following)
-        return Regions(self.begins, np.maximum(self.begins, ends))
+def refuse_ratios(series: Series, parts: Parts) -> None:
+    """Raise `SplitError` for ratios of rows where several entities lie end to end."""
+    if series.entity_borders is not None and len(series.entity_borders) > 2 and parts.kind == "ratios":
+        raise SplitError(
+            f"ratios {parts.values} cannot cut the rows of {len(series.entity_borders) - 1} entities, which lie end to "
+            "end: most parts would be whole entities. Cut by date, e.g. ('2012-05-01', '2012-06-01'), or say "
+            "by='entities'."
+        )
 
 
-def row_regions(series: Series, parts: Parts, rows: tuple[int, int]) -> Regions:
-    """Rows of each part, within ``rows`` and within each entity.
+def row_regions(
+    series: Series, parts: Parts, rows: tuple[int, int], purge: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rows of each part, within ``rows`` and within each entity.
+
+    Parameters
+    ----------
+    series : Series
+    parts : Parts
+    rows : tuple of int
+        Range of rows to split.
+    purge : int
+        Rows at least between the end of a part and the beginning of the next, taken from the earlier one.
+
+    Returns
+    -------
+    begins, ends : ndarray, shape (part, entity), int64
 
     Raises
     ------
     SplitError
         For ratios of entities, dates without timestamps, and parts that overlap or do not follow each other.
     """
-    borders = series.entity_borders
-    if borders is not None and len(borders) > 2 and parts.kind == "ratios":
-        raise SplitError(
-            f"ratios {parts.values} cannot cut the rows of {len(borders) - 1} entities, which lie end to end: most "
-            "parts would be whole entities. Cut by date, e.g. ('2012-05-01', '2012-06-01'), or say by='entities'."
-        )
-    first, last = rows
-    if parts.kind == "ratios":
-        ends = [(first + low, first + high) for low, high in _pairs(cut(last - first, parts.values))]
-    elif parts.kind == "borders":
-        ends = _pairs([None, *parts.values, None])
-    elif parts.kind == "ranges":
-        ends = [
-            (value.start, value.stop) if isinstance(value, slice) else tuple(value) for value in parts.values
-        ]
-    else:
-        raise SplitError(
-            "parts are lists, as of entities. Say by='entities', or give ranges as pairs (from, to)."
-        )
-    begins = np.stack([_rows_at(series, low, 0) for low, _ in ends])
-    stops = np.stack([_rows_at(series, high, 1) for _, high in ends])
-    _check_order(parts, begins, stops)
-    return Regions(np.clip(begins, first, last), np.clip(stops, first, last))
-
-
-def _pairs(borders: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(itertools.pairwise(borders))
+    refuse_ratios(series, parts)
+    pairs = parts.ends(*rows)
+    begins = np.stack([_rows_at(series, low, 0) for low, _ in pairs])
+    ends = np.stack([_rows_at(series, high, 1) for _, high in pairs])
+    parts.check_order(begins, ends)
+    begins, ends = np.clip(begins, *rows), np.clip(ends, *rows)
+    following = np.full(ends.shape[1], np.iinfo(np.int64).max)
+    for part in range(len(ends) - 1, -1, -1):
+        ends[part] = np.maximum(begins[part], np.minimum(ends[part], following - purge))
+        following = np.where(begins[part] < ends[part], begins[part], following)
+    return begins, ends
 
 
 def _rows_at(series: Series, border: Any, side: int) -> np.ndarray:
@@ -202,7 +203,7 @@ def _rows_at(series: Series, border: Any, side: int) -> np.ndarray:
     low, high = borders[:-1], borders[1:]
     if border is None:
         return high if side else low
-    if _is_integer(border):
+    if isinstance(border, Integral):
         row = int(border)
         if not 0 <= row <= series.num_steps:
             raise SplitError(
@@ -215,48 +216,14 @@ def _rows_at(series: Series, border: Any, side: int) -> np.ndarray:
             "'5min') when the series is opened."
         )
     try:
-        rows = [
-            series.clock.searchsorted(border, start=int(start), stop=int(stop))
-            for start, stop in zip(low, high, strict=True)
-        ]
+        pairs = zip(low.tolist(), high.tolist(), strict=True)
+        return np.array([series.clock.searchsorted(border, start=start, stop=stop) for start, stop in pairs])
     except SeriesError as error:
         raise SplitError(f"parts have {border!r}: {error}") from None
-    return np.array(rows, np.int64)
-
-
-def _check_order(parts: Parts, begins: np.ndarray, ends: np.ndarray) -> None:
-    for part, name in enumerate(parts.names):
-        if (begins[part] > ends[part]).any():
-            hint = ""
-            if parts.kind == "borders" and sum(map(_share, parts.values)) == 100:
-                hint = f" If shares are meant, they sum to 1: {tuple(value / 100 for value in parts.values)}."
-            raise SplitError(
-                f"part {name!r} ends before it begins: {_said(parts, part)}. Borders and ranges rise in time.{hint}"
-            )
-        if part == 0:
-            continue
-        before = ends[:part].max(axis=0)
-        if ((begins[part] < before) & (begins[part] < ends[part])).any():
-            raise SplitError(
-                f"part {name!r} ({_said(parts, part)}) begins before part {parts.names[part - 1]!r} "
-                f"({_said(parts, part - 1)}) ends. Parts must not overlap, and come in order of time: a later one may "
-                "look back at an earlier one, never the other way round."
-            )
-
-
-def _share(value: object) -> int:
-    return int(value) if _is_integer(value) else 0  # type: ignore[call-overload]
-
-
-def _said(parts: Parts, part: int) -> str:
-    if parts.kind == "borders":
-        low, high = _pairs([None, *parts.values, None])[part]
-        return f"{low} … {high}"
-    return str(parts.values[part])
 
 
 def entity_parts(series: Series, parts: Parts) -> list[np.ndarray]:
-    """Numbers of the entities in each part, rising."""
+    """Find the numbers of the entities in each part, rising."""
     if series.entity_borders is None:
         raise SplitError(
             f"by='entities' needs entities, and {series.name!r} has none. Pass entities= when it is opened, or say "
@@ -264,37 +231,21 @@ def entity_parts(series: Series, parts: Parts) -> list[np.ndarray]:
         )
     count = len(series.entity_borders) - 1
     if parts.kind == "ratios":
-        return [np.arange(low, high) for low, high in _pairs(cut(count, parts.values))]
+        return [np.arange(low, high) for low, high in parts.ends(0, count)]
     if parts.kind == "borders":
         raise SplitError(
-            f"by='entities' takes ratios or a list of entities for each part, not borders {parts.values}."
+            f"by='entities' takes ratios or a list of entities per part, not borders {parts.values}."
         )
-    known = {name: number for number, name in enumerate(_entity_names(series))}
-    chosen = [sorted(_entity_number(name, known, count) for name in value) for value in parts.values]
-    owner: dict[int, str] = {}
-    for part, numbers in zip(parts.names, chosen, strict=True):
-        for number in numbers:
-            if number in owner:
+    names = range(count) if series.entity_names is None else series.entity_names.tolist()
+    numbers = {name: number for number, name in enumerate(names)}
+    owner: dict[Any, str] = {}
+    for part, wanted in zip(parts.names, parts.values, strict=True):
+        for name in wanted:
+            if name not in numbers:
+                shown = ", ".join(map(repr, names[:8])) + (", …" if count > 8 else "")
+                raise SplitError(f"{name!r} is none of the {count} entities. There are {shown}.")
+            if owner.setdefault(name, part) != part:
                 raise SplitError(
-                    f"entity {_entity_names(series)[number]!r} is in {owner[number]!r} and in {part!r}. Each belongs "
-                    "to one part."
+                    f"entity {name!r} is in {owner[name]!r} and in {part!r}. Each belongs to one part."
                 )
-            owner[number] = part
-    return [np.array(numbers, np.int64) for numbers in chosen]
-
-
-def _entity_names(series: Series) -> list[Any]:
-    if series.entity_names is not None:
-        names: list[Any] = series.entity_names.tolist()
-        return names
-    return list(range(len(series.entity_borders) - 1)) if series.entity_borders is not None else []
-
-
-def _entity_number(name: Any, known: dict[Any, int], count: int) -> int:
-    key = name.item() if isinstance(name, np.generic) else name
-    if key in known:
-        return known[key]
-    near = difflib.get_close_matches(str(key), [str(one) for one in known], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(repr(one) for one in list(known)[:8]) + (", …" if count > 8 else "")
-    raise SplitError(f"{key!r} is none of the {count} entities.{hint} There are {shown}.")
+    return [np.array(sorted({numbers[name] for name in wanted}), np.int64) for wanted in parts.values]

@@ -1,7 +1,7 @@
-"""Parts of the windows of a series that can be told to share nothing they must not.
+"""Splits of the windows of a series by targets, rows, window numbers or entities.
 
-In: a series and a spec, or a window set; ratios, borders, ranges or entities. Out: `Split`, a window set a part.
-Never leaks silently: what each way of splitting lets parts share is said, and `Split.audit` lists it.
+In: a series and a spec, or a window set; ratios, borders, ranges or entities. Out: `Split`, one window set per part.
+What each way of splitting lets parts share is documented, and `Split.audit` lists it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from windowloader.errors import SplitError
 
-from .assignment import by_entities, by_rows, by_windows
-from .parts import Parts, row_regions
+from .audit import Audit, audit
+from .parts import Parts, entity_parts, refuse_ratios, row_regions
 from .spec import WindowSpec
 from .window_set import WindowSet
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from windowloader.series.series import Series
 
-    from .audit import Audit
+    from .index import Starts
 
     By = Literal["targets", "rows", "windows", "entities"]
 
@@ -44,7 +44,7 @@ class Split:
     names : tuple of str
     sets : tuple of WindowSet
     by : str
-        How windows were told apart.
+        How windows were assigned.
 
     Examples
     --------
@@ -83,10 +83,8 @@ class Split:
         Returns
         -------
         Audit
-            Prints as a list; ``.shared`` and ``.leaks`` hold it as values.
+            Prints as a list; ``.shared`` and ``.leaks`` are its entries.
         """
-        from .audit import audit
-
         return audit(list(zip(self.names, self.sets, strict=True)))
 
     def __repr__(self) -> str:
@@ -122,15 +120,15 @@ def split(
     Parameters
     ----------
     series : Series or WindowSet
-        Of a window set (then ``spec`` is None) only its windows are dealt out.
+        Of a window set (then ``spec`` is None) only its own windows are split.
     spec : WindowSpec or None
         What a window reads.
     parts : sequence or mapping
         Ratios that sum to 1; border dates or rows, one fewer than parts; or a mapping of names to ratios or to
-        ranges ``(from, to)`` of dates or rows, ``to`` left out, None: open. For ``by="entities"`` ratios or lists of
-        entities. As many sets come back as there are parts.
+        ranges ``(from, to)`` of dates or rows, ``to`` excluded, None for an open end. For ``by="entities"`` ratios or
+        lists of entities. One set is returned per part.
     by : {"targets", "rows", "windows", "entities"}
-        What puts a window into a part.
+        What assigns a window to a part.
 
         - targets: all its target rows lie in the part, and its inputs before the part's end. Inputs may reach back
           into earlier parts, as they do in use; no target row of one part is an input or target of an earlier one.
@@ -150,7 +148,7 @@ def split(
     Raises
     ------
     SplitError
-        For parts without windows, that overlap, or that cannot be told; the message says what to do.
+        For parts without windows, that overlap, or that cannot be read; the message says what to do.
 
     Examples
     --------
@@ -168,35 +166,123 @@ def split(
     windows = _windows(series, spec)
     if by not in WAYS:
         raise SplitError(f"by={by!r} is unknown. Known are {', '.join(map(repr, WAYS))}.")
-    if isinstance(purge, bool) or not isinstance(purge, int | np.integer) or purge < 0:
-        raise SplitError(f"purge={purge!r} is no number of rows. Give an int, 0 or more.")
-    said = Parts.of(parts)
+    if not isinstance(purge, int | np.integer) or purge < 0:
+        raise SplitError(f"purge must be an integer number of rows >= 0, got {purge!r}.")
+    given = Parts.of(parts)
     if by == "windows":
-        sets = by_windows(windows, said, int(purge))
+        chosen = _by_windows(windows, given, int(purge))
     elif by == "entities":
-        sets = by_entities(windows, said, int(purge))
+        chosen = _by_entities(windows, given, int(purge))
     else:
         rows = (0, windows.series.num_steps) if windows is not series else windows.row_range
-        regions = row_regions(windows.series, said, rows).purged(int(purge))
-        sets = by_rows(windows, said, regions, by)
-    return Split(said.names, tuple(sets), by)
+        chosen = _by_rows(windows, given, row_regions(windows.series, given, rows, int(purge)), by)
+    sets = [windows.chosen(index, part=name) for name, index in zip(given.names, chosen, strict=True)]
+    return Split(given.names, tuple(sets), by)
 
 
 def _windows(series: Series | WindowSet, spec: WindowSpec | None) -> WindowSet:
-    if spec is not None and not isinstance(spec, WindowSpec):
-        raise SplitError(
-            f"the second argument is a {type(spec).__name__}, {reprlib.repr(spec)}, and not what a window reads. The "
-            "order is wl.split(series, spec, (0.7, 0.1, 0.2)); of a window set, wl.split(windows, None, (0.7, …))."
-        )
-    if isinstance(series, WindowSet):
-        if spec is not None and spec != series.spec:
-            raise SplitError("spec is not the window set's own. Pass None, or the series instead of the set.")
+    if isinstance(series, WindowSet) and spec in (None, series.spec):
         return series
-    if spec is None:
+    if isinstance(series, WindowSet) or not isinstance(spec, WindowSpec):
         raise SplitError(
-            "spec=None goes with a window set. For a series say what a window reads: WindowSpec(...)."
+            f"the second argument is {reprlib.repr(spec)}. Pass a series and its spec, wl.split(series, spec, "
+            "(0.7, 0.1, 0.2)), or a window set, which has its own, wl.split(windows, None, (0.7, …))."
         )
     return WindowSet(series, spec)
+
+
+def _by_rows(
+    windows: WindowSet, parts: Parts, regions: tuple[np.ndarray, np.ndarray], by: str
+) -> Iterator[Starts]:
+    """Assign windows by their rows: all of them, or their targets."""
+    spec, borders = windows.spec, windows.series.entity_borders
+    if by == "targets" and spec.num_targets == 0:
+        raise SplitError(
+            "by='targets' goes by target rows, and horizon=0 has none. Say by='rows' or by='windows'."
+        )
+    low = int(spec.target_rows[0]) if by == "targets" else 0
+    # No row of a window lies past its part, inputs included: targets of a later part are unknown to it.
+    high = int(max([*spec.input_rows[-1:], *spec.target_rows[-1:]]))
+    entity = np.zeros(1, np.int64) if borders is None else borders[:-1]
+    for name, begins, ends in zip(parts.names, *regions, strict=True):
+        # Clipped to the entity, so that the ranges of starts do not overlap; no valid window is lost.
+        found = windows.index.within(np.maximum(begins - low, entity), ends - high)
+        if len(found) == 0:
+            raise _empty(name, begins, ends, high - low + 1, by, windows)
+        yield found
+
+
+def _empty(
+    name: str, begins: np.ndarray, ends: np.ndarray, needed: int, by: str, windows: WindowSet
+) -> SplitError:
+    """Return the error for a part without windows: which rows it has, and how to change that."""
+    series, spec = windows.series, windows.spec
+    longest = int(np.argmax(ends - begins))
+    begin, end = int(begins[longest]), int(ends[longest])
+    had = f"its rows {begin} … {end - 1} are {end - begin}"
+    if begin == end:
+        had = f"it has none of the {series.num_steps} rows"
+        if series.clock is not None:
+            had += f", {' … '.join(series.clock.texts([0, series.num_steps - 1]))}"
+    elif end - begin >= needed:
+        had += ", where no window fits within a segment or misses few enough values"
+    what, advice = "the target rows of a window", "Shorten the windows, or "
+    if by == "rows":
+        what = "all rows of a window"
+        if spec.num_targets:
+            targets = int(spec.target_rows[-1] - spec.target_rows[0]) + 1
+            advice = f"Say by='targets', for which inputs may reach back and {targets} rows are enough, or "
+    return SplitError(
+        f"part {name!r} has no windows: by={by!r} puts {what} into it, {needed} rows, and {had}. {advice}give the "
+        "part more rows."
+    )
+
+
+def _by_windows(windows: WindowSet, parts: Parts, purge: int) -> Iterator[Starts]:
+    """Assign windows by their number."""
+    refuse_ratios(windows.series, parts)
+    count = len(windows)
+    ends = [
+        (0 if low is None else low, count if high is None else high) for low, high in parts.ends(0, count)
+    ]
+    if not all(isinstance(end, int | np.integer) and 0 <= end <= count for pair in ends for end in pair):
+        raise SplitError(
+            f"by='windows' cuts window numbers, from 0 to {count:,}, not dates or rows: {parts.values}. For those say "
+            "by='targets'."
+        )
+    numbers = np.array(ends, np.int64)
+    parts.check_order(numbers[:, :1], numbers[:, 1:])
+    if purge and not windows.index.rising:
+        raise SplitError("purge= counts rows between parts, and these windows are not in order of rows.")
+    for part, (first, stop) in enumerate(numbers.tolist()):
+        later = ends[part + 1][0] if part + 1 < len(ends) else count
+        if purge and later < count:
+            stop = min(stop, int(windows.index.rank(windows.starts(later) - purge)))
+        if stop <= first:
+            share = f"{parts.values[part]:g} of {count:,} windows" if parts.kind == "ratios" else "it"
+            raise SplitError(
+                f"part {parts.names[part]!r} has no windows: {share} comes to 0 with purge={purge}. Give it a larger "
+                "share, or say by='targets', which cuts rows."
+            )
+        yield windows.index.slice(first, stop)
+
+
+def _by_entities(windows: WindowSet, parts: Parts, purge: int) -> Iterator[Starts]:
+    """Assign whole entities."""
+    if purge:
+        raise SplitError(
+            f"purge={purge} leaves out rows between parts, and entities share none. Leave purge=0."
+        )
+    chosen, borders = entity_parts(windows.series, parts), windows.series.entity_borders
+    assert borders is not None  # entity_parts raised
+    for name, numbers in zip(parts.names, chosen, strict=True):
+        found = windows.index.within(borders[numbers], borders[numbers + 1])
+        if len(found) == 0:
+            raise SplitError(
+                f"part {name!r} has no windows: its {len(numbers)} of {len(borders) - 1} entities have none of "
+                f"{windows.spec.span} rows. Give it more entities, or shorten the windows."
+            )
+        yield found
 
 
 def folds(
@@ -258,7 +344,7 @@ def folds(
             "{'train': (None, day), 'test': (day, next_day)}."
         )
     if by not in ("targets", "rows"):
-        raise SplitError(f"by={by!r} is no way to fold. Known are 'targets' and 'rows'.")
+        raise SplitError(f"by={by!r} is unknown. Known are 'targets' and 'rows'.")
     first, last = (0, windows.series.num_steps) if windows is not series else windows.row_range
     test = (last - first) // (n + 1) if test_steps is None and n > 0 else test_steps or 0
     earliest = last - n * test - val_steps

@@ -1,25 +1,30 @@
 """The windows of a series: all valid ones, a part, or any choice of them.
 
-In: a series, a spec. Out: `WindowSet`, which holds runs of starts and nothing per window.
-Never reads values, except to scan for what is missing where the spec asks for it, and in `read`.
+In: a series, a spec. Out: `WindowSet`, which keeps runs of starts and nothing per window. Never reads values, except
+to scan for missing ones where the spec asks for it, and in `read`.
 """
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
-from windowloader.errors import NotSamplesError
+from windowloader.errors import NotSamplesError, WindowSpecError
+from windowloader.series.series import Series
 
-from .index import Explicit, digest
-from .placing import place_windows
+from .index import Explicit, Runs, digest, rows_held
 from .spec import WindowSpec as WindowSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
     from windowloader.batch.batch import Batch
-    from windowloader.series.series import Series
+    from windowloader.batch.window_reader import WindowReadOptions
+    from windowloader.series.series import Column
 
     from .index import Starts
 
@@ -71,7 +76,7 @@ class WindowSet:
 
     def __post_init__(self) -> None:
         if cast("Any", self.index) is None:
-            object.__setattr__(self, "index", place_windows(self.series, self.spec))
+            object.__setattr__(self, "index", _place_windows(self.series, self.spec))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -138,29 +143,25 @@ class WindowSet:
         """
         if isinstance(positions, slice):
             positions = range(*positions.indices(len(self)))
-        if isinstance(positions, range):
-            if len(positions) == 0:
-                return self.chosen(self.index.slice(0, 0))
+        if not isinstance(positions, range):
+            positions = _evenly(self._check(positions).reshape(-1))
+        elif len(positions):
             self._check([positions[0], positions[-1]])
-            even = positions if positions.step > 0 else None
-        else:
-            positions = self._check(positions).reshape(-1)
-            even = _evenly(positions)
-        if even is not None:
-            return self.chosen(self.index.slice(even.start, even.stop, even.step))
+        if isinstance(positions, range) and positions.step > 0:
+            return self.chosen(self.index.slice(positions.start, positions.stop, positions.step))
         return self.chosen(Explicit(self.index(np.asarray(positions, np.int64))))
 
     def __getitem__(self, position: object) -> NoReturn:
-        """Refuse: windows are no samples, and a loader takes them whole."""
+        """Refuse: a window set is not a dataset of samples."""
         raise NotSamplesError(
-            f"windows[{position!r}]: a WindowSet is no data set of samples, as DataLoader wants one. Pass it to "
+            f"windows[{position!r}]: a WindowSet is not a dataset of samples, as DataLoader expects. Pass it to "
             "WindowLoader or windowloader.adapters.pytorch.TorchLoader; one window is windows.read([0])."
         )
 
     def __iter__(self) -> NoReturn:
-        """Refuse: a loader iterates."""
+        """Refuse: only a loader iterates."""
         raise NotSamplesError(
-            "a WindowSet is not iterated over. Make a loader of it: for inputs, targets in WindowLoader(windows, "
+            "a WindowSet cannot be iterated over. Use a loader: for inputs, targets in WindowLoader(windows, "
             "batch_size=64)."
         )
 
@@ -171,21 +172,19 @@ class WindowSet:
     def row_counts(
         self, start: int, stop: int, *, role: Literal["inputs", "targets", "all"] = "inputs"
     ) -> np.ndarray:
-        """Count the windows that hold each row.
+        """Count the windows that read each row.
 
         Parameters
         ----------
         start, stop : int
             Rows to count for.
         role : {"inputs", "targets", "all"}
-            Whether a window holds a row as one of its inputs, as one of its targets, or as either.
+            Whether a window reads the row as an input, as a target, or as either.
 
         Returns
         -------
         ndarray, shape (stop - start,), int64
         """
-        from .gaps import rows_held
-
         return rows_held(self.index, self._rows(role), start, stop)
 
     def _rows(self, role: str) -> np.ndarray:
@@ -197,12 +196,12 @@ class WindowSet:
 
     @property
     def row_range(self) -> tuple[int, int]:
-        """First row that a window holds, and one past the last; (0, 0) without windows."""
+        """First row that a window reads, and one past the last; (0, 0) without windows."""
         if len(self) == 0:
             return 0, 0
+        starts = self.index(np.array([0, len(self) - 1]) if self.index.rising else np.arange(len(self)))
         rows = self._rows("all")
-        low, high = _ends(self.index)
-        return low + int(rows[0]), high + int(rows[-1]) + 1
+        return int(starts.min() + rows[0]), int(starts.max() + rows[-1]) + 1
 
     def entities(self, positions: Any = None) -> np.ndarray:
         """Return the number of the entity that each window belongs to, int64; 0 where there are none."""
@@ -215,25 +214,15 @@ class WindowSet:
             ",".join(f"{variable.dtype.str}:{variable.num_features}" for variable in self.series.variables),
         )  # fmt: skip
 
-    def read(
-        self,
-        positions: Any,
-        *,
-        scaler: Any = None,
-        scale_targets: bool = True,
-        fill: float | None = None,
-        dtype: str = "float32",
-        layout: str | tuple[str, str] = "btnf",
-        broadcast: bool = True,
-    ) -> Batch:
+    def read(self, positions: Any, **options: Unpack[WindowReadOptions]) -> Batch:
         """Read some windows as one batch, without a loader.
 
         Parameters
         ----------
         positions : int or array-like of int
             Window numbers.
-        scaler, scale_targets, fill, dtype, layout, broadcast
-            As in `WindowLoader`.
+        **options
+            ``scaler``, ``scale_targets``, ``fill``, ``dtype``, ``layout``, ``broadcast`` as in `WindowLoader`.
 
         Returns
         -------
@@ -249,16 +238,8 @@ class WindowSet:
         """
         from windowloader.batch.window_reader import WindowReader
 
-        with WindowReader(
-            self,
-            scaler=scaler,
-            scale_targets=scale_targets,
-            fill=fill,
-            dtype=dtype,
-            layout=layout,
-            broadcast=broadcast,
-        ) as picker:
-            return picker.read(np.atleast_1d(self._check(positions)).reshape(-1))
+        with WindowReader(self, **options) as reader:
+            return reader.read(np.atleast_1d(self._check(positions)).reshape(-1))
 
     def graph_at(self, starts: np.ndarray) -> Any:
         """Return the graph of windows: the static one itself, or the windows' own edges over their input rows."""
@@ -272,22 +253,77 @@ class WindowSet:
         return graph.batch(starts, self.spec.input_rows, self.spec.graph, self.series.num_nodes)
 
 
-def _evenly(positions: np.ndarray) -> range | None:
+def _evenly(positions: np.ndarray) -> range | np.ndarray:
     """Window numbers as a range if they rise in equal steps."""
-    if len(positions) == 0:
-        return range(0)
-    if len(positions) == 1:
-        return range(int(positions[0]), int(positions[0]) + 1)
-    step = int(positions[1] - positions[0])
+    step = int(positions[1] - positions[0]) if len(positions) > 1 else 1
     if step < 1 or not (np.diff(positions) == step).all():
-        return None
-    return range(int(positions[0]), int(positions[-1]) + 1, step)
+        return positions
+    first = int(positions[0]) if len(positions) else 0
+    return range(first, first + step * len(positions), step)
 
 
-def _ends(index: Starts) -> tuple[int, int]:
-    """First and last start, whatever the order of the windows."""
-    if index.rising:
-        first, last = index(np.array([0, len(index) - 1]))
-        return int(first), int(last)
-    starts = index(np.arange(len(index)))
-    return int(starts.min()), int(starts.max())
+def _place_windows(series: Series, spec: WindowSpec) -> Starts:
+    """Find the starts of all windows that fit, less those that miss too much; errors are those of `WindowSet`."""
+    given: tuple[tuple[object, type], ...] = ((series, Series), (spec, WindowSpec))
+    if not all(isinstance(value, kind) for value, kind in given):
+        raise WindowSpecError(
+            "pass a series and a spec, e.g. wl.WindowSet(wl.open(path), wl.WindowSpec(lookback=12, horizon=12)), got "
+            f"{reprlib.repr(series)} and {reprlib.repr(spec)}."
+        )
+    columns = _columns(series, spec)
+    runs = Runs.of_segments(series.borders, span=spec.span, stride=spec.stride)
+    _check_segments(series, spec, runs)
+    if spec.max_missing is None and spec.on_missing == "mask":
+        return runs
+    from .missing_policy import leave_out
+
+    return leave_out(series, spec, columns, runs)
+
+
+def _columns(series: Series, spec: WindowSpec) -> dict[str, Sequence[Column]]:
+    """Look up the columns of each role in the series."""
+    columns: dict[str, Sequence[Column]] = {
+        "inputs": series.columns(spec.inputs),
+        "targets": series.columns(spec.targets) if spec.num_targets and spec.targets != () else (),
+        "future": series.columns(spec.future) if spec.future else (),
+    }
+    targets = {(column.variable, column.feature): column.name for column in columns["targets"]}
+    shared = np.intersect1d(spec.input_rows, spec.target_rows) - spec.anchor
+    for role in ("future", "inputs") if len(shared) else ("future",):
+        places = [(column.variable, column.feature) for column in columns[role] if column.variable >= 0]
+        if both := [targets[place] for place in places if place in targets]:
+            raise WindowSpecError(
+                f"{both} are both targets and future: what is predicted cannot be known when the forecast is made. "
+                "Take them out of one of the two."
+                if role == "future"
+                else f"{both} at offset {shared[-1]} are both inputs and targets: the answer would be among what is "
+                "given. Targets come after the last observed row, at offsets 1, 2, …"
+            )
+    return columns
+
+
+def _check_segments(series: Series, spec: WindowSpec, runs: Runs) -> None:
+    """Raise where no window fits, or where segments are too short and `short_segments` forbids it."""
+    if 0 in (series.num_steps, series.num_nodes, len(series.features)):
+        raise WindowSpecError(
+            f"{series.name!r} has {series.num_steps} rows, {series.num_nodes} nodes and {len(series.features)} "
+            "features, so no window has a value. Check that the file was written to its end and that a selection did "
+            "not leave out everything."
+        )
+    lengths = np.diff(series.borders)
+    if len(runs) and (spec.short_segments == "skip" or lengths.min() >= spec.span):
+        return
+    where, advice = repr(series.name), "Shorten the lookback or the horizon"
+    number = int(np.argmax(lengths < spec.span) if len(runs) else np.argmax(lengths))
+    if len(lengths) > 1:
+        first, stop = series.borders[number : number + 2]
+        where = f"{'a' if len(runs) else 'the longest'} segment of {where} (number {number} of {len(lengths)}, rows "
+        where += f"{first} … {stop - 1})"
+        advice += ", or pass short_segments='skip'" if len(runs) else ", or join segments"
+    elif series.num_nodes >= max(spec.span, 2 * series.num_steps):
+        advice += (
+            f"; or is time another axis? There are {series.num_nodes} nodes: axes='nt' reads them as steps"
+        )
+    raise WindowSpecError(
+        f"{spec.describe()} needs {spec.span} steps, but {where} has {lengths[number]}. {advice}."
+    )

@@ -46,11 +46,11 @@ def test_anything_with_dunder_array() -> None:
     ("values", "advice"),
     [
         (np.array([[1, "a"]], dtype=object), "unpickled"),
-        (np.zeros((2, 2), complex), "real and the imaginary"),
+        (np.zeros((2, 2), complex), "complex numbers as two features"),
         (np.zeros((2, 2), "datetime64[s]"), "timestamps="),
         (np.zeros((2, 2), "timedelta64[s]"), "durations"),
-        (np.zeros((2, 2), "S3"), "Text"),
-        (np.zeros((2, 2), "U3"), "Text"),
+        (np.zeros((2, 2), "S3"), "text"),
+        (np.zeros((2, 2), "U3"), "text"),
         (np.zeros((2, 2), [("speed", "f4")]), "field"),
         (np.zeros((2, 2), np.longdouble), "float64"),
     ],
@@ -71,7 +71,7 @@ def test_masked_values_become_nan_or_an_error() -> None:
 def test_axes_are_asked_for_where_nothing_tells() -> None:
     with pytest.raises(AxesError, match="axes="):
         ArraySource(np.zeros((2, 2, 2, 2)))
-    with pytest.raises(AxesError, match="One letter an axis"):
+    with pytest.raises(AxesError, match="One letter per axis"):
         ArraySource(np.zeros((2, 2)), axes="tnf")
     assert ArraySource(np.zeros((3, 2)), axes="nf").axes == "nf"  # static: no time
 

@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import atexit
-from windowloader.util.shutdown import Stage, at_end, end_all
+from windowloader.util.threads import Stage, at_end, end_all
 for stage in reversed(Stage):
     at_end(stage)(lambda stage=stage: print(stage.name))
 atexit.register(lambda: print("library"))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
 from windowloader.sources.base import digest
-from windowloader.sources.kvstore import check_bucket
 from windowloader.sources.options import locate, supported
+from windowloader.sources.remote_objects import check_bucket
 
 from .bucket_journal import HEAD, BucketJournal, read_head, remove_records
 from .bucket_store import DOCUMENT, BucketStore

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
 from windowloader.sources.failures import Asked
-from windowloader.sources.kvstore import open_store
 from windowloader.sources.processes import tensorstore
 from windowloader.sources.reads import Progress, wait
+from windowloader.sources.remote_objects import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

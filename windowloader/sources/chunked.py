@@ -28,8 +28,8 @@ from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import delivered, packing
 from .processes import tensorstore
+from .ranges import Opened, RemoteSource
 from .reads import Progress, Read, lend
-from .remote import Opened, RemoteSource
 from .remote_objects import pool, renew_pool
 
 if TYPE_CHECKING:
@@ -199,7 +199,6 @@ class _ZarrRows:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
-        from .bounded import bounded
         from .kvzarr import Whole
 
         self.source, self.progress = source, Progress(renew_pool)
@@ -210,7 +209,7 @@ class _ZarrRows:
             warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
                 Asked(source.name),
-                lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
+                lambda: zarr.open_array(store, path=node.path, mode="r", zarr_format=form),
             )
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:

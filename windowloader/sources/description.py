@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.errors import WindowLoaderError
@@ -19,13 +18,14 @@ from .base import Description, unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_units, time_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
 __all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
 
 C = TypeVar("C", bound="Contents")
+T = TypeVar("T")
 _SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 MOST_SHARED = 8  # files of a long list are not all held open
 
@@ -73,7 +73,6 @@ def split_path(variable: str) -> tuple[str, str]:
     return group, name
 
 
-@dataclass(eq=False)
 class Contents:
     """The groups of a store.
 
@@ -83,20 +82,43 @@ class Contents:
         Of the store, for messages.
     groups : dict of str to xarray.Dataset
         By path, ``""`` the root, parents before children.
-    close : callable
-        Lets go of what the datasets read from.
-    problem : callable
-        Why the last read failed, where a library raises an error of its own instead; None where it did not.
+    close : callable, optional
+        Releases what the datasets read from.
+    where : Stamp or RemoteObject, optional
+        The file or object.
+
+    Attributes
+    ----------
+    frames : sequence of str
+        Paths of frames of pandas.
     """
 
-    name: str
-    groups: dict[str, Any]
-    close: Callable[[], None] = field(default=lambda: None)
-    problem: Callable[[], Exception | None] = field(default=lambda: None)
+    frames: Sequence[str] = ()
+
+    def __init__(
+        self, name: str, groups: dict[str, Any], close: Callable[[], None] = lambda: None, where: Any = None
+    ) -> None:
+        self.name, self.groups, self.close, self.where = name, groups, close, where
 
     def names(self) -> tuple[str, ...]:
-        """Paths of what can be opened, for whoever has to choose."""
+        """Paths of what can be opened."""
         return self.variables()
+
+    def complete(self, call: Callable[[], T], doing: str = "") -> T:
+        """Return what a call that reads finds; ``doing`` says what it reads, for messages."""
+        return call()
+
+    def problem(self) -> Exception | None:
+        """Why the last read failed, if a library raises an error of its own instead."""
+        return None
+
+    def dataset(self, path: str) -> Any:
+        """Return the h5py.Dataset of a variable, if it is one."""
+        return None
+
+    def frame(self, path: str) -> Any:
+        """Return the h5py.Group of a frame."""
+        raise NotImplementedError
 
     def variables(self) -> tuple[str, ...]:
         """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""

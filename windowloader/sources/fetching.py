@@ -24,7 +24,7 @@ from windowloader.hiding import hide_secrets
 from .base import Described
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
-from .remote_objects import blob_of, get
+from .remote_objects import get, remote_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -93,13 +93,16 @@ def open_fetched(
 
 def _whole(url: str, options: dict[str, Any], hops: int = HOPS) -> bytes:
     """Fetch an object, from where redirects lead; another host gets nothing that was meant for this one."""
-    blob = blob_of(url, options)
+    remote = remote_object(url, options)
     try:
-        return get(blob, 0, None)
+        return get(remote, 0, None)
     except SourceError as error:
-        if not (hops and url.lower().startswith(WEB) and REDIRECT.search(str(error)) and blob.location):
+        if not (hops and url.lower().startswith(WEB) and REDIRECT.search(str(error)) and remote.location):
             raise
-    old, new = urlsplit(url), urlsplit(explained(Asked(blob.name), partial(_redirected, url, blob.location)))
+    old, new = (
+        urlsplit(url),
+        urlsplit(explained(Asked(remote.name), partial(_redirected, url, remote.location))),
+    )
     if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
         return _whole(new._replace(netloc=old.netloc).geturl(), options, hops - 1)
     theirs = {name: value for name, value in options.items() if name not in OWN}

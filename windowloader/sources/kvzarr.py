@@ -15,8 +15,8 @@ from windowloader.errors import CorruptDataError, SourceFormatError
 
 from .failures import Asked
 from .handles import Stamp
-from .kvstore import list_folder, open_store, wait_for
 from .processes import tensorstore
+from .remote_objects import list_folder, open_store, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

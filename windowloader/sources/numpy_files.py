@@ -199,44 +199,44 @@ def open_object(
 ) -> Source:
     """Open an array that lies in an object, to be read by byte ranges."""
     from .ranges import RangeSource
-    from .remote_objects import blob_of, get
+    from .remote_objects import get, remote_object
 
-    blob = blob_of(url, storage_options)
+    remote = remote_object(url, storage_options)
     if kind == "npy":
-        offset, found, dtype = _npy_header(blob)
+        offset, found, dtype = _npy_header(remote)
     else:
-        found, dtype, offset = check_raw(shape, dtype, offset, blob.name)
+        found, dtype, offset = check_raw(shape, dtype, offset, remote.name)
     stored = np.dtype(dtype)
     end = offset + math.prod(found) * stored.itemsize
     if end > offset:
-        get(blob, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
-    source = RangeSource(blob, stored, offset=offset, shape=found, axes=axes or None)
+        get(remote, end - 1, end)  # a truncated object is found out now, not in the middle of an epoch
+    source = RangeSource(remote, stored, offset=offset, shape=found, axes=axes or None)
     if (apart := math.prod(found[: source.order[0]])) != 1:
         raise SourceFormatError(
-            f"{blob.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "
+            f"{remote.name!r} has axes={axes!r}: rows of time do not lie together, and each would take {apart} "
             "requests. Convert it: `windowloader convert` writes time first."
         )
     return source
 
 
-def _npy_header(blob: RemoteObject) -> tuple[int, tuple[int, ...], np.dtype]:
+def _npy_header(remote: RemoteObject) -> tuple[int, tuple[int, ...], np.dtype]:
     from .remote_objects import get
 
-    head = get(blob, 0, 12)
+    head = get(remote, 0, 12)
     if not head.startswith(np.lib.format.MAGIC_PREFIX):
-        raise SourceFormatError(f"{blob.name!r} is no .npy file: it begins with {head[:6]!r}.")
+        raise SourceFormatError(f"{remote.name!r} is no .npy file: it begins with {head[:6]!r}.")
     size = 4 if head[6] > 1 else 2
     length = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
     try:
-        shape, fortran, dtype = read_npy_header(io.BytesIO(get(blob, 0, min(length, LONGEST))))
+        shape, fortran, dtype = read_npy_header(io.BytesIO(get(remote, 0, min(length, LONGEST))))
     except ValueError as error:
         raise CorruptDataError(
-            f"the header of {blob.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
+            f"the header of {remote.name!r} cannot be read ({error}). Is it an .npy file, and was it copied to its end?"
         ) from error
-    check_dtype(dtype, blob.name)
+    check_dtype(dtype, remote.name)
     if fortran and len(shape) > 1:
         raise SourceFormatError(
-            f"{blob.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
+            f"{remote.name!r} is in Fortran order: its rows are scattered. Save np.ascontiguousarray(x) instead."
         )
     return length, shape, dtype
 

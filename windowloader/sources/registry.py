@@ -85,8 +85,8 @@ KINDS = {  # in the order that objects are tested in
     "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
     "hdf5": Kind(
         "an HDF5 or netCDF-4 file",
-        "hdf5:open_hdf5",
-        "hdf5:list_hdf5",
+        "netcdf:open_netcdf",
+        "netcdf:list_netcdf",
         magic=(HDF5,),
         suffixes=(".h5", ".hdf5", ".hdf", ".he5", ".mat"),
         parts=True,

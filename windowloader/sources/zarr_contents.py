@@ -26,16 +26,14 @@ from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_shape
 
 from .base import digest
-from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import Stamp
-from .kvstore import check_bucket, wait_for
 from .kvzarr import store_of
 from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
-from .remote_objects import own_headers_stay
+from .remote_objects import check_bucket, own_headers_stay, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -273,7 +271,7 @@ class ZarrContents(Contents):
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
             check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
-        return array if array.dtype.kind in "OT" else bounded(array)  # text of any length has no bound
+        return array
 
     def _variable(self, path: str, sizes: dict[str, int]) -> Any:
         """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""

@@ -227,7 +227,7 @@ class Source:
         Pending or concurrent.futures.Future
             Its result is that of `read`.
         """
-        return in_thread(self.name, self.read, start, stop, out, *given(box))
+        return in_thread(self.read, start, stop, out, *given(box))
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""

@@ -199,11 +199,11 @@ class _ZarrRows:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
-        from .kvzarr import Whole
+        from .zarr_stores import CompleteStore
 
         self.source, self.progress = source, Progress(renew_pool)
         node = source.node
-        store = node.store if source.fill_missing else Whole(node.store, source.name)
+        store = node.store if source.fill_missing else CompleteStore(node.store, source.name)
         form: Literal[2, 3] = 3 if source.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs that the format does not settle
@@ -295,11 +295,8 @@ def open_chunked(
     from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options), variable)
-    path = contents.choose(variable)
-    if not path and contents.dimensions(""):
-        above, name = contents.place.parent()  # its coordinates lie beside it, if anywhere
-        beside = ZarrContents.of(above, name) if name else contents
-        path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
+    if not (path := contents.choose(variable)):
+        path, contents = contents.beside()
     return ZarrSource(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
 
 
@@ -342,18 +339,10 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
 
 
 def _codecs(array: Any) -> list[str]:
-    """Return the names of the codecs of an array of zarr-python, of those within its shards where it has some."""
-    document = array.metadata.to_dict()
-    if array.metadata.zarr_format == 3:
-        chain = document.get("codecs", [])
-        inner = [codec for codec in chain if codec["name"] == "sharding_indexed"]
-        chain = inner[0]["configuration"]["codecs"] if inner else chain
+    """Return the names of the codecs of an array of zarr-python, of those within its shards if it has some."""
+    if array.metadata.zarr_format == 2:
+        found = [codec.get_config() for codec in (*array.filters, *array.compressors)]
     else:
-        chain = [*(document.get("filters") or []), document.get("compressor")]
-    return [_codec(one) for one in chain if one]
-
-
-def _codec(codec: dict[str, Any]) -> str:
-    settings = codec.get("configuration", codec)
-    name = str(codec.get("name", codec.get("id", "?")))
-    return f"{name}:{settings['cname']}" if "cname" in settings else name
+        chain = [codec.to_dict() for codec in (*array.filters, array.serializer, *array.compressors)]
+        found = [{"id": one["name"], **one.get("configuration", {})} for one in chain]
+    return [f"{one['id']}:{one['cname']}" if "cname" in one else one["id"] for one in found]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from string import Template
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from windowloader.errors import (
     CorruptDataError,
@@ -24,12 +24,10 @@ from windowloader.errors import (
 )
 from windowloader.hiding import hide_secrets
 
-from .received import LEAST
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["REDIRECT", "Asked", "Guard", "explain", "explained", "late", "stalled"]
+__all__ = ["REDIRECT", "Asked", "Guard", "explain", "explained"]
 
 T = TypeVar("T")
 
@@ -214,25 +212,9 @@ def _code_of(quoted: re.Match[str]) -> str:
 
 
 def explained(asked: Asked, call: Callable[[], T]) -> T:
-    """Return what a call of a storage library returns; its error becomes one of this package, which stands alone.
-
-    Parameters
-    ----------
-    asked : Asked
-        For messages.
-    call : callable
-        Calls the library.
-
-    Raises
-    ------
-    WindowLoaderError
-        As `explain` says.
-    """
-    try:
+    """Return what a call of a storage library returns; raise its error as `Guard` does."""
+    with Guard(asked):
         return call()
-    except Exception as error:
-        failed = explain(error, asked)
-    raise failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,49 +242,23 @@ class Guard:
     def __enter__(self) -> None:
         """Begin."""
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> Literal[False]:
         """Replace an error of a library."""
         if not isinstance(error, Exception) or isinstance(error, WindowLoaderError | Warning):
-            return
+            return False
         found = explain(error, self.asked)
-        cause = error if _shows_nothing(error) else None
+        cause = error if _is_public(error) else None
         try:
             raise found from cause
         finally:
             found.__context__ = cause
 
 
-def _shows_nothing(error: BaseException | None) -> bool:
-    """Whether neither an error nor those it came from have text with passwords, queries or specifications."""
+def _is_public(error: BaseException | None) -> bool:
+    """Whether neither an error nor its causes have text with passwords, queries or specifications."""
     while error is not None:
         text = str(error)
         if hide_secrets(text) != text or SPEC.search(text) or BODY.search(text):
             return False
         error = error.__cause__ or error.__context__
     return True
-
-
-def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that made no progress.
-
-    Examples
-    --------
-    >>> print(stalled(Asked("a.zarr"), 25))
-    'a.zarr': for 25 s no read of this store finished, and less than 64 KiB arrived. The connection may be stalled; ...
-    """
-    return SourceTimeoutError(
-        f"{asked}: for {seconds:g} s no read of this store finished, and less than {LEAST >> 10} KiB arrived. The "
-        "connection may be stalled; try again, or where answers do take that long, pass "
-        f"storage_options={{'timeout': {2 * seconds:g}}}."
-    )
-
-
-def late(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that the caller did not wait for any longer.
-
-    Examples
-    --------
-    >>> print(late(Asked("a.zarr", (0, 9)), 2))
-    'a.zarr', rows 0–8: not read within 2 s; wait for the result again.
-    """
-    return SourceTimeoutError(f"{asked}: not read within {seconds:g} s; wait for the result again.")

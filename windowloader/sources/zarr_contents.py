@@ -29,11 +29,11 @@ from .base import digest
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import Stamp
-from .kvzarr import store_of
 from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
 from .remote_objects import check_bucket, own_headers_stay, wait_for
+from .zarr_stores import TensorStoreStore, fsspec_store, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -90,10 +90,8 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
     if supported(target):
         location = locate(target, storage_options)
         return Place(StorePath(store_of(location)), location.url, key, location)
-    from .references import open_store
-
     options, name = own_headers_stay(storage_options), str(target)
-    store = explained(Asked(name), lambda: open_store(name, options))
+    store = explained(Asked(name), lambda: fsspec_store(name, options))
     return Place(StorePath(store), hide_secrets(name).rstrip("/"), key)
 
 
@@ -113,7 +111,7 @@ class ZarrContents(Contents):
         Metadata by path below the place, of Zarr 2 with the attributes; the path is empty for the place itself.
     arrays : dict of str to zarr.Array
         By path.
-    problems : dict of str to Exception
+    problems : dict of str to WindowLoaderError
         Why an array cannot be opened, by path.
     form : int or None
         Version of the Zarr format, where the place has metadata of its own.
@@ -125,7 +123,7 @@ class ZarrContents(Contents):
         self.form: int | None = None
         self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
-        self.problems: dict[str, Exception] = {}
+        self.problems: dict[str, WindowLoaderError] = {}
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -134,6 +132,20 @@ class ZarrContents(Contents):
         with opened(place) as contents:
             contents.find(variable)
         return contents
+
+    def beside(self) -> tuple[str, ZarrContents]:
+        """Return the path of a lone array in the folder above, and the contents of that if something labels it there.
+
+        Metadata of the folder itself are not asked for.
+        """
+        above, name = self.place.parent()
+        if not name or not self.dimensions(""):
+            return "", self
+        with opened(above) as contents:
+            contents.nodes.setdefault(name, self.nodes[""])
+            contents.form = contents.form or self.form
+            contents.find(name)
+        return (name, contents) if len(contents.arrays) > 1 else ("", self)
 
     @property
     def single(self) -> bool:
@@ -156,8 +168,9 @@ class ZarrContents(Contents):
             Stamp.of(location.local)  # nothing there is its own error
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
-            if (refused := getattr(self.place.node.store, "refused", None)) is not None:
-                raise refused
+            store = self.place.node.store
+            if isinstance(store, TensorStoreStore) and store.refused is not None:
+                raise store.refused
             if location is not None:
                 check_bucket(location)
             raise SourceNotFoundError(
@@ -247,8 +260,14 @@ class ZarrContents(Contents):
             if path not in self.arrays and path not in self.problems:
                 try:
                     self.arrays[path] = self._open(path)
-                except Exception as error:  # a codec that nobody knows must not hide the other arrays
+                except WindowLoaderError as error:
                     self.problems[path] = error
+                except Exception as error:  # an unknown codec must not hide the other arrays
+                    cause = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
+                    self.problems[path] = SourceFormatError(
+                        f"{self._title(path)!r}: zarr-python cannot open the array ({cause}). Install the package of "
+                        "its codec or dtype, or write the array again without."
+                    )
             if path in self.arrays:
                 members.setdefault(split_path(path)[0], []).append(path)
         for group, paths in sorted(members.items()):
@@ -334,23 +353,17 @@ class ZarrContents(Contents):
         Raises
         ------
         SourceFormatError
-            Where there are several, or none, or the one asked for is not numbers, or cannot be opened.
+            If there are several, or none, or the one asked for is not numbers, or cannot be opened.
         SourceNotFoundError
-            Where there is none of that name.
+            If there is none of that name.
         """
         path = None if variable is None else variable.strip("/")
         if path is None and (self.single or not self.arrays):
             path = next(iter({**self.arrays, **self.problems}), None)
         if path is None:
             return super().choose(None)
-        if isinstance(error := self.problems.get(path), WindowLoaderError):
+        if (error := self.problems.get(path)) is not None:
             raise error
-        if error is not None:
-            said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-            raise SourceFormatError(
-                f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
-                "or dtype, or write the array again without."
-            )
         if path not in self.arrays:
             listed = f"there are {', '.join(map(repr, self.variables() or self.arrays)) or 'nothing'}."
             alone = "it is a single array. Leave variables= out, and name its features with features=[…]."

@@ -27,8 +27,8 @@ from .handles import bytes_on_disk
 from .mirror_state import place_of, state_of
 from .options import scheme_of
 from .packing import delivered, packing
-from .processes import tensorstore
-from .ranges import Opened, RemoteSource
+from .processes import PerProcess, tensorstore
+from .ranges import RemoteSource, put
 from .reads import Progress, Read, lend
 from .remote_objects import pool, renew_pool
 
@@ -95,15 +95,14 @@ class ZarrSource(RemoteSource):
             chunks=stored.chunks,
             description=StoreDescription(place, path, time_dimension(array, axes)),
         )
+        self._process: PerProcess[_TensorStoreRows | _ZarrRows] = PerProcess()
         self.node, self.identity, self.fill_missing = place.node / path, contents.identity(path), fill_missing
         self.location: Location | None = place.location and place.location.child(path)
         self.fill_value = delivered(self.packing, dtype, stored.fill_value)
         self.names = _codecs(stored)
         self.stored_itemsize, self.driver = stored.dtype.itemsize, contents.driver(path)
         self.stored_shape, self.stored_chunks = raw.shape, stored.chunks
-        self.objects: tuple[int, ...] = (
-            stored.shards or stored.chunks
-        )  # sizes of what has a key, in the stored order
+        self.objects: tuple[int, ...] = stored.shards or stored.chunks  # what has a key, in the stored order
         self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
             default = SHARD_CACHE if stored.shards else 0
@@ -130,12 +129,18 @@ class ZarrSource(RemoteSource):
         """Versions of some chunks."""
         return state_of(self.location, self.driver, self.stored_shape, self.objects) if self.location else ""
 
-    def _open(self) -> Opened:
+    def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
+        return self._process.get(self._open).submit(start, stop, out, box)
+
+    def _open(self) -> _TensorStoreRows | _ZarrRows:
         if self.location is not None:
-            # Else it has a codec, filter or option of a codec that TensorStore does not have.
-            with suppress(SourceFormatError):
+            with suppress(SourceFormatError):  # a codec, filter or option that TensorStore does not have
                 return _TensorStoreRows(self, self.location)
         return _ZarrRows(self)
+
+    def close(self) -> None:
+        """Release handles; a later read opens them again."""
+        self._process.drop()
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
@@ -170,7 +175,7 @@ class _TensorStoreRows:
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
         boxed = self.boxed
-        if boxed[0] is not box:  # whoever reads a part asks for the same one each time
+        if boxed[0] is not box:  # callers pass the same box each time
             part = self.stored.oindex[(slice(None), *(box or ()))][self.ts.d[:].translate_to[0]]
             self.boxed = boxed = (box, part)
         view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
@@ -187,10 +192,6 @@ class _TensorStoreRows:
         """Have the source opened anew for its next read; what is under way stays with this store."""
         self.source._process.drop(self)
         self.location.renew(cache_bytes=self.source.cache_bytes)
-
-    def close(self) -> None:
-        """Let go of the store; reads under way keep what they need."""
-        self.stored, self.boxed = None, (None, None)
 
 
 class _ZarrRows:
@@ -229,17 +230,11 @@ class _ZarrRows:
         return Read(futures, None, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
 
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> None:
-        order, values = self.source.order, self.source.packing
+        order = self.source.order
         parts = dict(zip(order, (slice(start, stop), *(box or ())), strict=False))
         index = tuple(parts.get(dim, slice(None)) for dim in range(len(order)))
         rows = np.asarray(self.array.oindex[index]).transpose(order)
-        if values is None:
-            out[...] = rows
-        else:
-            values.unpack(rows, out)
-
-    def close(self) -> None:
-        """Nothing is held but the store, which is the user's."""
+        put(self.source.packing, rows, out)
 
 
 def open_chunked(

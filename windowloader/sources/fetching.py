@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,15 @@ def _redirected(url: str, location: Location) -> bytes:
         headers["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
     place = parts._replace(netloc=host, fragment="").geturl()
     request = urllib.request.Request(place, headers={**AGENT, **headers})
-    with urllib.request.build_opener(_OwnHeadersStay).open(request, timeout=location.timeout) as answer:
-        data: bytes = answer.read()
+    try:
+        with urllib.request.build_opener(_OwnHeadersStay).open(request, timeout=location.timeout) as answer:
+            data: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise SourceError(
+            f"{location.url!r}: the server redirects, and what it leads to cannot be fetched ({error}). Pass the URL "
+            "of the data itself."
+        ) from None
     return data
 
 
@@ -119,7 +127,7 @@ class _OwnHeadersStay(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """Return the request for where a redirect leads."""
         if not newurl.lower().startswith(WEB):
-            raise SourceError(f"{hide_secrets(req.full_url)!r}: the server redirects to what is no web server.")
+            raise urllib.error.HTTPError(req.full_url, code, "not to a web server", headers, fp)
         followed = super().redirect_request(req, fp, code, msg, headers, newurl)
         if followed is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
             followed.headers = {name.capitalize(): value for name, value in AGENT.items()}

@@ -25,7 +25,7 @@ from .handles import Stamp
 from .mapping import Region
 from .memory import MappedSource
 from .processes import PerProcess
-from .ranges import CODECS, RangeSource, Table
+from .ranges import CODECS, RangeSource, Table, put
 from .remote_objects import PAGE, MissingPagesError, ObjectFile, get
 
 if TYPE_CHECKING:
@@ -281,10 +281,8 @@ class HDF5Source(SlabSource):
         with self._file.held(self._open) as opened:
             opened.use(read, f"rows [{start}, {stop}) of {self.name!r}", plugins)
             self.check()
-        if self.packing is not None:
-            self.packing.unpack(stored, target)
-        elif not direct:
-            target[...] = stored
+        if not direct:
+            put(self.packing, stored, target)
         return self.bytes_of(start, stop, box)
 
     def _open(self) -> HDF5File:
@@ -420,32 +418,21 @@ def _check_filters(dataset: Any, name: str) -> None:
             )
 
 
-def _check_parts(dataset: Any, name: str) -> None:
+def _check_parts(dataset: Any, name: str, depth: int = 8) -> None:
     """Raise if a virtual dataset lacks a part: HDF5 would return fill values for it."""
-    if missing := _missing(dataset) if dataset.is_virtual else "":
-        raise SourceNotFoundError(
-            f"{name!r} is a virtual dataset, {missing}. HDF5 would give fill values for its rows. Restore the file "
-            "beside this one, or write the virtual dataset anew."
-        )
-
-
-def _missing(dataset: Any, depth: int = 8) -> str:
-    """Describe the first absent part of a virtual dataset; empty if all exist."""
     import h5py
 
     here = dataset.file.filename
-    for source in dataset.virtual_sources():
-        if "%b" in source.file_name:  # as many files as there are
-            continue
-        beside = os.path.join(os.path.dirname(os.path.abspath(here)), source.file_name)
-        paths = [here] if source.file_name == "." else [beside, source.file_name]
-        path = next(filter(os.path.exists, paths), None)
-        if path is None:
-            return f"one of whose files is not there: {source.file_name!r}"
-        with h5py.File(path, "r") as file:
-            inner = file.get(source.dset_name)
-            if not isinstance(inner, h5py.Dataset):
-                return f"and {path!r} has no dataset {source.dset_name!r}"
-            if inner.is_virtual and depth and (missing := _missing(inner, depth - 1)):
-                return missing
-    return ""
+    for part in dataset.virtual_sources() if dataset.is_virtual and depth else ():
+        beside = os.path.join(os.path.dirname(os.path.abspath(here)), part.file_name)
+        paths = [here] if part.file_name == "." else [beside, part.file_name]
+        path, found = next(filter(os.path.exists, paths), None), "%b" in part.file_name  # a pattern of names
+        if path is not None:
+            with h5py.File(path, "r") as file:
+                if found := part.dset_name in file:
+                    _check_parts(file[part.dset_name], name, depth - 1)
+        if not found:
+            raise SourceNotFoundError(
+                f"{name!r} is a virtual dataset, and {part.dset_name!r} of {part.file_name!r}, a part of it, is not "
+                "there. HDF5 would give fill values for its rows. Restore the file, or write the virtual dataset anew."
+            )

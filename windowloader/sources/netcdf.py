@@ -24,6 +24,7 @@ from .mapping import Region, owner_of, unchanged
 from .memory import ArraySource, MappedSource
 from .packing import packing
 from .processes import PerProcess
+from .ranges import put
 from .remote_objects import remote_object
 
 if TYPE_CHECKING:
@@ -151,10 +152,7 @@ class XarraySource(SlabSource):
             try:
                 with unchanged():  # scipy maps netCDF 3
                     found = contents.complete(lambda: contents.raw(self._path)[index].values, doing)
-                    if self.packing is None:
-                        self.as_stored(out)[...] = found
-                    else:
-                        self.packing.unpack(found, self.as_stored(out))
+                    put(self.packing, found, self.as_stored(out))
             except SourceChangedError:
                 self._cut = True  # its map has zeros in place of pages, which must not be read
             except SourceError:

@@ -12,7 +12,7 @@ import itertools
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,37 +35,19 @@ if TYPE_CHECKING:
     from .reads import Pending
     from .remote_objects import RemoteObject
 
-__all__ = ["CODECS", "Opened", "RangeSource", "RemoteSource", "Table", "decode_chunk", "read_groups"]
+__all__ = ["CODECS", "RangeSource", "RemoteSource", "Table", "put", "read_groups"]
 
 STREAMS: dict[int, Callable[[], Any]] = {1: zlib.decompressobj, 307: bz2.BZ2Decompressor}
 CODECS = {1: "zlib", 2: "shuffle", 3: "fletcher32", 307: "bz2", 32001: "blosc", 32015: "zstd"}  # of numcodecs
 
 
-class Opened(Protocol):
-    """A store as one process has it open."""
-
-    def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Begin to read rows, which exist."""
-
-    def close(self) -> None:
-        """Release handles."""
-
-
 class RemoteSource(Source):
-    """Base of the sources that ask a store: a family gives `_open`, `storage`, `fingerprint`.
+    """Base of the sources that ask a store: a family gives `_submit`, `storage`, `fingerprint`.
 
-    Opened at the first read, once per process. In a process that was forked after TensorStore was loaded, a read by
-    TensorStore is an error.
+    In a process that was forked after TensorStore was loaded, a read by TensorStore is an error.
     """
 
     cache_bytes: int = 0  # of memory that the store's own cache may take, for plans
-
-    def __init__(self, name: str, **described: Any) -> None:
-        super().__init__(name, **described)
-        self._process: PerProcess[Opened] = PerProcess()
-
-    def _open(self) -> Opened:
-        raise NotImplementedError
 
     def read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         """Read rows ``[start, stop)`` into ``out``, any strides; do not use ``out`` again after an error."""
@@ -79,12 +61,7 @@ class RemoteSource(Source):
         return self._submit(start, stop, out, box) if out.size else Done()
 
     def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
-        return self._process.get(self._open).submit(start, stop, out, box)
-
-    def close(self) -> None:
-        """Release handles; a later read opens them again."""
-        if (opened := self._process.drop()) is not None:
-            opened.close()
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +175,7 @@ class RangeSource(RemoteSource):
             ranges = [(at, min(at + PART, end)) for at in range(first, end, PART)]
 
             def finish(data: list[bytes]) -> None:
-                self._put(np.frombuffer(b"".join(data), self.stored).reshape(out.shape), out)
+                put(self.packing, np.frombuffer(b"".join(data), self.stored).reshape(out.shape), out)
 
         else:
             origins, places = self._chunks(start, stop)
@@ -253,13 +230,17 @@ class RangeSource(RemoteSource):
         inside = chunk.transpose(self.order)[max(start - row, 0) : start + len(out) - row]
         place = (max(row - start, 0), *rest)
         target = out[tuple(slice(low, low + size) for low, size in zip(place, inside.shape, strict=True))]
-        self._put(inside[tuple(map(slice, target.shape))], target)  # a chunk may reach beyond the array
+        put(
+            self.packing, inside[tuple(map(slice, target.shape))], target
+        )  # a chunk may reach beyond the array
 
-    def _put(self, stored: np.ndarray, out: np.ndarray) -> None:
-        if self.packing is None:
-            out[...] = stored
-        else:
-            self.packing.unpack(stored, out)
+
+def put(packing: Packing | None, stored: np.ndarray, out: np.ndarray) -> None:
+    """Write the values of stored numbers to ``out``."""
+    if packing is None:
+        out[...] = stored
+    else:
+        packing.unpack(stored, out)
 
 
 def read_groups(table: Table, dim: int, most: int, gap: int) -> tuple[np.ndarray, np.ndarray]:

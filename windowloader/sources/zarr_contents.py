@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
 
-DEEPEST = 16  # groups within one another that are listed
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -119,7 +117,7 @@ class ZarrContents(Contents):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
-        self.place, self.complete = place, False
+        self.place, self._listed = place, False
         self.form: int | None = None
         self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
@@ -161,7 +159,7 @@ class ZarrContents(Contents):
             Where there are no metadata at all.
         """
         path = None if variable is None else variable.strip("/")
-        if self.complete if path is None else path in self.arrays or path in self.problems:
+        if self._listed if path is None else path in self.arrays or path in self.problems:
             return
         location, asked = self.place.location, Asked(self.name, doing="opened")
         if location is not None and location.local is not None:
@@ -185,24 +183,25 @@ class ZarrContents(Contents):
         await StorePath.open(self.place.node.store, "")
         if not self.nodes:
             await self._head()
-        if path is not None and not (self.complete and path in self.nodes):
+        if path is None:
+            if self.nodes and not self._listed:
+                await self._below("")
+            self._listed = True
+        elif not (self._listed and path in self.nodes):
             await self._named(path)
-        elif path is None and self.nodes and not self.complete:
-            await self._below("")
-            self.complete = True
 
     async def _head(self) -> None:
-        """Read what the place itself has: all there is, where that is consolidated, or an array."""
-        self.nodes = await self._documents(["zarr.json"])
-        if (root := self.nodes.get("")) is not None:
-            inner = (root.get("consolidated_metadata") or {}).get("metadata")
-            self.nodes |= inner or {}
-        elif (inner := (await self._documents([".zmetadata"])).get("")) is not None:
-            self.nodes = _nodes(inner["metadata"])
-        else:
-            self.nodes = await self._documents([".zarray", ".zattrs", ".zgroup"])
-        self.complete = inner is not None or _is_array(self.nodes.get(""))
-        self.form = None if not self.nodes else 2 if root is None else 3
+        """Read what the place itself has: all there is, if that is consolidated, or an array."""
+        for form, keys in ((3, ["zarr.json"]), (2, [".zmetadata"]), (2, [".zarray", ".zattrs", ".zgroup"])):
+            self.nodes = await self._documents(keys)
+            if self.nodes:
+                self.form = form
+                break
+        root = self.nodes.get("") or {}
+        inner = (root.get("consolidated_metadata") or root).get("metadata")
+        if inner is not None:
+            self.nodes = _nodes(inner) if self.form == 2 else {**self.nodes, **inner}
+        self._listed = inner is not None or _is_array(root)
 
     async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the metadata that some keys below the place have, by path, asked for at once."""
@@ -236,16 +235,11 @@ class ZarrContents(Contents):
 
     async def _below(self, folder: str) -> None:
         """Read the metadata of all nodes below a folder: listed folder by folder, never into arrays."""
-        if folder.count("/") > DEEPEST:  # links and damaged keys lead round and round
-            raise SourceFormatError(
-                f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
-                "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
-            )
         node = self.place.node / folder
         names = [name.rstrip("/") async for name in node.store.list_dir(node.path)]
         paths = [f"{folder}{name}" for name in names if name and name[0] != "." and name != "zarr.json"]
         await self._read(paths)
-        # A folder without a document is a group of Zarr 2, or none of ours.
+        # A folder without a document is a group of Zarr 2, or of something else.
         inner = [path for path in paths if path in self.nodes or self.form == 2]
         await asyncio.gather(
             *(self._below(f"{path}/") for path in inner if not _is_array(self.nodes.get(path)))

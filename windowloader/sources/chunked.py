@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
-SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
+SHARD_CACHE = 16 << 20  # holds indices of shards, which would be fetched again for every read
 AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
 TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
 
@@ -173,7 +173,7 @@ class _TensorStoreRows:
         self.boxed: tuple[Box | None, Any] = (None, self.stored)
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
+        """Begin to read rows into ``out``, without a copy if stored numbers are the values."""
         boxed = self.boxed
         if boxed[0] is not box:  # callers pass the same box each time
             part = self.stored.oindex[(slice(None), *(box or ()))][self.ts.d[:].translate_to[0]]
@@ -189,7 +189,7 @@ class _TensorStoreRows:
         return Read([future], finish, asked, self.location.timeout, self.progress, size)
 
     def renew(self) -> None:
-        """Have the source opened anew for its next read; what is under way stays with this store."""
+        """Open the source anew for its next read; reads under way keep this store."""
         self.source._process.drop(self)
         self.location.renew(cache_bytes=self.source.cache_bytes)
 
@@ -209,8 +209,7 @@ class _ZarrRows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
-                Asked(source.name),
-                lambda: zarr.open_array(store, path=node.path, mode="r", zarr_format=form),
+                Asked(source.name), lambda: zarr.open_array(store, path=node.path, mode="r", zarr_format=form)
             )
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
@@ -253,7 +252,7 @@ def open_chunked(
     target : str, path, or zarr Store, Group or Array
         The store, a group in it, or the array; what TensorStore lacks is read through zarr-python and fsspec.
     variable : str, optional
-        Path of the array below it; needed where several have a time axis.
+        Path of the array below it; needed if several have a time axis.
     axes : str, optional
         Letters of the stored shape; default: by dimension names, else ``tn`` or ``tnf``.
     storage_options : mapping, optional
@@ -270,11 +269,11 @@ def open_chunked(
     Raises
     ------
     SourceNotFoundError, CredentialsError, SourceTimeoutError, SourceError
-        By what the storage says.
+        Depending on the error of the storage.
     SourceFormatError
-        Where no array, or more than one, is meant.
+        If no array, or more than one, is meant.
     AxesError
-        Where axes cannot be told from the dimension names.
+        If axes cannot be derived from the dimension names.
 
     Examples
     --------
@@ -296,7 +295,7 @@ def open_chunked(
 
 
 def is_chunked(target: str | os.PathLike[str]) -> bool:
-    """Whether a path or URL is meant for this module: told by its name, and on this machine by its metadata.
+    """Whether a path or URL is a Zarr store by its name, or on this machine by its metadata.
 
     Examples
     --------
@@ -314,7 +313,7 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """Return paths of the arrays of numbers along time in a store; () where the store is one array.
+    """Return paths of the arrays of numbers along time in a store; () if the store is one array.
 
     Parameters
     ----------

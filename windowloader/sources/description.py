@@ -1,4 +1,4 @@
-"""What a store says of its variables, as xarray has it: dimensions, labels, times, marks and packing.
+"""Variables of a store as xarray describes them: dimensions, labels, times, marks and packing.
 
 In: one lazy `xarray.Dataset` a group, opened with ``decode_cf=False, create_default_indexes=False, cache=False``, or
 the user's own. Out: the variables of numbers, one of them with its coordinates, a `Description` that pickles small.
@@ -12,22 +12,27 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from windowloader.errors import WindowLoaderError
+from windowloader.errors import CorruptDataError, SourceError, WindowLoaderError
 
-from .base import Description, unknown_variable
+from .base import Description, SlabSource, digest, unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_units, time_values
+from .processes import PerProcess
+from .ranges import put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
+    from .box import Box
+    from .packing import Packing
+
+__all__ = ["Contents", "FileSource", "StoreDescription", "opened", "sharing", "split_path"]
 
 C = TypeVar("C", bound="Contents")
 T = TypeVar("T")
 _SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
-MOST_SHARED = 8  # files of a long list are not all held open
+MOST_SHARED = 8  # of a long list of files not all stay open
 
 
 @contextmanager
@@ -48,17 +53,17 @@ def sharing() -> Iterator[None]:
 @contextmanager
 def opened(opener: Callable[[], C]) -> Iterator[C]:
     """Open a store and close it; within `sharing` take what an equal opener opened, and leave it open."""
-    held = _SHARED.get()
-    contents: C = opener() if held is None or opener not in held else held[opener]
+    shared = _SHARED.get()
+    contents: C = opener() if shared is None or opener not in shared else shared[opener]
     try:
         yield contents
     finally:
-        if held is None:
+        if shared is None:
             contents.close()
         else:
-            held.setdefault(opener, contents)
-            while len(held) > MOST_SHARED:
-                held.pop(next(iter(held))).close()
+            shared.setdefault(opener, contents)
+            while len(shared) > MOST_SHARED:
+                shared.pop(next(iter(shared))).close()
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -105,7 +110,7 @@ class Contents:
         return self.variables()
 
     def complete(self, call: Callable[[], T], doing: str = "") -> T:
-        """Return what a call that reads finds; ``doing`` says what it reads, for messages."""
+        """Return the result of a call that reads; ``doing`` names what it reads, for messages."""
         return call()
 
     def problem(self) -> Exception | None:
@@ -121,14 +126,14 @@ class Contents:
         raise NotImplementedError
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
+        """Paths of the variables of numbers with a time axis; of all of numbers, if none has one."""
         numbers = list(self._numbers())
         forms = {self._form(path): path for path in numbers}
         timed = {form for form, path in forms.items() if time_dimension(self.array(path)) is not None}
         return tuple(path for path in numbers if self._form(path) in timed) or tuple(numbers)
 
     def _form(self, path: str) -> tuple[Any, ...]:
-        """Return what decides whether it has a time axis: to look at each of hundreds would take seconds."""
+        """Key of variables that alike have a time axis or not: to look at each of hundreds would take seconds."""
         return path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
 
     def holds(self, path: str) -> bool:
@@ -137,7 +142,7 @@ class Contents:
         return group in self.groups and name in self.groups[group].variables
 
     def choose(self, variable: str | None) -> str:
-        """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
+        """Return the path of the variable that is meant; `SourceFormatError` that lists the variables."""
         if variable is not None and self.holds(path := variable.strip("/")):
             return path
         found = self.names()
@@ -229,7 +234,7 @@ def _above(group: str) -> Iterator[str]:
 def _describes(name: str, one: Any, values: Any) -> bool:
     """Whether a variable lies along one dimension of another and may label it or say its times.
 
-    Dimensions that the file does not name are shared by all that have the same size: they say nothing.
+    Dimensions that the file does not name are shared by all arrays of one size, and carry no meaning.
     """
     texts = one.dtype == "S1" and one.ndim == 2  # characters, one dimension of them
     if one.ndim != 1 + texts or one.sizes[one.dims[0]] != values.sizes.get(one.dims[0]):
@@ -261,7 +266,7 @@ class StoreDescription(Description):
     time_dim : int or None
         Which stored dimension is time.
     array : xarray.DataArray, optional
-        What `Contents.array` returned, coordinates loaded, where it is in hand.
+        What `Contents.array` returned, coordinates loaded, if it is known already.
     """
 
     def __init__(
@@ -289,3 +294,70 @@ class StoreDescription(Description):
             with opened(self.opener) as contents:
                 self._array = contents.array(self.path, load=True)
         return self._array
+
+
+class FileSource(SlabSource):
+    """Base of the sources that read slabs through a library's handle: a family gives `_open` and `_load`.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    where : Stamp, RemoteObject or None
+        The file or object; None if it is not known.
+    path : str
+        Of the variable in it.
+    stored : numpy.dtype
+        Of its stored numbers.
+    values : Packing, optional
+        How stored numbers become values.
+    **how
+        ``shape``, ``chunks``, ``axes``, ``dims`` and ``description``, as for `Source`.
+    """
+
+    def __init__(
+        self, name: str, where: Any, path: str, *, stored: Any, values: Packing | None = None, **how: Any
+    ) -> None:
+        self._where, self._path, self._stored, self.packing = where, path, stored, values
+        self._handle: PerProcess[Any] = PerProcess()
+        super().__init__(name, dtype=values.dtype if values else stored, **how)
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _load(
+        self, handle: Any, index: tuple[slice, ...], target: np.ndarray | None, doing: str
+    ) -> np.ndarray:
+        """Return stored numbers, in ``target`` if there is one; ``doing`` names what is read, for messages."""
+        raise NotImplementedError
+
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        target, doing = self.as_stored(out), f"rows [{start}, {stop}) of {self.name!r}"
+        direct = self.packing is None and target.dtype == self._stored and target.flags.c_contiguous
+        self.check()
+        try:
+            with self._handle.held(self._open) as handle:
+                found = self._load(handle, self.slab(start, stop, box), target if direct else None, doing)
+        except SourceError:
+            raise
+        except (OSError, RuntimeError) as error:
+            self.check()
+            raise CorruptDataError(f"{doing} cannot be read: {error}") from None
+        self.check()
+        if found is not target:
+            put(self.packing, found, target)
+        return self.bytes_of(start, stop, box)
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` if the file is known and no longer what was opened."""
+        if self._where is not None:
+            self._where.check()
+
+    def fingerprint(self) -> str:
+        """Shape, dtype, and size and time of change of the file, or version of the object, if they are known."""
+        state = "" if self._where is None else self._where.identity()
+        return digest(self.axes, self.shape, self.dtype.str, self._path, state)
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        self._handle.close()

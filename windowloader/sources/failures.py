@@ -1,7 +1,6 @@
-"""What libraries raise, as errors of this package that say what to do.
+"""Turns what libraries raise into errors of this package that name a remedy.
 
-In: an exception of any library, and what was being opened or read. Out: an error of this package. Never retries: that
-happened before, within bounds.
+In: an exception of any library, and what was being opened or read. Out: an error of this package. Never retries.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ STATUS = re.compile(
 )
 CHUNK = r"chunk \{([\d, ]+)\}|[\"/]c/(\d+(?:/\d+)*)\"|/(\d+(?:[./]\d+)*)\"|\"(\d+(?:[./]\d+)*)\""
 REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
-# What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
+# What TensorStore quotes: its specification with headers, and an answer that may repeat the whole request.
 QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
 SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
@@ -47,7 +46,7 @@ S3 = ("Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, fo
       "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")  # fmt: skip
 GS = ("Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a public "
       "bucket pass storage_options={'anon': True}.")  # fmt: skip
-HTTP = "The web server asks who reads; pass a URL that it lets anybody read, such as a signed one."
+HTTP = "The web server asks for credentials; pass a URL that needs none, such as a signed one."
 CREDENTIALS = {"": S3, "s3": S3, "s3a": S3, "file": S3, "gs": GS, "gcs": GS, "http": HTTP, "https": HTTP}
 
 # Rules, of which the first that matches counts: the error, a pattern, and what to do, where $chunk names the chunk.
@@ -63,7 +62,7 @@ UNSUPPORTED = (
     "cannot be opened. It is damaged, or holds something that is not supported. Open it with the library that wrote "
     "it, and pass what that returns; where that works and this does not, please report it."
 )
-# What a store says of whom it lets in, and of what it has.
+# Access to a store, and existence of what is in it.
 ACCESS: Rules = (
     (SourceNotFoundError, r"NoSuchBucket|bucket[^\n]*(?:not exist|not found)",
      "the bucket does not exist at this endpoint; check its name and endpoint_url."),
@@ -148,7 +147,7 @@ class Asked:
         return f"{self.name!r}" + (f", rows {self.rows[0]}–{self.rows[1] - 1}" if self.rows else "")
 
     def chunk(self, text: str) -> str:
-        """Name the chunk that a message of the storage speaks of, with its rows."""
+        """Name the chunk in a message of the storage, with its rows."""
         match = re.search(CHUNK, text)
         if match is None:
             return ""
@@ -180,7 +179,7 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     if isinstance(error, WindowLoaderError):
         return error
     answer = SPEC.sub("", str(error))
-    text = BODY.sub(_code_of, answer)  # what else an answer says is any text
+    text = BODY.sub(_code_of, answer)  # the rest of an answer may be any text
     status = STATUS.search(text)
     kinds = [status[0] if status else "NONE", *(one.__name__ for one in type(error).__mro__)]
     remote = "://" in asked.name
@@ -189,8 +188,8 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     tried = [*((rule, answer) for rule in ACCESS if remote), *((rule, text) for rule in FAULTS)]
     cls, advice = next(
         (cls, advice)
-        for (cls, words, advice), said in tried
-        if re.search(words, f"{' '.join(kinds)}: {said}", re.IGNORECASE | re.DOTALL)
+        for (cls, words, advice), shown in tried
+        if re.search(words, f"{' '.join(kinds)}: {shown}", re.IGNORECASE | re.DOTALL)
     )
     scheme = asked.name.partition("://")[0] if "://" in asked.name else ""
     other = f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
@@ -200,10 +199,10 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
         doing=asked.doing,
         package=getattr(error, "name", None) or "a package",
     )
-    said = text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    said = hide_secrets(" ".join(said.split()))
+    shown = text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    shown = hide_secrets(" ".join(shown.split()))
     source = "Cause" if asked.doing == "opened" else "Storage said"
-    return cls(f"{asked}: {advice} {source}: {said if len(said) <= 600 else said[:599] + '…'}")
+    return cls(f"{asked}: {advice} {source}: {shown if len(shown) <= 600 else shown[:599] + '…'}")
 
 
 def _code_of(quoted: re.Match[str]) -> str:

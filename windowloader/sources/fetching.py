@@ -57,7 +57,7 @@ def fetched(url: str, storage_options: Mapping[str, Any] | None = None) -> Itera
     Raises
     ------
     SourceError
-        As for streams, by what the storage says; errors of the body name the URL in place of the file.
+        As for streams; errors of the body name the URL in place of the file.
     """
     shown = hide_secrets(url)
     data = _whole(url, storage_options or {})

@@ -56,11 +56,12 @@ class HDF5Contents(Contents):
     tables : list of str
         Datasets of records, by path; each is a group too, of its fields.
     elsewhere : list of str
-        What an object says to be in another file, by path.
+        What of a remote object lies in another file, by path.
     """
 
     def __init__(self, where: Stamp | RemoteObject) -> None:
-        self._opened, self._described = HDF5File(where), None
+        self._opened = HDF5File(where)
+        self._described: Any = None  # the h5py.File that the groups are of
         self.frames: list[str] = []
         self.tables: list[str] = []
         self.elsewhere: list[str] = []
@@ -77,6 +78,8 @@ class HDF5Contents(Contents):
         def use(file: Any) -> T:
             if self._described is not file:
                 self._survey(file)
+                if (problem := self.problem()) is not None:  # which was suppressed: what was found is not all
+                    raise problem
                 self._described = file
             return call()
 
@@ -84,7 +87,7 @@ class HDF5Contents(Contents):
 
     def problem(self) -> Exception | None:
         """Why the store failed."""
-        return None if self._opened.pages is None else self._opened.pages.problem
+        return None if self._opened.raw is None else self._opened.raw.problem
 
     def names(self) -> tuple[str, ...]:
         """Paths of what can be opened; frames first."""
@@ -128,11 +131,11 @@ class HDF5Contents(Contents):
 
     def load(self, path: str) -> None:
         """Read a coordinate, which then stays in memory; the pages of its chunks are fetched all at once."""
-        item, pages = self.dataset(path), self._opened.pages
-        if pages is not None and item is not None and item.chunks:
+        item, raw = self.dataset(path), self._opened.raw
+        if raw is not None and item is not None and item.chunks:
             places: list[Any] = []
             item.id.chunk_iter(places.append)
-            pages.fetch((one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS])
+            raw.pages.fetch((one.byte_offset, one.byte_offset + one.size) for one in places[:MOST_CHUNKS])
         super().load(path)
 
     def dataset(self, path: str) -> Any:

@@ -20,20 +20,18 @@ import numpy as np
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError, WindowLoaderError
 from windowloader.util.axes import default_axes
 
-from .base import SlabSource, digest, optional
+from .base import optional
+from .description import FileSource
 from .handles import Stamp
 from .mapping import Region
 from .memory import MappedSource
-from .processes import PerProcess
-from .ranges import CODECS, RangeSource, Table, put
-from .remote_objects import PAGE, MissingPagesError, ObjectFile, get
+from .ranges import CODECS, RangeSource, Table
+from .remote_objects import PAGE, MissingPagesError, ObjectFile, Pages, get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .base import Source
-    from .box import Box
-    from .packing import Packing
     from .remote_objects import RemoteObject
 
 __all__ = ["HDF5File", "HDF5Source", "NotHDF5Error", "open_dataset", "opened"]
@@ -61,7 +59,7 @@ class HDF5File:
 
     Attributes
     ----------
-    pages : ObjectFile or None
+    raw : ObjectFile or None
         What h5py reads an object through.
 
     Raises
@@ -73,7 +71,7 @@ class HDF5File:
     def __init__(self, where: Stamp | RemoteObject, *, cache: int = 1 << 20) -> None:
         optional("h5py", extra="netcdf", purpose=f"opening {where.name!r}")
         self.where, self._cache = where, cache
-        self.pages = None if isinstance(where, Stamp) else _pages_of(where)
+        self.raw = None if isinstance(where, Stamp) else _file_over(where)
         self._file: Any = None
         self._datasets: dict[str, Any] = {}
         self._close: Callable[[], object] = lambda: None
@@ -99,33 +97,33 @@ class HDF5File:
         WindowLoaderError
             If a store failed, or the file changed.
         """
-        if self.pages is not None:
-            self.pages.trim()
+        if self.raw is not None:
+            self.raw.begin()
         while True:
             try:
                 with self._explained(doing, plugins):
                     self._file = self._file or self._open()
                     found = call(self._file)
-                if self.pages is None or self.pages.problem is None:
+                if self.raw is None or self.raw.problem is None:
                     return found
-                raise self.pages.problem  # which the call suppressed: what it found is not all
+                raise self.raw.problem  # which the call suppressed: what it found is not all
             except MissingPagesError:
                 self.close()
-                if self.pages is not None:
-                    self.pages.fetch_missing()
+                if self.raw is not None:
+                    self.raw.fetch_missing()
 
     def _open(self) -> Any:
         import h5py
 
         name = self.where.name
         try:
-            file = h5py.File(self.pages or name, "r", rdcc_nbytes=self._cache, locking="best-effort")
+            file = h5py.File(self.raw or name, "r", rdcc_nbytes=self._cache, locking="best-effort")
         except (OSError, RuntimeError) as error:
-            if self.pages is not None and self.pages.problem is not None:
+            if self.raw is not None and self.raw.problem is not None:
                 raise
-            kind = CorruptDataError if self.pages is not None or h5py.is_hdf5(name) else SourceFormatError
+            kind = CorruptDataError if self.raw is not None or h5py.is_hdf5(name) else SourceFormatError
             _drop_frames(error)
-            size = self.where.size if isinstance(self.where, Stamp) else self.pages and self.pages.size
+            size = self.where.size if isinstance(self.where, Stamp) else self.raw and self.raw.pages.size
             raise kind(f"{name!r}, of {size} bytes, cannot be opened as HDF5: {error}") from None
         # HDF5 must not call an object's methods after the interpreter has ended.
         self._close = weakref.finalize(self, file.close)
@@ -138,7 +136,7 @@ class HDF5File:
 
     @contextmanager
     def _explained(self, doing: str, plugins: str) -> Iterator[None]:
-        """Turn what HDF5 raises into what a store said, that the file changed, or that it is damaged."""
+        """Turn an error of HDF5 into that of the store, of a changed file, or of a damaged one."""
         try:
             yield
         except WindowLoaderError:
@@ -146,8 +144,8 @@ class HDF5File:
         except Exception as error:
             self.where.check()
             _drop_frames(error)
-            if self.pages is not None and self.pages.problem is not None:
-                raise self.pages.problem from None
+            if self.raw is not None and self.raw.problem is not None:
+                raise self.raw.problem from None
             what = f"{doing or f'the metadata of {self.where.name!r}'} cannot be read"
             if plugins and "filter" in str(error):
                 raise SourceFormatError(
@@ -176,17 +174,18 @@ def _drop_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _pages_of(remote: RemoteObject) -> ObjectFile:
-    """Return the file over an object, the same one for all that use it at a time."""
+def _file_over(remote: RemoteObject) -> ObjectFile:
+    """Return a file over an object; those of one object share its pages."""
     pages = _PAGES.get(id(remote))
     if pages is None:
-        pages = _PAGES[id(remote)] = ObjectFile(remote, *_end_of_file(remote))
-    return pages
+        size, first = _end_of_file(remote)
+        pages = _PAGES[id(remote)] = Pages(remote, size)
+        if len(first) == PAGE:
+            pages[0] = first
+    return ObjectFile(pages)
 
 
-_PAGES: weakref.WeakValueDictionary[int, ObjectFile] = (
-    weakref.WeakValueDictionary()
-)  # each refers to its object
+_PAGES: weakref.WeakValueDictionary[int, Pages] = weakref.WeakValueDictionary()  # each refers to its object
 
 
 class NotHDF5Error(SourceFormatError):
@@ -196,7 +195,7 @@ class NotHDF5Error(SourceFormatError):
 
 
 def _end_of_file(remote: RemoteObject) -> tuple[int, bytes]:
-    """Bytes of an HDF5 object as its superblock says, and its first ones; TensorStore tells no sizes of objects."""
+    """Size of an HDF5 object from its superblock, and its first bytes; TensorStore reports no sizes of objects."""
     head = first = _bytes(remote, 0, PAGE) or get(remote, 0, 64)
     base = 512
     while not head.startswith(SIGNATURE):  # a user's block may stand before it
@@ -232,7 +231,7 @@ def opened(stamp: Stamp) -> Iterator[Any]:
         file.close()
 
 
-class HDF5Source(SlabSource):
+class HDF5Source(FileSource):
     """A dataset read by h5py.
 
     Parameters
@@ -240,54 +239,38 @@ class HDF5Source(SlabSource):
     where : Stamp or RemoteObject
         The file, or the object.
     dataset : h5py.Dataset
-        The open dataset; nothing of it is kept but its name and form.
-    values : Packing, optional
-        How stored numbers become values.
+        The open dataset, of which only name and form are kept.
     **how
-        ``axes``, ``dims`` and ``description``, as for `Source`.
+        ``axes``, ``dims``, ``description`` and ``values``, as for `FileSource`.
     """
 
-    def __init__(
-        self, where: Stamp | RemoteObject, dataset: Any, *, values: Packing | None = None, **how: Any
-    ) -> None:
-        self._where, self._dataset, self._raw, self.packing = where, dataset.name, dataset.dtype, values
+    def __init__(self, where: Stamp | RemoteObject, dataset: Any, **how: Any) -> None:
+        form = {"shape": dataset.shape, "chunks": dataset.chunks, "stored": dataset.dtype}
+        super().__init__(full_name(where, dataset), where, dataset.name, **form, **how)
         self._filters = [number for number, _ in filters_of(dataset)]
-        self._file: PerProcess[HDF5File] = PerProcess()
-        dtype = values.dtype if values else dataset.dtype
-        super().__init__(
-            full_name(where, dataset), shape=dataset.shape, dtype=dtype, chunks=dataset.chunks, **how
-        )
         row = math.prod(self.shape[1:]) * dataset.dtype.itemsize
         self._cache = min(max(1 << 20, (self.chunks or (1,))[0] * row), CACHE_BYTES)
 
-    def check(self) -> None:
-        """Raise `SourceChangedError` if the file is no longer what was opened."""
-        self._where.check()
+    def _open(self) -> HDF5File:
+        return HDF5File(self._where, cache=self._cache)
 
-    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+    def _load(
+        self, handle: HDF5File, index: tuple[slice, ...], target: np.ndarray | None, doing: str
+    ) -> np.ndarray:
         import h5py
 
-        index, target = self.slab(start, stop, box), self.as_stored(out)
-        direct = self.packing is None and target.dtype == self._raw and target.flags.c_contiguous
-        stored = target if direct else np.empty(target.shape, self._raw)
-        plugins = ", ".join(PLUGINS[number] for number in self._filters if number in PLUGINS)
-
-        def read(file: Any) -> None:  # h5py's own selections take as long as the read of a few rows
-            values = opened.dataset(file, self._dataset)
+        def read(file: Any) -> np.ndarray:  # h5py's own selections take as long as the read of a few rows
+            values = handle.dataset(file, self._path)
             space = values.get_space()
-            space.select_hyperslab(tuple(part.start or 0 for part in index), stored.shape)
-            values.read(h5py.h5s.create_simple(stored.shape), space, stored)
+            ends = [part.indices(size)[:2] for part, size in zip(index, space.shape, strict=True)]
+            shape = tuple(stop - start for start, stop in ends)
+            found = np.empty(shape, self._stored) if target is None else target
+            space.select_hyperslab(tuple(start for start, _ in ends), shape)
+            values.read(h5py.h5s.create_simple(shape), space, found)
+            return found
 
-        with self._file.held(self._open) as opened:
-            opened.use(read, f"rows [{start}, {stop}) of {self.name!r}", plugins)
-            self.check()
-        if not direct:
-            put(self.packing, stored, target)
-        return self.bytes_of(start, stop, box)
-
-    def _open(self) -> HDF5File:
-        self.check()
-        return HDF5File(self._where, cache=self._cache)
+        plugins = ", ".join(PLUGINS[number] for number in self._filters if number in PLUGINS)
+        return handle.use(read, doing, plugins)
 
     def codecs(self) -> list[str]:
         """Names of the filters."""
@@ -295,16 +278,8 @@ class HDF5Source(SlabSource):
 
     def stored_bytes(self) -> int | None:
         """Bytes of the dataset's chunks."""
-        with self._file.held(self._open) as opened:
-            return opened.use(lambda file: int(file[self._dataset].id.get_storage_size()))
-
-    def fingerprint(self) -> str:
-        """Name, shape, dtype, and size and time of change of the file, or version of the object."""
-        return digest(self.axes, self.shape, self.dtype.str, self._dataset, self._where.identity())
-
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        self._file.close()
+        with self._handle.held(self._open) as handle:
+            return int(handle.use(lambda file: file[self._path].id.get_storage_size()))
 
 
 def open_dataset(where: Stamp | RemoteObject, dataset: Any, **how: Any) -> Source:
@@ -433,6 +408,7 @@ def _check_parts(dataset: Any, name: str, depth: int = 8) -> None:
                     _check_parts(file[part.dset_name], name, depth - 1)
         if not found:
             raise SourceNotFoundError(
-                f"{name!r} is a virtual dataset, and {part.dset_name!r} of {part.file_name!r}, a part of it, is not "
-                "there. HDF5 would give fill values for its rows. Restore the file, or write the virtual dataset anew."
+                f"{name!r} is a virtual dataset, and a part of it is not there: {part.file_name!r} does not exist, or "
+                f"has no dataset {part.dset_name!r}. HDF5 would give fill values for its rows. Restore the file, or "
+                "write the virtual dataset anew."
             )

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceChangedError, SourceError, SourceFormatError
+from windowloader.errors import CorruptDataError, SourceFormatError
 from windowloader.util.axes import default_axes
 
-from .base import SlabSource, digest, optional
+from .base import digest, optional
 from .coordinates import dimension_names, time_dimension
-from .description import Contents, StoreDescription, opened
+from .description import Contents, FileSource, StoreDescription, opened
 from .handles import Stamp
 from .mapping import Region, owner_of, unchanged
 from .memory import ArraySource, MappedSource
 from .packing import packing
-from .processes import PerProcess
-from .ranges import put
 from .remote_objects import remote_object
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
     from windowloader.sources import Source
 
-    from .box import Box
-    from .packing import Packing
 
 __all__ = ["XarraySource", "list_netcdf", "list_xarray", "open_netcdf", "open_xarray"]
 
@@ -115,7 +111,7 @@ class FileOpener:
         return Contents(self.name, {"": dataset}, dataset.close, where=self.where)
 
 
-class XarraySource(SlabSource):
+class XarraySource(FileSource):
     """A variable read by rows through xarray.
 
     Parameters
@@ -126,60 +122,24 @@ class XarraySource(SlabSource):
         Of the variable.
     array : xarray.DataArray
         The variable, of which only the form is kept.
-    values : Packing, optional
-        How stored numbers become values.
     **how
-        ``axes``, ``dims`` and ``description``, as for `Source`.
+        ``axes``, ``dims``, ``description`` and ``values``, as for `FileSource`.
     """
 
-    def __init__(
-        self, opener: FileOpener, path: str, *, array: Any, values: Packing | None = None, **how: Any
-    ) -> None:
-        self._opener, self._path, self.packing, self._cut = opener, path, values, False
-        self._handle: PerProcess[Contents] = PerProcess()
-        super().__init__(
-            opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}",
-            shape=array.shape,
-            dtype=values.dtype if values else array.dtype,
-            chunks=_chunks(array),
-            **how,
-        )
+    def __init__(self, opener: FileOpener, path: str, *, array: Any, **how: Any) -> None:
+        self._opener = opener
+        name = opener.name if opener.name == path else f"{os.path.basename(opener.name)}:{path}"
+        form = {"shape": array.shape, "chunks": _chunks(array), "stored": array.dtype}
+        super().__init__(name, opener.where, path, **form, **how)
 
-    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
-        index, doing = self.slab(start, stop, box), f"rows [{start}, {stop}) of {self.name!r}"
-        with self._handle.held(self._opener) as contents:
-            self.check()
-            try:
-                with unchanged():  # scipy maps netCDF 3
-                    found = contents.complete(lambda: contents.raw(self._path)[index].values, doing)
-                    put(self.packing, found, self.as_stored(out))
-            except SourceChangedError:
-                self._cut = True  # its map has zeros in place of pages, which must not be read
-            except SourceError:
-                raise
-            except (OSError, RuntimeError) as error:
-                self.check()
-                raise CorruptDataError(f"{doing} cannot be read: {error}") from None
-        self.check()
-        return self.bytes_of(start, stop, box)
+    def _open(self) -> Contents:
+        return self._opener()
 
-    def check(self) -> None:
-        """Raise `SourceChangedError` if the file is known and no longer what was opened, or was cut in a read."""
-        self._opener.check()
-        if self._cut:
-            raise SourceChangedError(
-                f"the file of {self.name!r} was truncated while it was read; open it again."
-            )
-
-    def fingerprint(self) -> str:
-        """Shape, dtype, and size and time of change of the file, or version of the object, if they are known."""
-        where = self._opener.where
-        state = "" if where is None else where.identity()
-        return digest(self.axes, self.shape, self.dtype.str, self._path, state)
-
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        self._handle.close()
+    def _load(
+        self, handle: Contents, index: tuple[slice, ...], target: np.ndarray | None, doing: str
+    ) -> np.ndarray:
+        with unchanged():  # scipy maps netCDF 3
+            return handle.complete(lambda: np.array(handle.raw(self._path)[index].values), doing)
 
 
 def open_netcdf(
@@ -248,10 +208,11 @@ def list_netcdf(
 def _open(
     opener: FileOpener, contents: Contents, path: str, axes: str | None, mask_and_scale: bool
 ) -> Source:
-    raw, item, asked = contents.raw(path), contents.dataset(path), axes
+    asked, raw = axes, contents.raw(path)
     if matlab := "MATLAB_class" in raw.attrs:
         axes = (asked or default_axes(raw.ndim, None, path))[::-1]
     array, how = _described(opener, contents, path, axes, mask_and_scale)
+    item = contents.dataset(path)  # of the file as it is open now
     if opener.engine == "scipy":
         region = _region(opener.where, path)
         if region.mappable:

@@ -118,8 +118,8 @@ _CONNECTIONS: PerProcess[_Connections] = PerProcess()
 def received() -> int:
     """Return the bytes received over all TCP connections of this process since the first call; 0 except on Linux.
 
-    TensorStore tells of an answer only when all of it has arrived; the kernel counts bytes before. The connections of
-    one store cannot be told from others: traffic of another library counts too.
+    TensorStore reports an answer only when all of it has arrived; the kernel counts bytes before. Traffic of other
+    libraries in the process counts too.
 
     Examples
     --------
@@ -132,8 +132,8 @@ def received() -> int:
 class Progress:
     """When a store last made progress, over all its reads: a queue behind a slow link is not a stall.
 
-    Progress is a read that succeeds, or `LEAST` bytes that arrive. A read that failed or was given up is no sign of
-    life: counted as one it would keep the others waiting as long again. Time in which this process was stopped
+    Progress is a read that succeeds, or `LEAST` bytes that arrive. A read that failed or was given up does
+    not count: it would keep the others waiting as long again. Time in which this process was stopped
     (SIGSTOP, a suspended job, a frozen container) does not count.
 
     Parameters

@@ -39,6 +39,7 @@ __all__ = [
     "FsspecObject",
     "MissingPagesError",
     "ObjectFile",
+    "Pages",
     "RemoteObject",
     "check_bucket",
     "get",
@@ -321,8 +322,40 @@ class MissingPagesError(SourceError):
     """A read of an `ObjectFile` needs pages that must be fetched first."""
 
 
+class Pages(dict[int, bytes]):
+    """Pages of an object by number, which stay once fetched.
+
+    Parameters
+    ----------
+    remote : RemoteObject
+        The object.
+    size : int
+        Its bytes.
+    """
+
+    def __init__(self, remote: RemoteObject, size: int) -> None:
+        self.remote, self.size = remote, size
+
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> dict[int, bytes]:
+        """Return the pages of byte ranges; missing ones are fetched, neighbours in one request, all at once."""
+        found, missing = self.known(ranges)
+        numbers = np.array(missing, np.int64)
+        runs = [numbers[group].tolist() for group in join(numbers, np.ones_like(numbers), gap=0)]
+        places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self.size)) for run in runs]
+        for run, data in zip(runs, get_all(self.remote, places), strict=True):
+            for count, page in enumerate(run):
+                self[page] = found[page] = data[count * PAGE : (count + 1) * PAGE]
+        return found
+
+    def known(self, ranges: Iterable[tuple[int, int]]) -> tuple[dict[int, bytes], list[int]]:
+        """Return the pages of byte ranges, and the numbers of those that are missing."""
+        wanted = {page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))}
+        found = {page: data for page in sorted(wanted) if (data := self.get(page)) is not None}
+        return found, sorted(wanted - found.keys())
+
+
 class ObjectFile(io.RawIOBase):
-    """A file over an object, for HDF5's reads of metadata: pages stay once fetched.
+    """A file over the pages of an object, for HDF5's reads of metadata.
 
     h5py holds its global lock while HDF5 reads. TensorStore answers without another Python thread. fsspec does not: a
     garbage collection in its thread may wait for that lock, to free an object of h5py, and neither would go on. So what
@@ -331,19 +364,20 @@ class ObjectFile(io.RawIOBase):
 
     Parameters
     ----------
-    remote : RemoteObject
-        The object.
-    size : int
-        Its bytes.
-    first : bytes
-        Its first page, if it was read already.
+    pages : Pages
+        Of the object; several files may share them.
     """
 
-    def __init__(self, remote: RemoteObject, size: int, first: bytes = b"") -> None:
-        self._remote, self.size, self._at, self.name = remote, size, 0, remote.name
-        self._pages = {0: first} if len(first) == PAGE else {}
+    def __init__(self, pages: Pages) -> None:
+        self.pages, self.name, self._at = pages, pages.remote.name, 0
         self._missing: list[tuple[int, int]] = []
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
+
+    def begin(self) -> None:
+        """Forget an earlier problem, and all pages if there are too many."""
+        self.problem = None
+        if len(self.pages) > KEPT:
+            self.pages.clear()
 
     def tell(self) -> int:
         """Position."""
@@ -351,13 +385,13 @@ class ObjectFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a position."""
-        self._at = offset + (0, self._at, self.size)[whence]
+        self._at = offset + (0, self._at, self.pages.size)[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
-        first, stop = self._at, max(min(self._at + len(view), self.size), self._at)
+        first, stop = self._at, max(min(self._at + len(view), self.pages.size), self._at)
         try:
             view[: stop - first] = self._read(first, stop)
         except WindowLoaderError as error:
@@ -367,43 +401,18 @@ class ObjectFile(io.RawIOBase):
         return stop - first
 
     def _read(self, first: int, stop: int) -> bytes:
-        if self._remote.in_threads:
-            if not self._pages.keys() >= set(_pages(first, stop)):
+        if self.pages.remote.in_threads:
+            found, missing = self.pages.known([(first, stop)])
+            if missing:
                 self._missing.append((first, stop))
                 raise MissingPagesError(f"{self.name!r}: bytes {first}–{stop - 1} were not fetched.")
         elif stop - first > LARGE:  # values: they are not asked for again
-            return get(self._remote, first, stop)
+            return get(self.pages.remote, first, stop)
         else:
-            self.fetch([(first, stop)])
-        whole = b"".join(self._pages[number] for number in _pages(first, stop))
-        return whole[first % PAGE :][: stop - first]
+            found = self.pages.fetch([(first, stop)])
+        return b"".join(found[page] for page in sorted(found))[first % PAGE :][: stop - first]
 
     def fetch_missing(self) -> None:
         """Fetch what reads lacked; call it without h5py's lock."""
         missing, self._missing, self.problem = self._missing, [], None
-        self.fetch(missing, keep=True)
-
-    def trim(self) -> None:
-        """Drop the oldest pages beyond `KEPT`."""
-        while len(self._pages) > KEPT:
-            self._pages.pop(next(iter(self._pages)))
-
-    def fetch(self, ranges: Iterable[tuple[int, int]], *, keep: bool = False) -> None:
-        """Fetch missing pages of byte ranges, neighbours in one request, all requests at once.
-
-        With ``keep`` all pages stay, which a repeated read needs together.
-        """
-        wanted = sorted({page for part in ranges for page in _pages(*part)})
-        if not keep:
-            self.trim()
-            wanted = wanted[:KEPT]
-        missing = np.array([page for page in wanted if page not in self._pages], np.int64)
-        runs = [missing[group].tolist() for group in join(missing, np.ones_like(missing), gap=0)]
-        places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self.size)) for run in runs]
-        for run, data in zip(runs, get_all(self._remote, places), strict=True):
-            for count, page in enumerate(run):
-                self._pages[page] = data[count * PAGE : (count + 1) * PAGE]
-
-
-def _pages(first: int, stop: int) -> range:
-    return range(first // PAGE, -(-stop // PAGE))
+        self.pages.fetch(missing)

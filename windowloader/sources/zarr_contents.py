@@ -1,7 +1,7 @@
-"""Which arrays a Zarr store holds and what they mean: zarr-python reads the metadata, xarray says what they say.
+"""Which arrays a Zarr store holds and what they mean: zarr-python reads the metadata, xarray interprets them.
 
 In: a path, a URL, or a store, group or array of zarr-python. Out: `ZarrContents`. Metadata are read once: in two or
-three requests where they are consolidated, else those of the arrays that are named, else of all, by listing folders.
+three requests if they are consolidated, else those of the arrays that are named, else of all, by listing folders.
 Never reads the chunks of a variable.
 """
 
@@ -54,9 +54,9 @@ class Place:
     name : str
         For messages.
     key : tuple
-        Equal for what is the same place.
+        Equal for the same place.
     location : Location or None
-        Of the node, where TensorStore reads the store.
+        Of the node, if TensorStore reads the store.
     """
 
     node: Any = field(compare=False)
@@ -69,7 +69,7 @@ class Place:
         return ZarrContents(self)
 
     def parent(self) -> tuple[Place, str]:
-        """Return the node one step up, and the name of this one in it; no name where there is none."""
+        """Return the node one step up, and the name of this one in it; no name if there is none."""
         key, above = (*self.key, ".."), self.location and self.location.parent()
         path, name = split_path(self.node.path if self.location is None else self.location.path)
         store = self.node.store if above is None else store_of(above)
@@ -97,7 +97,7 @@ class ZarrContents(Contents):
     """The arrays below a place.
 
     Dimensions without a name, and those of an array that disagrees with the sizes of others of the same name, are
-    called ``phony_dim_…``: they say nothing.
+    called ``phony_dim_…``: they carry no meaning.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class ZarrContents(Contents):
     problems : dict of str to WindowLoaderError
         Why an array cannot be opened, by path.
     form : int or None
-        Version of the Zarr format, where the place has metadata of its own.
+        Version of the Zarr format, if the place has metadata of its own.
     """
 
     def __init__(self, place: Place) -> None:
@@ -156,14 +156,14 @@ class ZarrContents(Contents):
         Raises
         ------
         SourceNotFoundError
-            Where there are no metadata at all.
+            If there are no metadata at all.
         """
         path = None if variable is None else variable.strip("/")
         if self._listed if path is None else path in self.arrays or path in self.problems:
             return
         location, asked = self.place.location, Asked(self.name, doing="opened")
         if location is not None and location.local is not None:
-            Stamp.of(location.local)  # nothing there is its own error
+            Stamp.of(location.local)  # a clear error if it does not exist
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
             store = self.place.node.store
@@ -280,7 +280,7 @@ class ZarrContents(Contents):
         if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
             document = {**document, "data_type": "uint16", "fill_value": 0}
         array = zarr.Array.from_dict(self.place.node / path, document)
-        dict(array.attrs)  # which raises where they are no mapping
+        dict(array.attrs)  # which raises if they are no mapping
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
             check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
@@ -302,7 +302,7 @@ class ZarrContents(Contents):
         return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), self._attributes(path))
 
     def _attributes(self, path: str) -> dict[str, Any]:
-        """Attributes of an array, of which `_FillValue` says what marks a missing cell.
+        """Attributes of an array, of which `_FillValue` marks missing cells.
 
         That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
         zarr-python writes unasked.
@@ -327,7 +327,7 @@ class ZarrContents(Contents):
         return "zarr3" if self.arrays[path].metadata.zarr_format == 3 else "zarr"
 
     def identity(self, path: str) -> str:
-        """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
+        """Text that changes when the metadata of an array do, and on this machine when a chunk does."""
         files = []
         if (location := self.place.location) is not None and location.local is not None:
             # The folder changes when a chunk is replaced: those are written aside and renamed.
@@ -336,7 +336,7 @@ class ZarrContents(Contents):
         return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files))
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
+        """Paths of the arrays of numbers along time; if there are none, of those with more than one dimension."""
         found = super().variables()
         many = [path for path in found if self.dimensions(path) or self.arrays[path].ndim > 1]
         return tuple(many) or found
@@ -407,7 +407,7 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
-    """Return an array as TensorStore has it open; `SourceFormatError` where its metadata are not known to it."""
+    """Return an array as TensorStore has it open; `SourceFormatError` if it does not support the metadata."""
     spec = {
         "driver": driver,
         "kvstore": location.store(),

@@ -12,7 +12,7 @@ import xarray as xr
 
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
-from windowloader.sources import remote_objects as blobs
+from windowloader.sources import remote_objects
 from windowloader.sources.netcdf import open_netcdf
 from windowloader.sources.numpy_files import open_object
 from windowloader.testing import check_source
@@ -165,9 +165,9 @@ def test_a_time_axis_in_many_chunks_is_asked_for_at_once(place, static, monkeypa
         file["time"].make_scale("time")
         file["speed"].dims[0].attach_scale(file["time"])
         file["speed"].dims[1].label = "x"
-    together, ask = [], blobs.get_all
+    together, ask = [], remote_objects.get_all
     monkeypatch.setattr(
-        blobs, "get_all", lambda remote, ranges: together.append(len(ranges)) or ask(remote, ranges)
+        remote_objects, "get_all", lambda remote, ranges: together.append(len(ranges)) or ask(remote, ranges)
     )
     static.clear()
     series = wl.open(url, variables=["speed"], storage_options=options)

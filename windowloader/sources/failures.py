@@ -42,10 +42,8 @@ SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
 
-S3 = ("Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}; or set "
-      "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")  # fmt: skip
-GS = ("Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a public "
-      "bucket pass storage_options={'anon': True}.")  # fmt: skip
+S3 = "Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}."
+GS = "Set GOOGLE_APPLICATION_CREDENTIALS or, for a public bucket, pass storage_options={'anon': True}."
 HTTP = "The web server asks for credentials; pass a URL that needs none, such as a signed one."
 CREDENTIALS = {"": S3, "s3": S3, "s3a": S3, "file": S3, "gs": GS, "gcs": GS, "http": HTTP, "https": HTTP}
 
@@ -58,23 +56,17 @@ ABSENT = "credentials are absent or not enough. $credentials"
 DAMAGED = (
     "stored bytes are not what was written$chunk. Restore the object from its origin, or write it again."
 )
-UNSUPPORTED = (
-    "cannot be opened. It is damaged, or holds something that is not supported. Open it with the library that wrote "
-    "it, and pass what that returns; where that works and this does not, please report it."
-)
 # Access to a store, and existence of what is in it.
 ACCESS: Rules = (
     (SourceNotFoundError, r"NoSuchBucket|bucket[^\n]*(?:not exist|not found)",
      "the bucket does not exist at this endpoint; check its name and endpoint_url."),
     (CorruptDataError, rf"\ANOT_FOUND.*(?:chunk|{CHUNK})",
-     "a chunk is missing$chunk. If absent chunks mean the fill value, pass fill_missing=True; else the store is "
-     "incomplete: write it again."),
+     "a chunk is missing$chunk. If absent chunks mean the fill value, pass fill_missing=True; else write it again."),
     (SourceNotFoundError, r"\ANOT_FOUND", NOTHING),
     (CredentialsError, r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|AuthorizationQuery|"
      r"\bregion\b[^\n]*(?:wrong|expect)",
      "the bucket is in another region; pass storage_options={'region': …} or set AWS_REGION."),
-    (CredentialsError, "RequestTimeTooSkewed",
-     "the clock of this machine is wrong, so the signature is refused; set the clock."),
+    (CredentialsError, "RequestTimeTooSkewed", "the clock of this machine is wrong; set it."),
     (CredentialsError, r"ExpiredToken|\A(?:PERMISSION_DENIED|UNAUTHENTICATED).*(?-i:Expired)",
      "credentials have expired. $credentials"),
     (CredentialsError, "InvalidAccessKeyId|SignatureDoesNotMatch", "credentials are wrong. $credentials"),
@@ -83,17 +75,15 @@ ACCESS: Rules = (
 )  # fmt: skip
 FAULTS: Rules = (
     (SourceError, REDIRECT.pattern,
-     "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass the URL "
-     "that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."),
+     "the server redirects to another URL, which is not followed. Pass that URL; a page to log in asks for "
+     "storage_options={'headers': …}."),
     (SourceError, "was ignored by server",
-     "the server ignores Range: it sends the whole object where a part was asked. Read from a server that answers "
-     "ranges (206), or copy the data here."),
+     "the server ignores Range: it sends the whole object where a part was asked. Copy the data here."),
     (SourceTimeoutError, CLASS + r"TimeoutError|too slow|timed out|timeout was reached|DEADLINE_EXCEEDED",
-     "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
-     "storage_options={'timeout': …}."),
-    # Metadata that TensorStore does not take; NaN among attributes is no JSON, but common.
+     "the store did not answer. Try again, or raise storage_options={'timeout': …}."),
+    # Metadata that TensorStore does not accept; NaN among attributes is not JSON, but common.
     (SourceFormatError, r"\AFAILED_PRECONDITION(?=.*Error opening).*Error parsing|\ADATA_LOSS.*Invalid JSON",
-     "TensorStore does not know a codec or a word of the array's metadata."),
+     "TensorStore does not support a codec or a word of the array's metadata."),
     (CorruptDataError, r"\A(?:DATA_LOSS|OUT_OF_RANGE)", DAMAGED),
     (CorruptDataError, r"\A(?:FAILED_PRECONDITION|INVALID_ARGUMENT|INTERNAL|NONE)\b.*(?:digest|checksum|"
      r"crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|uncompressed|"
@@ -103,22 +93,19 @@ FAULTS: Rules = (
     (SourceError, "not connect|resolve host", "the store cannot be reached; check endpoint_url and the network."),
     (SourceError, r"\A(?:ABORTED|UNAVAILABLE|RESOURCE_EXHAUSTED)",
      "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."),
-    (SourceFormatError, r"\A(?:INVALID_ARGUMENT|UNIMPLEMENTED)",
-     "this array cannot be opened as it is; its metadata or codec is not supported."),
+    (SourceFormatError, r"\A(?:INVALID_ARGUMENT|UNIMPLEMENTED)", "its metadata or codec is not supported."),
     (SourceFormatError, "protocol not known",
-     "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which need "
-     "their package (adlfs for abfs://, sshfs for ssh://)."),
+     "its scheme is not known. There are s3://, gs://, http://, https://, file:// and those of fsspec's packages."),
     (MissingExtraError, CLASS + "ImportError", "it needs $package, which is not installed: pip install $package."),
     (SourceNotFoundError, CLASS + "FileNotFoundError", NOTHING),
-    (CredentialsError, CLASS + "PermissionError",
-     "reading is not allowed; check the credentials or the file's permissions."),
+    (CredentialsError, CLASS + "PermissionError", "reading is not allowed; check credentials and permissions."),
     (SourceError, CLASS + "MemoryError",
-     "more memory was needed than there is. Where its shape is not what was written, it is damaged; else open a part "
-     "of it, or convert it to Zarr in a place with more memory."),
+     "more memory was needed than there is. Open a part of it; if its shape is wrong, it is damaged."),
     (CorruptDataError, CLASS + "(?:RecursionError|UnicodeError|EOFError)",
      "its metadata or text cannot be read: restore it from its origin."),
     (SourceError, CLASS + "OSError", "cannot be $doing."),
-    (SourceFormatError, "", UNSUPPORTED),
+    (SourceFormatError, "", "cannot be opened: it is damaged or not supported. Open it with the library that wrote it, "
+     "and pass what that returns."),
 )  # fmt: skip
 
 
@@ -233,7 +220,7 @@ class Guard:
     >>> with Guard(Asked("a.npy", doing="opened")):
     ...     {}["shape"]
     Traceback (most recent call last):
-    windowloader.errors.SourceFormatError: 'a.npy': cannot be opened. ... Cause: KeyError: 'shape'
+    windowloader.errors.SourceFormatError: 'a.npy': cannot be opened: ... Cause: KeyError: 'shape'
     """
 
     asked: Asked

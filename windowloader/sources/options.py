@@ -199,10 +199,8 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
     text = os.fspath(target)
     scheme = SCHEMES.get(scheme_of(text))
     if scheme is None:
-        raise SourceFormatError(
-            f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads "
-            f"{', '.join(sorted(filter(None, SCHEMES)))}."
-        )
+        known = ", ".join(sorted(filter(None, SCHEMES)))
+        raise SourceFormatError(f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads {known}.")
     options = _checked(scheme, storage_options or {})
     limits = {name: options.pop(name) for name in ("timeout", "cache_bytes") if name in options}
     limit, retries = int(options.pop("request_limit", 32)), int(options.pop("retries", 12))
@@ -225,10 +223,8 @@ def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(options) - known):
         close = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
         shown = [f"{name} (meant: {found[0]}?)" if found else name for name, found in close.items()]
-        raise SourceFormatError(
-            f"storage_options of {scheme!r} has {', '.join(shown)}, which is not known. Known are "
-            f"{', '.join(sorted(known))}."
-        )
+        listed = f"{', '.join(shown)}, which is not known. Known are {', '.join(sorted(known))}."
+        raise SourceFormatError(f"storage_options of {scheme!r} has {listed}")
     for name in LIMITS:
         value = options.get(name, 1)
         if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "retries"):
@@ -246,8 +242,7 @@ def _bucket(text: str) -> tuple[str, str]:
     bucket, _, path = text.partition("://")[2].partition("/")
     if "@" in bucket or re.search(r"\?[\w.~+-]+=", path):
         raise SourceFormatError(
-            f"{text!r} has a user, a password or a query, of which a bucket's URL has none. Pass keys in "
-            "storage_options; a signed URL begins with https://."
+            f"{text!r} has a user or a query. Pass keys in storage_options; a signed URL begins with https://."
         )
     return bucket, path
 
@@ -264,10 +259,8 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
     kvstore = {name: value for name, value in kvstore.items() if value}
     key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
     if bool(key) != bool(secret):
-        raise SourceFormatError(
-            f"storage_options has {'key' if key else 'secret'!r} without {'secret' if key else 'key'!r}; "
-            "give both, or anon=True for a public bucket."
-        )
+        have, lack = ("key", "secret") if key else ("secret", "key")
+        raise SourceFormatError(f"storage_options has {have!r} without {lack!r}; give both, or anon=True.")
     where = Location(f"s3://{bucket}/{path}", "s3", kvstore, path)
     if options.get("anon") or not key:
         return replace(where, context={"aws_credentials": _credentials(options)})
@@ -298,8 +291,7 @@ def _credentials(options: Mapping[str, Any]) -> dict[str, str]:
 def _gcs(text: str, options: dict[str, Any]) -> Location:
     bucket, path = _bucket(text)
     endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
-    url = f"gs://{bucket}/{path}"
-    token = options.get("token")
+    url, token = f"gs://{bucket}/{path}", options.get("token")
     if options.get("anon") or token == "anon":
         # A public bucket is a web server; TensorStore's own driver would look for credentials first.
         base = (endpoint or "https://storage.googleapis.com").rstrip("/")
@@ -309,8 +301,7 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
     if token and token not in ("google_default", "cloud"):
         if not os.path.isfile(token):
             raise SourceFormatError(
-                "storage_options['token'] of a gs:// URL is the path of a JSON file of credentials, 'anon', "
-                "'google_default' or 'cloud'; there is no file of the name that was given."
+                "storage_options['token'] of a gs:// URL must be the path of a JSON file, or 'anon'."
             )
         _set("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(token), "token (the path of a JSON file)")
     payer = {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
@@ -321,8 +312,7 @@ def _set(name: str, value: str, option: str) -> None:
     """Set a variable that TensorStore reads once for the whole process; raise if it has another value."""
     if os.environ.setdefault(name, value) != value:
         raise SourceFormatError(
-            f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r}, and it holds for the "
-            "whole process. Use one value, or unset the variable before windowloader is used."
+            f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r} for the whole process."
         )
 
 

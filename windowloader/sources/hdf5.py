@@ -1,7 +1,8 @@
 """What an HDF5 or netCDF-4 file holds, here or in a bucket: its groups, arrays, frames of pandas and records.
 
-In: a file's stamp or an object. Out: `HDF5Contents`. h5netcdf and xarray describe a group, or h5py if they refuse one
-for a broken neighbour. Never reads values when describing, never unpickles, never lets an object name a local file.
+In: a file's stamp or an object. Out: `HDF5Contents`. Names and scales of dimensions are those of netCDF-4, read by
+h5py: h5netcdf refuses a whole file for one broken name. Never reads values when describing, never unpickles, never lets
+an object name a local file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import h5netcdf
 import h5py
 import numpy as np
 import xarray
@@ -36,6 +36,7 @@ MOST_CHUNKS = 4096  # of a coordinate that are read at once
 NO_NUMBERS = ["char", "cell", "struct", "function_handle", "table", "string"]  # of MATLAB: codes, references
 INTERNAL = ("#refs#", "#subsystem#")  # of MATLAB
 STRUCTURE = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
+RENAMED = "_nc4_non_coord_"  # of netCDF-4: an array that is named as a dimension which it does not lie along
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"
 # What h5py raises for a dangling link, a damaged header, a type that NumPy does not have.
 REFUSED = (KeyError, OSError, RuntimeError, ValueError, TypeError)
@@ -77,7 +78,7 @@ class HDF5Contents(Contents):
 
         def use(file: Any) -> T:
             if self._described is not file:
-                self._survey(file)
+                self._look(file)
                 if (problem := self.problem()) is not None:  # which was suppressed: what was found is not all
                     raise problem
                 self._described = file
@@ -142,23 +143,21 @@ class HDF5Contents(Contents):
         """Return the dataset of a variable, if any; netCDF-4 renames one that is named as a foreign dimension."""
         group, _, name = path.rpartition("/")
         file = self._described
-        found = file.get(f"{group}/_nc4_non_coord_{name}") or file.get(path)
+        found = file.get(f"{group}/{RENAMED}{name}") or file.get(path)
         return found if isinstance(found, h5py.Dataset) else None
 
     def frame(self, path: str) -> Any:
         """Return the group of a frame."""
         return self._described[path]
 
-    def _survey(self, file: Any) -> None:
+    def _look(self, file: Any) -> None:
         """Look at every name once, and describe the groups, parents before children."""
-        groups: dict[str, Any] = {}
-        by_h5py: set[str] = set()
         remote = not isinstance(self.where, Stamp)
-        self.frames, self.tables, self.elsewhere = [], [], []
+        groups, self.frames, self.tables, self.elsewhere = {}, [], [], []
         left: list[tuple[str, Any, tuple[Any, ...]]] = [("", file["/"], ())]
         while left:
             path, group, above = left.pop()
-            groups[path] = group
+            arrays: dict[str, Any] = {}
             for name in group:
                 with suppress(*REFUSED):
                     inner = f"{path}/{name}".lstrip("/")
@@ -167,23 +166,25 @@ class HDF5Contents(Contents):
                         continue
                     item = group[name]
                     frame = isinstance(item, h5py.Group) and is_frame(item)
-                    members = item.values() if frame else ()
-                    if remote and any(_is_elsewhere(one, file) for one in (item, *members)):
+                    if remote and any(
+                        _is_elsewhere(one, file) for one in (item, *(item.values() if frame else ()))
+                    ):
                         self.elsewhere.append(inner)
-                    elif isinstance(item, h5py.Dataset):
-                        self.tables += [inner] if item.dtype.names and item.shape else []
-                        by_h5py |= {path} if any(dim.label for dim in item.dims) else set()
                     elif frame:
                         self.frames.append(inner)
-                        groups[inner] = item
-                    elif (
-                        isinstance(item, h5py.Group) and name not in INTERNAL and item not in (group, *above)
-                    ):
-                        left.append((inner, item, (group, *above)))  # a link to a group above would never end
+                        inside = {key: one for key, one in item.items() if isinstance(one, h5py.Dataset)}
+                        groups[inner] = _dataset(item, inside, remote)
+                    elif isinstance(item, h5py.Group):
+                        if name not in INTERNAL and item not in (group, *above):  # else it would never end
+                            left.append((inner, item, (group, *above)))
+                    elif isinstance(item, h5py.Dataset) and item.dtype.names:
+                        self.tables += [inner] if item.shape else []
+                    elif isinstance(item, h5py.Dataset) and item.shape is not None:
+                        arrays[name] = item
+            groups[path] = _dataset(group, arrays, remote)
         self.frames.sort()
-        by_h5py |= set(groups) if self.elsewhere else set()
-        self.groups = _describe(file, groups, by_h5py, remote)
-        self.groups |= {path: _records(file[path], path) for path in self.tables}
+        groups |= {path: _records(file[path], path) for path in self.tables}
+        self.groups = dict(sorted(groups.items()))
 
 
 def _is_elsewhere(item: Any, file: Any) -> bool:
@@ -193,48 +194,22 @@ def _is_elsewhere(item: Any, file: Any) -> bool:
     return isinstance(item, h5py.Dataset) and bool(item.external or item.is_virtual)
 
 
-def _describe(file: Any, groups: dict[str, Any], by_h5py: set[str], remote: bool) -> dict[str, Any]:
-    """Return one raw `xarray.Dataset` a group: by h5netcdf and xarray, or by h5py, if asked or they refuse."""
-    root: Any = None
-    found = {}
-    if by_h5py != set(groups):
-        with suppress(Exception):  # one name that it cannot describe makes it refuse all
-            root = h5netcdf.File(file, "r", phony_dims="sort", decode_vlen_strings=True)
-    how: dict[str, Any] = {"decode_cf": False, "create_default_indexes": False, "cache": False}
-    for path in sorted(groups):
-        if path not in by_h5py:
-            with suppress(Exception):
-                store = xarray.backends.H5NetCDFStore(root[path] if path else root)
-                found[path] = xarray.open_dataset(store, **how)
-        if path not in found:
-            found[path] = _by_h5py(groups[path], remote)
-    return found
-
-
-def _by_h5py(group: Any, remote: bool) -> xarray.Dataset:
-    """Describe a group by the names and scales of its datasets' dimensions; of an object without those elsewhere."""
+def _dataset(group: Any, arrays: dict[str, Any], remote: bool) -> xarray.Dataset:
+    """Return a group as a raw `xarray.Dataset`, by the names and scales that the dimensions of its arrays have."""
     found: dict[str, xarray.Variable] = {}
     sizes: dict[str, int] = {}
-    for name in group:
+    for stored, item in arrays.items():
         with suppress(*REFUSED):
-            item = group[name]
-            kind = item.dtype.kind if isinstance(item, h5py.Dataset) and item.shape is not None else ""
+            name, kind = stored.removeprefix(RENAMED), item.dtype.kind
             values = item.asstr() if kind == "O" else item  # which raises if it is not text
             if kind not in tuple("fiubcSO") or (item.is_scale and NO_VARIABLE in str(item.attrs.get("NAME"))):
                 continue
-            if remote and _is_elsewhere(item, group.file):
-                continue
             dims: list[str] = [name] if item.is_scale and item.ndim else []
             for place in range(len(dims), item.ndim):
-                size, (scale, own) = item.shape[place], _dimension(item.dims[place])
+                size, (scale, own) = item.shape[place], _dimension(item.dims[place], remote)
                 if not own or own in (name, *dims) or sizes.get(own, size) != size:
                     own = f"phony_dim_{name}_{place}"
-                elif (
-                    scale is not None
-                    and own not in group  # but in another
-                    and scale.shape == (size,)
-                    and not (remote and _is_elsewhere(scale, group.file))
-                ):
+                elif scale is not None and own not in group and scale.shape == (size,):  # in another group
                     found[own] = xarray.Variable([own], _lazy(scale), _attributes(scale))
                 dims.append(own)
             found[name] = xarray.Variable(dims, _lazy(values), _attributes(item))
@@ -243,11 +218,13 @@ def _by_h5py(group: Any, remote: bool) -> xarray.Dataset:
     return xarray.Dataset(found, xarray.Coordinates(along, indexes={}))
 
 
-def _dimension(dim: Any) -> tuple[Any, str]:
-    """Scale of a dimension, the last if there are several, and its name; None if none opens."""
+def _dimension(dim: Any, remote: bool) -> tuple[Any, str]:
+    """Scale of a dimension, the last if there are several, and its name; None if none opens, or it may not be read."""
     with suppress(*REFUSED):
         scale = dim[len(dim) - 1] if len(dim) else None
-        return scale, dim.label if scale is None else os.path.basename(scale.name)
+        if scale is None:
+            return None, dim.label
+        return None if remote and _is_elsewhere(scale, scale.file) else scale, os.path.basename(scale.name)
     return None, ""
 
 

@@ -91,7 +91,7 @@ class HDF5File:
         Raises
         ------
         CorruptDataError
-            For whatever h5py, h5netcdf or xarray raise on damage.
+            For whatever h5py or xarray raise on damage.
         SourceFormatError
             If it is not HDF5.
         WindowLoaderError
@@ -148,13 +148,9 @@ class HDF5File:
                 raise self.raw.problem from None
             what = f"{doing or f'the metadata of {self.where.name!r}'} cannot be read"
             if plugins and "filter" in str(error):
-                raise SourceFormatError(
-                    f"{what} by the filter {plugins} of hdf5plugin: {error}. Stored bytes are damaged, or of a "
-                    "version that it does not read. Update hdf5plugin, or restore the file from its origin."
-                ) from None
-            raise CorruptDataError(
-                f"{what}: {error}. The file is damaged, or was not written to its end."
-            ) from None
+                advice = f"Update {plugins} of hdf5plugin, or restore the file, which may be damaged."
+                raise SourceFormatError(f"{what}: {error}. {advice}") from None
+            raise CorruptDataError(f"{what}: {error}. The file is damaged, or cut short.") from None
 
     def dataset(self, file: Any, path: str) -> Any:
         """Return the identifier of a dataset; a lookup takes longer than the read of a few rows."""
@@ -191,7 +187,9 @@ _PAGES: weakref.WeakValueDictionary[int, Pages] = weakref.WeakValueDictionary() 
 class NotHDF5Error(SourceFormatError):
     """An object is not an HDF5 file; `head`, its first bytes, may tell what it is."""
 
-    head = b""
+    def __init__(self, message: str, head: bytes = b"") -> None:
+        super().__init__(message)
+        self.head = head
 
 
 def _end_of_file(remote: RemoteObject) -> tuple[int, bytes]:
@@ -201,11 +199,7 @@ def _end_of_file(remote: RemoteObject) -> tuple[int, bytes]:
     while not head.startswith(SIGNATURE):  # a user's block may stand before it
         head = b"" if first.startswith(OTHER) or base > 1 << 20 else _bytes(remote, base, 64)
         if not head:
-            error = NotHDF5Error(
-                f"{remote.name!r} is no HDF5 file: it has no HDF5 signature, and begins with {first[:8]!r}."
-            )
-            error.head = first
-            raise error
+            raise NotHDF5Error(f"{remote.name!r} is no HDF5 file: it begins with {first[:8]!r}.", first)
         base *= 2
     old = head[8] < 2
     width, place = head[13 if old else 9], (24 + 4 * (head[8] == 1)) if old else 12
@@ -349,8 +343,8 @@ def _table(dataset: Any) -> Table:
     grid = [-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
     if math.prod(grid) > MOST_CHUNKS:
         raise CorruptDataError(
-            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, of which "
-            f"{MOST_CHUNKS} are listed at most. If that is not damage, copy it into larger chunks."
+            f"{dataset.name!r} of shape {dataset.shape} has {math.prod(grid)} chunks of {dataset.chunks}, more than "
+            f"{MOST_CHUNKS}. If that is not damage, copy it into larger chunks."
         )
     places = np.full((3, *grid), -1, np.int64)
     found: list[Any] = []
@@ -387,9 +381,8 @@ def _check_filters(dataset: Any, name: str) -> None:
                 importlib.import_module("hdf5plugin")  # registers its filters
         if not h5py.h5z.filter_avail(number):
             raise SourceFormatError(
-                f"{name!r} is compressed by the filter {number} ({PLUGINS.get(number, 'unknown here')}), which HDF5 "
-                "does not have here: pip install hdf5plugin, which is used where it is installed. Or write the file "
-                "anew with gzip."
+                f"{name!r} is compressed by the filter {number} ({PLUGINS.get(number, 'unknown here')}), which is not "
+                "installed: pip install hdf5plugin, or write the file anew with gzip."
             )
 
 

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["XarraySource", "list_netcdf", "list_xarray", "open_netcdf", "open_xarray"]
 
-ENGINES = {
-    "h5netcdf": (("h5py", "xarray", "h5netcdf"), "netcdf", "HDF5"),
-    "scipy": (("xarray", "scipy"), "netcdf", "netCDF 3"),
-    "netcdf4": (("xarray", "netCDF4"), "netcdf4", "netCDF 3 with 64-bit data"),
-    "cfgrib": (("xarray", "cfgrib"), "grib", "GRIB"),
+ENGINES = {  # module, extra, and what it reads
+    "h5py": ("h5py", "netcdf", "HDF5"),
+    "scipy": ("scipy", "netcdf", "netCDF 3"),
+    "netcdf4": ("netCDF4", "netcdf4", "netCDF 3 with 64-bit data"),
+    "cfgrib": ("cfgrib", "grib", "GRIB"),
 }
 HEADS = {b"GRIB": "cfgrib", b"CDF\1": "scipy", b"CDF\2": "scipy", b"CDF\5": "netcdf4"}
 
@@ -54,7 +54,7 @@ class FileOpener:
         The file or object; None if it is not known.
     key : object
         The same for the same file or object.
-    engine : {"h5netcdf", "scipy", "netcdf4", "cfgrib"}
+    engine : {"h5py", "scipy", "netcdf4", "cfgrib"}
         Of HDF5, of netCDF 3 (classic and 64-bit offset), of netCDF 3 with 64-bit data, of GRIB.
     groups : dict of str to xarray.Dataset, optional
         What a user opened or made, by path: its values are as xarray shows them.
@@ -71,12 +71,10 @@ class FileOpener:
         """Return the opener of a path, by the file's first bytes, or of a URL of HDF5."""
         if "://" in os.fspath(target):
             remote = remote_object(target, storage_options)
-            return cls(
-                remote.name, remote, digest(target, sorted((storage_options or {}).items())), "h5netcdf"
-            )
+            return cls(remote.name, remote, digest(target, sorted((storage_options or {}).items())), "h5py")
         stamp = Stamp.of(target)
         with open(stamp.path, "rb") as file:
-            return cls(stamp.path, stamp, stamp, HEADS.get(file.read(4), "h5netcdf"))
+            return cls(stamp.path, stamp, stamp, HEADS.get(file.read(4), "h5py"))
 
     def check(self) -> None:
         """Raise if a file is no longer what was opened."""
@@ -88,10 +86,9 @@ class FileOpener:
         if self.groups is not None:
             return Contents(self.name, self.groups)
         self.check()
-        packages, extra, what = ENGINES[self.engine]
-        for module in packages:
-            optional(module, extra=extra, purpose=f"opening {self.name!r} ({what})")
-        if self.engine == "h5netcdf":
+        module, extra, what = ENGINES[self.engine]
+        optional(module, extra=extra, purpose=f"opening {self.name!r} ({what})")
+        if self.engine == "h5py":
             from .hdf5 import HDF5Contents
 
             return HDF5Contents(self.where)

@@ -42,7 +42,7 @@ SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
 
-S3 = "Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}."
+S3 = "Pass storage_options={'key': …, 'secret': …}, or {'anon': True} for a public bucket, or set AWS_ACCESS_KEY_ID."
 GS = "Set GOOGLE_APPLICATION_CREDENTIALS or, for a public bucket, pass storage_options={'anon': True}."
 HTTP = "The web server asks for credentials; pass a URL that needs none, such as a signed one."
 CREDENTIALS = {"": S3, "s3": S3, "s3a": S3, "file": S3, "gs": GS, "gcs": GS, "http": HTTP, "https": HTTP}

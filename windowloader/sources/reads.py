@@ -31,19 +31,7 @@ from .processes import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = [
-    "Done",
-    "Pending",
-    "Progress",
-    "Read",
-    "begun",
-    "in_thread",
-    "lend",
-    "received",
-    "taken",
-    "wait",
-    "wait_all",
-]
+__all__ = ["Done", "Pending", "Progress", "Read", "begun", "in_thread", "lend", "taken", "wait", "wait_all"]
 
 T = TypeVar("T")
 

@@ -35,20 +35,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "FsspecObject",
-    "MissingPagesError",
-    "ObjectFile",
-    "Pages",
-    "RemoteObject",
-    "check_bucket",
-    "get",
-    "join",
-    "list_folder",
-    "open_store",
-    "remote_object",
-    "wait_for",
-]
+__all__ = ["RemoteObject", "get", "join", "list_folder", "open_store", "remote_object", "wait_for"]
 
 LISTED = ("s3", "gcs")  # stores that fsspec lists with a delimiter, where its package is installed
 PAGE = 64 << 10  # of a file over an object: 12 requests for the metadata of five variables, 10 of 1 MiB

@@ -24,7 +24,7 @@ from .handles import Stamp
 from .hdf5_dataset import HDF5File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .remote_objects import RemoteObject
 
@@ -205,15 +205,19 @@ def _dataset(group: Any, arrays: dict[str, Any], remote: bool) -> xarray.Dataset
             if kind not in tuple("fiubcSO") or (item.is_scale and NO_VARIABLE in str(item.attrs.get("NAME"))):
                 continue
             dims: list[str] = [name] if item.is_scale and item.ndim else []
+            shape = list(item.shape)
             for place in range(len(dims), item.ndim):
-                size, (scale, own) = item.shape[place], _dimension(item.dims[place], remote)
+                scale, own = _dimension(item.dims[place], remote)
+                if scale is not None and item.maxshape[place] is None:  # as long as the unlimited dimension
+                    shape[place] = max(shape[place], *scale.shape[:1])
+                size = shape[place]
                 if not own or own in (name, *dims) or sizes.get(own, size) != size:
                     own = f"phony_dim_{name}_{place}"
                 elif scale is not None and own not in group and scale.shape == (size,):  # in another group
                     found[own] = xarray.Variable([own], _lazy(scale), _attributes(scale))
                 dims.append(own)
-            found[name] = xarray.Variable(dims, _lazy(values), _attributes(item))
-            sizes |= zip(dims, item.shape, strict=True)
+            found[name] = xarray.Variable(dims, _lazy(values, shape, item.fillvalue), _attributes(item))
+            sizes |= zip(dims, shape, strict=True)
     along = {name: found.pop(name) for name in sizes if name in found}
     return xarray.Dataset(found, xarray.Coordinates(along, indexes={}))
 
@@ -252,20 +256,26 @@ def _records(table: Any, path: str) -> xarray.Dataset:
     return xarray.Dataset(found)
 
 
-def _lazy(values: Any) -> Any:
-    return indexing.LazilyIndexedArray(_Values(values))
+def _lazy(values: Any, shape: Sequence[int] = (), fill: Any = 0) -> Any:
+    return indexing.LazilyIndexedArray(_Values(values, shape, fill))
 
 
 class _Values(xarray.backends.BackendArray):
-    """Values of a dataset, or of a field of its records, read when asked for."""
+    """Values of a dataset, or of a field of its records, read when asked for; ``fill`` up to a longer shape."""
 
-    def __init__(self, values: Any) -> None:
-        self.values, self.dtype = values, values.dtype.base
-        self.shape = (*values.shape, *values.dtype.shape)
+    def __init__(self, values: Any, shape: Sequence[int], fill: Any) -> None:
+        self.values, self.dtype, self.fill = values, values.dtype.base, fill
+        self.shape = tuple(shape) or (*values.shape, *values.dtype.shape)
 
     def __getitem__(self, key: Any) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, place: tuple[Any, ...]) -> Any:
         rank = len(self.values.shape)  # of the records; a field may have dimensions of its own
-        return np.asarray(self.values[place[:rank]])[(..., *place[rank:])]
+        found = np.asarray(self.values[place[:rank]])[(..., *place[rank:])]
+        kept = [(part, size) for part, size in zip(place, self.shape, strict=True) if isinstance(part, slice)]
+        lack = [
+            len(range(*part.indices(size))) - have
+            for (part, size), have in zip(kept, found.shape, strict=True)
+        ]
+        return np.pad(found, [(0, some) for some in lack], constant_values=self.fill) if any(lack) else found

@@ -12,8 +12,8 @@ import xarray as xr
 
 import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceChangedError, SourceNotFoundError
-from windowloader.sources import remote_objects as blobs
-from windowloader.sources.hdf5 import open_hdf5
+from windowloader.sources import remote_objects
+from windowloader.sources.netcdf import open_netcdf
 from windowloader.sources.numpy_files import open_npy, open_raw
 from windowloader.testing import check_source
 
@@ -47,7 +47,7 @@ def test_npy_and_hdf5_by_counted_ranges(place, static):
     path, url, options = place("counted.h5")
     with h5py.File(path, "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(7, 3), compression="gzip", shuffle=True)
-    source = open_hdf5(url, storage_options=options)
+    source = open_netcdf(url, storage_options=options)
     static.clear()
     source.read(4, 13, out)
     np.testing.assert_array_equal(out, VALUES[4:13])
@@ -70,7 +70,7 @@ def test_ranges_pass_the_suite(place, form):
         filters = {"chunks": (7, 3), "compression": "gzip"} if form == "chunked" else {}
         with h5py.File(path, "w") as file:
             file.create_dataset("speed", data=VALUES, **filters)
-        source = open_hdf5(url, storage_options=options)
+        source = open_netcdf(url, storage_options=options)
     check_source(source, VALUES, fork=False)
 
 
@@ -165,9 +165,9 @@ def test_a_time_axis_in_many_chunks_is_asked_for_at_once(place, static, monkeypa
         file["time"].make_scale("time")
         file["speed"].dims[0].attach_scale(file["time"])
         file["speed"].dims[1].label = "x"
-    together, ask = [], blobs.get_all
+    together, ask = [], remote_objects.get_all
     monkeypatch.setattr(
-        blobs, "get_all", lambda blob, ranges: together.append(len(ranges)) or ask(blob, ranges)
+        remote_objects, "get_all", lambda remote, ranges: together.append(len(ranges)) or ask(remote, ranges)
     )
     static.clear()
     series = wl.open(url, variables=["speed"], storage_options=options)

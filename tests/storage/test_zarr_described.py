@@ -369,3 +369,18 @@ def test_damaged_metadata_are_an_error_that_names_the_array(tmp_path, at, value,
     file.write_text(json.dumps(document))
     with pytest.raises(SourceFormatError, match="a.zarr"):
         wl.open(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(("form", "most"), [(2, 11), (3, 4)])
+def test_a_lone_array_is_labelled_in_few_requests(bucket, moved, s3, form, most):
+    """Its own metadata and those of its dimensions beside it; nothing of the folder."""
+    name = bucket(f"lone{form}.zarr", era(), zarr_format=form, consolidated=False)
+    url = f"{moved(name)}/t2m"
+    s3.clear()
+    options = {"endpoint_url": s3.url, "key": "k", "secret": "s"}
+    source = open_chunked(url, storage_options=options)
+    asked = [entry.path.partition("?")[0] for entry in s3.log]
+    assert len(asked) == len(set(asked)) <= most, asked
+    np.testing.assert_array_equal(source.timestamps(), TIMES)
+    np.testing.assert_array_equal(source.labels(2), [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(rows(source), VALUES)

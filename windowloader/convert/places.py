@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
-from windowloader.sources.kvstore import check_bucket
 from windowloader.sources.options import locate, supported
+from windowloader.sources.remote_objects import check_bucket
 
 from .stores import DOCUMENT, NpyStore, Objects, ZarrStore
 

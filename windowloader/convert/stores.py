@@ -20,8 +20,8 @@ import numpy as np
 from windowloader.errors import ConversionError, CorruptDataError
 from windowloader.series.clock import Clock
 from windowloader.sources.failures import Asked
-from windowloader.sources.kvstore import open_store
 from windowloader.sources.reads import Progress, wait
+from windowloader.sources.remote_objects import open_store
 from windowloader.util.calendars import Times, own
 
 if TYPE_CHECKING:

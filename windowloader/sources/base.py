@@ -224,7 +224,7 @@ class Source:
         """
         from .reads import in_thread
 
-        return in_thread(self.name, self.read, start, stop, out, *(() if box is None else (box,)))
+        return in_thread(self.read, start, stop, out, *(() if box is None else (box,)))
 
     def array(self) -> np.ndarray | None:
         """Return an addressable array of `shape` and `dtype` (in memory or mapped), or None where rows must be read."""

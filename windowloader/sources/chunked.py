@@ -27,9 +27,9 @@ from .failures import Asked, explained
 from .handles import bytes_on_disk
 from .options import scheme_of
 from .packing import delivered, packing
-from .processes import tensorstore
+from .processes import PerProcess, tensorstore
+from .ranges import RemoteSource, put
 from .reads import Progress, Read, lend
-from .remote import Opened, RemoteSource
 from .remote_objects import pool, renew_pool
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ZarrSource", "is_chunked", "list_arrays", "open_chunked"]
 
 SUFFIXES = (".zarr", ".zarr2", ".zarr3")
-SHARD_CACHE = 16 << 20  # keeps indices of shards, which would be fetched again for every read
+SHARD_CACHE = 16 << 20  # holds indices of shards, which would be fetched again for every read
 AT_ONCE, PIECES = 10, 16  # chunks that zarr-python asks for at a time, and reads at a time at most
 TIMEOUT = 300.0  # zarr-python and what lies below have their own retries
 
@@ -95,15 +95,14 @@ class ZarrSource(RemoteSource):
             chunks=stored.chunks,
             description=StoreDescription(place, path, time_dimension(array, axes)),
         )
+        self._process: PerProcess[_TensorStoreRows | _ZarrRows] = PerProcess()
         self.node, self.identity, self.fill_missing = place.node / path, contents.identity(path), fill_missing
         self.location: Location | None = place.location and place.location.child(path)
         self.fill_value = delivered(self.packing, dtype, stored.fill_value)
         self.names = _codecs(stored)
         self.stored_itemsize, self.driver = stored.dtype.itemsize, contents.driver(path)
         self.stored_shape, self.stored_chunks = raw.shape, stored.chunks
-        self.objects: tuple[int, ...] = (
-            stored.shards or stored.chunks
-        )  # sizes of what has a key, in the stored order
+        self.objects: tuple[int, ...] = stored.shards or stored.chunks  # what has a key, in the stored order
         self.shards = stored.shards and tuple(stored.shards[dim] for dim in self.order)
         if self.location is not None:
             default = SHARD_CACHE if stored.shards else 0
@@ -130,12 +129,18 @@ class ZarrSource(RemoteSource):
         """Versions of some chunks."""
         return state_of(self.location, self.driver, self.stored_shape, self.objects) if self.location else ""
 
-    def _open(self) -> Opened:
+    def _submit(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> Pending:
+        return self._process.get(self._open).submit(start, stop, out, box)
+
+    def _open(self) -> _TensorStoreRows | _ZarrRows:
         if self.location is not None:
-            # Else it has a codec, filter or option of a codec that TensorStore does not have.
-            with suppress(SourceFormatError):
+            with suppress(SourceFormatError):  # a codec, filter or option that TensorStore does not have
                 return _TensorStoreRows(self, self.location)
         return _ZarrRows(self)
+
+    def close(self) -> None:
+        """Release handles; a later read opens them again."""
+        self._process.drop()
 
     def rows_of_chunk(self, indices: tuple[int, ...]) -> str:
         """Rows that a chunk or shard holds, for messages."""
@@ -168,9 +173,9 @@ class _TensorStoreRows:
         self.boxed: tuple[Box | None, Any] = (None, self.stored)
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
-        """Begin to read rows into ``out``, without a copy between where stored numbers are the values."""
+        """Begin to read rows into ``out``, without a copy if stored numbers are the values."""
         boxed = self.boxed
-        if boxed[0] is not box:  # whoever reads a part asks for the same one each time
+        if boxed[0] is not box:  # callers pass the same box each time
             part = self.stored.oindex[(slice(None), *(box or ()))][self.ts.d[:].translate_to[0]]
             self.boxed = boxed = (box, part)
         view = boxed[1][start:stop][self.ts.d[0].translate_to[0]]
@@ -184,13 +189,9 @@ class _TensorStoreRows:
         return Read([future], finish, asked, self.location.timeout, self.progress, size)
 
     def renew(self) -> None:
-        """Have the source opened anew for its next read; what is under way stays with this store."""
+        """Open the source anew for its next read; reads under way keep this store."""
         self.source._process.drop(self)
         self.location.renew(cache_bytes=self.source.cache_bytes)
-
-    def close(self) -> None:
-        """Let go of the store; reads under way keep what they need."""
-        self.stored, self.boxed = None, (None, None)
 
 
 class _ZarrRows:
@@ -199,18 +200,16 @@ class _ZarrRows:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
-        from .bounded import bounded
-        from .kvzarr import Whole
+        from .zarr_stores import CompleteStore
 
         self.source, self.progress = source, Progress(renew_pool)
         node = source.node
-        store = node.store if source.fill_missing else Whole(node.store, source.name)
+        store = node.store if source.fill_missing else CompleteStore(node.store, source.name)
         form: Literal[2, 3] = 3 if source.driver == "zarr3" else 2  # references refuse keys of the other
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
-                Asked(source.name),
-                lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
+                Asked(source.name), lambda: zarr.open_array(store, path=node.path, mode="r", zarr_format=form)
             )
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
@@ -230,17 +229,11 @@ class _ZarrRows:
         return Read(futures, None, Asked(source.name, (start, stop)), TIMEOUT, self.progress, size)
 
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None) -> None:
-        order, values = self.source.order, self.source.packing
+        order = self.source.order
         parts = dict(zip(order, (slice(start, stop), *(box or ())), strict=False))
         index = tuple(parts.get(dim, slice(None)) for dim in range(len(order)))
         rows = np.asarray(self.array.oindex[index]).transpose(order)
-        if values is None:
-            out[...] = rows
-        else:
-            values.unpack(rows, out)
-
-    def close(self) -> None:
-        """Nothing is held but the store, which is the user's."""
+        put(self.source.packing, rows, out)
 
 
 def open_chunked(
@@ -259,7 +252,7 @@ def open_chunked(
     target : str, path, or zarr Store, Group or Array
         The store, a group in it, or the array; what TensorStore lacks is read through zarr-python and fsspec.
     variable : str, optional
-        Path of the array below it; needed where several have a time axis.
+        Path of the array below it; needed if several have a time axis.
     axes : str, optional
         Letters of the stored shape; default: by dimension names, else ``tn`` or ``tnf``.
     storage_options : mapping, optional
@@ -276,11 +269,11 @@ def open_chunked(
     Raises
     ------
     SourceNotFoundError, CredentialsError, SourceTimeoutError, SourceError
-        By what the storage says.
+        Depending on the error of the storage.
     SourceFormatError
-        Where no array, or more than one, is meant.
+        If no array, or more than one, is meant.
     AxesError
-        Where axes cannot be told from the dimension names.
+        If axes cannot be derived from the dimension names.
 
     Examples
     --------
@@ -296,16 +289,13 @@ def open_chunked(
     from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options), variable)
-    path = contents.choose(variable)
-    if not path and contents.dimensions(""):
-        above, name = contents.place.parent()  # its coordinates lie beside it, if anywhere
-        beside = ZarrContents.of(above, name) if name else contents
-        path, contents = (name, beside) if len(beside.arrays) > 1 else (path, contents)
+    if not (path := contents.choose(variable)):
+        path, contents = contents.beside()
     return ZarrSource(contents, path, axes=axes, fill_missing=fill_missing, mask_and_scale=mask_and_scale)
 
 
 def is_chunked(target: str | os.PathLike[str]) -> bool:
-    """Whether a path or URL is meant for this module: told by its name, and on this machine by its metadata.
+    """Whether a path or URL is a Zarr store by its name, or on this machine by its metadata.
 
     Examples
     --------
@@ -323,7 +313,7 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """Return paths of the arrays of numbers along time in a store; () where the store is one array.
+    """Return paths of the arrays of numbers along time in a store; () if the store is one array.
 
     Parameters
     ----------
@@ -343,18 +333,10 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
 
 
 def _codecs(array: Any) -> list[str]:
-    """Return the names of the codecs of an array of zarr-python, of those within its shards where it has some."""
-    document = array.metadata.to_dict()
-    if array.metadata.zarr_format == 3:
-        chain = document.get("codecs", [])
-        inner = [codec for codec in chain if codec["name"] == "sharding_indexed"]
-        chain = inner[0]["configuration"]["codecs"] if inner else chain
+    """Return the names of the codecs of an array of zarr-python, of those within its shards if it has some."""
+    if array.metadata.zarr_format == 2:
+        found = [codec.get_config() for codec in (*array.filters, *array.compressors)]
     else:
-        chain = [*(document.get("filters") or []), document.get("compressor")]
-    return [_codec(one) for one in chain if one]
-
-
-def _codec(codec: dict[str, Any]) -> str:
-    settings = codec.get("configuration", codec)
-    name = str(codec.get("name", codec.get("id", "?")))
-    return f"{name}:{settings['cname']}" if "cname" in settings else name
+        chain = [codec.to_dict() for codec in (*array.filters, array.serializer, *array.compressors)]
+        found = [{"id": one["name"], **one.get("configuration", {})} for one in chain]
+    return [f"{one['id']}:{one['cname']}" if "cname" in one else one["id"] for one in found]

@@ -1,4 +1,4 @@
-"""What the dimensions of a DataArray are: which one is time, when the rows were, what the others are called.
+"""The dimensions of a DataArray: which one is time, the timestamps of its rows, the labels of the others.
 
 In: an xarray.DataArray, its times decoded or not. Out: dimension names, timestamps, labels. xarray decodes times; own
 arithmetic is used only where it is equal to xarray's. Never reads values.
@@ -26,6 +26,8 @@ __all__ = ["coordinate_labels", "dimension_names", "time_dimension", "time_units
 
 log = logging.getLogger("windowloader")
 
+TEXT = "OSUT"  # kinds of dtypes of text and objects
+
 
 def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
     """Names of the dimensions, those that CF attributes describe called by what they are, such as ``time``.
@@ -37,16 +39,15 @@ def dimension_names(values: Any, axes: str | None = None) -> tuple[str, ...]:
     >>> dimension_names(xarray.DataArray(np.zeros((2, 3)), {"when": when}, ("when", "sensor")))
     ('time', 'sensor')
     """
-    time = time_dimension(values, axes)
-    return tuple("time" if dim == time else _role(values, name) for dim, name in enumerate(values.dims))
-
-
-def _role(values: Any, name: Any) -> str:
-    if name not in values.coords:
-        return str(name)
-    coordinate = values.coords[name]
-    said = {"dtype": coordinate.dtype.name, **coordinate.encoding, **coordinate.attrs}
-    return dimension_role(str(name), said)
+    time, names = time_dimension(values, axes), [str(name) for name in values.dims]
+    for dim, name in enumerate(values.dims):
+        if dim == time:
+            names[dim] = "time"
+        elif (found := values.coords.get(name)) is not None:
+            names[dim] = dimension_role(
+                str(name), {"dtype": found.dtype.name, **found.encoding, **found.attrs}
+            )
+    return tuple(names)
 
 
 def time_dimension(values: Any, axes: str | None = None) -> int | None:
@@ -61,16 +62,21 @@ def time_dimension(values: Any, axes: str | None = None) -> int | None:
 
 
 def _is_time(coordinate: Any) -> bool:
-    said = {**coordinate.encoding, **coordinate.attrs}
-    return _holds_times(coordinate) or said.get("axis") == "T" or said.get("standard_name") == "time"
+    known = {**coordinate.encoding, **coordinate.attrs}
+    return _holds_times(coordinate) or known.get("axis") == "T" or known.get("standard_name") == "time"
 
 
 def _holds_times(coordinate: Any) -> bool:
     """Whether the values are times: datetime64, dates of cftime, text that begins with a date, or numbers since one."""
-    if coordinate.dtype.kind not in "OSUT":
+    if coordinate.dtype.kind not in TEXT:
         return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
     first = coordinate.values.ravel()[:1].tolist()
-    return any(hasattr(value, "isoformat") for value in first) or (coordinate.ndim == 1 and _is_dates(first))
+    return _are_dates(first) or (coordinate.ndim == 1 and _are_texts_of_dates(first))
+
+
+def _are_dates(first: list[Any]) -> bool:
+    """Whether the first value of a coordinate is a date of cftime or of Python."""
+    return any(hasattr(value, "isoformat") for value in first)
 
 
 def time_values(values: Any, dim: int) -> np.ndarray | None:
@@ -79,14 +85,14 @@ def time_values(values: Any, dim: int) -> np.ndarray | None:
     Returns
     -------
     ndarray, shape (time,), datetime64[ns], or None
-        None where there is no time coordinate, and, with a warning that says why, where datetime64 does not
+        None if there is no time coordinate, and, with a warning, if datetime64 does not
         have its dates (30 February).
     """
     name = values.dims[dim]
     along = [array for array in values.coords.values() if array.dims == (name,) and _holds_times(array)]
     along.sort(key=lambda array: array.name != name)  # the dimension's own coordinate first
     if not along and name in values.coords and values.coords[name].size:
-        along = [values.coords[name]]  # which says what is wrong with it
+        along = [values.coords[name]]  # `times_of` warns of what is wrong with it
     if not along:
         return None
     found = along[0]
@@ -115,7 +121,7 @@ def _text(value: Any) -> str:
 
 
 def times_of(values: Any, attributes: Mapping[str, Any], *, name: str) -> np.ndarray | None:
-    """Return the times of a coordinate; None, with a warning that says what to write, where it has none.
+    """Return the times of a coordinate; None, with a warning that advises, if it has none.
 
     Parameters
     ----------
@@ -144,18 +150,17 @@ def times_of(values: Any, attributes: Mapping[str, Any], *, name: str) -> np.nda
     array(['2000-01-01T00:00:00.000000000', '2000-01-02T12:00:00.000000000'],
           dtype='datetime64[ns]')
     """
-    kind = "M" if hasattr(values, "tz") else values.dtype.kind
-    if kind == "M":
+    if not isinstance(values, np.ndarray) or values.dtype.kind == "M":  # an index has the time zone
         return Times(nanoseconds_of(values, name=name), calendar_of(values))
-    if (units := time_units(attributes)) and kind in "iuf":
+    if (units := time_units(attributes)) and values.dtype.kind in "iuf":
         return _since(values, {**attributes, "units": units}, name)
-    first = values[:1].tolist() if kind in "OSUT" else []
-    if any(hasattr(value, "isoformat") for value in first):  # dates of cftime
+    first = values[:1].tolist() if values.dtype.kind in TEXT else []
+    if _are_dates(first):
         try:
             return Times(nanoseconds_of(values, name=name), calendar_of(values))
         except SeriesError as error:
             raise SourceFormatError(f"{error} Pass timestamps= instead.") from error
-    if _is_dates(first) and (found := _parsed(values, name)) is not None:
+    if _are_texts_of_dates(first) and (found := _parsed(values, name)) is not None:
         return found
     shown = f", the first {values[0]!r}," if len(values) else ""
     warnings.warn(
@@ -173,7 +178,7 @@ def _iso(value: Any) -> str:
     return _text(value).strip("\0 ").replace("_", "T")
 
 
-def _is_dates(first: list[Any]) -> bool:
+def _are_texts_of_dates(first: list[Any]) -> bool:
     """Whether the first value of a coordinate is text that begins with a date, such as ``2000-01-01_00:00:00``."""
     day = [_iso(value)[:10] for value in first]
     return any(len(one) == 10 and one[4] + one[7] == "--" and one.replace("-", "").isdigit() for one in day)
@@ -202,33 +207,35 @@ def time_units(attributes: Mapping[str, Any]) -> str:
     >>> time_units({"units": "Hours since 1900-01-01"}), time_units({"units": "m s-1"})
     ('hours since 1900-01-01', '')
     """
-    said = str(attributes.get("units", "")).strip().replace(" SINCE ", " since ")
-    unit, since, date = said.partition(" since ")
+    text = str(attributes.get("units", "")).strip().replace(" SINCE ", " since ")
+    unit, since, date = text.partition(" since ")
     return f"{unit.lower()} since {date.strip()}" if since and unit.strip().isalpha() else ""
 
 
 def _since(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray:
     """Decode numbers since a date."""
-    _tell_zone(attributes["units"], name)
+    _warn_of_zone(attributes["units"], name)
     calendar = str(attributes.get("calendar", "standard")).lower()
-    said = plain(attributes, values.dtype)
-    counted = values.dtype.kind in "iu" and not said and len(values) > 4
-    said |= {"units": attributes["units"], "calendar": calendar}
-    times = _counted(values, said, name) if counted else None
-    if times is None:  # xarray reads NaN as 0, or refuses all, where cftime decodes
-        packed = packing(values.dtype, said)
+    found = plain(attributes, values.dtype)
+    whole = values.dtype.kind in "iu" and not found and len(values) > 4
+    found |= {"units": attributes["units"], "calendar": calendar}
+    times = _counted(values, found, name) if whole else None
+    if times is None:  # xarray reads NaN as 0, or refuses all if cftime decodes
+        packed = packing(values.dtype, found)
         known = ~np.isnan(packed.values(values) if packed else values)
         times = np.full(values.shape, np.datetime64("NaT", "ns"))
         if known.any():
-            times[known] = _moments(values[known], said, name)
+            times[known] = _moments(values[known], found, name)
     return Times(times, own(calendar)) if own(calendar) else times
 
 
-def _counted(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray | None:
+def _counted(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray | None:
     """Count whole numbers of a unit of a day or less from the first; None where the middle or the last disagrees."""
     first = int(values[0])
     try:
-        begin, after = _moments(np.array([first, first + 1], np.int64), said, name).view(np.int64).tolist()
+        begin, after = (
+            _moments(np.array([first, first + 1], np.int64), attributes, name).view(np.int64).tolist()
+        )
         step = after - begin
         ends = [begin + (int(end) - first) * step for end in (values.min(), values.max())]
         if not 0 < step <= DAY or not -(2**63) < min(ends) <= max(ends) < 2**63:
@@ -238,28 +245,28 @@ def _counted(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarr
         times *= step
         times += begin
         probe = [len(values) // 2, -1]
-        agree = np.array_equal(_moments(values[probe], said, name).view(np.int64), times[probe])
+        agree = np.array_equal(_moments(values[probe], attributes, name).view(np.int64), times[probe])
     except (SourceFormatError, OverflowError):
         return None
     return times.view("datetime64[ns]") if agree else None
 
 
-def _moments(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarray:
+def _moments(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray:
     """Decode times by xarray, in the days of a calendar of its own where there is one."""
     import xarray
 
     coder = xarray.coders.CFDatetimeCoder(time_unit="ns")
-    what = f"{name!r} has units={said['units']!r} in the calendar {said['calendar']!r}"
+    what = f"{name!r} has units={attributes['units']!r} in the calendar {attributes['calendar']!r}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dates outside 1678–2262, which are told below
-            variable = xarray.Variable(("time",), values, said)
+            warnings.simplefilter("ignore")  # dates outside 1678–2262, an error below
+            variable = xarray.Variable(("time",), values, attributes)
             found = xarray.conventions.decode_cf_variable(
                 name, variable, decode_times=coder, decode_timedelta=False
             ).values
         if found.dtype.kind == "M":
             return np.asarray(found)
-        if calendar := own(said["calendar"]):
+        if calendar := own(attributes["calendar"]):
             return np.asarray(ordinals(found, calendar))
     except SeriesError as error:
         raise SourceFormatError(f"{name!r}: {error} Pass timestamps= instead.") from error
@@ -278,7 +285,7 @@ def _moments(values: np.ndarray, said: Mapping[str, Any], name: str) -> np.ndarr
     )
 
 
-def _tell_zone(units: str, name: str) -> None:
+def _warn_of_zone(units: str, name: str) -> None:
     """Warn where the date of the units is of a zone that is not UTC."""
     import pandas
 

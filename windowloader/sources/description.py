@@ -1,4 +1,4 @@
-"""What a store says of its variables, as xarray has it: dimensions, labels, times, marks and packing.
+"""Variables of a store as xarray describes them: dimensions, labels, times, marks and packing.
 
 In: one lazy `xarray.Dataset` a group, opened with ``decode_cf=False, create_default_indexes=False, cache=False``, or
 the user's own. Out: the variables of numbers, one of them with its coordinates, a `Description` that pickles small.
@@ -8,21 +8,27 @@ Never reads the values of a variable; coordinates are read once.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from windowloader.errors import WindowLoaderError
+from windowloader.errors import CorruptDataError, SourceError, WindowLoaderError
 
-from .base import Description, unknown_variable
+from .base import Description, SlabSource, digest, unknown_variable
 from .coordinates import coordinate_labels, time_dimension, time_units, time_values
-from .processes import opened, sharing
+from .processes import PerProcess, opened, sharing
+from .ranges import put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
-__all__ = ["Contents", "StoreDescription", "opened", "sharing", "split_path"]
+    from .box import Box
+    from .packing import Packing
+
+__all__ = ["Contents", "FileSource", "StoreDescription", "opened", "sharing", "split_path"]
+
+
+T = TypeVar("T")
 
 
 def split_path(variable: str) -> tuple[str, str]:
@@ -37,7 +43,6 @@ def split_path(variable: str) -> tuple[str, str]:
     return group, name
 
 
-@dataclass(eq=False)
 class Contents:
     """The groups of a store.
 
@@ -47,30 +52,53 @@ class Contents:
         Of the store, for messages.
     groups : dict of str to xarray.Dataset
         By path, ``""`` the root, parents before children.
-    close : callable
-        Lets go of what the datasets read from.
-    problem : callable
-        Why the last read failed, where a library raises an error of its own instead; None where it did not.
+    close : callable, optional
+        Releases what the datasets read from.
+    where : Stamp or RemoteObject, optional
+        The file or object.
+
+    Attributes
+    ----------
+    frames : sequence of str
+        Paths of frames of pandas.
     """
 
-    name: str
-    groups: dict[str, Any]
-    close: Callable[[], None] = field(default=lambda: None)
-    problem: Callable[[], Exception | None] = field(default=lambda: None)
+    frames: Sequence[str] = ()
+
+    def __init__(
+        self, name: str, groups: dict[str, Any], close: Callable[[], None] = lambda: None, where: Any = None
+    ) -> None:
+        self.name, self.groups, self.close, self.where = name, groups, close, where
 
     def names(self) -> tuple[str, ...]:
-        """Paths of what can be opened, for whoever has to choose."""
+        """Paths of what can be opened."""
         return self.variables()
 
+    def complete(self, call: Callable[[], T], doing: str = "") -> T:
+        """Return the result of a call that reads; ``doing`` names what it reads, for messages."""
+        return call()
+
+    def problem(self) -> Exception | None:
+        """Why the last read failed, if a library raises an error of its own instead."""
+        return None
+
+    def dataset(self, path: str) -> Any:
+        """Return the h5py.Dataset of a variable, if it is one."""
+        return None
+
+    def frame(self, path: str) -> Any:
+        """Return the h5py.Group of a frame."""
+        raise NotImplementedError
+
     def variables(self) -> tuple[str, ...]:
-        """Paths of the variables of numbers with a time axis; of all of numbers, where none has one."""
+        """Paths of the variables of numbers with a time axis; of all of numbers, if none has one."""
         numbers = list(self._numbers())
         forms = {self._form(path): path for path in numbers}
         timed = {form for form, path in forms.items() if time_dimension(self.array(path)) is not None}
         return tuple(path for path in numbers if self._form(path) in timed) or tuple(numbers)
 
     def _form(self, path: str) -> tuple[Any, ...]:
-        """Return what decides whether it has a time axis: to look at each of hundreds would take seconds."""
+        """Key of variables that alike have a time axis or not: to look at each of hundreds would take seconds."""
         return path.rpartition("/")[0], self.raw(path).dims, self.raw(path).shape
 
     def holds(self, path: str) -> bool:
@@ -79,7 +107,7 @@ class Contents:
         return group in self.groups and name in self.groups[group].variables
 
     def choose(self, variable: str | None) -> str:
-        """Return the path of the variable that is meant; `SourceFormatError` with those there are to choose from."""
+        """Return the path of the variable that is meant; `SourceFormatError` that lists the variables."""
         if variable is not None and self.holds(path := variable.strip("/")):
             return path
         found = self.names()
@@ -171,7 +199,7 @@ def _above(group: str) -> Iterator[str]:
 def _describes(name: str, one: Any, values: Any) -> bool:
     """Whether a variable lies along one dimension of another and may label it or say its times.
 
-    Dimensions that the file does not name are shared by all that have the same size: they say nothing.
+    Dimensions that the file does not name are shared by all arrays of one size, and carry no meaning.
     """
     texts = one.dtype == "S1" and one.ndim == 2  # characters, one dimension of them
     if one.ndim != 1 + texts or one.sizes[one.dims[0]] != values.sizes.get(one.dims[0]):
@@ -203,7 +231,7 @@ class StoreDescription(Description):
     time_dim : int or None
         Which stored dimension is time.
     array : xarray.DataArray, optional
-        What `Contents.array` returned, coordinates loaded, where it is in hand.
+        What `Contents.array` returned, coordinates loaded, if it is known already.
     """
 
     def __init__(
@@ -231,3 +259,70 @@ class StoreDescription(Description):
             with opened(self.opener) as contents:
                 self._array = contents.array(self.path, load=True)
         return self._array
+
+
+class FileSource(SlabSource):
+    """Base of the sources that read slabs through a library's handle: a family gives `_open` and `_load`.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    where : Stamp, RemoteObject or None
+        The file or object; None if it is not known.
+    path : str
+        Of the variable in it.
+    stored : numpy.dtype
+        Of its stored numbers.
+    values : Packing, optional
+        How stored numbers become values.
+    **how
+        ``shape``, ``chunks``, ``axes``, ``dims`` and ``description``, as for `Source`.
+    """
+
+    def __init__(
+        self, name: str, where: Any, path: str, *, stored: Any, values: Packing | None = None, **how: Any
+    ) -> None:
+        self._where, self._path, self._stored, self.packing = where, path, stored, values
+        self._handle: PerProcess[Any] = PerProcess()
+        super().__init__(name, dtype=values.dtype if values else stored, **how)
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _load(
+        self, handle: Any, index: tuple[slice, ...], target: np.ndarray | None, doing: str
+    ) -> np.ndarray:
+        """Return stored numbers, in ``target`` if there is one; ``doing`` names what is read, for messages."""
+        raise NotImplementedError
+
+    def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
+        target, doing = self.as_stored(out), f"rows [{start}, {stop}) of {self.name!r}"
+        direct = self.packing is None and target.dtype == self._stored and target.flags.c_contiguous
+        self.check()
+        try:
+            with self._handle.held(self._open) as handle:
+                found = self._load(handle, self.slab(start, stop, box), target if direct else None, doing)
+        except SourceError:
+            raise
+        except (OSError, RuntimeError) as error:
+            self.check()
+            raise CorruptDataError(f"{doing} cannot be read: {error}") from None
+        self.check()
+        if found is not target:
+            put(self.packing, found, target)
+        return self.bytes_of(start, stop, box)
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` if the file is known and no longer what was opened."""
+        if self._where is not None:
+            self._where.check()
+
+    def fingerprint(self) -> str:
+        """Shape, dtype, and size and time of change of the file, or version of the object, if they are known."""
+        state = "" if self._where is None else self._where.identity()
+        return digest(self.axes, self.shape, self.dtype.str, self._path, state)
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        self._handle.close()

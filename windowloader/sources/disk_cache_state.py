@@ -14,8 +14,8 @@ import numpy as np
 
 from .base import digest
 from .failures import Asked
-from .kvstore import open_store
 from .reads import Progress, wait
+from .remote_objects import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,6 @@
-"""What libraries raise, as errors of this package that say what to do.
+"""Turns what libraries raise into errors of this package that name a remedy.
 
-In: an exception of any library, and what was being opened or read. Out: an error of this package. Never retries: that
-happened before, within bounds.
+In: an exception of any library, and what was being opened or read. Out: an error of this package. Never retries.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from string import Template
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from windowloader.errors import (
     CorruptDataError,
@@ -24,12 +23,10 @@ from windowloader.errors import (
 )
 from windowloader.hiding import hide_secrets
 
-from .received import LEAST
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["REDIRECT", "Asked", "Guard", "explain", "explained", "late", "stalled"]
+__all__ = ["REDIRECT", "Asked", "Guard", "explain", "explained"]
 
 T = TypeVar("T")
 
@@ -39,17 +36,15 @@ STATUS = re.compile(
 )
 CHUNK = r"chunk \{([\d, ]+)\}|[\"/]c/(\d+(?:/\d+)*)\"|/(\d+(?:[./]\d+)*)\"|\"(\d+(?:[./]\d+)*)\""
 REDIRECT = re.compile(r"(?:HTTP code |http_response_code=')30[12378]\b")
-# What TensorStore quotes whole: its specification with headers, and an answer that may repeat all that was asked.
+# What TensorStore quotes: its specification with headers, and an answer that may repeat the whole request.
 QUOTED = r"\s*\[{}='((?:[^'\\]|\\.)*)(?:'\]|$)"
 SPEC = re.compile(QUOTED.format("tensorstore_spec"), re.DOTALL)
 BODY = re.compile(QUOTED.format("http_response_body"), re.DOTALL)
 CODE = re.compile(r"<Code>\w+</Code>")
 
-S3 = ("Pass storage_options={'key': …, 'secret': …}, {'profile': …} or, for a public bucket, {'anon': True}; or set "
-      "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")  # fmt: skip
-GS = ("Set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run 'gcloud auth application-default login'; for a public "
-      "bucket pass storage_options={'anon': True}.")  # fmt: skip
-HTTP = "The web server asks who reads; pass a URL that it lets anybody read, such as a signed one."
+S3 = "Pass storage_options={'key': …, 'secret': …}, or {'anon': True} for a public bucket, or set AWS_ACCESS_KEY_ID."
+GS = "Set GOOGLE_APPLICATION_CREDENTIALS or, for a public bucket, pass storage_options={'anon': True}."
+HTTP = "The web server asks for credentials; pass a URL that needs none, such as a signed one."
 CREDENTIALS = {"": S3, "s3": S3, "s3a": S3, "file": S3, "gs": GS, "gcs": GS, "http": HTTP, "https": HTTP}
 
 # Rules, of which the first that matches counts: the error, a pattern, and what to do, where $chunk names the chunk.
@@ -61,23 +56,17 @@ ABSENT = "credentials are absent or not enough. $credentials"
 DAMAGED = (
     "stored bytes are not what was written$chunk. Restore the object from its origin, or write it again."
 )
-UNSUPPORTED = (
-    "cannot be opened. It is damaged, or holds something that is not supported. Open it with the library that wrote "
-    "it, and pass what that returns; where that works and this does not, please report it."
-)
-# What a store says of whom it lets in, and of what it has.
+# Access to a store, and existence of what is in it.
 ACCESS: Rules = (
     (SourceNotFoundError, r"NoSuchBucket|bucket[^\n]*(?:not exist|not found)",
      "the bucket does not exist at this endpoint; check its name and endpoint_url."),
     (CorruptDataError, rf"\ANOT_FOUND.*(?:chunk|{CHUNK})",
-     "a chunk is missing$chunk. If absent chunks mean the fill value, pass fill_missing=True; else the store is "
-     "incomplete: write it again."),
+     "a chunk is missing$chunk. If absent chunks mean the fill value, pass fill_missing=True; else write it again."),
     (SourceNotFoundError, r"\ANOT_FOUND", NOTHING),
     (CredentialsError, r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|AuthorizationQuery|"
      r"\bregion\b[^\n]*(?:wrong|expect)",
      "the bucket is in another region; pass storage_options={'region': …} or set AWS_REGION."),
-    (CredentialsError, "RequestTimeTooSkewed",
-     "the clock of this machine is wrong, so the signature is refused; set the clock."),
+    (CredentialsError, "RequestTimeTooSkewed", "the clock of this machine is wrong; set it."),
     (CredentialsError, r"ExpiredToken|\A(?:PERMISSION_DENIED|UNAUTHENTICATED).*(?-i:Expired)",
      "credentials have expired. $credentials"),
     (CredentialsError, "InvalidAccessKeyId|SignatureDoesNotMatch", "credentials are wrong. $credentials"),
@@ -86,17 +75,15 @@ ACCESS: Rules = (
 )  # fmt: skip
 FAULTS: Rules = (
     (SourceError, REDIRECT.pattern,
-     "the server redirects to another URL, which is not followed: it may be valid for a short time only. Pass the URL "
-     "that it leads to, or copy the data; a page to log in asks for storage_options={'headers': …}."),
+     "the server redirects to another URL, which is not followed. Pass that URL; a page to log in asks for "
+     "storage_options={'headers': …}."),
     (SourceError, "was ignored by server",
-     "the server ignores Range: it sends the whole object where a part was asked. Read from a server that answers "
-     "ranges (206), or copy the data here."),
+     "the server ignores Range: it sends the whole object where a part was asked. Copy the data here."),
     (SourceTimeoutError, CLASS + r"TimeoutError|too slow|timed out|timeout was reached|DEADLINE_EXCEEDED",
-     "the store accepted requests and did not answer. It may be overloaded; try again, or raise "
-     "storage_options={'timeout': …}."),
-    # Metadata that TensorStore does not take; NaN among attributes is no JSON, but common.
+     "the store did not answer. Try again, or raise storage_options={'timeout': …}."),
+    # Metadata that TensorStore does not accept; NaN among attributes is not JSON, but common.
     (SourceFormatError, r"\AFAILED_PRECONDITION(?=.*Error opening).*Error parsing|\ADATA_LOSS.*Invalid JSON",
-     "TensorStore does not know a codec or a word of the array's metadata."),
+     "TensorStore does not support a codec or a word of the array's metadata."),
     (CorruptDataError, r"\A(?:DATA_LOSS|OUT_OF_RANGE)", DAMAGED),
     (CorruptDataError, r"\A(?:FAILED_PRECONDITION|INVALID_ARGUMENT|INTERNAL|NONE)\b.*(?:digest|checksum|"
      r"crc32|blosc|zstd|gzip|zlib|inflate|decompress|not enough data|truncat|invalid shard|uncompressed|"
@@ -106,22 +93,19 @@ FAULTS: Rules = (
     (SourceError, "not connect|resolve host", "the store cannot be reached; check endpoint_url and the network."),
     (SourceError, r"\A(?:ABORTED|UNAVAILABLE|RESOURCE_EXHAUSTED)",
      "Retries are used up; the store may be down or busy. Try again, or raise storage_options={'retries': …}."),
-    (SourceFormatError, r"\A(?:INVALID_ARGUMENT|UNIMPLEMENTED)",
-     "this array cannot be opened as it is; its metadata or codec is not supported."),
+    (SourceFormatError, r"\A(?:INVALID_ARGUMENT|UNIMPLEMENTED)", "its metadata or codec is not supported."),
     (SourceFormatError, "protocol not known",
-     "its scheme is not known. There are s3://, gs://, http://, https://, file:// and fsspec's, some of which need "
-     "their package (adlfs for abfs://, sshfs for ssh://)."),
+     "its scheme is not known. There are s3://, gs://, http://, https://, file:// and those of fsspec's packages."),
     (MissingExtraError, CLASS + "ImportError", "it needs $package, which is not installed: pip install $package."),
     (SourceNotFoundError, CLASS + "FileNotFoundError", NOTHING),
-    (CredentialsError, CLASS + "PermissionError",
-     "reading is not allowed; check the credentials or the file's permissions."),
+    (CredentialsError, CLASS + "PermissionError", "reading is not allowed; check credentials and permissions."),
     (SourceError, CLASS + "MemoryError",
-     "more memory was needed than there is. Where its shape is not what was written, it is damaged; else open a part "
-     "of it, or convert it to Zarr in a place with more memory."),
+     "more memory was needed than there is. Open a part of it; if its shape is wrong, it is damaged."),
     (CorruptDataError, CLASS + "(?:RecursionError|UnicodeError|EOFError)",
      "its metadata or text cannot be read: restore it from its origin."),
     (SourceError, CLASS + "OSError", "cannot be $doing."),
-    (SourceFormatError, "", UNSUPPORTED),
+    (SourceFormatError, "", "cannot be opened: it is damaged or not supported. Open it with the library that wrote it, "
+     "and pass what that returns."),
 )  # fmt: skip
 
 
@@ -150,7 +134,7 @@ class Asked:
         return f"{self.name!r}" + (f", rows {self.rows[0]}–{self.rows[1] - 1}" if self.rows else "")
 
     def chunk(self, text: str) -> str:
-        """Name the chunk that a message of the storage speaks of, with its rows."""
+        """Name the chunk in a message of the storage, with its rows."""
         match = re.search(CHUNK, text)
         if match is None:
             return ""
@@ -182,7 +166,7 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     if isinstance(error, WindowLoaderError):
         return error
     answer = SPEC.sub("", str(error))
-    text = BODY.sub(_code_of, answer)  # what else an answer says is any text
+    text = BODY.sub(_code_of, answer)  # the rest of an answer may be any text
     status = STATUS.search(text)
     kinds = [status[0] if status else "NONE", *(one.__name__ for one in type(error).__mro__)]
     remote = "://" in asked.name
@@ -191,8 +175,8 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
     tried = [*((rule, answer) for rule in ACCESS if remote), *((rule, text) for rule in FAULTS)]
     cls, advice = next(
         (cls, advice)
-        for (cls, words, advice), said in tried
-        if re.search(words, f"{' '.join(kinds)}: {said}", re.IGNORECASE | re.DOTALL)
+        for (cls, words, advice), shown in tried
+        if re.search(words, f"{' '.join(kinds)}: {shown}", re.IGNORECASE | re.DOTALL)
     )
     scheme = asked.name.partition("://")[0] if "://" in asked.name else ""
     other = f"Pass them as storage_options={{…}}, in the words of fsspec's file system for {scheme}://."
@@ -202,10 +186,10 @@ def explain(error: BaseException, asked: Asked) -> WindowLoaderError:
         doing=asked.doing,
         package=getattr(error, "name", None) or "a package",
     )
-    said = text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    said = hide_secrets(" ".join(said.split()))
+    shown = text if status else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    shown = hide_secrets(" ".join(shown.split()))
     source = "Cause" if asked.doing == "opened" else "Storage said"
-    return cls(f"{asked}: {advice} {source}: {said if len(said) <= 600 else said[:599] + '…'}")
+    return cls(f"{asked}: {advice} {source}: {shown if len(shown) <= 600 else shown[:599] + '…'}")
 
 
 def _code_of(quoted: re.Match[str]) -> str:
@@ -214,25 +198,9 @@ def _code_of(quoted: re.Match[str]) -> str:
 
 
 def explained(asked: Asked, call: Callable[[], T]) -> T:
-    """Return what a call of a storage library returns; its error becomes one of this package, which stands alone.
-
-    Parameters
-    ----------
-    asked : Asked
-        For messages.
-    call : callable
-        Calls the library.
-
-    Raises
-    ------
-    WindowLoaderError
-        As `explain` says.
-    """
-    try:
+    """Return what a call of a storage library returns; raise its error as `Guard` does."""
+    with Guard(asked):
         return call()
-    except Exception as error:
-        failed = explain(error, asked)
-    raise failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +220,7 @@ class Guard:
     >>> with Guard(Asked("a.npy", doing="opened")):
     ...     {}["shape"]
     Traceback (most recent call last):
-    windowloader.errors.SourceFormatError: 'a.npy': cannot be opened. ... Cause: KeyError: 'shape'
+    windowloader.errors.SourceFormatError: 'a.npy': cannot be opened: ... Cause: KeyError: 'shape'
     """
 
     asked: Asked
@@ -260,49 +228,23 @@ class Guard:
     def __enter__(self) -> None:
         """Begin."""
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> Literal[False]:
         """Replace an error of a library."""
         if not isinstance(error, Exception) or isinstance(error, WindowLoaderError | Warning):
-            return
+            return False
         found = explain(error, self.asked)
-        cause = error if _shows_nothing(error) else None
+        cause = error if _is_public(error) else None
         try:
             raise found from cause
         finally:
             found.__context__ = cause
 
 
-def _shows_nothing(error: BaseException | None) -> bool:
-    """Whether neither an error nor those it came from have text with passwords, queries or specifications."""
+def _is_public(error: BaseException | None) -> bool:
+    """Whether neither an error nor its causes have text with passwords, queries or specifications."""
     while error is not None:
         text = str(error)
         if hide_secrets(text) != text or SPEC.search(text) or BODY.search(text):
             return False
         error = error.__cause__ or error.__context__
     return True
-
-
-def stalled(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that made no progress.
-
-    Examples
-    --------
-    >>> print(stalled(Asked("a.zarr"), 25))
-    'a.zarr': for 25 s no read of this store finished, and less than 64 KiB arrived. The connection may be stalled; ...
-    """
-    return SourceTimeoutError(
-        f"{asked}: for {seconds:g} s no read of this store finished, and less than {LEAST >> 10} KiB arrived. The "
-        "connection may be stalled; try again, or where answers do take that long, pass "
-        f"storage_options={{'timeout': {2 * seconds:g}}}."
-    )
-
-
-def late(asked: Asked, seconds: float) -> SourceTimeoutError:
-    """Return the error for a read that the caller did not wait for any longer.
-
-    Examples
-    --------
-    >>> print(late(Asked("a.zarr", (0, 9)), 2))
-    'a.zarr', rows 0–8: not read within 2 s; wait for the result again.
-    """
-    return SourceTimeoutError(f"{asked}: not read within {seconds:g} s; wait for the result again.")

@@ -12,9 +12,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from windowloader.hiding import hide_secrets
 from .base import Described
 from .failures import REDIRECT, Asked, explained
 from .memory import ArraySource, LoadedSource
-from .remote_objects import blob_of, get
+from .remote_objects import get, remote_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fetched", "open_fetched"]
 
-HOPS = 5  # redirects that are followed, one after the other
 WEB = ("http://", "https://")
-OWN = ("headers", "client_kwargs")  # options that are meant for one host
+AGENT = {"User-Agent": "windowloader"}
 
 
 @contextmanager
@@ -59,10 +57,10 @@ def fetched(url: str, storage_options: Mapping[str, Any] | None = None) -> Itera
     Raises
     ------
     SourceError
-        As for streams, by what the storage says; errors of the body name the URL in place of the file.
+        As for streams; errors of the body name the URL in place of the file.
     """
     shown = hide_secrets(url)
-    data = _whole(url, dict(storage_options or {}))
+    data = _whole(url, storage_options or {})
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, shown.partition("?")[0].rstrip("/").rpartition("/")[2])
         with open(path, "wb") as file:
@@ -91,46 +89,46 @@ def open_fetched(
         return whole
 
 
-def _whole(url: str, options: dict[str, Any], hops: int = HOPS) -> bytes:
-    """Fetch an object, from where redirects lead; another host gets nothing that was meant for this one."""
-    blob = blob_of(url, options)
+def _whole(url: str, options: Mapping[str, Any]) -> bytes:
+    """Fetch an object, from where redirects lead if a web server redirects."""
+    remote = remote_object(url, options)
     try:
-        return get(blob, 0, None)
+        return get(remote, 0, None)
     except SourceError as error:
-        if not (hops and url.lower().startswith(WEB) and REDIRECT.search(str(error)) and blob.location):
+        if not (url.lower().startswith(WEB) and REDIRECT.search(str(error)) and remote.location):
             raise
-    old, new = urlsplit(url), urlsplit(explained(Asked(blob.name), partial(_redirected, url, blob.location)))
-    if (new.scheme, new.netloc.rpartition("@")[2]) == (old.scheme, old.netloc.rpartition("@")[2]):
-        return _whole(new._replace(netloc=old.netloc).geturl(), options, hops - 1)
-    theirs = {name: value for name, value in options.items() if name not in OWN}
-    return _whole(new.geturl(), theirs, hops - 1)
+    return explained(Asked(remote.name), lambda: _redirected(url, remote.location))
 
 
-def _redirected(url: str, location: Location) -> str:
-    """Return where a web server redirects to: TensorStore tells that it does, and not where."""
+def _redirected(url: str, location: Location) -> bytes:
+    """Fetch what a web server redirects to; TensorStore does not say where that is."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     headers = dict(line.split(": ", 1) for line in location.kvstore.get("headers", ()))
-    headers = {"User-Agent": "windowloader", "Range": "bytes=0-0", **headers}
     if user:
         headers["Authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
-    request = urllib.request.Request(parts._replace(netloc=host, fragment="").geturl(), headers=headers)
-    target = ""
+    place = parts._replace(netloc=host, fragment="").geturl()
+    request = urllib.request.Request(place, headers={**AGENT, **headers})
     try:
-        urllib.request.build_opener(_Stay).open(request, timeout=location.timeout).close()
-    except urllib.error.HTTPError as answer:
-        with answer:
-            if answer.code // 100 == 3:
-                target = urljoin(url, answer.headers.get("Location", ""))
-    if target.lower().startswith(WEB):
-        return target
-    raise SourceError(
-        f"{location.url!r}: the server redirects, and does not say to which URL. Pass that URL."
-    )
+        with urllib.request.build_opener(_OwnHeadersStay).open(request, timeout=location.timeout) as answer:
+            data: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise SourceError(
+            f"{location.url!r}: the server redirects, and what it leads to cannot be fetched ({error}). Pass the URL "
+            "of the data itself."
+        ) from None
+    return data
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect to who asked."""
+class _OwnHeadersStay(urllib.request.HTTPRedirectHandler):
+    """Follows redirects between web servers; another host gets no headers that were meant for this one."""
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow none."""
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Return the request for where a redirect leads."""
+        if not newurl.lower().startswith(WEB):
+            raise urllib.error.HTTPError(req.full_url, code, "not to a web server", headers, fp)
+        followed = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if followed is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+            followed.headers = {name.capitalize(): value for name, value in AGENT.items()}
+        return followed

@@ -234,10 +234,9 @@ def _listed(pattern: str, storage_options: Mapping[str, Any]) -> list[str]:
     import fsspec
 
     from .failures import Asked, explained
-    from .kvstore import open_store, wait_for
     from .options import locate, scheme_of, supported
     from .processes import tensorstore
-    from .remote_objects import own_headers_stay
+    from .remote_objects import open_store, own_headers_stay, wait_for
 
     def globbed() -> list[str]:
         system, path = fsspec.core.url_to_fs(pattern, **options)

@@ -75,6 +75,15 @@ class Stamp:
             )
         return cls(absolute, found.st_size, found.st_mtime_ns)
 
+    @property
+    def name(self) -> str:
+        """Path, for messages."""
+        return self.path
+
+    def identity(self) -> str:
+        """Text that changes when the file does."""
+        return f"{self.size} {self.mtime_ns}"
+
     def check(self) -> None:
         """Raise where the file has changed since it was opened: values would be wrong, or a map would fault."""
         try:

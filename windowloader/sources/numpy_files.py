@@ -114,9 +114,9 @@ def open_npy(
     """
     try:
         if is_url(target):
-            from .remote_objects import blob_of, get
+            from .remote_objects import get, remote_object
 
-            remote = blob_of(target, storage_options)
+            remote = remote_object(target, storage_options)
             head = get(remote, 0, 12)
             if not head.startswith(np.lib.format.MAGIC_PREFIX):
                 raise SourceFormatError(f"{remote.name!r} is no .npy file: it begins with {head[:6]!r}.")
@@ -171,9 +171,9 @@ def open_raw(
     """
     form = _checked(shape, dtype, offset, order, hide_secrets(str(target)))
     if is_url(target):
-        from .remote_objects import blob_of
+        from .remote_objects import remote_object
 
-        return _open_remote(blob_of(target, storage_options), form, axes)
+        return _open_remote(remote_object(target, storage_options), form, axes)
     stamp, itemsize = Stamp.of(target), form.dtype.itemsize
     known = math.prod(size for size in form.shape if size != -1)
     left = max(stamp.size - form.offset, 0) // itemsize // max(known, 1)
@@ -210,9 +210,9 @@ def _open_local(stamp: Stamp, form: _Form, axes: str | None) -> Source:
     region = Region.packed(stamp, **form._asdict())
     if region.mappable:
         return MappedSource(region, axes=axes)
-    from .remote_objects import blob_of
+    from .remote_objects import remote_object
 
-    return _open_remote(blob_of(Path(stamp.path).as_uri(), None), form, axes)
+    return _open_remote(remote_object(Path(stamp.path).as_uri(), None), form, axes)
 
 
 def _open_remote(remote: RemoteObject, form: _Form, axes: str | None) -> Source:

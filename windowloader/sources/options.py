@@ -1,8 +1,8 @@
-"""A URL and ``storage_options`` in fsspec's words, as TensorStore wants them.
+"""Translates a URL and ``storage_options`` of fsspec into TensorStore's specification.
 
 In: a path or URL, and options (``endpoint_url``, ``key``, ``secret``, ``token``, ``anon``, ``profile``, ``region``,
-…); what is not said by them, the environment and the profiles of AWS say, as boto3 has it. Out: a `Location`: key-value
-store, context, limits. Never opens anything, never asks anybody, never shows a secret.
+…), completed from the environment and the profiles of AWS, as in boto3. Out: a `Location`: key-value
+store, context, limits. Never opens anything, never sends a request, never shows a secret.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ALSO = {"region_name": "region", "aws_access_key_id": "key", "aws_secret_access_
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where bytes are and how they are asked for.
+    """Where bytes are and how they are requested.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Location:
     secret : str
         Text of an AWS credentials file with the key given by the user, or empty.
     options : mapping
-        What the user said, by the first names of `KNOWN`.
+        The user's options, by the first names of `KNOWN`.
     timeout : float
         Seconds after which a read fails in which none finished and hardly anything arrived.
     cache_bytes : int or None
@@ -118,7 +118,7 @@ class Location:
     def renew(self, *, cache_bytes: int = 0) -> None:
         """Have a new context from the next call of `resources` on.
 
-        In the old one a read of the same chunk joins a request that nobody answers, and requests that were given up
+        In the old one a read of the same chunk joins a request that is never answered, and abandoned requests
         count against the limit.
         """
         _CONTEXTS.pop(self._key(cache_bytes), None)
@@ -140,7 +140,7 @@ _CONTEXTS: dict[str, PerProcess[Any]] = {}
 
 @functools.cache
 def _memory_file(text: str) -> str:
-    """Write what TensorStore takes in a file only to one that lies in memory."""
+    """Write text that TensorStore reads only from a file to one in memory."""
     number = os.memfd_create("windowloader-credentials")
     os.write(number, text.encode())
     return f"/proc/self/fd/{number}"
@@ -199,10 +199,8 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
     text = os.fspath(target)
     scheme = SCHEMES.get(scheme_of(text))
     if scheme is None:
-        raise SourceFormatError(
-            f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads "
-            f"{', '.join(sorted(filter(None, SCHEMES)))}."
-        )
+        known = ", ".join(sorted(filter(None, SCHEMES)))
+        raise SourceFormatError(f"{text!r} has the scheme {scheme_of(text)!r}; TensorStore reads {known}.")
     options = _checked(scheme, storage_options or {})
     limits = {name: options.pop(name) for name in ("timeout", "cache_bytes") if name in options}
     limit, retries = int(options.pop("request_limit", 32)), int(options.pop("retries", 12))
@@ -215,20 +213,18 @@ def locate(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | 
 
 
 def _checked(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Unfold ``client_kwargs`` and refuse what is not known: a misspelt ``anon`` would ask for credentials."""
+    """Unfold ``client_kwargs`` and refuse unknown options: a misspelt ``anon`` would ask for credentials."""
     options = {**(given.get("client_kwargs") or {}), **given}
     options.pop("client_kwargs", None)
     options = {ALSO.get(name, name): value for name, value in options.items()}
     known = {*KNOWN[scheme], *LIMITS, "cache_bytes"}
-    if scheme == "file":  # values may lie in a bucket and covariates here: its options are nothing to a file
+    if scheme == "file":  # covariates of a bucket's values may be local: its options do not matter then
         options = {name: options[name] for name in set(options) - set().union(*KNOWN.values())}
     if unknown := sorted(set(options) - known):
         close = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
         shown = [f"{name} (meant: {found[0]}?)" if found else name for name, found in close.items()]
-        raise SourceFormatError(
-            f"storage_options of {scheme!r} has {', '.join(shown)}, which is not known. Known are "
-            f"{', '.join(sorted(known))}."
-        )
+        listed = f"{', '.join(shown)}, which is not known. Known are {', '.join(sorted(known))}."
+        raise SourceFormatError(f"storage_options of {scheme!r} has {listed}")
     for name in LIMITS:
         value = options.get(name, 1)
         if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "retries"):
@@ -242,21 +238,20 @@ def _file(text: str, options: dict[str, Any]) -> Location:
 
 
 def _bucket(text: str) -> tuple[str, str]:
-    """Bucket and key of a URL, which has no place for who asks."""
+    """Bucket and key of a URL, which has no user."""
     bucket, _, path = text.partition("://")[2].partition("/")
     if "@" in bucket or re.search(r"\?[\w.~+-]+=", path):
         raise SourceFormatError(
-            f"{text!r} has a user, a password or a query, of which a bucket's URL has none. Pass keys in "
-            "storage_options; a signed URL begins with https://."
+            f"{text!r} has a user or a query. Pass keys in storage_options; a signed URL begins with https://."
         )
     return bucket, path
 
 
 def _s3(text: str, options: dict[str, Any]) -> Location:
     bucket, path = _bucket(text)
-    said = os.environ.get
-    endpoint = options.get("endpoint_url") or said("AWS_ENDPOINT_URL_S3") or said("AWS_ENDPOINT_URL") or ""
-    region = options.get("region") or said("AWS_REGION") or said("AWS_DEFAULT_REGION")
+    env = os.environ.get
+    endpoint = options.get("endpoint_url") or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or ""
+    region = options.get("region") or env("AWS_REGION") or env("AWS_DEFAULT_REGION")
     # What MinIO and Ceph take; without any, TensorStore asks AWS for it first.
     region = region or ("us-east-1" if endpoint else "")
     kvstore = {"driver": "s3", "bucket": bucket, "endpoint": endpoint.rstrip("/"), "aws_region": region,
@@ -264,10 +259,8 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
     kvstore = {name: value for name, value in kvstore.items() if value}
     key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
     if bool(key) != bool(secret):
-        raise SourceFormatError(
-            f"storage_options has {'key' if key else 'secret'!r} without {'secret' if key else 'key'!r}; "
-            "give both, or anon=True for a public bucket."
-        )
+        have, lack = ("key", "secret") if key else ("secret", "key")
+        raise SourceFormatError(f"storage_options has {have!r} without {lack!r}; give both, or anon=True.")
     where = Location(f"s3://{bucket}/{path}", "s3", kvstore, path)
     if options.get("anon") or not key:
         return replace(where, context={"aws_credentials": _credentials(options)})
@@ -277,7 +270,7 @@ def _s3(text: str, options: dict[str, Any]) -> Location:
 
 
 def _credentials(options: Mapping[str, Any]) -> dict[str, str]:
-    """Whose credentials TensorStore uses: it finds no file of profiles by itself, and none unless it has both."""
+    """Return TensorStore's credentials specification; it needs the paths of both files of profiles."""
     if options.get("anon"):
         return {"type": "anonymous"}
     files = {}
@@ -298,8 +291,7 @@ def _credentials(options: Mapping[str, Any]) -> dict[str, str]:
 def _gcs(text: str, options: dict[str, Any]) -> Location:
     bucket, path = _bucket(text)
     endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
-    url = f"gs://{bucket}/{path}"
-    token = options.get("token")
+    url, token = f"gs://{bucket}/{path}", options.get("token")
     if options.get("anon") or token == "anon":
         # A public bucket is a web server; TensorStore's own driver would look for credentials first.
         base = (endpoint or "https://storage.googleapis.com").rstrip("/")
@@ -309,8 +301,7 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
     if token and token not in ("google_default", "cloud"):
         if not os.path.isfile(token):
             raise SourceFormatError(
-                "storage_options['token'] of a gs:// URL is the path of a JSON file of credentials, 'anon', "
-                "'google_default' or 'cloud'; there is no file of the name that was given."
+                "storage_options['token'] of a gs:// URL must be the path of a JSON file, or 'anon'."
             )
         _set("GOOGLE_APPLICATION_CREDENTIALS", os.fspath(token), "token (the path of a JSON file)")
     payer = {"gcs_user_project": {"project_id": options["project"]}} if options.get("requester_pays") else {}
@@ -318,11 +309,10 @@ def _gcs(text: str, options: dict[str, Any]) -> Location:
 
 
 def _set(name: str, value: str, option: str) -> None:
-    """TensorStore has these for the whole process only: say so, rather than let one source win."""
+    """Set a variable that TensorStore reads once for the whole process; raise if it has another value."""
     if os.environ.setdefault(name, value) != value:
         raise SourceFormatError(
-            f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r}, and it holds for the "
-            "whole process. Use one value, or unset the variable before windowloader is used."
+            f"storage_options {option}: {value!r} asked, but {name} is {os.environ[name]!r} for the whole process."
         )
 
 

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import itertools
 import math
+import os
+import socket
+import stat
+import sys
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -17,12 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from windowloader.errors import CredentialsError, SourceError, WindowLoaderError
+from windowloader.errors import CredentialsError, SourceError, SourceTimeoutError, WindowLoaderError
 from windowloader.util.threads import Stage, at_end
 
-from .failures import Asked, explained, late, stalled
+from .failures import Asked, explained
 from .processes import PerProcess
-from .received import LEAST, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,11 +47,16 @@ __all__ = [
 
 T = TypeVar("T")
 
-PATIENCE = 5.0  # seconds for reads to end when the interpreter does; then TensorStore is left to itself
-LOOK = 1.0  # seconds between two looks at what has arrived, while somebody waits
+PATIENCE = 5.0  # seconds for reads to end when the interpreter does; then TensorStore is abandoned
+LOOK = 1.0  # seconds between two looks at what has arrived, while a caller waits
 AGAIN = 0.05  # seconds between two looks at least, however many reads ask
 STOPPED = 2.0  # seconds without a look after which this process is taken to have been stopped
 THREADS = 16  # of the default `submit`
+LEAST = 64 << 10  # bytes that must arrive within a store's time-out, or its reads fail: less is a trickle
+HANDSHAKE = 16 << 10  # first bytes of a connection, which do not count: TLS takes them before any answer
+TCP_INFO = 11
+INFO_BYTES = 136  # of Linux' struct tcp_info, up to and including the counter
+COUNTER = 128
 
 _LENT: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
@@ -56,12 +65,12 @@ _NUMBERS = itertools.count()
 def lend(thing: T) -> T:
     """Note an array or a function that threads of TensorStore hold until a read is over, and return it.
 
-    They need the interpreter to let go of it, so that it must not end before.
+    They need the interpreter to release it, so that it must not end before.
 
     Parameters
     ----------
     thing : object
-        Nobody else's: the caller keeps no reference to it.
+        The caller keeps no other reference to it.
     """
     _LENT[next(_NUMBERS)] = thing
     return thing
@@ -74,18 +83,64 @@ def _await_lent() -> None:
         time.sleep(0.001)
 
 
+class _Connections:
+    """The total, and what each connection had received at the last look, by inode."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.known: dict[int, int] = {}
+
+    def look(self) -> int:
+        found = {}
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode):
+                    found[status.st_ino] = max(_received_by(int(name)) - HANDSHAKE, 0)
+        self.total += sum(max(count - self.known.get(inode, 0), 0) for inode, count in found.items())
+        self.known = found
+        return self.total
+
+
+def _received_by(descriptor: int) -> int:
+    """Return the bytes that a TCP connection has received; 0 for other descriptors."""
+    # Not `socket.socket(fileno=…)`: with a default timeout set it would make the connection non-blocking.
+    info, size = ctypes.create_string_buffer(INFO_BYTES), ctypes.c_uint(INFO_BYTES)
+    failed = _LIBRARY.getsockopt(descriptor, socket.IPPROTO_TCP, TCP_INFO, info, ctypes.byref(size))
+    known = not failed and size.value == INFO_BYTES
+    return int.from_bytes(info.raw[COUNTER:], sys.byteorder) if known else 0
+
+
+_LIBRARY = ctypes.CDLL(None)
+_CONNECTIONS: PerProcess[_Connections] = PerProcess()
+
+
+def received() -> int:
+    """Return the bytes received over all TCP connections of this process since the first call; 0 except on Linux.
+
+    TensorStore reports an answer only when all of it has arrived; the kernel counts bytes before. Traffic of other
+    libraries in the process counts too.
+
+    Examples
+    --------
+    >>> received() <= received()
+    True
+    """
+    return _CONNECTIONS.get(_Connections).look() if sys.platform == "linux" else 0
+
+
 class Progress:
     """When a store last made progress, over all its reads: a queue behind a slow link is not a stall.
 
-    Progress is a read that succeeds, or `LEAST` bytes that arrive. A read that failed or was given up is no sign of
-    life: counted as one it would keep the others waiting as long again. Time in which this process was stopped
+    Progress is a read that succeeds, or `LEAST` bytes that arrive. A read that failed or was given up does
+    not count: it would keep the others waiting as long again. Time in which this process was stopped
     (SIGSTOP, a suspended job, a frozen container) does not count.
 
     Parameters
     ----------
     renew : callable, optional
         Called when a read is given up, or fails by a fault that may pass: the next one must not join its requests,
-        which nobody can stop.
+        which cannot be stopped.
     """
 
     __slots__ = ("_arrived", "_last", "_looked", "give_up")
@@ -147,49 +202,39 @@ class Pending:
         return False
 
 
+@dataclass(slots=True, eq=False)
 class Done(Pending):
     """A read that is over: of no rows, or done at once, as local sources answer to ``submit``."""
 
-    __slots__ = ("taken",)
-
-    def __init__(self, taken: int = 0) -> None:
-        self.taken = taken
+    taken: int = 0
 
     def result(self, timeout: float | None = None) -> int:
         """Return at once."""
         return self.taken
 
 
+@dataclass(slots=True, eq=False)
 class Threaded(Pending):
-    """A read that a `concurrent.futures.Future` stands for.
+    """A read that a `concurrent.futures.Future` stands for; its result is the bytes taken."""
 
-    Parameters
-    ----------
-    future : Future
-        Its result is the bytes taken.
-    """
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: concurrent.futures.Future[int]) -> None:
-        self._future = future
+    future: concurrent.futures.Future[int]
 
     def result(self, timeout: float | None = None) -> int:
-        """Wait for the future."""
-        return self._future.result(timeout)
+        """Wait, and return the bytes taken."""
+        return self.future.result(timeout)
 
     def done(self) -> bool:
-        """Whether the future is."""
-        return self._future.done()
+        """Whether it is over."""
+        return self.future.done()
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         """Call once the future is done."""
         calls = [call]  # the future and this read refer to each other, and must not keep the rows alive
-        self._future.add_done_callback(lambda _: calls.pop()(self))
+        self.future.add_done_callback(lambda _: calls.pop()(self))
 
 
 def begun(pending: object, name: str) -> Pending:
-    """Return what ``submit`` of a source returned as a `Pending`; `SourceError` where it is none."""
+    """Return what ``submit`` of a source returned as a `Pending`; `SourceError` if it is none."""
     if isinstance(pending, Pending):
         return pending
     if isinstance(pending, concurrent.futures.Future):
@@ -203,14 +248,14 @@ def begun(pending: object, name: str) -> Pending:
 _THREADS: PerProcess[concurrent.futures.ThreadPoolExecutor] = PerProcess()
 
 
-def in_thread(name: str, read: Callable[..., int], *arguments: Any) -> Pending:
+def in_thread(read: Callable[..., int], *arguments: Any) -> Pending:
     """Begin a read on a thread of this process, as sources do without a ``submit`` of their own."""
     threads = _THREADS.get(lambda: concurrent.futures.ThreadPoolExecutor(THREADS))
-    return begun(threads.submit(read, *arguments), name)
+    return Threaded(threads.submit(read, *arguments))
 
 
 def taken(result: object, name: str) -> int:
-    """Return the bytes that a read says it took; `SourceError` where it does not say."""
+    """Return the bytes that a read reports to have taken; `SourceError` if it reports none."""
     if isinstance(result, int | np.integer):
         return int(result)
     raise SourceError(
@@ -265,11 +310,17 @@ def wait_all(
             if left <= 0 and not future.done():
                 future.cancel()
                 progress.give_up()
-                raise stalled(asked, limit)
-            with contextlib.suppress(Exception):  # also what it failed by: see below
+                raise SourceTimeoutError(
+                    f"{asked}: for {limit:g} s no read of this store finished, and less than {LEAST >> 10} KiB "
+                    "arrived. The connection may be stalled; try again, or where answers do take that long, pass "
+                    f"storage_options={{'timeout': {2 * limit:g}}}."
+                )
+            with contextlib.suppress(Exception):  # also its own error: see below
                 future.result(timeout=max(min(left, LOOK, limit / 4, rest), 0.0))
             if rest <= 0 and not future.done():
-                raise late(asked, timeout or 0.0)
+                raise SourceTimeoutError(
+                    f"{asked}: not read within {timeout:g} s; wait for the result again."
+                )
         try:
             results.append(explained(asked, partial(future.result, timeout=0)))
         except WindowLoaderError as error:

@@ -58,7 +58,6 @@ class Kind:
 
 
 FRAMES = ("pandas.DataFrame", "pandas.Series", "to_pandas", "__arrow_c_stream__")
-HDF_FILE = ("hdf5:open_hdf5", "hdf5:list_hdf5")
 DATASETS = ("xarray.Dataset", "xarray.DataTree")
 KINDS = {  # in the order that objects are tested in
     "source": Kind("a windowloader.Source", "registry:open_ready", marks=("windowloader.Source",)),
@@ -73,7 +72,7 @@ KINDS = {  # in the order that objects are tested in
         parts=True,
     ),
     "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
-    "hdf5": Kind("an HDF5 or netCDF-4 file", *HDF_FILE, parts=True),
+    "hdf5": Kind("an HDF5 or netCDF-4 file", "netcdf:open_netcdf", "netcdf:list_netcdf", parts=True),
     "netcdf": Kind("a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf"),
     "table": Kind("a table (CSV, Parquet, Feather, Excel)", "tables:open_table"),
     "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),

@@ -1,12 +1,13 @@
-"""Byte ranges of one object: through TensorStore where it has the store, else through fsspec.
+"""Objects and small values in remote stores: through TensorStore where it has the store, else through fsspec.
 
-In: a URL. Out: `RemoteObject.fetch` of a range, checked against the version first seen. Never reads ahead, never
-caches: h5py's reads of metadata do both, in `ObjectFile`.
+In: a `Location` or a URL. Out: TensorStore's key-value store of a location, names in a folder, and `RemoteObject`,
+whose byte ranges are checked against the version first seen. Never reads ahead, never caches: only `ObjectFile` does,
+for HDF5's reads of metadata.
 """
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import numpy as np
 from windowloader.errors import (
     CorruptDataError,
     SourceChangedError,
+    SourceError,
     SourceFormatError,
     SourceNotFoundError,
     WindowLoaderError,
@@ -25,23 +27,72 @@ from windowloader.errors import (
 from windowloader.hiding import hide_secrets
 
 from .failures import Asked, explained
-from .kvstore import open_store
 from .options import Location, locate, supported
-from .processes import PerProcess
-from .reads import Progress, wait_all
+from .processes import PerProcess, tensorstore
+from .reads import Progress, wait, wait_all
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = ["FsspecObject", "ObjectFile", "RemoteObject", "blob_of", "join"]
+__all__ = ["RemoteObject", "get", "join", "list_folder", "open_store", "remote_object", "wait_for"]
 
+LISTED = ("s3", "gcs")  # stores that fsspec lists with a delimiter, where its package is installed
 PAGE = 64 << 10  # of a file over an object: 12 requests for the metadata of five variables, 10 of 1 MiB
 KEPT = 1024  # pages
 LARGE = 16 << 20
 REQUESTS = 16
-PART = 8 << 20  # a longer range goes as several requests, which run side by side
-GAP = 64 << 10  # bytes read in vain rather than asked for apart: less than a request's latency is worth
+PART = 8 << 20  # a longer range is split into several requests, which run side by side
+GAP = 64 << 10  # unneeded bytes that are read rather than asked for apart: cheaper than a request's latency
+
+
+def open_store(location: Location, spec: Mapping[str, Any] | None = None) -> Any:
+    """Return TensorStore's key-value store of a location, or of a specification with its credentials and limits."""
+    kvstore, spec = tensorstore(location.url).KvStore, dict(spec or location.store())
+    opened = explained(Asked(location.url), lambda: kvstore.open(spec, context=location.resources()))
+    return wait_for(opened, location)
+
+
+def wait_for(future: Any, location: Location, asked: Asked | None = None) -> Any:
+    """Return the result of a store's future, within the time-out of its location."""
+    asked = asked or Asked(location.url)
+    return wait(future, asked, limit=location.timeout, progress=Progress(location.renew))
+
+
+def check_bucket(location: Location) -> None:
+    """Raise if the bucket itself does not exist: a missing key looks alike."""
+    if location.scheme in LISTED:
+        ending = f"{location.path.rstrip('/')}/zarr.json"
+        store = open_store(location, {**location.kvstore, "path": ""})
+        with contextlib.suppress(PermissionError):  # absence and denial look alike then
+            wait_for(store.list(tensorstore().KvStore.KeyRange(ending, ending + "\0")), location)
+
+
+def list_folder(location: Location) -> list[str] | None:
+    """Return the names directly below a location, listed with a delimiter, which TensorStore does not support.
+
+    Returns
+    -------
+    list of str or None
+        None if the bucket's file system of fsspec is not installed, or does not answer.
+    """
+    if location.scheme not in LISTED:
+        return None
+    import fsspec
+
+    store, options = location.kvstore, dict(location.options)
+    if "endpoint" in store:
+        options["endpoint_url"] = store["endpoint"]
+    if options.pop("region", store.get("aws_region")):
+        options["client_kwargs"] = {"region_name": store["aws_region"]}
+    folder = f"{store['bucket']}/{location.path.strip('/')}".rstrip("/")
+    try:
+        system = fsspec.filesystem(location.scheme, **options, skip_instance_cache=True)
+        return [path.removeprefix(f"{folder}/").partition("/")[0] for path in system.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    except Exception:  # TensorStore lists too, every key, and reports what is wrong
+        return None
 
 
 class RemoteObject:
@@ -59,8 +110,12 @@ class RemoteObject:
     timeout : float
         Seconds without progress after which a read fails.
     location : Location or None
-        None where only fsspec knows the store.
+        None if only fsspec knows the store.
+    in_threads : bool
+        Whether reads are answered by other Python threads.
     """
+
+    in_threads = False
 
     def __init__(self, location: Location) -> None:
         self.location: Any = location
@@ -76,13 +131,13 @@ class RemoteObject:
         return self._process.get(self._open).read("", byte_range=slice(start, stop))
 
     def bytes_of(self, result: Any) -> bytes:
-        """Bytes of a future's result; `SourceChangedError` where the object is another than the first seen."""
+        """Bytes of a future's result; `SourceChangedError` if the object is another than the first seen."""
         if result.state != "value":
             raise SourceNotFoundError(f"{self.name!r}: nothing is there; check the path.")
-        self._check(result.stamp.generation)
+        self._see(result.stamp.generation)
         return bytes(result.value)
 
-    def _check(self, generation: bytes) -> None:
+    def _see(self, generation: bytes) -> None:
         version = hashlib.blake2b(generation, digest_size=8).hexdigest()
         if self._seen not in ("", version):
             raise SourceChangedError(
@@ -94,6 +149,9 @@ class RemoteObject:
         """Keep later requests apart from those that were given up, and which still count against the limit."""
         self._process.drop()
         self.location.renew()
+
+    def check(self) -> None:
+        """Each read checks the version."""
 
     def identity(self) -> str:
         """Text that changes when the object does; asks for one byte if nothing was read yet."""
@@ -113,6 +171,8 @@ class FsspecObject(RemoteObject):
         As fsspec takes them.
     """
 
+    in_threads = True
+
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url, self._options = url, own_headers_stay(options)
         self.name, self.location = hide_secrets(url), None
@@ -128,7 +188,7 @@ class FsspecObject(RemoteObject):
 
         system, path, info = explained(Asked(self.name), opened)
         marks = (info[key] for key in ("ETag", "etag", "mtime", "created", "size") if key in info)
-        self._check(f"{next(marks, '')} {info.get('size')}".encode())
+        self._see(f"{next(marks, '')} {info.get('size')}".encode())
         return system, path
 
     def fetch(self, start: int, stop: int | None) -> Any:
@@ -184,31 +244,31 @@ def pool() -> ThreadPoolExecutor:
 
 
 def renew_pool() -> None:
-    """Use fresh threads: those of requests that were given up are busy until their library ends them."""
+    """Use fresh threads: those of abandoned requests are busy until their library ends them."""
     _POOL.drop()
 
 
-def blob_of(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> RemoteObject:
+def remote_object(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> RemoteObject:
     """Return the object at a URL.
 
     Examples
     --------
-    >>> type(blob_of("s3://bucket/x.npy")).__name__, type(blob_of("memory://x.npy")).__name__
+    >>> type(remote_object("s3://bucket/x.npy")).__name__, type(remote_object("memory://x.npy")).__name__
     ('RemoteObject', 'FsspecObject')
     """
     return RemoteObject(locate(url, options)) if supported(url) else FsspecObject(str(url), options or {})
 
 
-def get(blob: RemoteObject, start: int, stop: int | None) -> bytes:
+def get(remote: RemoteObject, start: int, stop: int | None) -> bytes:
     """Read bytes and wait for them; ``stop=None``: to the end of the object."""
-    return get_all(blob, [(start, stop)])[0]
+    return get_all(remote, [(start, stop)])[0]
 
 
-def get_all(blob: RemoteObject, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
+def get_all(remote: RemoteObject, ranges: Sequence[tuple[int, int | None]]) -> list[bytes]:
     """Read byte ranges, all at once, and wait for them."""
-    futures = [blob.fetch(start, stop) for start, stop in ranges]
-    results = wait_all(futures, Asked(blob.name), limit=blob.timeout, progress=Progress(blob.renew))
-    return [blob.bytes_of(result) for result in results]
+    futures = [remote.fetch(start, stop) for start, stop in ranges]
+    results = wait_all(futures, Asked(remote.name), limit=remote.timeout, progress=Progress(remote.renew))
+    return [remote.bytes_of(result) for result in results]
 
 
 def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = PART) -> list[np.ndarray]:
@@ -219,7 +279,7 @@ def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = 
     offsets, sizes : ndarray, int64
         Ranges.
     gap : int
-        Bytes between two that are read in vain at most.
+        Unneeded bytes between two ranges of a group at most.
     part : int
         Bytes of a request of several ranges at most.
 
@@ -237,9 +297,7 @@ def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = 
     first, ends = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
     wide = np.append(np.flatnonzero(first[1:] - ends[:-1] > gap) + 1, len(order))
     groups, at = [], 0
-    while at < len(
-        order
-    ):  # up to the next wide gap, and to the part's size; a range that is larger goes alone
+    while at < len(order):  # up to the next wide gap and the part's size; a larger range is a group by itself
         full = int(np.searchsorted(ends, first[at] + part, side="right"))
         end = max(at + 1, min(int(wide[np.searchsorted(wide, at, side="right")]), full))
         groups.append(order[at:end])
@@ -247,23 +305,66 @@ def join(offsets: np.ndarray, sizes: np.ndarray, *, gap: int = GAP, part: int = 
     return groups
 
 
-class ObjectFile(io.RawIOBase):
-    """A file over an object, for libraries that read metadata here and there: pages stay once read.
+class MissingPagesError(SourceError):
+    """A read of an `ObjectFile` needs pages that must be fetched first."""
+
+
+class Pages(dict[int, bytes]):
+    """Pages of an object by number, which stay once fetched.
 
     Parameters
     ----------
-    blob : RemoteObject
+    remote : RemoteObject
         The object.
     size : int
         Its bytes.
-    first : bytes
-        Its first page, where it is there already.
     """
 
-    def __init__(self, blob: RemoteObject, size: int, first: bytes = b"") -> None:
-        self._blob, self._size, self._at, self.name = blob, size, 0, blob.name
-        self._pages = {0: first} if len(first) == PAGE else {}
+    def __init__(self, remote: RemoteObject, size: int) -> None:
+        self.remote, self.size = remote, size
+
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> dict[int, bytes]:
+        """Return the pages of byte ranges; missing ones are fetched, neighbours in one request, all at once."""
+        found, missing = self.known(ranges)
+        numbers = np.array(missing, np.int64)
+        runs = [numbers[group].tolist() for group in join(numbers, np.ones_like(numbers), gap=0)]
+        places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self.size)) for run in runs]
+        for run, data in zip(runs, get_all(self.remote, places), strict=True):
+            for count, page in enumerate(run):
+                self[page] = found[page] = data[count * PAGE : (count + 1) * PAGE]
+        return found
+
+    def known(self, ranges: Iterable[tuple[int, int]]) -> tuple[dict[int, bytes], list[int]]:
+        """Return the pages of byte ranges, and the numbers of those that are missing."""
+        wanted = {page for first, stop in ranges for page in range(first // PAGE, -(-stop // PAGE))}
+        found = {page: data for page in sorted(wanted) if (data := self.get(page)) is not None}
+        return found, sorted(wanted - found.keys())
+
+
+class ObjectFile(io.RawIOBase):
+    """A file over the pages of an object, for HDF5's reads of metadata.
+
+    h5py holds its global lock while HDF5 reads. TensorStore answers without another Python thread. fsspec does not: a
+    garbage collection in its thread may wait for that lock, to free an object of h5py, and neither would go on. So what
+    fsspec reads is never waited for here: a read of pages that are not there fails, and `fetch_missing` fetches them
+    when the lock is free.
+
+    Parameters
+    ----------
+    pages : Pages
+        Of the object; several files may share them.
+    """
+
+    def __init__(self, pages: Pages) -> None:
+        self.pages, self.name, self._at = pages, pages.remote.name, 0
+        self._missing: list[tuple[int, int]] = []
         self.problem: WindowLoaderError | None = None  # h5py reports its own error instead of ours
+
+    def begin(self) -> None:
+        """Forget an earlier problem, and all pages if there are too many."""
+        self.problem = None
+        if len(self.pages) > KEPT:
+            self.pages.clear()
 
     def tell(self) -> int:
         """Position."""
@@ -271,45 +372,34 @@ class ObjectFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a position."""
-        self._at = offset + (0, self._at, self._size)[whence]
+        self._at = offset + (0, self._at, self.pages.size)[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read on from the position."""
         view = memoryview(buffer).cast("B")
-        first, stop = self._at, max(min(self._at + len(view), self._size), self._at)
-        # h5py holds its lock while it waits here: a thread that answers must not come to close files it is done with.
-        collects = gc.isenabled()
-        gc.disable()
+        first, stop = self._at, max(min(self._at + len(view), self.pages.size), self._at)
         try:
-            if stop - first > LARGE:  # values: they are not asked for again
-                data = get(self._blob, first, stop)
-            else:
-                self.fetch([(first, stop)])
-                whole = b"".join(self._pages[number] for number in _pages(first, stop))
-                data = whole[first % PAGE :][: stop - first]
-            view[: len(data)] = data
+            view[: stop - first] = self._read(first, stop)
         except WindowLoaderError as error:
             self.problem = error
             raise
-        finally:
-            if collects:
-                gc.enable()
         self._at = stop
         return stop - first
 
-    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Read the pages of byte ranges that are not there yet, neighbours by one request, all requests at once."""
-        wanted = sorted({page for part in ranges for page in _pages(*part)})[:KEPT]
-        while len(self._pages) > KEPT:  # the oldest go
-            self._pages.pop(next(iter(self._pages)))
-        missing = np.array([page for page in wanted if page not in self._pages], np.int64)
-        runs = [missing[group].tolist() for group in join(missing, np.ones_like(missing), gap=0)]
-        places = [(run[0] * PAGE, min((run[-1] + 1) * PAGE, self._size)) for run in runs]
-        for run, data in zip(runs, get_all(self._blob, places), strict=True):
-            for count, page in enumerate(run):
-                self._pages[page] = data[count * PAGE : (count + 1) * PAGE]
+    def _read(self, first: int, stop: int) -> bytes:
+        if self.pages.remote.in_threads:
+            found, missing = self.pages.known([(first, stop)])
+            if missing:
+                self._missing.append((first, stop))
+                raise MissingPagesError(f"{self.name!r}: bytes {first}–{stop - 1} were not fetched.")
+        elif stop - first > LARGE:  # values: they are not asked for again
+            return get(self.pages.remote, first, stop)
+        else:
+            found = self.pages.fetch([(first, stop)])
+        return b"".join(found[page] for page in sorted(found))[first % PAGE :][: stop - first]
 
-
-def _pages(first: int, stop: int) -> range:
-    return range(first // PAGE, -(-stop // PAGE))
+    def fetch_missing(self) -> None:
+        """Fetch what reads lacked; call it without h5py's lock."""
+        missing, self._missing, self.problem = self._missing, [], None
+        self.pages.fetch(missing)

@@ -1,7 +1,7 @@
-"""Which arrays a Zarr store holds and what they mean: zarr-python reads the metadata, xarray says what they say.
+"""Which arrays a Zarr store holds and what they mean: zarr-python reads the metadata, xarray interprets them.
 
 In: a path, a URL, or a store, group or array of zarr-python. Out: `ZarrContents`. Metadata are read once: in two or
-three requests where they are consolidated, else those of the arrays that are named, else of all, by listing folders.
+three requests if they are consolidated, else those of the arrays that are named, else of all, by listing folders.
 Never reads the chunks of a variable.
 """
 
@@ -26,16 +26,14 @@ from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_shape
 
 from .base import digest
-from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import Stamp
-from .kvstore import check_bucket, wait_for
-from .kvzarr import store_of
 from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
-from .remote_objects import own_headers_stay
+from .remote_objects import check_bucket, own_headers_stay, wait_for
+from .zarr_stores import TensorStoreStore, fsspec_store, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
     from .options import Location
 
 __all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
-
-DEEPEST = 16  # groups within one another that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +54,9 @@ class Place:
     name : str
         For messages.
     key : tuple
-        Equal for what is the same place.
+        Equal for the same place.
     location : Location or None
-        Of the node, where TensorStore reads the store.
+        Of the node, if TensorStore reads the store.
     """
 
     node: Any = field(compare=False)
@@ -73,7 +69,7 @@ class Place:
         return ZarrContents(self)
 
     def parent(self) -> tuple[Place, str]:
-        """Return the node one step up, and the name of this one in it; no name where there is none."""
+        """Return the node one step up, and the name of this one in it; no name if there is none."""
         key, above = (*self.key, ".."), self.location and self.location.parent()
         path, name = split_path(self.node.path if self.location is None else self.location.path)
         store = self.node.store if above is None else store_of(above)
@@ -92,10 +88,8 @@ def place_of(target: Any, storage_options: Mapping[str, Any] | None = None) -> P
     if supported(target):
         location = locate(target, storage_options)
         return Place(StorePath(store_of(location)), location.url, key, location)
-    from .references import open_store
-
     options, name = own_headers_stay(storage_options), str(target)
-    store = explained(Asked(name), lambda: open_store(name, options))
+    store = explained(Asked(name), lambda: fsspec_store(name, options))
     return Place(StorePath(store), hide_secrets(name).rstrip("/"), key)
 
 
@@ -103,7 +97,7 @@ class ZarrContents(Contents):
     """The arrays below a place.
 
     Dimensions without a name, and those of an array that disagrees with the sizes of others of the same name, are
-    called ``phony_dim_…``: they say nothing.
+    called ``phony_dim_…``: they carry no meaning.
 
     Parameters
     ----------
@@ -115,19 +109,19 @@ class ZarrContents(Contents):
         Metadata by path below the place, of Zarr 2 with the attributes; the path is empty for the place itself.
     arrays : dict of str to zarr.Array
         By path.
-    problems : dict of str to Exception
+    problems : dict of str to WindowLoaderError
         Why an array cannot be opened, by path.
     form : int or None
-        Version of the Zarr format, where the place has metadata of its own.
+        Version of the Zarr format, if the place has metadata of its own.
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.name, {})
-        self.place, self.complete = place, False
+        self.place, self._listed = place, False
         self.form: int | None = None
         self.nodes: dict[str, dict[str, Any]] = {}
         self.arrays: dict[str, Any] = {}
-        self.problems: dict[str, Exception] = {}
+        self.problems: dict[str, WindowLoaderError] = {}
         self._values: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -136,6 +130,20 @@ class ZarrContents(Contents):
         with opened(place) as contents:
             contents.find(variable)
         return contents
+
+    def beside(self) -> tuple[str, ZarrContents]:
+        """Return the path of a lone array in the folder above, and the contents of that if something labels it there.
+
+        Metadata of the folder itself are not asked for.
+        """
+        above, name = self.place.parent()
+        if not name or not self.dimensions(""):
+            return "", self
+        with opened(above) as contents:
+            contents.nodes.setdefault(name, self.nodes[""])
+            contents.form = contents.form or self.form
+            contents.find(name)
+        return (name, contents) if len(contents.arrays) > 1 else ("", self)
 
     @property
     def single(self) -> bool:
@@ -148,18 +156,19 @@ class ZarrContents(Contents):
         Raises
         ------
         SourceNotFoundError
-            Where there are no metadata at all.
+            If there are no metadata at all.
         """
         path = None if variable is None else variable.strip("/")
-        if self.complete if path is None else path in self.arrays or path in self.problems:
+        if self._listed if path is None else path in self.arrays or path in self.problems:
             return
         location, asked = self.place.location, Asked(self.name, doing="opened")
         if location is not None and location.local is not None:
-            Stamp.of(location.local)  # nothing there is its own error
+            Stamp.of(location.local)  # a clear error if it does not exist
         explained(asked, lambda: sync(self._find(path)))
         if not self.nodes:
-            if (refused := getattr(self.place.node.store, "refused", None)) is not None:
-                raise refused
+            store = self.place.node.store
+            if isinstance(store, TensorStoreStore) and store.refused is not None:
+                raise store.refused
             if location is not None:
                 check_bucket(location)
             raise SourceNotFoundError(
@@ -174,24 +183,25 @@ class ZarrContents(Contents):
         await StorePath.open(self.place.node.store, "")
         if not self.nodes:
             await self._head()
-        if path is not None and not (self.complete and path in self.nodes):
+        if path is None:
+            if self.nodes and not self._listed:
+                await self._below("")
+            self._listed = True
+        elif not (self._listed and path in self.nodes):
             await self._named(path)
-        elif path is None and self.nodes and not self.complete:
-            await self._below("")
-            self.complete = True
 
     async def _head(self) -> None:
-        """Read what the place itself has: all there is, where that is consolidated, or an array."""
-        self.nodes = await self._documents(["zarr.json"])
-        if (root := self.nodes.get("")) is not None:
-            inner = (root.get("consolidated_metadata") or {}).get("metadata")
-            self.nodes |= inner or {}
-        elif (inner := (await self._documents([".zmetadata"])).get("")) is not None:
-            self.nodes = _nodes(inner["metadata"])
-        else:
-            self.nodes = await self._documents([".zarray", ".zattrs", ".zgroup"])
-        self.complete = inner is not None or _is_array(self.nodes.get(""))
-        self.form = None if not self.nodes else 2 if root is None else 3
+        """Read what the place itself has: all there is, if that is consolidated, or an array."""
+        for form, keys in ((3, ["zarr.json"]), (2, [".zmetadata"]), (2, [".zarray", ".zattrs", ".zgroup"])):
+            self.nodes = await self._documents(keys)
+            if self.nodes:
+                self.form = form
+                break
+        root = self.nodes.get("") or {}
+        inner = (root.get("consolidated_metadata") or root).get("metadata")
+        if inner is not None:
+            self.nodes = _nodes(inner) if self.form == 2 else {**self.nodes, **inner}
+        self._listed = inner is not None or _is_array(root)
 
     async def _documents(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the metadata that some keys below the place have, by path, asked for at once."""
@@ -225,16 +235,11 @@ class ZarrContents(Contents):
 
     async def _below(self, folder: str) -> None:
         """Read the metadata of all nodes below a folder: listed folder by folder, never into arrays."""
-        if folder.count("/") > DEEPEST:  # links and damaged keys lead round and round
-            raise SourceFormatError(
-                f"folders below {folder.partition('/')[0]!r} are nested more than {DEEPEST} deep. Name the arrays: "
-                "variables=['…'], or have the metadata consolidated (zarr.consolidate_metadata)."
-            )
         node = self.place.node / folder
         names = [name.rstrip("/") async for name in node.store.list_dir(node.path)]
         paths = [f"{folder}{name}" for name in names if name and name[0] != "." and name != "zarr.json"]
         await self._read(paths)
-        # A folder without a document is a group of Zarr 2, or none of ours.
+        # A folder without a document is a group of Zarr 2, or of something else.
         inner = [path for path in paths if path in self.nodes or self.form == 2]
         await asyncio.gather(
             *(self._below(f"{path}/") for path in inner if not _is_array(self.nodes.get(path)))
@@ -249,8 +254,14 @@ class ZarrContents(Contents):
             if path not in self.arrays and path not in self.problems:
                 try:
                     self.arrays[path] = self._open(path)
-                except Exception as error:  # a codec that nobody knows must not hide the other arrays
+                except WindowLoaderError as error:
                     self.problems[path] = error
+                except Exception as error:  # an unknown codec must not hide the other arrays
+                    cause = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
+                    self.problems[path] = SourceFormatError(
+                        f"{self._title(path)!r}: zarr-python cannot open the array ({cause}). Install the package of "
+                        "its codec or dtype, or write the array again without."
+                    )
             if path in self.arrays:
                 members.setdefault(split_path(path)[0], []).append(path)
         for group, paths in sorted(members.items()):
@@ -269,11 +280,11 @@ class ZarrContents(Contents):
         if document.get("data_type") == "bfloat16":  # which TensorStore alone knows
             document = {**document, "data_type": "uint16", "fill_value": 0}
         array = zarr.Array.from_dict(self.place.node / path, document)
-        dict(array.attrs)  # which raises where they are no mapping
+        dict(array.attrs)  # which raises if they are no mapping
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
             check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
-        return array if array.dtype.kind in "OT" else bounded(array)  # text of any length has no bound
+        return array
 
     def _variable(self, path: str, sizes: dict[str, int]) -> Any:
         """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""
@@ -291,7 +302,7 @@ class ZarrContents(Contents):
         return xarray.Variable(dims, xarray.core.indexing.LazilyIndexedArray(values), self._attributes(path))
 
     def _attributes(self, path: str) -> dict[str, Any]:
-        """Attributes of an array, of which `_FillValue` says what marks a missing cell.
+        """Attributes of an array, of which `_FillValue` marks missing cells.
 
         That is the attribute, else the fill value of a Zarr 2 array, which is where xarray writes it; but not 0, which
         zarr-python writes unasked.
@@ -316,7 +327,7 @@ class ZarrContents(Contents):
         return "zarr3" if self.arrays[path].metadata.zarr_format == 3 else "zarr"
 
     def identity(self, path: str) -> str:
-        """Text that changes when the metadata of an array do, and on this machine when a chunk beside them does."""
+        """Text that changes when the metadata of an array do, and on this machine when a chunk does."""
         files = []
         if (location := self.place.location) is not None and location.local is not None:
             # The folder changes when a chunk is replaced: those are written aside and renamed.
@@ -325,7 +336,7 @@ class ZarrContents(Contents):
         return digest(self.nodes[path], *(file.stat().st_mtime_ns for file in files))
 
     def variables(self) -> tuple[str, ...]:
-        """Paths of the arrays of numbers along time; where there are none, of those with more than one dimension."""
+        """Paths of the arrays of numbers along time; if there are none, of those with more than one dimension."""
         found = super().variables()
         many = [path for path in found if self.dimensions(path) or self.arrays[path].ndim > 1]
         return tuple(many) or found
@@ -336,23 +347,17 @@ class ZarrContents(Contents):
         Raises
         ------
         SourceFormatError
-            Where there are several, or none, or the one asked for is not numbers, or cannot be opened.
+            If there are several, or none, or the one asked for is not numbers, or cannot be opened.
         SourceNotFoundError
-            Where there is none of that name.
+            If there is none of that name.
         """
         path = None if variable is None else variable.strip("/")
         if path is None and (self.single or not self.arrays):
             path = next(iter({**self.arrays, **self.problems}), None)
         if path is None:
             return super().choose(None)
-        if isinstance(error := self.problems.get(path), WindowLoaderError):
+        if (error := self.problems.get(path)) is not None:
             raise error
-        if error is not None:
-            said = f"{type(error).__name__}: {hide_secrets(' '.join(f'{error}'.split()))[:400]}"
-            raise SourceFormatError(
-                f"{self._title(path)!r}: zarr-python cannot open the array ({said}). Install the package of its codec "
-                "or dtype, or write the array again without."
-            )
         if path not in self.arrays:
             listed = f"there are {', '.join(map(repr, self.variables() or self.arrays)) or 'nothing'}."
             alone = "it is a single array. Leave variables= out, and name its features with features=[…]."
@@ -402,7 +407,7 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
-    """Return an array as TensorStore has it open; `SourceFormatError` where its metadata are not known to it."""
+    """Return an array as TensorStore has it open; `SourceFormatError` if it does not support the metadata."""
     spec = {
         "driver": driver,
         "kvstore": location.store(),

@@ -15,9 +15,9 @@ from windowloader.errors import (
     SourceFormatError,
     SourceNotFoundError,
 )
-from windowloader.sources.hdf5 import list_hdf5, open_hdf5
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.memory import MappedSource
+from windowloader.sources.netcdf import list_netcdf, open_netcdf
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source
 
@@ -41,7 +41,7 @@ def test_contiguous_is_mapped_and_chunked_is_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.h5", plain=VALUES, group__packed={"data": VALUES, "chunks": (4, 5), "shuffle": True}
     )
-    plain, packed = open_hdf5(path, variable="plain"), open_hdf5(path, variable="/group/packed")
+    plain, packed = open_netcdf(path, variable="plain"), open_netcdf(path, variable="/group/packed")
     assert isinstance(plain, MappedSource)
     np.testing.assert_array_equal(plain.array(), VALUES)
     assert isinstance(packed, HDF5Source)
@@ -54,22 +54,22 @@ def test_what_cannot_be_mapped_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w", userblock_size=512) as file:
         file["behind"] = VALUES
-    check_source(open_hdf5(path), VALUES, fork=False)
+    check_source(open_netcdf(path), VALUES, fork=False)
     with h5py.File(path, "w") as file:
         file.create_dataset("unwritten", (4, 3), "f4", fillvalue=7)
-    check_source(open_hdf5(path), np.full((4, 3), 7, "f4"), fork=False)
+    check_source(open_netcdf(path), np.full((4, 3), 7, "f4"), fork=False)
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout((24, 5), "f4")
         source = write(tmp_path / "part.h5", x=VALUES)
         layout[:12] = h5py.VirtualSource(source, "x", VALUES.shape)
         layout[12:] = h5py.VirtualSource(source, "x", VALUES.shape)
         file.create_virtual_dataset("twice", layout)
-    check_source(open_hdf5(path), np.concatenate([VALUES, VALUES]), fork=False)
+    check_source(open_netcdf(path), np.concatenate([VALUES, VALUES]), fork=False)
 
 
 def test_which_dataset_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", speed=VALUES, g__flow=VALUES, names=np.array([b"a"]), scalar=1.0)
-    assert list_hdf5(path) == ("speed", "g/flow") == list_variables(path)
+    assert list_netcdf(path) == ("speed", "g/flow") == list_variables(path)
     with pytest.raises(SourceFormatError, match="holds 2 arrays: 'speed', 'g/flow'"):
         open_source(path)
     with pytest.raises(SourceFormatError, match="no variable 'spede'; it holds 'speed', 'g/flow'"):

@@ -454,3 +454,24 @@ def test_a_broken_name_beside_them_takes_nothing_from_other_variables(tmp_path: 
             source = open_source(tmp_path / "a.nc", variable=name)
             check_source(source, VALUES, timestamps=TIMES, fork=False)
             np.testing.assert_array_equal(source.labels(1), labels)
+
+
+def test_a_variable_is_as_long_as_its_unlimited_dimension(tmp_path: Path) -> None:
+    hours = np.arange(5.0)
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        time = file.create_dataset("time", data=hours, maxshape=(None,), chunks=(5,))
+        time.attrs.update(HOURS)
+        time.make_scale("time")
+        short = file.create_dataset("short", data=np.ones((3, 2), "f4"), maxshape=(None, 2), fillvalue=-1)
+        short.dims[0].attach_scale(time)
+    source = open_source(tmp_path / "a.nc", variable="short")
+    assert source.dims is not None
+    assert source.dims[0] == "time"
+    assert len(source.timestamps()) == 5
+    for start, stop in ((0, 5), (2, 4), (4, 5)):
+        rows = np.empty((stop - start, 2), "f4")
+        source.read(start, stop, rows)
+        np.testing.assert_array_equal(
+            rows, np.where(np.arange(start, stop) < 3, 1, -1)[:, None] + np.zeros((1, 2))
+        )
+    source.close()

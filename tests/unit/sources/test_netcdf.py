@@ -196,7 +196,7 @@ def test_broken_and_missing(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "no.nc").write_bytes(b"nothing at all")
     with pytest.raises(SourceFormatError, match=r"no\.nc"):
         open_source(tmp_path / "no.nc")
-    monkeypatch.setitem(__import__("sys").modules, "h5netcdf", None)
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(MissingExtraError, match=r"windowloader\[netcdf\]"):
         open_source(tmp_path / "a.nc")
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from windowloader.sources.received import HANDSHAKE, received
+from windowloader.sources.reads import HANDSHAKE, received
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux counts bytes by connection")
 

@@ -183,9 +183,9 @@ def open_netcdf(
                 )
             return contents.complete(lambda: _open(opener, contents, path, axes, mask_and_scale))
         if isinstance(opener.where, Stamp):
-            from .frame_hdf5 import open_frame
+            from .tables import open_stored_frame
 
-            return open_frame(opener.where, contents.frame(path), axes=axes, **options)
+            return open_stored_frame(opener.where, contents.frame(path), axes=axes, **options)
     from .fetching import open_fetched
 
     return open_fetched(

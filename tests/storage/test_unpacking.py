@@ -1,4 +1,4 @@
-"""Chunks that decompress to more than their shape stop at their size: by byte ranges over HTTP, and by TensorStore."""
+"""Chunks that unpack to more than their shape stop at their size: by byte ranges over HTTP, and by zarr-python."""
 
 import bz2
 import functools
@@ -18,6 +18,7 @@ import zarr
 from numcodecs import LZ4, Blosc, Zstd
 
 import windowloader as wl
+from windowloader.errors import CorruptDataError
 
 ROWS, NODES = 40, 6
 VALUES = np.random.default_rng(8).normal(size=(ROWS, NODES)).astype("<f4")
@@ -120,13 +121,32 @@ KINDS = [("zlib", 2), ("gzip", 2), ("bz2", 2), ("lzma", 2), ("zstd", 2), ("blosc
          ("zstd", 3), ("blosc", 3)]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("kind", "form"), [*KINDS[:1], *(pytest.param(*one, marks=pytest.mark.campaign) for one in KINDS[1:])]
+)
+def test_zarr_python_stops_at_a_chunks_size(tmp_path, kind, form):
+    sound = written(tmp_path / "sound", store(kind, packed(kind, VALUES.tobytes()), form))
+    said = opened(sound, written(tmp_path / "bomb", store(kind, stream(kind), form)))
+    assert said.startswith("CorruptDataError")
+    assert "decompresses to" in said or "too small" in said
+
+
 @pytest.mark.parametrize(("kind", "form"), KINDS)
-def test_zarr_python_reads_each_codec(tmp_path, kind, form):
+def test_sound_chunks_are_read_as_before(tmp_path, kind, form):
     series = by_zarr(written(tmp_path / "a", store(kind, packed(kind, VALUES.tobytes()), form)))
     np.testing.assert_array_equal(
         wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES
     )
     series.variables[0].source.close()
+    for broken in (
+        packed(kind, VALUES.tobytes())[:-20],
+        packed(kind, VALUES.tobytes() + bytes(4)),
+        packed(kind, b""),
+    ):
+        series = by_zarr(written(tmp_path / "b", store(kind, broken, form)))
+        with pytest.raises(CorruptDataError):
+            wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0)
+        series.variables[0].source.close()
 
 
 @pytest.fixture
@@ -181,3 +201,13 @@ def test_an_archive_stops_at_what_its_header_says(tmp_path):
     np.savez(tmp_path / "sound.npz", VALUES)
     said = opened((tmp_path / "sound.npz").as_uri(), (tmp_path / "bomb.npz").as_uri())
     assert said == ""  # only the array that the header describes is read
+
+
+def test_zarr_shards_are_bounded_too(tmp_path):
+    shards = {"chunks": (5, NODES), "shards": (20, NODES), "compressors": zarr.codecs.GzipCodec()}
+    memory = zarr.storage.MemoryStore()
+    zarr.create_array(memory, data=VALUES, **shards)
+    series = wl.open(memory)
+    np.testing.assert_array_equal(
+        wl.WindowSet(series, wl.WindowSpec(lookback=40, horizon=0)).read(0).inputs[0, ..., 0], VALUES
+    )

@@ -200,6 +200,7 @@ class _ZarrRows:
     def __init__(self, source: ZarrSource) -> None:
         import zarr
 
+        from .bounded import bounded
         from .zarr_stores import CompleteStore
 
         self.source, self.progress = source, Progress(renew_pool)
@@ -209,7 +210,8 @@ class _ZarrRows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # codecs that the format does not settle
             self.array = explained(
-                Asked(source.name), lambda: zarr.open_array(store, path=node.path, mode="r", zarr_format=form)
+                Asked(source.name),
+                lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
             )
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:

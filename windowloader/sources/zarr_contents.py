@@ -26,6 +26,7 @@ from windowloader.hiding import hide_secrets
 from windowloader.util.axes import check_shape
 
 from .base import digest
+from .bounded import bounded
 from .description import Contents, opened, split_path
 from .failures import Asked, explained
 from .handles import Stamp
@@ -284,7 +285,7 @@ class ZarrContents(Contents):
         check_shape(array.shape, array.dtype.itemsize, name)
         for grid in (array.chunks, array.shards or ()):
             check_shape(grid, array.dtype.itemsize, name, what="chunks", least=1)
-        return array
+        return array if array.dtype.kind in "OT" else bounded(array)  # text of any length has no bound
 
     def _variable(self, path: str, sizes: dict[str, int]) -> Any:
         """Return an array as xarray has it, lazy; ``sizes`` are those of the dimensions of its group so far."""

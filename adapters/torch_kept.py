@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch_tables import DeviceTables
-from windowloader.rows.strided import Rows, StridedBuffer
+from windowloader.rows.strided import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,9 +163,8 @@ class KeptRows:
 
     def _pick(self, starts: NDArray[np.int64], piece: Piece) -> list[dict[str, torch.Tensor]]:
         if self._recipe.guard is not None:
-            flats = [one.flat or StridedBuffer.of(one.base) for one in piece.rows]
             entity = self._recipe.entity_of(starts)
-            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end, flats)
+            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end)
         own = starts[piece.begin : piece.end]
         rows, at = np.unique(own[:, None] + self._window, return_index=True)
         absent = self._room.enter(rows)

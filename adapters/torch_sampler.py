@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from windowloader.adapters.torch_dataset import StepPositions, WindowDataset
 from windowloader.batch.recipe import Recipe
-from windowloader.loader.batching import tasks
+from windowloader.loader.pipeline import tasks
 from windowloader.order.config import LoaderConfig
 from windowloader.order.shard import make_steps
 from windowloader.order.state import RunState

@@ -14,8 +14,8 @@ from windowloader.batch.roles import Field
 from windowloader.errors import ClosedError
 
 FIELDS = (
-    Field("inputs", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(np.float32), 0),
-    Field("input_mask", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(bool), 512),
+    Field("inputs", (4, 3, 5, 2), np.dtype(np.float32), 0),
+    Field("input_mask", (4, 3, 5, 2), np.dtype(bool), 512),
 )
 
 
@@ -168,4 +168,4 @@ def test_an_array_pickles_as_an_array(pool):
 
 def test_a_field_beyond_the_slab_is_refused(pool):
     with pytest.raises(TypeError, match="too small"):
-        pool.lease().carve([Field("inputs", (4096,), (4096,), np.dtype(np.float32), 0)])
+        pool.lease().carve([Field("inputs", (4096,), np.dtype(np.float32), 0)])

@@ -20,8 +20,7 @@ from windowloader.errors import (
     StateError,
     WeightsError,
 )
-from windowloader.loader import pipeline as engine
-from windowloader.loader import stats
+from windowloader.loader import pipeline, stats
 from windowloader.util.units import format_bytes
 
 
@@ -466,12 +465,12 @@ def test_a_loader_takes_windows(values):
 def test_small_batches_made_together_are_those_made_alone(windows, monkeypatch):
     for layout in ("btnf", "bntf", "tbnf", ("btnf", "bnft")):
         options = {"batch_size": 32, "shuffle": True, "uneven": "exact", "layout": layout, "seed": 3}
-        monkeypatch.setattr(engine, "MOST_TOGETHER", 1)
+        monkeypatch.setattr(pipeline, "MOST_PER_CALL", 1)
         alone = list(wl.WindowLoader(windows, **options))
-        monkeypatch.setattr(engine, "MOST_TOGETHER", 4)
+        monkeypatch.setattr(pipeline, "MOST_PER_CALL", 4)
         loader = wl.WindowLoader(windows, **options)
         together = list(loader)
-        assert loader._bind().together == (1 if layout == "tbnf" else 4)
+        assert loader._bind().batches_per_call == (1 if layout == "tbnf" else 4)
         assert len(alone) == len(together) == 10
         for one, other in zip(alone, together, strict=True):
             assert (one.epoch, one.step, one.step_weight) == (other.epoch, other.step, other.step_weight)
@@ -482,18 +481,21 @@ def test_small_batches_made_together_are_those_made_alone(windows, monkeypatch):
 
 
 def test_batches_whose_arrays_would_not_be_aligned_are_made_alone(windows):
-    assert wl.WindowLoader(windows, batch_size=5)._bind().together == 1
-    assert wl.WindowLoader(windows, batch_size=16)._bind().together > 1
-    assert wl.WindowLoader(windows, batch_size=16, prefetch_batches=3)._bind().together == 3
+    assert wl.WindowLoader(windows, batch_size=5)._bind().batches_per_call == 1
+    assert wl.WindowLoader(windows, batch_size=16)._bind().batches_per_call > 1
+    assert wl.WindowLoader(windows, batch_size=16, prefetch_batches=3)._bind().batches_per_call == 3
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_error_among_batches_made_together_is_that_of_its_own(windows, monkeypatch, threads):
-    def graph_at(self, starts):
+    gather = Recipe.gather
+
+    def breaks(self, out, starts, rows, **part):
         if 96 in starts:
             next(iter(()))  # a StopIteration must not look like the end
+        gather(self, out, starts, rows, **part)
 
-    monkeypatch.setattr(wl.WindowSet, "graph_at", graph_at)
+    monkeypatch.setattr(Recipe, "gather", breaks)
     iterator = iter(wl.WindowLoader(windows, batch_size=32, threads=threads))
     assert [next(iterator).starts[0] for _ in range(3)] == [0, 32, 64]
     with pytest.raises(RuntimeError, match="StopIteration"):

@@ -1,4 +1,4 @@
-"""Loaders in hands of trainers: epochs said through a sampler, copies in other processes, groups made too late."""
+"""Loaders used by trainers: epochs set through a sampler, copies in other processes, groups made too late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.errors import RankError
+from windowloader.errors import ClosedError, RankError
 
 
 @pytest.fixture
@@ -31,22 +31,11 @@ def epoch_of(windows, epoch, **options):
     return starts(loader)
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_a_sampler_takes_an_iterator_along_that_gave_nothing_yet(windows, threads):
-    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True, threads=threads, prefetch_batches=3)
-    iterator = iter(loader)
-    loader.sampler.set_epoch(2)
-    assert starts(iterator) == epoch_of(windows, 2)
-    assert [epoch.epoch for epoch in loader.stats().epochs] == [2]
-    assert loader.epoch == 3
-
-
-def test_a_sampler_leaves_an_iterator_alone_that_gave_a_batch(windows):
+def test_the_sampler_is_the_loader(windows):
     loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
-    iterator = iter(loader)
-    first = next(iterator)
     loader.sampler.set_epoch(2)
-    assert starts([first, *iterator]) == epoch_of(windows, 0)
+    assert loader.batch_sampler is None
+    assert starts(loader) == epoch_of(windows, 2)
 
 
 def test_set_epoch_itself_moves_no_iterator(windows):
@@ -57,28 +46,25 @@ def test_set_epoch_itself_moves_no_iterator(windows):
     assert starts(old) == epoch_of(windows, 0)
 
 
-def test_a_sampler_with_the_present_epoch_keeps_a_loaded_position(windows):
+def test_the_current_epoch_keeps_a_loaded_position(windows):
     loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
     loader.set_epoch(1)
     for _ in zip(range(4), loader, strict=False):
         pass
     resumed = wl.WindowLoader(windows, batch_size=10, shuffle=True)
     resumed.load_state_dict(loader.state_dict())
-    iterator = iter(resumed)
     resumed.sampler.set_epoch(1)
-    assert starts(iterator) == epoch_of(windows, 1)[4:]
+    assert starts(resumed) == epoch_of(windows, 1)[4:]
 
 
-def test_an_iterator_at_the_end_of_an_epoch_is_moved_to_the_next(windows):
+def test_loading_a_state_closes_the_iterators_that_run(windows):
     loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
     iterator = iter(loader)
-    for _ in range(len(loader)):
+    next(iterator)
+    loader.load_state_dict(loader.state_dict())
+    with pytest.raises(ClosedError, match="after step 1 of epoch 0"):
         next(iterator)
-    resumed = wl.WindowLoader(windows, batch_size=10, shuffle=True)
-    resumed.load_state_dict(loader.state_dict())
-    iterator = iter(resumed)
-    resumed.sampler.set_epoch(1)
-    assert starts(iterator) == epoch_of(windows, 1)
+    assert starts(loader) == epoch_of(windows, 0)[1:]
 
 
 def test_a_pickled_loader_goes_on_where_the_loop_is(windows):

@@ -16,7 +16,7 @@ from .target import BatchSize, Horizon, Lookback, Stride, Target, on_target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.loader.report import Outlook
+    from windowloader.plan.outlook import Outlook
     from windowloader.plan.plan import Plan
 
 __all__ = ["plan"]
@@ -55,7 +55,7 @@ def plan(
 ) -> None:
     """Show what an epoch will take: bytes, requests, memory, mixing, time to the first batch. Reads no values."""
     from windowloader.loader.loader import WindowLoader
-    from windowloader.loader.report import outlook
+    from windowloader.plan.outlook import outlook
 
     waits = duration(latency), rate(bandwidth)
     step = None if step_time is None else duration(step_time)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windowloader.plan.plan import Plan
+    from .plan import Plan
 
 __all__ = ["Outlook", "outlook"]
 

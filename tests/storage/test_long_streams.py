@@ -99,7 +99,7 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
         held = None
         told["peaks"].append(watch.peak - imports)
         told["after"].append(private_bytes() - imports)
-    access = loader._bind().access
+    access = loader._pipeline.access
     benches = getattr(access, "_halls", None)
     told["under_way"] = access.reader.most_under_way
     if benches is not None:

@@ -304,7 +304,7 @@ def test_a_plan_names_what_the_first_batch_waits_for(hidden, batch_size, done):
         plan = made.plan(state)
         batches = iter(made)
         next(batches)
-        (course,) = made._bind().access._halls[0].courses.values()
+        (course,) = made._pipeline.access._halls[0].courses.values()
         entered = course.present.lane.visits[: course.present.turn + 1]
         waited = sum(course.present.residency.placed[: len(entered)])
         batches.close()

@@ -1,4 +1,4 @@
-"""Recipes: what they refuse when compiled, what they deliver, how they share work."""
+"""Recipes: what they refuse when compiled, what they deliver, and when their loops are chosen."""
 
 from __future__ import annotations
 

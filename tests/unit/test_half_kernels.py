@@ -1,4 +1,4 @@
-"""Float16 as bits: every word, every tie and what lies next to it, by both ways, against NumPy."""
+"""Float16 as bits: every word, every tie and its neighbours, by both implementations, against NumPy."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_close_waits_for_the_threads_and_is_idempotent():
         next(source)
 
 
-def test_a_taken_result_is_held_by_nobody_else():
+def test_a_taken_result_is_referenced_nowhere_else():
     class Result:
         pass
 

@@ -129,7 +129,7 @@ def test_what_is_in_memory_is_left_alone(path, monkeypatch):
     np.load(path, mmap_mode="r").sum()
     with wl.WindowLoader(windows, rank=0, world_size=1) as loader:
         iterator = iter(loader)
-        assert isinstance(loader._bind().access, ReadAhead)
+        assert isinstance(loader._pipeline.access, ReadAhead)
         assert type(iterator._stream) is Resident
 
 

@@ -135,12 +135,12 @@ def group(rank, size):
 
 def test_a_group_made_after_the_first_use_is_an_error_unless_it_agrees(windows, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    loader, told = wl.WindowLoader(windows), wl.WindowLoader(windows, rank=0, world_size=1)
-    assert len(loader) == len(told) == 2
+    loader, given = wl.WindowLoader(windows), wl.WindowLoader(windows, rank=0, world_size=1)
+    assert len(loader) == len(given) == 2
     monkeypatch.setitem(sys.modules, "torch", group(0, 1))
     assert len(loader) == 2
     monkeypatch.setitem(sys.modules, "torch", group(0, 2))
-    assert len(told) == 2
+    assert len(given) == 2
     for use in (len, iter, wl.WindowLoader.state_dict):
         with pytest.raises(
             RankError, match="first used as rank 0 of 1 .*says rank 0 of 2.*once the process group"

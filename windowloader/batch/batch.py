@@ -6,7 +6,7 @@ framework: an adapter maps its own function over the arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import WeightsError
@@ -154,13 +154,6 @@ class Batch:
         if self.weights is not None:
             found["weights"] = function(self.weights)
         return replace(self, **found)
-
-    def __getstate__(self) -> list[Any]:
-        return [getattr(self, field.name) for field in fields(self)]
-
-    def __setstate__(self, state: list[Any]) -> None:
-        for field, value in zip(fields(self), state, strict=True):
-            object.__setattr__(self, field.name, value)
 
 
 def as_bfloat16(batch: Batch) -> Batch:

@@ -17,7 +17,7 @@ from windowloader.scaling.statistics import node_name, undeclared_nan
 from windowloader.sources.mapping import unchanged
 from windowloader.windows.marks import is_missing, sentinel
 
-from .nan_guard import NanGuard, guarded
+from .nan_guard import GuardedColumns, NanGuard
 from .roles import FLOATS, Group, Role, RowColumn, Static, cast, delivered_dtype
 
 if TYPE_CHECKING:
@@ -71,13 +71,12 @@ def compile_roles(
     compiler = _Compiler(series, spec, delivery, {variable: i for i, variable in enumerate(variables)})
     unseen = compiler.check_scaler(asked)
     roles = tuple(compiler.role(name, columns) for name, columns in asked.items() if columns)
-    unfilled = (
-        (column, compiler.offsets(role))
+    watched = tuple(
+        GuardedColumns(series, compiler.rows[variable], tuple(own), compiler.offsets(role))
         for role, columns in asked.items()
-        for column in columns
-        if compiler.delivers_nan(column)
+        for variable in variables
+        if (own := [c for c in columns if c.variable == variable and compiler.delivers_nan(c)])
     )
-    watched = guarded(series, unfilled, compiler.rows)
     guard = NanGuard(series, watched, unseen) if watched or unseen is not None else None
     return roles, variables, guard
 
@@ -157,7 +156,7 @@ class _Compiler:
     def delivers_nan(self, column: Column) -> bool:
         """Whether NaN in storage would be delivered: in floats that nothing fills, declared missing or not."""
         filled = self._can_miss(column) and self.delivery.fill is not None
-        return column.variable in self.rows and self._variable(column).dtype.kind == "f" and not filled
+        return self._variable(column).dtype.kind == "f" and not filled
 
     def check_scaler(self, asked: Mapping[str, Sequence[Column]]) -> np.ndarray | None:
         """Refuse a scaler that covers nothing of what it is asked to scale, or that was fitted on other nodes.

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import kernels
 from .interleave import LANES, MOST, ROW_VALUE, interleaving, pattern_of, transposing
-from .roles import WORDS, as_words
+from .roles import WORDS, as_words, delivered_dtype
 from .row_table import Lines, RowTable
 
 if TYPE_CHECKING:
@@ -82,25 +82,19 @@ class RoleGather:
     """
 
     def __init__(
-        self,
-        role: Role,
-        clock: Clock | KeptClock | None,
-        dtype: str,
-        layouts: Sequence[BufferLayout],
-        batch: int,
-    ) -> None:
-        self.role = role
-        self._once, self._by_node = role.num_shared > 0, role.num_features > 0
+        self, role: Role, clock: Clock | KeptClock | None, dtype: str, layouts: Sequence[BufferLayout], batch: int
+    ) -> None:  # fmt: skip
+        self.role, self._layouts, self._dtype, self._batch = role, layouts, dtype, batch
+        self._strides = role.strides(batch)  # in elements: batch, step, node, feature
+        self._itemsize = delivered_dtype(dtype).itemsize
         self._table = RowTable(role.row_columns, clock, role.offsets, dtype)
-        self._shared = RowTable(role.shared_columns, clock, role.offsets, dtype)
-        strides, itemsize = role.strides(batch), 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-        choice = _Choice(role, layouts, strides, dtype, itemsize, batch)
-        self._values = tuple(choice.values()) if role.num_features else ()
-        self._masks = tuple(choice.masks()) if role.num_features and role.has_mask else ()
+        self._shared = RowTable(role.shared_columns, clock, role.offsets, dtype) if role.num_shared else None
+        self._loops = tuple(self._value_loops()) if role.num_features else ()
+        self._mask_loops = tuple(self._masks()) if role.num_features and role.has_mask else ()
         self._piece = batch
-        if len(self._values) + len(self._masks) > 1 and strides[0] >= strides[1]:
+        if len(self._loops) + len(self._mask_loops) > 1 and self._strides[0] >= self._strides[1]:
             # with another axis outermost a few windows are not compact
-            self._piece = max(1, PIECE // (strides[0] * itemsize))
+            self._piece = max(1, PIECE // (self._strides[0] * self._itemsize))
 
     def fill(
         self, out: Mapping[str, np.ndarray], starts: np.ndarray, sources: Sequence[np.ndarray],
@@ -108,29 +102,29 @@ class RoleGather:
     ) -> None:  # fmt: skip
         """Fill positions ``[begin, end)``; see `Recipe.gather`."""
         role = self.role
-        if self._once:
+        if self._shared is not None:
             shared = out[role.shared_name][begin:end]
             if role.shared_columns:
                 found = self._shared.lines(starts, rows, entity, begin, end).table(begin, end)
                 shared[..., role.shared_places] = found.view(shared.dtype)
             for place, value in role.shared_statics:
                 shared[..., place] = value
-        if not self._by_node:
+        if not self._loops:
             return
-        target = self._flat(out[role.name])
         if self._table.kept is None:
             lines = self._table.lines(starts, rows, entity, begin, end)
         else:
             lines = Lines(self._table.kept, starts, role.offsets)
-        mask, seen = None, lines
-        if self._masks:
+        target, seen = self._flat(out[role.name]), lines
+        mask = target
+        if self._mask_loops:
             mask = self._flat(out[role.mask_name])
             seen = self._table.seen(starts, rows, begin, end) if role.row_columns else lines
         for first in range(begin, end, self._piece):
             last = min(first + self._piece, end)
-            for loop in self._values:
+            for loop in self._loops:
                 loop(sources, rows, entity, first, last, target, lines)
-            for loop in self._masks:
+            for loop in self._mask_loops:
                 loop(sources, rows, entity, first, last, mask, seen)
 
     def _flat(self, array: np.ndarray) -> Any:
@@ -138,19 +132,7 @@ class RoleGather:
             raise ValueError("arrays that are gathered into must be C-contiguous")
         return array.reshape(-1).view(WORDS.get(array.dtype, array.dtype))
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
-    """Chooses the loops of a role; see `RoleGather`. ``strides`` are in elements: batch, step, node, feature."""
-
-    role: Role
-    layouts: Sequence[BufferLayout]
-    strides: tuple[int, int, int, int]
-    dtype: str
-    itemsize: int
-    batch: int
-
-    def values(self) -> Iterator[Loop]:
+    def _value_loops(self) -> Iterator[Loop]:
         """Yield the loops that write the role's array."""
         role, found = self.role, None
         if len(role.groups) == 1 and not role.statics:
@@ -174,7 +156,7 @@ class _Choice:
         if len(pending):
             yield self._spread(pending)
 
-    def masks(self) -> Iterator[Loop]:
+    def _masks(self) -> Iterator[Loop]:
         """Yield the loops that write the role's mask."""
         role = self.role
         complete = all(column.sentinel is None for column in role.row_columns)
@@ -198,30 +180,30 @@ class _Choice:
         others = len(self.role.row_columns)
         if others == 0:
             return not group.copies and self._is_run(group)
-        beside = self.strides[2:] == (self.role.num_features, 1)
-        return len(group.places) == 1 and others <= 2 and self.layouts[group.rows].steps[1] == 1 and beside
+        beside = self._strides[2:] == (self.role.num_features, 1)
+        return len(group.places) == 1 and others <= 2 and self._layouts[group.rows].steps[1] == 1 and beside
 
     def _is_run(self, group: Group) -> bool:
         """Whether neighbours in a row of the source are neighbours in a row of the output."""
-        strides, count = self.layouts[group.rows].steps, len(group.places)
+        strides, count = self._layouts[group.rows].steps, len(group.places)
         if count == 1:
-            return strides[1] == 1 and self.strides[2] == 1
-        return group.whole and strides[1:] == (count, 1) and self.strides[2:] == (count, 1)
+            return strides[1] == 1 and self._strides[2] == 1
+        return group.whole and strides[1:] == (count, 1) and self._strides[2:] == (count, 1)
 
     def _span(self, group: Group, longest: float) -> tuple[int, int, np.ndarray]:
         """Origin, width and offsets of runs: one per row or, where rows up to ``longest`` touch, one per window."""
-        layout, offsets = self.layouts[group.rows], self.role.offsets
+        layout, offsets = self._layouts[group.rows], self.role.offsets
         width = self.role.num_nodes * len(group.places)
         origin = layout.origin + int(group.features[0]) * layout.steps[2]
         rising = int(offsets[-1] - offsets[0]) == len(offsets) - 1
-        if width <= longest and rising and layout.steps[0] == width and self.strides[1] == width:
+        if width <= longest and rising and layout.steps[0] == width and self._strides[1] == width:
             # the first offset is that of all rows
             return origin, width * len(offsets), offsets[:1]
         return origin, width, offsets
 
     def _how(self, group: Group, *, mask: bool = False) -> tuple[Any, ...]:
         """Return what selects code in `kernels.element`."""
-        layout = self.layouts[group.rows]
+        layout = self._layouts[group.rows]
         sentinel = group.sentinel.view(layout.dtype)[0]
         if layout.half is not None:
             sentinel = group.sentinel.astype(np.float64)[0]  # compared by value
@@ -229,18 +211,18 @@ class _Choice:
             return layout.half, None, sentinel, None, None, None, True, None
         if group.copies:
             return None, None, sentinel, None, None, None, None, True
-        half, brain = (True if self.dtype == name else None for name in ("float16", "bfloat16"))
+        half, brain = (True if self._dtype == name else None for name in ("float16", "bfloat16"))
         divide = True if group.divide.any() else None
         return layout.half, divide, sentinel, group.fill, half, brain, None, None
 
     def _ahead(self, group: Group, elements: int) -> int:
         """How many rows in advance a row of so many elements is prefetched."""
-        row = elements * self.layouts[group.rows].dtype.itemsize
+        row = elements * self._layouts[group.rows].dtype.itemsize
         return min(-(-PREFETCH // row), 64) if row <= SHORT else 0
 
     def _run(self, group: Group, others: int = 0, *, mask: bool = False) -> Loop:
         """Scale a group by runs, with values of the row beside each element."""
-        columns, (out_batch, out_row) = len(group.places), self.strides[:2]
+        columns, (out_batch, out_row) = len(group.places), self._strides[:2]
         origin, width, offsets = self._span(group, 0 if others else RUN)
         if mask:
             shift, factor, known = np.zeros(1), np.ones(1), 1
@@ -251,38 +233,38 @@ class _Choice:
             nodes = 1 if columns == 1 else min(width // columns, max(1, PERIOD // columns))
             shift, factor, known = _statistics(group, nodes)
         place = int(group.places[0])
-        at = 0 if others else place * self.strides[3]
+        at = 0 if others else place * self._strides[3]
         row_words = width * (1 + others)
         constants = (
-            origin, self.layouts[group.rows].steps[0], width, offsets, shift, factor, known,
+            origin, self._layouts[group.rows].steps[0], width, offsets, shift, factor, known,
             self._how(group, mask=mask), at, out_batch, out_row,
         )  # fmt: skip
         kind = others, place if others else 0, known > 1
         apart = out_row != row_words or out_batch != out_row * len(offsets)
-        large = not mask and self.batch * out_batch * self.itemsize >= STREAMED
-        if large and (not apart or row_words * self.itemsize >= LONG):
+        large = not mask and self._batch * out_batch * self._itemsize >= STREAMED
+        if large and (not apart or row_words * self._itemsize >= LONG):
             return Loop(kernels.stream_runs(*kind), group.rows, (*constants, apart))
         return Loop(kernels.scale_runs(*kind), group.rows, (*constants, self._ahead(group, width)))
 
     def _copied(self, group: Group) -> Loop:
         """Copy runs."""
-        (out_batch, out_row, _, out_feature), at = self.strides, int(group.places[0])
+        (out_batch, out_row, _, out_feature), at = self._strides, int(group.places[0])
         origin, width, offsets = self._span(group, np.inf)
-        row_step = self.layouts[group.rows].steps[0]
+        row_step = self._layouts[group.rows].steps[0]
         constants = origin, row_step, width, offsets, at * out_feature, out_batch, out_row
         return Loop(kernels.copy_runs, group.rows, constants)
 
     def _tiles(self, group: Group, row_places: np.ndarray, *, mask: bool = False) -> Loop:
         """Scale any columns, and write the values of the row at ``row_places``."""
-        layout, role = self.layouts[group.rows], self.role
+        layout, role = self._layouts[group.rows], self.role
         row_step, node_step, feature_step = layout.steps
-        out_batch, out_row, out_node, out_feature = self.strides
+        out_batch, out_row, out_node, out_feature = self._strides
         count, nodes = len(group.places), role.num_nodes
         neighbours = bool(np.array_equal(group.features, np.arange(count) + group.features[0]))
         dense = node_step == count and feature_step == 1 and neighbours
         tile = kernels.TILE // count
         if out_node > role.num_features:
-            tile = min(tile, INSIDE // (out_node * self.itemsize))
+            tile = min(tile, INSIDE // (out_node * self._itemsize))
         tile = min(nodes, max(16, tile))
         shift, factor, known = _statistics(group, nodes if group.shift.shape[2] > 1 else tile, dense=dense)
         constants = (
@@ -298,9 +280,9 @@ class _Choice:
         role, lines = self.role, None
         if values is not None:
             table = as_words(values).reshape(values.shape[2:])
-            lines = Lines.constant(table, self.batch, len(role.offsets))
+            lines = Lines.constant(table, self._batch, len(role.offsets))
         by_node = lines is not None and len(lines.values) > 1
-        constants = role.num_nodes, by_node, *self.strides[:3], places * self.strides[3]
+        constants = role.num_nodes, by_node, *self._strides[:3], places * self._strides[3]
         return Loop(kernels.spread, -1, constants, lines=lines)
 
     def _interleaved(self, group: Group) -> Loop | None:
@@ -310,10 +292,10 @@ class _Choice:
         )  # that of the source: all columns are then as they lie there
         features, places = group.features[order], group.places[order]
         group = replace(group, shift=group.shift[order], factor=group.factor[order])
-        layout, role = self.layouts[group.rows], self.role
+        layout, role = self._layouts[group.rows], self.role
         row_step, columns, _ = layout.steps
         nodes, count, picks = role.num_nodes, role.num_features, features.tolist()
-        beside = self.strides[2:] == (count, 1) and count <= MOST
+        beside = self._strides[2:] == (count, 1) and count <= MOST
         if not beside or not _side_by_side(layout) or nodes < LANES:  # fewer are as fast one by one
             return None
         if columns > max(4, 2 * len(picks)) or max(picks) >= columns:
@@ -328,15 +310,15 @@ class _Choice:
         statistics = _statistics(group, nodes if group.shift.shape[2] > 1 else tile)
         constants = (
             layout.origin, row_step, columns, nodes, features, role.offsets, *statistics, self._how(group),
-            *self.strides[:2], own, tile, self._ahead(group, nodes * columns),
+            *self._strides[:2], own, tile, self._ahead(group, nodes * columns),
         )  # fmt: skip
         return Loop(loop, group.rows, constants)
 
     def _transposed(self, group: Group) -> Loop | None:
         """Write all rows of a node beside each other; None where they do not lie so."""
-        layout, role, picks = self.layouts[group.rows], self.role, group.features
+        layout, role, picks = self._layouts[group.rows], self.role, group.features
         row_step, columns, _ = layout.steps
-        out_batch, out_row, out_node, out_feature = self.strides
+        out_batch, out_row, out_node, out_feature = self._strides
         nodes, steps, count = role.num_nodes, len(role.offsets), role.num_features
         inside = out_feature < out_node or count == 1  # a node's features lie beside each other, too
         depth = steps * count if inside else steps

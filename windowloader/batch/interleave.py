@@ -115,7 +115,6 @@ def _gathered(builder: Any, registers: Sequence[Any], wanted: Sequence[tuple[int
     return found
 
 
-@intrinsic(prefer_literal=True)
 def _interleave(_: Any, out: Any, to: Any, values: Any, at: Any, beside: Any, pattern: Any) -> Any:
     """Write the words of sixteen nodes from ``out[to]`` on: values from ``values[at]`` on, and those of the row.
 
@@ -143,7 +142,6 @@ def _interleave(_: Any, out: Any, to: Any, values: Any, at: Any, beside: Any, pa
     return types.void(out, to, values, at, beside, pattern), generate
 
 
-@intrinsic(prefer_literal=True)
 def _split(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, columns: Any) -> Any:
     """Write each column of sixteen nodes, from ``values[at]`` on, to a row of its own, ``apart`` from the next."""
     if not isinstance(columns, types.IntegerLiteral):
@@ -164,7 +162,6 @@ def _split(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, columns:
     return types.void(out, to, apart, values, at, columns), generate
 
 
-@intrinsic
 def _transpose(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, row: Any) -> Any:
     """Transpose four rows of sixteen words, ``row`` apart, into sixteen of four, ``apart`` from each other."""
     four = range(4)
@@ -189,6 +186,11 @@ def _transpose(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, row:
         return context.get_dummy_value()
 
     return types.void(out, to, apart, values, at, row), generate
+
+
+interleave: Any = intrinsic(prefer_literal=True)(_interleave)
+split: Any = intrinsic(prefer_literal=True)(_split)
+transpose: Any = intrinsic(_transpose)
 
 
 # -- loops -------------------------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ def interleaving(pattern: int, choice: int) -> Any:
                             else:
                                 for block in range(blocks):
                                     at = min(block * lanes, count - lanes)
-                                    _interleave(raw, at * given, source, r + at * far, beside, choice)
+                                    interleave(raw, at * given, source, r + at * far, beside, choice)
                             for j in range(count * given):
                                 values[j] = element(raw[j], shift[a + j], factor[a + j], cast, *how)
                         else:
@@ -270,7 +272,7 @@ def interleaving(pattern: int, choice: int) -> Any:
                             continue
                         for block in range(blocks):
                             at = min(block * lanes, count - lanes)  # the last may write some words again
-                            _interleave(out, o + at * group, values, at * given, beside, pattern)
+                            interleave(out, o + at * group, values, at * given, beside, pattern)
 
     return interleaved
 
@@ -326,7 +328,7 @@ def transposing(columns: int) -> Any:
                         else:
                             for block in range(blocks):
                                 at = min(block * lanes, count - lanes)
-                                _split(raw, at, room, source, r + at * step, columns)
+                                split(raw, at, room, source, r + at * step, columns)
                     for k in range(picks.size):
                         o = np.uint64(rows[i, k]) * room
                         own = n0 if known == nodes * picks.size else 0
@@ -358,7 +360,7 @@ def transposing(columns: int) -> Any:
                         at = min(block * lanes, count - lanes)
                         for quad in range((depth + 3) // 4):
                             four = np.uint64(min(4 * quad, depth - 4))
-                            _transpose(out, o + at * deep + four, deep, values, w + four * room + at, room)
+                            transpose(out, o + at * deep + four, deep, values, w + four * room + at, room)
             for panel in range(row_panels.size):
                 for i in range(depth):
                     value = table[np.uint64(lines[b] + line_steps[i]), panel]

@@ -19,12 +19,12 @@ from windowloader.sources.mapping import is_mapped
 from windowloader.windows.gaps import rows_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from windowloader.series.series import Column, Series
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["GuardedColumns", "NanGuard", "guarded"]
+__all__ = ["GuardedColumns", "NanGuard"]
 
 WHOLE = 1 << 30  # bytes of an array in memory that are checked when a loader is made, not row by row
 LOOK = 1 << 20  # bytes that are checked at a time
@@ -32,7 +32,7 @@ LOOK = 1 << 20  # bytes that are checked at a time
 
 @dataclass(slots=True, eq=False)
 class GuardedColumns:
-    """Columns of one variable that are read at the same offsets and that nothing fills.
+    """Columns of one variable that a role reads and that nothing fills.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class GuardedColumns:
     columns : sequence of Column
         Of one variable.
     offsets : ndarray, shape (step,), int64
-        Rows from a window's start at which any role reads them.
+        Rows from a window's start at which the role reads them.
     done : bool
         Whether all rows of a loader's windows are known to hold no NaN.
     reach : (int, int), optional
@@ -96,7 +96,11 @@ class GuardedColumns:
 
     def check_array(self, windows: WindowSet) -> None:
         """Check an array in memory at once; rows of storage are checked when they are first used."""
-        first, last = self.reach = windows.row_range
+        first, end = windows.row_range
+        first, last = self.reach = (
+            first + int(self.offsets[0]),
+            end - windows.spec.span + int(self.offsets[-1]) + 1,
+        )
         view = self.series.variables[self.columns[0].variable].view()
         if view is None or is_mapped(view) or view[first:last].nbytes > WHOLE:
             return
@@ -193,33 +197,3 @@ class NanGuard:
             "no rows of theirs. Fit it with unseen='pooled' (they are then scaled by the statistics of all entities "
             "that were seen), or with per='feature'; or leave these windows out."
         )
-
-
-def guarded(
-    series: Series, columns: Iterable[tuple[Column, np.ndarray]], rows: Mapping[int, int]
-) -> tuple[GuardedColumns, ...]:
-    """Group columns that nothing fills by variable and offsets.
-
-    Parameters
-    ----------
-    series : Series
-    columns : iterable of (Column, ndarray)
-        Each with the offsets at which a role reads it; columns may come several times.
-    rows : mapping of int to int
-        Which of the `Rows` passed to the gather are those of a variable of the series.
-
-    Returns
-    -------
-    tuple of GuardedColumns
-    """
-    read: dict[tuple[int, int], tuple[Column, np.ndarray]] = {}
-    for column, offsets in columns:
-        key = column.variable, column.feature
-        read[key] = column, np.union1d(read[key][1], offsets) if key in read else offsets
-    alike: dict[tuple[int, bytes], list[tuple[Column, np.ndarray]]] = {}
-    for key in sorted(read):
-        alike.setdefault((key[0], read[key][1].tobytes()), []).append(read[key])
-    return tuple(
-        GuardedColumns(series, rows[variable], tuple(column for column, _ in found), found[0][1])
-        for (variable, _), found in alike.items()
-    )

@@ -21,24 +21,16 @@ if TYPE_CHECKING:
     from windowloader.scaling.affine import Affine
 
 __all__ = [
-    "ALIGNMENT",
-    "FLOATS",
-    "WORDS",
-    "Delivery",
-    "Field",
-    "Group",
-    "Role",
-    "RowColumn",
-    "Static",
-    "WindowReadOptions",
-    "as_words",
-    "cast",
-    "delivered_dtype",
+    "ALIGNMENT", "FLOATS", "WORDS", "Delivery", "Field", "Group", "HasAffine", "Role", "RowColumn", "Static",
+    "WindowReadOptions", "as_words", "cast", "delivered_dtype",
 ]  # fmt: skip
 
 ALIGNMENT = 64  # of each array in a buffer: a cache line, and the widest vector
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-WORDS = {np.dtype(np.float16): np.dtype(np.uint16), np.dtype(np.bool_): np.dtype(np.uint8)}
+WORDS: dict[np.dtype, np.dtype] = {
+    np.dtype(np.float16): np.dtype(np.uint16),
+    np.dtype(np.bool_): np.dtype(np.uint8),
+}
 """Types that numba has no arithmetic for, and what they are viewed as."""
 
 
@@ -334,7 +326,7 @@ def delivered_dtype(dtype: str) -> np.dtype:
 
 def as_words(values: np.ndarray) -> np.ndarray:
     """View values as numba can read and write them: float16 as its bits, bool as bytes."""
-    return values.view(WORDS.get(values.dtype, values.dtype))
+    return np.asarray(values.view(WORDS.get(values.dtype, values.dtype)))
 
 
 def cast(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -58,7 +58,7 @@ class KeptClock:
 
     def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Look up clocks by name, as ``Clock.values`` computes them."""
-        return self._table[rows][..., self._columns(names)]
+        return np.asarray(self._table[rows][..., self._columns(names)])
 
     def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
         """Values of all rows as they are delivered, shape (row, name)."""
@@ -171,7 +171,7 @@ class RowTable:
 
     def _raw(self, column: RowColumn, rows: Sequence[Rows], window: slice) -> np.ndarray:
         own = rows[column.rows]
-        return own.base[own.first[window, np.newaxis] + self._offsets, 0, column.feature]
+        return np.asarray(own.base[own.first[window, np.newaxis] + self._offsets, 0, column.feature])
 
 
 def _scaled(column: RowColumn, raw: np.ndarray, entity: np.ndarray) -> np.ndarray:

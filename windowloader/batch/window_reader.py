@@ -6,6 +6,7 @@ orders, epochs and ranks; starts no thread.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,8 +120,4 @@ class WindowReader:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.windows, self._options)
-
-
-def _rebuilt(windows: WindowSet, options: WindowReadOptions) -> WindowReader:
-    return WindowReader(windows, **options)
+        return partial(WindowReader, **self._options), (self.windows,)

@@ -7,6 +7,7 @@ running to the end, an error and the garbage collector all end the threads.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from windowloader.errors import ClosedError
+from windowloader.errors import ClosedError, LoaderError
 from windowloader.util.shutdown import Stage, at_end
 
 if TYPE_CHECKING:
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["EpochProgress", "Iteration", "Prefetcher"]
+__all__ = ["EpochProgress", "Iteration", "Prefetcher", "refuse_worker"]
 
 PATIENCE = 10.0  # seconds to wait for a thread when the interpreter exits
 
 _QUEUES: weakref.WeakSet[_Queue[Any, Any]] = weakref.WeakSet()
-_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @at_end(Stage.CALL_OFF)
@@ -47,15 +47,14 @@ def _stop_all() -> None:
 @at_end(Stage.BATCHES)
 def _join_all() -> None:
     """Wait for the threads before the interpreter frees what their compiled loops write to."""
-    for thread in list(_THREADS):
-        if thread.is_alive():
-            thread.join(PATIENCE)
+    for thread in [thread for queue in list(_QUEUES) for thread in queue.threads]:
+        thread.join(PATIENCE)
 
 
 class _Queue(Generic[T, R]):
     """What the threads share. They reference this and not the `Prefetcher`, so that dropping the latter ends them."""
 
-    def __init__(self, tasks: Iterator[T], build: Callable[[T], R], most: int) -> None:
+    def __init__(self, tasks: Iterator[T], build: Callable[[T], R], threads: int, most: int) -> None:
         self.tasks, self.build, self.most = tasks, build, most
         # the garbage collector may stop the queue in a thread that has the lock
         self.lock = threading.RLock()
@@ -63,6 +62,9 @@ class _Queue(Generic[T, R]):
         self.results: dict[int, tuple[R | None, BaseException | None]] = {}
         self.issued = self.taken = 0
         self.exhausted = self.stopped = False
+        self.threads = [
+            threading.Thread(target=self.run, name=f"windowloader-{i}", daemon=True) for i in range(threads)
+        ]
 
     def stop(self) -> None:
         with self.lock:
@@ -145,22 +147,17 @@ class Prefetcher(Generic[T, R]):
     """
 
     def __init__(self, tasks: Iterator[T], build: Callable[[T], R], *, threads: int, most: int) -> None:
-        self._queue: _Queue[T, R] = _Queue(tasks, build, max(1, most))
-        self._threads = [
-            threading.Thread(target=self._queue.run, name=f"windowloader-{i}", daemon=True)
-            for i in range(threads)
-        ]
+        self._queue: _Queue[T, R] = _Queue(tasks, build, threads, max(1, most))
         weakref.finalize(self, self._queue.stop)
         _QUEUES.add(self._queue)
-        _THREADS.update(self._threads)
-        for thread in self._threads:
+        for thread in self._queue.threads:
             thread.start()
 
     def __iter__(self) -> Prefetcher[T, R]:
         return self
 
     def __next__(self) -> R:
-        if not self._threads:
+        if not self._queue.threads:
             if self._queue.stopped:
                 raise StopIteration
             return self._queue.build(next(self._queue.tasks))
@@ -177,7 +174,7 @@ class Prefetcher(Generic[T, R]):
     def close(self) -> None:
         """End the threads and wait for them. Results that were not taken are dropped."""
         self._queue.stop()
-        for thread in self._threads:
+        for thread in self._queue.threads:
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -291,3 +288,14 @@ class Iteration:
         self._stream.close()  # first, as threads may wait for it
         self._prefetcher.close()
         self._here.clear()
+
+
+def refuse_worker() -> None:
+    """Raise in a worker of a DataLoader, where the loader would deliver every batch once per worker."""
+    torch_data = sys.modules.get("torch.utils.data")
+    if torch_data is not None and torch_data.get_worker_info() is not None:
+        raise LoaderError(
+            "a WindowLoader was iterated inside a DataLoader worker: each worker would deliver every batch again. "
+            "Use WindowLoader by itself (it prefetches batches on threads), or give the DataLoader a "
+            "windowloader.adapters.pytorch.WindowDataset."
+        )

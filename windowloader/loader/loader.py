@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import operator
 import os
-import sys
-import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +18,10 @@ from windowloader.errors import ClosedError, LoaderError, StateError
 from windowloader.order.config import LoaderConfig
 from windowloader.order.state import RunState
 from windowloader.util.ranks import confirm, resolve
-from windowloader.windows.split import Split
 from windowloader.windows.window_set import WindowSet
 
-from .iteration import EpochProgress, Iteration
-from .pipeline import start_pipeline
+from .iteration import EpochProgress, Iteration, refuse_worker
+from .pipeline import start_pipeline, warn_of_repeats
 from .stats import History
 
 if TYPE_CHECKING:
@@ -135,7 +132,10 @@ class WindowLoader:
         self._transform: Callable[[Batch], Any] | None = given.pop("transform", None)
         self._config = LoaderConfig(**given)
         if not isinstance(windows, WindowSet):
-            raise _no_windows(windows)
+            raise LoaderError(
+                f"a loader takes one WindowSet, not {type(windows).__name__}. Use wl.WindowSet(series, spec), or "
+                "unpack a split: train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2)) and WindowLoader(train)."
+            )
         if self._transform is not None and not callable(self._transform):
             raise LoaderError(
                 f"transform={self._transform!r} is not callable. Pass a function of a batch, or None."
@@ -183,7 +183,7 @@ class WindowLoader:
             confirm(self._pipeline.ranks)
             return self._pipeline
         ranks = resolve(self._config.rank, self._config.world_size)
-        _warn_of_repeats(self._config, ranks.world_size)
+        warn_of_repeats(self._config, ranks.world_size)
         self._pipeline = self._start(ranks)
         if self._state is not None:
             asked = self._epoch
@@ -192,15 +192,8 @@ class WindowLoader:
         return self._pipeline
 
     def _start(self, ranks: Ranks, state: RunState | None = None) -> Pipeline:
-        return start_pipeline(
-            self._windows,
-            self._recipe,
-            self._config,
-            ranks,
-            self._buffers,
-            state=state,
-            one_by_one=self._one_by_one,
-        )
+        parts = self._windows, self._recipe, self._config, ranks, self._buffers
+        return start_pipeline(*parts, state=state, one_by_one=self._one_by_one)
 
     @property
     def _one_by_one(self) -> bool:
@@ -277,7 +270,7 @@ class WindowLoader:
         return self._bind().steps.left(self._here())
 
     def __iter__(self) -> Iteration:
-        _refuse_worker()
+        refuse_worker()
         pipeline = self._bind()
         began = self._position or pipeline.steps.start(self._epoch)
         self._newest = EpochProgress(began, began)
@@ -453,44 +446,3 @@ class WindowLoader:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._windows!r}, batch_size={self._config.batch_size}, epoch={self._epoch})"
-
-
-def _warn_of_repeats(config: LoaderConfig, world_size: int) -> None:
-    """Warn where filling each step up to a multiple of the ranks repeats windows that count again."""
-    asked = config.global_batch(world_size)
-    repeats = -asked % world_size
-    if config.uneven == "pad" and repeats:
-        below = asked // world_size * world_size
-        nearest = f"{below} or {below + world_size}" if below else str(world_size)
-        warnings.warn(
-            f"global_batch_size={asked} is not a multiple of {world_size} ranks, and uneven='pad' fills every step: it "
-            f"delivers {asked + repeats} windows, {repeats} of them a second time with the weight of the others. Pass "
-            f"global_batch_size={nearest}, or uneven='exact' and use batch.weights.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _no_windows(given: object) -> LoaderError:
-    """Return the error for something that is not a window set."""
-    if isinstance(given, Split):
-        names = ", ".join(given.names)
-        return LoaderError(
-            f"a loader takes one WindowSet, and this is a split into {names}. Unpack it: {names} = wl.split(...), then "
-            f"WindowLoader({given.names[0]})."
-        )
-    return LoaderError(
-        f"a loader takes a WindowSet, not {type(given).__name__}. Make one with wl.split(series, spec, (0.7, 0.1, "
-        "0.2)) or wl.WindowSet(series, spec)."
-    )
-
-
-def _refuse_worker() -> None:
-    """Raise in a worker of a DataLoader, where the loader would deliver every batch once per worker."""
-    torch_data = sys.modules.get("torch.utils.data")
-    if torch_data is not None and torch_data.get_worker_info() is not None:
-        raise LoaderError(
-            "a WindowLoader was iterated inside a DataLoader worker: each worker would deliver every batch again. "
-            "Use WindowLoader by itself (it prefetches batches on threads), or give the DataLoader a "
-            "windowloader.adapters.pytorch.WindowDataset."
-        )

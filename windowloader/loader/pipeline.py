@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +28,7 @@ from windowloader.util.units import format_bytes
 from .stats import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from windowloader.batch.buffers import Buffers
     from windowloader.batch.recipe import Recipe
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["BatchTask", "Built", "Pipeline", "grouped", "start_pipeline", "tasks"]
+__all__ = ["BatchTask", "Built", "Pipeline", "start_pipeline", "tasks", "warn_of_repeats"]
 
 INLINE_BYTES = 4 << 20  # smaller batches are built in less time than threads take to hand them over
 CALL_BYTES = 4 << 20  # of batches built in one call: more would evict each other from the cache
@@ -138,7 +139,9 @@ class Pipeline:
     def groups(self, position: Position) -> Iterator[list[BatchTask]]:
         """Yield the tasks from a position to the end of its epoch, those that are built in one call together."""
         rest = tasks(self.steps, self.ranks, self.full_shape, position)
-        return grouped(rest, self.batches_per_call)
+        for _, alike in groupby(rest, lambda task: len(task.step.positions)):
+            while group := list(islice(alike, self.batches_per_call)):
+                yield group
 
     def build(self, stream: RowStream, group: Sequence[BatchTask]) -> list[Built]:
         """Build the batches of a group of tasks, on any thread.
@@ -147,9 +150,13 @@ class Pipeline:
         """
         try:
             return self._build_together(stream, group)
-        except BaseException as error:
-            if len(group) == 1 or not isinstance(error, Exception):
-                return [_failed(group[0], error)]
+        except Exception as error:
+            if len(group) == 1:
+                cause = error
+                if isinstance(error, StopIteration):  # a loop would take it for the end of the epoch
+                    cause = RuntimeError(f"building a batch raised {error!r}")
+                    cause.__cause__ = error
+                return [Built(None, group[0].after, Timeline(), error=cause)]
         built: list[Built] = []
         for task in group:
             built += self.build(stream, [task])
@@ -159,7 +166,7 @@ class Pipeline:
 
     def _build_together(self, stream: RowStream, group: Sequence[BatchTask]) -> list[Built]:
         """Build all batches of a group in one buffer of the pool."""
-        timeline = Timeline()
+        timeline, series = Timeline(), self.windows.series
         # positions come from the order: nothing to check
         starts = self.windows.index(np.concatenate([task.step.positions for task in group]))
         last = group[-1].number
@@ -176,12 +183,14 @@ class Pipeline:
             pieces.close()  # the error references this frame, which would keep the rows
             stream.fail(last)  # later batches would wait for it
             raise
-        series = self.windows.series
-        built, share = [], len(starts) // len(group)
-        nbytes = sum(array.nbytes for array in arrays.values()) // len(group)
+        share, nbytes = (
+            len(starts) // len(group),
+            sum(array.nbytes for array in arrays.values()) // len(group),
+        )
         labelled = series.entity_borders is not None
         entities = series.entity_of(starts) if labelled else np.zeros(len(starts), np.int64)
         arrays |= {"starts": starts, "entities": entities}
+        built = []
         for place, task in enumerate(group):
             own = slice(place * share, (place + 1) * share)
             parts = arrays if len(group) == 1 else {name: array[own] for name, array in arrays.items()}
@@ -322,6 +331,22 @@ def start_pipeline(
     )
 
 
+def warn_of_repeats(config: LoaderConfig, world_size: int) -> None:
+    """Warn where filling each step up to a multiple of the ranks repeats windows at full weight."""
+    asked = config.global_batch(world_size)
+    repeats = -asked % world_size
+    if config.uneven == "pad" and repeats:
+        below = asked // world_size * world_size
+        nearest = f"{below} or {below + world_size}" if below else str(world_size)
+        warnings.warn(
+            f"global_batch_size={asked} is not a multiple of {world_size} ranks, and uneven='pad' fills every step: it "
+            f"delivers {asked + repeats} windows, {repeats} of them a second time with the weight of the others. Pass "
+            f"global_batch_size={nearest}, or uneven='exact' and use batch.weights.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def _access(windows: WindowSet, recipe: Recipe, reading: ReadPlan, steps: Steps, ranks: Ranks) -> RowAccess:
     """Return the access to rows that a read plan asks for."""
     views = {
@@ -368,24 +393,3 @@ def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> It
                 step.advance,
             )
         yield BatchTask(number, before, after, step, weight)
-
-
-def grouped(tasks: Iterable[BatchTask], most: int) -> Iterator[list[BatchTask]]:
-    """Yield up to ``most`` tasks at a time, in order; those of a group have equally many windows.
-
-    Examples
-    --------
-    >>> step = Step(np.array([4, 2]), np.ones(2, np.float32), advance=2)
-    >>> [len(group) for group in grouped([BatchTask(k, None, None, step, 2.0) for k in range(5)], 2)]
-    [2, 2, 1]
-    """
-    for _, alike in groupby(tasks, lambda task: len(task.step.positions)):
-        while group := list(islice(alike, most)):
-            yield group
-
-
-def _failed(task: BatchTask, error: BaseException) -> Built:
-    if isinstance(error, StopIteration):  # a loop would take it for the end of the epoch
-        cause, error = error, RuntimeError(f"building a batch raised {error!r}")
-        error.__cause__ = cause
-    return Built(None, task.after, Timeline(), error=error)

@@ -245,7 +245,7 @@ def test_scalers_that_do_not_fit(speed):
         Recipe.compile(speed, SPEC, scaler=scaler(volume=one(0.0, 1.0)))
     with pytest.raises(ScalerError, match="2 nodes"):
         Recipe.compile(speed, SPEC, scaler=scaler(speed=one([[1.0, 2.0, 3.0]], [[1.0, 1.0, 1.0]])))
-    with pytest.raises(ScalerError, match="no fitted scaler"):
+    with pytest.raises(ScalerError, match="not a fitted scaler"):
         Recipe.compile(speed, SPEC, scaler=wl.StandardScaler)
 
 

@@ -350,4 +350,4 @@ def _only_row(variable: Variable) -> np.ndarray:
             return np.array(view[0])
     out = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
     variable.read(0, 1, out)
-    return out[0]
+    return np.asarray(out[0])

@@ -1,7 +1,7 @@
 """`Recipe`: a spec compiled for a series, which turns rows and starts into the arrays of a batch in one pass.
 
 In: the rows of each variable, and where the windows start. Out: inputs, targets, future and masks, scaled, cast and in
-their layout, written into arrays that are handed in. Never allocates anything of a batch's size.
+their layout, written into the arrays passed. Never allocates anything of a batch's size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Field", "Recipe"]
 
-GATHERS = 16  # batch sizes and row layouts whose loops are kept: buffers grow now and then
+GATHERS = 16  # batch sizes and row layouts whose loops are kept: row buffers grow now and then
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,14 +48,14 @@ class Recipe:
     ----------
     roles : tuple of Role
     variables : tuple of int
-        Which of ``series.variables`` the gather wants `Rows` of, in this order.
+        Which of ``series.variables`` the gather needs `Rows` of, in this order.
     clock : Clock, KeptClock or None
     borders : ndarray or None
-        Where entities begin, where statistics differ by entity.
+        Rows where entities begin, where the series has any.
     dtype : str
         Delivered: "float32", "float64", "float16", "bfloat16" (as bits, uint16), or an integer dtype.
     guard : NanGuard or None
-        What must not be delivered in silence; None: nothing is looked for.
+        Checks what must not be delivered silently; None: no check is needed.
 
     Examples
     --------
@@ -108,18 +108,17 @@ class Recipe:
         """
         delivery = Delivery(**options)
         roles, variables, guard = compile_roles(series, spec, delivery)
-        borders = series.entity_borders if any(role.by_entity for role in roles) else None
-        clock: Clock | KeptClock | None = series.clock
-        if clock is not None:
-            names = tuple(dict.fromkeys(name for role in roles for name in role.clocks))
-            clock = KeptClock.where_small(clock, names, series.num_steps) if names else None
-        return cls(roles, variables, clock, borders, delivery.dtype, guard)
+        names = tuple(dict.fromkeys(name for role in roles for name in role.clocks))
+        clock = (
+            KeptClock.where_small(series.clock, names, series.num_steps) if series.clock and names else None
+        )
+        return cls(roles, variables, clock, series.entity_borders, delivery.dtype, guard)
 
     def __reduce__(self) -> tuple[Any, ...]:  # loops are chosen again
         return Recipe, (self.roles, self.variables, self.clock, self.borders, self.dtype, self.guard)
 
     def check(self, windows: WindowSet) -> None:
-        """Refuse a loader of windows that would be delivered NaN, as far as it is known before the first batch.
+        """Refuse windows that would deliver NaN, as far as it is known before the first batch.
 
         Raises
         ------
@@ -155,7 +154,7 @@ class Recipe:
         return Reads(self.variables, np.unique(np.concatenate([role.offsets for role in self.roles])))
 
     def separable(self, batch: int) -> bool:
-        """Whether several batches of ``batch`` windows made as one are cut apart by windows, each array aligned."""
+        """Whether several batches of ``batch`` windows built as one can be split by windows, each array aligned."""
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
@@ -174,7 +173,7 @@ class Recipe:
         return found
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
-        """Whose each window is, int64; zeros where no statistic differs by entity."""
+        """Entity of each window, int64; zeros where the series has none."""
         if self.borders is None:
             return _zeros(len(starts))
         return np.searchsorted(self.borders, starts, side="right") - 1

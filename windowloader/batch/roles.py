@@ -88,7 +88,7 @@ class Delivery:
     def __post_init__(self) -> None:
         if isinstance(self.scaler, type) or not (self.scaler is None or isinstance(self.scaler, HasAffine)):
             raise ScalerError(
-                f"scaler={self.scaler!r} is no fitted scaler. Pass what StandardScaler.fit(train) returns, or "
+                f"scaler={self.scaler!r} is not a fitted scaler. Pass what StandardScaler.fit(train) returns, or "
                 "StandardScaler(mean, std) for known numbers."
             )
         name = str(self.dtype).removeprefix("torch.")
@@ -274,14 +274,6 @@ class Role:
     def num_shared(self) -> int:
         """Columns delivered once per row."""
         return len(self.shared_columns) + len(self.shared_statics)
-
-    @property
-    def by_entity(self) -> bool:
-        """Whether a column is scaled by other numbers for each entity."""
-        columns = self.row_columns + self.shared_columns
-        return any(group.shift.shape[1] > 1 for group in self.groups) or any(
-            column.shift is not None and len(column.shift) > 1 for column in columns
-        )
 
     @property
     def clocks(self) -> tuple[str, ...]:

@@ -83,6 +83,16 @@ def test_a_probing_iterator_shifts_nothing(windows):
     assert starts(loader) == expected
 
 
+def test_an_exhausted_iterator_that_is_asked_again_moves_nothing(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    old = iter(loader)
+    list(old)
+    newer = iter(loader)
+    next(newer)
+    assert next(old, None) is None
+    assert (loader.epoch, loader.state_dict()["step"]) == (1, 1)
+
+
 def test_two_loops_at_once_see_the_same_epoch(windows):
     loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
     pairs = list(zip(loader, loader, strict=True))

@@ -218,7 +218,7 @@ class Iteration:
         self._finished = finished
         self._stats = stats
         self._begun: float | None = None
-        self._closed = False
+        self._closed = self._over = False
         pipeline.check_files()
         stream = pipeline.access.stream(progress.position)
         self._stream = stream
@@ -272,7 +272,10 @@ class Iteration:
         """Report the end of the epoch, if it is one: an iterator ends early after an error or `close`."""
         position = self._progress.position
         self._stream.close()
+        if self._over:
+            return
         if self._pipeline.steps.left(position) == 0:
+            self._over = True
             self._stats.seconds = asked - (self._begun or asked)
             self._finished(position)
         elif self._closed:

@@ -151,12 +151,8 @@ class Pipeline:
         try:
             return self._build_together(stream, group)
         except Exception as error:
-            if len(group) == 1:
-                cause = error
-                if isinstance(error, StopIteration):  # a loop would take it for the end of the epoch
-                    cause = RuntimeError(f"building a batch raised {error!r}")
-                    cause.__cause__ = error
-                return [Built(None, group[0].after, Timeline(), error=cause)]
+            if len(group) == 1:  # no name here may keep the error: its traceback references this frame
+                return [Built(None, group[0].after, Timeline(), error=_not_stop(error))]
         built: list[Built] = []
         for task in group:
             built += self.build(stream, [task])
@@ -393,3 +389,12 @@ def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> It
                 step.advance,
             )
         yield BatchTask(number, before, after, step, weight)
+
+
+def _not_stop(error: Exception) -> Exception:
+    """Return an error for a loop, which would take StopIteration for the end of the epoch."""
+    if not isinstance(error, StopIteration):
+        return error
+    found = RuntimeError(f"building a batch raised {error!r}")
+    found.__cause__ = error
+    return found

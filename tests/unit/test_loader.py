@@ -410,6 +410,7 @@ def test_the_memory_of_stats_has_an_end(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"batchsize": 8}, TypeError, r"unexpected options \['batchsize'\]. It takes .*batch_size"),
         ({"batch_size": 0}, LoaderError, "batch_size=0"),
         ({"batch_size": 2.5}, LoaderError, "batch_size=2.5"),
         ({"threads": -1}, LoaderError, "threads=-1"),

@@ -21,6 +21,7 @@ from windowloader.util.ranks import confirm, resolve
 from windowloader.windows.window_set import WindowSet
 
 from .iteration import EpochProgress, Iteration, refuse_worker
+from .options import LoaderOptions
 from .pipeline import start_pipeline, warn_of_repeats
 from .stats import History
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from windowloader.plan.plan import Plan
     from windowloader.util.ranks import Ranks
 
-    from .options import LoaderOptions
     from .pipeline import Pipeline
     from .stats import LoaderStats
 
@@ -128,6 +128,9 @@ class WindowLoader:
 
     def __init__(self, windows: WindowSet, **options: Unpack[LoaderOptions]) -> None:
         given: dict[str, Any] = dict(options)
+        if unknown := sorted(set(given) - set(LoaderOptions.__annotations__)):
+            known = ", ".join(LoaderOptions.__annotations__)
+            raise TypeError(f"{type(self).__name__} got unexpected options {unknown}. It takes {known}.")
         delivery = {name: given.pop(name) for name in WindowReadOptions.__annotations__ if name in given}
         self._transform: Callable[[Batch], Any] | None = given.pop("transform", None)
         self._config = LoaderConfig(**given)
@@ -381,7 +384,7 @@ class WindowLoader:
         self.__dict__.update(state)
         self._unbind()
 
-    # -- what will happen ----------------------------------------------------------------------------------------------
+    # -- plan, statistics, end ----------------------------------------------------------------------------------------------
 
     def plan(
         self,
@@ -418,13 +421,9 @@ class WindowLoader:
             rank = pipeline.ranks.rank if world == pipeline.ranks.world_size else 0
         return pipeline.plan(rank=rank, world_size=world, epoch=self._epoch, state=loaded)
 
-    # -- what happened -------------------------------------------------------------------------------------------------
-
     def stats(self) -> LoaderStats:
         """Return statistics of this process's epochs: windows per second, waits of the loop, reads."""
         return self._history.stats()
-
-    # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End prefetching and release the data; delivered batches stay valid. Closing twice does nothing."""

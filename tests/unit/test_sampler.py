@@ -31,11 +31,22 @@ def epoch_of(windows, epoch, **options):
     return starts(loader)
 
 
-def test_the_sampler_is_the_loader(windows):
-    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_sampler_takes_an_iterator_along_that_gave_nothing_yet(windows, threads):
+    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True, threads=threads, prefetch_batches=3)
+    iterator = iter(loader)
     loader.sampler.set_epoch(2)
-    assert loader.batch_sampler is None
-    assert starts(loader) == epoch_of(windows, 2)
+    assert starts(iterator) == epoch_of(windows, 2)
+    assert [epoch.epoch for epoch in loader.stats().epochs] == [2]
+    assert loader.epoch == 3
+
+
+def test_a_sampler_leaves_an_iterator_alone_that_gave_a_batch(windows):
+    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
+    iterator = iter(loader)
+    first = next(iterator)
+    loader.sampler.set_epoch(2)
+    assert starts([first, *iterator]) == epoch_of(windows, 0)
 
 
 def test_set_epoch_itself_moves_no_iterator(windows):
@@ -46,15 +57,28 @@ def test_set_epoch_itself_moves_no_iterator(windows):
     assert starts(old) == epoch_of(windows, 0)
 
 
-def test_the_current_epoch_keeps_a_loaded_position(windows):
+def test_a_sampler_with_the_present_epoch_keeps_a_loaded_position(windows):
     loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
     loader.set_epoch(1)
     for _ in zip(range(4), loader, strict=False):
         pass
     resumed = wl.WindowLoader(windows, batch_size=10, shuffle=True)
     resumed.load_state_dict(loader.state_dict())
+    iterator = iter(resumed)
     resumed.sampler.set_epoch(1)
-    assert starts(resumed) == epoch_of(windows, 1)[4:]
+    assert starts(iterator) == epoch_of(windows, 1)[4:]
+
+
+def test_an_iterator_at_the_end_of_an_epoch_is_moved_to_the_next(windows):
+    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
+    iterator = iter(loader)
+    for _ in range(len(loader)):
+        next(iterator)
+    resumed = wl.WindowLoader(windows, batch_size=10, shuffle=True)
+    resumed.load_state_dict(loader.state_dict())
+    iterator = iter(resumed)
+    resumed.sampler.set_epoch(1)
+    assert starts(iterator) == epoch_of(windows, 1)
 
 
 def test_loading_a_state_closes_the_iterators_that_run(windows):

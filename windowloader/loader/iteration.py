@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["EpochProgress", "Iteration", "Prefetcher", "refuse_worker"]
+__all__ = ["EpochProgress", "EpochSampler", "Iteration", "Prefetcher", "refuse_worker"]
 
 PATIENCE = 10.0  # seconds to wait for a thread when the interpreter exits
 
@@ -219,19 +219,34 @@ class Iteration:
         self._stats = stats
         self._begun: float | None = None
         self._closed = self._over = False
-        pipeline.check_files()
-        stream = pipeline.access.stream(progress.position)
-        self._stream = stream
-        if stream.reads is not None:
-            stats.follow(stream.reads)
-        weakref.finalize(self, stream.abandon)
         self._here: deque[Built] = deque()  # built in one call with what the loop has
+        self._start()
+
+    def _start(self) -> None:
+        pipeline, position = self._pipeline, self._progress.position
+        pipeline.check_files()
+        self._stream = stream = pipeline.access.stream(position)
+        if stream.reads is not None:
+            self._stats.follow(stream.reads)
+        weakref.finalize(self, stream.abandon)
         self._prefetcher: Prefetcher[list[BatchTask], list[Built]] = Prefetcher(
-            pipeline.groups(progress.position),
+            pipeline.groups(position),
             partial(pipeline.build, stream),
             threads=pipeline.threads,
             most=max(1, pipeline.prefetch // pipeline.batches_per_call),
         )
+
+    def waits(self, progress: EpochProgress | None) -> bool:
+        """Whether this is the iterator of a progress and was not asked for a batch yet."""
+        return progress is self._progress and self._begun is None and not self._closed
+
+    def begin_at(self, position: Position) -> None:
+        """Begin elsewhere, which only an iterator that `waits` can."""
+        self._stream.close()
+        self._prefetcher.close()
+        self._progress.began = self._progress.position = position
+        self._stats.epoch = position.epoch
+        self._start()
 
     def __iter__(self) -> Iteration:
         return self
@@ -291,6 +306,21 @@ class Iteration:
         self._stream.close()  # first, as threads may wait for it
         self._prefetcher.close()
         self._here.clear()
+
+
+class EpochSampler:
+    """What scripts written for torch's DistributedSampler call: ``loader.sampler.set_epoch(epoch)``.
+
+    Unlike `WindowLoader.set_epoch` it moves an iterator along that gave no batch yet, as torch's samplers do: some
+    trainers make the iterator first and set the epoch afterwards.
+    """
+
+    def __init__(self, move: Callable[[int], None]) -> None:
+        self._move = move
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; nothing changes if it is the current one."""
+        self._move(epoch)
 
 
 def refuse_worker() -> None:

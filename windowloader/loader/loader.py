@@ -20,7 +20,7 @@ from windowloader.order.state import RunState
 from windowloader.util.ranks import confirm, resolve
 from windowloader.windows.window_set import WindowSet
 
-from .iteration import EpochProgress, Iteration, refuse_worker
+from .iteration import EpochProgress, EpochSampler, Iteration, refuse_worker
 from .options import LoaderOptions
 from .pipeline import start_pipeline, warn_of_repeats
 from .stats import History
@@ -169,8 +169,6 @@ class WindowLoader:
         self._position = position
         self._newest: EpochProgress | None = None
 
-    # -- what is fixed at the first len or iter ------------------------------------------------------------------------
-
     def _unbind(self) -> None:
         """Have no pipeline: its threads and locks live in one process."""
         self._pipeline: Pipeline | None = None
@@ -204,8 +202,6 @@ class WindowLoader:
 
     def _buffers(self, nbytes: int) -> Buffers:
         return BufferPool(nbytes)
-
-    # -- iteration -----------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -254,9 +250,18 @@ class WindowLoader:
             self._move(self._epoch, None)
 
     @property
-    def sampler(self) -> WindowLoader:
-        """The loader itself, for scripts that call ``loader.sampler.set_epoch(epoch)``, as for a DistributedSampler."""
-        return self
+    def sampler(self) -> EpochSampler:
+        """For scripts that call ``loader.sampler.set_epoch(epoch)``, as for a DistributedSampler."""
+        return EpochSampler(self._move_waiting)
+
+    def _move_waiting(self, epoch: int) -> None:
+        """Go to an epoch, and move the newest iterator along if its loop has not asked it for a batch yet."""
+        before, progress = self._epoch, self._newest
+        waiting = next((it for it in self._iterations if it.waits(progress)), None)
+        self.set_epoch(epoch)
+        if waiting is not None and self._epoch != before:
+            self._newest = progress
+            waiting.begin_at(self._position or self._bind().steps.start(self._epoch))
 
     @property
     def batch_sampler(self) -> None:
@@ -295,8 +300,6 @@ class WindowLoader:
     def _finished(self, position: Position) -> None:
         following = self._bind().steps.next_epoch(position)
         self._move(following.epoch, following)
-
-    # -- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *, step: int | None = None) -> dict[str, int | str]:
         """Describe the position of the run: what the loop received, whatever was prefetched.
@@ -383,8 +386,6 @@ class WindowLoader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._unbind()
-
-    # -- plan, statistics, end ----------------------------------------------------------------------------------------
 
     def plan(
         self,

@@ -22,7 +22,7 @@ from windowloader.util.machine import LINE, claim, fetch
 from .kernels import WIDE, element
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,9 +82,9 @@ def _load(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int
 
 
 def _store(
-    context: Any, builder: Any, kind: Any, array: Any, at: Any, registers: Sequence[Any], apart: Any
+    context: Any, builder: Any, kind: Any, array: Any, at: Any, registers: Iterable[Any], apart: Any
 ) -> None:
-    """Store registers, ``apart`` words from each other."""
+    """Store registers, ``apart`` words from each other, each once it is made: few have to be kept."""
     for register in registers:
         pointer, size = _pointer(context, builder, kind, array, at, register.type.count)
         builder.store(register, pointer, align=size)
@@ -129,14 +129,18 @@ def _interleave(_: Any, out: Any, to: Any, values: Any, at: Any, beside: Any, pa
         lanes = context.get_constant(types.uint64, LANES)
         own = _load(context, builder, kinds[2], given[2], given[3], columns, lanes)
         own += _load(context, builder, kinds[4], given[4], context.get_constant(types.intp, 0), 1, lanes)
-        found = []
-        for first in range(0, LANES * count, LANES):
-            wanted = []  # register and lane of each word
-            for node, word in (divmod(number, count) for number in range(first, first + LANES)):
-                row_value = words[word] == ROW_VALUE
-                wanted.append((columns, word) if row_value else divmod(node * columns + words[word], LANES))
-            found.append(_gathered(builder, own, wanted))
-        _store(context, builder, kinds[0], given[0], given[1], found, lanes)
+
+        def registers() -> Iterator[Any]:
+            for first in range(0, LANES * count, LANES):
+                wanted = []  # register and lane of each word
+                for node, word in (divmod(number, count) for number in range(first, first + LANES)):
+                    row_value = words[word] == ROW_VALUE
+                    wanted.append(
+                        (columns, word) if row_value else divmod(node * columns + words[word], LANES)
+                    )
+                yield _gathered(builder, own, wanted)
+
+        _store(context, builder, kinds[0], given[0], given[1], registers(), lanes)
         return context.get_dummy_value()
 
     return types.void(out, to, values, at, beside, pattern), generate
@@ -152,10 +156,10 @@ def _split(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, columns:
         kinds = signature.args
         lanes = context.get_constant(types.uint64, LANES)
         own = _load(context, builder, kinds[3], given[3], given[4], width, lanes)
-        found = [
+        found = (
             _gathered(builder, own, [divmod(node * width + column, LANES) for node in range(LANES)])
             for column in range(width)
-        ]
+        )
         _store(context, builder, kinds[0], given[0], given[1], found, given[2])
         return context.get_dummy_value()
 
@@ -178,10 +182,10 @@ def _transpose(_: Any, out: Any, to: Any, apart: Any, values: Any, at: Any, row:
         nodes = [
             _shuffled(builder, firsts[half], seconds[half], lanes) for half in (0, 1) for lanes in (near, far)
         ]
-        found = []
-        for node in range(LANES):
-            whole, lanes = nodes[node % 4], [4 * (node // 4) + lane for lane in four]
-            found.append(_shuffled(builder, whole, whole, lanes))
+        quads = [[4 * quad + lane for lane in four] for quad in four]
+        found = (
+            _shuffled(builder, nodes[node % 4], nodes[node % 4], quads[node // 4]) for node in range(LANES)
+        )
         _store(context, builder, kinds[0], given[0], given[1], found, given[2])
         return context.get_dummy_value()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batch.delivery import FLOATS
+from .batch.roles import FLOATS
 from .errors import LoaderError
 from .series.clock import CLOCK_NAMES
 
@@ -91,9 +91,9 @@ def warm_up(
 
 def cache_folder() -> str | None:
     """Folder of this process's compiled kernels; None where no folder can be written."""
-    from .batch.kernels import runs
+    from .batch.kernels import tiles
 
-    return getattr(getattr(runs, "stats", None), "cache_path", None)
+    return getattr(getattr(tiles, "stats", None), "cache_path", None)
 
 
 def _warm(source: str, dtype: str, masked: bool) -> None:

@@ -20,7 +20,7 @@ from windowloader.adapters.torch.batch import TorchBatch, TorchLease, batch_axes
 from windowloader.batch.recipe import Recipe
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import LoaderError
-from windowloader.loader.batching import tasks
+from windowloader.loader.pipeline import tasks
 from windowloader.order.config import LoaderConfig
 from windowloader.order.shard import make_steps
 from windowloader.order.state import RunState

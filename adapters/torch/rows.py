@@ -16,7 +16,7 @@ import torch
 from windowloader.adapters.torch.batch import batch_axes
 from windowloader.adapters.torch.tables import DeviceTables
 from windowloader.rows.rows import row_access
-from windowloader.rows.strided import Rows, StridedBuffer
+from windowloader.rows.strided import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,9 +208,8 @@ class DeviceRows:
 
     def _gather_piece(self, room: Room, starts: NDArray[np.int64], piece: Piece) -> dict[str, torch.Tensor]:
         if self._recipe.guard is not None:
-            flats = [one.flat or StridedBuffer.of(one.base) for one in piece.rows]
             entity = self._recipe.entity_of(starts)
-            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end, flats)
+            self._recipe.guard.check_batch(starts, piece.rows, entity, piece.begin, piece.end)
         own = starts[piece.begin : piece.end, None] + self._window
         rows, at = np.unique(own, return_index=True)
         absent = room.enter(rows)

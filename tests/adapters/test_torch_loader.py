@@ -287,7 +287,9 @@ def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
     )
     loader = TorchLoader(windows, pin_memory=True, batch_size=64, threads=0)
     plain = TorchLoader(windows, batch_size=64, threads=0)
-    assert plain._bind().together > 1  # where nothing is copied, small batches are made several at a time
+    assert (
+        plain._bind().batches_per_call > 1
+    )  # where nothing is copied, small batches are made several at a time
     assert len(list(loader)) == len(asked) == len(loader)
     assert set(asked) == {loader._recipe.nbytes(64)}
 
@@ -295,7 +297,7 @@ def test_pinned_memory_is_that_of_one_batch(windows, monkeypatch):
 def test_tensors_are_views_of_the_tensor_that_owns_their_memory():
     whole = torch.zeros(256, dtype=torch.uint8)
     buffers = TorchBuffers(256, lambda nbytes: whole[:nbytes])
-    field = Field("inputs", (2, 3), (2, 3), np.dtype(np.float32), 64)
+    field = Field("inputs", (2, 3), np.dtype(np.float32), 64)
     array = buffers.lease().carve([field])["inputs"]
     array[...] = 7.0
     tensor = as_tensor(array)

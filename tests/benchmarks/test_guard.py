@@ -108,7 +108,7 @@ def test_assembly_is_faster_than_numpy_alone(inputs):
     """Half as fast again at the least; two to three times on the machine where this was written."""
     data = series(NODES)
     loader = loader_of(data, inputs, threads=0, steps_per_epoch=10**9, rank=0, world_size=1)
-    ours, theirs, count = iter(loader), NumpyWay(data, inputs), loader._bind().together
+    ours, theirs, count = iter(loader), NumpyWay(data, inputs), loader._bind().batches_per_call
 
     def measure():
         return float(np.divide(*compare(lambda: take(theirs, count), lambda: take(ours, count), rounds=40)))
@@ -176,7 +176,7 @@ def test_a_tiny_data_set_costs_little_per_batch():
 def test_small_batches_made_together_cost_less_than_alone(monkeypatch):
     options = {"threads": 0, "steps_per_epoch": 10**9, "rank": 0, "world_size": 1}
     loaders = [loader_of(series(1), ["speed", "time_of_day"], **options)]
-    monkeypatch.setattr(pipeline, "MOST_TOGETHER", 1)
+    monkeypatch.setattr(pipeline, "MOST_PER_CALL", 1)
     loaders.append(loader_of(series(1), ["speed", "time_of_day"], **options))
     alone = iter(loaders[1])
     monkeypatch.undo()

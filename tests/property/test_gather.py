@@ -303,7 +303,7 @@ def cases(draw, words):
     )
 
 
-def run(case, parts, node_parts=1):
+def run(case, parts):
     recipe = case.recipe()
     fields = recipe.fields(len(case.starts))
     out = {field.name: np.empty(field.shape, field.dtype) for field in fields}
@@ -312,13 +312,7 @@ def run(case, parts, node_parts=1):
     rows = [Rows(case.variables[index].base, case.starts) for index in recipe.variables]
     cuts = np.linspace(0, len(case.starts), parts + 1).astype(int)
     for begin, end in itertools.pairwise(cuts):
-        for first, last in itertools.pairwise(
-            np.linspace(0, case.nodes, node_parts + 1).astype(int).tolist()
-        ):
-            if first == last:  # fewer nodes than parts
-                continue
-            nodes = None if node_parts == 1 else (first, last)
-            recipe.gather(out, case.starts, rows, begin=int(begin), end=int(end), nodes=nodes)
+        recipe.gather(out, case.starts, rows, begin=int(begin), end=int(end))
     return out
 
 
@@ -332,14 +326,14 @@ def unfilled(wanted):
     return False
 
 
-def check(case, parts, node_parts=1):
+def check(case, parts):
     wanted = expected(case)
     if unfilled(wanted):
         event("refused")
         with pytest.raises(MissingDataError, match="is NaN"):
-            run(case, parts, node_parts)
+            run(case, parts)
         return
-    found = run(case, parts, node_parts)
+    found = run(case, parts)
     assert sorted(found) == sorted(wanted)
     for name, array in found.items():
         want = wanted[name]
@@ -352,16 +346,16 @@ def check(case, parts, node_parts=1):
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(cases(FEW), st.integers(1, 3), st.integers(1, 3))
+@given(cases(FEW), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_every_array_is_that_of_the_model(case, parts, node_parts):
-    check(case, parts, node_parts)
+def test_every_array_is_that_of_the_model(case, parts):
+    check(case, parts)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(900)  # it compiles loops for every pair it draws
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(cases(ALL), st.integers(1, 3), st.integers(1, 3))
+@given(cases(ALL), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_every_array_is_that_of_the_model_for_all_pairs_of_dtypes(case, parts, node_parts):
-    check(case, parts, node_parts)
+def test_every_array_is_that_of_the_model_for_all_pairs_of_dtypes(case, parts):
+    check(case, parts)

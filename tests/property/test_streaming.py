@@ -262,7 +262,7 @@ def counted(loader, source):
     """Decoded bytes and requests of the reads that reached the source."""
     if not source.log:
         return 0, 0
-    cost = loader._engine.reading.storages[0].cost(*np.array(source.log).T)
+    cost = loader._pipeline.reading.storages[0].cost(*np.array(source.log).T)
     return int(cost.bytes.sum()), int(cost.requests.sum())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
+from windowloader.errors import ClosedError
 from windowloader.rows.arena import Arena
 
 pytestmark = pytest.mark.usefixtures("by_blocks")  # what they hold is that blocks come and go
@@ -68,14 +69,14 @@ def test_a_loaded_state_leaves_no_arena_behind(url, alive):
     assert becomes(alive, 0)
 
 
-def test_an_iterator_of_before_a_state_goes_on_and_then_its_arena_goes(url, alive):
+def test_loading_a_state_closes_a_running_iterator_and_its_arena_goes(url, alive):
     with loader_of(url) as loader:
         batches = iter(loader)
         next(batches)
         loader.load_state_dict(loader.state_dict())
-        assert becomes(alive, 1)
-        assert sum(batch.num_windows for batch in batches) == ROWS - 9 - 16
         assert becomes(alive, 0)
+        with pytest.raises(ClosedError, match="after step 1 of epoch 0"):
+            next(batches)
         for _ in loader:
             assert becomes(alive, 1)
     assert becomes(alive, 0)

@@ -93,7 +93,7 @@ def test_the_batches_are_those_of_the_stream_and_chunks_are_fetched_once_in_all_
 def test_later_epochs_are_gathered_from_the_map(bucket, static, tmp_path, monkeypatch):
     loader = loader_of(open_series(bucket, tmp_path))
     epoch_of(loader)
-    access = loader._engine.access
+    access = loader._pipeline.access
     assert isinstance(access, CachedAccess)
     monkeypatch.setattr(access._access, "stream", None)  # the stream is not asked any more
     static.clear()

@@ -99,7 +99,7 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
         held = None
         told["peaks"].append(watch.peak - imports)
         told["after"].append(private_bytes() - imports)
-    access = loader._engine.access
+    access = loader._pipeline.access
     buffers = getattr(access, "_block_caches", None)
     told["under_way"] = access.reader.most_under_way
     if buffers is not None:

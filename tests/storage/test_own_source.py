@@ -82,8 +82,8 @@ def iterated(series, expected, **options):
             np.testing.assert_array_equal(batch.inputs, expected[rows])
             seen += len(batch.starts)
         assert seen == len(windows)
-        with loader._engine.access.reader.lock:
-            loader._engine.access.reader.drain()
+        with loader._pipeline.access.reader.lock:
+            loader._pipeline.access.reader.drain()
         read = loader.stats().epochs[0]
         assert (read.read_bytes, read.read_requests) == (plan.own.bytes, plan.own.requests)
         return plan.own.bytes, plan.upcoming.bytes

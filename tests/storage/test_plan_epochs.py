@@ -152,8 +152,8 @@ def test_epochs_that_are_parts_of_passes(values, steps, options):
         plan = loader.plan()
         assert epoch(loader) == (steps, plan.windows) == (plan.steps, plan.windows)
         own, blocks = counted(loader), loader.stats().epochs[0].read_blocks
-        with loader._engine.access.reader.lock:
-            loader._engine.access.reader.drain()
+        with loader._pipeline.access.reader.lock:
+            loader._pipeline.access.reader.drain()
     got, told = sum(source.log) * 32, plan.own.bytes + plan.upcoming.bytes
     assert plan.mode == "blocks"
     assert got == told
@@ -176,8 +176,8 @@ def test_what_is_read_of_the_next_epoch(values):
         last = str(loader.stats()).splitlines()[-1]
         assert last.split()[-3:] == [*format_bytes(plan.own.bytes).split(), str(plan.own.requests)]
         assert loader.stats().to_dicts()[0]["read_bytes"] == plan.own.bytes
-        with loader._engine.access.reader.lock:
-            loader._engine.access.reader.drain()  # all that was asked for has been read
+        with loader._pipeline.access.reader.lock:
+            loader._pipeline.access.reader.drain()  # all that was asked for has been read
     assert 0 < plan.upcoming.bytes < plan.own.bytes
     assert sum(source.log) * 32 == 3 * plan.own.bytes + plan.upcoming.bytes
     assert sum(source.log) // 48 == 3 * plan.own.requests + plan.upcoming.requests
@@ -191,15 +191,15 @@ def test_what_was_read_ahead_in_vain_counts_where_it_was_given_up(values):
             for number, _ in enumerate(loader):
                 if number == 3:
                     break
-            with loader._engine.access.reader.lock:
-                loader._engine.access.reader.drain()
+            with loader._pipeline.access.reader.lock:
+                loader._pipeline.access.reader.drain()
         loader.set_epoch(0)
         epoch(loader)
         first, second, third = loader.stats().epochs
         plan = loader.plan()  # of the next
         epoch(loader)
-        with loader._engine.access.reader.lock:
-            loader._engine.access.reader.drain()
+        with loader._pipeline.access.reader.lock:
+            loader._pipeline.access.reader.drain()
         total = sum(one.read_bytes for one in loader.stats().epochs)
         assert total + plan.upcoming.bytes == sum(source.log) * 32
     assert first.read_blocks > 0

@@ -84,7 +84,7 @@ def test_a_resumed_epoch_fetches_what_its_plan_says(static, windows, values, mon
     gets = chunk_gets(static)
     assert plan.step == 31
     assert sum(gets.values()) == plan.own.requests
-    whole = again._engine.reading.choice.grid
+    whole = again._pipeline.reading.choice.grid
     assert plan.blocks <= len(whole) - 30 * 16 // len(windows) * len(whole)
 
 
@@ -118,14 +118,14 @@ def test_breaks_and_two_iterators_at_once(windows, values):
         for batch, expected in zip(loader, ahead, strict=False):
             assert batch.starts.tolist() == expected
             right(next(first), values)
-        assert len(loader._engine.access._block_caches) == 2
+        assert len(loader._pipeline.access._block_caches) == 2
         del first
         gc.collect()
         for thread in threading.enumerate():  # those that made batches for it let go of its arena as they end
             if thread.name in ("windowloader-0", "windowloader-1"):
                 thread.join(10)
         assert sum(batch.num_windows for batch in loader) == len(windows)
-        assert len(loader._engine.access._block_caches) == 1
+        assert len(loader._pipeline.access._block_caches) == 1
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -139,7 +139,7 @@ def test_an_error_comes_at_its_batch_and_leaves_nothing_under_way(bucket_folder,
             for batch in loader:
                 right(batch, values)
                 good.append(batch.starts.tolist())
-        assert not loader._engine.access.reader._desk.flying
+        assert not loader._pipeline.access.reader._desk.flying
         chunk.write_bytes(kept)
         again = [batch.starts.tolist() for batch in loader]
         assert again[: len(good)] == good

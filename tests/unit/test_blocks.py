@@ -305,7 +305,7 @@ def test_a_plan_names_what_the_first_batch_waits_for(hidden, batch_size, done):
         plan = made.plan(state)
         batches = iter(made)
         next(batches)
-        (lane_cache,) = made._engine.access._block_caches[0].lane_caches.values()
+        (lane_cache,) = made._pipeline.access._block_caches[0].lane_caches.values()
         entered = lane_cache.present.lane.visits[: lane_cache.present.turn + 1]
         waited = sum(lane_cache.present.schedule.placed[: len(entered)])
         batches.close()

@@ -1,4 +1,4 @@
-"""Buffers return when, and only when, nobody holds them."""
+"""Buffers return to their pool when, and only when, nothing references them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from windowloader.batch.roles import Field
 from windowloader.errors import ClosedError
 
 FIELDS = (
-    Field("inputs", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(np.float32), 0),
-    Field("input_mask", (4, 3, 5, 2), (4, 3, 5, 2), np.dtype(bool), 512),
+    Field("inputs", (4, 3, 5, 2), np.dtype(np.float32), 0),
+    Field("input_mask", (4, 3, 5, 2), np.dtype(bool), 512),
 )
 
 
@@ -27,7 +27,7 @@ def dlpack_tensor(array):
     return pytest.importorskip("torch").from_dlpack(array)
 
 
-HOLDERS = {
+VIEWS = {
     "slice": lambda array: array[1:],
     "element view": lambda array: array[..., 0],
     "reshape": lambda array: array.reshape(-1),
@@ -55,19 +55,19 @@ def pool():
     pool.close()
 
 
-@pytest.mark.parametrize("name", HOLDERS)
-def test_each_kind_of_view_holds_the_memory(pool, name):
+@pytest.mark.parametrize("name", VIEWS)
+def test_each_kind_of_view_keeps_the_memory(pool, name):
     arrays = pool.lease().carve(FIELDS)
-    held = HOLDERS[name](arrays["inputs"])
+    kept = VIEWS[name](arrays["inputs"])
     del arrays
     gc.collect()
     assert pool.free == 0
-    del held
+    del kept
     gc.collect()
     assert pool.free == 1
 
 
-def test_memory_that_is_held_is_never_written_again(pool):
+def test_memory_in_use_is_never_written_again(pool):
     kept = pool.lease().carve(FIELDS)["inputs"][1:]
     kept[...] = 7
     for value in range(20):
@@ -75,7 +75,7 @@ def test_memory_that_is_held_is_never_written_again(pool):
     assert (kept == 7).all()
 
 
-def test_a_slab_is_used_again_once_all_its_arrays_are_gone(pool):
+def test_a_buffer_is_used_again_once_all_its_arrays_are_gone(pool):
     arrays = pool.lease().carve(FIELDS)
     address = arrays["inputs"].ctypes.data
     mask = arrays["input_mask"]
@@ -98,8 +98,8 @@ def test_arrays_are_aligned_contiguous_writable_and_apart(pool):
 
 
 def test_no_more_is_kept_than_asked(pool):
-    held = [pool.lease() for _ in range(10)]
-    held.clear()
+    kept = [pool.lease() for _ in range(10)]
+    kept.clear()
     gc.collect()
     assert pool.free == 3
 
@@ -137,17 +137,17 @@ def test_no_two_threads_ever_get_the_same_memory(pool):
     assert 1 <= pool.free <= 3
 
 
-def test_closing_leaves_held_arrays_alone():
+def test_closing_leaves_arrays_in_use_alone():
     pool = BufferPool(1024)
-    held = pool.lease().carve(FIELDS)["inputs"]
-    held[...] = 3
+    kept = pool.lease().carve(FIELDS)["inputs"]
+    kept[...] = 3
     pool.lease()
     pool.close()
     assert pool.free == 0
     with pytest.raises(ClosedError, match="closed"):
         pool.lease()
-    assert (held == 3).all()
-    del held
+    assert (kept == 3).all()
+    del kept
     assert pool.free == 0
 
 
@@ -166,6 +166,6 @@ def test_an_array_pickles_as_an_array(pool):
     assert (copy == array).all()
 
 
-def test_a_field_beyond_the_slab_is_refused(pool):
+def test_a_field_beyond_the_buffer_is_refused(pool):
     with pytest.raises(TypeError, match="too small"):
-        pool.lease().carve([Field("inputs", (4096,), (4096,), np.dtype(np.float32), 0)])
+        pool.lease().carve([Field("inputs", (4096,), np.dtype(np.float32), 0)])

@@ -1,4 +1,4 @@
-"""Float16 as bits: every word, every tie and what lies next to it, by both ways, against NumPy."""
+"""Float16 as bits: every word, every tie and its neighbours, by both implementations, against NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from windowloader.batch import half_kernels
+from windowloader.batch import kernels
 from windowloader.util.jit import kernel
 from windowloader.util.machine import HALVES
 
@@ -27,7 +27,7 @@ def each(function, values, out):
 
 def rounded(way, values):
     words = np.empty(values.size, np.uint16)
-    each(getattr(half_kernels, f"_round_by_{way}"), values, words)
+    each(getattr(kernels, f"_round_by_{way}"), values, words)
     return words
 
 
@@ -74,7 +74,7 @@ def test_nan_keeps_its_sign_and_no_payload(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_reads_every_word(way):
     values = np.empty(WORDS.size, np.float64)
-    each(getattr(half_kernels, f"_decode_by_{way}"), WORDS, values)
+    each(getattr(kernels, f"_decode_by_{way}"), WORDS, values)
     expected = WORDS.view(np.float16).astype(np.float64)
     np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(np.signbit(values), np.signbit(expected))
@@ -83,7 +83,7 @@ def test_reads_every_word(way):
 def test_a_processor_without_float16_does_it_by_arithmetic(tmp_path):
     program = """
 import numpy as np
-from windowloader.batch import half_kernels as halves
+from windowloader.batch import kernels as halves
 from windowloader.util.machine import HALVES
 assert not HALVES
 assert halves.to_float16(2049.0) == 0x6800

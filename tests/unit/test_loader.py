@@ -1,4 +1,4 @@
-"""The loader's promises: order, position, state, ranks, errors at construction, nothing left running."""
+"""Order, position, state, ranks, errors at construction, and that nothing is left running."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from windowloader.errors import (
     StateError,
     WeightsError,
 )
-from windowloader.loader import pipeline as engine
-from windowloader.loader import stats
+from windowloader.loader import pipeline, stats
 from windowloader.util.units import format_bytes
 
 
@@ -84,6 +83,16 @@ def test_a_probing_iterator_shifts_nothing(windows):
     assert starts(loader) == expected
 
 
+def test_an_exhausted_iterator_that_is_asked_again_moves_nothing(windows):
+    loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
+    old = iter(loader)
+    list(old)
+    newer = iter(loader)
+    next(newer)
+    assert next(old, None) is None
+    assert (loader.epoch, loader.state_dict()["step"]) == (1, 1)
+
+
 def test_two_loops_at_once_see_the_same_epoch(windows):
     loader = wl.WindowLoader(windows, batch_size=32, shuffle=True)
     pairs = list(zip(loader, loader, strict=True))
@@ -91,7 +100,7 @@ def test_two_loops_at_once_see_the_same_epoch(windows):
     assert loader.epoch == 1
 
 
-def test_state_is_what_the_loop_received_whatever_was_made_ahead(windows):
+def test_state_is_what_the_loop_received_whatever_was_prefetched(windows):
     loader = wl.WindowLoader(windows, batch_size=32, shuffle=True, threads=2, prefetch_batches=4)
     iterator = iter(loader)
     for taken in range(1, 6):
@@ -208,20 +217,20 @@ def test_an_epoch_of_fixed_steps_begins_where_the_one_before_ended_also_with_ano
         loader.set_epoch(epoch)
         iterator = iter(loader)
         seen = sum([next(iterator).starts.tolist() for _ in range(3)], [])
-        return seen, loader.state_dict()  # at the end of the epoch, which the iterator was not told
+        return seen, loader.state_dict()  # at the end of the epoch, which the iterator did not reach
 
     first, state = run(10, 0)
     second, _ = run(20, 1, state)
     assert first + second == sum(starts(wl.WindowLoader(windows, batch_size=10, shuffle=True)), [])[:90]
 
 
-def test_steps_that_repeat_windows_on_some_rank_are_told_once(windows):
+def test_steps_that_repeat_windows_on_some_rank_warn_once(windows):
     def loader(**options):
         return wl.WindowLoader(windows, shuffle=True, rank=0, **options)
 
-    with pytest.warns(UserWarning, match="=10 is not a multiple of 3 .* 2 of them a .*=9 or 12, ") as told:
+    with pytest.warns(UserWarning, match="=10 is not a multiple of 3 .* 2 of them a .*=9 or 12, ") as warned:
         uneven = loader(global_batch_size=10, world_size=3)
-    assert len(told) == 1
+    assert len(warned) == 1
     assert {len(batch) for batch in starts(uneven)[:-1]} == {4}
     uneven.load_state_dict(uneven.state_dict())
     with pytest.warns(UserWarning, match="delivers 3 windows, 1 .*Pass global_batch_size=3, or"):
@@ -301,7 +310,7 @@ def test_transform_comes_last_in_the_loops_thread_and_touches_no_state(windows):
     assert threads == {threading.current_thread()}
 
 
-def test_a_batch_that_is_held_is_never_overwritten(windows, values):
+def test_a_batch_in_use_is_never_overwritten(windows, values):
     loader = wl.WindowLoader(windows, batch_size=16, shuffle=True, threads=2, prefetch_batches=4)
     kept = [(batch.starts, batch.inputs[:, 1:3, ::2], batch.targets) for batch in loader]
     kept += [(batch.starts, batch.inputs[:, 1:3, ::2], batch.targets) for batch in loader]
@@ -401,6 +410,7 @@ def test_the_memory_of_stats_has_an_end(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"batchsize": 8}, TypeError, r"unexpected options \['batchsize'\]. It takes .*batch_size"),
         ({"batch_size": 0}, LoaderError, "batch_size=0"),
         ({"batch_size": 2.5}, LoaderError, "batch_size=2.5"),
         ({"threads": -1}, LoaderError, "threads=-1"),
@@ -464,15 +474,15 @@ def test_a_loader_takes_windows(values):
         wl.WindowLoader(wl.Series(values))
 
 
-def test_small_batches_made_together_are_those_made_alone(windows, monkeypatch):
+def test_small_batches_built_in_one_call_are_those_built_alone(windows, monkeypatch):
     for layout in ("btnf", "bntf", "tbnf", ("btnf", "bnft")):
         options = {"batch_size": 32, "shuffle": True, "uneven": "exact", "layout": layout, "seed": 3}
-        monkeypatch.setattr(engine, "MOST_TOGETHER", 1)
+        monkeypatch.setattr(pipeline, "MOST_PER_CALL", 1)
         alone = list(wl.WindowLoader(windows, **options))
-        monkeypatch.setattr(engine, "MOST_TOGETHER", 4)
+        monkeypatch.setattr(pipeline, "MOST_PER_CALL", 4)
         loader = wl.WindowLoader(windows, **options)
         together = list(loader)
-        assert loader._bind().together == (1 if layout == "tbnf" else 4)
+        assert loader._bind().batches_per_call == (1 if layout == "tbnf" else 4)
         assert len(alone) == len(together) == 10
         for one, other in zip(alone, together, strict=True):
             assert (one.epoch, one.step, one.step_weight) == (other.epoch, other.step, other.step_weight)
@@ -482,26 +492,29 @@ def test_small_batches_made_together_are_those_made_alone(windows, monkeypatch):
             assert other.inputs.ctypes.data % 64 == other.targets.ctypes.data % 64 == 0
 
 
-def test_batches_whose_arrays_would_not_be_aligned_are_made_alone(windows):
-    assert wl.WindowLoader(windows, batch_size=5)._bind().together == 1
-    assert wl.WindowLoader(windows, batch_size=16)._bind().together > 1
-    assert wl.WindowLoader(windows, batch_size=16, prefetch_batches=3)._bind().together == 3
+def test_batches_whose_arrays_would_not_be_aligned_are_built_alone(windows):
+    assert wl.WindowLoader(windows, batch_size=5)._bind().batches_per_call == 1
+    assert wl.WindowLoader(windows, batch_size=16)._bind().batches_per_call > 1
+    assert wl.WindowLoader(windows, batch_size=16, prefetch_batches=3)._bind().batches_per_call == 3
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_error_among_batches_made_together_is_that_of_its_own(windows, monkeypatch, threads):
-    def graph_at(self, starts):
+def test_an_error_among_batches_built_together_is_that_of_its_own(windows, monkeypatch, threads):
+    gather = Recipe.gather
+
+    def breaks(self, out, starts, rows, **part):
         if 96 in starts:
             next(iter(()))  # a StopIteration must not look like the end
+        gather(self, out, starts, rows, **part)
 
-    monkeypatch.setattr(wl.WindowSet, "graph_at", graph_at)
+    monkeypatch.setattr(Recipe, "gather", breaks)
     iterator = iter(wl.WindowLoader(windows, batch_size=32, threads=threads))
     assert [next(iterator).starts[0] for _ in range(3)] == [0, 32, 64]
     with pytest.raises(RuntimeError, match="StopIteration"):
         next(iterator)
 
 
-def test_what_was_made_together_is_not_delivered_after_close(windows, values):
+def test_what_was_built_together_is_not_delivered_after_close(windows, values):
     loader = wl.WindowLoader(windows, batch_size=32)
     iterator = iter(loader)
     kept = next(iterator)

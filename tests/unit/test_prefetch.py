@@ -1,4 +1,4 @@
-"""Work ahead on threads: in order, bounded, errors at their place, nothing left running."""
+"""Prefetching on threads: in order, bounded, errors at their place, nothing left running."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import weakref
 
 import pytest
 
-from windowloader.loader.prefetch import Ahead
-from windowloader.util.threads import WorkerPool
+from windowloader.loader.iteration import Prefetcher
 
 
 def running() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead-test")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("windowloader-")]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
@@ -29,14 +28,12 @@ def test_results_come_in_the_order_of_the_tasks(threads, ahead):
             gate.set()
         return n * n
 
-    assert list(Ahead(iter(range(50)), make, crew=WorkerPool(threads), ahead=ahead)) == [
-        n * n for n in range(50)
-    ]
+    assert list(Prefetcher(iter(range(50)), make, threads=threads, most=ahead)) == [n * n for n in range(50)]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("ahead", [1, 2, 5])
-def test_never_more_than_ahead_results_that_nobody_took(threads, ahead):
+def test_never_more_results_than_asked_wait_to_be_taken(threads, ahead):
     lock, taken, worst = threading.Lock(), 0, 0
 
     def make(n):
@@ -45,7 +42,7 @@ def test_never_more_than_ahead_results_that_nobody_took(threads, ahead):
             worst = max(worst, n + 1 - taken)
         return n
 
-    for result in Ahead(iter(range(200)), make, crew=WorkerPool(threads), ahead=ahead):
+    for result in Prefetcher(iter(range(200)), make, threads=threads, most=ahead):
         with lock:
             taken = result + 1
     # the consumer counts a result as taken a moment after the pipeline does
@@ -61,7 +58,7 @@ def test_an_error_surfaces_at_its_result_with_its_traceback(threads):
 
     results, source = (
         [],
-        Ahead(iter(range(10)), breaks_at_three, crew=WorkerPool(threads), ahead=4, name="ahead-test"),
+        Prefetcher(iter(range(10)), breaks_at_three, threads=threads, most=4),
     )
     with pytest.raises(ValueError, match="three") as caught:
         results.extend(iter(source))
@@ -77,14 +74,14 @@ def test_an_error_of_the_tasks_comes_after_what_was_before_it(threads):
         yield 2
         raise KeyError("no third")
 
-    source = Ahead(tasks(), lambda n: n, crew=WorkerPool(threads), ahead=4)
+    source = Prefetcher(tasks(), lambda n: n, threads=threads, most=4)
     assert [next(source), next(source)] == [1, 2]
     with pytest.raises(KeyError, match="no third"):
         next(source)
 
 
 def test_dropping_it_early_ends_the_threads():
-    source = Ahead(iter(range(10**9)), lambda n: n, crew=WorkerPool(2), ahead=2, name="ahead-test")
+    source = Prefetcher(iter(range(10**9)), lambda n: n, threads=2, most=2)
     assert next(source) == 0
     threads = running()
     assert len(threads) == 2
@@ -96,7 +93,7 @@ def test_dropping_it_early_ends_the_threads():
 
 
 def test_close_waits_for_the_threads_and_is_idempotent():
-    source = Ahead(iter(range(10**9)), lambda n: n, crew=WorkerPool(2), ahead=2, name="ahead-test")
+    source = Prefetcher(iter(range(10**9)), lambda n: n, threads=2, most=2)
     next(source)
     source.close()
     assert not running()
@@ -105,11 +102,11 @@ def test_close_waits_for_the_threads_and_is_idempotent():
         next(source)
 
 
-def test_a_taken_result_is_held_by_nobody_else():
+def test_a_taken_result_is_referenced_nowhere_else():
     class Result:
         pass
 
-    source = Ahead(iter(range(3)), lambda _: Result(), crew=WorkerPool(2), ahead=2)
+    source = Prefetcher(iter(range(3)), lambda _: Result(), threads=2, most=2)
     result = next(source)
     seen = weakref.ref(result)
     del result
@@ -119,8 +116,8 @@ def test_a_taken_result_is_held_by_nobody_else():
 
 
 def test_two_at_once_do_not_disturb_each_other():
-    first = Ahead(iter(range(100)), lambda n: n, crew=WorkerPool(2), ahead=3)
-    second = Ahead(iter(range(100)), lambda n: -n, crew=WorkerPool(2), ahead=3)
+    first = Prefetcher(iter(range(100)), lambda n: n, threads=2, most=3)
+    second = Prefetcher(iter(range(100)), lambda n: -n, threads=2, most=3)
     assert list(zip(first, second, strict=True)) == [(n, -n) for n in range(100)]
 
 
@@ -143,7 +140,7 @@ def test_work_that_is_collected_by_a_thread_that_has_its_lock_ends():
         gate.wait(60)
         return task
 
-    box.append(Ahead(tasks(), make, crew=WorkerPool(1), ahead=10, name="ahead-test"))
+    box.append(Prefetcher(tasks(), make, threads=1, most=10))
     gate.set()
     assert collected.wait(60)
     while running():

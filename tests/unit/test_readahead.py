@@ -91,7 +91,7 @@ def test_each_batch_is_told_before_its_turn_and_nothing_else(path, told, monkeyp
     monkeypatch.setenv(readahead.VARIABLE, declared)
     windows = wl.WindowSet(wl.open(path, axes="tn"), SPEC)
     loader = wl.WindowLoader(windows, batch_size=64, shuffle=True, threads=0, steps_per_epoch=30)
-    together = loader._bind().together
+    together = loader._bind().batches_per_call
     assert together > 1
     wanted = []
     for batch in loader:
@@ -129,7 +129,7 @@ def test_what_is_in_memory_is_left_alone(path, monkeypatch):
     np.load(path, mmap_mode="r").sum()
     with wl.WindowLoader(windows, rank=0, world_size=1) as loader:
         iterator = iter(loader)
-        assert isinstance(loader._engine.access, ReadAhead)
+        assert isinstance(loader._pipeline.access, ReadAhead)
         assert type(iterator._stream) is Resident
 
 

@@ -1,4 +1,4 @@
-"""Loaders in hands of trainers: epochs said through a sampler, copies in other processes, groups made too late."""
+"""Loaders used by trainers: epochs set through a sampler, copies in other processes, groups made too late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.errors import RankError
+from windowloader.errors import ClosedError, RankError
 
 
 @pytest.fixture
@@ -79,6 +79,16 @@ def test_an_iterator_at_the_end_of_an_epoch_is_moved_to_the_next(windows):
     iterator = iter(resumed)
     resumed.sampler.set_epoch(1)
     assert starts(iterator) == epoch_of(windows, 1)
+
+
+def test_loading_a_state_closes_the_iterators_that_run(windows):
+    loader = wl.WindowLoader(windows, batch_size=10, shuffle=True)
+    iterator = iter(loader)
+    next(iterator)
+    loader.load_state_dict(loader.state_dict())
+    with pytest.raises(ClosedError, match="after step 1 of epoch 0"):
+        next(iterator)
+    assert starts(loader) == epoch_of(windows, 0)[1:]
 
 
 def test_a_pickled_loader_goes_on_where_the_loop_is(windows):
@@ -149,12 +159,12 @@ def group(rank, size):
 
 def test_a_group_made_after_the_first_use_is_an_error_unless_it_agrees(windows, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    loader, told = wl.WindowLoader(windows), wl.WindowLoader(windows, rank=0, world_size=1)
-    assert len(loader) == len(told) == 2
+    loader, given = wl.WindowLoader(windows), wl.WindowLoader(windows, rank=0, world_size=1)
+    assert len(loader) == len(given) == 2
     monkeypatch.setitem(sys.modules, "torch", group(0, 1))
     assert len(loader) == 2
     monkeypatch.setitem(sys.modules, "torch", group(0, 2))
-    assert len(told) == 2
+    assert len(given) == 2
     for use in (len, iter, wl.WindowLoader.state_dict):
         with pytest.raises(
             RankError, match="first used as rank 0 of 1 .*says rank 0 of 2.*after the process group"

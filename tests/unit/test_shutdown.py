@@ -1,4 +1,4 @@
-"""The order in which things end before the interpreter does, however their modules were imported."""
+"""The order of shutdown stages when the interpreter exits, whatever the order of imports."""
 
 import subprocess
 import sys

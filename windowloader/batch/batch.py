@@ -1,12 +1,12 @@
-"""`Batch`: what a loop receives; acts as the pair (inputs, targets) and has all else by name.
+"""`Batch`: what a loop receives. It unpacks as the pair (inputs, targets) and has everything else by name.
 
-In: arrays by role, and which windows they are. Out: the same, for loops of any style. Never copies, and never knows of
-a framework: an adapter maps its own function over the arrays.
+In: arrays by role, and which windows they are. Out: the same, for loops of any style. Never copies, and imports no
+framework: an adapter maps its own function over the arrays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import WeightsError
@@ -16,25 +16,18 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "as_bfloat16"]
 
 ARRAYS = (
-    "inputs",
-    "targets",
-    "future",
-    "input_mask",
-    "target_mask",
-    "future_mask",
-    "shared_inputs",
-    "shared_future",
-)
+    "inputs", "targets", "future", "input_mask", "target_mask", "future_mask", "shared_inputs", "shared_future",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
     """A batch of windows. Unpacks as ``inputs, targets = batch``.
 
-    It stays valid as long as someone holds it, or any array of it, or a view of one.
+    It stays valid as long as the batch, one of its arrays or a view of one is referenced.
 
     Parameters
     ----------
@@ -43,25 +36,25 @@ class Batch:
     targets : ndarray, shape (batch, horizon, node, feature), or None
         None at ``horizon=0``.
     future : ndarray, shape (batch, horizon, node, feature), or None
-        What is known ahead; None where the spec names nothing.
+        Known when the forecast is made; None where the spec names nothing.
     input_mask, target_mask, future_mask : ndarray of bool, or None
         True where a value was observed, in the shape of what it masks; None where nothing can be missing.
     shared_inputs, shared_future : ndarray, shape (batch, step, feature), or None
-        What does not depend on the node, with ``broadcast=False``.
+        Columns that do not depend on the node, with ``broadcast=False``.
     starts : ndarray, shape (batch,), int64
         Row of the series where each window begins.
     entities : ndarray, shape (batch,), int64, or None
-        Whose each window is.
+        Entity of each window.
     weights : ndarray, shape (batch,), float32, or None
-        0 where a window only fills the step.
+        0 where a window only fills up the batch.
     step_weight : float, optional
         Sum of the weights of this step's batches over all ranks.
     graph : Graph or object, optional
         The series' static graph, or the windows' own edges.
     epoch, step : int, optional
-        Where in the run it belongs.
+        Position in the run.
     exact : bool
-        Weights matter: taking the batch as a pair, which would lose them, is an error.
+        Weights must be used: taking the batch as a pair, which would lose them, is an error.
 
     Raises
     ------
@@ -99,9 +92,9 @@ class Batch:
     def _pair(self) -> tuple[Any, Any]:
         if self.exact:
             raise WeightsError(
-                "with uneven='exact' (or 'drop', where the ranks do not divide a step) some windows of a batch only "
-                "fill it, and batch.weights says which (0). Unpacked as a pair they would count. Use batch.inputs, "
-                "batch.targets and batch.weights; or uneven='pad' if windows counted twice do no harm; or "
+                "with uneven='exact' (or 'drop', where the ranks do not divide a step) some windows only fill up a "
+                "batch and have weight 0 in batch.weights. Unpacked as a pair they would count. Use batch.inputs, "
+                "batch.targets and batch.weights; or uneven='pad' if counting windows twice does no harm; or "
                 "drop_last=True with 'drop'."
             )
         return self.inputs, self.targets
@@ -132,11 +125,11 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of inputs, targets, future, their masks and what is shared."""
+        """Bytes of inputs, targets, future, their masks and the shared arrays."""
         return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, Any]:
-        """Those of inputs, targets, future, masks and shared arrays that are there, by name."""
+        """Those of inputs, targets, future, masks and shared arrays that are not None, by name."""
         return {name: array for name in ARRAYS if (array := getattr(self, name)) is not None}
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
@@ -162,9 +155,16 @@ class Batch:
             found["weights"] = function(self.weights)
         return replace(self, **found)
 
-    def __getstate__(self) -> list[Any]:
-        return [getattr(self, field.name) for field in fields(self)]
 
-    def __setstate__(self, state: list[Any]) -> None:
-        for field, value in zip(fields(self), state, strict=True):
-            object.__setattr__(self, field.name, value)
+def as_bfloat16(batch: Batch) -> Batch:
+    """View gathered bits as ml_dtypes' bfloat16, which NumPy and JAX compute with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> as_bfloat16(Batch(inputs=np.array([0x3F80, 0x4049], np.uint16))).inputs
+    array([1, 3.14062], dtype=bfloat16)
+    """
+    import ml_dtypes  # a dependency of tensorstore
+
+    return batch.map(lambda array: array.view(ml_dtypes.bfloat16) if array.dtype == "uint16" else array)

@@ -1,15 +1,16 @@
-"""Buffers that come back by themselves: memory of batches, used again once nobody holds a batch or a view of it.
+"""Reusable memory for batches: a buffer returns to its pool once nothing references the batch or a view of it.
 
-In: the bytes of a batch. Out: arrays in a slab whose pages were touched before. Never takes back what someone holds,
-and never makes anybody wait: who keeps batches gets new slabs.
+In: the bytes of a batch. Out: arrays in a buffer whose pages were touched before. A pool never takes back memory that
+is in use and never waits: a caller that keeps batches gets new buffers.
 
-A buffer that the allocator hands back to the kernel is paid for again page by page, which costs more than to fill it.
+Memory that the allocator returns to the kernel costs page faults at the next use, more than filling it.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
     from .roles import Field
 
-__all__ = ["BufferPool", "Buffers", "Carved", "Lease"]
+__all__ = ["BufferPool", "Buffers", "Lease", "Memory"]
 
 
-class Carved(Protocol):
+class Memory(Protocol):
     """Memory for one batch."""
 
     def carve(self, fields: Iterable[Field]) -> dict[str, np.ndarray]:
@@ -33,73 +34,44 @@ class Carved(Protocol):
 
 
 class Buffers(Protocol):
-    """Where batches are made; adapters have their own (pinned, shared)."""
+    """Where batches are built; adapters have their own (pinned, shared)."""
 
-    def lease(self) -> Carved:
-        """Return memory that nobody holds."""
+    def lease(self) -> Memory:
+        """Return memory that is not in use."""
 
     def close(self) -> None:
-        """Let go of what is free."""
-
-
-class _Slab:
-    """Memory for one batch, aligned, and how NumPy is told of it."""
-
-    __slots__ = ("interface", "memory")
-
-    def __init__(self, nbytes: int) -> None:
-        # zeros would be mapped lazily, so that the first batch in each slab paid for its pages
-        self.memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-        self.memory.fill(0)
-        address = self.memory.__array_interface__["data"][0]
-        aligned = -(-address // ALIGNMENT) * ALIGNMENT
-        self.interface = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (aligned, False)}
-
-
-class _Shelf:
-    """Where free slabs lie; outlives the pool in its leases."""
-
-    __slots__ = ("slabs",)
-
-    def __init__(self, keep: int) -> None:
-        self.slabs: deque[_Slab] = deque(maxlen=keep)  # a full deque drops its oldest: bounded without a lock
+        """Release free memory."""
 
 
 class Lease:
-    """The right to a slab, for as long as this object or any array made from it lives.
+    """Owns a buffer as long as this object or any array made from it lives.
 
-    NumPy lets the base of a view's view be the owner of the memory, so a finalizer on an array would run while slices
-    of it are in use. It stops at an object that is no array: every slice, reshape, memoryview, tensor and DLPack
-    capsule keeps this object alive.
+    NumPy may make the owner of the memory the base of a view of a view, so a callback on an array could run while
+    slices of it are in use. It stops at an object that is not an array: every slice, reshape, memoryview, tensor and
+    DLPack capsule keeps this object alive.
     """
 
-    __slots__ = ("__weakref__", "_shelf", "_slab")
+    __slots__ = ("__array_interface__", "__weakref__", "_memory")
 
-    def __init__(self, slab: _Slab, shelf: _Shelf) -> None:
-        self._slab = slab
-        self._shelf = shelf
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._slab.interface
-
-    def __del__(self) -> None:
-        # A finalizer of the weakref module costs more than a small batch. This may run in any thread, and inside the
-        # pool's own calls when the garbage collector starts there: so no lock, only a deque's atomic append.
-        self._shelf.slabs.append(self._slab)
+    def __init__(self, memory: np.ndarray, nbytes: int) -> None:
+        self._memory = memory
+        aligned = -(-memory.__array_interface__["data"][0] // ALIGNMENT) * ALIGNMENT
+        self.__array_interface__ = {
+            "version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (aligned, False)
+        }  # fmt: skip
 
     def carve(self, fields: Iterable[Field]) -> dict[str, np.ndarray]:
-        """Make the arrays of a batch, by name; they share the slab and keep it.
+        """Make the arrays of a batch, by name; they share the buffer and keep it alive.
 
         Parameters
         ----------
         fields : iterable of Field
-            Whose offsets and sizes lie within the pool's ``nbytes``.
+            Their offsets and sizes lie within the pool's ``nbytes``.
 
         Returns
         -------
         dict of str to ndarray
-            C-contiguous, aligned to 64 bytes, holding whatever the last batch left.
+            C-contiguous, aligned to 64 bytes, not cleared.
         """
         whole = np.asarray(self)
         return {
@@ -109,21 +81,21 @@ class Lease:
 
 
 class BufferPool:
-    """Slabs of one size, handed out and, by themselves, handed back.
+    """Buffers of one size, which return to the pool by themselves.
 
     Parameters
     ----------
     nbytes : int
-        Of a slab.
+        Of a buffer.
     keep : int
-        How many free slabs are kept at most.
+        How many free buffers are kept at most.
 
     Examples
     --------
     >>> pool = BufferPool(1024)
     >>> array = np.asarray(pool.lease())
     >>> view = array[::2].reshape(2, 256)
-    >>> del array  # the view still holds the memory
+    >>> del array  # the view still references the memory
     >>> pool.free
     0
     >>> del view
@@ -133,16 +105,19 @@ class BufferPool:
 
     def __init__(self, nbytes: int, *, keep: int = 8) -> None:
         self.nbytes = int(nbytes)
-        self._shelf = _Shelf(keep)
+        self._free: deque[np.ndarray] = deque(
+            maxlen=keep
+        )  # a full deque drops its oldest: bounded without a lock
+        self._leased: dict[weakref.ref[Lease], np.ndarray] = {}
         self._closed = False
 
     @property
     def free(self) -> int:
-        """Slabs that wait to be used."""
-        return len(self._shelf.slabs)
+        """Buffers that wait to be used."""
+        return len(self._free)
 
     def lease(self) -> Lease:
-        """Return a free slab, or a new one; never waits.
+        """Return a free buffer, or a new one; never waits.
 
         Raises
         ------
@@ -152,12 +127,20 @@ class BufferPool:
         if self._closed:
             raise ClosedError("this pool of buffers is closed, as its loader is. Make a new loader.")
         try:
-            slab = self._shelf.slabs.pop()  # the newest: the likeliest to be in the cache
+            memory = self._free.pop()  # the newest is the most likely to be in the cache
         except IndexError:
-            slab = _Slab(self.nbytes)
-        return Lease(slab, self._shelf)
+            memory = np.empty(self.nbytes + ALIGNMENT, np.uint8)
+            memory.fill(0)  # np.zeros would map pages lazily, at the cost of the first batch
+        lease = Lease(memory, self.nbytes)
+        # The callback may run in any thread, and inside the pool's own calls if the garbage collector starts there: so
+        # no lock, only atomic operations of dict and deque. weakref.finalize would cost more than a small batch.
+        self._leased[weakref.ref(lease, self._take_back)] = memory
+        return lease
+
+    def _take_back(self, lease: weakref.ref[Lease]) -> None:
+        self._free.append(self._leased.pop(lease))
 
     def close(self) -> None:
-        """Let go of free slabs; those that are held stay valid, and are freed with their last holder."""
+        """Release free buffers; those in use stay valid, and are freed with their last reference."""
         self._closed = True
-        self._shelf.slabs = deque(maxlen=0)  # what still comes back is dropped
+        self._free = deque(maxlen=0)  # drops what is still returned

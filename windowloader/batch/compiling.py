@@ -1,23 +1,24 @@
-"""From names to roles: everything about a batch that can be settled, and refused, before the first row is read.
+"""From names to roles: everything about a batch that can be resolved, and refused, before the first row is read.
 
-In: a series, a spec, a scaler and how batches should look. Out: the roles of a `Recipe`. Reads no rows but those of
-covariates without time, which every batch repeats.
+In: a series, a spec and how batches are delivered. Out: the roles of a `Recipe`. Reads no rows but those of covariates
+without time, which every batch repeats.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import FeatureNameError, LoaderError, MissingDataError, ScalerError, SeriesError
+from windowloader.errors import FeatureNameError, LoaderError, MissingDataError, ScalerError
 from windowloader.sources.mapping import unchanged
 from windowloader.windows.missing import is_missing, sentinel
 from windowloader.windows.missing_policy import node_name, undeclared_nan
 
-from .delivery import FLOATS, delivered_dtype
-from .nan_guard import GuardedColumns, NanGuard, unusable, watch
-from .roles import Group, Role, RowColumn, Static, cast
+from .nan_guard import GuardedColumns, NanGuard
+from .roles import FLOATS, Group, Role, RowColumn, Static, cast, delivered_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from windowloader.series.variable import Variable
     from windowloader.windows.spec import WindowSpec
 
-    from .delivery import Options
+    from .roles import Delivery
 
 __all__ = ["compile_roles"]
 
 
 def compile_roles(
-    series: Series, spec: WindowSpec, options: Options
+    series: Series, spec: WindowSpec, delivery: Delivery
 ) -> tuple[tuple[Role, ...], tuple[int, ...], NanGuard | None]:
     """Resolve every name of a spec.
 
@@ -41,7 +42,7 @@ def compile_roles(
     ----------
     series : Series
     spec : WindowSpec
-    options : Options
+    delivery : Delivery
 
     Returns
     -------
@@ -54,85 +55,74 @@ def compile_roles(
 
     Raises
     ------
-    FeatureNameError, SeriesError, MissingDataError, AxesError, ScalerError, LoaderError
+    FeatureNameError, MissingDataError, AxesError, ScalerError, LoaderError
     """
     asked = {
         "inputs": series.columns(spec.inputs),
         "targets": series.columns(spec.targets) if spec.num_targets else (),
         "future": series.columns(spec.future) if spec.future else (),
     }
-    _check_columns(series, spec, asked)
-    needed = {column.variable for columns in asked.values() for column in columns if column.variable >= 0}
-    variables = tuple(sorted(index for index in needed if series.variables[index].has_time))
-    builder = _Builder(series, spec, options, {variable: i for i, variable in enumerate(variables)})
-    unseen = None if options.scaler is None else builder.check_scaler(asked)
-    roles = tuple(builder.role(name, columns) for name, columns in asked.items() if columns)
-    watched = builder.watched(asked)
-    guard = NanGuard(series, watched, unseen) if watched or unseen is not None else None
-    return roles, variables, guard
-
-
-def _check_columns(series: Series, spec: WindowSpec, asked: Mapping[str, Sequence[Column]]) -> None:
-    for role, columns in asked.items():
-        names = [column.name for column in columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise FeatureNameError(f"{role} name {twice} more than once. Name each once.")
     if not asked["inputs"]:
         raise FeatureNameError(
             f"inputs={spec.inputs!r} name nothing. Leave inputs out for the series' own features."
         )
-    both = sorted({column.name for column in asked["targets"]} & {column.name for column in asked["future"]})
-    if both:
-        raise FeatureNameError(
-            f"{both} are both targets and future: what is to be predicted would be known when the forecast is made. "
-            "Take them out of one of the two."
-        )
-    clocks = sorted({column.name for columns in asked.values() for column in columns if column.variable < 0})
-    if clocks and series.clock is None:
-        raise SeriesError(
-            f"{clocks} come from timestamps, and the series has none. Pass timestamps= (an array, or a start and a "
-            "step), or leave them out."
-        )
+    needed = {column.variable for columns in asked.values() for column in columns if column.variable >= 0}
+    variables = tuple(sorted(index for index in needed if series.variables[index].has_time))
+    compiler = _Compiler(series, spec, delivery, {variable: i for i, variable in enumerate(variables)})
+    unseen = compiler.check_scaler(asked)
+    roles = tuple(compiler.role(name, columns) for name, columns in asked.items() if columns)
+    watched = tuple(
+        GuardedColumns(series, compiler.rows[variable], tuple(own), compiler.offsets(role))
+        for role, columns in asked.items()
+        for variable in variables
+        if (own := [c for c in columns if c.variable == variable and compiler.delivers_nan(c)])
+    )
+    guard = NanGuard(series, watched, unseen) if watched or unseen is not None else None
+    return roles, variables, guard
 
 
-class _Builder:
-    """Columns of one series to roles; holds what all of them need."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compiler:
+    """Turns columns of one series into roles.
 
-    def __init__(self, series: Series, spec: WindowSpec, options: Options, rows: Mapping[int, int]) -> None:
-        self.series = series
-        self.spec = spec
-        self.options = options
-        self.rows = rows
-        self.dtype = delivered_dtype(options.dtype)
+    Parameters
+    ----------
+    series : Series
+    spec : WindowSpec
+    delivery : Delivery
+    rows : mapping of int to int
+        Place in ``Recipe.variables`` of each variable that rows are needed of.
+    """
+
+    series: Series
+    spec: WindowSpec
+    delivery: Delivery
+    rows: Mapping[int, int]
 
     def role(self, name: str, columns: Sequence[Column]) -> Role:
         """Sort the columns of a role by how they are delivered."""
-        space, nodes = self.series.space_shape, self.series.num_nodes
-        apart = not self.options.broadcast and name != "targets"
-        shared = [column for column in columns if apart and not self._by_node(column)]
+        once = not self.delivery.broadcast and name != "targets"
+        shared = [column for column in columns if once and not self._by_node(column)]
         kept = [column for column in columns if column not in shared]
         places = {column.name: place for place, column in enumerate(kept)}
         by_row = [column for column in kept if self._by_row(column)]
+        by_source: dict[tuple[int, bool], list[Column]] = {}
+        for column in kept:
+            if column.variable in self.rows and not self._by_row(column):
+                by_source.setdefault((column.variable, self._divides(column, name)), []).append(column)
         groups = tuple(
-            self._group(name, variable, [c for c in kept if c.variable == variable], places)
-            for variable in self.rows
-            if any(c.variable == variable and not self._by_row(c) for c in kept)
+            self._group(name, key[0], own, places)
+            for key, own in sorted(by_source.items(), key=itemgetter(0))
         )
-        statics = tuple(self._static(c, name, places[c.name]) for c in kept if self._is_static(c))
-        layout = self.options.layouts[name == "targets"]
+        space, nodes = self.series.space_shape, self.series.num_nodes
+        layout, offsets = self.delivery.layouts[name == "targets"], self.offsets(name)
         if "n" not in layout.letters and not any(self._by_node(column) for column in kept):
-            space, nodes = (), 1  # labels of a row, say: nothing differs by node, so its axis has size 1
-        offsets = self._offsets(name)
+            space, nodes = (), 1  # nothing differs by node (labels of a row, say), so its axis has size 1
         if kept:
             layout.check(steps=len(offsets), nodes=nodes, features=len(kept), role=name)
-        row_columns = tuple(self._row_column(c, name) for c in by_row)
-        shared_rows = [c for c in shared if not self._is_static(c)]
-        self._check_dtype(
-            name, groups, row_columns + tuple(self._row_column(c, name) for c in shared_rows), statics
-        )
-        still = [(place, self._static(c, name, 0)) for place, c in enumerate(shared) if self._is_static(c)]
-        return Role(
+        still = {place: column for place, column in enumerate(shared) if self._is_static(column)}
+        moving = {place: column for place, column in enumerate(shared) if place not in still}
+        role = Role(
             name=name,
             offsets=offsets,
             layout=layout,
@@ -140,34 +130,33 @@ class _Builder:
             num_nodes=nodes,
             num_features=len(kept),
             groups=groups,
-            statics=statics,
-            row_columns=row_columns,
-            row_places=np.array([places[c.name] for c in by_row], dtype=np.int64),
-            shared_columns=tuple(self._row_column(c, name) for c in shared_rows),
-            shared_places=np.array(
-                [p for p, c in enumerate(shared) if not self._is_static(c)], dtype=np.int64
+            statics=tuple(self._static(c, name, places[c.name]) for c in kept if self._is_static(c)),
+            row_columns=tuple(self._row_column(column, name) for column in by_row),
+            row_places=np.array([places[column.name] for column in by_row], dtype=np.int64),
+            shared_columns=tuple(self._row_column(column, name) for column in moving.values()),
+            shared_places=np.array(list(moving), dtype=np.int64),
+            shared_statics=tuple(
+                (place, self._static(column, name, 0).values.reshape(-1)) for place, column in still.items()
             ),
-            shared_statics=tuple((place, static.values.reshape(-1)) for place, static in still),
-            has_mask=any(self._can_miss(c) for c in kept),
+            has_mask=any(self._can_miss(column) for column in kept),
         )
+        computed = role.row_columns or role.shared_columns or role.statics
+        if self.delivery.dtype not in FLOATS and (computed or not all(group.copies for group in groups)):
+            raise LoaderError(
+                f"dtype={self.delivery.dtype!r} only copies values that are stored so, and the {name} hold others, "
+                f"clocks, or values that are scaled. Ask for one of {', '.join(FLOATS)}."
+            )
+        return role
 
-    def watched(self, asked: Mapping[str, Sequence[Column]]) -> tuple[GuardedColumns, ...]:
-        """Columns whose NaN would be delivered: floats that nothing fills, declared missing or not."""
-        return watch(
-            (
-                (column, self._offsets(role))
-                for role, columns in asked.items()
-                for column in columns
-                if column.variable in self.rows
-                and self.series.variables[column.variable].dtype.kind == "f"
-                and not (self._can_miss(column) and self.options.fill is not None)
-            ),
-            self.rows,
-        )
-
-    def _offsets(self, role: str) -> np.ndarray:
+    def offsets(self, role: str) -> np.ndarray:
+        """Rows from a window's start that a role reads."""
         rows = self.spec.input_rows if role == "inputs" else self.spec.target_rows
         return np.asarray(rows, dtype=np.int64)
+
+    def delivers_nan(self, column: Column) -> bool:
+        """Whether NaN in storage would be delivered: in floats that nothing fills, declared missing or not."""
+        filled = self._can_miss(column) and self.delivery.fill is not None
+        return self._variable(column).dtype.kind == "f" and not filled
 
     def check_scaler(self, asked: Mapping[str, Sequence[Column]]) -> np.ndarray | None:
         """Refuse a scaler that covers nothing of what it is asked to scale, or that was fitted on other nodes.
@@ -177,31 +166,40 @@ class _Builder:
         ndarray of bool, shape (entity,), or None
             Entities that it has no statistics for; None where it has them for all.
         """
-        roles = ["inputs", "future", *(["targets"] if self.options.scale_targets else [])]
-        columns = [c for role in roles for c in asked[role] if c.variable >= 0 and not self._is_static(c)]
-        unseen = np.zeros(self._num_entities(), np.bool_)
-        for column in columns:
-            affine = self.options.scaler.affine(column.name)
-            if affine is None:
-                continue
-            nodes = self.series.num_nodes if self.series.variables[column.variable].has_nodes else 1
-            for values in (affine.shift, affine.factor):
-                if values.shape[1] not in (1, nodes) or values.shape[0] not in (1, self._num_entities()):
+        borders = self.series.entity_borders
+        entities = 1 if borders is None else len(borders) - 1
+        unseen = np.zeros(entities, np.bool_)
+        scaled, covered = set(), False
+        for role, columns in asked.items():
+            for column in columns:
+                if not self._scales(column, role):
+                    continue
+                scaled.add(column.name)
+                affine = self._affine(column, role)
+                if affine is None:
+                    continue
+                covered = True
+                nodes = self.series.num_nodes if self._variable(column).has_nodes else 1
+                shape = affine.shift.shape
+                if any(
+                    part.shape[0] not in (1, entities) or part.shape[1] not in (1, nodes)
+                    for part in (affine.shift, affine.factor)
+                ):
                     raise ScalerError(
-                        f"the scaler has statistics of (entity, node) = {values.shape} for {column.name!r}, which here "
-                        f"has {self._num_entities()} entities and {nodes} nodes. Fit it on windows of this series."
+                        f"the scaler has statistics of (entity, node) = {shape} for {column.name!r}, which here has "
+                        f"{entities} entities and {nodes} nodes. Fit it on windows of this series."
                     )
-            unseen |= self._unscaled(column, affine)
-        if columns and all(self.options.scaler.affine(column.name) is None for column in columns):
+                unseen |= self._unscaled(column, affine)
+        if scaled and not covered:
             raise ScalerError(
-                f"the scaler covers none of {sorted({column.name for column in columns})}. Fit it on these features, "
-                "give its numbers their names (features=[…]), or leave scaler= out."
+                f"the scaler covers none of {sorted(scaled)}. Fit it on these features, give its numbers their names "
+                "(features=[…]), or leave scaler= out."
             )
         return unseen if unseen.any() else None
 
     def _unscaled(self, column: Column, affine: Affine) -> np.ndarray:
         """Entities that a column has no statistics for; `ScalerError` where they do not differ by entity."""
-        bad = unusable(affine)
+        bad = np.asarray(~np.isfinite(affine.shift) | ~np.isfinite(affine.factor) | (affine.factor == 0))
         if len(bad) == 1 and bad.any():
             node = int(np.argmax(bad[0]))
             shift, factor = (
@@ -215,154 +213,141 @@ class _Builder:
             )
         return np.asarray(bad.any(axis=1))
 
-    def _num_entities(self) -> int:
-        borders = self.series.entity_borders
-        return 1 if borders is None else len(borders) - 1
+    def _variable(self, column: Column) -> Variable:
+        return self.series.variables[column.variable]
 
     def _is_static(self, column: Column) -> bool:
-        return column.variable >= 0 and not self.series.variables[column.variable].has_time
+        return column.variable >= 0 and not self._variable(column).has_time
 
     def _by_node(self, column: Column) -> bool:
         """Whether a column has a value for each node; without a space axis all but clocks belong to the one node."""
-        return column.variable >= 0 and (
-            self.series.variables[column.variable].has_nodes or not self.series.space_shape
-        )
+        return column.variable >= 0 and (self._variable(column).has_nodes or not self.series.space_shape)
 
     def _by_row(self, column: Column) -> bool:
-        """Whether a column has time and one value a row."""
-        return column.variable < 0 or (
-            not self._is_static(column)
-            and not self.series.variables[column.variable].has_nodes
-            and self.series.num_nodes > 1
-        )
+        """Whether a column has time and one value per row."""
+        if column.variable < 0:
+            return True
+        many = self.series.num_nodes > 1
+        return not self._is_static(column) and not self._variable(column).has_nodes and many
 
     def _can_miss(self, column: Column) -> bool:
         if column.variable < 0 or self.spec.max_missing == 0.0 or self.spec.on_missing == "raise":
             return False
-        variable = self.series.variables[column.variable]
+        variable = self._variable(column)
         return sentinel(variable.missing, variable.dtype) is not None
 
     def _check_missing(self, column: Column, role: str) -> None:
-        """NaN would reach the model: refuse, and name the ways out."""
-        if column.variable < 0 or self.options.fill is not None:
-            return
-        missing = self.series.variables[column.variable].missing
-        if self._can_miss(column) and missing is not None and np.isnan(missing):
+        """Refuse NaN that would reach the model, and name the ways out."""
+        missing = self._variable(column).missing
+        if (
+            self.delivery.fill is None
+            and self._can_miss(column)
+            and missing is not None
+            and np.isnan(missing)
+        ):
             raise MissingDataError(
                 f"{column.name!r} of the {role} marks missing values by NaN, and nothing says what a batch should hold "
                 "there. Either pass fill=0.0 to fill them after scaling (0.0 is the mean; batch masks tell which), "
                 "or WindowSpec(max_missing=0.0) to leave out windows that miss anything."
             )
 
-    def _affine(self, column: Column, role: str) -> Any:
-        if self.options.scaler is None or self._is_static(column) or column.variable < 0:
-            return None
-        if role == "targets" and not self.options.scale_targets:
-            return None
-        return self.options.scaler.affine(column.name)
+    def _scales(self, column: Column, role: str) -> bool:
+        scales = self.delivery.scaler is not None and (role != "targets" or self.delivery.scale_targets)
+        return scales and column.variable >= 0 and not self._is_static(column)
+
+    def _affine(self, column: Column, role: str) -> Affine | None:
+        scaler = self.delivery.scaler
+        return scaler.affine(column.name) if scaler is not None and self._scales(column, role) else None
+
+    def _divides(self, column: Column, role: str) -> bool:
+        affine = self._affine(column, role)
+        return affine is not None and affine.divide
 
     def _group(self, role: str, variable: int, columns: Sequence[Column], places: Mapping[str, int]) -> Group:
-        source = self.series.variables[variable]
+        source, delivery = self.series.variables[variable], self.delivery
         for column in columns:
             self._check_missing(column, role)
         affines = [self._affine(column, role) for column in columns]
-        shift, factor, divide = _stack(affines)
+        shift, factor = _stack(affines)
         features = np.array([column.feature for column in columns], dtype=np.int64)
         at = np.array([places[column.name] for column in columns], dtype=np.int64)
         can_miss = any(self._can_miss(column) for column in columns)
         mark = sentinel(source.missing, source.dtype)
+        fill = delivery.fill if can_miss else None
+        bits = delivery.dtype != "bfloat16" and delivered_dtype(delivery.dtype) == source.dtype
+        every = np.arange(source.num_features)
         return Group(
             rows=self.rows[variable],
             features=features,
             places=at,
             shift=shift,
             factor=factor,
-            divide=divide,
+            divide=np.full(len(columns), affines[0] is not None and affines[0].divide),
             sentinel=np.zeros(1, source.dtype) if mark is None else mark,
             can_miss=can_miss,
-            fill=self.options.fill if can_miss else None,
-            copies=self.dtype == source.dtype
-            and self.options.dtype != "bfloat16"
-            and all(affine is None for affine in affines)
-            and not (can_miss and self.options.fill is not None),
-            whole=len(places) == len(columns) == source.num_features
-            and bool(np.array_equal(features, np.arange(source.num_features)))
-            and bool(np.array_equal(at, features)),
+            fill=fill,
+            copies=bits and fill is None and all(affine is None for affine in affines),
+            whole=len(places) == len(columns)
+            and np.array_equal(features, every)
+            and np.array_equal(at, every),
         )
 
     def _row_column(self, column: Column, role: str) -> RowColumn:
         if column.variable < 0:
             return RowColumn(clock=column.name)
         self._check_missing(column, role)
-        variable = self.series.variables[column.variable]
-        shift, factor, divide = _stack([self._affine(column, role)])
+        variable, affine = self._variable(column), self._affine(column, role)
+        shift, factor = _stack([affine])
         can_miss = self._can_miss(column)
         return RowColumn(
             rows=self.rows[column.variable],
             feature=column.feature,
             shift=shift[0, :, 0],
             factor=factor[0, :, 0],
-            divide=bool(divide[0]),
+            divide=affine is not None and affine.divide,
             sentinel=sentinel(variable.missing, variable.dtype) if can_miss else None,
-            fill=self.options.fill if can_miss else None,
+            fill=self.delivery.fill if can_miss else None,
         )
 
     def _static(self, column: Column, role: str, place: int) -> Static:
         """Deliver a covariate without time as it is: never scaled, missing cells filled."""
         self._check_missing(column, role)
-        variable = self.series.variables[column.variable]
-        raw = _rows_of(variable)[0, :, column.feature]
+        variable, fill, dtype = self._variable(column), self.delivery.fill, self.delivery.dtype
+        raw = _only_row(variable)[:, column.feature]
         seen = np.ones(len(raw), bool)
         mark = sentinel(variable.missing, variable.dtype)
         if mark is not None and self._can_miss(column):
             seen = ~is_missing(raw, mark)
         values = raw.astype(np.float64)
-        unfilled = np.isnan(values) & (seen | (self.options.fill is None))
+        unfilled = np.isnan(values) & (seen | (fill is None))
         if unfilled.any():
             raise undeclared_nan(self.series, column, None, int(np.argmax(unfilled)))
-        if self.options.fill is not None:
-            values = np.where(seen, values, self.options.fill)
-        delivered = (
-            raw.astype(self.dtype) if self.options.dtype not in FLOATS else cast(values, self.options.dtype)
-        )
+        if fill is not None:
+            values = np.where(seen, values, fill)
         return Static(
-            values=np.ascontiguousarray(delivered).reshape(1, 1, -1, 1),
-            observed=np.ascontiguousarray(seen.view(np.uint8)).reshape(1, 1, -1, 1),
+            values=cast(values, dtype).reshape(1, 1, -1, 1),
+            observed=seen.view(np.uint8).reshape(1, 1, -1, 1),
             places=np.array([place], dtype=np.int64),
         )
 
-    def _check_dtype(
-        self, role: str, groups: Sequence[Group], rows: Sequence[RowColumn], statics: Sequence[Static]
-    ) -> None:
-        """Integers and bools are only ever copied: whatever computes needs a floating dtype."""
-        if self.options.dtype in FLOATS or (
-            not rows and not statics and all(group.copies for group in groups)
-        ):
-            return
-        raise LoaderError(
-            f"dtype={self.options.dtype!r} only copies values that are stored so, and the {role} hold others, clocks, "
-            f"or values that are scaled. Ask for one of {', '.join(FLOATS)}."
-        )
 
-
-def _stack(affines: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _stack(affines: Sequence[Affine | None]) -> tuple[np.ndarray, np.ndarray]:
     """Shifts and factors of columns as arrays [column, 1 | entity, 1 | node]; 0 and 1 where there is none."""
-    one = np.ones((1, 1))
     shifts = [np.zeros((1, 1)) if affine is None else affine.shift for affine in affines]
-    factors = [one if affine is None else affine.factor for affine in affines]
+    factors = [np.ones((1, 1)) if affine is None else affine.factor for affine in affines]
     shape = np.broadcast_shapes(*(values.shape for values in shifts + factors))
     shift, factor = (
         np.ascontiguousarray([np.broadcast_to(values, shape) for values in part], dtype=np.float64)
         for part in (shifts, factors)
     )
-    return shift, factor, np.array([affine is not None and affine.divide for affine in affines], dtype=bool)
+    return shift, factor
 
 
-def _rows_of(variable: Variable) -> np.ndarray:
+def _only_row(variable: Variable) -> np.ndarray:
     view = variable.view()
     if view is not None:
         with unchanged(view):
-            return np.array(view)
+            return np.array(view[0])
     out = np.empty((1, variable.num_nodes, variable.num_features), variable.dtype)
     variable.read(0, 1, out)
-    return out
+    return np.asarray(out[0])

@@ -1,27 +1,29 @@
 """`Recipe`: a spec compiled for a series, which turns rows and starts into the arrays of a batch in one pass.
 
 In: the rows of each variable, and where the windows start. Out: inputs, targets, future and masks, scaled, cast and in
-their layout, written into arrays that are handed in. Never allocates anything of a batch's size.
+their layout, written into the arrays passed. Never allocates anything of a batch's size.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from windowloader.rows.strided import StridedBuffer
 from windowloader.sources.mapping import files_of, unchanged
 from windowloader.windows.reads import Reads
 
 from .compiling import compile_roles
-from .delivery import Options, delivered_dtype
-from .roles import ALIGNMENT, Field, Role
+from .roles import ALIGNMENT, Delivery, Field, Role, delivered_dtype
 from .row_table import KeptClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Unpack
 
     from windowloader.rows.strided import Rows
     from windowloader.series.clock import Clock
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
     from windowloader.windows.spec import WindowSpec
     from windowloader.windows.window_set import WindowSet
 
-    from .filling import Filling
+    from .gather import RoleGather
     from .nan_guard import NanGuard
+    from .roles import WindowReadOptions
 
 __all__ = ["Field", "Recipe"]
 
-FILLINGS = 16  # batch sizes, and shapes of rows: scratch grows now and then
+GATHERS = 16  # batch sizes and row layouts whose loops are kept: row buffers grow now and then
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,14 +48,14 @@ class Recipe:
     ----------
     roles : tuple of Role
     variables : tuple of int
-        Which of ``series.variables`` the gather wants `Rows` of, in this order.
+        Which of ``series.variables`` the gather needs `Rows` of, in this order.
     clock : Clock, KeptClock or None
     borders : ndarray or None
-        Where entities begin, where statistics differ by entity.
+        Rows where entities begin, where the series has any.
     dtype : str
         Delivered: "float32", "float64", "float16", "bfloat16" (as bits, uint16), or an integer dtype.
     guard : NanGuard or None
-        What must not be delivered in silence; None: nothing is looked for.
+        Checks what must not be delivered silently; None: no check is needed.
 
     Examples
     --------
@@ -73,42 +76,19 @@ class Recipe:
     borders: np.ndarray | None
     dtype: str
     guard: NanGuard | None = None
-    _fields: dict[int, tuple[Field, ...]] = field(
-        default_factory=dict, repr=False
-    )  # a run has two batch sizes
-    _fillings: dict[Any, Filling] = field(default_factory=dict, repr=False)
+    _fields: dict[int, tuple[Field, ...]] = field(default_factory=dict, repr=False)
+    _gathers: dict[Any, tuple[RoleGather, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def compile(
-        cls,
-        series: Series,
-        spec: WindowSpec,
-        *,
-        scaler: Any = None,
-        scale_targets: bool = True,
-        fill: float | None = None,
-        dtype: str = "float32",
-        layout: str | tuple[str, str] = "btnf",
-        broadcast: bool = True,
-    ) -> Recipe:
-        """Settle everything about a batch but its windows.
+    def compile(cls, series: Series, spec: WindowSpec, **options: Unpack[WindowReadOptions]) -> Recipe:
+        """Resolve everything about a batch but its windows.
 
         Parameters
         ----------
         series : Series
         spec : WindowSpec
-        scaler : Scaler, optional
-            Asked for each column by name; clocks and covariates without time are never scaled.
-        scale_targets : bool
-            False: targets keep the units of the data.
-        fill : float, optional
-            What a missing cell holds after scaling. None: the raw value, scaled like any other.
-        dtype : str
-            Delivered. An integer dtype is possible where values are only copied.
-        layout : str or pair of str
-            Axes of inputs and future, and of targets.
-        broadcast : bool
-            False: what does not depend on the node is delivered once a row, in ``shared_inputs``, ``shared_future``.
+        **options
+            Those of `Delivery`.
 
         Returns
         -------
@@ -117,9 +97,7 @@ class Recipe:
         Raises
         ------
         FeatureNameError
-            A name that is nothing of the series, twice in a role, or both target and future.
-        SeriesError
-            A clock of a series without timestamps.
+            A name that is nothing of the series, or given twice.
         MissingDataError
             NaN marks missing values, and neither ``fill`` nor ``max_missing=0.0`` says what to do; or a covariate
             without time holds NaN that nothing fills.
@@ -128,41 +106,19 @@ class Recipe:
         AxesError, LoaderError
             A layout or dtype that does not fit.
         """
-        options = Options.check(
-            scaler=scaler,
-            scale_targets=scale_targets,
-            fill=fill,
-            dtype=dtype,
-            layout=layout,
-            broadcast=broadcast,
-        )
-        roles, variables, guard = compile_roles(series, spec, options)
-        borders = series.entity_borders if any(role.by_entity for role in roles) else None
+        delivery = Delivery(**options)
+        roles, variables, guard = compile_roles(series, spec, delivery)
         names = tuple(dict.fromkeys(name for role in roles for name in role.clocks))
         clock = (
             KeptClock.where_small(series.clock, names, series.num_steps) if series.clock and names else None
         )
-        return cls(
-            roles=roles,
-            variables=variables,
-            clock=clock,
-            borders=borders,
-            dtype=options.dtype,
-            guard=guard,
-        )
+        return cls(roles, variables, clock, series.entity_borders, delivery.dtype, guard)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Recipe, (
-            self.roles,
-            self.variables,
-            self.clock,
-            self.borders,
-            self.dtype,
-            self.guard,
-        )  # loops are chosen again
+    def __reduce__(self) -> tuple[Any, ...]:  # loops are chosen again
+        return Recipe, (self.roles, self.variables, self.clock, self.borders, self.dtype, self.guard)
 
     def check(self, windows: WindowSet) -> None:
-        """Refuse a loader of windows that would be delivered NaN, as far as it is known before the first batch.
+        """Refuse windows that would deliver NaN, as far as it is known before the first batch.
 
         Raises
         ------
@@ -181,10 +137,9 @@ class Recipe:
             return known
         found: list[Field] = []
         offset = 0
-        delivered = delivered_dtype(self.dtype)
         for role in self.roles:
-            for name, shape, flat, dtype in role.arrays(batch, delivered):
-                found.append(Field(name, shape, flat, dtype, offset))
+            for name, shape, dtype in role.arrays(batch, delivered_dtype(self.dtype)):
+                found.append(Field(name, shape, dtype, offset))
                 offset += -(-found[-1].nbytes // ALIGNMENT) * ALIGNMENT
         return self._fields.setdefault(batch, tuple(found))
 
@@ -199,29 +154,28 @@ class Recipe:
         return Reads(self.variables, np.unique(np.concatenate([role.offsets for role in self.roles])))
 
     def separable(self, batch: int) -> bool:
-        """Whether several batches of ``batch`` windows made as one are cut apart by windows, each array aligned."""
+        """Whether several batches of ``batch`` windows built as one can be split by windows, each array aligned."""
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
-    def filling(self, batch: int, rows: Sequence[Rows], nodes: tuple[int, int] | None = None) -> Filling:
+    def _gathers_of(self, batch: int, flats: Sequence[StridedBuffer]) -> tuple[RoleGather, ...]:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
-        lie = (row.flat or (row.base.dtype, row.base.shape, row.base.strides) for row in rows)
-        known = (batch, nodes, *lie)
-        found = self._fillings.get(known)
+        known = batch, *(flat.kind for flat in flats)
+        found = self._gathers.get(known)
         if found is None:
-            from .filling import Filling
+            from .gather import RoleGather
 
-            if len(self._fillings) >= FILLINGS:
-                self._fillings.clear()
-            found = self._fillings.setdefault(
-                known, Filling.of(self.roles, self.clock, self.dtype, batch, rows, nodes)
-            )
+            if len(self._gathers) >= GATHERS:
+                self._gathers.clear()
+            layouts = [flat.kind for flat in flats]
+            made = tuple(RoleGather(role, self.clock, self.dtype, layouts, batch) for role in self.roles)
+            found = self._gathers.setdefault(known, made)
         return found
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
-        """Whose each window is, int64; zeros where no statistic differs by entity."""
+        """Entity of each window, int64; zeros where the series has none."""
         if self.borders is None:
-            return _none_of(len(starts))
+            return _zeros(len(starts))
         return np.searchsorted(self.borders, starts, side="right") - 1
 
     def gather(
@@ -232,23 +186,19 @@ class Recipe:
         *,
         begin: int = 0,
         end: int | None = None,
-        nodes: tuple[int, int] | None = None,
     ) -> None:
         """Fill the arrays of a batch.
 
         Parameters
         ----------
         out : mapping of str to ndarray
-            One C-contiguous array a field, of its shape or flat shape. All other positions stay untouched, so
-            several threads may share a batch.
+            One C-contiguous array per field. All other positions stay untouched.
         starts : ndarray, shape (batch,), int64
             First row of each window, in the series.
         rows : sequence of Rows
-            One for each of `variables`; must hold every row that the windows read, as nothing checks it here.
+            One for each of `variables`. They must hold every row that the windows read: nothing checks it here.
         begin, end : int
             Batch positions to fill; None: to the last.
-        nodes : (int, int), optional
-            First and end of those to fill; None: all. What is delivered once for all goes with node 0.
 
         Raises
         ------
@@ -258,20 +208,18 @@ class Recipe:
             The scaler has no statistics for the entity of a window.
         """
         end = len(starts) if end is None else end
-        fill = self.filling(len(starts), rows, nodes).fill
-        entity = self.entity_of(starts)
-        guard = (
-            self.guard if nodes is None or nodes[0] == 0 else None
-        )  # who fills the first node looks at all
+        flats = [row.flat or StridedBuffer.of(row.base) for row in rows]
+        gathers, entity = self._gathers_of(len(starts), flats), self.entity_of(starts)
+        sources = [flat.values for flat in flats]
         files = files_of(row.base for row in rows)
-        if not files:
-            fill(out, starts, rows, entity, begin, end, guard)
-            return
-        with unchanged(files=files):
-            fill(out, starts, rows, entity, begin, end, guard)
+        with unchanged(files=files) if files else nullcontext():
+            if self.guard is not None and not self.guard.done:
+                self.guard.check_batch(starts, rows, entity, begin, end)
+            for role in gathers:
+                role.fill(out, starts, sources, rows, entity, begin, end)
 
 
-@lru_cache(maxsize=FILLINGS)
-def _none_of(count: int) -> np.ndarray:
-    """Entity 0 for each window; shared by all batches of a size, so nobody may write to it."""
+@lru_cache(maxsize=GATHERS)
+def _zeros(count: int) -> np.ndarray:
+    """Entity 0 for each window; shared by all batches of a size, so read-only by convention."""
     return np.zeros(count, np.int64)

@@ -1,25 +1,130 @@
-"""What a recipe knows of each role of a batch: which columns come from where, and where they go.
+"""What a recipe knows of each role of a batch: how it is delivered, which columns come from where, where they go.
 
-In: what `recipe` resolved. Out: frozen values that the gather reads, and the arrays a batch of some size has.
-Never touches rows.
+In: what `compiling` resolved. Out: frozen values that the gather reads, and the arrays of a batch of some size. Never
+touches rows.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
+
+from windowloader.errors import AxesError, LoaderError, ScalerError
+from windowloader.util.axes import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from windowloader.util.axes import Layout
+    from windowloader.scaling.affine import Affine
 
-__all__ = ["ALIGNMENT", "Field", "Group", "Role", "RowColumn", "Static", "cast"]
+__all__ = [
+    "ALIGNMENT", "FLOATS", "WORDS", "Delivery", "Field", "Group", "HasAffine", "Role", "RowColumn", "Static",
+    "WindowReadOptions", "as_words", "cast", "delivered_dtype",
+]  # fmt: skip
 
 ALIGNMENT = 64  # of each array in a buffer: a cache line, and the widest vector
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+WORDS: dict[np.dtype, np.dtype] = {
+    np.dtype(np.float16): np.dtype(np.uint16),
+    np.dtype(np.bool_): np.dtype(np.uint8),
+}
+"""Types that numba has no arithmetic for, and what they are viewed as."""
+
+
+@runtime_checkable
+class HasAffine(Protocol):
+    """A fitted scaler."""
+
+    def affine(self, name: str) -> Affine | None:
+        """Return shift and factor of a column; None where it is not scaled."""
+
+
+class WindowReadOptions(TypedDict, total=False):
+    """How batches look: the arguments that `WindowSet.read` shares with `WindowLoader`."""
+
+    scaler: HasAffine | None
+    scale_targets: bool
+    fill: float | None
+    dtype: Any  # a name; adapters also take their framework's dtypes
+    layout: str | tuple[str, str]
+    broadcast: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Delivery:
+    """`WindowReadOptions`, checked.
+
+    Parameters
+    ----------
+    scaler : HasAffine, optional
+        Clocks and covariates without time are never scaled.
+    scale_targets : bool
+        False: targets keep the units of the data.
+    fill : float, optional
+        What a missing cell holds after scaling. None: the raw value, scaled like any other.
+    dtype : str
+        Of `FLOATS`, or an integer or bool dtype's name for values that are only copied.
+    layout : str or pair of str
+        Axes of inputs and future, and of targets.
+    broadcast : bool
+        False: columns that do not depend on the node are delivered once per row, in ``shared_inputs`` and
+        ``shared_future``.
+
+    Raises
+    ------
+    ScalerError, LoaderError, AxesError
+    """
+
+    scaler: HasAffine | None = None
+    scale_targets: bool = True
+    fill: float | None = None
+    dtype: Any = "float32"
+    layout: str | tuple[str, str] = "btnf"
+    broadcast: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scaler, type) or not (self.scaler is None or isinstance(self.scaler, HasAffine)):
+            raise ScalerError(
+                f"scaler={self.scaler!r} is not a fitted scaler. Pass what StandardScaler.fit(train) returns, or "
+                "StandardScaler(mean, std) for known numbers."
+            )
+        name = str(self.dtype).removeprefix("torch.")
+        if name != "bfloat16":
+            try:
+                found = np.dtype(self.dtype if isinstance(self.dtype, (type, np.dtype)) else name)
+            except TypeError:
+                found = np.dtype(np.void)
+            name = found.name
+            if name not in FLOATS and found.kind not in "iub":
+                raise LoaderError(
+                    f"dtype={self.dtype!r} is not supported. Pass {', '.join(FLOATS)}, or an integer dtype."
+                )
+        object.__setattr__(self, "dtype", name)
+        if self.fill is not None:
+            try:
+                object.__setattr__(self, "fill", float(self.fill))
+            except (TypeError, ValueError):
+                raise LoaderError(
+                    f"fill={self.fill!r} must be a number: what a missing cell holds after scaling (0.0 is the mean "
+                    "of a StandardScaler)."
+                ) from None
+            if name not in FLOATS:
+                raise LoaderError(
+                    f"fill={self.fill} needs a floating dtype, and dtype={name!r} only copies values."
+                )
+        if not isinstance(self.layout, str) and len(self.layout) != 2:
+            raise AxesError(
+                f"layout={self.layout!r} must be a string or a pair of strings (inputs, targets)."
+            )
+
+    @property
+    def layouts(self) -> tuple[Layout, Layout]:
+        """Of inputs and future, and of targets."""
+        pair = (self.layout, self.layout) if isinstance(self.layout, str) else self.layout
+        return Layout(pair[0]), Layout(pair[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +137,6 @@ class Field:
         ``inputs``, ``targets``, ``future``, their ``…_mask``, ``shared_inputs`` or ``shared_future``.
     shape : tuple of int
         As delivered, space axes apart.
-    flat_shape : tuple of int
-        The same with all space axes as one.
     dtype : numpy.dtype
         bfloat16 is uint16, its bits.
     offset : int
@@ -42,7 +145,6 @@ class Field:
 
     name: str
     shape: tuple[int, ...]
-    flat_shape: tuple[int, ...]
     dtype: np.dtype
     offset: int
 
@@ -59,7 +161,7 @@ class Group:
     Parameters
     ----------
     rows : int
-        Which of the `Rows` handed to the gather: a position in ``Recipe.variables``.
+        Which of the `Rows` passed to the gather: a position in ``Recipe.variables``.
     features : ndarray, shape (column,), int64
         Of the variable.
     places : ndarray, shape (column,), int64
@@ -67,8 +169,9 @@ class Group:
     shift, factor : ndarray, shape (column, 1 | entity, 1 | node), float64
         ``(x - shift) * factor``, or ``/ factor`` where ``divide``; 0 and 1 where nothing scales.
     divide : ndarray, shape (column,), bool
+        The same for all columns.
     sentinel : ndarray, shape (1,)
-        What stands for missing, in the variable's dtype; meaningless where ``can_miss`` is False.
+        Marks missing cells, in the variable's dtype; meaningless where ``can_miss`` is False.
     can_miss : bool
     fill : float or None
         What a missing cell holds.
@@ -89,12 +192,6 @@ class Group:
     fill: float | None
     copies: bool
     whole: bool
-
-    def of_nodes(self, first: int, last: int) -> Group:
-        """Return the statistics of nodes ``[first, last)``."""
-        if self.shift.shape[2] == 1:
-            return self
-        return replace(self, shift=self.shift[..., first:last], factor=self.factor[..., first:last])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,12 +229,6 @@ class Static:
     observed: np.ndarray
     places: np.ndarray
 
-    def of_nodes(self, first: int, last: int) -> Static:
-        """Return the values of nodes ``[first, last)``."""
-        if self.values.shape[2] == 1:
-            return self
-        return Static(self.values[:, :, first:last], self.observed[:, :, first:last], self.places)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Role:
@@ -158,7 +249,7 @@ class Role:
     row_columns : tuple of RowColumn
         Written for every node, at ``row_places``.
     shared_columns : tuple of RowColumn
-        Delivered once a row, at ``shared_places``.
+        Delivered once per row, at ``shared_places``.
     shared_statics : tuple of (int, ndarray)
         Place and delivered value of columns with neither time nor node.
     has_mask : bool
@@ -181,61 +272,36 @@ class Role:
 
     @property
     def num_shared(self) -> int:
-        """Columns delivered once a row."""
+        """Columns delivered once per row."""
         return len(self.shared_columns) + len(self.shared_statics)
-
-    @property
-    def by_entity(self) -> bool:
-        """Whether a column is scaled by other numbers for each entity."""
-        columns = self.row_columns + self.shared_columns
-        return any(group.shift.shape[1] > 1 for group in self.groups) or any(
-            column.shift is not None and len(column.shift) > 1 for column in columns
-        )
 
     @property
     def clocks(self) -> tuple[str, ...]:
         """Names of the clocks."""
         return tuple(column.clock for column in self.row_columns + self.shared_columns if column.clock)
 
-    def arrays(
-        self, batch: int, dtype: np.dtype
-    ) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...], np.dtype]]:
-        """Name, shape, flat shape and dtype of each array that this role has in a batch."""
+    def arrays(self, batch: int, dtype: np.dtype) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
+        """Name, shape and dtype of each array that this role has in a batch."""
         steps = len(self.offsets)
         if self.num_features:
             shape = self.layout.shape(batch=batch, steps=steps, space=self.space, features=self.num_features)
-            flat = self.layout.flat(
-                batch=batch, steps=steps, nodes=self.num_nodes, features=self.num_features
-            )
-            yield self.name, shape, flat, dtype
+            yield self.name, shape, dtype
             if self.has_mask:
-                yield self.mask_name, shape, flat, np.dtype(np.bool_)
+                yield self.mask_name, shape, np.dtype(np.bool_)
         if self.num_shared:
-            shared = (batch, steps, self.num_shared)
-            yield self.shared_name, shared, shared, dtype
+            yield self.shared_name, (batch, steps, self.num_shared), dtype
 
     @property
     def mask_name(self) -> str:
         """``input_mask``, ``target_mask`` or ``future_mask``."""
-        return {"inputs": "input_mask", "targets": "target_mask", "future": "future_mask"}[self.name]
+        return f"{self.name.removesuffix('s')}_mask"
 
     @property
     def shared_name(self) -> str:
         """``shared_inputs`` or ``shared_future``."""
         return f"shared_{self.name}"
 
-    def of_nodes(self, first: int, last: int) -> Role:
-        """Return what is written for nodes ``[first, last)``; what is delivered once for all goes with node 0."""
-        return replace(
-            self,
-            num_nodes=last - first,
-            groups=tuple(group.of_nodes(first, last) for group in self.groups),
-            statics=tuple(static.of_nodes(first, last) for static in self.statics),
-            shared_columns=() if first else self.shared_columns,
-            shared_statics=() if first else self.shared_statics,
-        )
-
-    def steps_between(self, batch: int) -> tuple[int, int, int, int]:
+    def strides(self, batch: int) -> tuple[int, int, int, int]:
         """Elements between neighbours along batch, step, node and feature in the flat array."""
         size = {"b": batch, "t": len(self.offsets), "n": self.num_nodes, "f": self.num_features}
         between, step = {}, 1
@@ -245,8 +311,18 @@ class Role:
         return between["b"], between.get("t", 0), between.get("n", 0), between.get("f", 0)
 
 
+def delivered_dtype(dtype: str) -> np.dtype:
+    """NumPy's dtype of a gathered array; bfloat16 is gathered as its bits."""
+    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+
+
+def as_words(values: np.ndarray) -> np.ndarray:
+    """View values as numba can read and write them: float16 as its bits, bool as bytes."""
+    return np.asarray(values.view(WORDS.get(values.dtype, values.dtype)))
+
+
 def cast(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Float64 values as delivered: rounded once, to nearest even; bfloat16, by way of float32, as bits.
+    """Cast float64 values as delivered: rounded once, to nearest even; bfloat16, by way of float32, as bits.
 
     Examples
     --------

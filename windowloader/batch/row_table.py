@@ -1,22 +1,18 @@
-"""What is the same for all nodes of a row: clocks, and covariates without nodes, as a small table a batch.
+"""Values that are the same for all nodes of a row (clocks, covariates without nodes), as a small table per batch.
 
-In: starts and rows. Out: `Lines`: values as delivered, and where each window finds its own. These are a column's worth
-of numbers where the batch has a node's worth, so plain NumPy makes them; clocks that are kept are looked up where they
-are written.
+In: starts and rows. Out: `Lines`: values as delivered, and where each window finds its own. The table has one number
+where the batch has one per node, so plain NumPy computes it; kept clocks are looked up where they are written.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from windowloader.windows.missing import is_missing
 
-from .delivery import delivered_dtype
-from .roles import cast
+from .roles import as_words, cast, delivered_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,21 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptClock", "Lines", "RowTable"]
 
-KEPT = 2**18  # values of clocks that are kept, 2 MiB: a year of five-minute steps, twice
-WEEK = 7 * 86_400 * 10**9  # nanoseconds
-WEEKLY = ("time_of_day", "day_of_week")  # and their sines and cosines: the same every week
+KEPT = 2**20  # clock values that are kept (8 MiB): ten years of five-minute steps
 
 
 class KeptClock:
-    """Clocks of all rows of a series, or of a week that repeats: a batch looks them up instead of making them.
+    """Clock values of all rows of a series: a batch looks them up instead of computing them.
 
     Parameters
     ----------
     clock : Clock
     names : tuple of str
     num_rows : int
-        Of the series, or after which values repeat.
-    repeats : bool
+        Of the series.
 
     Examples
     --------
@@ -52,47 +45,34 @@ class KeptClock:
     [[[0.25], [0.5]]]
     """
 
-    __slots__ = ("_of", "_table", "period")
+    __slots__ = ("_of", "_table")
 
-    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int, repeats: bool = False) -> None:
-        self._of = (clock, names, num_rows, repeats)
+    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int) -> None:
+        self._of = (clock, names, num_rows)
         self._table = clock.values(names, np.arange(num_rows))
-        self.period = num_rows if repeats else 0
 
     @classmethod
     def where_small(cls, clock: Clock, names: tuple[str, ...], num_rows: int) -> Clock | KeptClock:
         """Keep the values, or return the clock itself where they would be many."""
-        if num_rows * len(names) <= KEPT:
-            return cls(clock, names, num_rows)
-        period = _period(clock, names)
-        return cls(clock, names, period, repeats=True) if 0 < period * len(names) <= KEPT else clock
+        return cls(clock, names, num_rows) if num_rows * len(names) <= KEPT else clock
 
     def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Look up clocks by name, as ``Clock.values`` makes them."""
-        kept = self._of[1]
-        found = self._table.take(rows % self.period if self.period else rows, axis=0)
-        return found if tuple(names) == kept else found[..., [kept.index(name) for name in names]]
+        """Look up clocks by name, as ``Clock.values`` computes them."""
+        return np.asarray(self._table[rows][..., self._columns(names)])
 
-    def words(self, names: Sequence[str], dtype: str, beyond: int) -> np.ndarray:
-        """Values of all rows as they are delivered, shape (row, name); ``beyond`` a period that many again."""
-        wanted = [self._of[1].index(name) for name in names]
-        rows = np.arange(len(self._table) + (beyond if self.period else 0)) % len(self._table)
-        return np.ascontiguousarray(cast(self._table[rows][:, wanted], dtype))
+    def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
+        """Values of all rows as they are delivered, shape (row, name)."""
+        return np.ascontiguousarray(as_words(cast(self._table[:, self._columns(names)], dtype)))
 
-    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int, bool]]:
-        return KeptClock, self._of  # made again: a pickle stays small
+    def _columns(self, names: Sequence[str]) -> list[int]:
+        return [self._of[1].index(name) for name in names]
 
-
-def _period(clock: Clock, names: Sequence[str]) -> int:
-    """After how many rows the values repeat; 0 where they do not, or not simply."""
-    regular = len(clock.rows) == 1 and not clock.calendar
-    if not regular or not all(name.startswith(WEEKLY) for name in names):
-        return 0
-    return WEEK // math.gcd(WEEK, int(clock.steps[0]))
+    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
+        return KeptClock, self._of  # computed again: a pickle stays small
 
 
 class Lines(NamedTuple):
-    """What is the same for all nodes of a row: window b finds that of its step i in line ``first[b] + steps[i]``.
+    """A table whose line ``first[b] + steps[i]`` holds the row values of step i of window b.
 
     Parameters
     ----------
@@ -106,14 +86,25 @@ class Lines(NamedTuple):
     first: np.ndarray
     steps: np.ndarray
 
+    @classmethod
+    def of(cls, table: np.ndarray, batch: int, begin: int) -> Lines:
+        """Lines of a table of shape (window, step, column), whose first window is number ``begin`` of the batch."""
+        steps = table.shape[1]
+        flat = np.ascontiguousarray(table).reshape(-1, table.shape[2])
+        return cls(flat, (np.arange(batch) - begin) * steps, np.arange(steps))
+
+    @classmethod
+    def constant(cls, values: np.ndarray, batch: int, steps: int) -> Lines:
+        """Repeat the first line of ``values`` for all windows and steps."""
+        return cls(values, np.zeros(batch, np.int64), np.zeros(steps, np.int64))
+
     def table(self, begin: int, end: int) -> np.ndarray:
         """Return the lines of some windows, shape (window, step, column)."""
         return np.asarray(self.values[self.first[begin:end, np.newaxis] + self.steps])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class RowTable:
-    """Values and masks of columns that do not depend on the node; asked with the windows of a batch.
+    """Values and masks of columns that do not depend on the node.
 
     Parameters
     ----------
@@ -123,25 +114,23 @@ class RowTable:
         Rows from a window's start.
     dtype : str
         Delivered.
+
+    Attributes
+    ----------
+    kept : ndarray or None
+        Line n has the values of row n of the series, where they are kept.
     """
 
-    columns: Sequence[RowColumn]
-    clock: Clock | KeptClock | None
-    offsets: np.ndarray
-    dtype: str
-    _kept: np.ndarray | None = field(init=False, repr=False)
-    _period: int = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        kept, period = None, 0
-        clocks = [column.clock for column in self.columns]
-        if isinstance(self.clock, KeptClock) and bool(clocks) and all(clocks):
-            kept = _as_words(self.clock.words(clocks, self.dtype, int(self.offsets[-1]) + 1))
-            period = self.clock.period
-        elif not clocks:
-            kept = np.empty((0, 0), _as_words(np.empty(0, delivered_dtype(self.dtype))).dtype)
-        object.__setattr__(self, "_kept", kept)
-        object.__setattr__(self, "_period", period)
+    def __init__(
+        self, columns: Sequence[RowColumn], clock: Clock | KeptClock | None, offsets: np.ndarray, dtype: str
+    ) -> None:
+        self._columns, self._clock, self._offsets, self._dtype = columns, clock, offsets, dtype
+        self.kept: np.ndarray | None = None
+        clocks = [column.clock for column in columns]
+        if not clocks:
+            self.kept = as_words(np.empty((0, 0), delivered_dtype(dtype)))
+        elif all(clocks) and isinstance(clock, KeptClock):
+            self.kept = clock.words(clocks, dtype)
 
     def lines(
         self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
@@ -152,80 +141,45 @@ class RowTable:
         ----------
         starts : ndarray, shape (batch,), int64
         rows : sequence of Rows
-            As handed to the gather.
+            As passed to the gather.
         entity : ndarray, shape (batch,), int64
         begin, end : int
         """
-        if self._kept is not None:
-            return Lines(self._kept, starts % self._period if self._period else starts, self.offsets)
-        values = _as_words(cast(self._made(starts, rows, entity, slice(begin, end))[0], self.dtype))
-        return self._in_turn(values, len(starts), begin)
+        if self.kept is not None:
+            return Lines(self.kept, starts, self._offsets)
+        window = slice(begin, end)
+        read = starts[window, np.newaxis] + self._offsets
+        values = np.empty((*read.shape, len(self._columns)), np.float64)
+        for k, column in enumerate(self._columns):
+            if column.clock:
+                assert self._clock is not None
+                values[..., k] = self._clock.values([column.clock], read)[..., 0]
+            else:
+                values[..., k] = _scaled(column, self._raw(column, rows, window), entity[window])
+        return Lines.of(as_words(cast(values, self._dtype)), len(starts), begin)
 
-    def seen(
-        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, begin: int, end: int
-    ) -> Lines:
+    def seen(self, starts: np.ndarray, rows: Sequence[Rows], begin: int, end: int) -> Lines:
         """Say which of the values were observed, uint8."""
-        if self._kept is not None:
-            shape = (end - begin, len(self.offsets), len(self.columns))
-            return self._in_turn(np.ones(shape, np.uint8), len(starts), begin)
-        return self._in_turn(self._made(starts, rows, entity, slice(begin, end))[1], len(starts), begin)
+        if all(column.sentinel is None for column in self._columns):
+            return Lines.constant(np.ones((1, len(self._columns)), np.uint8), len(starts), len(self._offsets))
+        window = slice(begin, end)
+        observed = np.ones((end - begin, len(self._offsets), len(self._columns)), np.uint8)
+        for k, column in enumerate(self._columns):
+            if column.sentinel is not None:
+                observed[..., k] = ~is_missing(self._raw(column, rows, window), column.sentinel)
+        return Lines.of(observed, len(starts), begin)
 
-    def _in_turn(self, table: np.ndarray, batch: int, begin: int) -> Lines:
-        """Lines that lie one after another, those of window ``begin`` first."""
-        steps = len(self.offsets)
-        flat = np.ascontiguousarray(table).reshape(-1, len(self.columns))
-        return Lines(flat, (np.arange(batch) - begin) * steps, np.arange(steps))
-
-    def _made(
-        self, starts: np.ndarray, rows: Sequence[Rows], entity: np.ndarray, window: slice
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Values, float64, and masks of some windows, shape (window, step, column)."""
-        read = starts[window, np.newaxis] + self.offsets
-        shape = (*read.shape, len(self.columns))
-        values, observed = np.empty(shape, np.float64), np.ones(shape, np.uint8)
-        clocks = [column.clock for column in self.columns if column.clock]
-        if clocks and self.clock is not None:
-            at = [k for k, column in enumerate(self.columns) if column.clock]
-            values[..., at] = self.clock.values(clocks, read)
-        for k, column in enumerate(self.columns):
-            if not column.clock:
-                _fill_column(
-                    values[..., k],
-                    observed[..., k],
-                    column,
-                    rows[column.rows],
-                    self.offsets,
-                    entity[window],
-                    window,
-                )
-        return values, observed
+    def _raw(self, column: RowColumn, rows: Sequence[Rows], window: slice) -> np.ndarray:
+        own = rows[column.rows]
+        return np.asarray(own.base[own.first[window, np.newaxis] + self._offsets, 0, column.feature])
 
 
-def _as_words(values: np.ndarray) -> np.ndarray:
-    """Return values as the loops write them: float16 as its bits, bool as bytes."""
-    if values.dtype == np.float16:
-        return values.view(np.uint16)
-    return values.view(np.uint8) if values.dtype == np.bool_ else values
-
-
-def _fill_column(
-    values: np.ndarray,
-    observed: np.ndarray,
-    column: RowColumn,
-    rows: Rows,
-    offsets: np.ndarray,
-    entity: np.ndarray,
-    window: slice,
-) -> None:
-    raw = rows.base[rows.first[window, np.newaxis] + offsets, 0, column.feature]
+def _scaled(column: RowColumn, raw: np.ndarray, entity: np.ndarray) -> np.ndarray:
     assert column.shift is not None  # a variable's feature has both
     assert column.factor is not None
     whose = (entity if len(column.shift) > 1 else np.zeros_like(entity))[:, np.newaxis]
     moved = raw.astype(np.float64) - column.shift[whose]
     scaled = moved / column.factor[whose] if column.divide else moved * column.factor[whose]
-    if column.sentinel is not None:
-        gone = is_missing(raw, column.sentinel)
-        observed[...] = ~gone
-        if column.fill is not None:
-            scaled = np.where(gone, column.fill, scaled)
-    values[...] = scaled
+    if column.sentinel is None or column.fill is None:
+        return np.asarray(scaled)
+    return np.where(is_missing(raw, column.sentinel), column.fill, scaled)

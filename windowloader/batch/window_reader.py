@@ -1,12 +1,13 @@
-"""Windows by number, again and again: everything that can be settled is settled once.
+"""Reads windows by number, any number of times: names, loops and row access are resolved once.
 
-In: a window set and how its batches should look. Out: one `Batch` for each list of window numbers. Knows of no order,
-no epochs and no ranks, and starts no thread.
+In: a window set and how its batches should look. Out: one `Batch` for each list of window numbers. Independent of
+orders, epochs and ranks; starts no thread.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,23 +20,13 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from windowloader.scaling.scaler import Scaler
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["WindowReadOptions", "WindowReader"]
+    from .roles import WindowReadOptions
 
-POOLED_BYTES = 1 << 18  # batches that the allocator would fetch from the kernel page by page, again and again
+__all__ = ["WindowReader"]
 
-
-class WindowReadOptions(TypedDict, total=False):
-    """How batches look: the arguments that `WindowSet.read` shares with `WindowLoader`."""
-
-    scaler: Scaler | None
-    scale_targets: bool
-    fill: float | None
-    dtype: str
-    layout: str | tuple[str, str]
-    broadcast: bool
+POOLED_BYTES = 1 << 18  # larger batches would cost page faults each time
 
 
 class WindowReader:
@@ -56,8 +47,8 @@ class WindowReader:
     --------
     >>> import windowloader as wl
     >>> windows = wl.WindowSet(wl.Series(np.arange(20.0).reshape(10, 2)), wl.WindowSpec(lookback=3, horizon=1))
-    >>> with WindowReader(windows, dtype="float64") as picker:
-    ...     batch = picker.read(np.array([4, 0]))
+    >>> with WindowReader(windows, dtype="float64") as reader:
+    ...     batch = reader.read(np.array([4, 0]))
     >>> batch.inputs[:, :, 0, 0]
     array([[ 8., 10., 12.],
            [ 0.,  2.,  4.]])
@@ -73,14 +64,14 @@ class WindowReader:
         self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)
 
     def read(self, positions: np.ndarray, *, graph: bool = True) -> Batch:
-        """Read some windows as one batch, which stays valid as long as someone holds an array of it.
+        """Read some windows as one batch, which stays valid as long as one of its arrays is referenced.
 
         Parameters
         ----------
         positions : ndarray of int, shape (batch,)
             Window numbers; repeats are kept.
         graph : bool
-            False: the batch comes without a graph, which for a dynamic one saves putting its edges together.
+            False: deliver no graph, which saves assembling the edges of a dynamic one.
 
         Returns
         -------
@@ -104,7 +95,7 @@ class WindowReader:
         )
 
     def _arrays(self, batch: int) -> dict[str, Any]:
-        """Memory for a batch: from the pool where it is of the size that is asked for again and again."""
+        """Memory for a batch, from a pool where it is large."""
         fields, size = self.recipe.fields(batch), self.recipe.nbytes(batch)
         if size < POOLED_BYTES:
             return {field.name: np.empty(field.shape, field.dtype) for field in fields}
@@ -116,7 +107,7 @@ class WindowReader:
         return pool.lease().carve(fields)
 
     def close(self) -> None:
-        """Let go of the rows; batches in hand stay valid."""
+        """Release the rows; delivered batches stay valid."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -129,8 +120,4 @@ class WindowReader:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.windows, self._options)
-
-
-def _rebuilt(windows: WindowSet, options: WindowReadOptions) -> WindowReader:
-    return WindowReader(windows, **options)
+        return partial(WindowReader, **self._options), (self.windows,)

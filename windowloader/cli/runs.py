@@ -57,7 +57,7 @@ def plan(
 ) -> None:
     """Show what an epoch will take: bytes, requests, memory, mixing, time to the first batch. Reads no values."""
     from windowloader.loader.loader import WindowLoader
-    from windowloader.loader.report import outlook
+    from windowloader.plan.outlook import outlook
 
     delay, speed = options.duration(latency), options.rate(bandwidth)
     step = None if step_time is None else options.duration(step_time)

@@ -1,30 +1,25 @@
-"""The keyword arguments of `WindowLoader`, for adapters that take the same ones."""
+"""The keyword arguments of `WindowLoader`, listed once: adapters take the same ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+from windowloader.batch.roles import WindowReadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from windowloader.batch.batch import Batch
-    from windowloader.scaling.scaler import Scaler
 
 __all__ = ["LoaderOptions"]
 
 
-class LoaderOptions(TypedDict, total=False):
-    """The keyword arguments of `WindowLoader`, for adapters that take the same ones."""
+class LoaderOptions(WindowReadOptions, total=False):
+    """The keyword arguments of `WindowLoader`: how batches look, and those of `LoaderConfig`, with its defaults."""
 
     batch_size: int
     shuffle: bool
     seed: int
-    scaler: Scaler | None
-    scale_targets: bool
-    fill: float | None
-    dtype: Any  # a name; adapters also take their framework's dtypes
-    layout: str | tuple[str, str]
-    broadcast: bool
     transform: Callable[[Batch], Any] | None
     rank: int | None
     world_size: int | None

@@ -1,7 +1,7 @@
-"""How an epoch went: what the loop received, and what it waited for.
+"""Statistics of epochs: what the loop received, and what it waited for.
 
-In: one `Made` time line a batch, the moments the loop waited, what was read. Out: `LoaderStats`. Never measures
-anything itself but with the clock, and costs two clock readings a batch; never grows with the number of epochs.
+In: one `Timeline` per call that built batches, the times of the loop's requests, what was read. Out: `LoaderStats`.
+Costs two clock readings per batch, and memory that does not grow with the number of epochs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochStats", "History", "LoaderStats", "Timeline"]
 
-LAST_WAITS = 1024  # single waits of an epoch that are kept: it may have millions
-LAST_EPOCHS = 16  # epochs of which they are kept
-MOST_EPOCHS = 4096  # epochs that are kept at all
+LAST_WAITS = 1024  # single waits that are kept per epoch
+LAST_EPOCHS = 16  # epochs whose single waits are kept
+MOST_EPOCHS = 4096  # epochs that are kept
 
 
 @dataclass(slots=True)
@@ -49,17 +49,17 @@ class EpochStats:
     waited : float
         Seconds the loop waited for a batch: the sum of the next three.
     waited_read, waited_assemble, waited_hand_over : float
-        For rows from storage, for the gather, and for threads to take turns.
+        For rows from storage, for the gather, and for the hand-over between threads.
     longest_wait : float
         The longest of the single waits.
     read_bytes, read_requests, read_blocks : int
-        What this epoch took from storage, in the units of `Plan.own`: decoded bytes of whole chunks, requests, and
-        blocks as often as they were read. What was read ahead counts for the epoch that needs it; what nobody needed,
-        for the one in which it was given up. 0 where rows are in memory, mapped, or in the disk cache already.
+        What this epoch read from storage, in the units of `Plan.own`: decoded bytes of whole chunks, requests, and
+        blocks as often as they were read. Rows read ahead count for the epoch that needs them; unused rows for the one
+        in which they were dropped. 0 where rows are in memory, mapped, or in the disk cache already.
     waits : deque of float
-        The last single waits; of epochs long past none.
+        The last single waits; empty for old epochs.
     reads : ReadCounts
-        Where the three numbers are counted.
+        Counts the three numbers.
     """
 
     epoch: int
@@ -76,7 +76,7 @@ class EpochStats:
     reads: ReadCounts = field(default_factory=ReadCounts, repr=False)
 
     def record(self, asked: float, got: float, line: Timeline, windows: int, delivered: int) -> None:
-        """Add a batch that was asked for and got at these moments."""
+        """Add a batch that was requested and received at these times."""
         wait = got - asked
         read = max(0.0, min(got, line.read) - max(asked, line.begun))
         assemble = max(0.0, min(got, line.done) - max(asked, line.read))
@@ -91,13 +91,13 @@ class EpochStats:
         self.waits.append(wait)
 
     def follow(self, reads: ReadCounts) -> None:
-        """Count with an iterator's own, also what arrives after its end."""
+        """Count with an iterator's own counter, which also counts what arrives after its end."""
         reads.take(self.reads)
         self.reads = reads
 
     @property
     def read_bytes(self) -> int:
-        """Decoded bytes that storage handed out."""
+        """Decoded bytes read from storage."""
         return self.reads.bytes
 
     @property
@@ -112,18 +112,18 @@ class EpochStats:
 
     @property
     def windows_per_second(self) -> float:
-        """Windows a second, the loop's own work included."""
+        """Windows per second, the loop's own work included."""
         return self.windows / self.seconds if self.seconds else 0.0
 
 
 class History:
-    """The epochs of a loader, in memory that has an end: of old ones the sums are kept, of very old ones nothing."""
+    """The epochs of a loader in bounded memory: of old ones only sums are kept, very old ones are dropped."""
 
     def __init__(self) -> None:
         self._epochs: deque[EpochStats] = deque(maxlen=MOST_EPOCHS)
 
     def begin(self, epoch: int) -> EpochStats:
-        """Return the stats of an epoch that begins."""
+        """Start an epoch and return its statistics."""
         self._epochs.append(EpochStats(epoch))
         if len(self._epochs) > LAST_EPOCHS:
             old = self._epochs[-1 - LAST_EPOCHS]
@@ -132,13 +132,13 @@ class History:
         return self._epochs[-1]
 
     def stats(self) -> LoaderStats:
-        """Return those that are kept, oldest first."""
+        """Return the epochs that are kept, oldest first."""
         return LoaderStats(tuple(self._epochs))
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
-    """What `WindowLoader.stats` returns: the epochs of this process, oldest first, the last 4096 at most.
+    """Result of `WindowLoader.stats`: the epochs of this process, oldest first, at most the last 4096.
 
     Examples
     --------
@@ -151,32 +151,26 @@ class LoaderStats:
     epochs: tuple[EpochStats, ...]
 
     def __str__(self) -> str:
-        streamed = any(epoch.read_requests for epoch in self.epochs)
-        head = "epoch  batches  windows  windows/s  waited  (read  assemble  hand-over)"
-        return "\n".join([
-            head + ("  from storage  requests" if streamed else ""),
-            *(_line(epoch) + (_read(epoch) if streamed else "") for epoch in self.epochs),
-        ])  # fmt: skip
+        lines = ["epoch  batches  windows  windows/s  waited  (read  assemble  hand-over)"]
+        for e in self.epochs:
+            lines.append(  # noqa: PERF401
+                f"{e.epoch:>5}  {e.batches:>7}  {e.windows:>7}  {e.windows_per_second:>9,.0f}  {e.waited:>5.2f} s"
+                f"  {e.waited_read:.2f} s  {e.waited_assemble:>6.2f} s  {e.waited_hand_over:>7.2f} s"
+            )
+        if any(e.read_requests for e in self.epochs):
+            lines[0] += "  from storage  requests"
+            for place, e in enumerate(self.epochs, 1):
+                lines[place] += f"  {format_bytes(e.read_bytes):>13}  {e.read_requests:>8,}"
+        return "\n".join(lines)
 
     def to_dicts(self) -> list[dict[str, float]]:
-        """One flat dict an epoch, for JSON and tables (without the single waits)."""
+        """One flat dict per epoch, for JSON and tables (without the single waits)."""
         names = [f.name for f in fields(EpochStats) if f.name not in ("waits", "reads")]
         names += ["read_bytes", "read_requests", "read_blocks"]
         return [{name: getattr(epoch, name) for name in names} for epoch in self.epochs]
 
     def plot(self) -> Figure:
-        """Draw the wait for each step and what epochs waited for; see `windowloader.view.pictures`."""
+        """Plot the wait for each step and what epochs waited for; see `windowloader.view.pictures`."""
         from windowloader.view.pictures import plot_stats
 
         return plot_stats(self)
-
-
-def _line(e: EpochStats) -> str:
-    return (
-        f"{e.epoch:>5}  {e.batches:>7}  {e.windows:>7}  {e.windows_per_second:>9,.0f}  {e.waited:>5.2f} s"
-        f"  {e.waited_read:.2f} s  {e.waited_assemble:>6.2f} s  {e.waited_hand_over:>7.2f} s"
-    )
-
-
-def _read(e: EpochStats) -> str:
-    return f"  {format_bytes(e.read_bytes):>13}  {e.read_requests:>8,}"

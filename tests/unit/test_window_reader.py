@@ -21,8 +21,8 @@ def windows():
 def test_reads_what_the_window_set_reads(windows):
     positions = np.array([7, 0, 7, 34])
     scaler = wl.StandardScaler.fit(windows)
-    with WindowReader(windows, scaler=scaler, layout="bnft") as picker:
-        batch = picker.read(positions)
+    with WindowReader(windows, scaler=scaler, layout="bnft") as reader:
+        batch = reader.read(positions)
     expected = windows.read(positions, scaler=scaler, layout="bnft")
     np.testing.assert_array_equal(batch.inputs, expected.inputs)
     np.testing.assert_array_equal(batch.targets, expected.targets)
@@ -30,46 +30,46 @@ def test_reads_what_the_window_set_reads(windows):
 
 
 def test_batches_do_not_share_memory(windows):
-    with WindowReader(windows) as picker:
-        first, second = picker.read(np.array([0])), picker.read(np.array([0]))
+    with WindowReader(windows) as reader:
+        first, second = reader.read(np.array([0])), reader.read(np.array([0]))
     assert not np.shares_memory(first.inputs, second.inputs)
 
 
 def test_large_batches_are_never_overwritten_while_held():
-    """Their memory comes from a pool: whoever holds a view keeps it."""
+    """Their memory comes from a pool, and stays in use as long as a view references it."""
     values = np.arange(400 * 50.0).reshape(400, 50)
-    with WindowReader(wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=12, horizon=12))) as picker:
-        held = []
+    with WindowReader(wl.WindowSet(wl.Series(values), wl.WindowSpec(lookback=12, horizon=12))) as reader:
+        kept = []
         for turn in range(12):
             size = 200 if turn % 5 else 90
-            batch = picker.read(np.arange(turn, turn + size))
+            batch = reader.read(np.arange(turn, turn + size))
             assert batch.nbytes > 1 << 18
             if turn % 2:
-                held.append((turn, batch.targets[::7, 3]))
-        for turn, part in held:
+                kept.append((turn, batch.targets[::7, 3]))
+        for turn, part in kept:
             rows = np.arange(turn, turn + (200 if turn % 5 else 90))[::7] + 15
             np.testing.assert_array_equal(part[..., 0], values[rows])
 
 
 def test_survives_pickling(windows):
-    picker = WindowReader(windows, dtype="float64")
-    copy = pickle.loads(pickle.dumps(picker))
-    np.testing.assert_array_equal(copy.read(np.array([5])).inputs, picker.read(np.array([5])).inputs)
-    for one in (picker, copy):
+    reader = WindowReader(windows, dtype="float64")
+    copy = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(copy.read(np.array([5])).inputs, reader.read(np.array([5])).inputs)
+    for one in (reader, copy):
         one.close()
 
 
 def test_refuses_a_number_outside(windows):
-    with WindowReader(windows) as picker, pytest.raises(IndexError, match="35"):
-        picker.read(np.array([35]))
+    with WindowReader(windows) as reader, pytest.raises(IndexError, match="35"):
+        reader.read(np.array([35]))
 
 
 def test_a_dynamic_graph_only_where_asked():
     graph = wl.DynamicGraph.from_steps([[[0], [1]]] * 10, num_nodes=2)
     series = wl.Series(np.zeros((10, 2)), graph=graph)
-    with WindowReader(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, graph="first"))) as picker:
-        assert picker.read(np.array([0]), graph=False).graph is None
-        np.testing.assert_array_equal(picker.read(np.array([0, 1])).graph.edge_index, [[0, 2], [1, 3]])
+    with WindowReader(wl.WindowSet(series, wl.WindowSpec(lookback=3, horizon=1, graph="first"))) as reader:
+        assert reader.read(np.array([0]), graph=False).graph is None
+        np.testing.assert_array_equal(reader.read(np.array([0, 1])).graph.edge_index, [[0, 2], [1, 3]])
 
 
 def test_labels_of_rows_leave_out_the_node_axis():

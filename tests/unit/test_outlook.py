@@ -13,7 +13,7 @@ import windowloader as wl
 from windowloader.cli import app
 from windowloader.cli.options import duration, progress_bar, rate
 from windowloader.convert.conversion import convert
-from windowloader.loader.report import outlook
+from windowloader.plan.outlook import outlook
 from windowloader.plan.plan import EpochCost
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}

@@ -1,7 +1,7 @@
-"""What a plan means for a run: how long reading takes beside training, and who waits for whom.
+"""Estimates from a plan whether training waits for reading.
 
-In: a `Plan`, a step's time, a network's latency and bandwidth. Out: `Outlook`. Never measures: it is arithmetic on what
-the plan counts.
+In: a `Plan`, the duration of a step, a network's latency and bandwidth. Out: `Outlook`. Arithmetic on the numbers of
+the plan; measures nothing.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windowloader.plan.plan import Plan
+    from .plan import Plan
 
 __all__ = ["Outlook", "outlook"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """How an epoch goes, by a simple model.
+    """Duration of an epoch, by a simple model.
 
     Requests go ``at_a_time`` at a time and share the bandwidth, so that reading takes
-    ``max(bytes / bandwidth, requests · latency / at_a_time)``; it goes on while the steps train, except before the
-    first batch. Decoding and assembling batches are not counted.
+    ``max(bytes / bandwidth, requests · latency / at_a_time)``; it overlaps with training, except before the first
+    batch. Decoding and assembling batches are not counted.
 
     Attributes
     ----------
     latency, bandwidth : float
-        Seconds of a request; bytes a second of this process.
+        Seconds per request; bytes per second of this process.
     step_seconds : float
-        Of a training step.
+        Seconds per training step.
     reading_seconds, training_seconds : float
-        Of this rank's epoch.
+        Seconds of this rank's epoch.
     first_seconds : float
         Until the first batch has its rows.
     stall_seconds : float
-        What the epoch takes longer than training alone.
+        Seconds that the epoch takes longer than training alone.
     stall_share : float
         Of the epoch.
     limit : str
@@ -57,17 +57,17 @@ class Outlook:
 
 
 def outlook(plan: Plan, *, step_seconds: float, latency: float = 0.02, bandwidth: float = 250e6) -> Outlook:
-    """Say who waits for whom.
+    """Estimate how long an epoch takes, and what limits it.
 
     Parameters
     ----------
     plan : Plan
     step_seconds : float
-        Of a training step, without waiting.
+        Seconds per training step, without waiting.
     latency : float
         Seconds until a request is answered.
     bandwidth : float
-        Bytes a second that this process gets.
+        Bytes per second that this process gets.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def outlook(plan: Plan, *, step_seconds: float, latency: float = 0.02, bandwidth
 
 
 def _seconds(plan: Plan, size: int, requests: int, latency: float, bandwidth: float) -> tuple[float, float]:
-    """Seconds by bytes and by requests; rows in memory or mapped are asked of no storage."""
+    """Seconds by bytes and by requests; 0 for rows in memory or mapped."""
     if not plan.at_a_time:
         return 0.0, 0.0
     return size / bandwidth, requests * latency / plan.at_a_time

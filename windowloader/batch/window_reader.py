@@ -16,15 +16,14 @@ from windowloader.rows.rows import row_access
 from .batch import Batch
 from .buffers import BufferPool
 from .recipe import Recipe
+from .roles import WindowReadOptions
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from windowloader.windows.window_set import WindowSet
 
-    from .roles import WindowReadOptions
-
-__all__ = ["WindowReader"]
+__all__ = ["WindowReadOptions", "WindowReader"]
 
 POOLED_BYTES = 1 << 18  # larger batches would cost page faults each time
 

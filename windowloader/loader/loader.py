@@ -86,6 +86,8 @@ class WindowLoader:
         Windows per step over all ranks, instead of ``batch_size`` per rank.
     steps_per_epoch : int, optional
         Epoch e is steps [e·k, (e + 1)·k) of the endless run of passes over the windows.
+    epochs : int, optional
+        How many epochs will be iterated, so that nothing is read ahead for a further one. None: unknown.
     memory : str or int
         Budget of this process for rows and prefetched batches. Default "1GiB".
     active_blocks : int, optional

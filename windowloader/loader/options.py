@@ -28,6 +28,7 @@ class LoaderOptions(WindowReadOptions, total=False):
     drop_last: bool
     global_batch_size: int | None
     steps_per_epoch: int | None
+    epochs: int | None
     memory: str | int
     active_blocks: int | None
     reads_ahead: int | None

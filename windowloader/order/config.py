@@ -101,7 +101,7 @@ class LoaderConfig:
         except TypeError:
             number = least - 1
         if isinstance(value, bool) or number < least:
-            raise LoaderError(f"{name}={value!r} is no count. Pass a whole number of at least {least}.")
+            raise LoaderError(f"{name}={value!r} must be an integer >= {least}.")
         object.__setattr__(self, name, number)
 
     @property

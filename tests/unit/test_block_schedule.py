@@ -9,8 +9,9 @@ from windowloader.errors import LoaderError, MemoryBudgetError
 from windowloader.order.grid import cut
 from windowloader.order.lanes import BlockOrder
 from windowloader.rows.block_schedule import BlockSchedule
-from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
+from windowloader.rows.budget import choose, default_active
 from windowloader.rows.estimate import forecast, lanes_read, sides_asked
+from windowloader.rows.layout import RESERVE, MemoryTerms
 from windowloader.sources.storage import Storage
 from windowloader.util.units import parse_bytes
 from windowloader.windows.index import Runs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from windowloader.order.mixing import Mixing
-    from windowloader.rows.budget import MemoryTerms
+    from windowloader.rows.layout import MemoryTerms
 
     from .trace import Trace
 

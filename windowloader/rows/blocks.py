@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from windowloader.order.shard import Position, Steps
     from windowloader.util.ranks import Ranks
 
-    from .budget import BlockLayout
+    from .layout import BlockLayout
     from .reader import RowRange, Stored
     from .rows import ResidentVariables
 

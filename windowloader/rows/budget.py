@@ -13,14 +13,16 @@ refused, and a resumed run whose blocks do not fit keeps its order and reads row
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from windowloader.errors import MemoryBudgetError
 from windowloader.order.grid import SPANS, block_rows, cut, cuts
 from windowloader.sources.options import DECODERS
 from windowloader.sources.storage import total_cost
 from windowloader.util.units import format_bytes
+
+from .layout import RESERVE, BlockLayout, MemoryTerms, overlap_slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +41,6 @@ __all__ = [
     "preload",
 ]
 
-RESERVE = 32 << 20  # what the store keeps for itself at most, beside chunks in flight
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
 _FEW = 8  # active blocks under which batches are too much alike
 _ALIKE = 1.02  # times the least bytes up to which layouts read alike
@@ -49,81 +50,6 @@ _SHORTER = 3  # quarters of a block that read its halo, and did not fit, that ar
 _MOST = 64  # active blocks beyond which mixing gains little
 UNIT_BYTES = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 REQUESTS = 16  # requests at a time a store is assumed to serve well
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryTerms:
-    """What the memory of a streaming process goes to, in bytes.
-
-    Attributes
-    ----------
-    arena : int
-        Places for blocks.
-    overlap buffer : int
-        Places for overlaps: ``3m + 1`` a lane, of twice ``span − 1`` rows.
-    in_flight : int
-        Chunks being read, decoded and encoded.
-    reserve : int
-        The store's own keeping.
-    """
-
-    arena: int = 0
-    overlap_buffer: int = 0
-    in_flight: int = 0
-    reserve: int = RESERVE
-
-    @property
-    def total(self) -> int:
-        """The sum of all terms."""
-        return self.arena + self.overlap_buffer + self.in_flight + self.reserve
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockLayout:
-    """How a stream is read.
-
-    Attributes
-    ----------
-    mode : {"preloaded", "blocks", "halo", "direct"}
-    reason : str
-        Why, in a sentence, for the plan.
-    terms : MemoryTerms
-    requests : int
-        Reads handed to the store at a time.
-    grid : Grid or None
-        None where rows are read directly, unless the order of a resumed run needs it.
-    active, slots : int
-        Active blocks of a lane, and its places for blocks; of preloaded rows those active and read ahead; 0 where rows
-        are read directly.
-    amplification : float
-        Bytes read over the bytes of all blocks' rows, without their halo; for direct reading the rows of a
-        window.
-    once : int
-        Memory with which each row would be read once; 0 where it is.
-    """
-
-    mode: Literal["preloaded", "blocks", "halo", "direct"]
-    reason: str
-    terms: MemoryTerms
-    requests: int
-    grid: Grid | None = field(default=None, repr=False)
-    active: int = 0
-    slots: int = 0
-    amplification: float = 1.0
-    once: int = 0
-
-    def places(self, blocks: int) -> int:
-        """Places that a lane has for blocks, of so many in all."""
-        return min(self.slots, blocks)
-
-    def overlaps(self, blocks: int) -> int:
-        """Places that a lane has for overlaps between so many blocks."""
-        return 0 if self.mode != "blocks" else _overlaps(self.active, blocks)
-
-
-def _overlaps(active: int, blocks: int) -> int:
-    """Places for overlaps between so many blocks."""
-    return min(3 * active + 1, max(blocks - 1, 0))
 
 
 def default_active(blocks: int, lanes: int = 1) -> int:
@@ -179,7 +105,7 @@ class _Room:
 
     def terms(self, grid: Grid, active: int, slots: int, requests: int) -> MemoryTerms:
         blocks = len(grid)
-        overlaps = 0 if grid.halo else _overlaps(active, blocks)
+        overlaps = 0 if grid.halo else overlap_slots(active, blocks)
         return MemoryTerms(
             arena=self.lanes * min(slots, blocks) * grid.largest * self.row_bytes,
             overlap_buffer=self.lanes * overlaps * 2 * (self.span - 1) * self.row_bytes,

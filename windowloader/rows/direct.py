@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from windowloader.order.shard import Position
 
-    from .budget import BlockLayout
+    from .layout import BlockLayout
     from .reader import RowRange, Stored
     from .row_buffers import Laid, RowBuffers
     from .rows import ResidentVariables

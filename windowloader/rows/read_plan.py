@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .budget import BlockLayout
+    from .layout import BlockLayout
     from .reader import Stored
 
 __all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .sources import Source
-from .sources.box import box_shape, within
 from .sources.selected import SelectedSource
+from .sources.storage import box_shape, within
 
 if TYPE_CHECKING:
-    from .sources.box import Box
+    from .sources.storage import Box
 
 __all__ = ["check_source"]
 

@@ -140,11 +140,11 @@ def test_windows_by_number_are_not_read_into_memory_of_a_late_answer(proxy, url)
     series = wl.open(url, storage_options={"timeout": 2})
     windows = wl.WindowSet(series, SPEC)
     proxy.clear(script)
-    with WindowReader(windows) as picker:
+    with WindowReader(windows) as reader:
         match = r"rows 35–44: for 2 s .* less than 64 KiB arrived"
         with pytest.raises(SourceTimeoutError, match=match) as kept:  # as a debugger or a log keeps it
-            picker.read(np.array([35]))
-        right(picker.read(np.array([435])))  # rows of chunks 10 and 11
+            reader.read(np.array([35]))
+        right(reader.read(np.array([435])))  # rows of chunks 10 and 11
         assert kept.value.__traceback__ is not None
     close(series)
 

@@ -1,6 +1,6 @@
 """What a plan says against what epochs take: steps, windows, bytes, requests, memory; all ranks one after another.
 
-Bytes and requests are counted by whoever serves them, TensorStore's driver of files or a web server, never by what
+Bytes and requests are counted where they are served, TensorStore's driver of files or a web server, never by what
 made the plan.
 """
 

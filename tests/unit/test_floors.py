@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
-    "hiding", "errors", "util", "sources", "series", "windows", "scaling", "order", "rows", "batch", "plan", "loader",
+    "errors", "util", "sources", "series", "windows", "scaling", "order", "rows", "batch", "plan", "loader",
     "__init__", "adapters", "convert", "view", "testing", "warmup", "bench", "demo", "cli", "__main__",
 ]  # fmt: skip
 

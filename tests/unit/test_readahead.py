@@ -62,7 +62,7 @@ def test_pages_are_in_memory_or_not(path):
     forget(path)
     mapped = np.load(path, mmap_mode="r")
     stretch = stretch_of(mapped[..., None])
-    assert stretch.resident() < 0.5  # pages may be brought in by whoever looks at the header
+    assert stretch.resident() < 0.5  # pages may be brought in by a look at the header
     mapped.sum()
     assert stretch.resident() == 1.0
 

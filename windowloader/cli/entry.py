@@ -14,8 +14,7 @@ import traceback
 import warnings
 from typing import Any
 
-from windowloader.errors import WindowLoaderError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import WindowLoaderError, hide_secrets
 
 app: Any = None  # a typer.Typer, if typer and rich are installed
 try:

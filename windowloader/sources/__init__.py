@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .base import Source, digest
-    from .box import Box
     from .reads import Pending
-    from .storage import Storage
+    from .storage import Box, Storage
 
 __all__ = ["Box", "Pending", "Source", "Storage", "digest"]
 

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from windowloader.errors import MissingExtraError, SourceFormatError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import MissingExtraError, SourceFormatError, hide_secrets
 from windowloader.util.axes import check_axes, check_dtype, check_shape, default_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .box import Box
     from .reads import Pending
-    from .storage import Storage
+    from .storage import Box, Storage
 
 __all__ = [
     "BOXES",
@@ -261,7 +259,7 @@ class Source:
             raise IndexError(f"rows [{start}, {stop}) of {self.name!r}, which has rows [0, {self.shape[0]}).")
         sizes = self.shape[1:]
         if box is not None:
-            from .box import box_shape
+            from .storage import box_shape
 
             sizes = box_shape(box)
         expected = (stop - start, *sizes)

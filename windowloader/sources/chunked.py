@@ -35,9 +35,9 @@ from .remote_objects import pool, renew_pool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .box import Box
     from .options import Location
     from .reads import Pending
+    from .storage import Box
     from .zarr_contents import ZarrContents
 
 __all__ = ["ZarrSource", "is_chunked", "list_arrays", "open_chunked"]

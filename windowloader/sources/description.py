@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from .box import Box
     from .packing import Packing
+    from .storage import Box
 
 __all__ = ["Contents", "FileSource", "StoreDescription", "opened", "sharing", "split_path"]
 

@@ -24,18 +24,17 @@ import numpy as np
 from windowloader.errors import CorruptDataError
 
 from .base import SourceOver, digest
-from .box import box_shape, chunk_edges
 from .disk_cache_entry import CacheLayout
 from .joined import JoinedSource
 from .processes import PerProcess
 from .reads import Done, Pending, Threaded, begun, taken
+from .storage import box_shape, chunk_edges
 
 if TYPE_CHECKING:
     from .base import Source
-    from .box import Box
     from .disk_cache import DiskCache
     from .disk_cache_entry import CacheEntry
-    from .storage import Storage
+    from .storage import Box, Storage
 
 __all__ = ["CachedSource", "cached"]
 

@@ -20,8 +20,8 @@ from windowloader.errors import (
     SourceNotFoundError,
     SourceTimeoutError,
     WindowLoaderError,
+    hide_secrets,
 )
-from windowloader.hiding import hide_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

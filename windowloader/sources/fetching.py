@@ -17,8 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from windowloader.errors import SourceError, WindowLoaderError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import SourceError, WindowLoaderError, hide_secrets
 
 from .base import Described
 from .failures import REDIRECT, Asked, explained

@@ -13,8 +13,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from windowloader.errors import SourceFormatError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import SourceFormatError, hide_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

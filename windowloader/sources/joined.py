@@ -16,19 +16,17 @@ from windowloader.util.calendars import Times, calendar_of, own
 from windowloader.util.labels import order
 
 from .base import BOXES, LOCAL_TIERS, TIERS, SourceOver, digest
-from .box import given
 from .memory import LoadedSource
 from .reads import begun
 from .selected import All, SelectedSource
-from .storage import joined
+from .storage import given, joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .base import Source
-    from .box import Box
     from .reads import Pending
-    from .storage import Storage
+    from .storage import Box, Storage
 
 __all__ = ["JoinedSource", "join"]
 

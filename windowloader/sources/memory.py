@@ -15,17 +15,16 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import Described, LocalSource, digest, to_nanoseconds
-from .box import within
 from .mapping import region_of_memmap, unchanged
 from .processes import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .box import Box
     from .handles import Stamp
     from .mapping import Region
     from .packing import Packing
+    from .storage import Box
 
 __all__ = ["AddressableSource", "ArraySource", "LoadedSource", "MappedSource", "as_array", "open_array"]
 
@@ -89,7 +88,10 @@ class AddressableSource(LocalSource):
     def _read(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> int:
         rows = self._rows_first()[start:stop]
         with unchanged(rows):
-            rows = rows if box is None else within(rows, box)
+            if box is not None:
+                from .storage import within
+
+                rows = within(rows, box)
             if self.packing is None:
                 out[...] = rows
             else:

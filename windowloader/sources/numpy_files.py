@@ -20,8 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoaderError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import CorruptDataError, SourceFormatError, WindowLoaderError, hide_secrets
 from windowloader.util.axes import check_dtype, check_shape
 
 from .base import Described, unknown_variable

@@ -18,7 +18,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from windowloader.errors import ClosedError, SourceError
-from windowloader.util.threads import end_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +72,8 @@ def _load() -> None:
     for name, value in STALLS.items():
         os.environ.setdefault(name, value)
     import tensorstore
+
+    from windowloader.util.threads import end_all
 
     atexit.register(end_all)  # TensorStore has just registered its own handler: ours must run before it
     _loaded.append(tensorstore)

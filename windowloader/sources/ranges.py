@@ -19,21 +19,20 @@ import numpy as np
 from windowloader.errors import CorruptDataError
 
 from .base import Source, digest
-from .box import chunk_edges
 from .disk_cache_state import address_of
 from .failures import Asked
 from .processes import PerProcess
 from .reads import Done, Progress, Read, lend
 from .remote_objects import GAP, PART, join
-from .storage import Storage
+from .storage import Storage, chunk_edges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .box import Box
     from .packing import Packing
     from .reads import Pending
     from .remote_objects import RemoteObject
+    from .storage import Box
 
 __all__ = ["CODECS", "RangeSource", "RemoteSource", "Table", "put", "read_groups"]
 

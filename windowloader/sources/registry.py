@@ -13,8 +13,7 @@ from dataclasses import dataclass, fields
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from windowloader.errors import AxesError, SourceError, SourceFormatError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import AxesError, SourceError, SourceFormatError, hide_secrets
 
 from .failures import Asked, Guard
 from .formats import GRIB, PICKLED, by_bytes, by_name, foreign, format_of, is_pattern, is_url, matching

@@ -23,8 +23,8 @@ from windowloader.errors import (
     SourceFormatError,
     SourceNotFoundError,
     WindowLoaderError,
+    hide_secrets,
 )
-from windowloader.hiding import hide_secrets
 
 from .failures import Asked, explained
 from .options import Location, locate, supported

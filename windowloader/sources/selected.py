@@ -16,15 +16,14 @@ import numpy as np
 from windowloader.errors import SourceFormatError
 
 from .base import SourceOver, digest
-from .box import box_shape, given
 from .reads import Done, Pending, begun, taken
-from .storage import Storage
+from .storage import Storage, box_shape, given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .base import Source
-    from .box import Box
+    from .storage import Box
 
 __all__ = ["All", "SelectedSource"]
 

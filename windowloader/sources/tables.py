@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas
 
-from windowloader.errors import SourceFormatError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import SourceFormatError, hide_secrets
 from windowloader.util.axes import TIME_NAMES
 from windowloader.util.calendars import Times
 

@@ -21,8 +21,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError, hide_secrets
 from windowloader.util.axes import check_shape
 
 from .base import digest

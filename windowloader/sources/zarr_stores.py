@@ -17,8 +17,7 @@ from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileS
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from windowloader.errors import CorruptDataError, SourceFormatError
-from windowloader.hiding import hide_secrets
+from windowloader.errors import CorruptDataError, SourceFormatError, hide_secrets
 
 from .failures import Asked
 from .handles import Stamp

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from windowloader.errors import SourceFormatError
 from windowloader.sources.base import LocalSource
-from windowloader.sources.box import within
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.selected import SelectedSource
+from windowloader.sources.storage import within
 
 VALUES = np.arange(10 * 4 * 3, dtype="f4").reshape(10, 4, 3)
 TIMES = np.datetime64("2020-01-01", "ns") + np.arange(10) * np.timedelta64(1, "h")

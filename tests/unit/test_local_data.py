@@ -46,7 +46,7 @@ def joined_files(folder):
 
 @pytest.fixture(params=[foreign, foreign_file, some_nodes, some_nodes_of_a_file, joined, joined_files])
 def both(request, tmp_path):
-    """Windows of what is at hand, and of the same values as one array."""
+    """Windows of local data that are no array, and of the same values as one array."""
     series, values = request.param(tmp_path)
     assert series.variables[0].view() is None
     assert series.tier == ("mapped" if "file" in request.param.__name__ else "memory")
@@ -75,7 +75,7 @@ def test_batches_and_states_are_those_of_an_array(both, memory, mode, shuffle, t
 
 
 def test_the_rest_of_a_stream_stays_a_stream(tmp_path):
-    """What is at hand beside what is streamed is read along with it."""
+    """Local data beside streamed data are read along with them."""
     import zarr
 
     zarr.create_array(str(tmp_path / "x.zarr"), data=VALUES[..., 0], chunks=(50, 6))

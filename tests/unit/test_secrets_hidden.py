@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from windowloader import errors
-from windowloader.hiding import hide_secrets
+from windowloader.errors import hide_secrets
 
 
 @pytest.mark.parametrize(

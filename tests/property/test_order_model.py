@@ -32,6 +32,10 @@ class GivenOrder:
         return {**PARAMETERS, "lanes": len(self.lanes), "grid": "given"}
 
     @property
+    def grid_hash(self):
+        return "given"
+
+    @property
     def num_windows(self):
         return sum(map(len, self.lanes))
 

@@ -598,7 +598,7 @@ def test_a_device_that_takes_no_more_ends_the_keeping_and_not_the_reading(store,
 AS_NOBODY = """
 import os, pickle, sys, warnings
 import numpy as np, tensorstore
-from windowloader.sources import disk_cache, disk_cache_source, remote
+from windowloader.sources import disk_cache, disk_cache_source
 source = pickle.loads(bytes.fromhex(sys.argv[1]))
 expected = np.load(sys.argv[2])
 os.setuid(65534)  # once everything is imported, which that user might not be able to

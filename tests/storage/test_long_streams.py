@@ -30,7 +30,7 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-@pytest.mark.parametrize(("memory", "threads"), [("64MiB", 0), ("64MiB", 2), (6_000, 2)])
+@pytest.mark.parametrize(("memory", "threads"), [("64MiB", 0), ("64MiB", 2), (8_000, 2)])
 @pytest.mark.parametrize("seed", range(2))
 def test_short_epochs_broken_off_and_gone_on(
     tmp_path, write_array, small_blocks, monkeypatch, threads, memory, seed

@@ -67,7 +67,7 @@ CASES = {
     "era5": Case(era5, wl.WindowSpec(lookback=3, horizon=2), "blocks", active=2),
     "era5, longer windows": Case(era5, wl.WindowSpec(lookback=6, horizon=3), "halo", active=4),
     "iris": Case(north_america, wl.WindowSpec(lookback=4, horizon=2), "blocks", times=4, active=2),
-    "iris, as it is": Case(north_america, wl.WindowSpec(lookback=4, horizon=2), "direct"),
+    "iris, as it is": Case(north_america, wl.WindowSpec(lookback=4, horizon=2), "halo"),
     "ostia": Case(sea_surface, wl.WindowSpec(lookback=2, horizon=1), "blocks", times=8, active=2, fill=0.0),
     "metr-la": Case(metr_la, wl.WindowSpec(lookback=12, horizon=12), "blocks", times=17, chunk=288),
 }

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import uuid
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,7 @@ class Places:
 
     def __init__(self, put: Callable[[str, bytes], Any], endpoint: str, static: Any) -> None:
         self.upload, self.endpoint, self.static = put, endpoint, static
-        self.numbers = itertools.count()
+        self.numbers = (uuid.uuid4().hex for _ in itertools.count())  # servers outlive the tests of a module
 
     def put(self, where: str, path: Path) -> tuple[str, dict[str, Any]]:
         """Copy a file or folder to a place; returns its name there and the options it is opened with."""

@@ -173,16 +173,16 @@ WINDOWS = [
 LOADING = [
     case("series for windows", lambda: wl.WindowLoader(SERIES), ValueError, "Series", "wl.split("),
     case("split for windows", lambda: wl.WindowLoader(wl.split(SERIES, SPEC, RATIOS)), ValueError,
-         "train, val, test", "Unpack"),
+         "train, val, test", "unpack"),
     case("windows for a DataLoader", lambda: train()[0], TypeError, "windows[0]", "TorchLoader", "windows.read([0])"),
     case("loop over windows", lambda: list(train()), TypeError, "WindowLoader("),
     case("shuffle of words", lambda: loader(shuffle="no"), ValueError, "shuffle='no'", "True nor False"),
     case("transform without return", lambda: next(iter(loader(transform=lambda batch: None))), ValueError,
          "transform returned None", "Return"),
-    case("epoch of text", lambda: loader().set_epoch("1"), ValueError, "'1'", "from 0"),
+    case("epoch of text", lambda: loader().set_epoch("1"), ValueError, "'1'", ">= 0"),
     case("state of a path", lambda: loader().load_state_dict("run.json"), ValueError,
          "str", "state_dict()", "json.load"),
-    case("no batch", lambda: loader(batch_size=0), ValueError, "batch_size=0", "at least 1"),
+    case("no batch", lambda: loader(batch_size=0), ValueError, "batch_size=0", ">= 1"),
     case("no seed", lambda: loader(seed=None), ValueError, "seed=None", "whole number"),
     case("words for memory", lambda: loader(memory="lots"), ValueError, "'lots'", "512MiB"),
     case("misspelt mode", lambda: loader(uneven="repeat"), ValueError, "'repeat'", "'pad', 'drop' or 'exact'"),
@@ -207,7 +207,7 @@ LOADING = [
          "layer.weight", "state_dict()"),
     case("budget under a chunk", lambda: next(iter(wl.WindowLoader(
         wl.WindowSet(wl.open("pems.zarr"), SPEC), memory=1000))), MemoryError,
-        "12800", "memory=1000", "memory=26426", "windowloader convert"),
+        "12800", "memory=1000", "memory='27kB'", "windowloader convert"),
     case("pair of weighted rows", lambda: [x for x, _ in loader(uneven="exact")], TypeError,
          "batch.weights", "uneven='pad'"),
 ]  # fmt: skip

@@ -75,6 +75,8 @@ FORMATS = (
     Format("Git LFS", None, (b"version https://git-lfs",), (),
            "a Git LFS pointer, not the data. Run 'git lfs pull' where it was cloned"),
     Format("HDF4", None, (b"\x0e\x03\x13\x01",), (), "an HDF 4 file, not HDF5. Convert it by h4toh5"),
+    Format("MATLAB", None, (b"MATLAB 5.0",), (),
+           "a MATLAB file. Pass what scipy.io.loadmat returns, or save it with -v7.3"),
     Format("picture", None, (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"%PDF"), (),
            "a picture (PNG, JPEG, TIFF) or a PDF document, which has no time axis. Join several pictures in xarray"),
     Format("damaged HDF5", None, (b"\x89HDF\n", b"\x89HDF\r\r\n"), (),

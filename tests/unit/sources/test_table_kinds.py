@@ -93,7 +93,7 @@ def test_names_of_folders_are_columns_where_they_are_asked_for(tmp_path: Path) -
     np.testing.assert_array_equal(loaded(series)[60:, 0], FRAME["a"])
     with (
         pytest.warns(UserWarning, match=r"named by 'sensor', which is left out.*columns=, entity="),
-        pytest.raises(wl.errors.SeriesError, match="rise|repeat"),
+        pytest.raises(wl.errors.SeriesError, match="increase|repeat"),
     ):
         wl.open(tmp_path / "a")
     hourly = FRAME.iloc[:24].reset_index(drop=True).assign(hour=range(24))
@@ -365,10 +365,10 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
         (FRAME.assign(k=pd.Categorical(["x", "y"] * 30)), "'k'.*hold no numbers"),
         (FRAME.set_axis(["a", "b", "a"], axis=1), "'a' more than once"),
         (FRAME.set_axis(INDEX[[0, *range(59)]]), "repeats from row 0"),
-        (FRAME[::-1], "rise"),
+        (FRAME[::-1], "must increase"),
         (FRAME.set_axis(pd.to_timedelta(np.arange(60), "h")), "durations"),
         (pd.DataFrame(), "no columns"),
-        (FRAME.iloc[:0], "has no rows"),
+        (FRAME.iloc[:0], "has 0 rows"),
         (FRAME.assign(i=1j), "'i'.*hold no numbers"),
         (FRAME.set_index("a", append=True), r"levels \['time', 'a'\].*unstack"),
     ],

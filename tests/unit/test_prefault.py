@@ -139,6 +139,6 @@ def test_arenas_of_streams_are_touched(monkeypatch, chunk):
         plan = loader.plan()
         for _ in range(2):
             list(loader)
-    assert plan.mode == ("blocks" if chunk > 1 else "direct")
+    assert plan.mode == "preloaded"
     assert len(touched) == 1
     assert 0 < touched[0] <= plan.memory.arena + plan.memory.overlap_buffer

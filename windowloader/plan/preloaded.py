@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windowloader.rows.block_schedule import BlockSchedule
 from windowloader.rows.budget import REQUESTS
-from windowloader.rows.estimate import blocks_read, lanes_read, rows_of, sides_asked
+from windowloader.rows.estimate import lanes_read, rows_of
 from windowloader.rows.preloaded import blocks_of
 from windowloader.sources.storage import total_cost
 
-from .case import advice, held_cost, plus
+from .case import LOOK, advice, held_cost, plus
 from .plan import EpochCost
 
 if TYPE_CHECKING:
@@ -109,19 +108,16 @@ class _Rank:
         for part in self.case.stretches():
             for number in self.lanes:
                 lane = self.order.sequence(part.here.pass_number, number)
-                schedule = BlockSchedule(
-                    lane,
-                    span=self.order.grid.span,
-                    slots=lane.active + 1,
-                    cursor=min(part.here.cursor, len(lane)),
-                )
-                read = blocks_read(schedule, part.end)
-                needed[lane.blocks[read]] = True
-                sides = sides_asked(schedule, self.order.starts)
-                needed[lane.blocks[np.unique(np.concatenate([sides, sides + 1]))]] = True
-                if part.end is not None and len(lane):
-                    turn = int(lane.spread.turn_of(np.array([min(part.end, len(lane)) - 1]))[0])
-                    coming = lane.visits[turn + 1 : turn + 1 + max(1, choice.slots - choice.active)]
+                begin, end = min(part.here.cursor, len(lane)), min(part.end or len(lane), len(lane))
+                if end - begin == len(lane):
+                    needed[lane.blocks] = True
+                elif begin < end:
+                    looked = min(begin + LOOK, end)
+                    needed[blocks_of(self.order, self.order.starts(lane.windows(begin, looked)))] = True
+                    first, last = lane.spread.turn_of(np.array([looked, end]) - 1).tolist()
+                    if looked < end:  # of the others, all blocks that are active or enter
+                        needed[lane.blocks[lane.visits[max(0, first - lane.active) : last + 1]]] = True
+                    coming = lane.visits[last + 1 : last + 1 + max(1, choice.slots - choice.active)]
                     ahead[lane.blocks[coming]] = True
         if self.case.loaded is not None:
             needed &= ~self.case.loaded

@@ -198,6 +198,11 @@ def _dataset(group: Any, arrays: dict[str, Any], remote: bool) -> xarray.Dataset
     """Return a group as a raw `xarray.Dataset`, by the names and scales that the dimensions of its arrays have."""
     found: dict[str, xarray.Variable] = {}
     sizes: dict[str, int] = {}
+    numbered: dict[int, str] = {}  # dimensions as netCDF-4 counts them
+    for stored, item in arrays.items():
+        with suppress(*REFUSED):
+            if item.is_scale:
+                numbered[int(item.attrs["_Netcdf4Dimid"])] = stored.removeprefix(RENAMED)
     for stored, item in arrays.items():
         with suppress(*REFUSED):
             name, kind = stored.removeprefix(RENAMED), item.dtype.kind
@@ -205,6 +210,11 @@ def _dataset(group: Any, arrays: dict[str, Any], remote: bool) -> xarray.Dataset
             if kind not in tuple("fiubcSO") or (item.is_scale and NO_VARIABLE in str(item.attrs.get("NAME"))):
                 continue
             dims: list[str] = [name] if item.is_scale and item.ndim else []
+            if dims and len(along := item.attrs.get("_Netcdf4Coordinates", ())) == item.ndim > 1:
+                dims = [
+                    numbered.get(number, f"phony_dim_{name}_{place}")
+                    for place, number in enumerate(along.tolist())
+                ]
             shape = list(item.shape)
             for place in range(len(dims), item.ndim):
                 scale, own = _dimension(item.dims[place], remote)
@@ -218,8 +228,8 @@ def _dataset(group: Any, arrays: dict[str, Any], remote: bool) -> xarray.Dataset
                 dims.append(own)
             found[name] = xarray.Variable(dims, _lazy(values, shape, item.fillvalue), _attributes(item))
             sizes |= zip(dims, shape, strict=True)
-    along = {name: found.pop(name) for name in sizes if name in found}
-    return xarray.Dataset(found, xarray.Coordinates(along, indexes={}))
+    coordinates = {name: found.pop(name) for name in sizes if name in found}
+    return xarray.Dataset(found, xarray.Coordinates(coordinates, indexes={}))
 
 
 def _dimension(dim: Any, remote: bool) -> tuple[Any, str]:

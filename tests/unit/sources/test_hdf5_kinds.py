@@ -17,6 +17,8 @@ import windowloader as wl
 from windowloader.errors import CorruptDataError, SourceFormatError, SourceNotFoundError
 from windowloader.sources.hdf5_dataset import HDF5Source
 from windowloader.sources.memory import MappedSource
+from windowloader.sources.netcdf import FileOpener
+from windowloader.sources.processes import opened
 from windowloader.sources.ranges import RangeSource
 from windowloader.sources.registry import list_variables, open_source
 from windowloader.testing import check_source
@@ -475,3 +477,17 @@ def test_a_variable_is_as_long_as_its_unlimited_dimension(tmp_path: Path) -> Non
             rows, np.where(np.arange(start, stop) < 3, 1, -1)[:, None] + np.zeros((1, 2))
         )
     source.close()
+
+
+def test_a_coordinate_of_several_dimensions_has_their_names(tmp_path: Path) -> None:
+    netcdf = pytest.importorskip("netCDF4")
+    with netcdf.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("time", 6)
+        file.createDimension("station", 3)
+        file.createVariable("station", "f4", ("station", "time"))[:] = np.arange(18.0).reshape(3, 6)
+        file.createVariable("speed", "f4", ("time", "station"))[:] = np.arange(18.0).reshape(6, 3)
+    with opened(FileOpener.of(tmp_path / "a.nc", None)) as contents:
+        assert {name: one.dims for name, one in contents.groups[""].variables.items()} == {
+            "station": ("station", "time"),
+            "speed": ("time", "station"),
+        }

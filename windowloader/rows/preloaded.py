@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from windowloader.order.shard import Position, Steps
     from windowloader.util.ranks import Ranks
 
+    from .counting import ReadCounts
     from .layout import BlockLayout
     from .reader import RowRange, Stored
     from .rows import ResidentVariables
@@ -83,6 +84,7 @@ class PreloadedAccess:
         self._own = self.there[low : int(np.searchsorted(order.grid.begin, self.end))]
         self._jobs: dict[int, Job] = {}
         self._arena: Arena | None = None
+        self._reads: ReadCounts | None = None  # of the iterator that was begun last
         self._flat: tuple[StridedBuffer | None, ...] = ()
         self._lock = threading.Lock()
         weakref.finalize(self, _abandon, self.reader, self._jobs)
@@ -113,6 +115,7 @@ class PreloadedAccess:
     def stream(self, position: Position) -> PreloadedStream:
         """Rows for an iterator that begins at a position, whose first blocks are asked for."""
         stream = PreloadedStream(self)
+        self._reads = stream.reads
         if self.steps.left(position):
             with self.reader.lock:
                 self.read_ahead(position)
@@ -169,12 +172,15 @@ class PreloadedAccess:
         ]
 
     def rest(self) -> None:
-        """Let go of the rows."""
+        """Let go of the rows. What was read ahead in vain counts for the iterator that was begun last."""
         with self.reader.lock:
-            self.reader.drop([job for job in self._jobs.values() if not job.done])
+            jobs = list(self._jobs.values())
+            self.reader.drop([job for job in jobs if not job.done])
             self._jobs.clear()
             self.there[:] = False
             self.reader.drain()
+            if self._reads is not None:
+                self._reads.add(jobs)
         with self._lock:
             if self._arena is not None:
                 self._arena.release()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-__all__ = ["by_blocks"]
+__all__ = ["by_blocks", "filler_cost"]
 
 RANKS = 64  # ranks whose reads are all counted; of more, so many stand for the others
 POINTS = 32  # of resident memory over time
@@ -87,7 +87,7 @@ def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
 
     def cost(found: EpochEstimate) -> EpochCost:
         """Of a rank, with the windows that fill up lanes that have none left."""
-        parts = (_filler(case, lane) for lane in found.lanes)
+        parts = (filler_cost(case, lane) for lane in found.lanes)
         return plus(EpochCost(bytes=found.bytes + found.side_bytes, requests=found.requests + found.side_requests,
                          distinct=0), held, *parts)  # fmt: skip
 
@@ -134,7 +134,7 @@ def _distinct(case: Case, found: EpochEstimate) -> int:
     return sum(storage.distinct(begin, end) for storage in case.reading.storages) if len(begin) else 0
 
 
-def _filler(case: Case, lane: int) -> EpochCost:
+def filler_cost(case: Case, lane: int) -> EpochCost:
     """Count the window that fills the last step of a lane that has none left where the run begins."""
     lanes, here = case.reading.lanes, case.here
     assert lanes is not None

@@ -15,6 +15,7 @@ from windowloader.rows.estimate import lanes_read, rows_of
 from windowloader.rows.preloaded import blocks_of
 from windowloader.sources.storage import total_cost
 
+from .blocks import filler_cost
 from .case import LOOK, advice, held_cost, plus
 from .plan import EpochCost
 
@@ -50,10 +51,10 @@ def preloaded(case: Case) -> dict[str, Any]:
         np.linspace(0, case.world_size - 1, min(case.world_size, RANKS)).round().astype(np.int64)
     ).tolist()
     everyone = [_Rank(case, rank) for rank in ranks]
-    total = plus(*(plus(held, rank.cost(rank.needed()[0])) for rank in everyone))
+    total = plus(*(plus(held, rank.cost(rank.needed()[0]), *rank.fillers()) for rank in everyone))
     times = case.world_size / len(ranks)
     grid = own.order.grid
-    cost = plus(held, own.cost(needed))
+    cost = plus(held, own.cost(needed), *own.fillers())
     return {
         "mode": "preloaded",
         "lanes": own.lanes,
@@ -111,6 +112,10 @@ class _Rank:
                 begin, end = min(part.here.cursor, len(lane)), min(part.end or len(lane), len(lane))
                 if end - begin == len(lane):
                     needed[lane.blocks] = True
+                elif begin == end == len(lane) and part.steps.count(part.here.pass_number, part.here.cursor):
+                    needed[blocks_of(self.order, self.order.starts(lane.windows(end - 1, end)))] = (
+                        True  # it fills up
+                    )
                 elif begin < end:
                     looked = min(begin + LOOK, end)
                     needed[blocks_of(self.order, self.order.starts(lane.windows(begin, looked)))] = True
@@ -123,6 +128,15 @@ class _Rank:
             needed &= ~self.case.loaded
             ahead &= ~self.case.loaded
         return needed, ahead
+
+    def fillers(self) -> list[EpochCost]:
+        """Count the windows of other lanes that fill up steps of an empty one."""
+        return [
+            filler_cost(part, lane)
+            for part in self.case.stretches()
+            for lane in self.lanes
+            if not len(self.order.sequence(part.here.pass_number, lane))
+        ]
 
     def cost(self, blocks: NDArray[np.bool_]) -> EpochCost:
         """Count what blocks cost, as far as their rows are this rank's."""

@@ -341,6 +341,7 @@ def table(results: dict[str, tuple[str, str]]) -> str:
     return "\n".join(lines + [f"{case}: {why}" for case, (kind, why) in results.items() if kind == "neither"])
 
 
+@pytest.mark.usefixtures("by_blocks")  # faults of the next epoch, of which preloaded rows read nothing
 @pytest.mark.campaign
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("scheme", ["http", "s3"])

@@ -83,6 +83,8 @@ class PreloadedAccess:
         low = int(np.searchsorted(order.grid.end, self.begin, side="right"))
         self._own = self.there[low : int(np.searchsorted(order.grid.begin, self.end))]
         self._jobs: dict[int, Job] = {}
+        self._asked: dict[int, int] = {}  # for which iterator a block was asked for
+        self._iterators = 0
         self._arena: Arena | None = None
         self._reads: ReadCounts | None = None  # of the iterator that was begun last
         self._flat: tuple[StridedBuffer | None, ...] = ()
@@ -114,7 +116,8 @@ class PreloadedAccess:
 
     def stream(self, position: Position) -> PreloadedStream:
         """Rows for an iterator that begins at a position, whose first blocks are asked for."""
-        stream = PreloadedStream(self)
+        self._iterators += 1
+        stream = PreloadedStream(self, self._iterators)
         self._reads = stream.reads
         if self.steps.left(position):
             with self.reader.lock:
@@ -142,7 +145,7 @@ class PreloadedAccess:
             if block not in self._jobs:
                 begin, end = self.rows(block)
                 job = Job(self._ranges(begin, end), self.arena, blocks=1)
-                self._jobs[block] = job
+                self._jobs[block], self._asked[block] = job, self._iterators
                 self.reader.submit(job, need)
             jobs.append(self._jobs[block])
         return jobs
@@ -152,16 +155,22 @@ class PreloadedAccess:
         grid = self.order.grid
         return max(int(grid.begin[block]), self.begin), min(int(grid.end[block]), self.end)
 
-    def settle(self, blocks: NDArray[np.int64]) -> None:
-        """Note blocks that arrived, and forget those that failed, so that they are asked for again; under the lock.
+    def settle(self, blocks: NDArray[np.int64], iterator: int) -> list[int]:
+        """Note blocks that arrived, and forget those that failed; under the lock.
+
+        Returns those that failed and had been asked for by an iterator of before: they are asked for again.
 
         Storage may still write the rows of a failed read. They are the same rows at the same place.
         """
+        again = []
         for block in blocks.tolist():
-            if self._jobs[block].error is None:
-                self.there[block] = True
-            else:
-                del self._jobs[block]
+            if block not in self._jobs or self._jobs[block].error is None:
+                self.there[block] = block in self._jobs
+                continue
+            del self._jobs[block]
+            if self._asked[block] < iterator:
+                again.append(block)
+        return again
 
     def _ranges(self, begin: int, end: int) -> list[RowRange]:
         low, high = begin - self.begin, end - self.begin
@@ -204,9 +213,9 @@ def _abandon(reader: Reader, jobs: dict[int, Job]) -> None:
 class PreloadedStream(InTurn):
     """Rows for the steps of one iterator."""
 
-    def __init__(self, access: PreloadedAccess) -> None:
+    def __init__(self, access: PreloadedAccess, number: int) -> None:
         super().__init__(access.reader.lock)
-        self._access = access
+        self._access, self._number = access, number
 
     def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, once all its blocks are there."""
@@ -236,14 +245,17 @@ class PreloadedStream(InTurn):
             missing = blocks[~access.there[blocks]]
             jobs = access.submit(missing.tolist(), (-1, 0))
             access.read_ahead(position)
-            while not all(job.done for job in jobs):
-                self._lock.wait()
-                self.check()
-            self.reads.add(jobs)
-            access.settle(missing)
-        for job in jobs:
-            if job.error is not None:
-                raise job.error
+            while jobs:
+                while not all(job.done for job in jobs):
+                    self._lock.wait()
+                    self.check()
+                self.reads.add(jobs)
+                again = access.settle(missing, self._number)
+                for block, job in zip(missing.tolist(), jobs, strict=True):
+                    if job.error is not None and block not in again:
+                        raise job.error
+                missing = np.array(again, np.int64)
+                jobs = access.submit(again, (-1, 0))
 
     def _read_apart(self, starts: NDArray[np.int64], begin: int, end: int) -> Generator[Piece]:
         """Read windows of other ranks' lanes, which fill a step of a lane that has none, one by one."""

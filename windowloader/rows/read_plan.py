@@ -278,7 +278,9 @@ class _Case:
 
     def preload(self, lanes: int, *, rotate: bool, **asked: Any) -> BlockLayout | None:
         """Lay out rows that stay, for the rank that needs the most of them; None where memory does not hold them."""
-        if not PRELOAD:
+        if not PRELOAD or any(
+            one.variable.source.tier == "cached" for one in self.read
+        ):  # kept on the disk instead
             return None
         batch = per_lane(self.config.global_batch(self.world_size), lanes)
         index, span = self.windows.index, self.windows.spec.span

@@ -213,13 +213,13 @@ def test_rows_of_100_megabytes(tmp_path, static, bucket_folder):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(("active", "mode"), [(None, "direct"), (2, "blocks")])
+@pytest.mark.parametrize(("active", "mode"), [(None, "halo"), (2, "halo")])
 def test_five_variables_of_a_globe_with_a_chunk_a_step(static, bucket_folder, active, mode):
     """As ERA5 lies in buckets: 0.25 degrees, a chunk an hour and variable; 60 hours, 20.8 MB each."""
     import zarr
 
     names, hours, grid = ("t2m", "u10", "v10", "msl", "tcwv"), 60, (721, 1440)
-    store = bucket_folder / "bkt" / f"globe-{mode}.zarr"
+    store = bucket_folder / "bkt" / f"globe-{active}.zarr"
     group = zarr.open_group(store, mode="w", zarr_format=2)
     for place, name in enumerate(names):
         array = group.create_array(name, shape=(hours, *grid), chunks=(1, *grid), dtype="f4")
@@ -229,7 +229,7 @@ def test_five_variables_of_a_globe_with_a_chunk_a_step(static, bucket_folder, ac
     zarr.consolidate_metadata(store)
     static.clear()
     told = measured(
-        f"{static.url}/bkt/globe-{mode}.zarr", variables=names, active=active,
+        f"{static.url}/bkt/globe-{active}.zarr", variables=names, active=active,
         spec={"lookback": 2, "horizon": 1}, batch_size=2, memory="1GiB", epochs=2, alone=True,
     )  # fmt: skip
     plan = told["plan"]

@@ -353,8 +353,8 @@ with wl.WindowLoader(windows.take(range(40)), batch_size=2) as loader:  # kernel
 del loader, batch
 gc.collect()
 with MemoryWatch() as watch, wl.WindowLoader(windows, shuffle=True, **json.loads(sys.argv[2])) as loader:
-    plan, made, slab = loader.plan(), [], buffers._Slab
-    buffers._Slab = lambda nbytes: made.append(nbytes) or slab(nbytes)
+    plan, made, lease = loader.plan(), set(), buffers.BufferPool.lease
+    buffers.BufferPool.lease = lambda pool: (lambda one: made.add(id(one._memory)) or one)(lease(pool))
     for epoch in range(2):
         for number, batch in enumerate(loader):
             while number == 0 and len(made) <= plan.batches_ahead:  # a slow loop: all are made that may be

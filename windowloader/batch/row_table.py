@@ -6,6 +6,7 @@ where the batch has one per node, so plain NumPy computes it; kept clocks are lo
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptClock", "Lines", "RowTable"]
 
+WEEK = 7 * 86_400 * 10**9  # nanoseconds
+WEEKLY = ("time_of_day", "day_of_week")  # and their sines and cosines: the same every week
 KEPT = 2**20  # clock values that are kept (8 MiB): ten years of five-minute steps
 
 
 class KeptClock:
-    """Clock values of all rows of a series: a batch looks them up instead of computing them.
+    """Clock values of all rows of a series, or of a week that repeats: looked up instead of computed.
 
     Parameters
     ----------
     clock : Clock
     names : tuple of str
     num_rows : int
-        Of the series.
+        Of the series, or after which values repeat.
+    repeats : bool
 
     Examples
     --------
@@ -45,20 +49,27 @@ class KeptClock:
     [[[0.25], [0.5]]]
     """
 
-    __slots__ = ("_of", "_table")
+    __slots__ = ("_of", "_table", "repeats")
 
-    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int) -> None:
-        self._of = (clock, names, num_rows)
+    def __init__(self, clock: Clock, names: tuple[str, ...], num_rows: int, repeats: bool = False) -> None:
+        self._of, self.repeats = (clock, names, num_rows, repeats), repeats
         self._table = clock.values(names, np.arange(num_rows))
 
     @classmethod
     def where_small(cls, clock: Clock, names: tuple[str, ...], num_rows: int) -> Clock | KeptClock:
         """Keep the values, or return the clock itself where they would be many."""
-        return cls(clock, names, num_rows) if num_rows * len(names) <= KEPT else clock
+        if num_rows * len(names) <= KEPT:
+            return cls(clock, names, num_rows)
+        regular = (
+            len(clock.rows) == 1 and not clock.calendar and all(name.startswith(WEEKLY) for name in names)
+        )
+        period = WEEK // math.gcd(WEEK, int(clock.steps[0])) if regular else 0
+        return cls(clock, names, period, repeats=True) if 0 < period * len(names) <= KEPT else clock
 
     def values(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Look up clocks by name, as ``Clock.values`` computes them."""
-        return np.asarray(self._table[rows][..., self._columns(names)])
+        found = self._table.take(rows % len(self._table) if self.repeats else rows, axis=0)
+        return found if tuple(names) == self._of[1] else np.asarray(found[..., self._columns(names)])
 
     def words(self, names: Sequence[str], dtype: str) -> np.ndarray:
         """Values of all rows as they are delivered, shape (row, name)."""
@@ -67,7 +78,7 @@ class KeptClock:
     def _columns(self, names: Sequence[str]) -> list[int]:
         return [self._of[1].index(name) for name in names]
 
-    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int]]:
+    def __reduce__(self) -> tuple[type[KeptClock], tuple[Clock, tuple[str, ...], int, bool]]:
         return KeptClock, self._of  # computed again: a pickle stays small
 
 
@@ -129,7 +140,7 @@ class RowTable:
         clocks = [column.clock for column in columns]
         if not clocks:
             self.kept = as_words(np.empty((0, 0), delivered_dtype(dtype)))
-        elif all(clocks) and isinstance(clock, KeptClock):
+        elif all(clocks) and isinstance(clock, KeptClock) and not clock.repeats:
             self.kept = clock.words(clocks, dtype)
 
     def lines(

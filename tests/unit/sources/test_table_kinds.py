@@ -355,7 +355,9 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
     more, values = done.stdout.split(" ", 1)
     assert values.strip() == "[0.0, 250.0, 500.0]"
-    assert int(more) < 300  # MB; about 1,000 where the file becomes a frame and then sorted copies
+    assert (
+        int(more) < 700
+    )  # MB; about twice the result, and 1,000 where the file becomes a frame and then sorted copies
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-__all__ = ["by_blocks", "filler_cost"]
+__all__ = ["POINTS", "by_blocks", "filler_cost", "of_all"]
 
 RANKS = 64  # ranks whose reads are all counted; of more, so many stand for the others
 POINTS = 32  # of resident memory over time
@@ -94,7 +94,7 @@ def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
     found = estimate_epoch(case.rank)
     own = replace(cost(found), distinct=_distinct(case, found) + held.distinct)
     everyone = (
-        own if case.world_size == 1 else _of_all(case.world_size, lambda rank: cost(estimate_epoch(rank)))
+        own if case.world_size == 1 else of_all(case.world_size, lambda rank: cost(estimate_epoch(rank)))
     )
     whole = not here.cursor and case.end is None
     least = found.distinct if whole else min(found.distinct, (own.distinct - held.distinct) * case.world_size)
@@ -111,14 +111,18 @@ def _stretch(case: Case, held: EpochCost) -> dict[str, Any]:
     }
 
 
-def _of_all(world_size: int, cost: Callable[[int], EpochCost]) -> EpochCost:
+def of_all(world_size: int, cost: Callable[[int], EpochCost]) -> EpochCost:
     """Add ranks up; of very many, some evenly among them stand for all."""
     ranks = np.unique(
         np.linspace(0, world_size - 1, min(world_size, RANKS)).round().astype(np.int64)
     ).tolist()
     total = plus(*map(cost, ranks))
     times = world_size / len(ranks)
-    return EpochCost(bytes=round(total.bytes * times), requests=round(total.requests * times), distinct=0)
+    return EpochCost(
+        bytes=round(total.bytes * times),
+        requests=round(total.requests * times),
+        distinct=round(total.distinct * times),
+    )
 
 
 def _distinct(case: Case, found: EpochEstimate) -> int:

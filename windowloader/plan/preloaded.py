@@ -5,7 +5,7 @@ In: a `Case`. Out: fields of a `Plan`. Arithmetic on the lanes that the reading 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from windowloader.rows.estimate import lanes_read, rows_of
 from windowloader.rows.preloaded import blocks_of
 from windowloader.sources.storage import total_cost
 
-from .blocks import filler_cost
+from .blocks import POINTS, filler_cost, of_all
 from .case import LOOK, advice, held_cost, plus
 from .plan import EpochCost
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from .case import Case
 
 __all__ = ["preloaded"]
-
-RANKS = 64  # ranks whose reads are all counted; of more, so many stand for the others
-POINTS = 32  # of resident memory over time
 
 
 def preloaded(case: Case) -> dict[str, Any]:
@@ -47,28 +44,17 @@ def preloaded(case: Case) -> dict[str, Any]:
     own, held, choice = _Rank(case, case.rank), held_cost(case), case.reading.choice
     assert choice is not None
     needed, ahead = own.needed()
-    ranks = np.unique(
-        np.linspace(0, case.world_size - 1, min(case.world_size, RANKS)).round().astype(np.int64)
-    ).tolist()
-    everyone = [_Rank(case, rank) for rank in ranks]
-    total = plus(*(plus(held, rank.cost(rank.needed()[0]), *rank.fillers()) for rank in everyone))
-    times = case.world_size / len(ranks)
-    grid = own.order.grid
-    cost = plus(held, own.cost(needed), *own.fillers())
+    cost = everyone = plus(held, own.cost(needed), *own.fillers())
+    if case.world_size > 1:
+        total = of_all(case.world_size, lambda rank: _Rank(case, rank).total(held))
+        grid = own.order.grid
+        whole = sum(one.distinct(grid.begin, grid.end) for one in case.reading.storages) + held.distinct
+        everyone = replace(total, distinct=min(total.distinct, whole))
     return {
         "mode": "preloaded",
         "lanes": own.lanes,
         "own": cost,
-        "all_ranks": cost
-        if case.world_size == 1
-        else EpochCost(
-            bytes=round(total.bytes * times),
-            requests=round(total.requests * times),
-            distinct=min(
-                round(total.distinct * times),
-                sum(one.distinct(grid.begin, grid.end) for one in case.reading.storages) + held.distinct,
-            ),
-        ),
+        "all_ranks": everyone,
         "blocks": int(needed.sum()),
         "active": choice.active,
         "slots": choice.slots,
@@ -128,6 +114,10 @@ class _Rank:
             needed &= ~self.case.loaded
             ahead &= ~self.case.loaded
         return needed, ahead
+
+    def total(self, held: EpochCost) -> EpochCost:
+        """Count all that the rank reads, with what is ``held`` whole."""
+        return plus(held, self.cost(self.needed()[0]), *self.fillers())
 
     def fillers(self) -> list[EpochCost]:
         """Count the windows of other lanes that fill up steps of an empty one."""

@@ -180,8 +180,8 @@ class PreloadedAccess:
             for part in one.ranges(begin, end, region[low:high], self.choice.requests)
         ]
 
-    def rest(self) -> None:
-        """Let go of the rows. What was read ahead in vain counts for the iterator that was begun last."""
+    def close(self) -> None:
+        """End every read and let go of the rows; what was read in vain counts for the iterator that was begun last."""
         with self.reader.lock:
             jobs = list(self._jobs.values())
             self.reader.drop([job for job in jobs if not job.done])
@@ -194,10 +194,6 @@ class PreloadedAccess:
             if self._arena is not None:
                 self._arena.release()
             self._arena = None
-
-    def close(self) -> None:
-        """End every read and let go of the rows."""
-        self.rest()
         self.others.close()
 
 
@@ -224,7 +220,8 @@ class PreloadedStream(InTurn):
             self.await_turn(index)
             span = access.order.grid.span
             inside = (starts >= access.begin) & (starts + span <= access.end)
-            self._await(position, blocks_of(access.order, starts[inside]))
+            if not access.whole:
+                self._await(position, blocks_of(access.order, starts[inside]))
             self.pass_on(index)
             borders = np.flatnonzero(np.diff(inside)) + 1
             for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), len(starts)], strict=True):
@@ -238,8 +235,6 @@ class PreloadedStream(InTurn):
 
     def _await(self, position: Position, blocks: NDArray[np.int64]) -> None:
         access = self._access
-        if access.whole:
-            return
         with self._lock:
             self.check()
             missing = blocks[~access.there[blocks]]

@@ -7,7 +7,6 @@ through a file object; opening reads no values.
 
 from __future__ import annotations
 
-import bz2
 import itertools
 import math
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 from windowloader.errors import CorruptDataError
 
 from .base import Source, digest
+from .bounded import decode
 from .disk_cache_state import address_of
 from .failures import Asked
 from .processes import PerProcess
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CODECS", "RangeSource", "RemoteSource", "Table", "put", "read_groups"]
 
-STREAMS: dict[int, Callable[[], Any]] = {1: zlib.decompressobj, 307: bz2.BZ2Decompressor}
 CODECS = {1: "zlib", 2: "shuffle", 3: "fletcher32", 307: "bz2", 32001: "blosc", 32015: "zstd"}  # of numcodecs
 
 
@@ -301,29 +300,17 @@ def decode_chunk(table: Table, stored: Any, mask: int, where: str) -> np.ndarray
     -------
     ndarray, shape `Table.chunks`
     """
+    import numcodecs
+
     data = stored
     most = math.prod(table.chunks) * table.dtype.itemsize + 4 * len(table.filters)  # for checksums
     try:
         for place, (number, settings) in reversed(list(enumerate(table.filters))):
             if not mask >> place & 1:
-                data = _undo(number, settings, data, most)
+                options = {"elementsize": settings[0]} if CODECS[number] == "shuffle" else {}
+                data = decode(numcodecs.get_codec({"id": CODECS[number], **options}), data, most)
         return np.frombuffer(data, table.dtype).reshape(table.chunks)
     except (zlib.error, ValueError, RuntimeError, OSError, EOFError, IndexError) as error:
         raise CorruptDataError(
             f"{where}: stored bytes are not what was written ({error}). Restore the object from its origin."
         ) from error
-
-
-def _undo(number: int, settings: tuple[int, ...], data: Any, most: int) -> Any:
-    """Undo one filter; what is larger than ``most`` bytes is cut, or refused."""
-    import numcodecs
-
-    if number in STREAMS:
-        return STREAMS[number]().decompress(data, most)
-    options = {"elementsize": settings[0]} if CODECS[number] == "shuffle" else {}
-    codec = numcodecs.get_codec({"id": CODECS[number], **options})
-    if CODECS[number] == "blosc" and int.from_bytes(data[12:16], "little") > len(data):
-        raise ValueError("its compressed bytes are truncated")  # Blosc would read beyond them
-    if CODECS[number] in ("blosc", "zstd"):
-        codec.decode(data, bytearray(most))
-    return codec.decode(data)

@@ -25,9 +25,9 @@ FORMER = {
     r"blobs?": "remote object",
     r"mirror(s|ed|ing)?": "disk cache",
     r"whoever": "callers, what uses it",
-    r"at hand": "local, in memory or mapped",
-    r"made ahead": "prefetched",
-    r"told ahead": "advised",
+    r"at[_ ]hand": "local, in memory or mapped",
+    r"made[_ ]ahead": "prefetched",
+    r"told[_ ]ahead": "advised",
 }
 OTHERS = re.compile("of course|print_blob|azurite-blob")  # not ours
 WORD = re.compile("|".join(rf"(?<![a-z])(?:{word})(?![a-z])" for word in FORMER), re.IGNORECASE)

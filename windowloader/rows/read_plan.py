@@ -68,8 +68,8 @@ class ReadPlan:
     stored : tuple of Stored
         Variables that are read step by step; none where all rows are addressable.
     held : mapping of int to PreloadedVariable
-        Those that are read once and kept whole, by their place in ``reads``: small ones beside a stream, and those at
-        hand that no view shows.
+        Those that are read once and kept whole, by their place in ``reads``: small ones beside a stream, and local ones
+        that no view shows.
     choice : BlockLayout or None
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
     lanes : LanesOfBlocks or None
@@ -131,7 +131,7 @@ def plan_reads(
     if not streamed:
         return _addressable(windows, used, config, state)
     if common_tier(streamed.values()) in LOCAL_TIERS:
-        found = _at_hand(windows, used, streamed, config, world_size, state)
+        found = _local(windows, used, streamed, config, world_size, state)
         if found is not None:
             return found
     sizes = {place: variable.num_rows * variable.row_bytes for place, variable in streamed.items()}
@@ -218,7 +218,7 @@ def _addressable(
     return ReadPlan(order=order, tier=common_tier(used), reason=reason)
 
 
-def _at_hand(
+def _local(
     windows: WindowSet,
     used: Sequence[Variable],
     apart: Mapping[int, Variable],

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from windowloader.plan.plan import Plan
     from windowloader.rows.blocks import BlockAccess
     from windowloader.rows.direct import DirectAccess
-    from windowloader.rows.preloaded import PreloadedAccess
     from windowloader.rows.read_plan import ReadPlan
     from windowloader.rows.rows import Piece, RowAccess, RowStream
     from windowloader.util.ranks import Ranks
@@ -373,7 +372,7 @@ def _access(
         if (view := windows.series.variables[number].view()) is not None
     }
     others = ResidentVariables(len(recipe.variables), views, reading.held)
-    access: BlockAccess | DirectAccess | PreloadedAccess
+    access: BlockAccess | DirectAccess
     if reading.choice is None:
         from windowloader.rows.readahead import ReadAhead
 
@@ -382,8 +381,8 @@ def _access(
     if reading.lanes is not None and reading.choice.mode == "preloaded":
         from windowloader.rows.preloaded import PreloadedAccess
 
-        access = PreloadedAccess(reading.stored, others, order=reading.lanes, **shared)
-    elif reading.lanes is not None:
+        return PreloadedAccess(reading.stored, others, order=reading.lanes, **shared)
+    if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
 
         access = BlockAccess(reading.stored, others, order=reading.lanes, epochs=epochs, **shared)

@@ -118,11 +118,8 @@ def of_all(world_size: int, cost: Callable[[int], EpochCost]) -> EpochCost:
     ).tolist()
     total = plus(*map(cost, ranks))
     times = world_size / len(ranks)
-    return EpochCost(
-        bytes=round(total.bytes * times),
-        requests=round(total.requests * times),
-        distinct=round(total.distinct * times),
-    )
+    size, requests, distinct = (round(n * times) for n in (total.bytes, total.requests, total.distinct))
+    return EpochCost(bytes=size, requests=requests, distinct=distinct)
 
 
 def _distinct(case: Case, found: EpochEstimate) -> int:

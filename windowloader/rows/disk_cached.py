@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from .blocks import BlockAccess
     from .direct import DirectAccess
-    from .preloaded import PreloadedAccess
     from .read_plan import ReadPlan
     from .rows import RowAccess, RowStream
 
@@ -32,7 +31,7 @@ __all__ = ["CachedAccess", "cached_access"]
 
 
 def cached_access(
-    access: BlockAccess | DirectAccess | PreloadedAccess,
+    access: BlockAccess | DirectAccess,
     windows: WindowSet,
     reads: Reads,
     reading: ReadPlan,
@@ -42,7 +41,7 @@ def cached_access(
 
     Parameters
     ----------
-    access : BlockAccess, DirectAccess or PreloadedAccess
+    access : BlockAccess or DirectAccess
         Used until all rows are cached.
     windows : WindowSet
     reads : Reads
@@ -78,7 +77,7 @@ class CachedAccess:
 
     Parameters
     ----------
-    access : BlockAccess, DirectAccess or PreloadedAccess
+    access : BlockAccess or DirectAccess
         Used until then.
     sources : mapping of int to CachedSource
         By their place in the recipe.
@@ -94,7 +93,7 @@ class CachedAccess:
 
     def __init__(
         self,
-        access: BlockAccess | DirectAccess | PreloadedAccess,
+        access: BlockAccess | DirectAccess,
         sources: Mapping[int, CachedSource],
         views: Mapping[int, np.ndarray],
         reading: ReadPlan,

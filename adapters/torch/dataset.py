@@ -72,7 +72,7 @@ class Sample(tuple[Any, Any]):
         return sample
 
 
-class Samples(list[Sample]):
+class SampleList(list[Sample]):
     """All windows of one gather, in order."""
 
     batch: TorchBatch
@@ -143,7 +143,7 @@ class WindowDataset(Dataset[Sample]):
         """Read some windows: the pairs of one gather. `DataLoader` calls this with the windows of a batch."""
         reader = self._own()
         batch = reader.read(positions)
-        samples = Samples(Sample.of(batch, row, reader.axes) for row in range(batch.num_windows))
+        samples = SampleList(Sample.of(batch, row, reader.axes) for row in range(batch.num_windows))
         samples.batch = batch
         return samples if self._transform is None else [self._transform(sample) for sample in samples]
 
@@ -160,7 +160,7 @@ class WindowDataset(Dataset[Sample]):
         TorchBatch
             Of items that a transform made: what torch's own collation returns.
         """
-        if isinstance(samples, Samples):
+        if isinstance(samples, SampleList):
             return samples.batch
         if isinstance(samples, Sample):
             samples = [samples]

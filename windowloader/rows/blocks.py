@@ -20,7 +20,7 @@ from .arena import Arena
 from .estimate import lanes_read
 from .lane_cache import Cut, LaneCache
 from .lane_pass import BlockMemory
-from .reader import Job, Reader
+from .reader import Job, Reader, ranges_of
 from .rows import InTurn, Piece
 from .strided import Rows
 
@@ -156,11 +156,7 @@ class _BlockCache:
         stored, limit = access.stored, choice.requests
 
         def ranges(begin: int, end: int, row: int) -> list[RowRange]:
-            return [
-                part
-                for one, region in zip(stored, arena.regions, strict=True)
-                for part in one.ranges(begin, end, region[row : row + end - begin], limit)
-            ]
+            return ranges_of(stored, arena.regions, begin, end, at=row, limit=limit)
 
         self.block_memory = BlockMemory(order, slots, overlaps, arena, access.reader, ranges)
         self.lane_caches = {
@@ -357,11 +353,8 @@ class BlockStream(InTurn):
         start, span = int(starts[begin]), self._access.order.grid.span
         end = begin + int(np.argmax(np.append(starts[begin:stop] != start, True)))
         scratch = Arena([one.variable for one in self._access.stored], span)
-        ranges = [
-            part
-            for one, region in zip(self._access.stored, scratch.regions, strict=True)
-            for part in one.ranges(start, start + span, region, self._access.choice.requests)
-        ]
+        limit = self._access.choice.requests
+        ranges = ranges_of(self._access.stored, scratch.regions, start, start + span, at=0, limit=limit)
         job = Job(ranges, scratch)
         reader = self._block_cache.reader
         with reader.lock:

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from windowloader.sources.storage import Storage
 
 __all__ = [
-    "RESERVE",
-    "BlockLayout",
-    "MemoryTerms",
     "amount_of",
     "choose",
     "default_active",
@@ -44,7 +41,7 @@ __all__ = [
 _SHARE = 32  # of the memory, the part that is reserved: measured with 16 chunks of 3 MB under way, 5 MB
 _FEW = 8  # active blocks under which batches are too much alike
 _ALIKE = 1.02  # times the least bytes up to which layouts read alike
-_TWICE = 2.0  # times the array beyond which a single active block is better
+TWICE = 2.0  # times the array beyond which a single active block is better
 _AHEAD = 4  # blocks read ahead under which a stream waits for one request after the other
 _SHORTER = 3  # quarters of a block that read its halo, and did not fit, that are tried next
 _MOST = 64  # active blocks beyond which mixing gains little
@@ -219,11 +216,11 @@ def _best(found: Sequence[BlockLayout]) -> BlockLayout:
     """Take what reads least, then what mixes best; one active block only where all else reads over twice the array."""
     mixing = [layout for layout in found if layout.mode == "halo" and layout.active >= _FEW]
     if (
-        mixing and min(layout.amplification for layout in mixing) <= _TWICE
+        mixing and min(layout.amplification for layout in mixing) <= TWICE
     ):  # shorter blocks, so that 8 are active
         found = [layout for layout in found if layout.mode == "blocks"] + mixing
     several = [layout for layout in found if layout.active > 1 or layout.grid is None or len(layout.grid) < 2]
-    if several and min(layout.amplification for layout in several) <= _TWICE:
+    if several and min(layout.amplification for layout in several) <= TWICE:
         found = several
     least = min(layout.amplification for layout in found)
     alike = [layout for layout in found if layout.amplification <= _ALIKE * least]

@@ -18,7 +18,7 @@ import numpy as np
 from windowloader.errors import SourceError
 
 from .arena import Arena
-from .reader import Job, Reader
+from .reader import Job, Reader, ranges_of
 from .row_buffers import RowBufferSchedule
 from .rows import InTurn, Piece
 from .strided import Rows
@@ -181,8 +181,7 @@ class DirectStream(InTurn):
         return [
             part
             for begin, end, place in laid.runs()
-            for one, region in zip(access.stored, buffer.regions, strict=True)
-            for part in one.ranges(begin, end, region[place : place + end - begin], access.limit)
+            for part in ranges_of(access.stored, buffer.regions, begin, end, at=place, limit=access.limit)
         ]
 
     def _fill(self, buffer: _RowBuffer, laid: Laid, job: Job) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .arena import Arena
 from .estimate import lanes_read, rows_of
-from .reader import Job, Reader
+from .reader import Job, Reader, ranges_of
 from .rows import InTurn, Piece
 from .strided import Rows, StridedBuffer
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .counting import ReadCounts
     from .layout import BlockLayout
-    from .reader import RowRange, Stored
+    from .reader import Stored
     from .rows import ResidentVariables
 
 __all__ = ["PreloadedAccess", "PreloadedStream", "blocks_of"]
@@ -144,7 +144,9 @@ class PreloadedAccess:
         for block in blocks:
             if block not in self._jobs:
                 begin, end = self.rows(block)
-                job = Job(self._ranges(begin, end), self.arena, blocks=1)
+                limit, arena = self.choice.requests, self.arena
+                ranges = ranges_of(self.stored, arena.regions, begin, end, at=begin - self.begin, limit=limit)
+                job = Job(ranges, arena, blocks=1)
                 self._jobs[block], self._asked[block] = job, self._iterators
                 self.reader.submit(job, need)
             jobs.append(self._jobs[block])
@@ -171,14 +173,6 @@ class PreloadedAccess:
             if self._asked[block] < iterator:
                 again.append(block)
         return again
-
-    def _ranges(self, begin: int, end: int) -> list[RowRange]:
-        low, high = begin - self.begin, end - self.begin
-        return [
-            part
-            for one, region in zip(self.stored, self.arena.regions, strict=True)
-            for part in one.ranges(begin, end, region[low:high], self.choice.requests)
-        ]
 
     def close(self) -> None:
         """End every read and let go of the rows; what was read in vain counts for the iterator that was begun last."""
@@ -258,11 +252,8 @@ class PreloadedStream(InTurn):
         for place in range(begin, end):
             start = int(starts[place])
             scratch = Arena([one.variable for one in access.stored], span)
-            ranges = [
-                part
-                for one, region in zip(access.stored, scratch.regions, strict=True)
-                for part in one.ranges(start, start + span, region, access.choice.requests)
-            ]
+            limit = access.choice.requests
+            ranges = ranges_of(access.stored, scratch.regions, start, start + span, at=0, limit=limit)
             job = Job(ranges, scratch)
             with self._lock:
                 access.reader.submit(job, (-1, 0))

@@ -22,7 +22,7 @@ from windowloader.series.variable import common_tier
 from windowloader.sources.base import LOCAL_TIERS
 from windowloader.sources.storage import total_cost
 
-from .budget import amount_of, choose, preload
+from .budget import TWICE, amount_of, choose, preload
 from .estimate import lanes_read, rows_of
 from .reader import stored
 from .row_buffers import RowBuffers
@@ -49,7 +49,6 @@ __all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]
 PRELOAD = True  # keep rows that fit in memory once they are read
 HELD_BYTES = 8 << 20  # a variable of no more is small, where another is 16 times as large
 HELD_SHARE = 16
-_TWICE = 2.0  # times the array beyond which reading it again is worth a warning
 _LOOK = 256  # windows looked at to see how often rows are read directly
 _BUFFERS = 4  # two batches being made, and the rows of those before
 
@@ -166,7 +165,7 @@ def warn_of_repeated_reads(plan: ReadPlan, windows: WindowSet, reads: Reads) -> 
     if choice is None or plan.tier in LOCAL_TIERS or plan.order.name.startswith("sequential"):
         return
     times = choice.amplification if choice.mode != "direct" else _times_read_directly(plan, windows, reads)
-    if times > _TWICE:
+    if times > TWICE:
         if choice.once:
             do = f"memory='{amount_of(choice.once)}' would read each row once"
         elif windows.index.rising:

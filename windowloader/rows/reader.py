@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .arena import Arena
 
-__all__ = ["Job", "Pace", "Reader", "RowRange", "Stored", "stored"]
+__all__ = ["Job", "Pace", "Reader", "RowRange", "Stored", "ranges_of", "stored"]
 
 LOOK = 1.0  # seconds after which reads that do not end are looked at: their source's own limit is what counts
 LONG = 10.0  # seconds of a read after which fewer are handed over at a time, if that makes them faster
@@ -96,6 +96,17 @@ class Stored:
             RowRange(self.variable, low, high, out[low - begin : high - begin], requests=count, storage=self.storage)
             for low, high, count in zip(*columns, strict=True)
         ]  # fmt: skip
+
+
+def ranges_of(
+    variables: Sequence[Stored], regions: Sequence[np.ndarray], begin: int, end: int, *, at: int, limit: int
+) -> list[RowRange]:
+    """Cut rows ``[begin, end)`` of all variables into reads, to row ``at`` of their regions on; see `Stored.ranges`."""
+    return [
+        part
+        for one, region in zip(variables, regions, strict=True)
+        for part in one.ranges(begin, end, region[at : at + end - begin], limit)
+    ]
 
 
 def stored(variable: Variable) -> Stored:

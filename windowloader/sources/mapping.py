@@ -243,6 +243,8 @@ class unchanged:  # noqa: N801, used as contexts are
         Arrays that are read; those in no `FileMap` cost nothing.
     files : sequence of FileMap
         Maps that are read, where they are known already.
+    name : str
+        What is read, for a message where the file is not known.
 
     Raises
     ------
@@ -250,10 +252,12 @@ class unchanged:  # noqa: N801, used as contexts are
         On entry where a file is shorter than its map, on exit where it changed. What was read must not be used.
     """
 
-    __slots__ = ("_files", "lost")
+    __slots__ = ("_files", "_name", "lost")
 
-    def __init__(self, *arrays: np.ndarray, files: Iterable[FileMap] = ()) -> None:
-        self._files = (*files, *files_of(arrays))
+    def __init__(
+        self, *arrays: np.ndarray, files: Iterable[FileMap] = (), name: str = "a mapped file"
+    ) -> None:
+        self._files, self._name = (*files, *files_of(arrays)), name
         self.lost = False
 
     def __enter__(self) -> unchanged:
@@ -271,7 +275,7 @@ class unchanged:  # noqa: N801, used as contexts are
         for file in self._files:
             file.check()
         if self.lost:
-            raise SourceChangedError("a mapped file was truncated while it was read. Open it again.")
+            raise SourceChangedError(f"{self._name} was truncated while it was read. Open it again.")
 
     def fill(self, address: int) -> None:
         """Replace removed pages by zeros."""

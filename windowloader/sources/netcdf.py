@@ -135,7 +135,7 @@ class XarraySource(FileSource):
     def _load(
         self, handle: Contents, index: tuple[slice, ...], target: np.ndarray | None, doing: str
     ) -> np.ndarray:
-        with unchanged():  # scipy maps netCDF 3
+        with unchanged(name=repr(self.name)):  # scipy maps netCDF 3
             return handle.complete(lambda: np.array(handle.raw(self._path)[index].values), doing)
 
 

@@ -349,11 +349,12 @@ def chunks(data: bytes) -> dict[int, bytes]:
 
 @pytest.mark.parametrize("number", [1, 307, 32001, 32015])
 def test_filters_are_undone_in_a_bucket_and_stop_at_the_size_of_a_chunk(tmp_path: Path, number: int) -> None:
+    settings = (2, 2, 4, VALUES.nbytes, 5, 1, 1) if number == 32001 else (4,)  # netCDF4's Blosc asks for all
     system = fsspec.filesystem("memory")
     bomb = chunks(bytes(64 << 20))[number]
     small = chunks(VALUES.tobytes())[number]
     for name, chunk in (("good", small), ("bomb", bomb), ("cut", small[: len(small) // 2])):
-        raw_chunk(tmp_path / f"{name}.h5", number, chunk, (4,))
+        raw_chunk(tmp_path / f"{name}.h5", number, chunk, settings)
         system.put_file(str(tmp_path / f"{name}.h5"), f"/kinds/{name}.h5")
     check_source(open_source("memory://kinds/good.h5"), VALUES, fork=False)
     for name in ("bomb", "cut"):

@@ -151,7 +151,7 @@ def test_training_begins_at_persistence_and_gets_better(tmp_path: Path) -> None:
     untrained = training.GraphForecaster(task)
     forecasters = {
         "last": training.persistence,
-        "model": lambda batch: untrained(*training.arguments(batch)),
+        "model": untrained,
     }
     errors, _ = training.score(task, task.val, forecasters)
     assert abs(errors["model"] - errors["last"]).max() < 0.35 * errors["last"].max()

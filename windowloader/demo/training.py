@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import windowloader as wl
-from windowloader.adapters.pytorch import TorchLoader
+from windowloader.adapters.pytorch import ExactError, TorchLoader
 from windowloader.util.units import MemoryWatch, private_bytes
 
 from .generated import grid_graph
@@ -38,7 +38,6 @@ __all__ = ["AVERAGE", "LAST", "MODEL", "DemoTask", "fit", "label", "open_task", 
 
 LOOKBACK = HORIZON = 12
 CLOCK = ("time_of_day", "day_of_week")
-LAYOUT = "nbtf"  # nodes first, so that diffusion along the graph is one sparse matrix product
 DAY = 86_400
 MODEL, AVERAGE, LAST = "graph network", "historical average", "persistence"
 CELLS = 64 * 207  # windows × nodes of a METR-LA batch; batches of larger graphs have fewer windows
@@ -85,8 +84,7 @@ class DemoTask:
 
     def loader(self, windows: WindowSet, **options: Any) -> TorchLoader:
         """Return a loader: scaled, 0 where values are missing, the clock once per window."""
-        shared: dict[str, Any] = {"scaler": self.scaler, "fill": 0.0, "layout": LAYOUT, "broadcast": False}
-        return TorchLoader(windows, **shared, **options)
+        return TorchLoader(windows, scaler=self.scaler, fill=0.0, broadcast=False, **options)
 
     def train_loader(self) -> TorchLoader:
         """Return the shuffled loader of the train part; it finds its rank itself."""
@@ -160,34 +158,33 @@ class GraphForecaster(nn.Module):
         self.forecast = nn.Linear(HIDDEN, HORIZON * features)
         nn.init.zeros_(self.forecast.weight)  # so that training begins at persistence
 
-    def forward(self, inputs: Tensor, observed: Tensor, clock: Tensor | None) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         """Forecast.
 
         Parameters
         ----------
-        inputs : Tensor, shape (node, batch, lookback, feature)
-            Scaled; 0 where missing.
-        observed : Tensor, shape of inputs, bool
-        clock : Tensor, shape (batch, 2), or None
-            Time of day (0 ≤ x < 1) and day of the week (0 … 6) of the first step to forecast.
+        batch : Batch
+            Scaled inputs, 0 where missing, and their mask; shape (batch, lookback, node, feature).
 
         Returns
         -------
-        Tensor, shape (node, batch, horizon, feature)
+        Tensor, shape (batch, horizon, node, feature)
             Scaled like the inputs.
         """
-        state = self.past(torch.cat([inputs, observed.to(inputs.dtype)], -1).flatten(2)) + self.node
-        if self.clock is not None and clock is not None:
-            angles = 2 * math.pi * clock[:, :1] * torch.arange(1, HARMONICS + 1)
-            days = nn.functional.one_hot(clock[:, 1].long(), 7)
-            state = state + self.clock(torch.cat([angles.sin(), angles.cos(), days], -1))
+        past = torch.cat(_flat(batch.inputs, batch.input_mask), -1).permute(2, 0, 1, 3).flatten(2)
+        state = self.past(past) + self.node  # nodes first: diffusion along the graph is one sparse product
+        if self.clock is not None:
+            time_of_day, day = batch.shared_future[:, 0].unbind(-1)
+            angles = 2 * math.pi * time_of_day[:, None] * torch.arange(1, HARMONICS + 1)
+            state = state + self.clock(
+                torch.cat([angles.sin(), angles.cos(), nn.functional.one_hot(day.long(), 7)], -1)
+            )
         for block in self.blocks:
             known = nn.functional.layer_norm(state, [HIDDEN])
             heard = [torch.sparse.mm(matrix, known.flatten(1)).view_as(known) for matrix in self.transitions]
             state = state + block(torch.cat([known, *heard], -1))
         change = self.forecast(nn.functional.layer_norm(state, [HIDDEN])).unflatten(-1, (HORIZON, -1))
-        found: Tensor = _last(inputs, observed) + change
-        return found
+        return persistence(batch) + change.permute(1, 2, 0, 3)
 
 
 def _transitions(graph: wl.Graph | None) -> list[Tensor]:
@@ -204,21 +201,10 @@ def _transitions(graph: wl.Graph | None) -> list[Tensor]:
     return found
 
 
-def _last(inputs: Tensor, observed: Tensor) -> Tensor:
-    """Last observed reading of each node, or 0 (the mean); shape (node, batch, 1, feature)."""
-    steps = torch.arange(1, inputs.shape[2] + 1, dtype=torch.int32).view(-1, 1)
-    return inputs.gather(2, (observed * steps).argmax(2, keepdim=True))
-
-
 def _flat(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return values and mask with all space axes as one, shape (node, batch, time, feature)."""
-    flat = values.reshape(-1, *values.shape[-3:])
-    return flat, torch.ones_like(flat, dtype=torch.bool) if mask is None else mask.reshape(flat.shape)
-
-
-def arguments(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    clock = None if batch.shared_future is None else batch.shared_future[:, 0]
-    return (*_flat(batch.inputs, batch.input_mask), clock)
+    """Return values and mask with all space axes as one, shape (batch, time, node, feature)."""
+    values = values.flatten(2, -2)
+    return values, torch.ones_like(values, dtype=torch.bool) if mask is None else mask.flatten(2, -2)
 
 
 def fit(
@@ -250,7 +236,7 @@ def fit(
             total = 0.0
             for step, batch in enumerate(loader, start=1):
                 targets, mask = _flat(batch.targets, batch.target_mask)
-                loss = ((trained(*arguments(batch)) - targets).abs() * mask).sum() / mask.sum().clamp(min=1)
+                loss = ((trained(batch) - targets).abs() * mask).sum() / mask.sum().clamp(min=1)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(trained.parameters(), 3.0)
@@ -284,9 +270,10 @@ def _rank(rank: int, ranks: int, folder: str, task: DemoTask) -> None:
 
 
 def persistence(batch: Any) -> Tensor:
-    """Forecast each node's last observed reading."""
-    inputs, observed, _ = arguments(batch)
-    return _last(inputs, observed).expand(-1, -1, HORIZON, -1)
+    """Forecast each node's last observed reading, or 0 (the mean), shape (batch, horizon, node, feature)."""
+    inputs, observed = _flat(batch.inputs, batch.input_mask)
+    steps = torch.arange(1, LOOKBACK + 1, dtype=torch.int32).view(-1, 1, 1)
+    return inputs.gather(1, (observed * steps).argmax(1, keepdim=True)).expand(-1, HORIZON, -1, -1)
 
 
 def historical_average(task: DemoTask) -> Forecaster:
@@ -297,7 +284,7 @@ def historical_average(task: DemoTask) -> Forecaster:
 
     def slots(batch: Any) -> Tensor:
         if not per_day:
-            return torch.zeros(batch.targets.shape[-3:-1], dtype=torch.int64)
+            return torch.zeros(batch.targets.shape[:2], dtype=torch.int64)
         time_of_day, day = batch.shared_future.unbind(-1)
         found: Tensor = (time_of_day * per_day).round().long() % per_day
         return found + per_day * day.long() if weekly else found
@@ -306,19 +293,11 @@ def historical_average(task: DemoTask) -> Forecaster:
     total, count = torch.zeros((2, *shape), dtype=torch.float64)
     with task.loader(task.train, batch_size=256, rank=0, world_size=1) as loader:
         for batch in loader:
-            targets, seen = (
-                part[:, :, 0].transpose(0, 1) for part in _flat(batch.targets, batch.target_mask)
-            )
-            total.index_add_(0, slots(batch)[:, 0], targets.double())  # a missing target is 0
-            count.index_add_(0, slots(batch)[:, 0], seen.double())
+            for sums, values in zip((total, count), _flat(batch.targets, batch.target_mask), strict=True):
+                sums.index_add_(0, slots(batch)[:, 0], values[:, 0].double())  # a missing target is 0
     overall = total.sum(0) / count.sum(0).clamp(min=1)
     table = torch.where(count > 0, total / count.clamp(min=1), overall).float()
-
-    def forecast(batch: Any) -> Tensor:
-        found: Tensor = table[slots(batch)].movedim(2, 0)
-        return found
-
-    return forecast
+    return lambda batch: table[slots(batch)]
 
 
 def score(
@@ -331,7 +310,7 @@ def score(
     task : DemoTask
     windows : WindowSet
     forecasters : mapping of name to callable
-        Take a batch and return scaled forecasts, shape (node, batch, horizon, feature).
+        Take a batch and return scaled forecasts, shape (batch, horizon, node, feature).
     keep : int
         Number of windows, from the first, whose last-step forecasts are kept.
 
@@ -342,22 +321,20 @@ def score(
     kept : dict of forecaster to ndarray, shape (window, node)
         First feature of the last step; "observed" is the truth, NaN where missing.
     """
-    errors = {name: torch.zeros(HORIZON, dtype=torch.float64) for name in forecasters}
-    count = torch.zeros(HORIZON, dtype=torch.float64)
+    errors = {name: ExactError("mae") for name in forecasters}
     kept: dict[str, list[np.ndarray]] = {}
     with torch.inference_mode(), task.loader(windows, batch_size=64, rank=0, world_size=1) as loader:
         for step, batch in enumerate(loader):
             targets, seen = _flat(batch.targets, batch.target_mask)
-            truth = task.scaler.inverse_transform(targets, layout=LAYOUT)
-            count += seen.sum((0, 1, 3))
+            truth = task.scaler.inverse_transform(targets)
             found = {"observed": torch.where(seen, truth, torch.nan)}
             for name, forecaster in forecasters.items():
-                found[name] = task.scaler.inverse_transform(forecaster(batch), layout=LAYOUT)
-                errors[name] += ((found[name] - truth).double().abs() * seen).sum((0, 1, 3))
+                found[name] = task.scaler.inverse_transform(forecaster(batch))
+                errors[name].update(found[name], truth, mask=seen)
             for name, values in found.items() if step * 64 < keep else ():
-                kept.setdefault(name, []).append(values[:, :, -1, 0].T.double().numpy())
+                kept.setdefault(name, []).append(values[:, -1, :, 0].double().numpy())
     joined = {name: np.concatenate(parts)[:keep] for name, parts in kept.items()}
-    return {name: (error / count).numpy() for name, error in errors.items()}, joined
+    return {name: error.value() for name, error in errors.items()}, joined
 
 
 def run(task: DemoTask, *, ranks: int = 1, **options: Any) -> Result:
@@ -408,7 +385,7 @@ def _run(
         model = fit(task, wrap=wrap, advance=advance)
     seconds = time.perf_counter() - began
     forecasters: dict[str, Forecaster] = {LAST: persistence, AVERAGE: historical_average(task)}
-    forecasters[MODEL] = lambda batch: model(*arguments(batch))
+    forecasters[MODEL] = model
     val, _ = score(task, task.val, forecasters)
     test, kept = score(task, task.test, forecasters, keep=PICTURED)
     times = {label(count, task.step_seconds): count - 1 for count in SHOWN}

@@ -184,7 +184,8 @@ class GraphForecaster(nn.Module):
             heard = [torch.sparse.mm(matrix, known.flatten(1)).view_as(known) for matrix in self.transitions]
             state = state + block(torch.cat([known, *heard], -1))
         change = self.forecast(nn.functional.layer_norm(state, [HIDDEN])).unflatten(-1, (HORIZON, -1))
-        return persistence(batch) + change.permute(1, 2, 0, 3)
+        forecast: Tensor = persistence(batch) + change.permute(1, 2, 0, 3)
+        return forecast
 
 
 def _transitions(graph: wl.Graph | None) -> list[Tensor]:

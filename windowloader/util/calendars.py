@@ -152,7 +152,8 @@ def _day_of_year(days: np.ndarray, calendar: str) -> tuple[np.ndarray, Any]:
     """Day of the year, from 0, and how many days that year has."""
     if not calendar:
         year = days.view("datetime64[D]").astype("datetime64[Y]")
-        first, after = (start.astype("datetime64[D]").astype(np.int64) for start in (year, year + 1))
+        starts = year, year + np.timedelta64(1, "Y")
+        first, after = (start.astype("datetime64[D]").astype(np.int64) for start in starts)
         return days - first, after - first
     if calendar == "julian":  # cycles of four years, the last a leap year: from 1969
         cycle = (days + 365) % 1461

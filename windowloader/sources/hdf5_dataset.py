@@ -107,10 +107,12 @@ class HDF5File:
                 if self.raw is None or self.raw.problem is None:
                     return found
                 raise self.raw.problem  # which the call suppressed: what it found is not all
-            except MissingPagesError:
+            except WindowLoaderError as error:
+                _drop_frames(error)
+                if self.raw is None or not isinstance(error, MissingPagesError):
+                    raise
                 self.close()
-                if self.raw is not None:
-                    self.raw.fetch_missing()
+                self.raw.fetch_missing()
 
     def _open(self) -> Any:
         import h5py

@@ -116,6 +116,12 @@ def pairs(step):
     return [(int(p), int(w)) for p, w in zip(step.positions, step.weights, strict=True)]
 
 
+def window_at(lanes, lane, place):
+    """The window at a place of a lane, beyond its end its last one, of an empty lane the longest's."""
+    windows = lanes[lane]
+    return windows[min(place, len(windows) - 1)] if windows else max(lanes, key=len)[-1]
+
+
 def real(rows):
     return Counter(window for window, weight in rows if weight)
 
@@ -163,7 +169,9 @@ def check_history(model, order, mode, lives, epoch, other):
             for one in slices:
                 assert one.positions.dtype == np.int64
                 assert one.weights.dtype == np.float32
-                assert one.advance == whole.advance
+                assert (one.before, one.after) == (whole.before, whole.after)
+                places = zip(one.lanes, one.places, strict=True)
+                assert one.positions.tolist() == [window_at(lanes, *place) for place in places]
                 assert steps.weighted(world) or one.weights.all()
             delivered = [pair for one in slices for pair in pairs(one)]
             elsewhere = [
@@ -177,7 +185,7 @@ def check_history(model, order, mode, lives, epoch, other):
             else:
                 assert real(delivered) == real(elsewhere) == real(rows)
             seen += real(delivered)
-            cursor += whole.advance
+            cursor = whole.places.max() + 1
             position = steps.advance(position)
         if expected and until == len(expected):  # what is over stays over, whatever batch comes
             cursor = order.num_windows

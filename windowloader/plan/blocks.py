@@ -178,11 +178,11 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
 def _first(case: Case, lanes: tuple[int, ...]) -> EpochCost:
     """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of overlaps."""
     parts = [held_cost(case)]
-    if not case.steps.left(case.position):
+    step = case.steps.rank_at(case.position, rank=case.rank, world_size=case.world_size)
+    if step is None:
         return parts[0]
-    rows = case.steps.rank_places(case.position, rank=case.rank, world_size=case.world_size)
     for lane in lanes:
-        schedule, places = _schedule(case, lane), rows.places[rows.lanes == lane]
+        schedule, places = _schedule(case, lane), step.places[step.lanes == lane]
         if not len(places) or places[0] >= len(schedule.lane):
             continue
         last = min(int(places.max()), len(schedule.lane) - 1)

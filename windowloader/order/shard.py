@@ -222,8 +222,9 @@ class Steps:
 
     def length(self, epoch: int) -> int:
         """Return the cursor at which a pass ends: the longest lane, the shortest for ``"drop"``."""
-        sizes = self.order.lane_sizes(epoch)
-        return int(sizes.min() if self.uneven == "drop" else sizes.max())
+        del epoch  # all are alike
+        windows, lanes = self.order.num_windows, self.order.num_lanes
+        return windows // lanes if self.uneven == "drop" else -(-windows // lanes)
 
     def count(self, epoch: int, cursor: int = 0) -> int:
         """Return how many steps a pass has left, the same on all ranks and for any number of them."""
@@ -256,10 +257,11 @@ class Steps:
             return 0.0
         here = self.upcoming(position)
         depth = min(self.batch_per_lane, self.length(here.pass_number) - here.cursor)
-        sizes = self.order.lane_sizes(here.pass_number)
+        windows, lanes = self.order.num_windows, self.order.num_lanes
         if self.uneven == "pad":
-            return float(-(-depth * len(sizes) // world_size) * world_size)
-        return float(np.clip(sizes - here.cursor, 0, depth).sum())
+            return float(-(-depth * lanes // world_size) * world_size)
+        short, longer = windows // lanes - here.cursor, windows % lanes  # so many lanes have one more
+        return float((lanes - longer) * min(max(short, 0), depth) + longer * min(max(short + 1, 0), depth))
 
     # The run: epochs of one pass, or of a fixed number of steps.
 
@@ -297,13 +299,12 @@ class Steps:
         index = np.arange(rank * share, (rank + 1) * share)
         lanes, places = np.divmod(np.minimum(index, rows - 1), depth)  # beyond the end the last row again
         places += cursor
-        sizes = self.order.lane_sizes(epoch)
         weights = np.ones(share, np.float32)
-        weights[(index >= rows) | (places >= sizes[lanes])] = self._filler_weight
+        weights[(index >= rows) | (places >= self.order.lane_size(lanes))] = self._filler_weight
         first, last = int(lanes[0]), int(lanes[-1])
         borders = np.searchsorted(lanes, np.arange(first, last + 2))
         numbers = [
-            self._windows(epoch, lane, sizes, places[begin:end])
+            self._windows(epoch, lane, places[begin:end])
             for lane, (begin, end) in enumerate(pairwise(borders.tolist()), first)
         ]
         return Step(
@@ -392,14 +393,14 @@ class Steps:
     def _filler_weight(self) -> float:
         return 1.0 if self.uneven == "pad" else 0.0
 
-    def _windows(
-        self, epoch: int, lane: int, sizes: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def _windows(self, epoch: int, lane: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the windows at rising places of a lane, beyond its end its last one again."""
-        if not sizes[lane]:
-            lane = int(sizes.argmax())
-            places = np.full(len(places), sizes[lane])
-        places = np.minimum(places, sizes[lane] - 1)
+        size = self.order.lane_size(lane)
+        if not size:
+            lane = self.order.longest_lane
+            size = self.order.lane_size(lane)
+            places = np.full(len(places), size)
+        places = np.minimum(places, size - 1)
         first, last = int(places[0]), int(places[-1])
         return self.order.lane(epoch, lane, first, last + 1)[places - first]
 

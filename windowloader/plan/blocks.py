@@ -143,7 +143,7 @@ def filler_cost(case: Case, lane: int) -> EpochCost:
     if here.cursor < len(own) or not case.steps.count(here.pass_number, here.cursor):
         return EpochCost(bytes=0, requests=0, distinct=0)
     if not len(own):
-        own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
+        own = lanes.sequence(here.pass_number, case.steps.order.longest_lane)
     begin = lanes.starts(own.windows(len(own) - 1, len(own)))
     cost = total_cost(case.reading.storages, begin, begin + lanes.grid.span)
     return EpochCost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)

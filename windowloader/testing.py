@@ -131,7 +131,8 @@ def _check_form(source: Source, expected: np.ndarray, timestamps: np.ndarray | N
     _require(
         storage.row_bytes == max(row_bytes, 1), f"storage().row_bytes is {storage.row_bytes}, not {row_bytes}"
     )
-    if (edges := storage.edges) is not None:
+    if storage.edges is not None:
+        edges = np.asarray(storage.edges)
         _require(edges.dtype == np.int64, f"edges of storage() are {edges.dtype}, not int64")
         _require(edges[0] == 0 and edges[-1] == len(expected), f"edges run from {edges[0]} to {edges[-1]}")
 

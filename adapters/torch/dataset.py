@@ -312,14 +312,14 @@ class SamplerIteration:
         share = -(-steps.global_batch // ranks.world_size)
         full = share if self._sampler.config.uneven == "exact" else 0
         for task in tasks(steps, ranks, full, self._position):
-            self._position = task.after
+            self._position = task.step.after
             yield StepPositions(
                 task.step.positions.tolist(),
                 weights=task.step.weights,
                 exact=steps.weighted(ranks.world_size),
-                epoch=task.before.epoch,
-                step=task.before.step,
-                step_weight=task.weight,
+                epoch=task.step.before.epoch,
+                step=task.step.before.step,
+                step_weight=task.step.total_weight,
             )
         self._sampler.epoch = self._position.epoch + 1
 

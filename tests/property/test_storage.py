@@ -9,7 +9,22 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windowloader.sources.storage import Storage, joined
+from windowloader.sources.storage import RegularEdges, Storage, joined, longest
+
+
+@given(data=st.data(), first=st.integers(-20, 20), rows=st.integers(1, 60), size=st.integers(1, 70))
+def test_regular_edges_are_their_table(data, first, rows, size):
+    stop, phase = first + rows, data.draw(st.integers(-30, 30))
+    edges = RegularEdges(first, stop, size, phase)
+    table = [first, *(row for row in range(first + 1, stop) if (row - phase) % size == 0), stop]
+    assert np.asarray(edges).tolist() == table
+    assert (len(edges), longest(edges)) == (len(table), max(np.diff(table)))
+    assert [edges[i].item() for i in (0, -1)] == [first, stop]
+    assert edges[1:-1].tolist() == table[1:-1]
+    asked = np.arange(first - 3, stop + 4)
+    for side in ("left", "right"):
+        assert edges.searchsorted(asked, side).tolist() == np.searchsorted(table, asked, side).tolist()
+    assert np.asarray(edges - 7).tolist() == [row - 7 for row in table]
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,12 +53,12 @@ def test_blocks_hold_all_windows_and_nothing_else(case):
     assert all(
         a in used and b - 1 in used for a, b in zip(grid.begin.tolist(), grid.end.tolist(), strict=True)
     )
-    counts = grid.counts(starts)
-    assert counts[0] == 0
-    assert counts[-1] == len(starts)
+    own, inside, end = grid.counts(starts, np.arange(len(grid)))
+    assert [*own[:1], *end[-1:]] == ([0, len(starts)] if len(starts) else [])
+    assert own[1:].tolist() == end[:-1].tolist()
     where, crosses = grid.locate(numbers)
     for window, (block, over) in enumerate(zip(where.tolist(), crosses.tolist(), strict=True)):
-        assert counts[2 * block + over] <= window < counts[2 * block + over + 1]
+        assert (inside if over else own)[block] <= window < (end if over else inside)[block]
         assert numbers[window] >= grid.begin[block]
         assert numbers[window] + span <= grid.end[block + over]
         if over:
@@ -181,6 +183,46 @@ def test_the_hash_tells_grids_apart():
 def test_refuses_what_cannot_be(make):
     with pytest.raises(LoaderError):
         make()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.integers(1, 90),
+    span=st.integers(1, 12),
+    more=st.sampled_from([-1, 0, 37]),
+    lengths=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    shift=st.integers(0, 90),
+)
+def test_blocks_of_regular_chunks_are_those_of_their_table(size, span, more, lengths, shift):
+    """One chunk apart, between two islands of windows, makes the table irregular and no other block."""
+    low, rows = shift + lengths[0] + span, max(1, SPANS * span + more)
+    gap = (-(-low // size) + 1) * size
+    total = gap + 3 * size + lengths[1] + span
+    starts = Runs.of_segments(np.array([0, total]), span=span, stride=1).within(
+        np.array([shift, gap + 2 * size]), np.array([low - span + 1, total])
+    )
+    regular = Storage.of_grid((total, 2), (size, 2), itemsize=4)
+    table = np.unique(np.append(np.asarray(regular.edges), gap + size // 2))
+    grids = [
+        cut(starts, [storage], span=span, rows=rows)
+        for storage in (regular, Storage(table, row_bytes=regular.row_bytes))
+    ]
+    assert grids[0].begin.tolist() == grids[1].begin.tolist()
+    assert grids[0].end.tolist() == grids[1].end.tolist()
+    assert grids[0].cells[0] == size or len(regular.edges) < 4
+
+
+def test_a_hundred_million_chunks_take_no_memory_each():
+    rows = 10**8
+    starts = Runs.of_segments(np.array([0, rows]), span=24, stride=1)
+    tracemalloc.start()
+    storage = Storage.of_grid((rows, 20_000), (1, 20_000), itemsize=4)
+    grid = cut(starts, [storage], span=24, rows=block_rows(24, 20_000) * 100)
+    assert storage.cost(grid.begin, grid.end).bytes.sum() == storage.distinct(grid.begin, grid.end)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(grid) == 10_416
+    assert peak < 4 << 20
 
 
 def test_a_million_edges_are_cheap():

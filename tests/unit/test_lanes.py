@@ -12,8 +12,8 @@ import pytest
 
 from windowloader.errors import LoaderError
 from windowloader.order.grid import Grid, cut
+from windowloader.order.lane import Spread
 from windowloader.order.lanes import BlockOrder, interleaved_runs
-from windowloader.order.spread import Spread
 from windowloader.sources.storage import Storage
 from windowloader.windows.index import Explicit, Runs
 
@@ -160,11 +160,6 @@ def test_no_windows_are_an_empty_order():
         ({"active": 0}, "active=0"),
         ({"lanes": 0}, "at least one lane"),
         ({"seed": -1}, "seed=-1"),
-        ({"grid": Grid(np.array([0]), np.array([100]), span=10, rows=40)}, "does not hold these 791 windows"),
-        (
-            {"grid": Grid(np.array([50]), np.array([800]), span=10, rows=40)},
-            "does not hold these 791 windows",
-        ),
         ({"starts": Explicit(np.array([5, 3, 9]))}, "out of time order"),
     ],
 )

@@ -12,44 +12,54 @@ from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import Position, Steps, per_lane
 
 
+def first_of(steps, rank=0, world_size=1, cursor=0):
+    """The step of a rank at a cursor of the first pass."""
+    position = Position(epoch=0, step=0, pass_number=0, cursor=cursor)
+    return steps.rank_at(position, rank=rank, world_size=world_size)
+
+
 def test_a_short_lane_is_filled_with_its_last_window():
     steps = Steps(SequentialOrder(7, num_lanes=2), 4, "exact")
-    step = steps.step(0, 0)
+    step = first_of(steps)
     assert step.positions.tolist() == [0, 1, 2, 2, 3, 4, 5, 6]
     assert step.weights.tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
-    assert step.advance == 4
+    assert step.lanes.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert step.places.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert (step.before, step.after) == (steps.start(0), steps.advance(steps.start(0)))
+    assert step.total_weight == 7
 
 
 def test_an_empty_lane_is_filled_from_the_longest():
-    step = Steps(SequentialOrder(2, num_lanes=3), 4, "exact").step(0, 0)
+    step = first_of(Steps(SequentialOrder(2, num_lanes=3), 4, "exact"))
     assert step.positions.tolist() == [0, 0, 1]
     assert step.weights.tolist() == [0, 1, 1]
 
 
 def test_padding_counts_and_dropping_leaves_out():
     order = SequentialOrder(7, num_lanes=2)
-    assert Steps(order, 4, "pad").step(0, 0).weights.all()
+    assert first_of(Steps(order, 4, "pad")).weights.all()
     dropped = Steps(order, 4, "drop")
-    assert dropped.step(0, 0).positions.tolist() == [0, 1, 2, 3, 4, 5]
+    assert first_of(dropped).positions.tolist() == [0, 1, 2, 3, 4, 5]
     assert dropped.count(0) == 1
     assert Steps(SequentialOrder(2, num_lanes=3), 4, "drop").count(0) == 0
 
 
 def test_ranks_beyond_the_list_get_its_last_row():
     steps = Steps(SequentialOrder(5), 8, "exact")
-    slices = [steps.rank_step(0, 0, rank=r, world_size=4) for r in range(4)]
+    slices = [first_of(steps, r, 4) for r in range(4)]
     assert [s.positions.tolist() for s in slices] == [[0, 1], [2, 3], [4, 4], [4, 4]]
     assert [s.weights.tolist() for s in slices] == [[1, 1], [1, 1], [1, 0], [0, 0]]
-    assert {s.advance for s in slices} == {5}
+    assert [s.places.tolist() for s in slices] == [[0, 1], [2, 3], [4, 4], [4, 4]]
+    assert {s.total_weight for s in slices} == {5}
     padded = Steps(SequentialOrder(5), 8, "pad")
-    assert padded.rank_step(0, 0, rank=3, world_size=4).weights.tolist() == [1, 1]
+    assert first_of(padded, 3, 4).weights.tolist() == [1, 1]
 
 
 def test_a_rank_reads_whole_lanes_where_ranks_divide_them():
     order = SequentialOrder(4000, num_lanes=8)
     steps = Steps(order, 10)
     for rank in range(4):
-        taken = steps.rank_step(0, 50, rank=rank, world_size=4).positions
+        taken = first_of(steps, rank, 4, cursor=50).positions
         assert taken.min() >= rank * 1000
         assert taken.max() < (rank + 1) * 1000
 
@@ -63,7 +73,7 @@ def test_counts_and_the_end():
     assert Steps(order, 30, drop_last=True).after(0, 0, 3) == 100
     assert Steps(SequentialOrder(100, num_lanes=4), 10).after(0, 20) == 100
     assert steps.count(0, 100) == 0
-    for ask in (lambda: steps.step(0, 100), lambda: steps.after(0, 0, 5), lambda: steps.after(0, 100)):
+    for ask in (lambda: steps.after(0, 0, 5), lambda: steps.after(0, 100)):
         with pytest.raises(IndexError, match="left"):
             ask()
 
@@ -141,7 +151,7 @@ def test_ranks_outside_the_world_are_refused():
     steps = Steps(GlobalOrder(10), 2)
     for rank, world in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(RankError, match=f"rank {rank} is outside world_size={world}"):
-            steps.rank_step(0, 0, rank=rank, world_size=world)
+            first_of(steps, rank, world)
 
 
 def test_a_rank_computes_only_its_slice():
@@ -152,7 +162,7 @@ def test_a_rank_computes_only_its_slice():
             asked.append(stop - start)
             return super().lane(epoch, lane, start, stop)
 
-    Steps(Counting(10**6, num_lanes=4), 1000).rank_step(0, 0, rank=5, world_size=16)
+    first_of(Steps(Counting(10**6, num_lanes=4), 1000), 5, 16)
     assert sum(asked) == 250
 
 
@@ -165,7 +175,7 @@ def test_a_step_costs_its_size_wherever_it_is():
         times = []
         for _ in range(200):
             begin = time.perf_counter()
-            steps.step(0, cursor)
+            first_of(steps, cursor=cursor)
             times.append(time.perf_counter() - begin)
         return min(times)
 
@@ -174,7 +184,7 @@ def test_a_step_costs_its_size_wherever_it_is():
 
 
 def test_positions_are_arrays_of_the_promised_types():
-    step = Steps(GlobalOrder(10), 4).step(0, 0)
+    step = first_of(Steps(GlobalOrder(10), 4))
     assert (step.positions.dtype, step.weights.dtype) == (np.int64, np.float32)
 
 
@@ -202,13 +212,14 @@ def test_the_rest_of_an_epoch_is_its_steps_one_by_one(order, kind):
         position = steps.advance(steps.start(1), begin)
         for rank in range(world):
             here, seen = position, 0
-            for before, step, after, weight in steps.rank_rest(position, rank=rank, world_size=world):
+            for step in steps.rank_rest(position, rank=rank, world_size=world):
                 one = steps.rank_at(here, rank=rank, world_size=world)
-                assert before == here
-                np.testing.assert_array_equal(step.positions, one.positions)
-                np.testing.assert_array_equal(step.weights, one.weights)
-                assert (step.positions.dtype, step.weights.dtype) == (one.positions.dtype, one.weights.dtype)
-                assert weight == steps.total_weight(here, world_size=world)
+                for name in ("positions", "weights", "lanes", "places"):
+                    found, expected = getattr(step, name), getattr(one, name)
+                    np.testing.assert_array_equal(found, expected)
+                    assert found.dtype == expected.dtype
+                assert (step.before, step.after) == (one.before, one.after)
+                assert step.total_weight == one.total_weight == steps.total_weight(here, world_size=world)
                 here, seen = steps.advance(here), seen + 1
-                assert after == here
+                assert step.after == here
             assert (seen, steps.left(here)) == (steps.left(position), 0)

@@ -17,7 +17,6 @@ import numpy as np
 
 from windowloader.batch.batch import Batch, as_bfloat16
 from windowloader.errors import RankError, StateError
-from windowloader.order.rank_slices import Step
 from windowloader.order.shard import make_steps
 from windowloader.rows.disk_cached import cached_access
 from windowloader.rows.read_plan import plan_reads, warn_of_repeated_reads
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from windowloader.batch.buffers import Buffers
     from windowloader.batch.recipe import Recipe
     from windowloader.order.config import LoaderConfig
-    from windowloader.order.shard import Position, Steps
+    from windowloader.order.shard import Position, Step, Steps
     from windowloader.order.state import RunState
     from windowloader.plan.plan import Plan
     from windowloader.rows.blocks import BlockAccess
@@ -62,10 +61,7 @@ class BatchTask(NamedTuple):
     """One step of this rank."""
 
     number: int  # of this iterator
-    before: Position
-    after: Position
     step: Step
-    weight: float  # of the step, over all ranks
 
 
 class Built(NamedTuple):
@@ -168,7 +164,7 @@ class Pipeline:
             return self._build_together(stream, group)
         except Exception as error:
             if len(group) == 1:  # no name here may keep the error: its traceback references this frame
-                return [Built(None, group[0].after, Timeline(), error=_not_stop(error))]
+                return [Built(None, group[0].step.after, Timeline(), error=_not_stop(error))]
         built: list[Built] = []
         for task in group:
             built += self.build(stream, [task])
@@ -182,7 +178,7 @@ class Pipeline:
         # positions come from the order: nothing to check
         starts = self.windows.index(np.concatenate([task.step.positions for task in group]))
         last = group[-1].number
-        pieces = stream.pieces(last, group[0].before, starts)
+        pieces = stream.pieces(last, group[0].step, starts)
         try:
             if self.gather is not None:
                 arrays = self.gather(starts, pieces)
@@ -211,14 +207,14 @@ class Pipeline:
                 weights=task.step.weights,
                 exact=self.weighted,
                 graph=None if series.graph is None else self.windows.graph_at(parts["starts"]),
-                epoch=task.before.epoch,
-                step=task.before.step,
-                step_weight=task.weight,
+                epoch=task.step.before.epoch,
+                step=task.step.before.step,
+                step_weight=task.step.total_weight,
             )
             if self.finish is not None:
                 timeline.read = timeline.read or time.perf_counter()
                 batch = self.finish(batch)
-            built.append(Built(batch, task.after, timeline, share, nbytes))
+            built.append(Built(batch, task.step.after, timeline, share, nbytes))
         timeline.done = time.perf_counter()
         return built
 
@@ -404,15 +400,8 @@ def _access(
 def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[BatchTask]:
     """Yield the steps of this rank from ``position`` to the end of its epoch."""
     rest = steps.rank_rest(position, rank=ranks.rank, world_size=ranks.world_size)
-    for number, (before, step, after, weight) in enumerate(rest):
-        short = full_shape - len(step.positions)
-        if short > 0:
-            step = Step(
-                np.concatenate((step.positions, np.full(short, step.positions[-1]))),
-                np.concatenate((step.weights, np.zeros(short, np.float32))),
-                step.advance,
-            )
-        yield BatchTask(number, before, after, step, weight)
+    for number, step in enumerate(rest):
+        yield BatchTask(number, step.filled(full_shape))
 
 
 def _not_stop(error: Exception) -> Exception:

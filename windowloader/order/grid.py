@@ -5,7 +5,8 @@ draws, never knows of memory (``budget`` chooses the rows per block, ``lanes`` p
 
 A block border lies where a chunk ends in storage, so that each chunk belongs to one block. Where variables
 are chunked differently, `cuts` offers several grids: borders on edges that all variables share, so that each chunk is
-read once; on the edges of one of them; on all edges. A chunk that straddles a border is read by both blocks, and
+read once; on the edges of one of them; on all edges. Regular edges are arithmetic throughout: what is stored are the
+borders of blocks, never those of cells. A chunk that straddles a border is read by both blocks, and
 ``Storage.cost`` counts it twice; ``budget`` takes the grid that reads least among those that fit. Rows that no window
 uses are cut off at a block's ends; a chunk without such rows ends a block; blocks without windows do not exist. Borders
 between segments need no cut: no window crosses them, and cutting would read the chunk they lie in twice.
@@ -20,21 +21,23 @@ else in its block alone, ``start − begin[block]`` rows from the block's first.
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from windowloader.errors import LoaderError
+from windowloader.sources.storage import RegularEdges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from windowloader.sources.storage import Storage
+    from windowloader.sources.storage import Edges, Storage
 
 __all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut", "cuts"]
 
@@ -60,6 +63,10 @@ class SortedStarts(Protocol):
 
     def rank(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return for each row how many windows start before it."""
+        ...
+
+    def gaps(self, rows: int) -> NDArray[np.int64]:
+        """Return the numbers of the windows after whose start the next one comes more than ``rows`` later."""
         ...
 
 
@@ -134,23 +141,25 @@ class Grid:
         block = np.searchsorted(self.begin, starts, side="right") - 1
         return block, starts + self.span > self.end[block]
 
-    def counts(self, starts: SortedStarts) -> NDArray[np.int64]:
-        """Count the windows up to every block: the table that order and plan are made from.
+    def counts(
+        self, starts: SortedStarts, blocks: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Count the windows up to blocks: the table that order and plan are made from.
 
         Parameters
         ----------
         starts : SortedStarts
+        blocks : ndarray, shape (n,), int64
 
         Returns
         -------
-        ndarray, shape (2·blocks + 1,), int64
-            Windows ``[c[2k], c[2k + 1])`` touch only block ``k``, ``[c[2k + 1], c[2k + 2])`` also ``k + 1``.
+        own, inside, end : ndarray, shape (n,), int64
+            Windows ``[own[i], inside[i])`` touch only block ``blocks[i]``, ``[inside[i], end[i])`` also the next one.
         """
-        table = np.empty(2 * len(self) + 1, np.int64)
-        table[:-1:2] = starts.rank(self.begin)
-        table[-1] = len(starts)
-        table[1::2] = np.clip(starts.rank(self.end - self.span + 1), table[:-1:2], table[2::2])
-        return table
+        own = starts.rank(self.begin[blocks])
+        following = np.minimum(blocks + 1, len(self) - 1)
+        end = np.where(blocks == following, len(starts), starts.rank(self.begin[following]))
+        return own, np.clip(starts.rank(self.end[blocks] - self.span + 1), own, end), end
 
 
 def block_rows(span: int, row_bytes: int) -> int:
@@ -260,82 +269,99 @@ def cuts(
         return
     first, last = (int(row) for row in starts(np.array([0, len(starts) - 1], np.int64)))
     halo = rows < SPANS * span
-    stop = last + (1 if halo else span)
-    for edges in _cells(variables, first, stop, rows) if cells is None else [_even(first, stop, *cells)]:
-        begin, end = _used_cells(edges, starts, 1 if halo else span)
+    reach = 1 if halo else span
+    stop = last + reach
+    for edges in (
+        _cells(variables, first, stop, rows) if cells is None else [RegularEdges(first, stop, *cells)]
+    ):
         borders = [
-            _few(run, rows) if halo else _many(run, rows) for run in _islands(begin, end, starts, span, halo)
+            _few(edges, low, high, rows) if halo else _many(edges, low, high, rows)
+            for low, high in _islands(edges, starts, reach)
         ]
         begin = np.concatenate([run[:-1] for run in borders])
         end = np.concatenate([run[1:] for run in borders])
         if halo:  # blocks in which no window starts
             used = starts.rank(end) > starts.rank(begin)
             begin, end = begin[used], end[used]
-        yield Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows, cells=_regular(edges))
+        regular = (edges.size, edges.phase % edges.size) if isinstance(edges, RegularEdges) else (0, 0)
+        yield Grid(*_trim(begin, end, starts, span, halo), span=span, rows=rows, cells=regular)
 
 
-def _even(first: int, stop: int, size: int, phase: int) -> NDArray[np.int64]:
-    """Edges ``phase + k·size`` between two rows, and these."""
-    begin = first + 1 + (phase - first - 1) % size
-    return np.concatenate([[first], np.arange(begin, stop, size), [stop]]).astype(np.int64)
+def _cells(variables: Sequence[Storage], first: int, stop: int, rows: int) -> Iterator[Edges]:
+    """Yield the edges on which borders may lie between two rows: several choices, each once."""
+    chunked = sorted((v for v in variables if v.edges is not None), key=lambda v: -v.row_bytes)
+    own = [_between(v.edges, first, stop) for v in chunked if v.edges is not None]
+    if not own:  # any range can be read: cells short enough to leave out what is not used
+        yield _between(RegularEdges(first, stop, max(1, rows // 8), first), first, stop)
+        return
+    seen: list[Edges] = []
+    for among, choose in ((own, _shared), *(([edges], _shared) for edges in own), (own, _united)):
+        edges = reduce(choose, among)
+        if not any(_same(edges, other) for other in seen):
+            seen.append(edges)
+            yield edges
 
 
-def _regular(edges: NDArray[np.int64]) -> tuple[int, int]:
-    """Return size and phase of cells for which `_even` gives these edges; (0, 0) where there are none."""
+def _between(edges: Edges, first: int, stop: int) -> Edges:
+    """Cut edges off at two rows."""
+    if isinstance(edges, RegularEdges):
+        edges = replace(edges, first=first, stop=stop)
+        return edges if len(edges) > 3 else _regular(np.asarray(edges))
+    return _regular(
+        np.concatenate([[first], edges[(edges > first) & (edges < stop)], [stop]]).astype(np.int64)
+    )
+
+
+def _regular(edges: NDArray[np.int64]) -> Edges:
+    """Say a table of edges as arithmetic, where it is regular."""
     first, inner, stop = int(edges[0]), edges[1:-1], int(edges[-1])
     if len(inner) < 2:
         border = int(inner[0]) if len(inner) else stop
         size = max(border - first, stop - border, 1)
     else:
         border, size = int(inner[0]), int(inner[1] - inner[0])
-    found = (size, border % size)
-    return found if np.array_equal(_even(first, stop, *found), edges) else (0, 0)
+    found = RegularEdges(first, stop, size, border % size)
+    return found if len(found) == len(edges) and np.array_equal(np.asarray(found), edges) else edges
 
 
-def _cells(variables: Sequence[Storage], first: int, stop: int, rows: int) -> list[NDArray[np.int64]]:
-    """Edges on which borders may lie, from at most ``first`` to at least ``stop``: several choices, each once."""
-    chunked = sorted((v for v in variables if v.edges is not None), key=lambda v: -v.row_bytes)
-    own = [
-        np.concatenate([[first], v.edges[(v.edges > first) & (v.edges < stop)], [stop]]).astype(np.int64)
-        for v in chunked
-        if v.edges is not None
-    ]
-    if not own:  # any range can be read: cells short enough to leave out what is not used
-        step = max(1, rows // 8)
-        return [np.append(np.arange(first, stop, step, dtype=np.int64), stop)]
-    shared = reduce(np.intersect1d, own)
-    found: list[NDArray[np.int64]] = []
-    for edges in (shared, *own, reduce(np.union1d, own)):
-        if not any(np.array_equal(edges, other) for other in found):
-            found.append(edges)
-    return found
+def _same(one: Edges, other: Edges) -> bool:
+    if isinstance(one, RegularEdges) and isinstance(other, RegularEdges):
+        return (one.size, (one.phase - other.phase) % one.size) == (other.size, 0)
+    return len(one) == len(other) and np.array_equal(np.asarray(one), np.asarray(other))
 
 
-def _used_cells(
-    edges: NDArray[np.int64], starts: SortedStarts, span: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    begin, end = edges[:-1], edges[1:]
-    used = starts.rank(end) > starts.rank(begin - span + 1)
-    return begin[used], end[used]
+def _shared(one: Edges, other: Edges) -> Edges:
+    """Return the edges that both have, between the same two rows."""
+    if not (isinstance(one, RegularEdges) and isinstance(other, RegularEdges)):
+        return _regular(np.intersect1d(np.asarray(one), np.asarray(other)))
+    common = math.gcd(one.size, other.size)
+    apart, rest = divmod(other.phase - one.phase, common)
+    if rest:
+        return _regular(np.array([one.first, one.stop], np.int64))
+    period = other.size // common
+    phase = one.phase + one.size * (apart * pow(one.size // common, -1, period) % period)
+    return _between(replace(one, size=one.size * period, phase=phase), one.first, one.stop)
 
 
-def _islands(
-    begin: NDArray[np.int64], end: NDArray[np.int64], starts: SortedStarts, span: int, halo: bool
-) -> list[NDArray[np.int64]]:
-    """Edges of each run of adjacent cells, the unused rows at both its ends cut off."""
-    breaks = np.flatnonzero(begin[1:] != end[:-1]) + 1
-    firsts, lasts = np.concatenate([[0], breaks]), np.append(breaks, len(begin)) - 1
-    low, high = _trim(begin[firsts], end[lasts], starts, 1 if halo else span, halo)
-    return [
-        np.concatenate([[a], begin[i + 1 : j + 1], [b]])
-        for i, j, a, b in zip(firsts.tolist(), lasts.tolist(), low.tolist(), high.tolist(), strict=True)
-    ]
+def _united(one: Edges, other: Edges) -> Edges:
+    """Return the edges that either has."""
+    return _regular(np.union1d(np.asarray(one), np.asarray(other)))
+
+
+def _islands(edges: Edges, starts: SortedStarts, reach: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows between cells that no window uses, from the first row that one uses to the last."""
+    ends = starts.gaps(reach)
+    left, right = edges.searchsorted(starts(ends) + reach), edges.searchsorted(starts(ends + 1), side="right")
+    ends = ends[left < right - 1]  # a whole cell lies between
+    low = starts(np.append(0, ends + 1))
+    high = starts(np.append(ends, len(starts) - 1)) + reach
+    yield from zip(low.tolist(), high.tolist(), strict=True)
 
 
 def _trim(
     begin: NDArray[np.int64], end: NDArray[np.int64], starts: SortedStarts, span: int, halo: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut unused rows off both ends of ranges; with ``halo``, stretch each to the end of its last window."""
+    """Cut unused rows off both ends of blocks; with ``halo``, stretch each to the end of its last window."""
     before = starts.rank(begin)
     covered = (before > starts.rank(begin - span + 1)) & (not halo)  # a window from before reaches in
     low = np.where(covered, begin, starts(np.minimum(before, len(starts) - 1)))
@@ -343,36 +369,73 @@ def _trim(
     return low, high if halo else np.minimum(high, end)
 
 
-def _many(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+def _many(edges: Edges, low: int, high: int, rows: int) -> NDArray[np.int64]:
     """Keep edges at least ``rows`` apart, as evenly as they allow; a short rest joins its neighbour."""
-    first, last = int(edges[0]), int(edges[-1])
-    if last - first < 2 * rows:
-        return edges[[0, -1]]
-    if np.all(np.diff(edges[1:-1]) >= rows):  # a chunk is a block; only the ends, cut off, may be short
-        keep = np.ones(len(edges), np.bool_)
-        keep[1:-1] = (edges[1:-1] - first >= rows) & (last - edges[1:-1] >= rows)
-        return edges[keep]
-    borders = _spread(edges.tolist(), rows, (last - first) // rows)
-    again = _spread(edges.tolist(), rows, len(borders) - 1)  # fewer than hoped for: so many, then, but evenly
-    return np.array(again if len(again) == len(borders) else borders, np.int64)
+    begin, end = int(edges.searchsorted(low, side="right")), int(edges.searchsorted(high))
+    if high - low < 2 * rows:
+        return np.array([low, high], np.int64)
+    if isinstance(edges, RegularEdges):
+        long = edges.size >= rows or end - begin < 2
+    else:
+        long = bool(np.all(np.diff(edges[begin:end]) >= rows))
+    if long:  # a chunk is a block; only the ends, cut off, may be short
+        inner = edges[begin:end]
+        inner = inner[(inner - low >= rows) & (high - inner >= rows)]
+    else:
+        if isinstance(edges, RegularEdges):
+            spread = partial(_spread_evenly, edges, low, high, rows)
+        else:
+            spread = partial(_spread, np.append(edges[begin:end], high), low, high, rows)
+        inner = spread((high - low) // rows)
+        again = spread(len(inner) + 1)  # fewer than hoped for: so many, then, but evenly
+        inner = again if len(again) == len(inner) else inner
+    return np.concatenate([[low], inner, [high]])
 
 
-def _spread(edges: list[int], rows: int, blocks: int) -> list[int]:
-    first, last = edges[0], edges[-1]
-    borders = [first]
+def _spread(edges: NDArray[np.int64], low: int, high: int, rows: int, blocks: int) -> NDArray[np.int64]:
+    """Choose borders at least ``rows`` apart, each on the first edge after its share of the rows."""
+    table, borders = edges.tolist(), [low]
     for i in range(1, blocks):
-        wanted = max(borders[-1] + rows, first + i * (last - first) // blocks)
-        edge = edges[bisect_left(edges, wanted)]
-        if last - edge < rows:
+        wanted = max(borders[-1] + rows, low + i * (high - low) // blocks)
+        edge = table[bisect_left(table, wanted)]
+        if high - edge < rows:
             break
         borders.append(edge)
-    return [*borders, last]
+    return np.array(borders[1:], np.int64)
 
 
-def _few(edges: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+def _spread_evenly(edges: RegularEdges, low: int, high: int, rows: int, blocks: int) -> NDArray[np.int64]:
+    """Do so for regular edges: each border lies a whole number of cells after the one before, or on its share."""
+    number = np.arange(1, blocks, dtype=np.int64)
+    wanted = low + number * (high - low) // blocks
+    wanted[:1] = np.maximum(wanted[:1], low + rows)
+    least = number * (-(-rows // edges.size) * edges.size)
+    borders = np.maximum.accumulate(edges[edges.searchsorted(wanted)] - least) + least
+    return borders[high - borders >= rows]
+
+
+def _few(edges: Edges, low: int, high: int, rows: int) -> NDArray[np.int64]:
     """Cut into at most ``rows`` rows each, on an edge where one is near enough."""
-    table, borders = edges.tolist(), edges[:1].tolist()
-    while table[-1] - borders[-1] > rows:
+    if isinstance(edges, RegularEdges):
+        inner = _few_evenly(edges, low, high, rows)
+        return np.concatenate([[low], inner[: np.searchsorted(inner, high - rows) + 1], [high]])
+    inner = edges[int(edges.searchsorted(low, side="right")) : int(edges.searchsorted(high))]
+    table, borders = [low, *inner.tolist(), high], [low]
+    while high - borders[-1] > rows:
         edge = table[bisect_right(table, borders[-1] + rows) - 1]
         borders.append(edge if edge > borders[-1] else borders[-1] + rows)
-    return np.array([*borders, table[-1]], np.int64)
+    return np.array([*borders, high], np.int64)
+
+
+def _few_evenly(edges: RegularEdges, low: int, high: int, rows: int) -> NDArray[np.int64]:
+    """Return such borders between regular edges, and perhaps some beyond those that are needed."""
+    size = edges.size
+    if high - low <= rows:
+        return np.empty(0, np.int64)
+    if size <= rows:
+        begin = low + rows - (low + rows - edges.phase) % size
+        return np.arange(begin, high, rows // size * size, dtype=np.int64)
+    begin = low + size - (low - edges.phase) % size  # the first edge after `low`
+    head = np.arange(low + rows, min(begin, high), rows, dtype=np.int64)
+    inner = np.arange(begin, high, size, dtype=np.int64)[:, np.newaxis] + np.arange(0, size, rows)
+    return np.concatenate([head, inner.reshape(-1)])

@@ -11,6 +11,9 @@ of neighbouring blocks, and the runs take turns. Block ``Lane.visits[t]`` enters
 possible at a turn are assigned over the turns their block stays. So each turn mixes all active blocks, each
 block is read once, and the neighbour of a block comes just when the block leaves: few overlaps stay open.
 
+Without a shuffle the windows come in time order, read by one block at a time: the grid is then no parameter of the
+order.
+
 What an executor and a plan need: `BlockOrder.sequence` gives the `Lane`: which grid blocks it reads
 (``blocks``) and which rows of them (``begin``, ``end``, cut to what the lane's windows use), ``visits``,
 ``entry``, ``crossing``, and ``spread.borders``, where turns lie in the sequence. ``schedule`` makes of these
@@ -19,29 +22,23 @@ what is read and dropped when.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import LoaderError
 
-from .lane import Lane, LanePiece
-from .order import PARAMETERS, lane_borders
+from .lane import Lane, LanePiece, Recent, Spread
+from .order import PARAMETERS, Order
 from .permutation import Permutation, Purpose, draw, key
-from .spread import Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from .grid import Grid, SortedStarts
 
-__all__ = ["BlockOrder", "interleaved_runs", "lay_out"]
+__all__ = ["BlockOrder", "interleaved_runs"]
 
 
 def interleaved_runs(blocks: int, active: int, *, seed: int, epoch: int, lane: int = 0) -> NDArray[np.int64]:
@@ -82,8 +79,8 @@ def interleaved_runs(blocks: int, active: int, *, seed: int, epoch: int, lane: i
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BlockOrder:
-    """Windows shuffled by blocks: ``block-1(W, grid, span, m, L, rotate)``.
+class BlockOrder(Order):
+    """Windows shuffled by blocks: ``block-1(W, grid, span, m, L, rotate)``; or ``sequential-1(W, L)`` read by blocks.
 
     Parameters
     ----------
@@ -99,11 +96,13 @@ class BlockOrder:
         Into how many contiguous pieces the windows are assigned, L.
     rotate : bool
         Whether the first lane begins at another window each epoch.
+    shuffle : bool
+        False: time order, one block active.
 
     Raises
     ------
     LoaderError
-        Where a number is outside its range, or the grid belongs to other windows.
+        Where a number is outside its range, or the windows are not in time order.
 
     Examples
     --------
@@ -114,6 +113,9 @@ class BlockOrder:
     >>> order = BlockOrder(starts, grid=grid, active=2)
     >>> sorted(order.lane(0, 0, 0, 300).tolist()) == list(range(300))
     True
+    >>> lane = BlockOrder(starts, grid=grid, active=1, shuffle=False).sequence(0, 0)
+    >>> lane.spread.borders, lane.windows(90, 94)
+    (array([  0,  91, 191, 300]), array([90, 91, 92, 93]))
     """
 
     starts: SortedStarts
@@ -122,32 +124,41 @@ class BlockOrder:
     active: int = field(kw_only=True)
     lanes: int = field(default=1, kw_only=True)
     rotate: bool = field(default=True, kw_only=True)
-    _counts: NDArray[np.int64] = field(init=False, repr=False)
-    _hash: str = field(init=False, repr=False)
-    _kept: OrderedDict[tuple[int, int], Lane] = field(init=False, repr=False, default_factory=OrderedDict)
-    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    shuffle: bool = field(default=True, kw_only=True)
+    _recent: Recent[Lane] = field(init=False, repr=False, default_factory=Recent)
 
     def __post_init__(self) -> None:
-        lane_borders(len(self.starts), self.lanes)
-        key(self.seed, epoch=0, purpose=Purpose.ROTATION)  # the range of the seed, now and not in epoch 0
+        Order.__post_init__(self)
         if self.active < 1:
             raise LoaderError(f"active={self.active}: at least one block must be active.")
-        counts = self.grid.counts(self.starts)
-        _check(self.starts, self.grid, counts)
-        object.__setattr__(self, "_counts", counts)
-        object.__setattr__(self, "_hash", self.grid.hash())
+        if not self.starts.rising:
+            raise LoaderError(
+                "windows out of time order, or taken twice, cannot be shuffled by blocks. Sort the positions and "
+                'leave out repeats, or pass shuffle="global".'
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.starts, self.grid, self.seed, self.active, self.lanes, self.rotate)
+        return _rebuild, (
+            self.starts,
+            self.grid,
+            self.seed,
+            self.active,
+            self.lanes,
+            self.rotate,
+            self.shuffle,
+        )
 
     @property
     def name(self) -> str:
         """The algorithm and its version."""
-        return "block-1"
+        return "block-1" if self.shuffle else "sequential-1"
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """What, with the seed, the order is made of; the grid follows from the data and ``block_rows``."""
+        if not self.shuffle:
+            return {**PARAMETERS, "lanes": self.lanes}
+        size, phase = self.grid.cells
         return {
             **PARAMETERS,
             "lanes": self.lanes,
@@ -155,33 +166,27 @@ class BlockOrder:
             "rotate": int(self.rotate),
             "span": self.grid.span,
             "block_rows": self.grid.rows,
-            "chunk_rows": self.grid.cells[0],
-            "chunk_first": self.grid.cells[1],
-            "grid": "" if self.grid.cells[0] else self._hash,
+            "chunk_rows": size,
+            "chunk_first": phase,
+            "grid": "" if size else self.grid_hash,
         }
 
     @property
     def grid_hash(self) -> str:
         """Hash of the block borders."""
-        return self._hash
+        return self.grid.hash() if self.shuffle else ""
 
     @property
-    def num_windows(self) -> int:
+    def num_windows(self) -> int:  # type: ignore[override]
         """How many windows an epoch has."""
         return len(self.starts)
 
     @property
-    def num_lanes(self) -> int:
+    def num_lanes(self) -> int:  # type: ignore[override]
         """How many sequences the windows are assigned to."""
         return self.lanes
 
-    def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane, as `Order.lane_sizes`."""
-        del epoch
-        return np.diff(lane_borders(self.num_windows, self.lanes))
-
-    def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
+    def _numbers(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
         return self.sequence(epoch, lane).windows(start, stop)
 
     def sequence(self, epoch: int, lane: int) -> Lane:
@@ -202,125 +207,57 @@ class BlockOrder:
         """
         if not 0 <= lane < self.lanes:
             raise IndexError(f"lane {lane} is outside the {self.lanes} lanes of this order.")
-        with self._lock:
-            if (epoch, lane) in self._kept:
-                self._kept.move_to_end((epoch, lane))
-                return self._kept[epoch, lane]
-        made = _lane(self, epoch, lane)
-        with self._lock:
-            # Another thread may have been faster: all must share its tables.
-            made = self._kept.setdefault((epoch, lane), made)
-            while len(self._kept) > 2 * self.lanes + 2:  # this epoch, and the next one being read ahead
-                self._kept.popitem(last=False)
-        return made
+        most = 2 * self.lanes + 2  # this epoch, and the next one being read ahead
+        return self._recent.get((epoch, lane), most, lambda: self._lay_out(epoch, lane))
 
-
-def _rebuild(starts: Any, grid: Grid, seed: int, active: int, lanes: int, rotate: bool) -> BlockOrder:
-    return BlockOrder(starts, grid=grid, seed=seed, active=active, lanes=lanes, rotate=rotate)
-
-
-def _check(starts: SortedStarts, grid: Grid, counts: NDArray[np.int64]) -> None:
-    """Check that every window lies in its block, or in it and the next, looking at the first and the last."""
-    if not starts.rising:
-        raise LoaderError(
-            "windows out of time order, or taken twice, cannot be shuffled by blocks. Sort the positions and "
-            'leave out repeats, or pass shuffle="global".'
+    def _lay_out(self, epoch: int, lane: int) -> Lane:
+        """Lay out a lane: its blocks, their visits, and the windows that become possible at each."""
+        piece, grid, starts = self._piece(epoch, lane), self.grid, self.starts
+        blocks = piece.blocks(grid, starts)
+        own, inside, high = (piece.rank(counts) for counts in grid.counts(starts, blocks))
+        before = own.copy()  # of windows from before that reach into a block
+        follows = np.flatnonzero(np.diff(blocks) == 1)
+        before[follows + 1] = inside[follows]
+        used = high > before
+        blocks, before, own, inside, high = (each[used] for each in (blocks, before, own, inside, high))
+        active = min(self.active, len(blocks))
+        if self.shuffle:
+            visits = interleaved_runs(len(blocks), active, seed=self.seed, epoch=epoch, lane=lane)
+        else:
+            visits = np.arange(len(blocks), dtype=np.int64)
+        entry = np.empty_like(visits)
+        entry[visits] = np.arange(len(visits))
+        # With a neighbour that came before, a block brings the windows of their overlap as well.
+        earlier = np.append(False, entry[:-1] < entry[1:])
+        later = np.append(entry[1:] < entry[:-1], False)
+        begin = np.where(earlier, before, own)
+        end = np.where(later, high, inside)
+        return Lane(
+            epoch=epoch,
+            lane=lane,
+            active=active,
+            blocks=blocks,
+            begin=np.maximum(grid.begin[blocks], starts(piece.numbers(before))),
+            end=np.minimum(grid.end[blocks], starts(piece.numbers(high - 1)) + grid.span),
+            visits=visits,
+            entry=entry,
+            crossing=high - inside,
+            low=begin[visits],
+            spread=Spread((end - begin)[visits], active=active),
+            _piece=piece,
+            _seed=self.seed if self.shuffle else None,
         )
-    if len(starts) == 0:
-        return
-    low, high = counts[:-1:2], counts[2::2]
-    some = high > low
-    reach = grid.end if grid.halo else np.append(grid.end[1:], grid.end[-1])
-    wrong = len(grid) == 0 or counts[0] != 0 or np.any(np.diff(counts) < 0)
-    if not wrong:
-        firsts, lasts = starts(low[some]), starts(high[some] - 1)
-        wrong = np.any(firsts < grid.begin[some]) or np.any(lasts + grid.span > reach[some])
-    if wrong:
-        raise LoaderError(
-            f"the grid of {len(grid)} blocks does not hold these {len(starts)} windows of {grid.span} rows. "
-            "Cut it from the same window set, with starts in time order."
-        )
+
+    def _piece(self, epoch: int, lane: int) -> LanePiece:
+        first, windows = self.lane_start(lane), self.num_windows
+        if self.shuffle and self.rotate and self.lanes > 1 and windows:
+            first += draw(windows, key(self.seed, epoch=epoch, purpose=Purpose.ROTATION))
+        return LanePiece(first % max(windows, 1), self.lane_size(lane), windows)
 
 
-def _lane(order: BlockOrder, epoch: int, lane: int) -> Lane:
-    """Lay out a lane by runs that take turns."""
-    return lay_out(
-        order.starts,
-        order.grid,
-        order._counts,
-        _piece(order, epoch, lane),
-        active=order.active,
-        visit=lambda blocks, active: interleaved_runs(
-            blocks, active, seed=order.seed, epoch=epoch, lane=lane
-        ),
-        make=partial(Lane, epoch=epoch, lane=lane, _seed=order.seed),
+def _rebuild(
+    starts: Any, grid: Grid, seed: int, active: int, lanes: int, rotate: bool, shuffle: bool
+) -> BlockOrder:
+    return BlockOrder(
+        starts, grid=grid, seed=seed, active=active, lanes=lanes, rotate=rotate, shuffle=shuffle
     )
-
-
-def lay_out(
-    starts: SortedStarts,
-    grid: Grid,
-    counts: NDArray[np.int64],
-    piece: LanePiece,
-    *,
-    active: int,
-    visit: Callable[[int, int], NDArray[np.int64]],
-    make: Callable[..., Lane],
-) -> Lane:
-    """Lay out a lane: its blocks, their visits, and the windows that become possible at each.
-
-    Parameters
-    ----------
-    starts, grid
-    counts : ndarray
-        ``grid.counts(starts)``.
-    piece : LanePiece
-        The lane's windows.
-    active : int
-        Blocks that are active at a time.
-    visit : callable
-        ``visit(blocks, active)`` gives which block enters at each turn.
-    make : callable
-        Makes the lane of its tables.
-
-    Returns
-    -------
-    Lane
-    """
-    counts = piece.rank(counts)  # as the grid's, of the lane's windows only
-    before = np.concatenate([counts[:1], counts[1:-2:2]])  # windows from before that reach into a block
-    blocks = np.flatnonzero(counts[2::2] > before)
-    low, inside, high = before[blocks], counts[2 * blocks + 1], counts[2 * blocks + 2]
-    active = min(active, len(blocks))
-    visits = visit(len(blocks), active)
-    entry = np.empty_like(visits)
-    entry[visits] = np.arange(len(visits))
-    # With a neighbour that came before, a block brings the windows of their overlap as well.
-    earlier = np.append(False, entry[:-1] < entry[1:])
-    later = np.append(entry[1:] < entry[:-1], False)
-    begin = np.where(earlier, low, counts[2 * blocks])
-    end = np.where(later, high, inside)
-    first = starts(piece.numbers(low))
-    last = starts(piece.numbers(high - 1)) + grid.span
-    return make(
-        active=active,
-        blocks=blocks,
-        begin=np.maximum(grid.begin[blocks], first),
-        end=np.minimum(grid.end[blocks], last),
-        visits=visits,
-        entry=entry,
-        crossing=high - inside,
-        low=begin[visits],
-        spread=Spread((end - begin)[visits], active=active),
-        _piece=piece,
-    )
-
-
-def _piece(order: BlockOrder, epoch: int, lane: int) -> LanePiece:
-    windows = order.num_windows
-    borders = lane_borders(windows, order.lanes)
-    turned = 0
-    if order.rotate and order.lanes > 1 and windows:
-        turned = draw(windows, key(order.seed, epoch=epoch, purpose=Purpose.ROTATION))
-    size = int(borders[lane + 1] - borders[lane])
-    return LanePiece((turned + int(borders[lane])) % max(windows, 1), size, windows)

@@ -1,4 +1,4 @@
-"""In what order the windows of a set come: the protocol, the global and the sequential order.
+"""In what order the windows of a set come: what all orders share, the global and the sequential order.
 
 In: how many windows there are, a seed, named parameters. Out: per lane, the window numbers of any stretch
 of an epoch, computed when asked. Never stores an order, never looks at data; block order is in ``lanes``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,52 +37,71 @@ PARAMETERS: dict[str, int | str] = {
 """All parameters an order can have, and what they are for one that has no such thing."""
 
 
-class Order(Protocol):
-    """What steps, ranks and state need of an order: a pure function of seed, epoch, name and parameters."""
+class Order:
+    """A pure function of seed, epoch, name and parameters: which window comes at which place of which lane.
+
+    Lanes are contiguous pieces of the windows that differ by at most one; their sizes are arithmetic, the same in all
+    epochs. An order is a subclass with a name of `ORDERS`, these attributes and `_numbers`.
+
+    Attributes
+    ----------
+    num_windows, num_lanes : int
+        How many windows an epoch has, and to how many sequences they are assigned.
+    seed : int
+        0 where nothing is shuffled.
+
+    Raises
+    ------
+    LoaderError
+        Where there is no lane, a negative number of windows, or a seed outside its range.
+    """
+
+    __slots__ = ()
+    num_windows: int
+    num_lanes: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_lanes < 1 or self.num_windows < 0:
+            raise LoaderError(
+                f"cannot spread {self.num_windows} windows to {self.num_lanes} lanes: at least one lane is needed."
+            )
+        key(self.seed, epoch=0, purpose=Purpose.GLOBAL)  # the range of the seed, now and not in epoch 0
 
     @property
     def name(self) -> str:
         """Algorithm and version, one of `ORDERS`."""
-        ...
+        raise NotImplementedError
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """Resolved parameters, the keys of `PARAMETERS`."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The seed; 0 where nothing is shuffled."""
-        ...
+        return {**PARAMETERS, "lanes": self.num_lanes}
 
     @property
     def grid_hash(self) -> str:
         """Hash of the block borders, regular or not; "" without blocks."""
-        ...
+        return ""
+
+    def lane_start(self, lane: Any) -> Any:
+        """Return how many windows the lanes before a lane have, of one lane or of an array of them."""
+        size, rest = divmod(self.num_windows, self.num_lanes)
+        return lane * size + lane * rest // self.num_lanes  # lane · num_windows may be more than 63 bits
+
+    def lane_size(self, lane: Any) -> Any:
+        """Return the windows of a lane, or of each of an array of lanes."""
+        return self.lane_start(lane + 1) - self.lane_start(lane)
 
     @property
-    def num_windows(self) -> int:
-        """How many windows an epoch has."""
-        ...
-
-    @property
-    def num_lanes(self) -> int:
-        """How many sequences the windows are assigned to."""
-        ...
+    def longest_lane(self) -> int:
+        """The first of the longest lanes."""
+        rest = self.num_windows % self.num_lanes
+        return -(-self.num_lanes // rest) - 1 if rest else 0
 
     def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane.
-
-        Parameters
-        ----------
-        epoch : int
-            Any: the sizes are the same in all.
-
-        Returns
-        -------
-        ndarray, shape (num_lanes,), int64
-        """
-        ...
+        """Return the windows of every lane, the same in every epoch; shape (num_lanes,), int64."""
+        del epoch
+        return np.diff(lane_borders(self.num_windows, self.num_lanes))
 
     def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
         """Return the window numbers at [start, stop) of a lane's sequence.
@@ -101,7 +120,14 @@ class Order(Protocol):
         IndexError
             Where the stretch is outside the lane.
         """
-        ...
+        if not (0 <= lane < self.num_lanes and 0 <= start <= stop <= self.lane_size(lane)):
+            has = f"has {self.lane_size(lane)} windows" if 0 <= lane < self.num_lanes else "is none"
+            raise IndexError(f"lane {lane} of {self.num_lanes} {has}; [{start}, {stop}) was asked.")
+        return self._numbers(epoch, lane, start, stop)
+
+    def _numbers(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Return what `lane` does, of a stretch inside it."""
+        raise NotImplementedError
 
 
 def lane_borders(num_windows: int, num_lanes: int) -> NDArray[np.int64]:
@@ -109,47 +135,33 @@ def lane_borders(num_windows: int, num_lanes: int) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    num_windows : int
-    num_lanes : int
+    num_windows, num_lanes : int
 
     Returns
     -------
     ndarray, shape (num_lanes + 1,), int64
         Lane ``l`` is [borders[l], borders[l + 1]).
 
-    Raises
-    ------
-    LoaderError
-        Where there is no lane, or a negative number of windows.
-
     Examples
     --------
     >>> lane_borders(10, 3)
     array([ 0,  3,  6, 10])
     """
-    if num_lanes < 1 or num_windows < 0:
-        raise LoaderError(
-            f"cannot spread {num_windows} windows to {num_lanes} lanes: at least one lane is needed."
-        )
-    # Python's integers: lane · num_windows may be more than 63 bits.
-    return np.array([lane * num_windows // num_lanes for lane in range(num_lanes + 1)], np.int64)
+    borders: NDArray[np.int64] = SequentialOrder(num_windows, num_lanes).lane_start(np.arange(num_lanes + 1))
+    return borders
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalOrder:
+class GlobalOrder(Order):
     """All windows in one keyed permutation: ``global-1(W)``.
+
+    One lane, since any rank may need any window.
 
     Parameters
     ----------
     num_windows : int
-        How many windows there are.
     seed : int
         0 ≤ seed < 2^128.
-
-    Raises
-    ------
-    LoaderError
-        Where the seed or the number of windows is outside its range.
 
     Examples
     --------
@@ -161,57 +173,31 @@ class GlobalOrder:
     num_windows: int
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        lane_borders(self.num_windows, 1)
-        key(self.seed, epoch=0, purpose=Purpose.GLOBAL)  # the range of the seed, now and not in epoch 0
-
     @property
     def name(self) -> str:
         """The algorithm and its version."""
         return "global-1"
 
     @property
-    def parameters(self) -> dict[str, int | str]:
-        """One lane, no blocks."""
-        return dict(PARAMETERS)
-
-    @property
-    def grid_hash(self) -> str:
-        """No blocks."""
-        return ""
-
-    @property
-    def num_lanes(self) -> int:
-        """Always 1: any rank may need any window, so there is nothing to spread."""
+    def num_lanes(self) -> int:  # type: ignore[override]
+        """Always 1."""
         return 1
 
-    def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of its one lane."""
-        del epoch
-        return np.array([self.num_windows], np.int64)
-
-    def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
-        _check_stretch(lane, 1, start, stop, self.num_windows)
+    def _numbers(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
+        del lane
         permutation = _global_permutation(self.num_windows, self.seed, epoch)
         return permutation(np.arange(start, stop, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
-class SequentialOrder:
+class SequentialOrder(Order):
     """The windows as they lie in time, in contiguous lanes: ``sequential-1(W, L)``.
 
     Parameters
     ----------
     num_windows : int
-        How many windows there are.
     num_lanes : int
         1, or more for several ranks that each read their own stretch of a stream.
-
-    Raises
-    ------
-    LoaderError
-        Where there is no lane.
 
     Examples
     --------
@@ -222,46 +208,20 @@ class SequentialOrder:
     num_windows: int
     num_lanes: int = 1
 
-    def __post_init__(self) -> None:
-        lane_borders(self.num_windows, self.num_lanes)
-
     @property
     def name(self) -> str:
         """The algorithm and its version."""
         return "sequential-1"
 
     @property
-    def parameters(self) -> dict[str, int | str]:
-        """The lanes; no blocks."""
-        return {**PARAMETERS, "lanes": self.num_lanes}
-
-    @property
-    def seed(self) -> int:
+    def seed(self) -> int:  # type: ignore[override]
         """Always 0: nothing is drawn."""
         return 0
 
-    @property
-    def grid_hash(self) -> str:
-        """No blocks."""
-        return ""
-
-    def lane_sizes(self, epoch: int) -> NDArray[np.int64]:
-        """Return the windows of every lane, as `Order.lane_sizes`."""
+    def _numbers(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
         del epoch
-        return np.diff(lane_borders(self.num_windows, self.num_lanes))
-
-    def lane(self, epoch: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Return window numbers of a lane's sequence, as `Order.lane`; IndexError outside it."""
-        del epoch
-        first = lane * self.num_windows // self.num_lanes
-        size = (lane + 1) * self.num_windows // self.num_lanes - first
-        _check_stretch(lane, self.num_lanes, start, stop, size)
+        first = self.lane_start(lane)
         return np.arange(first + start, first + stop, dtype=np.int64)
-
-
-def _check_stretch(lane: int, num_lanes: int, start: int, stop: int, size: int) -> None:
-    if not (0 <= lane < num_lanes and 0 <= start <= stop <= size):
-        raise IndexError(f"lane {lane} of {num_lanes} has {size} windows; [{start}, {stop}) was asked.")
 
 
 @lru_cache(maxsize=8)  # a loader asks for one epoch at a time, perhaps reading ahead into the next

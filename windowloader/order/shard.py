@@ -1,20 +1,19 @@
 """Whose turn it is: the steps of a run, what each rank takes of a step, and where a run stands.
 
-In: an order, a batch size, a number of ranks. Out: window numbers and weights of any step, of any rank, and
-positions in the run. Plain arithmetic on a cursor: the cost of a step is its size, nothing is kept between
-steps, and no rank can have another number of steps than its peers.
+In: an order, a batch size, a number of ranks. Out: any `Step`, of any rank, and positions in the run. Plain arithmetic
+on a cursor: the cost of a step is its size, nothing is kept between steps, and no rank can have another number of steps
+than its peers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from windowloader.errors import LoaderError
-
-from .rank_slices import Places, RankSlice, Step, check_rank
+from windowloader.errors import LoaderError, RankError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from .config import LoaderConfig
     from .order import Order
 
-__all__ = ["Position", "Steps", "per_lane"]
+__all__ = ["Position", "Step", "Steps", "check_rank", "make_steps", "per_lane"]
 
 UNEVEN = ("pad", "drop", "exact")
 AT_ONCE = 4096  # windows numbered together: so few that the first batch does not wait for them
@@ -95,6 +94,58 @@ class Position:
     cursor: int
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Step:
+    """The windows of a step, of all ranks or of one, and where they come from.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (rows,), int64
+        Window numbers.
+    weights : ndarray, shape (rows,), float32
+        1, or 0 for a row that only fills the shape.
+    lanes, places : ndarray, shape (rows,), int64
+        The lane of each row, and its place in the lane's sequence. Places at or beyond a lane's size are its last
+        window's, or, of an empty lane, the longest's.
+    before, after : Position
+        Where the run stands before and after the step. The pass of ``before`` is the one its windows come from.
+    total_weight : float
+        Sum of the weights over all ranks.
+
+    Examples
+    --------
+    >>> from windowloader.order.order import SequentialOrder
+    >>> steps = Steps(SequentialOrder(7, num_lanes=2), 2)
+    >>> step = steps.at(steps.start(0))
+    >>> step.positions, step.lanes, step.places
+    (array([0, 1, 3, 4]), array([0, 0, 1, 1]), array([0, 1, 0, 1]))
+    """
+
+    positions: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    lanes: NDArray[np.int64]
+    places: NDArray[np.int64]
+    before: Position
+    after: Position
+    total_weight: float
+
+    def filled(self, rows: int) -> Step:
+        """Repeat the last row at weight 0, so that there are ``rows``."""
+        present = len(self.positions)
+        if rows <= present:
+            return self
+        taken = np.minimum(np.arange(rows), present - 1)
+        weights = self.weights[taken]
+        weights[present:] = 0
+        return replace(
+            self,
+            positions=self.positions[taken],
+            weights=weights,
+            lanes=self.lanes[taken],
+            places=self.places[taken],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The steps of a run, for any number of ranks.
@@ -128,7 +179,7 @@ class Steps:
     >>> steps = Steps(SequentialOrder(7, num_lanes=2), 2, uneven="exact")
     >>> steps.count(0)
     2
-    >>> last = steps.step(0, cursor=2)
+    >>> last = steps.at(steps.advance(steps.start(0)))
     >>> last.positions, last.weights
     (array([2, 2, 5, 6]), array([1., 0., 1., 1.], dtype=float32))
     """
@@ -171,8 +222,9 @@ class Steps:
 
     def length(self, epoch: int) -> int:
         """Return the cursor at which a pass ends: the longest lane, the shortest for ``"drop"``."""
-        sizes = self.order.lane_sizes(epoch)
-        return int(sizes.min() if self.uneven == "drop" else sizes.max())
+        del epoch  # all are alike
+        windows, lanes = self.order.num_windows, self.order.num_lanes
+        return windows // lanes if self.uneven == "drop" else -(-windows // lanes)
 
     def count(self, epoch: int, cursor: int = 0) -> int:
         """Return how many steps a pass has left, the same on all ranks and for any number of them."""
@@ -192,42 +244,6 @@ class Steps:
             )
         return self.order.num_windows if steps == left else cursor + steps * self.batch_per_lane
 
-    def step(self, epoch: int, cursor: int) -> Step:
-        """Return the whole list of a step, L·q rows lane by lane; IndexError where no step is left."""
-        return self.rank_step(epoch, cursor, rank=0, world_size=1)
-
-    def rank_step(self, epoch: int, cursor: int, *, rank: int, world_size: int) -> Step:
-        """Return one rank's slice of a step, ⌈L·q / world_size⌉ rows, without computing the others'.
-
-        Raises IndexError where no step is left, RankError where the rank is outside the world.
-        """
-        mine = self._slice(epoch, cursor, rank, world_size)
-        sizes = self.order.lane_sizes(epoch)
-        parts = [self._stretch(epoch, lane, sizes, first, last) for lane, first, last in mine.stretches]
-        positions, inside = mine.cut(np.concatenate([part[0] for part in parts]))
-        weights, _ = mine.cut(np.concatenate([part[1] for part in parts]))
-        weights[~inside] = self._filler_weight
-        return Step(positions, weights, mine.depth)
-
-    def rank_places(self, position: Position, *, rank: int, world_size: int) -> Places:
-        """Return where the rows of `rank_at` come from: pass, lane, and place in the lane's sequence.
-
-        Places at or beyond a lane's size are its last window's, or, of an empty lane, the longest's.
-        """
-        here = self.upcoming(position)
-        mine = self._slice(here.pass_number, here.cursor, rank, world_size)
-        lanes, _ = mine.cut(
-            np.concatenate([np.full(last - first, lane) for lane, first, last in mine.stretches])
-        )
-        places, _ = mine.cut(np.concatenate([np.arange(first, last) for _, first, last in mine.stretches]))
-        return Places(here.pass_number, here.cursor, lanes, places)
-
-    def _slice(self, epoch: int, cursor: int, rank: int, world_size: int) -> RankSlice:
-        if self.count(epoch, cursor) == 0:
-            raise IndexError(f"no step is left at cursor {cursor} of pass {epoch}.")
-        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
-        return RankSlice.of(cursor, depth, self.order.num_lanes, rank=rank, world_size=world_size)
-
     def weighted(self, world_size: int) -> bool:
         """Tell whether a row of some step, from whatever cursor, can have weight 0."""
         if self.uneven != "drop":
@@ -241,10 +257,11 @@ class Steps:
             return 0.0
         here = self.upcoming(position)
         depth = min(self.batch_per_lane, self.length(here.pass_number) - here.cursor)
-        sizes = self.order.lane_sizes(here.pass_number)
+        windows, lanes = self.order.num_windows, self.order.num_lanes
         if self.uneven == "pad":
-            return float(-(-depth * len(sizes) // world_size) * world_size)
-        return float(np.clip(sizes - here.cursor, 0, depth).sum())
+            return float(-(-depth * lanes // world_size) * world_size)
+        short, longer = windows // lanes - here.cursor, windows % lanes  # so many lanes have one more
+        return float((lanes - longer) * min(max(short, 0), depth) + longer * min(max(short + 1, 0), depth))
 
     # The run: epochs of one pass, or of a fixed number of steps.
 
@@ -263,24 +280,45 @@ class Steps:
         return max(0, self.steps_per_epoch - position.step)
 
     def at(self, position: Position) -> Step | None:
-        """Return the step that comes at a position, the whole list; None where the epoch is over."""
+        """Return the step that comes at a position, L·q rows lane by lane; None where the epoch is over."""
         return self.rank_at(position, rank=0, world_size=1)
 
     def rank_at(self, position: Position, *, rank: int, world_size: int) -> Step | None:
-        """Return one rank's slice of the step that comes at a position; None where the epoch is over."""
+        """Return one rank's slice of a step, ⌈L·q / world_size⌉ rows, without computing the others'.
+
+        None where the epoch is over; RankError where the rank is outside the world.
+        """
+        check_rank(rank, world_size)
         if self.left(position) == 0:
             return None
         here = self.upcoming(position)
-        return self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
+        epoch, cursor = here.pass_number, here.cursor
+        depth = min(self.batch_per_lane, self.length(epoch) - cursor)
+        rows = depth * self.order.num_lanes
+        share = -(-rows // world_size)
+        index = np.arange(rank * share, (rank + 1) * share)
+        lanes, places = np.divmod(np.minimum(index, rows - 1), depth)  # beyond the end the last row again
+        places += cursor
+        weights = np.ones(share, np.float32)
+        weights[(index >= rows) | (places >= self.order.lane_size(lanes))] = self._filler_weight
+        first, last = int(lanes[0]), int(lanes[-1])
+        borders = np.searchsorted(lanes, np.arange(first, last + 2))
+        numbers = [
+            self._windows(epoch, lane, places[begin:end])
+            for lane, (begin, end) in enumerate(pairwise(borders.tolist()), first)
+        ]
+        return Step(
+            positions=np.concatenate(numbers),
+            weights=weights,
+            lanes=lanes,
+            places=places,
+            before=here,
+            after=self.advance(here),
+            total_weight=self.total_weight(here, world_size=world_size),
+        )
 
-    def rank_rest(
-        self, position: Position, *, rank: int, world_size: int
-    ) -> Iterator[tuple[Position, Step, Position, float]]:
-        """Yield one rank's steps to the end of the epoch: position before, step, position after, total weight.
-
-        They are those of `rank_at`, `advance` and `total_weight`; full steps of a single lane are computed many at
-        a time.
-        """
+    def rank_rest(self, position: Position, *, rank: int, world_size: int) -> Iterator[Step]:
+        """Yield one rank's steps to the end of the epoch: those of `rank_at`, full ones of a lane many at a time."""
         check_rank(rank, world_size)
         share = -(-self.batch_per_lane // world_size)
         at_once = max(1, min(AT_ONCE // self.batch_per_lane, 64)) if self.order.num_lanes == 1 else 1
@@ -289,32 +327,38 @@ class Steps:
             full = (self.length(here.pass_number) - here.cursor) // self.batch_per_lane
             count = min(at_once, left, full)
             if count < 2:
-                step = self.rank_step(here.pass_number, here.cursor, rank=rank, world_size=world_size)
-                after = self.advance(position)
-                yield position, step, after, self.total_weight(position, world_size=world_size)
-                position = after
+                step = self.rank_at(position, rank=rank, world_size=world_size)
+                assert step is not None
+                yield step
+                position = step.after
                 continue
-            end = here.cursor + count * self.batch_per_lane
-            numbers = self.order.lane(here.pass_number, 0, here.cursor, end).reshape(count, -1)
+            places = here.cursor + np.arange(count * self.batch_per_lane)
+            numbers = self.order.lane(here.pass_number, 0, here.cursor, here.cursor + len(places))
             taken = np.arange(rank * share, (rank + 1) * share)
             weights = np.ones((count, share), np.float32)
             weights[:, taken >= self.batch_per_lane] = self._filler_weight
-            numbers = numbers[:, np.minimum(taken, self.batch_per_lane - 1)]
+            taken = np.minimum(taken, self.batch_per_lane - 1)
+            numbers, places = (each.reshape(count, -1)[:, taken] for each in (numbers, places))
             weight = float(share * world_size if self.uneven == "pad" else self.batch_per_lane)
+            lanes = np.zeros(share, np.int64)
             for k in range(count):
-                last = k == count - 1  # what comes after it is for `advance` to say
+                # What comes after the last is for `advance` to say.
                 after = (
-                    self.advance(position)
-                    if last
-                    else Position(
-                        epoch=position.epoch,
-                        step=position.step + 1,
-                        pass_number=here.pass_number,
-                        cursor=here.cursor + (k + 1) * self.batch_per_lane,
-                    )
+                    self.advance(here)
+                    if k == count - 1
+                    else replace(here, step=here.step + 1, cursor=here.cursor + self.batch_per_lane)
                 )
-                yield position, Step(numbers[k], weights[k], self.batch_per_lane), after, weight
-                position = after
+                yield Step(
+                    positions=numbers[k],
+                    weights=weights[k],
+                    lanes=lanes,
+                    places=places[k],
+                    before=here,
+                    after=after,
+                    total_weight=weight,
+                )
+                here = after
+            position = here
 
     def advance(self, position: Position, count: int = 1) -> Position:
         """Return where the run stands some steps on; IndexError where the epoch has not so many left."""
@@ -349,20 +393,22 @@ class Steps:
     def _filler_weight(self) -> float:
         return 1.0 if self.uneven == "pad" else 0.0
 
-    def _stretch(
-        self, epoch: int, lane: int, sizes: NDArray[np.int64], start: int, stop: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return S_l[start, stop) and its weights, filled where the lane is shorter."""
-        size = int(sizes[lane])
-        numbers = self.order.lane(epoch, lane, min(start, size), min(stop, size))
-        weights = np.ones(stop - start, np.float32)
-        missing = stop - start - len(numbers)
-        if missing:
-            source = lane if size else int(sizes.argmax())
-            last = self.order.lane(epoch, source, int(sizes[source]) - 1, int(sizes[source]))
-            numbers = np.concatenate([numbers, np.repeat(last, missing)])
-            weights[stop - start - missing :] = self._filler_weight
-        return numbers, weights
+    def _windows(self, epoch: int, lane: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the windows at rising places of a lane, beyond its end its last one again."""
+        size = self.order.lane_size(lane)
+        if not size:
+            lane = self.order.longest_lane
+            size = self.order.lane_size(lane)
+            places = np.full(len(places), size)
+        places = np.minimum(places, size - 1)
+        first, last = int(places[0]), int(places[-1])
+        return self.order.lane(epoch, lane, first, last + 1)[places - first]
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise `RankError` where a rank is outside the world."""
+    if not 0 <= rank < world_size:
+        raise RankError(f"rank {rank} is outside world_size={world_size}. Ranks count from 0.")
 
 
 def make_steps(order: Order, config: LoaderConfig, world_size: int) -> Steps:

@@ -143,7 +143,7 @@ def filler_cost(case: Case, lane: int) -> EpochCost:
     if here.cursor < len(own) or not case.steps.count(here.pass_number, here.cursor):
         return EpochCost(bytes=0, requests=0, distinct=0)
     if not len(own):
-        own = lanes.sequence(here.pass_number, int(case.steps.order.lane_sizes(here.pass_number).argmax()))
+        own = lanes.sequence(here.pass_number, case.steps.order.longest_lane)
     begin = lanes.starts(own.windows(len(own) - 1, len(own)))
     cost = total_cost(case.reading.storages, begin, begin + lanes.grid.span)
     return EpochCost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
@@ -178,11 +178,11 @@ def _over_time(case: Case, lanes: tuple[int, ...]) -> tuple[tuple[float, int], .
 def _first(case: Case, lanes: tuple[int, ...]) -> EpochCost:
     """Count what the first batch waits for: the blocks of all turns up to its last window's, and sides of overlaps."""
     parts = [held_cost(case)]
-    if not case.steps.left(case.position):
+    step = case.steps.rank_at(case.position, rank=case.rank, world_size=case.world_size)
+    if step is None:
         return parts[0]
-    rows = case.steps.rank_places(case.position, rank=case.rank, world_size=case.world_size)
     for lane in lanes:
-        schedule, places = _schedule(case, lane), rows.places[rows.lanes == lane]
+        schedule, places = _schedule(case, lane), step.places[step.lanes == lane]
         if not len(places) or places[0] >= len(schedule.lane):
             continue
         last = min(int(places.max()), len(schedule.lane) - 1)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from windowloader.order.lane import LanesOfBlocks
-    from windowloader.order.rank_slices import Places
-    from windowloader.order.shard import Position, Steps
+    from windowloader.order.shard import Position, Step, Steps
     from windowloader.util.ranks import Ranks
 
     from .layout import BlockLayout
@@ -222,18 +221,18 @@ class BlockStream(InTurn):
         self._goes_on = -1
         block_cache.begin(self, here.pass_number, here.cursor, ahead=ahead)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, a stretch of its windows at a time."""
         holds: dict[LaneCache, int] = {}
         try:
             self.await_turn(index)
-            places = self._places(position).filled(len(starts))
+            self._enter(step)
             first = np.zeros(len(starts), np.int64)
             begin = 0
             while begin < len(starts):
-                end, regions = self._lay_out(places, starts, first, begin, holds)
+                end, regions = self._lay_out(step, starts, first, begin, holds)
                 if end == len(starts):
-                    self._note_end(position)
+                    self._note_end(step)
                     self.pass_on(index)
                 streamed = [Rows(region, first) for region in regions]
                 yield Piece(self._access.others.beside(streamed, starts, self.reads), begin, end)
@@ -264,12 +263,11 @@ class BlockStream(InTurn):
                 block_cache.lock.wait()
         self._access.rest(1)
 
-    def _note_end(self, position: Position) -> None:
+    def _note_end(self, step: Step) -> None:
         """With the last step of an epoch laid out, note the pass that the next one begins in."""
         steps = self._access.steps
-        after = steps.advance(position)
-        if not steps.left(after):
-            self._goes_on = steps.upcoming(after).pass_number
+        if not steps.left(step.after):
+            self._goes_on = steps.upcoming(step.after).pass_number
 
     def _release(self, holds: dict[LaneCache, int]) -> None:
         if holds:
@@ -280,21 +278,18 @@ class BlockStream(InTurn):
 
     # -- where rows lie ------------------------------------------------------------------------------------------------
 
-    def _places(self, position: Position) -> Places:
-        access = self._access
-        places = access.steps.rank_places(
-            position, rank=access.ranks.rank, world_size=access.ranks.world_size
-        )
-        if places.pass_number != self._pass:
+    def _enter(self, step: Step) -> None:
+        """Begin the pass of a step, where it is another than before."""
+        here = step.before
+        if here.pass_number != self._pass:
             with self._block_cache.lock:
                 for lane_cache in self._block_cache.lane_caches.values():
-                    lane_cache.begin(places.pass_number, places.cursor)
-            self._pass = places.pass_number
-        return places
+                    lane_cache.begin(here.pass_number, here.cursor)
+            self._pass = here.pass_number
 
     def _lay_out(
         self,
-        places: Places,
+        step: Step,
         starts: NDArray[np.int64],
         first: NDArray[np.int64],
         begin: int,
@@ -304,8 +299,8 @@ class BlockStream(InTurn):
         end, sides = begin, []
         try:
             while end < len(starts):
-                lane_cache = self._block_cache.lane_caches.get(int(places.lanes[end]))
-                turn, stop = self._stretch(lane_cache, places, end)
+                lane_cache = self._block_cache.lane_caches.get(int(step.lanes[end]))
+                turn, stop = self._stretch(lane_cache, step, end)
                 if lane_cache is None or turn < 0:
                     if end > begin:
                         break
@@ -333,14 +328,14 @@ class BlockStream(InTurn):
             with self._block_cache.lock:
                 self.reads.add(jobs)
 
-    def _stretch(self, lane_cache: LaneCache | None, places: Places, begin: int) -> tuple[int, int]:
+    def _stretch(self, lane_cache: LaneCache | None, step: Step, begin: int) -> tuple[int, int]:
         """Return the turn of a window, and how far windows of that turn go on; turn −1: no turn has it."""
-        other = np.flatnonzero(places.lanes[begin:] != places.lanes[begin])
-        stop = begin + int(other[0]) if len(other) else len(places.lanes)
+        other = np.flatnonzero(step.lanes[begin:] != step.lanes[begin])
+        stop = begin + int(other[0]) if len(other) else len(step.lanes)
         if lane_cache is None:
             return -1, stop
         own, schedule = lane_cache.present.lane, lane_cache.present.schedule
-        at = np.minimum(places.places[begin:stop], len(own) - 1)  # beyond the end: its last window again
+        at = np.minimum(step.places[begin:stop], len(own) - 1)  # beyond the end: its last window again
         if schedule.first_turn >= own.num_turns or at[0] < schedule.cursor:
             return -1, stop
         turns = own.spread.turn_of(at)

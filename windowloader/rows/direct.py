@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.order.shard import Position
+    from windowloader.order.shard import Position, Step
 
     from .layout import BlockLayout
     from .reader import RowRange, Stored
@@ -130,7 +130,7 @@ class DirectStream(InTurn):
         self._access, self._buffers = access, buffers
         self._work = RowBufferSchedule(access.shape, access.offsets, access.span)
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, as many windows at a time as a buffer holds."""
         buffer: _RowBuffer | None = None
         first = np.zeros(len(starts), np.int64)

@@ -18,7 +18,7 @@ from .rows import Piece, ResidentVariables
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from windowloader.order.shard import Position
+    from windowloader.order.shard import Position, Step
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
@@ -137,7 +137,7 @@ class _CachedStream:
         self._access = access
         self._kept: tuple[list[np.ndarray], ResidentVariables] | None = None
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: np.ndarray) -> Generator[Piece]:
         """Yield all windows of a batch at once, and again where the files were changed meanwhile."""
         begin, end = (starts + reach for reach in self._access.reach)
         whole = False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from windowloader.order.lane import LanesOfBlocks
-    from windowloader.order.shard import Position, Steps
+    from windowloader.order.shard import Position, Step, Steps
     from windowloader.util.ranks import Ranks
 
     from .counting import ReadCounts
@@ -119,24 +119,25 @@ class PreloadedAccess:
         self._iterators += 1
         stream = PreloadedStream(self, self._iterators)
         self._reads = stream.reads
-        if self.steps.left(position):
+        step = self.steps.rank_at(position, rank=self.ranks.rank, world_size=self.ranks.world_size)
+        if step is not None:
             with self.reader.lock:
-                self.read_ahead(position)
+                self.read_ahead(step)
         return stream
 
-    def read_ahead(self, position: Position) -> None:
+    def read_ahead(self, step: Step) -> None:
         """Ask for the blocks of the turns that follow a step, as many as are read ahead; under the reader's lock."""
-        here = self.steps.rank_places(position, rank=self.ranks.rank, world_size=self.ranks.world_size)
-        for number in np.unique(here.lanes).tolist():
-            lane = self.order.sequence(here.pass_number, number)
+        pass_number = step.before.pass_number
+        for number in np.unique(step.lanes).tolist():
+            lane = self.order.sequence(pass_number, number)
             if number not in self.lanes or not len(lane):
                 continue
-            place = min(int(here.places[here.lanes == number].max()), len(lane) - 1)
+            place = min(int(step.places[step.lanes == number].max()), len(lane) - 1)
             turn = int(lane.spread.turn_of(np.array([place]))[0])
             ahead = max(1, self.choice.slots - self.choice.active)
             for entry in range(turn, min(turn + 1 + ahead, len(lane.visits))):
                 block = int(lane.blocks[lane.visits[entry]])
-                self.submit([block], (here.pass_number, int(lane.spread.borders[entry])))
+                self.submit([block], (pass_number, int(lane.spread.borders[entry])))
 
     def submit(self, blocks: Iterable[int], need: tuple[int, int]) -> list[Job]:
         """Ask for blocks that are not there, nor under way; return the jobs of all; under the reader's lock."""
@@ -207,7 +208,7 @@ class PreloadedStream(InTurn):
         super().__init__(access.reader.lock)
         self._access, self._number = access, number
 
-    def pieces(self, index: int, position: Position, starts: NDArray[np.int64]) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: NDArray[np.int64]) -> Generator[Piece]:
         """Yield the rows of batch number ``index``, once all its blocks are there."""
         access = self._access
         try:
@@ -215,7 +216,7 @@ class PreloadedStream(InTurn):
             span = access.order.grid.span
             inside = (starts >= access.begin) & (starts + span <= access.end)
             if not access.whole:
-                self._await(position, blocks_of(access.order, starts[inside]))
+                self._await(step, blocks_of(access.order, starts[inside]))
             self.pass_on(index)
             borders = np.flatnonzero(np.diff(inside)) + 1
             for begin, end in zip([0, *borders.tolist()], [*borders.tolist(), len(starts)], strict=True):
@@ -227,13 +228,13 @@ class PreloadedStream(InTurn):
             self.fail(index)
             raise
 
-    def _await(self, position: Position, blocks: NDArray[np.int64]) -> None:
+    def _await(self, step: Step, blocks: NDArray[np.int64]) -> None:
         access = self._access
         with self._lock:
             self.check()
             missing = blocks[~access.there[blocks]]
             jobs = access.submit(missing.tolist(), (-1, 0))
-            access.read_ahead(position)
+            access.read_ahead(step)
             while jobs:
                 while not all(job.done for job in jobs):
                     self._lock.wait()

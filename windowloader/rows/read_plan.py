@@ -14,7 +14,6 @@ import numpy as np
 
 from windowloader.errors import MemoryBudgetError
 from windowloader.order.grid import SPANS, cut
-from windowloader.order.inorder import TimeOrder
 from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import GlobalOrder, SequentialOrder
 from windowloader.order.shard import per_lane
@@ -370,7 +369,7 @@ def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, 
                 return (
                     in_time,
                     choice,
-                    TimeOrder(windows.index, grid=choice.grid, num_lanes=lanes),
+                    BlockOrder(windows.index, grid=choice.grid, active=1, lanes=lanes, shuffle=False),
                     choice.reason,
                 )
             return in_time, choice, None, choice.reason

@@ -29,7 +29,7 @@ from .rows import Resident
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from windowloader.order.shard import Position, Steps
+    from windowloader.order.shard import Position, Step, Steps
     from windowloader.util.ranks import Ranks
     from windowloader.windows.index import Starts
 
@@ -192,14 +192,14 @@ class MmapPrefetcher(Resident):
         self._told, self._looked = 0, 0
         self._lock = threading.Lock()
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: np.ndarray) -> Generator[Piece]:
         """Whole arrays, each window at its start, after the batches to come were asked for."""
         if index - self._looked >= AGAIN and self._cold:
             self._looked = index
             self._cold = tuple(stretch for stretch in self._cold if stretch.resident() < RESIDENT)
-        while self._cold and (step := self._next(index)) is not None:
-            self._tell(self._access.index(step))
-        return super().pieces(index, position, starts)
+        while self._cold and (coming := self._next(index)) is not None:
+            self._tell(self._access.index(coming))
+        return super().pieces(index, step, starts)
 
     def _next(self, index: int) -> np.ndarray | None:
         """Window numbers of the next step to ask for, up to ``ahead`` steps after ``index``."""
@@ -211,7 +211,7 @@ class MmapPrefetcher(Resident):
             if coming is None:
                 self._told = 2**62
                 return None
-            return coming[1].positions
+            return coming.positions
 
     def _tell(self, starts: np.ndarray) -> None:
         ranges = np.stack(

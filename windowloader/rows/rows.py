@@ -20,7 +20,7 @@ from .strided import Rows, StridedBuffer
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from windowloader.order.shard import Position
+    from windowloader.order.shard import Position, Step
     from windowloader.series.series import Series
     from windowloader.series.variable import Variable
 
@@ -68,8 +68,8 @@ class RowStream(Protocol):
     def reads(self) -> ReadCounts | None:
         """What it read."""
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
-        """Yield the rows of batch number ``index`` of this iterator, whose step begins at ``position``.
+    def pieces(self, index: int, step: Step, starts: np.ndarray) -> Generator[Piece]:
+        """Yield the rows of batch number ``index`` of this iterator, which is made of ``step``.
 
         Where rows are in memory or mapped it may be several batches, the last of them number ``index``.
         A piece is valid until the next one is asked for, the last until the generator is closed.
@@ -107,7 +107,7 @@ class Resident:
         """Return itself: nothing is kept between steps."""
         return self
 
-    def pieces(self, index: int, position: Position, starts: np.ndarray) -> Generator[Piece]:
+    def pieces(self, index: int, step: Step, starts: np.ndarray) -> Generator[Piece]:
         """Whole arrays, each window at its start."""
         yield Piece(self._arrays.beside((), starts), 0, len(starts))
 

@@ -183,7 +183,7 @@ class CachedSource(SourceOver):
         parts = [repr(part) if isinstance(part, slice) else part.tobytes() for part in self._box or ()]
         which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, self.source.address())
         key, state = digest(*which, parts), digest(self.source.fingerprint(), self._state)
-        layout = CacheLayout(self.name, self.shape, self.dtype, edges, f"{key} {state}")
+        layout = CacheLayout(self.name, self.shape, self.dtype, np.asarray(edges), f"{key} {state}")
         return self.cache.open(layout, key=key, state=state)
 
     def rows_held(self, begin: Any, end: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Box", "Cost", "Storage", "box_shape", "chunk_edges", "given", "joined", "met", "total_cost", "within",
+    "Box", "Cost", "Edges", "RegularEdges", "Storage", "box_shape", "chunk_edges", "given", "joined", "longest", "met",
+    "total_cost", "within",
 ]  # fmt: skip
 
 Box: TypeAlias = "tuple[slice | NDArray[np.int64], ...]"
@@ -64,6 +65,76 @@ def chunk_edges(num_rows: int, chunk: int) -> NDArray[np.int64]:
     return np.append(np.arange(0, num_rows, max(chunk, 1), dtype=np.int64), np.int64(num_rows))
 
 
+@dataclass(frozen=True, slots=True)
+class RegularEdges:
+    """Edges of chunks of equal length, as arithmetic: ``first``, every ``phase + k·size`` between, and ``stop``.
+
+    Stands for the array of them: an index, a slice or an array of indices gives edges, and `searchsorted` their
+    numbers. ``np.asarray`` makes the table.
+
+    Parameters
+    ----------
+    first, stop : int
+        The first edge, and the last one; ``first < stop``.
+    size : int
+        Rows of a chunk, at least 1.
+    phase : int
+        A row at which a chunk begins.
+
+    Examples
+    --------
+    >>> edges = RegularEdges(3, 20, 8)
+    >>> np.asarray(edges), len(edges), edges[1], edges.searchsorted([8, 9], side="right")
+    (array([ 3,  8, 16, 20]), 4, np.int64(8), array([2, 2]))
+    """
+
+    first: int
+    stop: int
+    size: int
+    phase: int = 0
+
+    def __len__(self) -> int:
+        return -((self.phase - self.stop) // self.size) - self._low + 1
+
+    @property
+    def _low(self) -> int:
+        """Number of the chunk that the first edge lies in, counted from ``phase``."""
+        return (self.first - self.phase) // self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)), dtype=np.int64)
+        index = np.asarray(index)
+        index = np.where(index < 0, index + len(self), index)
+        return np.clip(self.phase + (self._low + index) * self.size, self.first, self.stop)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def __sub__(self, rows: int) -> RegularEdges:
+        return RegularEdges(self.first - rows, self.stop - rows, self.size, self.phase - rows)
+
+    def searchsorted(self, rows: ArrayLike, side: Literal["left", "right"] = "left") -> NDArray[np.intp]:
+        """Count the edges before rows, or with ``side="right"`` up to them."""
+        rows = np.asarray(rows)
+        if side == "right":
+            found = (rows - self.phase) // self.size - self._low + 1
+            return np.where(rows >= self.stop, len(self), np.where(rows < self.first, 0, found))
+        found = -((self.phase - rows) // self.size) - self._low
+        return np.where(rows > self.stop, len(self), np.where(rows <= self.first, 0, found))
+
+
+Edges: TypeAlias = "NDArray[np.int64] | RegularEdges"
+"""Rows where chunks begin, and the end, increasing: arithmetic where they are regular."""
+
+
+def longest(edges: Edges) -> int:
+    """Most rows between two neighbouring edges."""
+    if isinstance(edges, RegularEdges) and len(edges) > 3:
+        return edges.size
+    return int(np.diff(np.asarray(edges)).max())
+
+
 def met(part: slice | NDArray[np.int64], chunk: int) -> NDArray[np.int64]:
     """Numbers of the chunks along an axis that a part of a box touches."""
     if isinstance(part, slice):
@@ -86,27 +157,27 @@ class Storage:
 
     Parameters
     ----------
-    edges : ndarray, shape (chunks + 1,), int64, or None
+    edges : Edges or None
         First row of each chunk, and the end, increasing; None where any range of rows can be read by itself (raw,
         uncompressed contiguous).
     row_bytes : int
         Bytes of a row as it is delivered.
     columns : int
         Chunks, or shards, across the other axes that a row is read from.
-    shards : ndarray, int64, or None
+    shards : Edges or None
         First row of each shard, and the end: chunks in one shard are fetched by one request.
     read_bytes : int, optional
         Decoded bytes of a row in all chunks that are read, more than ``row_bytes`` where a box is a part of them.
         None: equal.
     bytes_before : ndarray, shape (chunks + 1,), int64, optional
-        Decoded bytes of all chunks before each edge; None: ``read_bytes`` a row.
-    groups : ndarray, int64, optional
+        Decoded bytes of all stored chunks before each edge; None: ``read_bytes`` a row.
+    groups : Edges, optional
         First row of each group of rows fetched together, and the end; None: shards, or chunks.
     requests_before : ndarray, int64, optional
         Requests for all groups before each edge; None: ``columns`` per group.
     split : bool
         Whether reads should contain one group each.
-    stored_edges : ndarray, int64, optional
+    stored_edges : Edges, optional
         First row of each chunk as stored, and the end, which may lie outside the rows of a selection; None: ``edges``.
 
     Raises
@@ -120,30 +191,27 @@ class Storage:
     Cost(bytes=array([1600]), requests=array([4]))
     """
 
-    edges: NDArray[np.int64] | None = field(kw_only=False)
+    edges: Edges | None = field(kw_only=False)
     row_bytes: int
     columns: int = 1
-    shards: NDArray[np.int64] | None = None
+    shards: Edges | None = None
     read_bytes: int = None  # type: ignore[assignment]
-    bytes_before: NDArray[np.int64] = None  # type: ignore[assignment]
-    groups: NDArray[np.int64] | None = None
-    requests_before: NDArray[np.int64] = None  # type: ignore[assignment]
+    bytes_before: NDArray[np.int64] | None = None
+    groups: Edges | None = None
+    requests_before: NDArray[np.int64] | None = None
     split: bool = False
-    stored_edges: NDArray[np.int64] | None = field(default=None, repr=False)
+    stored_edges: Edges | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.row_bytes < 1 or self.columns < 1:
             raise LoaderError(f"row_bytes={self.row_bytes}, columns={self.columns}: both must be at least 1.")
         for name, edges in (("edges", self.edges), ("shards", self.shards)):
-            if edges is not None and (len(edges) < 2 or np.any(np.diff(edges) <= 0)):
+            if isinstance(edges, np.ndarray) and (len(edges) < 2 or np.any(np.diff(edges) <= 0)):
                 raise LoaderError(f"{name} of a chunked array must increase from its first row to its end.")
         self._default("read_bytes", self.row_bytes)
         self._default("stored_edges", self.edges)
-        if (edges := self.stored_edges) is not None:
-            self._default("bytes_before", (edges - edges[0]) * self.read_bytes)
-            self._default("groups", edges if self.shards is None else self.shards)
-        if self.groups is not None:
-            self._default("requests_before", np.arange(len(self.groups)) * self.columns)
+        if self.stored_edges is not None:
+            self._default("groups", self.stored_edges if self.shards is None else self.shards)
 
     def _default(self, name: str, value: Any) -> None:
         if getattr(self, name) is None:
@@ -198,15 +266,13 @@ class Storage:
         for part, size, chunk in zip(parts, shape[1:], chunks[1:], strict=True):
             hit = met(part, chunk)
             read *= len(hit) * chunk if whole else int(np.minimum(chunk, size - hit * chunk).sum())
-        edges, read = chunk_edges(shape[0], chunks[0]), max(1, read)
-        before = edges * read
-        if whole:
-            before[-1] = before[-2] + chunks[0] * read
+        edges = RegularEdges(0, shape[0], chunks[0])
+        stored = RegularEdges(0, -(-shape[0] // chunks[0]) * chunks[0], chunks[0]) if whole else edges
         if shards is not None:
-            more["shards"] = chunk_edges(shape[0], shards[0])
+            more["shards"] = RegularEdges(0, stored.stop, shards[0])
         outer = zip(parts, (shards or chunks)[1:], strict=True)
         columns = max(1, math.prod(len(met(part, chunk)) for part, chunk in outer))
-        return cls(edges, columns=columns, read_bytes=read, bytes_before=before, **more)
+        return cls(edges, columns=columns, read_bytes=max(1, read), stored_edges=stored, **more)
 
     def of_rows(self, start: int, stop: int, row_bytes: int) -> Storage:
         """Storage of the rows ``[start, stop)``, of ``row_bytes`` each; chunks are still read whole."""
@@ -214,7 +280,11 @@ class Storage:
             None if places is None else places - start
             for places in (self.stored_edges, self.groups, self.shards)
         )
-        edges = None if stored is None or start >= stop else _clipped(stored, stop - start)
+        edges: Edges | None = None
+        if isinstance(stored, RegularEdges) and start < stop:
+            edges = replace(stored, first=0, stop=stop - start)
+        elif stored is not None and start < stop:
+            edges = _clipped(stored, stop - start)
         return replace(
             self, edges=edges, stored_edges=stored, groups=groups, shards=shards, row_bytes=row_bytes
         )
@@ -222,19 +292,20 @@ class Storage:
     @property
     def largest(self) -> int:
         """Rows of the longest chunk; 1 without chunks."""
-        return 1 if self.edges is None else int(np.diff(self.edges).max())
+        return 1 if self.edges is None else longest(self.edges)
 
     @property
     def chunk_bytes(self) -> int:
         """Decoded bytes of the largest chunk; of a row without chunks."""
-        largest = self.read_bytes if self.stored_edges is None else int(np.diff(self.bytes_before).max())
+        if self.bytes_before is None:
+            largest = self.read_bytes * (1 if self.stored_edges is None else longest(self.stored_edges))
+        else:
+            largest = int(np.diff(self.bytes_before).max())
         return -(-largest // self.columns)
 
     def bytes(self, start: int, stop: int) -> int:
         """Count the decoded bytes that reading rows ``[start, stop)`` takes, as `cost` does of many ranges."""
-        if self.stored_edges is None:
-            return (stop - start) * self.read_bytes
-        return int(_between(self.stored_edges, self.bytes_before, start, stop)[0])
+        return int(self.cost(start, stop).bytes)
 
     def cost(self, begin: ArrayLike, end: ArrayLike) -> Cost:
         """Count what reading the rows ``[begin, end)`` costs.
@@ -250,13 +321,18 @@ class Storage:
             Arrays of shape (n,), int64.
         """
         first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
-        if self.stored_edges is None:
-            size = (last - first) * self.read_bytes
-        else:
-            size, first, last = _between(self.stored_edges, self.bytes_before, first, last)
+        if self.stored_edges is not None:
+            low, high = _touched(self.stored_edges, first, last)
+            first, last = self.stored_edges[low], self.stored_edges[high]
+        size = (last - first) * self.read_bytes
+        if self.stored_edges is not None and self.bytes_before is not None:
+            size = self.bytes_before[high] - self.bytes_before[low]
         if self.groups is None:
             return Cost(size, np.full(first.shape, self.columns))
-        return Cost(size, _between(self.groups, self.requests_before, first, last)[0])
+        low, high = _touched(self.groups, first, last)
+        if self.requests_before is None:
+            return Cost(size, (high - low) * self.columns)
+        return Cost(size, self.requests_before[high] - self.requests_before[low])
 
     def pieces(self, begin: int, end: int, limit: int) -> NDArray[np.int64]:
         """Cut the rows ``[begin, end)`` into reads of at most ``limit`` requests, or of one group.
@@ -281,8 +357,8 @@ class Storage:
         """Return the most decoded bytes that one request fetches when up to ``rows`` rows are read together."""
         if self.groups is None:
             return self.chunk_bytes
-        longest = 1 if self.stored_edges is None else int(np.diff(self.stored_edges).max())
-        most = min(rows + longest, int(np.diff(self.groups).max())) * self.read_bytes
+        chunk = 1 if self.stored_edges is None else longest(self.stored_edges)
+        most = min(rows + chunk, longest(self.groups)) * self.read_bytes
         return max(self.chunk_bytes, -(-most // (1 if self.split else self.columns)))
 
     def broken(self, begin: ArrayLike, end: ArrayLike) -> NDArray[np.int64]:
@@ -292,10 +368,10 @@ class Storage:
             return np.empty(0, np.int64)
         first, last = _touched(edges, begin, end)
         one, other = _touched(shards, edges[first], edges[last])
-        counts = np.diff(np.searchsorted(edges, shards))
         broken = np.concatenate([one[edges[first] > shards[one]], other[edges[last] < shards[other]] - 1])
         short = len(shards) - 2  # the last one has fewer chunks than others and counts as a part
-        if counts[short] < counts[0] and np.any(other > short):
+        numbers = edges.searchsorted(shards[np.array([0, 1, short, short + 1])])
+        if numbers[3] - numbers[2] < numbers[1] - numbers[0] and np.any(other > short):
             broken = np.append(broken, short)
         return np.unique(broken)
 
@@ -312,13 +388,11 @@ class Storage:
         int
         """
         first, last = np.asarray(begin, np.int64), np.asarray(end, np.int64)
-        edges, before = self.stored_edges, self.bytes_before
-        if edges is None:
-            edges = np.unique(np.concatenate([first, last]))
-            before = edges * self.read_bytes
-        first, last = _touched(edges, first, last)
-        change = np.bincount(first, minlength=len(edges)) - np.bincount(last, minlength=len(edges))
-        return int(np.diff(before)[np.cumsum(change)[:-1] > 0].sum())
+        if self.stored_edges is not None:
+            low, high = _touched(self.stored_edges, first, last)
+            first, last = self.stored_edges[low], self.stored_edges[high]
+        begins, ends = _united(first, last)
+        return int(self.cost(begins, ends).bytes.sum())
 
 
 def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
@@ -341,8 +415,8 @@ def joined(parts: Sequence[Storage], borders: NDArray[np.int64]) -> Storage:
     for part, (low, high) in zip(parts, pairwise(borders.tolist()), strict=True):
         rows = np.array([0, high - low])
         wide = rows if part.groups is None else _clipped(part.groups, high - low)
-        own = np.arange(high - low + 1) if chunked and part.edges is None else part.edges
-        own = rows if own is None else own
+        own = np.arange(high - low + 1) if chunked and part.edges is None else rows
+        own = own if part.edges is None else np.asarray(part.edges)
         edges.append(own[1:] + low)
         groups.append(wide[1:] + low)
         sizes.append(part.cost(own[:-1], own[1:]).bytes)
@@ -382,21 +456,19 @@ def total_cost(variables: Sequence[Storage], begin: ArrayLike, end: ArrayLike) -
     return Cost(sum((p.bytes for p in parts), zero), sum((p.requests for p in parts), zero))
 
 
-def _touched(
-    edges: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _touched(edges: Edges, begin: ArrayLike, end: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the last edge at or before each begin, and the first at or after each end."""
-    return np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
+    return edges.searchsorted(begin, side="right") - 1, edges.searchsorted(end, side="left")
 
 
-def _between(
-    edges: NDArray[np.int64], before: NDArray[np.int64], begin: ArrayLike, end: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Count what lies between the edges around ranges of rows, given what lies before each edge; also these edges."""
-    first, last = _touched(edges, begin, end)
-    return before[last] - before[first], edges[first], edges[last]
+def _united(begin: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Unite ranges that overlap; rising."""
+    order = np.argsort(begin, kind="stable")
+    begin, reach = begin[order], np.maximum.accumulate(end[order])
+    opens = np.append(True, begin[1:] >= reach[:-1])[: len(begin)]
+    return begin[opens], reach[np.append(opens[1:], True)[: len(begin)]]
 
 
-def _clipped(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Clip increasing rows to ``[0, size]``, each once."""
-    return np.unique(np.clip(places, 0, size))
+def _clipped(edges: Edges, size: int) -> NDArray[np.int64]:
+    """Clip increasing edges to ``[0, size]``, each once."""
+    return np.unique(np.clip(np.asarray(edges), 0, size))

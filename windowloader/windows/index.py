@@ -88,6 +88,11 @@ class Runs:
         inside = np.minimum(begun, self.cumulative[run + 1] - self.cumulative[run])
         return np.where(run < 0, 0, self.cumulative[run] + inside)
 
+    def gaps(self, rows: int) -> np.ndarray:
+        """Return the numbers of the windows after whose start the next one comes more than ``rows`` later."""
+        ends = np.arange(len(self) - 1) if self.stride > rows else self.cumulative[1:-1] - 1
+        return ends[self(ends + 1) - self(ends) > rows]
+
     def slice(self, start: int, stop: int, step: int = 1) -> Runs:
         """Return the windows with numbers ``range(start, stop, step)``, step at least 1."""
         begin = np.maximum(self.cumulative[:-1], start)
@@ -165,6 +170,10 @@ class Explicit:
     def rank(self, rows: np.ndarray) -> np.ndarray:
         """Count the starts before each row, int64, whatever the order of the windows."""
         return np.searchsorted(self._sorted, rows, side="left")
+
+    def gaps(self, rows: int) -> np.ndarray:
+        """Return the numbers of the windows after whose start the next one comes more than ``rows`` later."""
+        return np.flatnonzero(np.diff(self.starts) > rows)
 
     def slice(self, start: int, stop: int, step: int = 1) -> Explicit:
         """Return the windows with numbers ``range(start, stop, step)``, step at least 1."""

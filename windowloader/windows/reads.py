@@ -51,7 +51,7 @@ def row_ranges(variable: Variable, start: int, stop: int, read_bytes: int) -> It
     while start < stop:
         end = min(start + step, stop)
         if edges is not None and end < stop:
-            edge = int(edges[np.searchsorted(edges, end, side="right") - 1])
+            edge = int(edges[edges.searchsorted(end, side="right") - 1])
             end = edge if edge > start else end  # a chunk larger than a read is cut
         yield start, end
         start = end

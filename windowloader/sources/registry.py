@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from windowloader.errors import AxesError, SourceError, SourceFormatError, hide_secrets
 
-from .failures import Asked, Guard
 from .formats import GRIB, PICKLED, by_bytes, by_name, foreign, format_of, is_pattern, is_url, matching
 from .handles import Stamp
 
@@ -97,12 +96,17 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
         target = given[0] if given else options.get("target")
         path = str(os.fspath(target)) if isinstance(target, str | os.PathLike) else ""
         try:
-            with Guard(Asked(path or type(target).__name__, doing="opened")):
-                return function(*given, **options)
-        except SourceError as error:
-            if "://" in path and os.path.basename(path.partition("?")[0].rstrip("/")) not in str(error):
-                raise type(error)(f"{path!r}: {error}") from error.__cause__
-            raise
+            return function(*given, **options)
+        except Exception as error:
+            from .failures import Asked, Guard
+
+            try:
+                with Guard(Asked(path or type(target).__name__, doing="opened")):
+                    raise
+            except SourceError as found:
+                if "://" in path and os.path.basename(path.partition("?")[0].rstrip("/")) not in str(found):
+                    raise type(found)(f"{path!r}: {found}") from found.__cause__
+                raise
 
     return guard
 

@@ -33,7 +33,7 @@ from .reads import Progress, Read, lend
 from .remote_objects import pool, renew_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .options import Location
     from .reads import Pending
@@ -314,7 +314,9 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     return not path.suffix
 
 
-def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def list_arrays(
+    target: Any, storage_options: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return paths of the arrays of numbers along time in a store; () if the store is one array.
 
     Parameters
@@ -323,11 +325,15 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
         The store.
     storage_options : mapping, optional
         See `windowloader.sources.options.locate`.
+    names : sequence of str
+        Arrays that are known: nothing else is looked for.
 
     Returns
     -------
     tuple of str
     """
+    if names:
+        return tuple(names)
     from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options))

@@ -41,7 +41,7 @@ class Kind:
         Function that opens a target, as ``"module:function"``. Takes ``axes``, and ``variable`` where there is
         ``lists``; its other keyword arguments are the options of the kind.
     lists : str, optional
-        Function that lists the variables of a target; None where a target is one array.
+        Function that lists the variables of a target, and takes ``names``; None where a target is one array.
     marks : tuple of str
         Classes, as ``"package.Class"``, and attributes of its objects: see `_marks`.
     parts : bool
@@ -97,7 +97,7 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
         path = str(os.fspath(target)) if isinstance(target, str | os.PathLike) else ""
         try:
             return function(*given, **options)
-        except Exception as error:
+        except Exception:
             from .failures import Asked, Guard
 
             try:
@@ -180,7 +180,7 @@ def list_variables(
 ) -> tuple[str, ...]:
     """Names of the arrays of numbers along time in a file or store of several; () for a single array.
 
-    With ``names``, these where the target is a Zarr store, which opens arrays by name without a list of all there are.
+    With ``names``, these where the target has them, which may be no arrays along time.
     """
     storage = dict(storage_options or {})
     if (parts := _parts(target, storage)) is not None:
@@ -189,9 +189,7 @@ def list_variables(
     kind = _kind(place)
     if kind.lists is None or within is not None:
         return ()
-    if names and kind is KINDS["zarr"]:
-        return tuple(names)
-    found: tuple[str, ...] | None = _call(kind, kind.lists, place, storage, {})
+    found: tuple[str, ...] | None = _call(kind, kind.lists, place, storage, {"names": names})
     if found is not None:
         return found
     if kind is KINDS["npz"]:  # opening it downloads it, once
@@ -199,7 +197,7 @@ def list_variables(
     from .fetching import fetched
 
     with fetched(place, storage) as path:
-        return list_variables(path)
+        return list_variables(path, names=names)
 
 
 def open_ready(source: Source, *, axes: str | None = None) -> Source:

@@ -498,3 +498,14 @@ def test_a_coordinate_of_several_dimensions_has_their_names(tmp_path: Path) -> N
             "station": ("station", "time"),
             "speed": ("time", "station"),
         }
+
+
+def test_an_array_without_time_is_opened_by_its_name_beside_others(tmp_path: Path, place) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["plain"], file["timed"] = VALUES, VALUES + 1
+        file["timed"].dims[0].label = "time"
+    url = place(tmp_path / "a.h5")
+    assert list_variables(url) == ("timed",)
+    np.testing.assert_array_equal(loaded(wl.open(url, variables=["plain"])), VALUES)
+    with pytest.raises(wl.errors.SeriesError, match=r"unknown: 'absent'.*It has 'timed'"):
+        wl.open(url, variables=["absent"])

@@ -70,8 +70,7 @@ KINDS = {  # in the order that objects are tested in
         parts=True,
     ),
     "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
-    "hdf5": Kind("an HDF5 or netCDF-4 file", "netcdf:open_netcdf", "netcdf:list_netcdf", parts=True),
-    "netcdf": Kind("a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf"),
+    "hdf5": Kind("an HDF5, netCDF or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf", parts=True),
     "table": Kind("a table (CSV, Parquet, Feather, Excel)", "tables:open_table"),
     "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
     "dataset": Kind("an xarray Dataset or DataTree", "netcdf:open_xarray", "netcdf:list_xarray", DATASETS),
@@ -238,8 +237,10 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
 def _kind(target: Any, raw: bool = False) -> Kind:
     """Return the kind of a path, URL or object; ``raw``: a file is bare numbers."""
     if isinstance(target, str):
-        name = "raw" if raw else _url_kind(target) if is_url(target) else _file_kind(target)
-        return KINDS[name]
+        if raw or not is_url(target):
+            return KINDS["raw" if raw else _file_kind(target)]
+        named = by_name(target)  # the first bytes of what may be HDF5 are read when it is opened
+        return KINDS[str(named.kind) if named else "zarr"]
     marks = _marks(target)
     for kind in KINDS.values():
         if not marks.isdisjoint(kind.marks):
@@ -250,13 +251,6 @@ def _kind(target: Any, raw: bool = False) -> Kind:
         "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL, "
         "lists of numbers as numpy.asarray(numbers)."
     )
-
-
-def _url_kind(url: str) -> str:
-    """Kind of an object by its name; the first bytes of what may be HDF5 are read when it is opened."""
-    named = by_name(url)
-    kind = named.kind if named else None
-    return "hdf5" if kind == "netcdf" else kind or "zarr"
 
 
 def _file_kind(path: str) -> str:
@@ -306,7 +300,7 @@ def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict
         return call()
     except NotHDF5Error as error:
         found = by_bytes(error.head)
-        if found is not None and found.kind == "netcdf":
+        if found is not None and found.name == "netCDF":
             return None
         if advice := foreign(place, error.head):
             raise SourceFormatError(f"{hide_secrets(place)!r} is {advice}.") from error

@@ -201,6 +201,8 @@ def test_records_by_a_field(tmp_path: Path, place) -> None:
         SourceFormatError, match=r"one field is opened at a time: \['tower/flux/mean', 'tower/flux/levels'"
     ):
         wl.open(url)
+    with pytest.raises(SourceFormatError, match="one field is opened at a time"):
+        wl.open(url, variables=["tower/flux"])
     source = open_source(url, variable="tower/flux/mean")
     check_source(source, np.arange(12.0), timestamps=TIMES, fork=False)
     source = open_source(url, variable="tower/flux/levels")

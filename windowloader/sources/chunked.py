@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from windowloader.errors import SourceChangedError, SourceFormatError
+from windowloader.errors import SourceFormatError
 from windowloader.util.axes import check_dtype
 
 from .base import Source, digest
@@ -159,14 +159,9 @@ class _TensorStoreRows:
 
         self.source, self.location, self.ts = source, location, tensorstore(source.name)
         self.progress = Progress(self.renew)
-        store = open_tensorstore(
-            location, source.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
-        )
-        if tuple(store.shape) != source.stored_shape:
-            raise SourceChangedError(
-                f"{source.name!r} had shape {source.stored_shape} when it was opened and has {tuple(store.shape)} now; "
-                "open it again."
-            )
+        grids = source.stored_shape, source.stored_chunks, source.objects
+        how: Any = {"fill_missing": source.fill_missing, "cache_bytes": source.cache_bytes}
+        store = open_tensorstore(location, source.driver, grids, **how)
         if source.packing is None and store.dtype.numpy_dtype != source.dtype:
             store = self.ts.cast(store, source.dtype)
         self.stored = store[self.ts.d[source.order].transpose[:]]

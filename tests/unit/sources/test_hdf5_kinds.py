@@ -340,8 +340,9 @@ def raw_chunk(path: Path, number: int, chunk: bytes, settings: tuple[int, ...] =
         space = h5py.h5s.create_simple(VALUES.shape)
         dataset = h5py.h5d.create(file.id, b"speed", h5py.h5t.IEEE_F32LE, space, plist)
         dataset.write_direct_chunk((0, 0), chunk)
-    written, new = path.read_bytes(), number.to_bytes(2, "little")
-    assert written.count(old := unknown.to_bytes(2, "little")) == 1 + chunk.count(old)
+    written = path.read_bytes()
+    old, new = (one.to_bytes(2, "little") for one in (unknown, number))
+    assert written.count(old) == 1 + chunk.count(old)
     path.write_bytes(written.replace(old, new, 1))
     return path
 

@@ -241,3 +241,10 @@ def test_a_page_in_place_of_what_is_read_in_ranges_is_an_error_with_its_url(suff
     with pytest.raises(WindowLoaderError) as caught:
         wl.open(url, storage_options=options)
     assert url in str(caught.value)
+
+
+def test_one_of_several_arrays_of_an_archive(place, folder):
+    np.savez(folder / "two.npz", speed=VALUES, flow=VALUES + 1)
+    url, options = place("two.npz")
+    series = wl.open(url, variables=["flow"], storage_options=options)
+    np.testing.assert_array_equal(series.variables[0].source.array(), VALUES + 1)

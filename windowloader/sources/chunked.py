@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from windowloader.errors import SourceChangedError, SourceFormatError
+from windowloader.errors import SourceFormatError
 from windowloader.util.axes import check_dtype
 
 from .base import Source, digest
@@ -33,7 +33,7 @@ from .reads import Progress, Read, lend
 from .remote_objects import pool, renew_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .options import Location
     from .reads import Pending
@@ -159,14 +159,9 @@ class _TensorStoreRows:
 
         self.source, self.location, self.ts = source, location, tensorstore(source.name)
         self.progress = Progress(self.renew)
-        store = open_tensorstore(
-            location, source.driver, fill_missing=source.fill_missing, cache_bytes=source.cache_bytes
-        )
-        if tuple(store.shape) != source.stored_shape:
-            raise SourceChangedError(
-                f"{source.name!r} had shape {source.stored_shape} when it was opened and has {tuple(store.shape)} now; "
-                "open it again."
-            )
+        grids = source.stored_shape, source.stored_chunks, source.objects
+        how: Any = {"fill_missing": source.fill_missing, "cache_bytes": source.cache_bytes}
+        store = open_tensorstore(location, source.driver, grids, **how)
         if source.packing is None and store.dtype.numpy_dtype != source.dtype:
             store = self.ts.cast(store, source.dtype)
         self.stored = store[self.ts.d[source.order].transpose[:]]
@@ -314,7 +309,9 @@ def is_chunked(target: str | os.PathLike[str]) -> bool:
     return not path.suffix
 
 
-def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def list_arrays(
+    target: Any, storage_options: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return paths of the arrays of numbers along time in a store; () if the store is one array.
 
     Parameters
@@ -323,11 +320,15 @@ def list_arrays(target: Any, storage_options: Mapping[str, Any] | None = None) -
         The store.
     storage_options : mapping, optional
         See `windowloader.sources.options.locate`.
+    names : sequence of str
+        Arrays that are known: nothing else is looked for.
 
     Returns
     -------
     tuple of str
     """
+    if names:
+        return tuple(names)
     from .zarr_contents import ZarrContents, place_of
 
     contents = ZarrContents.of(place_of(target, storage_options))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def _is_time(coordinate: Any) -> bool:
 def _holds_times(coordinate: Any) -> bool:
     """Whether the values are times: datetime64, dates of cftime, text that begins with a date, or numbers since one."""
     if coordinate.dtype.kind not in TEXT:
-        return coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
+        return coordinate.dtype.kind == "M" or bool(time_units(coordinate.attrs))
     first = coordinate.values.ravel()[:1].tolist()
     return _are_dates(first) or (coordinate.ndim == 1 and _are_texts_of_dates(first))
 
@@ -204,12 +205,12 @@ def time_units(attributes: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> time_units({"units": "Hours since 1900-01-01"}), time_units({"units": "m s-1"})
+    >>> time_units({"units": "Hours Since  1900-01-01"}), time_units({"units": "m s-1"})
     ('hours since 1900-01-01', '')
     """
-    text = str(attributes.get("units", "")).strip().replace(" SINCE ", " since ")
+    text = re.sub(r"\s+since\s+", " since ", str(attributes.get("units", "")), flags=re.IGNORECASE)
     unit, since, date = text.partition(" since ")
-    return f"{unit.lower()} since {date.strip()}" if since and unit.strip().isalpha() else ""
+    return f"{unit.strip().lower()} since {date.strip()}" if since and unit.strip().isalpha() else ""
 
 
 def _since(values: np.ndarray, attributes: Mapping[str, Any], name: str) -> np.ndarray:

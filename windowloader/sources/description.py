@@ -106,6 +106,10 @@ class Contents:
         group, name = self._place(path)
         return group in self.groups and name in self.groups[group].variables
 
+    def listed(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Paths of what can be opened: what is asked for if all of it is there, else `names`."""
+        return tuple(asked) if asked and all(self.holds(path.strip("/")) for path in asked) else self.names()
+
     def choose(self, variable: str | None) -> str:
         """Return the path of the variable that is meant; `SourceFormatError` that lists the variables."""
         if variable is not None and self.holds(path := variable.strip("/")):
@@ -212,10 +216,15 @@ def _describes(name: str, one: Any, values: Any) -> bool:
 
 def _decoded(name: str, one: Any) -> Any:
     """Decode a coordinate as xarray does, but for its times."""
+    import pandas
     import xarray
 
     if one.dtype.kind in "Mm":
         return one
+    if isinstance(one.dtype, pandas.api.extensions.ExtensionDtype):  # which NumPy does not have
+        index = one.to_index()
+        periods = isinstance(index, pandas.PeriodIndex)
+        return xarray.Variable(one.dims, index.to_timestamp() if periods else index.astype(object), one.attrs)
     return xarray.conventions.decode_cf_variable(name, one, decode_times=False)
 
 

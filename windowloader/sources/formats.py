@@ -60,7 +60,7 @@ FORMATS = (
     Format("npy", "npy", (b"\x93NUMPY",), (".npy",)),
     Format("npz", "npz", (), (".npz",)),
     Format("HDF5", "hdf5", (HDF5,), (".h5", ".hdf5", ".hdf", ".he5", ".mat")),
-    Format("netCDF", "netcdf", (b"CDF", b"GRIB"), (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)),
+    Format("netCDF", "hdf5", (b"CDF", b"GRIB"), (".nc", ".nc4", ".cdf", ".netcdf", ".nc3", *GRIB)),
     Format("Parquet", "table", (b"PAR1",), (".parquet", ".pq"), "a Parquet file. Name it .parquet"),
     Format("Feather", "table", (b"ARROW1",), (".feather", ".arrow", ".ipc"), "a Feather file. Name it .feather"),
     Format("Excel", "table", (), (".xlsx", ".xls", ".ods")),

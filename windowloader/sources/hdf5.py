@@ -102,8 +102,8 @@ class HDF5Contents(Contents):
                 yield path
 
     def holds(self, path: str) -> bool:
-        """Whether there is an array or frame of that path."""
-        return path in self.frames or super().holds(path)
+        """Whether there is an array, frame or dataset of records of that path, here or in another file."""
+        return path in (*self.frames, *self.tables, *self.elsewhere) or super().holds(path)
 
     def choose(self, variable: str | None) -> str:
         """Return the path of the array or frame that is meant."""
@@ -178,7 +178,8 @@ class HDF5Contents(Contents):
                         if name not in INTERNAL and item not in (group, *above):  # else it would never end
                             left.append((inner, item, (group, *above)))
                     elif isinstance(item, h5py.Dataset) and item.dtype.names:
-                        self.tables += [inner] if item.shape else []
+                        numbers = any(item.dtype[name].base.kind in "fiub" for name in item.dtype.names)
+                        self.tables += [inner] if item.shape and numbers else []
                     elif isinstance(item, h5py.Dataset) and item.shape is not None:
                         arrays[name] = item
             groups[path] = _dataset(group, arrays, remote)

@@ -194,11 +194,13 @@ def open_netcdf(
 
 
 def list_netcdf(
-    target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    target: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Names of the frames of pandas in a file, and of its arrays, with a time axis if any; () for a lone frame."""
     with opened(FileOpener.of(target, storage_options)) as contents:
-        names = contents.names()
+        names = contents.listed(names)
         return () if names == tuple(contents.frames) and len(names) == 1 else names
 
 
@@ -293,9 +295,9 @@ def open_xarray(target: Any, *, variable: str | None = None, axes: str | None = 
     return ArraySource(raw.values, axes=axes, name=path, dims=how["dims"], labels=found, timestamps=times)
 
 
-def list_xarray(target: Any) -> tuple[str, ...]:
+def list_xarray(target: Any, names: Sequence[str] = ()) -> tuple[str, ...]:
     """Names of the variables of numbers with a time axis; of all, if none has one."""
-    return _given(target)().variables()
+    return _given(target)().listed(names)
 
 
 def _given(target: Any) -> FileOpener:

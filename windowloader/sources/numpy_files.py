@@ -280,7 +280,7 @@ def open_npz_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
         ) from error
 
 
-def list_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def list_npz(path: str | os.PathLike[str], names: Sequence[str] = ()) -> tuple[str, ...]:
     """Names of the arrays of an ``.npz``; () where there is one."""
     with open_npz_archive(Stamp.of(path).path) as archive:
         return tuple(archive.names) if len(archive.names) > 1 else ()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from windowloader.errors import AxesError, SourceError, SourceFormatError, hide_secrets
 
-from .failures import Asked, Guard
 from .formats import GRIB, PICKLED, by_bytes, by_name, foreign, format_of, is_pattern, is_url, matching
 from .handles import Stamp
 
@@ -42,7 +41,7 @@ class Kind:
         Function that opens a target, as ``"module:function"``. Takes ``axes``, and ``variable`` where there is
         ``lists``; its other keyword arguments are the options of the kind.
     lists : str, optional
-        Function that lists the variables of a target; None where a target is one array.
+        Function that lists the variables of a target, and takes ``names``; None where a target is one array.
     marks : tuple of str
         Classes, as ``"package.Class"``, and attributes of its objects: see `_marks`.
     parts : bool
@@ -71,8 +70,7 @@ KINDS = {  # in the order that objects are tested in
         parts=True,
     ),
     "zarr array": Kind("a Zarr array", "chunked:open_chunked", marks=("zarr.Array",)),
-    "hdf5": Kind("an HDF5 or netCDF-4 file", "netcdf:open_netcdf", "netcdf:list_netcdf", parts=True),
-    "netcdf": Kind("a netCDF 3 or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf"),
+    "hdf5": Kind("an HDF5, netCDF or GRIB file", "netcdf:open_netcdf", "netcdf:list_netcdf", parts=True),
     "table": Kind("a table (CSV, Parquet, Feather, Excel)", "tables:open_table"),
     "dataarray": Kind("an xarray DataArray", "netcdf:open_xarray", marks=("xarray.DataArray",)),
     "dataset": Kind("an xarray Dataset or DataTree", "netcdf:open_xarray", "netcdf:list_xarray", DATASETS),
@@ -97,12 +95,17 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
         target = given[0] if given else options.get("target")
         path = str(os.fspath(target)) if isinstance(target, str | os.PathLike) else ""
         try:
-            with Guard(Asked(path or type(target).__name__, doing="opened")):
-                return function(*given, **options)
-        except SourceError as error:
-            if "://" in path and os.path.basename(path.partition("?")[0].rstrip("/")) not in str(error):
-                raise type(error)(f"{path!r}: {error}") from error.__cause__
-            raise
+            return function(*given, **options)
+        except Exception:
+            from .failures import Asked, Guard
+
+            try:
+                with Guard(Asked(path or type(target).__name__, doing="opened")):
+                    raise
+            except SourceError as found:
+                if "://" in path and os.path.basename(path.partition("?")[0].rstrip("/")) not in str(found):
+                    raise type(found)(f"{path!r}: {found}") from found.__cause__
+                raise
 
     return guard
 
@@ -176,7 +179,7 @@ def list_variables(
 ) -> tuple[str, ...]:
     """Names of the arrays of numbers along time in a file or store of several; () for a single array.
 
-    With ``names``, these where the target is a Zarr store, which opens arrays by name without a list of all there are.
+    With ``names``, these where the target has them, which may be no arrays along time.
     """
     storage = dict(storage_options or {})
     if (parts := _parts(target, storage)) is not None:
@@ -185,17 +188,15 @@ def list_variables(
     kind = _kind(place)
     if kind.lists is None or within is not None:
         return ()
-    if names and kind is KINDS["zarr"]:
-        return tuple(names)
-    found: tuple[str, ...] | None = _call(kind, kind.lists, place, storage, {})
+    found: tuple[str, ...] | None = _call(kind, kind.lists, place, storage, {"names": names})
     if found is not None:
         return found
     if kind is KINDS["npz"]:  # opening it downloads it, once
-        return ()
+        return tuple(names)
     from .fetching import fetched
 
     with fetched(place, storage) as path:
-        return list_variables(path)
+        return list_variables(path, names=names)
 
 
 def open_ready(source: Source, *, axes: str | None = None) -> Source:
@@ -236,8 +237,10 @@ def _place_of(target: Any, variable: str | None = None) -> tuple[Any, str | None
 def _kind(target: Any, raw: bool = False) -> Kind:
     """Return the kind of a path, URL or object; ``raw``: a file is bare numbers."""
     if isinstance(target, str):
-        name = "raw" if raw else _url_kind(target) if is_url(target) else _file_kind(target)
-        return KINDS[name]
+        if raw or not is_url(target):
+            return KINDS["raw" if raw else _file_kind(target)]
+        named = by_name(target)  # the first bytes of what may be HDF5 are read when it is opened
+        return KINDS[str(named.kind) if named else "zarr"]
     marks = _marks(target)
     for kind in KINDS.values():
         if not marks.isdisjoint(kind.marks):
@@ -248,13 +251,6 @@ def _kind(target: Any, raw: bool = False) -> Kind:
         "TensorStore object; a list or pattern of any of these, joined along time. Files are given by path or URL, "
         "lists of numbers as numpy.asarray(numbers)."
     )
-
-
-def _url_kind(url: str) -> str:
-    """Kind of an object by its name; the first bytes of what may be HDF5 are read when it is opened."""
-    named = by_name(url)
-    kind = named.kind if named else None
-    return "hdf5" if kind == "netcdf" else kind or "zarr"
 
 
 def _file_kind(path: str) -> str:
@@ -304,7 +300,7 @@ def _call(kind: Kind, named: str, place: Any, storage: dict[str, Any], how: dict
         return call()
     except NotHDF5Error as error:
         found = by_bytes(error.head)
-        if found is not None and found.kind == "netcdf":
+        if found is not None and found.name == "netCDF":
             return None
         if advice := foreign(place, error.head):
             raise SourceFormatError(f"{hide_secrets(place)!r} is {advice}.") from error

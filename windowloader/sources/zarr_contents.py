@@ -21,7 +21,13 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError, hide_secrets
+from windowloader.errors import (
+    SourceChangedError,
+    SourceFormatError,
+    SourceNotFoundError,
+    WindowLoaderError,
+    hide_secrets,
+)
 from windowloader.util.axes import check_shape
 
 from .base import digest
@@ -36,7 +42,7 @@ from .remote_objects import check_bucket, own_headers_stay, wait_for
 from .zarr_stores import TensorStoreStore, fsspec_store, store_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .options import Location
 
@@ -384,7 +390,8 @@ class ZarrContents(Contents):
             where = location.child(path)
             where = replace(where, timeout=where.timeout * max(1, array.nchunks // 1000))
             with suppress(SourceFormatError):  # zarr-python reads what TensorStore does not know
-                store = open_tensorstore(where, self.driver(path), fill_missing=True)
+                grids = array.shape, array.chunks, array.shards or array.chunks
+                store = open_tensorstore(where, self.driver(path), grids, fill_missing=True)
                 return np.asarray(wait_for(store.read(), where))
         return np.asarray(array[...])
 
@@ -406,8 +413,34 @@ def _nodes(documents: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cache_bytes: int = 0) -> Any:
-    """Return an array as TensorStore has it open; `SourceFormatError` if it does not support the metadata."""
+def open_tensorstore(
+    location: Location,
+    driver: str,
+    grids: Sequence[Sequence[int]],
+    *,
+    fill_missing: bool,
+    cache_bytes: int = 0,
+) -> Any:
+    """Return an array as TensorStore has it open.
+
+    Parameters
+    ----------
+    location : Location
+        Of the array.
+    driver : str
+        TensorStore's word for the format.
+    grids : sequence of sequence of int
+        Shapes of the array, of a chunk, and of what has a key: as consolidated metadata have them, for example.
+    fill_missing, cache_bytes :
+        See `chunked.open_chunked` and `Location`.
+
+    Raises
+    ------
+    SourceFormatError
+        If TensorStore does not support the metadata.
+    SourceChangedError
+        If the metadata that it reads have other shapes. It would abort the process for want of a chunk's memory.
+    """
     spec = {
         "driver": driver,
         "kvstore": location.store(),
@@ -417,4 +450,15 @@ def open_tensorstore(location: Location, driver: str, *, fill_missing: bool, cac
     }
     context = location.resources(cache_bytes=cache_bytes)
     future = explained(Asked(location.url), lambda: tensorstore().open(spec, read=True, context=context))
-    return wait_for(future, location)
+    store = wait_for(future, location)
+    layout = store.chunk_layout
+    known, found = (
+        [tuple(grid) for grid in several]
+        for several in (grids, (store.shape, layout.read_chunk.shape, layout.write_chunk.shape))
+    )
+    if found != known:
+        raise SourceChangedError(
+            f"{location.url!r} had the shape, chunks and shards {known} when it was opened, and its own metadata say "
+            f"{found} now. Open it again; if it was not changed, have its metadata consolidated again."
+        )
+    return store

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from windowloader.errors import AxesError, SourceFormatError, SourceNotFoundError
+from windowloader.errors import AxesError, SourceChangedError, SourceFormatError, SourceNotFoundError
 from windowloader.series.clock import Clock
 from windowloader.sources.chunked import is_chunked, list_arrays, open_chunked
 from windowloader.sources.coordinates import times_of
@@ -149,3 +149,18 @@ def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):
     )
     with pytest.raises(SourceFormatError, match="holds no array of numbers"):
         open_chunked(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+@pytest.mark.parametrize(("old", "new"), [([10, 4], [20, 4]), ([30, 4], [60, 4])])
+def test_consolidated_metadata_that_differ_from_the_arrays_own_are_an_error(tmp_path, old, new):
+    """TensorStore reads the array's own, and would take memory for whatever chunk they say."""
+    dataset = xarray.Dataset({"speed": (("time", "node"), VALUES)}, {"time": TIMES})
+    encoding = {"speed": {"chunks": (10, 4)}}
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=True, encoding=encoding)
+    place = tmp_path / "a.zarr" / "speed" / "zarr.json"
+    text = json.dumps(json.loads(place.read_text()))
+    assert str(old) in text
+    place.write_text(text.replace(str(old), str(new)))
+    with pytest.raises(SourceChangedError, match=r"own metadata say .*consolidated again"):
+        rows(open_chunked(tmp_path / "a.zarr", variable="speed"))

@@ -201,6 +201,8 @@ def test_records_by_a_field(tmp_path: Path, place) -> None:
         SourceFormatError, match=r"one field is opened at a time: \['tower/flux/mean', 'tower/flux/levels'"
     ):
         wl.open(url)
+    with pytest.raises(SourceFormatError, match="one field is opened at a time"):
+        wl.open(url, variables=["tower/flux"])
     source = open_source(url, variable="tower/flux/mean")
     check_source(source, np.arange(12.0), timestamps=TIMES, fork=False)
     source = open_source(url, variable="tower/flux/levels")
@@ -338,8 +340,9 @@ def raw_chunk(path: Path, number: int, chunk: bytes, settings: tuple[int, ...] =
         space = h5py.h5s.create_simple(VALUES.shape)
         dataset = h5py.h5d.create(file.id, b"speed", h5py.h5t.IEEE_F32LE, space, plist)
         dataset.write_direct_chunk((0, 0), chunk)
-    written, new = path.read_bytes(), number.to_bytes(2, "little")
-    assert written.count(old := unknown.to_bytes(2, "little")) == 1 + chunk.count(old)
+    written = path.read_bytes()
+    old, new = (one.to_bytes(2, "little") for one in (unknown, number))
+    assert written.count(old) == 1 + chunk.count(old)
     path.write_bytes(written.replace(old, new, 1))
     return path
 
@@ -498,3 +501,14 @@ def test_a_coordinate_of_several_dimensions_has_their_names(tmp_path: Path) -> N
             "station": ("station", "time"),
             "speed": ("time", "station"),
         }
+
+
+def test_an_array_without_time_is_opened_by_its_name_beside_others(tmp_path: Path, place) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["plain"], file["timed"] = VALUES, VALUES + 1
+        file["timed"].dims[0].label = "time"
+    url = place(tmp_path / "a.h5")
+    assert list_variables(url) == ("timed",)
+    np.testing.assert_array_equal(loaded(wl.open(url, variables=["plain"])), VALUES)
+    with pytest.raises(wl.errors.SeriesError, match=r"unknown: 'absent'.*It has 'timed'"):
+        wl.open(url, variables=["absent"])

@@ -205,4 +205,4 @@ def test_opening_an_npy_file_loads_few_files_of_the_package(tmp_path: Path) -> N
     )
     assert {f"windowloader.sources.{name}" for name in own} <= loaded
     assert not [name for name in loaded if name.removeprefix("windowloader.sources.").startswith(formats)]
-    assert len(loaded) <= 20
+    assert len(loaded) <= 19

@@ -178,3 +178,14 @@ def test_times_along_a_dimension_of_another_name(tmp_path: Path) -> None:
         source = open_source(tmp_path / "a.nc")
     assert source.axes == "tn"
     np.testing.assert_array_equal(source.timestamps(), TIMES.to_numpy().astype("M8[ns]"))
+
+
+def test_periods_begin_when_their_timestamps_say() -> None:
+    months = pd.period_range("2000-01", periods=8, freq="M")
+    kinds = pd.CategoricalIndex(["a", "b", "a"])
+    array = xr.DataArray(VALUES[:, :, 0], {"time": months, "kind": kinds}, ("time", "kind"), name="speed")
+    series = wl.open(array)
+    assert series.clock is not None
+    found = series.clock.timestamps(np.arange(8))
+    np.testing.assert_array_equal(found, months.to_timestamp().to_numpy().astype("M8[ns]"))
+    assert open_source(array).labels(1).tolist() == ["a", "b", "a"]  # type: ignore[union-attr]

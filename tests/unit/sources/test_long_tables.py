@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windowloader.errors import SourceFormatError
-from windowloader.sources.tables import open_long_table
+from windowloader.sources.table_long import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
-    "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "release", "unchanged",
+    "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "release",
+    "unchanged",
 ]  # fmt: skip
 
 # Constants of 64-bit Linux. On other systems files are checked, but truncation during a read can end the process.

@@ -2,7 +2,7 @@
 
 In: Parquet files here or in a bucket, which are read in batches; other tables as frames. Out: `LongTable`. A first pass
 counts the rows of each entity, a second one writes every row to its place, in memory or, where the table is large, in a
-mapped file: so entities may be scattered over the table. Memory holds a batch, and an entity while it is sorted by time.
+mapped file. So entities may be scattered over the table. Memory holds a batch, and an entity while it is sorted.
 """
 
 from __future__ import annotations
@@ -210,12 +210,21 @@ def _frames(
         wanted = None if asked.columns is None else set(asked.named)
         floats = {} if whole else _unread(schema, asked)
         read = [name for name in schema.names if name not in floats and (wanted is None or name in wanted)]
-        for group, frame in part.frames(read, max(skip - number, 0)):
+        texts = [
+            one.name for one in schema if one.name in (asked.entity, *asked.static) and _is_text(one.type)
+        ]
+        for group, frame in part.frames(read, texts, max(skip - number, 0)):
             frame = frame if set(asked.named).isdisjoint(frame.index.names) else frame.reset_index()
             frame = frame.assign(**{name: np.zeros(len(frame), kind) for name, kind in floats.items()})
             order = dict.fromkeys([*schema.names, *frame.columns])
             yield number + group, frame[[name for name in order if name in frame.columns]]
         number += groups
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
 
 
 def _unread(schema: Any, asked: TableOptions) -> dict[str, Any]:
@@ -434,11 +443,12 @@ def _in_a_file(parts: Sequence[Any], asked: TableOptions, name: str, cache_dir: 
     folder = Path(
         tempfile.mkdtemp(prefix="windowloader-") if cache_dir is None else _folder(cache_dir, key, state)
     )
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    used = os.open(folder / "used", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        table = _read(folder) or _build(folder, parts, asked, name, state)
-        fcntl.flock(lock, fcntl.LOCK_SH)  # in use
+        fcntl.flock(used, fcntl.LOCK_SH)  # until the source goes
+        with open(os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            table = _read(folder) or _build(folder, parts, asked, name, state)
         rows, features = int(table["borders"][-1]), table["features"]
         dtype = table["like"].dtype
         regions = [
@@ -448,9 +458,9 @@ def _in_a_file(parts: Sequence[Any], asked: TableOptions, name: str, cache_dir: 
         description = StoredTimes(features, regions[1], str(table["zone"]))
         source = LongSource(regions[0], digest(state, key), name=name, description=description)
     except BaseException:
-        _close(lock, folder if cache_dir is None else None, os.getpid())
+        _close(used, folder if cache_dir is None else None, os.getpid())
         raise
-    weakref.finalize(source, _close, lock, folder if cache_dir is None else None, os.getpid())
+    weakref.finalize(source, _close, used, folder if cache_dir is None else None, os.getpid())
     static = {one.removeprefix("static."): table[one] for one in table if one.startswith("static.")}
     return LongTable(source, table["borders"], table["names"], static)
 
@@ -466,13 +476,10 @@ def _folder(cache_dir: str, key: str, state: Any) -> str:
         raise SourceError(f"{str(folder)!r} is not a folder of this user alone. Choose another cache_dir=.")
     for other in folder.parent.glob(f"long-table.{key}.*"):
         with suppress(OSError):
-            lock = os.open(other / "lock", os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if other != folder:
+            if other != folder:
+                with open(os.open(other / "used", os.O_RDWR | os.O_NOFOLLOW)) as used:
+                    fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(other)
-            finally:
-                os.close(lock)
     return str(folder)
 
 
@@ -523,8 +530,8 @@ def _allocated(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
-def _close(lock: int, folder: Path | None, process: int) -> None:
+def _close(used: int, folder: Path | None, process: int) -> None:
     """Release a table, and remove a temporary one in the process that made it."""
-    os.close(lock)
+    os.close(used)
     if folder is not None and os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)

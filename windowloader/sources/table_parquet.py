@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetPart", "parquet_files", "parquet_parts", "reading"]
 
-BATCH = 1 << 17  # rows
+BATCH = 1 << 19  # rows that are in memory at once
+BATCH_BYTES = 32 << 20  # of these rows, at eight bytes a value
 MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
 AHEAD = 64 << 20  # bytes of a row group in a bucket that are read at once; of larger ones, column by column
 SUFFIXES = (".parquet", ".pq")
@@ -83,14 +84,14 @@ class ParquetPart:
         return digest([info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "size")])
 
     @contextmanager
-    def opened(self) -> Iterator[Any]:
-        """Open it as a ``pyarrow.parquet.ParquetFile``."""
+    def opened(self, texts: Sequence[str] = ()) -> Iterator[Any]:
+        """Open it as a ``pyarrow.parquet.ParquetFile`` that reads columns of ``texts`` as dictionaries."""
         optional("pyarrow", extra="parquet", purpose=f"opening {self.path!r}")
         from pyarrow.parquet import ParquetFile
 
         with reading(self.path, "Parquet"):
             if self.system is None:
-                with ParquetFile(self.path, pre_buffer=False) as file:
+                with ParquetFile(self.path, pre_buffer=False, read_dictionary=[*texts]) as file:
                     yield file
                 return
             with self.system.open(self.path, "rb", cache_type="none") as raw:
@@ -98,7 +99,8 @@ class ParquetPart:
                 groups = [
                     metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups)
                 ]
-                yield ParquetFile(raw, metadata=metadata, pre_buffer=max(groups, default=0) <= AHEAD)
+                ahead = max(groups, default=0) <= AHEAD
+                yield ParquetFile(raw, metadata=metadata, pre_buffer=ahead, read_dictionary=[*texts])
 
     def table(self) -> Any:
         """Return the whole file as an Arrow table."""
@@ -112,22 +114,14 @@ class ParquetPart:
             table = table.append_column(name, pyarrow.array([text] * len(table)))
         return table
 
-    def frames(self, columns: Sequence[str] | None, skip: int = 0) -> Iterator[tuple[int, Any]]:
-        """Read row groups after the first ``skip`` in batches, as pandas frames with the number of their row group.
-
-        Parameters
-        ----------
-        columns : sequence of str, optional
-            Those that are there are read; None: all.
-        skip : int
-        """
+    def frames(self, columns: Sequence[str], texts: Sequence[str], skip: int) -> Iterator[tuple[int, Any]]:
+        """Read row groups from ``skip`` on in batches: the number of the row group, and a pandas frame."""
         import pyarrow
 
-        with self.opened() as file:
-            names = file.schema_arrow.names
-            stored = None if columns is None else [name for name in names if name in columns]
+        with self.opened(texts) as file:
+            rows = max(min(BATCH, BATCH_BYTES // (8 * max(len(columns), 1))), 1)
             for group in range(skip, file.num_row_groups):
-                for batch in file.iter_batches(BATCH, row_groups=[group], columns=stored, use_threads=False):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
                     yield group, from_arrow(self._whole(pyarrow.Table.from_batches([batch])))
 
 

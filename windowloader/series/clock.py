@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windowloader.errors import FeatureNameError, SeriesError
+from windowloader.sources.mapping import release
+from windowloader.util.axes import pieces
 from windowloader.util.calendars import (
     Times,
     calendar_of,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["CLOCK_NAMES", "Clock", "check_borders", "clip_borders"]
+
+PIECE = 1 << 22  # rows whose steps are in memory at once
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -108,18 +112,20 @@ class Clock:
             if first + step * max(num_steps - 1, 0) >= 2**63:
                 raise SeriesError(f"timestamps={values!r} with {num_steps} rows end after the year 2262.")
             return cls(_ints(0), _ints(first), _ints(step), num_steps, calendar_of(values[0]))
-        stamps, calendar = nanoseconds_of(values), calendar_of(values)
-        if len(stamps) != num_steps:
+        if not isinstance(values, Times):
+            values = Times(nanoseconds_of(values), calendar_of(values))
+        if len(values) != num_steps:
             raise SeriesError(
-                f"there are {len(stamps)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
+                f"there are {len(values)} timestamps for {num_steps} rows; each row needs one. Is it another axis "
                 "that is time (axes=), or a file of other rows?"
             )
-        steps = _rising_steps(stamps, edges)
-        rows = _run_rows(steps, num_steps)
-        inside = np.append(rows[1:], num_steps) - rows > 1
-        lengths = np.ones(len(rows), np.int64)
-        lengths[inside] = steps[rows[inside]]
-        return cls(rows, stamps[rows], lengths, num_steps, calendar)
+        found = []
+        for first, last in pieces(edges, PIECE):  # no run crosses the border of an entity
+            within = edges[first : last + 1]
+            found.append(_runs(nanoseconds_of(values[within[0] : within[-1]]), within, len(edges) > 2))
+            release(values)
+        rows, times, lengths = map(np.concatenate, zip(*found, strict=True))
+        return cls(rows, times, lengths, num_steps, values.calendar)
 
     @property
     def nbytes(self) -> int:
@@ -317,10 +323,22 @@ def _is_frequency(value: Any) -> bool:
         return False
 
 
-def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
+def _runs(
+    stamps: np.ndarray, borders: np.ndarray, several: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, times and steps of the runs of some entities, of which there may be more."""
+    steps = _rising_steps(stamps, borders, several)
+    rows = _run_rows(steps, len(stamps))
+    inside = np.append(rows[1:], len(stamps)) - rows > 1
+    lengths = np.ones(len(rows), np.int64)
+    lengths[inside] = steps[rows[inside]]
+    return rows + borders[0], stamps[rows], lengths
+
+
+def _rising_steps(stamps: np.ndarray, borders: np.ndarray, several: bool) -> np.ndarray:
     """Return steps from row to row, 0 at an entity's last; `SeriesError` where time does not increase."""
-    steps = np.diff(stamps)
-    inner = borders[1:-1]
+    steps, first_row = np.diff(stamps), int(borders[0])
+    inner = borders[1:-1] - first_row
     crossing = inner[(inner > 0) & (inner < len(stamps))] - 1
     steps[crossing] = 1
     wrong = np.flatnonzero(steps <= 0)
@@ -329,8 +347,8 @@ def _rising_steps(stamps: np.ndarray, borders: np.ndarray) -> np.ndarray:
         before, after = stamps[row : row + 2].view("datetime64[ns]")
         how = "repeats" if stamps[row] == stamps[row + 1] else "goes back"
         raise SeriesError(
-            f"time {how} from row {row} ({before}) to row {row + 1} ({after}); timestamps must increase"
-            f"{' within an entity' if len(borders) > 2 else ''}. There are {wrong.size} such rows. Sort the "
+            f"time {how} from row {first_row + row} ({before}) to row {first_row + row + 1} ({after}); timestamps must "
+            f"increase{' within an entity' if several else ''}. There are {wrong.size} such rows. Sort the "
             "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
             "entities=borders."
         )

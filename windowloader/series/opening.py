@@ -40,6 +40,7 @@ def open(
     cache_size: str | int | None = None,
     entity: str | None = None,
     time: str | Sequence[str] | None = None,
+    static: str | Sequence[str] = (),
     nodes: Any = None,
     **options: Any,
 ) -> Series:
@@ -84,7 +85,10 @@ def open(
         None: the free space of the disk.
     entity, time : str, optional
         Columns of a long table (CSV, Parquet) with the entity and the time of each reading. For other tables
-        ``time`` is the column of timestamps, or several that form them: ``["date", "time"]``.
+        ``time`` is the column of timestamps, or several that form them: ``["date", "time"]``. Parquet files may be
+        larger than memory: they are sorted by entity into a file, which stays in ``cache_dir`` or is temporary.
+    static : str or sequence of str
+        Columns of a long table that do not change within an entity, numbers or text: `Series.static`.
     nodes : array-like, optional
         Labels of the nodes; default: those of the file.
     **options
@@ -112,9 +116,19 @@ def open(
     Series('array': 9 steps × 4 nodes, features speed, flow; 2012-03-01T00:00:00 … 2012-03-01T00:40:00;
     memory)
     """
-    entities = names = cache = None
+    entities = names = cache = folder = None
+    fixed: Mapping[str, Any] = {}
+    if cache_dir is not None:
+        from windowloader.sources.disk_cache import DiskCache, check_folder
+        from windowloader.util.units import parse_bytes
+
+        folder = check_folder(cache_dir)
+        limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
+        cache = DiskCache(folder, limit)
+    elif cache_size is not None:
+        raise SeriesError(f"cache_size={cache_size!r} limits cache_dir, which is not given.")
     if entity is not None:
-        from windowloader.sources.tables import open_long_table
+        from windowloader.sources.table_long import open_long_table
 
         if time is None:
             raise SeriesError(
@@ -122,19 +136,15 @@ def open(
             )
         values = [variables] if isinstance(variables, str) else variables
         table = open_long_table(
-            target, entity=entity, time=time, values=values, storage_options=storage_options, **options
-        )
-        target, entities, names, variables, options = table.source, table.borders, table.names, None, {}
+            target, entity=entity, time=time, values=values, static=static, storage_options=storage_options,
+            cache_dir=folder, **options,
+        )  # fmt: skip
+        target, entities, names, fixed = table
+        variables, options = None, {}
+    elif static:
+        raise SeriesError(f"static={static!r} names columns of a long table, which needs entity= and time=.")
     elif time is not None:
         options["time"] = time
-    if cache_dir is not None:
-        from windowloader.sources.disk_cache import DiskCache, check_folder
-        from windowloader.util.units import parse_bytes
-
-        limit = None if cache_size is None else parse_bytes(cache_size, name="cache_size")
-        cache = DiskCache(check_folder(cache_dir), limit)
-    elif cache_size is not None:
-        raise SeriesError(f"cache_size={cache_size!r} limits cache_dir, which is not given.")
     return Series(
         target,
         axes=axes,
@@ -148,5 +158,6 @@ def open(
         nodes=nodes,
         entities=entities,
         entity_names=names,
+        static=fixed,
         opener=Opener(storage_options, options, cache),
     )

@@ -67,6 +67,8 @@ class Series:
         Rows where the series of each entity begins, and the end, where several lie end to end.
     entity_names : array-like, shape (entity,), optional
         Their names.
+    static : mapping of str to array-like, shape (entity,), optional
+        What does not change within an entity: numbers or text, such as a tariff.
     name : str, optional
         For messages.
     opener : Opener, optional
@@ -87,6 +89,7 @@ class Series:
     borders : ndarray, int64
         Rows that no window crosses, increasing, 0 … num_steps: of segments and entities.
     entity_borders, entity_names : ndarray or None
+    static : dict of str to ndarray, shape (entity,)
     graph : Graph, DynamicGraph or None
 
     Raises
@@ -118,6 +121,7 @@ class Series:
     borders: np.ndarray
     entity_borders: np.ndarray | None
     entity_names: np.ndarray | None
+    static: Mapping[str, np.ndarray]
     graph: Graph | DynamicGraph | None
 
     def __init__(
@@ -135,6 +139,7 @@ class Series:
         nodes: Any = None,
         entities: Any = None,
         entity_names: Any = None,
+        static: Mapping[str, Any] = {},
         name: str | None = None,
         opener: Opener | None = None,
     ) -> None:
@@ -151,6 +156,11 @@ class Series:
                     "entity_names= were given without entities=: where each begins, and the end."
                 )
             entity_names = as_labels(entity_names, size=len(whole) - 1, what="entity_names")
+        fixed = {name: np.asarray(found) for name, found in static.items()}
+        if wrong := [name for name, found in fixed.items() if found.shape != (len(whole) - 1,)]:
+            raise SeriesError(
+                f"static= has {len(whole) - 1} values of each, one an entity; not so: {listed(wrong)}."
+            )
         clock = None if timestamps is None else _clock(timestamps, num_steps, entities)
         labels = None if nodes is None else as_labels(nodes, size=num_nodes, what="nodes")
         alignment = Alignment(first, f"variable {called!r}", labels, clock)
@@ -187,6 +197,7 @@ class Series:
                 "borders": np.union1d(whole, inner),
                 "entity_borders": entities,
                 "entity_names": entity_names,
+                "static": fixed,
                 "graph": graph,
             }
         )
@@ -311,6 +322,7 @@ class Series:
             if self.entity_borders is not None:
                 fields["entity_borders"], kept = clip_borders(self.entity_borders, rows)
                 fields["entity_names"] = None if self.entity_names is None else self.entity_names[kept]
+                fields["static"] = {name: found[kept] for name, found in self.static.items()}
             if _is_dynamic(self.graph):
                 fields["graph"] = self.graph.steps(rows.start, rows.stop)
         if numbers is not None:

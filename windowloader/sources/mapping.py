@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
-    "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "unchanged",
+    "CacheMap", "FileMap", "Region", "files_of", "is_mapped", "mapping_of", "owner_of", "region_of_memmap", "release",
+    "unchanged",
 ]  # fmt: skip
 
 # Constants of 64-bit Linux. On other systems files are checked, but truncation during a read can end the process.
@@ -198,6 +199,13 @@ def owner_of(array: np.ndarray) -> object:
 def is_mapped(array: np.ndarray) -> bool:
     """Whether the memory of an array is a mapped file, through any number of views."""
     return isinstance(owner_of(array), mmap.mmap)
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Drop the pages of mapped arrays from this process; the operating system keeps them while it has memory."""
+    for array in arrays:
+        if isinstance(owner := owner_of(array), mmap.mmap):
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def mapping_of(array: np.ndarray) -> tuple[mmap.mmap, int] | None:

@@ -275,7 +275,7 @@ def _file_kind(path: str) -> str:
 
 
 def _folder_kind(path: str) -> str:
-    from .table_files import parquet_files
+    from .table_parquet import parquet_files
 
     if parquet_files(path):
         return "table"
@@ -329,7 +329,7 @@ def _check_options(target: Any, kind: Kind, options: Mapping[str, Any]) -> None:
     if "options" in takes:
         from .table_files import TableOptions
 
-        takes += [one.name for one in fields(TableOptions) if one.name != "entity"]
+        takes += [one.name for one in fields(TableOptions) if one.name not in ("entity", "static")]
     takes = [name for name in takes if name not in ("variable", "axes", "storage_options", "options")]
     unknown = sorted(set(options) - set(takes))
     if unknown:

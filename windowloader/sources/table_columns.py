@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "PARTS", "SAMPLE", "TIME_TEXT", "apart", "as_frame", "chosen", "from_arrow", "ids", "joined", "numbers",
+    "PARTS", "SAMPLE", "TIME_TEXT", "apart", "as_frame", "check_exact", "chosen", "from_arrow", "ids", "numbers",
     "parse_times", "rises", "some", "times_of",
 ]  # fmt: skip
 
@@ -110,17 +110,9 @@ def numbers(frame: Any, name: str) -> np.ndarray:
     if bad := [place for place, column in enumerate(columns) if column is None]:
         raise SourceFormatError(_no_numbers(frame.iloc[:, bad], name))
     values = np.column_stack([_array(column) for column in columns])
-    _check_exact(columns, values.dtype, name)
+    check_exact(dict(zip(frame.columns, columns, strict=True)), values.dtype, name)
     check_dtype(values.dtype, name)
     return values
-
-
-def joined(blocks: Sequence[np.ndarray], name: str) -> np.ndarray:
-    """Rows of several blocks in one dtype that holds the values of each."""
-    common = np.result_type(*blocks)
-    for block in blocks:
-        _check_exact([column for _, column in pandas.DataFrame(block).items()], common, name)
-    return np.concatenate(blocks, dtype=common)
 
 
 def _numeric(column: Any) -> Any:
@@ -141,10 +133,10 @@ def _array(column: Any) -> np.ndarray:
     return np.asarray(column.to_numpy(None if whole else float, na_value=np.nan))
 
 
-def _check_exact(columns: Sequence[Any], dtype: np.dtype, name: str) -> None:
-    """Refuse whole numbers beyond 2**53 that would become floats."""
-    whole = [column for column in columns if column.dtype.kind in "iu"] if dtype.kind == "f" else []
-    large = [column.name for column in whole if ((column > EXACT) | (column < -EXACT)).any()]
+def check_exact(columns: Any, dtype: np.dtype, name: str) -> None:
+    """Refuse whole numbers beyond 2**53 that would become floats, in a frame or a mapping of columns."""
+    whole = {name: one for name, one in columns.items() if one.dtype.kind in "iu" and dtype.kind == "f"}
+    large = [name for name, one in whole.items() if ((one > EXACT) | (one < -EXACT)).any()]
     if large:
         raise SourceFormatError(
             f"the columns {some(large)} of {name!r} hold whole numbers above 2**53, which {dtype}, the dtype of all "

@@ -11,34 +11,32 @@ import itertools
 import os
 import re
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 import pandas
 
-from windowloader.errors import MissingExtraError, SourceFormatError, WindowLoaderError
+from windowloader.errors import SourceFormatError
 
 from .base import optional
 from .fetching import fetched
-from .formats import by_name, format_of, is_url, natural
+from .formats import by_name, format_of, is_url
 from .frame_hdf5 import read_frame
 from .handles import Stamp
-from .table_columns import PARTS, TIME_TEXT, as_frame, from_arrow, some
+from .table_columns import TIME_TEXT, as_frame, from_arrow, some
+from .table_parquet import parquet_parts, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["TableOptions", "as_table", "kind_of", "parquet_files", "parquet_tables", "read_table"]
+__all__ = ["TableOptions", "as_table", "has_header", "kind_of", "read_table", "separator"]
 
 NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf)|nan", re.IGNORECASE)
 CHANCE = 1e-6  # below which a line of whole numbers is taken for names
-MOST_FOLDERS = 10_000  # within a folder, that are looked into for Parquet files
-BATCH = 1 << 17  # rows of a long Parquet file in memory beside the result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +57,8 @@ class TableOptions:
         The columns to keep; None: all but the time and the entity.
     entity : str, optional
         Column of the entity, of a table of one reading per row.
+    static : sequence of str
+        Columns of such a table that are the same throughout an entity.
     axes : str, optional
         See `windowloader.sources.tables.open_table`.
     header : bool, int or sequence of int, optional
@@ -79,6 +79,7 @@ class TableOptions:
     time_format: str | None = None
     columns: Sequence[str] | None = None
     entity: str | None = None
+    static: Sequence[str] = ()
     axes: str | None = None
     header: bool | int | Sequence[int] | None = None
     sep: str | None = None
@@ -110,7 +111,7 @@ class TableOptions:
     @property
     def named(self) -> list[str]:
         """Every column that is named."""
-        found = dict.fromkeys([self.entity, *self.times, *(self.columns or ())])
+        found = dict.fromkeys([self.entity, *self.times, *self.static, *(self.columns or ())])
         return [name for name in found if name is not None]
 
     def dtypes(self, first: Any) -> Any:
@@ -137,7 +138,7 @@ def as_table(target: Any, storage_options: Mapping[str, Any] | None = None) -> A
 def read_table(path: str, options: TableOptions) -> Any:
     """Read a file, or a folder of Parquet files, as a pandas frame."""
     kind = kind_of(path)
-    with _reading(path, kind):
+    with reading(path, kind):
         if kind == "HDF5":
             return read_frame(path, options.key)
         if kind in ("CSV", "Excel"):
@@ -147,23 +148,8 @@ def read_table(path: str, options: TableOptions) -> Any:
             from pyarrow.feather import read_table as read_feather
 
             return from_arrow(read_feather(path, memory_map=False))
-        return from_arrow(pyarrow.concat_tables(parquet_tables(path, options), promote_options="permissive"))
-
-
-@contextmanager
-def _reading(path: str, kind: str) -> Iterator[None]:
-    """Raise what the libraries raise, which is of many classes, as one error."""
-    try:
-        yield
-    except WindowLoaderError:
-        raise
-    except ImportError as error:
-        raise MissingExtraError(f"{path!r}: {error} Mostly: pip install 'windowloader[tables]'.") from error
-    except Exception as error:
-        raise SourceFormatError(
-            f"{path!r} cannot be read as {kind}: {str(error).strip().rstrip('.')}. Read it with pandas and pass the "
-            "frame; of text in another encoding than UTF-8, say encoding='latin-1', 'cp1252' or 'utf-16'."
-        ) from error
+        tables = [part.table() for part in parquet_parts(path, options.named)]
+        return from_arrow(pyarrow.concat_tables(tables, promote_options="permissive"))
 
 
 def kind_of(path: str) -> str:
@@ -181,47 +167,6 @@ def kind_of(path: str) -> str:
     if found is not None and found.kind not in ("table", "hdf5"):
         raise SourceFormatError(f"{path!r} is not a table, but a file of the format {found.name}.")
     return "CSV" if found is None else found.name
-
-
-def parquet_files(path: str) -> list[str]:
-    """Return the Parquet files of a folder and the folders in it, in natural order; a file itself."""
-    found = [] if os.path.isdir(path) else [path]
-    for count, (folder, _, names) in enumerate(os.walk(path)):
-        if count == MOST_FOLDERS:
-            raise SourceFormatError(f"{path!r} has more than {MOST_FOLDERS} folders. Pass a list of files.")
-        parquet = [name for name in names if name.endswith((".parquet", ".pq"))]
-        found += [os.path.join(folder, name) for name in parquet if name[0] not in "_."]  # Spark: no data
-    return sorted(found, key=natural)
-
-
-def parquet_tables(path: str, options: TableOptions) -> Iterator[Any]:
-    """Read Parquet files as Arrow tables: each whole, or in batches where ``options`` name an entity.
-
-    Names of folders, ``year=2020``, are columns where the options name them.
-    """
-    pyarrow = optional("pyarrow", extra="parquet", purpose=f"opening {path!r}")
-    from pyarrow.parquet import ParquetFile
-
-    long, stored = options.entity is not None, None
-    for file in parquet_files(path):
-        folders = Path(file).parts[len(Path(path).parts) : -1]
-        pairs = dict(part.split("=", 1) for part in folders if "=" in part)
-        added = {name: text for name, text in pairs.items() if name in options.named}
-        if left := [name for name in pairs if name not in added and name.lower() not in (*PARTS, "date")]:
-            warnings.warn(
-                f"the folders of {path!r} are named by {some(left)}, which is left out unless columns=, entity= or "
-                "time= names it.",
-                stacklevel=2,
-            )
-        if long and options.columns is not None:
-            stored = [name for name in options.named if name not in added]
-        with _reading(file, "Parquet"), ParquetFile(file, pre_buffer=False) as opened:
-            batches = opened.iter_batches(BATCH, columns=stored, use_threads=False)
-            parts = (pyarrow.Table.from_batches([batch]) for batch in batches)
-            for table in parts if long else [opened.read()]:
-                for name, text in added.items():
-                    table = table.append_column(name, pyarrow.array([text] * len(table)))
-                yield table
 
 
 def _read_text(path: str, kind: str, options: TableOptions) -> Any:

@@ -7,21 +7,17 @@ was assumed about their columns, for a warning. Entities of a long table are lai
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
 
-from windowloader.errors import SourceFormatError, hide_secrets
+from windowloader.errors import SourceFormatError
 from windowloader.util.axes import TIME_NAMES
-from windowloader.util.calendars import Times
 
 from .base import Described, Description
-from .fetching import fetched
-from .formats import is_pattern, is_url, matching
 from .frame_hdf5 import Block, block_of
 from .handles import Stamp
 from .hdf5_dataset import open_dataset, opened
@@ -33,23 +29,23 @@ from .table_columns import (
     apart,
     as_frame,
     chosen,
-    from_arrow,
     ids,
-    joined,
     numbers,
     parse_times,
     rises,
     some,
     times_of,
 )  # fmt: skip
-from .table_files import TableOptions, kind_of, parquet_tables, read_table
+from .table_files import TableOptions, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from windowloader.util.calendars import Times
 
     from .base import Source
 
-__all__ = ["LongTable", "open_frame", "open_long_table", "open_stored_frame", "open_table"]
+__all__ = ["open_frame", "open_stored_frame", "open_table"]
 
 
 def open_table(path: str | os.PathLike[str], *, axes: str | None = None, **options: Any) -> LoadedSource:
@@ -301,140 +297,3 @@ def _doubts(frame: Any, values: np.ndarray, times: Any, options: TableOptions, n
             f"the columns of {name!r} are taken for sensors of one quantity, which one mean and deviation scale, but "
             f"{difference}. Different quantities are axes='tf'; axes='tn' says that they are sensors."
         )
-
-
-# -- long tables -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entities(Described):
-    """A description with the rows and names of entities: see `LongTable`."""
-
-    borders: np.ndarray
-    names: np.ndarray
-
-
-class LongTable(NamedTuple):
-    """A long table that is open.
-
-    Parameters
-    ----------
-    source : Source
-        Axes ``tf``: entities end to end, rising in time within each.
-    borders : ndarray, shape (entity + 1,), int64
-        First row of each entity, and the end.
-    names : ndarray, shape (entity,)
-        Ids as in the table, in the order of their first rows.
-    """
-
-    source: LoadedSource | ArraySource
-    borders: np.ndarray
-    names: np.ndarray
-
-
-def open_long_table(
-    target: Any,
-    *,
-    entity: str,
-    time: str | Sequence[str],
-    values: Sequence[str] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> LongTable:
-    """Open a table of one reading per row.
-
-    Parameters
-    ----------
-    target : path, URL, pattern or frame, or a list of them
-        Files as `open_table` takes them; the rows of several are taken together.
-    entity, time : str
-        The columns with the entity and the time of each reading; ``time`` may be several, see `TableOptions`.
-    values : sequence of str, optional
-        The columns of numbers to take; None: all others.
-    storage_options : mapping, optional
-        For URLs; see `windowloader.sources.options.locate`.
-    **options
-        See `TableOptions`.
-
-    Raises
-    ------
-    SourceFormatError
-        For columns that are not there or hold no numbers, and readings without entity or time.
-
-    Examples
-    --------
-    >>> table = pandas.DataFrame(
-    ...     {"meter": ["b", "a", "b"], "utc": ["2020-01-02", "2020-01-01", "2020-01-01"], "kwh": [1, 2, 3]}
-    ... )
-    >>> found = open_long_table(table, entity="meter", time="utc")
-    >>> found.names, found.borders, found.source.array().ravel()
-    (array(['b', 'a'], dtype='<U1'), array([0, 2, 3]), array([3, 1, 2]))
-    """
-    asked = TableOptions(entity=entity, time=time, columns=values, **options)
-    if is_pattern(target):
-        target = matching(target, storage_options or {})
-    if isinstance(target, str | os.PathLike) and not is_url(target):
-        loaded = LoadedSource(Stamp.of(target), partial(_load_long, options=asked), axes="tf")
-        _, described = loaded.loaded()
-        return LongTable(loaded, described.borders, described.names)  # type: ignore[attr-defined]
-    name = hide_secrets(target) if is_url(target) else "DataFrame"
-    with ExitStack() as files:
-        parts = [
-            files.enter_context(fetched(part, storage_options)) if is_url(part) else part
-            for part in (target if isinstance(target, list | tuple) else [target])
-        ]
-        array, found = _sorted(parts, asked, name)
-    source = ArraySource(array, axes="tf", name=name, labels=found.by_dim, timestamps=found.times)
-    return LongTable(source, found.borders, found.names)
-
-
-def _load_long(path: str, options: TableOptions) -> tuple[np.ndarray, Entities]:
-    return _sorted([path], options, os.path.basename(path))
-
-
-def _sorted(targets: Sequence[Any], asked: TableOptions, name: str) -> tuple[np.ndarray, Entities]:
-    """Rows by entity and by time within; equal times keep their order."""
-    seen: dict[Any, int] = {}  # entities in the order in which they appear
-    owners, times, blocks = [], [], []
-    features: list[Any] = list(asked.columns or ())
-    zones, rows = set(), 0
-    for part in _parts(targets, asked):
-        where = f"{name} from row {rows}" if rows else name
-        features = features or [column for column in part.columns if column not in asked.named]
-        part = chosen(part, dict.fromkeys([*asked.named, *features]), where)
-        own, labels = pandas.factorize(part[asked.entity])
-        if (unnamed := np.flatnonzero(own < 0)).size:
-            raise SourceFormatError(
-                f"row {rows + unnamed[0]} of {name!r} has no {asked.entity!r}. Drop such rows."
-            )
-        blocks.append(numbers(part[features], where))
-        times.append(found := times_of(part, asked.times, where, asked.time_unit, asked.time_format))
-        owners.append(np.array([seen.setdefault(label, len(seen)) for label in labels], np.int32)[own])
-        zones.add(found.calendar)
-        rows += len(part)
-    if not rows:
-        raise SourceFormatError(f"{name!r} has no rows.")
-    owner, moments = np.concatenate(owners), np.concatenate([found.view(np.int64) for found in times])
-    order = np.lexsort((moments, owner))
-    names = pandas.Series(list(seen))
-    numbered = ids(names)
-    labels = np.asarray(numbered if numbered.is_unique else names)
-    return joined(blocks, name)[order], Entities(
-        {1: np.asarray(features).astype(str)},
-        Times(moments[order], zones.pop() if len(zones) == 1 else ""),
-        borders=np.concatenate([[0], np.cumsum(np.bincount(owner))]),
-        names=labels if labels.dtype.kind in "iuf" else labels.astype(str),
-    )
-
-
-def _parts(targets: Sequence[Any], asked: TableOptions) -> Iterator[Any]:
-    """Frames of targets, one after another; Parquet files in batches of rows."""
-    for target in targets:
-        if not isinstance(target, str | os.PathLike):
-            frames = iter([as_frame(target)])
-        elif kind_of(path := os.fspath(target)) == "Parquet":
-            frames = map(from_arrow, parquet_tables(path, asked))
-        else:
-            frames = iter([read_table(path, asked)])
-        for part in frames:
-            yield part if set(asked.named).isdisjoint(part.index.names) else part.reset_index()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from windowloader.errors import AxesError, SourceFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_shape",
     "default_axes",
     "dimension_role",
+    "pieces",
     "sizes",
 ]
 
@@ -190,6 +191,27 @@ def sizes(axes: str, shape: Sequence[int], letter: str) -> tuple[int, ...]:
     (33, 49)
     """
     return tuple(int(size) for axis, size in zip(axes, shape, strict=True) if axis == letter)
+
+
+def pieces(borders: np.ndarray, rows: int) -> Iterator[tuple[int, int]]:
+    """Group neighbouring parts into pieces of at most ``rows`` rows; a longer part is a piece by itself.
+
+    Yields
+    ------
+    first, last : int
+        A piece has the parts ``[first, last)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> list(pieces(np.array([0, 3, 5, 90, 91]), 10))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    first = 0
+    while first < len(borders) - 1:
+        last = max(int(borders.searchsorted(borders[first] + rows, "right")) - 1, first + 1)
+        yield first, last
+        first = last
 
 
 def canonical(array: np.ndarray, axes: str) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from pyarrow import feather
 import windowloader as wl
 from windowloader.errors import SourceFormatError
 from windowloader.sources.registry import open_source
-from windowloader.sources.tables import open_long_table
+from windowloader.sources.table_long import open_long_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,7 +319,7 @@ def test_long_parquet_files_in_batches(tmp_path: Path, monkeypatch, batch: int) 
     frame = frame.convert_dtypes()
     frame[:200].to_parquet(tmp_path / "a.parquet")
     frame[200:].to_parquet(tmp_path / "b.parquet")
-    monkeypatch.setattr("windowloader.sources.table_files.BATCH", batch)
+    monkeypatch.setattr("windowloader.sources.table_parquet.BATCH", batch)
     found = open_long_table([tmp_path / "a.parquet", tmp_path / "b.parquet"], entity="id", time="utc")
     order = pd.unique(frame["id"])
     np.testing.assert_array_equal(found.names, order)
@@ -346,7 +346,7 @@ def test_a_long_parquet_file_takes_little_more_memory_than_its_result(tmp_path: 
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=1 << 20)
     code = (
-        "import sys, pandas, pyarrow.parquet; from windowloader.sources.tables import open_long_table\n"
+        "import sys, pandas, pyarrow.parquet; from windowloader.sources.table_long import open_long_table\n"
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) >> 10\n"
         "before, found = peak(), open_long_table(sys.argv[1], entity='id', time='utc')\n"
         "print(peak() - before, found.source.array()[:3, 0].tolist())"

@@ -13,7 +13,7 @@ import windowloader as wl
 from windowloader.errors import MissingExtraError, SourceFormatError
 from windowloader.sources.registry import open_source
 from windowloader.sources.table_files import has_header, separator
-from windowloader.sources.tables import open_long_table
+from windowloader.sources.table_long import open_long_table
 from windowloader.testing import check_source
 
 if TYPE_CHECKING:

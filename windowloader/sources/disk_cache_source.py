@@ -11,12 +11,13 @@ loader index the file itself once all its rows are there.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,11 +42,8 @@ __all__ = ["CachedSource", "cached"]
 TRIES = 4  # to bring rows to an entry that is changed from outside
 BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 THREADS = 64  # reads at a time
-PATIENCE = (
-    10.0  # seconds to wait for a block that another process fetches, before it is read without the cache
-)
-MISTRUST = 60.0  # seconds after that in which nothing is waited for
-SOON, LATE = 0.002, 0.05  # seconds between two looks at blocks that others fetch
+PATIENCE = 10.0  # seconds to wait for blocks that other processes fetch; then they are read without the cache
+LOOK = 0.02  # seconds between two looks at blocks that others fetch
 
 COPY, FETCH, STREAM, WAIT = range(4)  # what a read does with a block
 
@@ -169,8 +167,8 @@ class CachedSource(SourceOver):
         entry = current[0]
         if entry is not None and not entry.intact():
             warnings.warn(
-                f"files in {entry.folder} were changed from outside; what this cache has of {self.name!r} is dropped "
-                "and fetched again.",
+                f"{entry.path} was changed from outside; what this cache has of {self.name!r} is dropped and fetched "
+                "again.",
                 stacklevel=2,
             )
             entry = current[0] = self._open()  # reads under way keep the other one open
@@ -254,8 +252,11 @@ class CachedSource(SourceOver):
         entry = self.entry()
         if entry is None:
             return self.begin(start, stop, out)
-        read = _CacheRead(self, entry, start, out)
-        return _Submitted(_pools()[0].submit(read.run), read.fetched)
+        fetched: list[tuple[int, int]] = []
+        read = _CacheRead(self, entry, start, out, fetched)
+        held = [read]  # the pool must not keep the entry open once the result is there
+        del read, entry
+        return _Submitted(_pools()[0].submit(lambda: held.pop().run()), fetched)
 
     def begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read from the source itself."""
@@ -263,57 +264,70 @@ class CachedSource(SourceOver):
 
     def close(self) -> None:
         """Close the source and the entry; a later read opens them again."""
-        for entry in self._entry.drop() or ():
-            if entry is not None:
-                entry.commit()
+        if any(self._entry.drop() or ()):
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                _pools()[1].submit(int).result()  # what was written is flushed by now
         for part in self._parts.values():
             part.close()
         self.source.close()
 
 
+@dataclass(slots=True, eq=False)
 class _Submitted(Threaded):
     """A read on a thread, and the rows it fetched."""
 
-    def __init__(self, future: Future[int], fetched: list[tuple[int, int]]) -> None:
-        super().__init__(future)
-        self.fetched = fetched
+    fetched: list[tuple[int, int]] | None
 
 
+@dataclass(frozen=True, slots=True)
 class _CacheRead:
     """One read of rows, run by one thread.
 
-    Attributes
+    Parameters
     ----------
+    source : CachedSource
+    entry : CacheEntry
+    start : int
+        First row.
+    out : ndarray
     fetched : list of tuple of int
-        Rows that storage was asked for, counted from the first of the read.
+        Filled with the rows that storage is asked for, counted from the first of the read.
     """
 
-    def __init__(self, source: CachedSource, entry: CacheEntry, start: int, out: np.ndarray) -> None:
-        self._source, self._entry, self._out = source, entry, out
-        self._start, self._stop = start, start + len(out)
-        self.fetched: list[tuple[int, int]] = []
+    source: CachedSource
+    entry: CacheEntry
+    start: int
+    out: np.ndarray
+    fetched: list[tuple[int, int]]
+
+    @property
+    def stop(self) -> int:
+        """Row after the last."""
+        return self.start + len(self.out)
 
     def run(self) -> int:
         """Bring all rows; return the bytes taken from storage."""
-        entry, size = self._entry, 0
-        todo = [entry.span(self._start, self._stop)]
-        deadline, pause = time.monotonic() + PATIENCE, SOON
+        entry, size = self.entry, 0
+        todo = list(entry.spans(np.array([self.start]), np.array([self.stop])))
+        deadline = time.monotonic() + PATIENCE
         while todo:
-            work = [run for span in todo for run in self._plan(*span, deadline)]
+            work = [run for span in todo for run in self._plan(*span)]
             size += self._fetch([run for run in work if run[2] in (FETCH, STREAM)])
             todo = [(low, high) for low, high, what in work if what == WAIT]
             if todo:
+                entry.patient = entry.patient and time.monotonic() < deadline
                 with entry.changed:
-                    entry.changed.wait(pause)
-                pause = min(2 * pause, LATE)
-            for low, high, what in work:
-                if what == COPY and not entry.copy(low, high, self._start, self._out):
-                    todo.append((low, high))
+                    entry.changed.wait(LOOK)
+            todo += [
+                (low, high)
+                for low, high, what in work
+                if what == COPY and not entry.copy(low, high, self.start, self.out)
+            ]
         return size
 
-    def _plan(self, first: int, last: int, deadline: float) -> list[tuple[int, int, int]]:
+    def _plan(self, first: int, last: int) -> list[tuple[int, int, int]]:
         """Decide what to do with blocks, and claim those to fetch; runs ``(first, last, what)``."""
-        entry, now = self._entry, time.monotonic()
+        entry = self.entry
         held = entry.held(first, last)
         if entry.full or not entry.intact():
             return _runs(first, np.where(held, COPY, STREAM))
@@ -323,29 +337,26 @@ class _CacheRead:
             if both:
                 entry.release(low, high)
         what = np.where(held, COPY, np.where(mine, FETCH, WAIT))
-        if now > deadline:
-            entry.impatient_until = now + MISTRUST
-        if now < entry.impatient_until:  # a process that does not go on delays this one no more
+        if not entry.patient:  # a process that does not go on delays this one no more
             what[(what == WAIT) & ~entry.claimed(first, last)] = STREAM
         return _runs(first, what)
 
     def _fetch(self, runs: list[tuple[int, int, int]]) -> int:
         """Fetch blocks, all at once, and keep those that are claimed; return the bytes taken."""
-        entry, edges = self._entry, self._entry.layout.edges
-        pieces = []
+        entry, edges, pieces = self.entry, self.entry.layout.edges, []
         for first, last, what in runs:
             # Blocks that are read in part are fetched whole, apart from the others.
-            partial = int(edges[first]) < self._start, int(edges[last]) > self._stop
+            partial = int(edges[first]) < self.start, int(edges[last]) > self.stop
             for low, high in itertools.pairwise(sorted({first, last, first + partial[0], last - partial[1]})):
                 begin, end = int(edges[low]), int(edges[high])
                 if what == STREAM:
-                    begin, end = max(begin, self._start), min(end, self._stop)
-                self.fetched.append((begin - self._start, end - self._start))
+                    begin, end = max(begin, self.start), min(end, self.stop)
+                self.fetched.append((begin - self.start, end - self.start))
                 pieces.append((low, high, what, begin, *self._begin(begin, end)))
         size, error = 0, None
         for low, high, what, begin, rows, pending in pieces:
             try:
-                size += taken(pending.result(), self._source.name)
+                size += taken(pending.result(), self.source.name)
                 if what == FETCH:
                     entry.store(low, high, rows)
             except Exception as raised:  # raised once nothing writes to ``out`` any more
@@ -353,8 +364,8 @@ class _CacheRead:
                 if what == FETCH:
                     entry.release(low, high)
             else:
-                skip = max(self._start - begin, 0)
-                into = self._out[begin + skip - self._start : begin + len(rows) - self._start]
+                skip = max(self.start - begin, 0)
+                into = self.out[begin + skip - self.start : begin + len(rows) - self.start]
                 if not np.may_share_memory(into, rows):
                     into[...] = rows[skip : skip + len(into)]
         if any(what == FETCH for _, _, what in runs):
@@ -365,17 +376,15 @@ class _CacheRead:
 
     def _begin(self, begin: int, end: int) -> tuple[np.ndarray, Pending]:
         """Ask storage for rows, straight into ``out`` where all of them lie in it."""
-        source = self._source
+        rows = self.out[max(begin - self.start, 0) : end - self.start]
         try:
-            if self._start <= begin and end <= self._stop:
-                rows = self._out[begin - self._start : end - self._start]
-            else:
-                rows = np.empty((end - begin, *source.shape[1:]), source.dtype)
-            return rows, source.begin(begin, end, rows)
+            if len(rows) < end - begin:
+                rows = np.empty((end - begin, *self.out.shape[1:]), self.out.dtype)
+            return rows, self.source.begin(begin, end, rows)
         except Exception as error:  # raised by the result, so that claims are released in one place
             failed: Future[int] = Future()
             failed.set_exception(error)
-            return self._out[:0], begun(failed, source.name)
+            return rows, begun(failed, self.source.name)
 
 
 def _runs(first: int, values: np.ndarray) -> list[tuple[int, int, int]]:

@@ -30,27 +30,9 @@ SIGNATURE = re.compile(
     r"x-(?:amz|goog)-.*|(?:.*-)?signature|sig|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|(?:.*[-_])?token",
     re.IGNORECASE,
 )
-AZURE = [
-    "sv",
-    "ss",
-    "srt",
-    "sp",
-    "se",
-    "st",
-    "spr",
-    "sip",
-    "sr",
-    "skoid",
-    "sktid",
-    "skt",
-    "ske",
-    "sks",
-    "skv",
-]
-KEYS = {
-    "zarr3": (("c/", "/"), ("", ".")),
-    "zarr": (("", "."), ("", "/")),
-}  # prefix and separator of chunk keys
+AZURE = "sv ss srt sp se st spr sip sr skoid sktid skt ske sks skv".split()
+# Prefix and separator of chunk keys.
+KEYS = {"zarr3": (("c/", "/"), ("", ".")), "zarr": (("", "."), ("", "/"))}
 
 
 def address_of(location: Location) -> str:

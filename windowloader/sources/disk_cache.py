@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 import weakref
+import zlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
 
     from .disk_cache_entry import CacheLayout
 
-__all__ = ["CachedArray", "DiskCache", "check_folder"]
+__all__ = ["CachedArray", "DiskCache", "check_folder", "keep", "recall"]
 
 SPARE = 64 << 20  # bytes left free on the device
 PATIENCE = 5.0  # seconds to wait for the lock of the folder, whose owner may have been stopped
 NAME = re.compile(r"\w+-[0-9a-f]{16}-[0-9a-f]{16}\.rows")
+RESULT = re.compile(r"[0-9a-f]{16}\.scan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +212,7 @@ class DiskCache:
         return [array for array in found if array is not None]
 
     def clear(self, *, name: str = "") -> tuple[list[CachedArray], list[CachedArray]]:
-        """Remove the arrays whose name contains ``name``, but those that a process has open.
+        """Remove the arrays whose name contains ``name``, but those that a process has open; without one, results too.
 
         Returns
         -------
@@ -223,8 +225,15 @@ class DiskCache:
                 for array in self.arrays():
                     if name in array.name:
                         (kept if array.in_use else removed).append(array)
-                for array in removed:
-                    _remove(array.path)
+                results = (
+                    [] if name else [other for other in os.listdir(self.path) if RESULT.fullmatch(other)]
+                )
+                for path in [
+                    *(array.path for array in removed),
+                    *(f"{self.path}/{other}" for other in results),
+                ]:
+                    with contextlib.suppress(OSError):  # another user's
+                        _remove(path)
         except OSError as error:
             raise SourceError(f"{self.path!r} cannot be cleared: {error}.") from error
         return removed, kept
@@ -242,6 +251,29 @@ def check_folder(path: str | os.PathLike[str]) -> str:
     if os.path.exists(found) and not os.path.isdir(found):
         raise SourceError(f"cache_dir={os.fspath(path)!r} is a file; a folder is needed.")
     return found
+
+
+def recall(folder: str, key: str) -> bytes | None:
+    """Return what `keep` was given for a key; None where it is not there, or not whole."""
+    with contextlib.suppress(OSError), open(open_file(_result(folder, key)), "rb") as file:
+        data = file.read()
+        if zlib.crc32(data[4:]).to_bytes(4) == data[:4]:
+            return data[4:]
+    return None
+
+
+def keep(folder: str, key: str, data: bytes) -> None:
+    """Keep a small result, such as that of a scan, if the folder can be written to; it does not count in the limit."""
+    path = _result(folder, key)
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, 0o700, exist_ok=True)
+        _remove(path)
+        with open(open_file(path, os.O_CREAT | os.O_EXCL), "wb") as file:
+            file.write(zlib.crc32(data).to_bytes(4) + data)
+
+
+def _result(folder: str, key: str) -> str:
+    return f"{folder}/{digest(FORMAT, os.geteuid(), key)}.scan"
 
 
 def _remove(path: str) -> None:

@@ -147,6 +147,15 @@ class CachedSource(SourceOver):
         return replace(inner, split=False)
 
     @property
+    def cached_in(self) -> str:
+        """Folder of the disk cache."""
+        return self.cache.path
+
+    def state(self) -> str:
+        """State of the source when it was opened, and where it is."""
+        return digest(self.source.address(), self._state)
+
+    @property
     def _more(self) -> tuple[Box, ...]:
         return () if self._box is None else (self._box,)
 

@@ -30,7 +30,23 @@ SIGNATURE = re.compile(
     r"x-(?:amz|goog)-.*|(?:.*-)?signature|sig|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|(?:.*[-_])?token",
     re.IGNORECASE,
 )
-AZURE = ["sv", "ss", "srt", "sp", "se", "st", "spr", "sip", "sr", "skoid", "sktid", "skt", "ske", "sks", "skv"]
+AZURE = [
+    "sv",
+    "ss",
+    "srt",
+    "sp",
+    "se",
+    "st",
+    "spr",
+    "sip",
+    "sr",
+    "skoid",
+    "sktid",
+    "skt",
+    "ske",
+    "sks",
+    "skv",
+]
 # Prefix and separator of chunk keys.
 KEYS = {"zarr3": (("c/", "/"), ("", ".")), "zarr": (("", "."), ("", "/"))}
 

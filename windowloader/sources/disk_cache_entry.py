@@ -179,7 +179,9 @@ class CacheEntry:
         intact, seen, edges = self.intact(), self.seen, self.layout.edges
         for block in (np.flatnonzero(~self._checked[first:last]) + first).tolist() if intact else ():
             rows = np.empty((edges[block + 1] - edges[block], *self.layout.shape[1:]), self.layout.dtype)
-            intact = self.copy(block, block + 1, int(edges[block]), rows) and self.intact()
+            intact = (
+                bool(self.copy(block, np.ones(1, np.bool_), int(edges[block]), rows)[0]) and self.intact()
+            )
             if not intact:
                 break
             self._checked[block] = self.seen == seen
@@ -191,10 +193,19 @@ class CacheEntry:
             self.seen == seen or all(self.verify(*span) for span in self.spans(begin, end))
         )
 
-    def copy(self, first: int, last: int, start: int, out: np.ndarray) -> bool:
-        """Copy rows ``[start, start + len(out))`` of blocks ``[first, last)``; False where a block is not whole."""
+    def copy(self, first: int, wanted: np.ndarray, start: int, out: np.ndarray) -> np.ndarray:
+        """Copy the rows ``[start, start + len(out))`` of wanted blocks that are there; damaged ones become absent.
+
+        Returns
+        -------
+        ndarray, shape (blocks,), bool
+            Which of them were copied.
+        """
         edges, layout = self.layout.edges, self.layout
-        for block, expected in zip(range(first, last), self._table(first, last).tolist(), strict=True):
+        copied: np.ndarray = wanted & self.held(first, first + len(wanted))
+        for place in np.flatnonzero(copied).tolist():
+            block = first + place
+            expected = int(self._table(block, block + 1)[0])
             begin, end = int(edges[block]), int(edges[block + 1])
             low, high = max(begin, start), min(end, start + len(out))
             part = out[low - start : high - start]
@@ -206,10 +217,10 @@ class CacheEntry:
                 read = False
             if not read or layout.checksum(block, rows) != expected:
                 self._drop(block, expected)
-                return False
-            if not whole:
+                copied[place] = False
+            elif not whole:
                 part[...] = rows[low - begin : high - begin]
-        return True
+        return copied
 
     def _drop(self, block: int, expected: int) -> None:
         """Make a damaged block absent, unless it was written again meanwhile."""
@@ -221,7 +232,7 @@ class CacheEntry:
     # -- what is fetched -----------------------------------------------------------------------------------------------
 
     def claim(self, first: int, wanted: np.ndarray) -> np.ndarray:
-        """Claim blocks for the calling thread, but those that another thread or process has.
+        """Claim absent blocks for the calling thread, but those that another thread or process has.
 
         Parameters
         ----------
@@ -232,13 +243,20 @@ class CacheEntry:
         Returns
         -------
         ndarray, shape (blocks,), bool
-            Which of them are claimed now.
+            Which of them are claimed now; none where the entry keeps no more.
         """
-        mine = np.zeros(len(wanted), np.bool_)
+        mine, last = np.zeros(len(wanted), np.bool_), first + len(wanted)
+        if self.full or not self.intact():
+            return mine
         with self.changed:
-            own = self._claimed[first : first + len(wanted)]
-            for place in np.flatnonzero(wanted & ~own).tolist():
+            own = self._claimed[first:last]
+            for place in np.flatnonzero(wanted & ~own & ~self.held(first, last)).tolist():
                 own[place] = mine[place] = lock(self._file, fcntl.F_WRLCK, first + place)
+        for place in np.flatnonzero(
+            mine & self.held(first, last)
+        ).tolist():  # written by others before it was claimed
+            self.release(first + place, first + place + 1)
+            mine[place] = False
         return mine
 
     def release(self, first: int, last: int) -> None:

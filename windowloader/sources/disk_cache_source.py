@@ -45,8 +45,6 @@ THREADS = 64  # reads at a time
 PATIENCE = 10.0  # seconds to wait for blocks that other processes fetch; then they are read without the cache
 LOOK = 0.02  # seconds between two looks at blocks that others fetch
 
-COPY, FETCH, STREAM, WAIT = range(4)  # what a read does with a block
-
 _POOLS: PerProcess[tuple[ThreadPoolExecutor, ThreadPoolExecutor]] = PerProcess()
 
 
@@ -309,75 +307,58 @@ class _CacheRead:
     out: np.ndarray
     fetched: list[tuple[int, int]]
 
-    @property
-    def stop(self) -> int:
-        """Row after the last."""
-        return self.start + len(self.out)
-
     def run(self) -> int:
         """Bring all rows; return the bytes taken from storage."""
         entry, size = self.entry, 0
-        todo = list(entry.spans(np.array([self.start]), np.array([self.stop])))
+        ((first, last),) = entry.spans(np.array([self.start]), np.array([self.start + len(self.out)]))
+        left = np.ones(last - first, np.bool_)
         deadline = time.monotonic() + PATIENCE
-        while todo:
-            work = [run for span in todo for run in self._plan(*span)]
-            size += self._fetch([run for run in work if run[2] in (FETCH, STREAM)])
-            todo = [(low, high) for low, high, what in work if what == WAIT]
-            if todo:
-                entry.patient = entry.patient and time.monotonic() < deadline
-                with entry.changed:
-                    entry.changed.wait(LOOK)
-            todo += [
-                (low, high)
-                for low, high, what in work
-                if what == COPY and not entry.copy(low, high, self.start, self.out)
-            ]
+        while left.any():
+            mine = entry.claim(first, left)
+            size += self._fetch(first, mine, keep=True)
+            left &= ~mine
+            left &= ~entry.copy(first, left, self.start, self.out)
+            if entry.full or not entry.intact():
+                return size + self._fetch(first, left, keep=False)
+            if not left.any():
+                break
+            entry.patient = entry.patient and time.monotonic() < deadline
+            if not entry.patient:  # a process that does not go on delays this one no more
+                others = left & ~entry.claimed(first, last)
+                size += self._fetch(first, others, keep=False)
+                left &= ~others
+            with entry.changed:
+                entry.changed.wait(LOOK)
         return size
 
-    def _plan(self, first: int, last: int) -> list[tuple[int, int, int]]:
-        """Decide what to do with blocks, and claim those to fetch; runs ``(first, last, what)``."""
-        entry = self.entry
-        held = entry.held(first, last)
-        if entry.full or not entry.intact():
-            return _runs(first, np.where(held, COPY, STREAM))
-        mine = entry.claim(first, ~held)
-        held = entry.held(first, last)  # again: others may have written blocks before these were claimed
-        for low, high, both in _runs(first, mine & held):
-            if both:
-                entry.release(low, high)
-        what = np.where(held, COPY, np.where(mine, FETCH, WAIT))
-        if not entry.patient:  # a process that does not go on delays this one no more
-            what[(what == WAIT) & ~entry.claimed(first, last)] = STREAM
-        return _runs(first, what)
-
-    def _fetch(self, runs: list[tuple[int, int, int]]) -> int:
-        """Fetch blocks, all at once, and keep those that are claimed; return the bytes taken."""
-        entry, edges, pieces = self.entry, self.entry.layout.edges, []
-        for first, last, what in runs:
+    def _fetch(self, first: int, wanted: np.ndarray, *, keep: bool) -> int:
+        """Fetch blocks, all at once, and keep them where they are claimed; return the bytes taken."""
+        entry, edges, stop, pieces = self.entry, self.entry.layout.edges, self.start + len(self.out), []
+        for low, high in _runs(first, wanted):
             # Blocks that are read in part are fetched whole, apart from the others.
-            partial = int(edges[first]) < self.start, int(edges[last]) > self.stop
-            for low, high in itertools.pairwise(sorted({first, last, first + partial[0], last - partial[1]})):
-                begin, end = int(edges[low]), int(edges[high])
-                if what == STREAM:
-                    begin, end = max(begin, self.start), min(end, self.stop)
+            partial = keep and int(edges[low]) < self.start, keep and int(edges[high]) > stop
+            for one, other in itertools.pairwise(sorted({low, high, low + partial[0], high - partial[1]})):
+                begin, end = int(edges[one]), int(edges[other])
+                if not keep:
+                    begin, end = max(begin, self.start), min(end, stop)
                 self.fetched.append((begin - self.start, end - self.start))
-                pieces.append((low, high, what, begin, *self._begin(begin, end)))
+                pieces.append((one, other, begin, *self._begin(begin, end)))
         size, error = 0, None
-        for low, high, what, begin, rows, pending in pieces:
+        for low, high, begin, rows, pending in pieces:
             try:
                 size += taken(pending.result(), self.source.name)
-                if what == FETCH:
+                if keep:
                     entry.store(low, high, rows)
             except Exception as raised:  # raised once nothing writes to ``out`` any more
                 error = error or raised
-                if what == FETCH:
+                if keep:
                     entry.release(low, high)
             else:
                 skip = max(self.start - begin, 0)
                 into = self.out[begin + skip - self.start : begin + len(rows) - self.start]
                 if not np.may_share_memory(into, rows):
                     into[...] = rows[skip : skip + len(into)]
-        if any(what == FETCH for _, _, what in runs):
+        if keep and pieces:
             _pools()[1].submit(entry.commit)
         if error is not None:
             raise error
@@ -396,13 +377,13 @@ class _CacheRead:
             return rows, begun(failed, self.source.name)
 
 
-def _runs(first: int, values: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return the runs of equal values, ``(first, last, value)``, counted from a first block.
+def _runs(first: int, wanted: np.ndarray) -> list[tuple[int, int]]:
+    """Return the runs of wanted blocks, ``[low, high)``, counted from a first block.
 
     Examples
     --------
-    >>> _runs(5, np.array([1, 1, 0]))
-    [(5, 7, 1), (7, 8, 0)]
+    >>> _runs(5, np.array([True, True, False]))
+    [(5, 7)]
     """
-    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    return [(first + low, first + high, int(values[low])) for low, high in itertools.pairwise(borders)]
+    borders = np.flatnonzero(np.diff(wanted, prepend=False, append=False)) + first
+    return [(low, high) for low, high in borders.reshape(-1, 2).tolist()]

@@ -243,7 +243,9 @@ def entity_parts(series: Series, parts: Parts) -> list[np.ndarray]:
         found = np.fromiter((numbers.get(name, -1) for name in wanted), np.int64, len(wanted))
         if (absent := found < 0).any():
             shown = ", ".join(map(repr, names[:8])) + (", …" if count > 8 else "")
-            raise SplitError(f"{wanted[absent.argmax()]!r} is none of the {count} entities. There are {shown}.")
+            raise SplitError(
+                f"{wanted[absent.argmax()]!r} is none of the {count} entities. There are {shown}."
+            )
         if (twice := owner[found] >= 0).any():
             place = int(twice.argmax())
             first, second = parts.names[owner[found[place]]], parts.names[part]

@@ -129,8 +129,8 @@ class CachedSource(SourceOver):
         self._rows = 0 if chunked else max(1, -(-BLOCK // max(row_bytes, 1)))
         super().__init__(source.name, shape=(source.shape[0], *sizes), dtype=source.dtype, axes=source.axes)
         self.boxes = source.boxes if box is None else "whole"
-        self._parts: dict[bytes, CachedSource] = {}
-        self._entry: PerProcess[list[CacheEntry | None]] = PerProcess()  # one
+        self._parts: dict[str, CachedSource] = {}
+        self._entry: PerProcess[CacheEntry | None] = PerProcess()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": {}}
@@ -159,35 +159,33 @@ class CachedSource(SourceOver):
 
     def _of_box(self, box: Box) -> CachedSource:
         """Return the source of a box, which keeps and fetches nothing else."""
-        key = b"".join(repr(part).encode() if isinstance(part, slice) else part.tobytes() for part in box)
+        key = _key_of(box)
         if key not in self._parts:
-            self._parts[key] = CachedSource(
-                self.source, self.cache, options=self.options, box=box, state=self._state
-            )
+            more: Any = {"options": self.options, "box": box, "state": self._state}
+            self._parts[key] = CachedSource(self.source, self.cache, **more)
         return self._parts[key]
 
     # -- the entry -----------------------------------------------------------------------------------------------------
 
     def entry(self) -> CacheEntry | None:
         """Return the entry as this process has it open; None where the rows cannot be kept."""
-        current = self._entry.get(lambda: [self._open()])
-        entry = current[0]
+        entry = self._entry.get(self._open)
         if entry is not None and not entry.intact():
             warnings.warn(
                 f"{entry.path} was changed from outside; what this cache has of {self.name!r} is dropped and fetched "
                 "again.",
                 stacklevel=2,
             )
-            entry = current[0] = self._open()  # reads under way keep the other one open
+            self._entry.drop(entry)  # reads under way keep it open
+            entry = self._entry.get(self._open)
         return entry
 
     def _open(self) -> CacheEntry | None:
         edges = self.storage().edges
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
-        parts = [repr(part) if isinstance(part, slice) else part.tobytes() for part in self._box or ()]
         which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, self.source.address())
-        key, state = digest(*which, parts), digest(self.source.fingerprint(), self._state)
+        key, state = digest(*which, _key_of(self._box or ())), digest(self.source.fingerprint(), self._state)
         layout = CacheLayout(self.name, self.shape, self.dtype, edges, f"{key} {state}")
         return self.cache.open(layout, key=key, state=state)
 
@@ -271,7 +269,7 @@ class CachedSource(SourceOver):
 
     def close(self) -> None:
         """Close the source and the entry; a later read opens them again."""
-        if any(self._entry.drop() or ()):
+        if self._entry.drop() is not None:
             with contextlib.suppress(RuntimeError):  # the interpreter ends
                 _pools()[1].submit(int).result()  # what was written is flushed by now
         for part in self._parts.values():
@@ -375,6 +373,10 @@ class _CacheRead:
             failed: Future[int] = Future()
             failed.set_exception(error)
             return rows, begun(failed, self.source.name)
+
+
+def _key_of(box: Box) -> str:
+    return digest([repr(part) if isinstance(part, slice) else part.tobytes() for part in box])
 
 
 def _runs(first: int, wanted: np.ndarray) -> list[tuple[int, int]]:

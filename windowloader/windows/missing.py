@@ -72,6 +72,10 @@ class RowCounts:
         Rows with missing values, rising.
     counts : ndarray, shape (row,), int32
         Missing values of each of them.
+    nodes : int
+        Nodes that each value stands for.
+    has_time : bool
+        Whether counts differ from row to row.
 
     Examples
     --------
@@ -82,20 +86,24 @@ class RowCounts:
 
     rows: np.ndarray
     counts: np.ndarray
+    nodes: int = 1
+    has_time: bool = True
 
     @property
     def total(self) -> int:
         """Missing values of all rows."""
-        return int(self.counts.sum())
+        return int(self.counts.sum()) * self.nodes
 
     def between(self, start: int, stop: int) -> np.ndarray | None:
         """Return counts of rows ``[start, stop)``, int64; None where nothing is missing."""
+        if not self.has_time:
+            return np.full(stop - start, self.total)
         low, high = np.searchsorted(self.rows, (start, stop))
         if low == high:
             return None
         out = np.zeros(stop - start, np.int64)
         out[self.rows[low:high] - start] = self.counts[low:high]
-        return out
+        return out * self.nodes
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import random
 import resource
 import shutil
 import signal
@@ -413,16 +414,21 @@ def test_a_forked_child_reads_on(store, static, tmp_path):
     source.close()
 
 
-def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_path):
-    values = np.random.default_rng(7).normal(size=(240, 12)).astype("f4")
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.campaign)])
+def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_path, kills):
+    values = np.random.default_rng(7).normal(size=(240 if kills == 5 else 2400, 12)).astype("f4")
     source = store(tmp_path / "c", "kills.zarr", values=values, chunks=(3, 12))
-    for count in range(1, 6):
+    chance = random.Random(kills)
+    begun = 0
+    for _ in range(kills):
         (victim,) = readers(source, values, tmp_path, 1)
         start_together([victim])
-        while len(static.data) < 12 * count and victim.poll() is None:
+        begun += chance.randrange(2 * len(values) // 3 // kills)
+        while len(static.data) < begun and victim.poll() is None:
             threading.Event().wait(0.001)
         victim.kill()
         victim.communicate()
+        begun = len(static.data)
         path = entry_of(tmp_path / "c").path
         kept = np.fromfile(path, "f4", offset=HEADER, count=values.size).reshape(-1, 3, 12)
         held = np.fromfile(path, SLOT, offset=HEADER + values.nbytes) != 0

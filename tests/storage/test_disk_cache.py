@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,7 +26,7 @@ import windowloader as wl
 from windowloader.errors import SourceError
 from windowloader.sources import disk_cache, disk_cache_source
 from windowloader.sources.disk_cache import DiskCache
-from windowloader.sources.disk_cache_entry import SLOT
+from windowloader.sources.disk_cache_entry import HEADER, SLOT
 from windowloader.sources.disk_cache_source import CachedSource, cached
 from windowloader.sources.memory import ArraySource
 from windowloader.sources.registry import open_source
@@ -317,9 +319,7 @@ def test_a_process_killed_while_it_fetches_blocks_nobody_and_loses_only_what_was
     asked = [entry.path for entry in proxy.log if "/c/" in entry.path and entry.method == "GET"]
     assert len(asked) == len(set(asked)) == 50 - whole_then
     assert entry_of(tmp_path / "c").blocks_held == 50
-    assert sorted(path.name for path in Path(entry_of(tmp_path / "c").path).iterdir()) == [
-        "about.json", "blocks", "claims", "values",
-    ]  # fmt: skip
+    assert [str(path) for path in (tmp_path / "c").iterdir()] == [entry_of(tmp_path / "c").path]
     source.close()
 
 
@@ -414,20 +414,24 @@ def test_a_forked_child_reads_on(store, static, tmp_path):
     source.close()
 
 
-def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_path):
-    values = np.random.default_rng(7).normal(size=(240, 12)).astype("f4")
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.campaign)])
+def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_path, kills):
+    values = np.random.default_rng(7).normal(size=(240 if kills == 5 else 2400, 12)).astype("f4")
     source = store(tmp_path / "c", "kills.zarr", values=values, chunks=(3, 12))
-    for count in range(1, 6):
+    chance = random.Random(kills)
+    begun = 0
+    for _ in range(kills):
         (victim,) = readers(source, values, tmp_path, 1)
         start_together([victim])
-        while len(static.data) < 12 * count and victim.poll() is None:
+        begun += chance.randrange(2 * len(values) // 3 // kills)
+        while len(static.data) < begun and victim.poll() is None:
             threading.Event().wait(0.001)
         victim.kill()
         victim.communicate()
-        entry = entry_of(tmp_path / "c")
-        table = np.fromfile(Path(entry.path) / "blocks", SLOT)
-        kept = np.fromfile(Path(entry.path) / "values", "f4").reshape(-1, 3, 12)
-        held = table != 0
+        begun = len(static.data)
+        path = entry_of(tmp_path / "c").path
+        kept = np.fromfile(path, "f4", offset=HEADER, count=values.size).reshape(-1, 3, 12)
+        held = np.fromfile(path, SLOT, offset=HEADER + values.nbytes) != 0
         np.testing.assert_array_equal(kept[held], values.reshape(-1, 3, 12)[held])
     np.testing.assert_array_equal(whole(source), values)
     source.close()
@@ -436,14 +440,14 @@ def test_many_kills_at_any_moment_leave_only_whole_blocks(store, static, tmp_pat
 # -- what is not whole -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["values", "blocks"])
-def test_a_block_that_is_not_what_was_written_is_fetched_again(store, static, tmp_path, what):
+@pytest.mark.parametrize("at", [5 * 12 * 4 * 2 + 1, VALUES.nbytes + 2 * 4 + 3], ids=["rows", "checksum"])
+def test_a_block_that_is_not_what_was_written_is_fetched_again(store, static, tmp_path, at):
     source = store(tmp_path)
     np.testing.assert_array_equal(whole(source), VALUES)
     source.close()
-    path = Path(entry_of(tmp_path).path) / what
+    path = Path(entry_of(tmp_path).path)
     data = bytearray(path.read_bytes())
-    data[2 * 4 + 3 if what == "blocks" else 5 * 12 * 4 * 2 + 1] ^= 1  # of block 2
+    data[HEADER + at] ^= 1  # of block 2
     path.write_bytes(data)
     static.clear()
     again = store.again(tmp_path)
@@ -454,36 +458,35 @@ def test_a_block_that_is_not_what_was_written_is_fetched_again(store, static, tm
     again.close()
 
 
-@pytest.mark.parametrize("what", ["values", "blocks", "claims", "about.json"])
-def test_an_entry_with_a_file_cut_or_removed_is_made_anew(store, static, tmp_path, what):
+@pytest.mark.parametrize(
+    "fault", ["cut", "grown", "emptied", "removed", "no header", "half a header", "readable"]
+)
+def test_an_entry_that_is_not_what_this_cache_made_is_made_anew(store, static, tmp_path, fault):
     source = store(tmp_path)
     whole(source)
     source.close()
-    path = Path(entry_of(tmp_path).path) / what
-    if path.stat().st_size > 100:
-        os.truncate(path, 20)
-    else:
+    path = Path(entry_of(tmp_path).path)
+    data = path.read_bytes()
+    if fault == "removed":
         path.unlink()
+    elif fault == "readable":
+        path.chmod(0o644)
+    else:
+        path.write_bytes(
+            {
+                "cut": data[:-20],
+                "grown": data + b"\0",
+                "emptied": b"",
+                "no header": bytes(HEADER) + data[HEADER:],  # as where making it was interrupted
+                "half a header": b'{"format"'.ljust(HEADER) + data[HEADER:],
+            }[fault]
+        )
     static.clear()
     again = store.again(tmp_path)
     np.testing.assert_array_equal(whole(again), VALUES)
     np.testing.assert_array_equal(whole(again), VALUES)
     assert len(static.data) == 9
-    again.close()
-
-
-@pytest.mark.parametrize("left", ["nothing", "about.json"])
-def test_an_entry_whose_making_was_interrupted_is_made_anew(store, static, tmp_path, left):
-    source = store(tmp_path)
-    whole(source)
-    source.close()
-    about = Path(entry_of(tmp_path).path) / "about.json"
-    about.unlink() if left == "nothing" else about.write_text('{"format"')
-    assert DiskCache(str(tmp_path)).arrays() == []
-    static.clear()
-    again = store.again(tmp_path)
-    np.testing.assert_array_equal(whole(again), VALUES)
-    assert len(static.data) == 9
+    assert Path(entry_of(tmp_path).path).stat().st_mode & 0o777 == 0o600
     again.close()
 
 
@@ -565,7 +568,7 @@ def test_what_was_used_longest_ago_makes_room(store, tmp_path):
         source.close()
         for entry in limit.arrays():
             if name in entry.name:
-                os.utime(Path(entry.path) / "about.json", (number, number))
+                os.utime(entry.path, (number, number))
     left = sorted(entry.name.rpartition("/")[2] for entry in limit.arrays())
     assert left == ["lru1.zarr", "lru2.zarr"]
 
@@ -593,6 +596,22 @@ def test_a_device_that_takes_no_more_ends_the_keeping_and_not_the_reading(store,
         np.testing.assert_array_equal(read_and_close(source), VALUES)
     monkeypatch.undo()
     assert entry_of(tmp_path).blocks_held == 0
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_limit_of_file_sizes_ends_the_keeping_and_not_the_reading(store, static, tmp_path, made):
+    source = store(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    entry = source.entry() if made else None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER + 10 * 48 if entry else 1000, before[1]))
+    try:
+        with pytest.warns(UserWarning, match="takes no more|is streamed"):
+            np.testing.assert_array_equal(whole(source), VALUES)
+        np.testing.assert_array_equal(whole(source), VALUES)  # warned once
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(static.data) == 18
+    source.close()
 
 
 AS_NOBODY = """
@@ -653,81 +672,80 @@ def test_two_users_of_one_folder_have_entries_of_their_own(store, static, shared
     static.clear()
     assert read_as_nobody(source, shared) == 0
     assert len(static.data) == 9
-    folders = [path for path in cache.iterdir() if path.is_dir()]
-    assert sorted(path.stat().st_uid for path in folders) == [0, 65534]
-    for folder in folders:
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert sorted(path.stat().st_uid for path in cache.iterdir()) == [0, 65534]
+    assert {path.stat().st_mode & 0o777 for path in cache.iterdir()} == {0o600}
     assert len(DiskCache(str(cache)).arrays()) == 1  # those of other users are not looked at
     DiskCache(str(cache)).clear()
     assert [path.stat().st_uid for path in cache.iterdir()] == [65534]
     source.close()
 
 
-@pytest.mark.parametrize("name", ["values", "blocks", "claims", "about.json"])
-@pytest.mark.parametrize("link", ["symbolic", "hard"])
-def test_a_planted_link_changes_no_file_of_the_victim(store, tmp_path, name, link):
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "pipe"])
+def test_a_planted_name_changes_no_file_of_the_victim(store, tmp_path, kind):
     read_and_close(store(tmp_path / "c"))
-    path = Path(entry_of(tmp_path / "c").path) / name
+    path = Path(entry_of(tmp_path / "c").path)
     victim = tmp_path / "victim"
-    victim.write_bytes(path.read_bytes() if link == "hard" else b"v" * 180)
+    victim.write_bytes(path.read_bytes() if kind == "hard" else b"v" * 180)
+    victim.chmod(0o600)
     before = victim.read_bytes(), victim.stat().st_mtime_ns
     path.unlink()
-    path.symlink_to(victim) if link == "symbolic" else path.hardlink_to(victim)
+    if kind == "pipe":
+        os.mkfifo(path, 0o600)
+    elif kind == "hard":
+        path.hardlink_to(victim)
+    else:
+        path.symlink_to(victim if kind == "symbolic" else tmp_path / "absent")
     np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
     assert (victim.read_bytes(), victim.stat().st_mtime_ns) == before
+    assert not (tmp_path / "absent").exists()
     assert not path.is_symlink()
     assert entry_of(tmp_path / "c").blocks_held == 9
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "pipe"])
-def test_a_name_that_leads_elsewhere_harms_nothing_there(store, tmp_path, kind):
+def test_a_folder_in_the_way_is_streamed_past_and_stays(store, tmp_path):
     read_and_close(store(tmp_path / "c"))
-    entry = Path(entry_of(tmp_path / "c").path)
-    shutil.rmtree(entry)
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "values").write_text("a victim's")
-    if kind == "pipe":
-        os.mkfifo(entry)
-    else:
-        entry.symlink_to(victim if kind == "folder" else victim / "values")
-    np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
-    assert (victim / "values").read_text() == "a victim's"
-    assert entry_of(tmp_path / "c").blocks_held == 9
+    path = Path(entry_of(tmp_path / "c").path)
+    path.unlink()
+    path.mkdir()
+    (path / "thesis.txt").write_text("somebody's")
+    with pytest.warns(UserWarning, match="is streamed"):
+        np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
+    assert (path / "thesis.txt").read_text() == "somebody's"
 
 
 def test_an_entry_that_somebody_else_made_is_neither_used_nor_removed(store, tmp_path):
     if os.getuid() != 0:
         pytest.skip("makes files of another user: needs root")
     read_and_close(store(tmp_path / "c"))
-    entry = Path(entry_of(tmp_path / "c").path)
-    (entry / "values").write_bytes(bytes((entry / "values").stat().st_size))
-    os.chown(entry, 65534, 65534)
-    with pytest.warns(UserWarning, match="is streamed"):
+    path = Path(entry_of(tmp_path / "c").path)
+    path.write_bytes(bytes(path.stat().st_size))
+    os.chown(path, 65534, 65534)
+    with pytest.warns(UserWarning, match="belongs to another user"):
         np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
-    assert len(list(entry.iterdir())) == 4
+    assert not any(path.read_bytes())
     assert DiskCache(str(tmp_path / "c")).clear() == ([], [])
-    assert entry.exists()
+    assert path.exists()
 
 
 def test_an_entry_filled_for_other_data_is_fetched_again(store, static, tmp_path):
     read_and_close(store(tmp_path / "c"))
     read_and_close(store(tmp_path / "c", "other.zarr", values=VALUES * 2))
     mine, other = DiskCache(str(tmp_path / "c")).arrays()
-    for name in ("values", "blocks"):
-        shutil.copyfile(Path(other.path) / name, Path(mine.path) / name)
+    header = Path(mine.path).read_bytes()[:HEADER]
+    Path(mine.path).write_bytes(header + Path(other.path).read_bytes()[HEADER:])
     np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
 
 
-def test_what_is_no_part_of_an_entry_is_not_removed(store, tmp_path):
-    read_and_close(store(tmp_path / "c"))
-    entry = Path(entry_of(tmp_path / "c").path)
-    (entry / "thesis.txt").write_text("somebody's")
-    (entry / "about.json").unlink()
-    with pytest.warns(UserWarning, match="is streamed"):
-        np.testing.assert_array_equal(read_and_close(store.again(tmp_path / "c")), VALUES)
-    assert (entry / "thesis.txt").read_text() == "somebody's"
+def test_what_is_no_entry_is_not_removed(store, tmp_path):
+    (tmp_path / "c").mkdir()
+    kept = [tmp_path / "c" / name for name in ("thesis.txt", "other.rows")]
+    for path in kept:
+        path.write_text("somebody's")
+    limit = DiskCache(str(tmp_path / "c"), limit=2100)
+    for name in ("a.zarr", "b.zarr"):
+        read_and_close(CachedSource(store(tmp_path / "c", name).source, limit))
+    limit.clear()
+    assert sorted((tmp_path / "c").iterdir()) == sorted(kept)
 
 
 STOPPED = """

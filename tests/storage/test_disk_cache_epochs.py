@@ -17,6 +17,7 @@ import windowloader as wl
 from windowloader import cli
 from windowloader.errors import SourceError
 from windowloader.rows.disk_cached import CachedAccess
+from windowloader.sources.disk_cache_entry import HEADER
 
 ROWS, NODES, SPAN = 4000, 1000, 6
 VALUES = np.random.default_rng(3).normal(size=(ROWS, NODES)).astype("f4")
@@ -121,9 +122,9 @@ def test_a_block_that_went_bad_is_fetched_again_in_a_mapped_epoch(bucket, static
     first = loader_of(open_series(bucket, tmp_path))
     epoch_of(first)
     close(first)
-    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
-    with open(folder / "values", "r+b") as file:
-        file.seek(777 * NODES * 4)
+    (path,) = tmp_path.iterdir()
+    with open(path, "r+b") as file:
+        file.seek(HEADER + 777 * NODES * 4)
         file.write(b"\xff\xff")
     static.clear()
     again = loader_of(open_series(bucket, tmp_path))

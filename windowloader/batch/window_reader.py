@@ -28,6 +28,16 @@ __all__ = ["WindowReadOptions", "WindowReader"]
 POOLED_BYTES = 1 << 18  # larger batches would cost page faults each time
 
 
+def _compiled(windows: WindowSet, options: WindowReadOptions) -> Recipe:
+    """Compile a recipe, or take the last one of these windows where the same objects were given."""
+    key = [(name, id(value)) for name, value in sorted(options.items())]
+    if not windows.compiled or windows.compiled[0] != key:
+        recipe = Recipe.compile(windows.series, windows.spec, **options)
+        windows.compiled[:] = key, recipe, options  # the last keeps the objects, and so their ids
+    found: Recipe = windows.compiled[1]
+    return found
+
+
 class WindowReader:
     """Reads windows by number, in any order and from any thread.
 
@@ -57,7 +67,7 @@ class WindowReader:
 
     def __init__(self, windows: WindowSet, **options: Unpack[WindowReadOptions]) -> None:
         self.windows = windows
-        self.recipe = Recipe.compile(windows.series, windows.spec, **options)
+        self.recipe = _compiled(windows, options)
         self._options = options
         self._pool: BufferPool | None = None
         self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)

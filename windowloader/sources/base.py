@@ -311,6 +311,11 @@ class Source:
         """Text that changes when values are rewritten under the same metadata; may make requests."""
         return ""
 
+    @property
+    def cached_in(self) -> str | None:
+        """Folder of the disk cache that keeps its rows."""
+        return None
+
 
 class LocalSource(Source):
     """Base of local sources: a subclass defines `array` or `_read`, and `fingerprint`."""
@@ -349,6 +354,15 @@ class SourceOver(Source):
     def origins(self) -> tuple[Source, ...]:
         """Origins of its parts."""
         return tuple(origin for part in self.parts for origin in part.origins)
+
+    @property
+    def cached_in(self) -> str | None:
+        """Folder of the disk cache that keeps the rows of the first part."""
+        return self.parts[0].cached_in
+
+    def state(self) -> str:
+        """State of all parts."""
+        return digest([part.state() for part in self.parts])
 
     @property
     def fill_value(self) -> float | None:  # type: ignore[override]

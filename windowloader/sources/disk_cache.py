@@ -1,7 +1,7 @@
 """The folder of the disk cache, which the processes of a node share: its entries, its limit, and what is removed when.
 
 In: a folder, a limit, the layout of an array. Out: open entries and a list of them. Never fetches rows. Others may
-write to the folder, too: it never follows a symbolic link, and uses and removes only entries that belong to this user.
+write to the folder, too: it never follows a symbolic link, and uses and removes only files that belong to this user.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import fcntl
 import json
 import os
 import re
-import stat
 import threading
 import time
 import warnings
 import weakref
+import zlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from windowloader.errors import SourceError, SourceNotFoundError
 from windowloader.util.units import format_bytes
 
 from .base import digest
-from .disk_cache_entry import ABOUT, FILES, SLOT, CacheEntry, open_file
+from .disk_cache_entry import FORMAT, HEADER, IN_USE, SLOT, CacheEntry, lock, open_file
 from .processes import PerProcess
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ if TYPE_CHECKING:
 
     from .disk_cache_entry import CacheLayout
 
-__all__ = ["CachedArray", "DiskCache", "check_folder"]
+__all__ = ["CachedArray", "DiskCache", "check_folder", "keep", "recall"]
 
-FORMAT = 2
 SPARE = 64 << 20  # bytes left free on the device
-PATIENCE = 10.0  # seconds to wait for the lock of the folder, whose owner may have been stopped
-NAME = re.compile(r"\w+-[0-9a-f]{16}-[0-9a-f]{16}")
+PATIENCE = 5.0  # seconds to wait for the lock of the folder, whose owner may have been stopped
+NAME = re.compile(r"\w+-[0-9a-f]{16}-[0-9a-f]{16}\.rows")
+RESULT = re.compile(r"[0-9a-f]{16}\.scan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +48,7 @@ class CachedArray:
     Attributes
     ----------
     path : str
-        Folder of its entry.
+        Its file.
     name : str
         Path or URL of the array.
     shape : tuple of int
@@ -113,20 +112,19 @@ class DiskCache:
         """
         key = digest(FORMAT, os.geteuid(), key, layout.edges.tobytes())
         words = re.sub(r"\W+", "_", layout.name.rpartition("://")[2], flags=re.ASCII).strip("_")
-        folder = Path(self.path, f"{words[-48:] or 'array'}-{key}-{digest(state)}")
-        lock, entries = _OPEN.get(lambda: (threading.Lock(), weakref.WeakValueDictionary()))
-        with lock:
-            entry = entries.get(str(folder))
+        path = f"{self.path}/{words[-48:] or 'array'}-{key}-{digest(state)}.rows"
+        guard, entries = _OPEN.get(lambda: (threading.Lock(), weakref.WeakValueDictionary()))
+        with guard:
+            entry = entries.get(path)
             if entry is not None and entry.intact():
                 return entry
             try:
                 os.makedirs(self.path, 0o700, exist_ok=True)
                 with self._locked():
-                    for other in Path(self.path).glob(f"*-{key}-*"):
-                        array = _read_array(other)
-                        if other != folder and (array is None or not array.in_use):
-                            _remove(other)
-                    entry = self._open(folder, layout)
+                    for other in self.arrays():
+                        if f"-{key}-" in other.path and other.path != path and not other.in_use:
+                            _remove(other.path)
+                    entry = self._open(path, layout)
             except OSError as error:
                 warnings.warn(
                     f"cache_dir={self.path!r} cannot keep {layout.name!r}, which is streamed: {error}. Choose another "
@@ -134,19 +132,22 @@ class DiskCache:
                     stacklevel=2,
                 )
                 return None
-            entries[str(folder)] = entry
+            entries[path] = entry
             return entry
 
-    def _open(self, folder: Path, layout: CacheLayout) -> CacheEntry:
-        if _read_array(folder) is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # a file has another size or is not ours: the entry is made again
-                return _open_entry(folder, layout, os.O_RDWR)
-        _remove(folder)
-        self._make_room(layout.sizes["values"])
-        os.mkdir(folder, 0o700)
-        return _open_entry(folder, layout, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    def _open(self, path: str, layout: CacheLayout) -> CacheEntry:
+        with contextlib.suppress(OSError):  # not there, damaged or not ours: it is made again
+            return CacheEntry(path, layout)
+        _remove(path)
+        self._make_room(layout.nbytes)
+        number = open_file(path, os.O_CREAT | os.O_EXCL)
+        try:
+            os.truncate(number, layout.file_bytes)
+            os.pwrite(number, layout.header, 0)
+            os.fsync(number)
+        finally:
+            os.close(number)
+        return CacheEntry(path, layout)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -168,10 +169,12 @@ class DiskCache:
 
     def _make_room(self, size: int) -> None:
         """Remove the arrays that were used longest ago until one fits; `OSError` with the numbers where it does not."""
-        for other in self._folders():
-            if _read_array(other) is None:  # making or removing it was interrupted
-                _remove(other)
         others = self.arrays()
+        known = {one.path for one in others}
+        for path in self._paths():
+            if path not in known:  # making it was interrupted, or it is another user's
+                with contextlib.suppress(OSError):
+                    _remove(path)
         unused = sorted((one for one in others if not one.in_use), key=lambda one: -one.used)
         while True:
             taken = sum(one.bytes for one in others)
@@ -183,7 +186,7 @@ class DiskCache:
             if not unused:
                 break
             others.remove(oldest := unused.pop())
-            _remove(Path(oldest.path))
+            _remove(oldest.path)
         limit = "" if self.limit is None else f", cache_size is {format_bytes(self.limit)}"
         raise OSError(
             f"it takes {format_bytes(size)}, other arrays in use {format_bytes(taken)} and will take "
@@ -192,8 +195,8 @@ class DiskCache:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def _folders(self) -> list[Path]:
-        return [path for path in sorted(Path(self.path).iterdir()) if NAME.fullmatch(path.name)]
+    def _paths(self) -> list[str]:
+        return [f"{self.path}/{name}" for name in sorted(os.listdir(self.path)) if NAME.fullmatch(name)]
 
     def arrays(self) -> list[CachedArray]:
         """List this user's arrays, in the order of their names.
@@ -205,11 +208,11 @@ class DiskCache:
         """
         if not os.path.isdir(self.path):
             raise SourceNotFoundError(f"cache folder {self.path!r} does not exist.")
-        found = [_read_array(folder) for folder in self._folders()]
+        found = [_read_array(path) for path in self._paths()]
         return [array for array in found if array is not None]
 
     def clear(self, *, name: str = "") -> tuple[list[CachedArray], list[CachedArray]]:
-        """Remove the arrays whose name contains ``name``, but those that a process has open.
+        """Remove the arrays whose name contains ``name``, but those that a process has open; without one, results too.
 
         Returns
         -------
@@ -221,14 +224,22 @@ class DiskCache:
             with self._locked():
                 for array in self.arrays():
                     if name in array.name:
-                        gone = not array.in_use and _remove(Path(array.path))
-                        (removed if gone else kept).append(array)
+                        (kept if array.in_use else removed).append(array)
+                results = (
+                    [] if name else [other for other in os.listdir(self.path) if RESULT.fullmatch(other)]
+                )
+                for path in [
+                    *(array.path for array in removed),
+                    *(f"{self.path}/{other}" for other in results),
+                ]:
+                    with contextlib.suppress(OSError):  # another user's
+                        _remove(path)
         except OSError as error:
             raise SourceError(f"{self.path!r} cannot be cleared: {error}.") from error
         return removed, kept
 
 
-# Open entries by their folders, so that the sources of a process share them; a forked child begins with none.
+# Open entries by their paths, so that the sources of a process share them; a forked child begins with none.
 _OPEN: PerProcess[tuple[threading.Lock, weakref.WeakValueDictionary[str, CacheEntry]]] = PerProcess()
 
 
@@ -242,83 +253,55 @@ def check_folder(path: str | os.PathLike[str]) -> str:
     return found
 
 
-# -- the folder of an entry --------------------------------------------------------------------------------------------
+def recall(folder: str, key: str) -> bytes | None:
+    """Return what `keep` was given for a key; None where it is not there, or not whole."""
+    with contextlib.suppress(OSError), open(open_file(_result(folder, key)), "rb") as file:
+        data = file.read()
+        if zlib.crc32(data[4:]).to_bytes(4) == data[:4]:
+            return data[4:]
+    return None
 
 
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[int]:
-    """Open the folder of an entry; `OSError` unless it belongs to this user, who alone may write to it."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(number)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-            raise OSError(f"{folder} belongs to another user")
-        yield number
-    finally:
-        os.close(number)
+def keep(folder: str, key: str, data: bytes) -> None:
+    """Keep a small result, such as that of a scan, if the folder can be written to; it does not count in the limit."""
+    path = _result(folder, key)
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, 0o700, exist_ok=True)
+        _remove(path)
+        with open(open_file(path, os.O_CREAT | os.O_EXCL), "wb") as file:
+            file.write(zlib.crc32(data).to_bytes(4) + data)
 
 
-def _open_entry(folder: Path, layout: CacheLayout, flags: int) -> CacheEntry:
-    """Open or make the files of an entry; `OSError` where one of them is not what this cache made."""
-    files: dict[str, int] = {}
-    with _inside(folder) as inside, contextlib.ExitStack() as opened:
-        for name, size in (layout.sizes | {ABOUT: None}).items():
-            files[name] = open_file(inside, name, size, flags)
-            opened.callback(os.close, files[name])
-        if flags & os.O_CREAT:
-            about = {"name": layout.name, "shape": layout.shape, "dtype": layout.dtype.str, "format": FORMAT}
-            os.write(files[ABOUT], json.dumps(about).encode())
-            os.fsync(files[ABOUT])
-        entry = CacheEntry(folder, layout, files)
-        opened.pop_all()
-    return entry
+def _result(folder: str, key: str) -> str:
+    return f"{folder}/{digest(FORMAT, os.geteuid(), key)}.scan"
 
 
-def _remove(folder: Path) -> bool:
-    """Remove an entry, its files by their names: what else may lie there, or behind a link, stays.
-
-    Returns
-    -------
-    bool
-        Whether nothing of that name is left.
-    """
-    try:
-        with _inside(folder) as inside:
-            for name in reversed(FILES):  # `ABOUT` first: without it the entry does not exist
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=inside)
-        os.rmdir(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(folder)  # a link or a file in the way; never a folder
-    return not os.path.lexists(folder)
+def _remove(path: str) -> None:
+    """Remove a file or a link of this user's, if it is there; `OSError` for a folder and what belongs to others."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(path).st_uid != os.geteuid():
+            raise OSError(f"{path} belongs to another user")
+        os.unlink(path)
 
 
-def _read_array(folder: Path) -> CachedArray | None:
+def _read_array(path: str) -> CachedArray | None:
     """Describe an entry; None where it is incomplete, or belongs to another user."""
     try:
-        with _inside(folder) as inside, open(open_file(inside, ABOUT, None, os.O_RDONLY)) as file:
-            about = json.load(file)
-            used = os.fstat(file.fileno()).st_mtime
-            values = os.stat("values", dir_fd=inside, follow_symlinks=False)
-            with open(open_file(inside, "blocks", None, os.O_RDONLY), "rb") as blocks:
-                table = np.fromfile(blocks, SLOT)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                in_use = False
-            except BlockingIOError:
-                in_use = True
-        return CachedArray(
-            path=str(folder),
-            name=about["name"],
-            shape=tuple(about["shape"]),
-            dtype=np.dtype(about["dtype"]).name,
-            bytes=values.st_size,
-            bytes_held=min(values.st_blocks * 512, values.st_size),
-            blocks=len(table),
-            blocks_held=int(np.count_nonzero(table)),
-            used=used,
-            in_use=in_use,
-        )
+        with open(open_file(path, os.O_NOATIME), "rb") as file:
+            status = os.fstat(file.fileno())
+            about = json.loads(file.read(HEADER))
+            table = os.pread(file.fileno(), about["blocks"] * SLOT.itemsize, HEADER + about["bytes"])
+            return CachedArray(
+                path=path,
+                name=about["name"],
+                shape=tuple(about["shape"]),
+                dtype=np.dtype(about["dtype"]).name,
+                bytes=about["bytes"],
+                bytes_held=min(max(status.st_blocks * 512 - HEADER, 0), about["bytes"]),
+                blocks=about["blocks"],
+                blocks_held=int(np.count_nonzero(np.frombuffer(table, SLOT))),
+                used=status.st_atime,
+                in_use=not lock(file.fileno(), fcntl.F_WRLCK, IN_USE),
+            )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,12 +11,13 @@ loader index the file itself once all its rows are there.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +42,8 @@ __all__ = ["CachedSource", "cached"]
 TRIES = 4  # to bring rows to an entry that is changed from outside
 BLOCK = 64 << 10  # bytes of a block, where storage has no chunks
 THREADS = 64  # reads at a time
-PATIENCE = (
-    10.0  # seconds to wait for a block that another process fetches, before it is read without the cache
-)
-MISTRUST = 60.0  # seconds after that in which nothing is waited for
-SOON, LATE = 0.002, 0.05  # seconds between two looks at blocks that others fetch
-
-COPY, FETCH, STREAM, WAIT = range(4)  # what a read does with a block
+PATIENCE = 10.0  # seconds to wait for blocks that other processes fetch; then they are read without the cache
+LOOK = 0.02  # seconds between two looks at blocks that others fetch
 
 _POOLS: PerProcess[tuple[ThreadPoolExecutor, ThreadPoolExecutor]] = PerProcess()
 
@@ -133,8 +129,8 @@ class CachedSource(SourceOver):
         self._rows = 0 if chunked else max(1, -(-BLOCK // max(row_bytes, 1)))
         super().__init__(source.name, shape=(source.shape[0], *sizes), dtype=source.dtype, axes=source.axes)
         self.boxes = source.boxes if box is None else "whole"
-        self._parts: dict[bytes, CachedSource] = {}
-        self._entry: PerProcess[list[CacheEntry | None]] = PerProcess()  # one
+        self._parts: dict[str, CachedSource] = {}
+        self._entry: PerProcess[CacheEntry | None] = PerProcess()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": {}}
@@ -149,40 +145,47 @@ class CachedSource(SourceOver):
         return replace(inner, split=False)
 
     @property
+    def cached_in(self) -> str:
+        """Folder of the disk cache."""
+        return self.cache.path
+
+    def state(self) -> str:
+        """State of the source when it was opened, and where it is."""
+        return digest(self.source.address(), self._state)
+
+    @property
     def _more(self) -> tuple[Box, ...]:
         return () if self._box is None else (self._box,)
 
     def _of_box(self, box: Box) -> CachedSource:
         """Return the source of a box, which keeps and fetches nothing else."""
-        key = b"".join(repr(part).encode() if isinstance(part, slice) else part.tobytes() for part in box)
+        key = _key_of(box)
         if key not in self._parts:
-            self._parts[key] = CachedSource(
-                self.source, self.cache, options=self.options, box=box, state=self._state
-            )
+            more: Any = {"options": self.options, "box": box, "state": self._state}
+            self._parts[key] = CachedSource(self.source, self.cache, **more)
         return self._parts[key]
 
     # -- the entry -----------------------------------------------------------------------------------------------------
 
     def entry(self) -> CacheEntry | None:
         """Return the entry as this process has it open; None where the rows cannot be kept."""
-        current = self._entry.get(lambda: [self._open()])
-        entry = current[0]
+        entry = self._entry.get(self._open)
         if entry is not None and not entry.intact():
             warnings.warn(
-                f"files in {entry.folder} were changed from outside; what this cache has of {self.name!r} is dropped "
-                "and fetched again.",
+                f"{entry.path} was changed from outside; what this cache has of {self.name!r} is dropped and fetched "
+                "again.",
                 stacklevel=2,
             )
-            entry = current[0] = self._open()  # reads under way keep the other one open
+            self._entry.drop(entry)  # reads under way keep it open
+            entry = self._entry.get(self._open)
         return entry
 
     def _open(self) -> CacheEntry | None:
         edges = self.storage().edges
         if edges is None:
             edges = np.arange(self.shape[0] + 1, dtype=np.int64)
-        parts = [repr(part) if isinstance(part, slice) else part.tobytes() for part in self._box or ()]
         which = (self.name, self.axes, self.shape[1:], self.dtype.str, self.options, self.source.address())
-        key, state = digest(*which, parts), digest(self.source.fingerprint(), self._state)
+        key, state = digest(*which, _key_of(self._box or ())), digest(self.source.fingerprint(), self._state)
         layout = CacheLayout(self.name, self.shape, self.dtype, np.asarray(edges), f"{key} {state}")
         return self.cache.open(layout, key=key, state=state)
 
@@ -254,8 +257,11 @@ class CachedSource(SourceOver):
         entry = self.entry()
         if entry is None:
             return self.begin(start, stop, out)
-        read = _CacheRead(self, entry, start, out)
-        return _Submitted(_pools()[0].submit(read.run), read.fetched)
+        fetched: list[tuple[int, int]] = []
+        read = _CacheRead(self, entry, start, out, fetched)
+        held = [read]  # the pool must not keep the entry open once the result is there
+        del read, entry
+        return _Submitted(_pools()[0].submit(lambda: held.pop().run()), fetched)
 
     def begin(self, start: int, stop: int, out: np.ndarray) -> Pending:
         """Begin to read from the source itself."""
@@ -263,101 +269,94 @@ class CachedSource(SourceOver):
 
     def close(self) -> None:
         """Close the source and the entry; a later read opens them again."""
-        for entry in self._entry.drop() or ():
-            if entry is not None:
-                entry.commit()
+        if self._entry.drop() is not None:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                _pools()[1].submit(int).result()  # what was written is flushed by now
         for part in self._parts.values():
             part.close()
         self.source.close()
 
 
+@dataclass(slots=True, eq=False)
 class _Submitted(Threaded):
     """A read on a thread, and the rows it fetched."""
 
-    def __init__(self, future: Future[int], fetched: list[tuple[int, int]]) -> None:
-        super().__init__(future)
-        self.fetched = fetched
+    fetched: list[tuple[int, int]] | None
 
 
+@dataclass(frozen=True, slots=True)
 class _CacheRead:
     """One read of rows, run by one thread.
 
-    Attributes
+    Parameters
     ----------
+    source : CachedSource
+    entry : CacheEntry
+    start : int
+        First row.
+    out : ndarray
     fetched : list of tuple of int
-        Rows that storage was asked for, counted from the first of the read.
+        Filled with the rows that storage is asked for, counted from the first of the read.
     """
 
-    def __init__(self, source: CachedSource, entry: CacheEntry, start: int, out: np.ndarray) -> None:
-        self._source, self._entry, self._out = source, entry, out
-        self._start, self._stop = start, start + len(out)
-        self.fetched: list[tuple[int, int]] = []
+    source: CachedSource
+    entry: CacheEntry
+    start: int
+    out: np.ndarray
+    fetched: list[tuple[int, int]]
 
     def run(self) -> int:
         """Bring all rows; return the bytes taken from storage."""
-        entry, size = self._entry, 0
-        todo = [entry.span(self._start, self._stop)]
-        deadline, pause = time.monotonic() + PATIENCE, SOON
-        while todo:
-            work = [run for span in todo for run in self._plan(*span, deadline)]
-            size += self._fetch([run for run in work if run[2] in (FETCH, STREAM)])
-            todo = [(low, high) for low, high, what in work if what == WAIT]
-            if todo:
-                with entry.changed:
-                    entry.changed.wait(pause)
-                pause = min(2 * pause, LATE)
-            for low, high, what in work:
-                if what == COPY and not entry.copy(low, high, self._start, self._out):
-                    todo.append((low, high))
+        entry, size = self.entry, 0
+        ((first, last),) = entry.spans(np.array([self.start]), np.array([self.start + len(self.out)]))
+        left = np.ones(last - first, np.bool_)
+        deadline = time.monotonic() + PATIENCE
+        while left.any():
+            mine = entry.claim(first, left)
+            size += self._fetch(first, mine, keep=True)
+            left &= ~mine
+            left &= ~entry.copy(first, left, self.start, self.out)
+            if entry.full or not entry.intact():
+                return size + self._fetch(first, left, keep=False)
+            if not left.any():
+                break
+            entry.patient = entry.patient and time.monotonic() < deadline
+            if not entry.patient:  # a process that does not go on delays this one no more
+                others = left & ~entry.claimed(first, last)
+                size += self._fetch(first, others, keep=False)
+                left &= ~others
+            with entry.changed:
+                entry.changed.wait(LOOK)
         return size
 
-    def _plan(self, first: int, last: int, deadline: float) -> list[tuple[int, int, int]]:
-        """Decide what to do with blocks, and claim those to fetch; runs ``(first, last, what)``."""
-        entry, now = self._entry, time.monotonic()
-        held = entry.held(first, last)
-        if entry.full or not entry.intact():
-            return _runs(first, np.where(held, COPY, STREAM))
-        mine = entry.claim(first, ~held)
-        held = entry.held(first, last)  # again: others may have written blocks before these were claimed
-        for low, high, both in _runs(first, mine & held):
-            if both:
-                entry.release(low, high)
-        what = np.where(held, COPY, np.where(mine, FETCH, WAIT))
-        if now > deadline:
-            entry.impatient_until = now + MISTRUST
-        if now < entry.impatient_until:  # a process that does not go on delays this one no more
-            what[(what == WAIT) & ~entry.claimed(first, last)] = STREAM
-        return _runs(first, what)
-
-    def _fetch(self, runs: list[tuple[int, int, int]]) -> int:
-        """Fetch blocks, all at once, and keep those that are claimed; return the bytes taken."""
-        entry, edges = self._entry, self._entry.layout.edges
-        pieces = []
-        for first, last, what in runs:
+    def _fetch(self, first: int, wanted: np.ndarray, *, keep: bool) -> int:
+        """Fetch blocks, all at once, and keep them where they are claimed; return the bytes taken."""
+        entry, edges, stop, pieces = self.entry, self.entry.layout.edges, self.start + len(self.out), []
+        for low, high in _runs(first, wanted):
             # Blocks that are read in part are fetched whole, apart from the others.
-            partial = int(edges[first]) < self._start, int(edges[last]) > self._stop
-            for low, high in itertools.pairwise(sorted({first, last, first + partial[0], last - partial[1]})):
-                begin, end = int(edges[low]), int(edges[high])
-                if what == STREAM:
-                    begin, end = max(begin, self._start), min(end, self._stop)
-                self.fetched.append((begin - self._start, end - self._start))
-                pieces.append((low, high, what, begin, *self._begin(begin, end)))
+            partial = keep and int(edges[low]) < self.start, keep and int(edges[high]) > stop
+            for one, other in itertools.pairwise(sorted({low, high, low + partial[0], high - partial[1]})):
+                begin, end = int(edges[one]), int(edges[other])
+                if not keep:
+                    begin, end = max(begin, self.start), min(end, stop)
+                self.fetched.append((begin - self.start, end - self.start))
+                pieces.append((one, other, begin, *self._begin(begin, end)))
         size, error = 0, None
-        for low, high, what, begin, rows, pending in pieces:
+        for low, high, begin, rows, pending in pieces:
             try:
-                size += taken(pending.result(), self._source.name)
-                if what == FETCH:
+                size += taken(pending.result(), self.source.name)
+                if keep:
                     entry.store(low, high, rows)
             except Exception as raised:  # raised once nothing writes to ``out`` any more
                 error = error or raised
-                if what == FETCH:
+                if keep:
                     entry.release(low, high)
             else:
-                skip = max(self._start - begin, 0)
-                into = self._out[begin + skip - self._start : begin + len(rows) - self._start]
+                skip = max(self.start - begin, 0)
+                into = self.out[begin + skip - self.start : begin + len(rows) - self.start]
                 if not np.may_share_memory(into, rows):
                     into[...] = rows[skip : skip + len(into)]
-        if any(what == FETCH for _, _, what in runs):
+        if keep and pieces:
             _pools()[1].submit(entry.commit)
         if error is not None:
             raise error
@@ -365,26 +364,28 @@ class _CacheRead:
 
     def _begin(self, begin: int, end: int) -> tuple[np.ndarray, Pending]:
         """Ask storage for rows, straight into ``out`` where all of them lie in it."""
-        source = self._source
+        rows = self.out[max(begin - self.start, 0) : end - self.start]
         try:
-            if self._start <= begin and end <= self._stop:
-                rows = self._out[begin - self._start : end - self._start]
-            else:
-                rows = np.empty((end - begin, *source.shape[1:]), source.dtype)
-            return rows, source.begin(begin, end, rows)
+            if len(rows) < end - begin:
+                rows = np.empty((end - begin, *self.out.shape[1:]), self.out.dtype)
+            return rows, self.source.begin(begin, end, rows)
         except Exception as error:  # raised by the result, so that claims are released in one place
             failed: Future[int] = Future()
             failed.set_exception(error)
-            return self._out[:0], begun(failed, source.name)
+            return rows, begun(failed, self.source.name)
 
 
-def _runs(first: int, values: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return the runs of equal values, ``(first, last, value)``, counted from a first block.
+def _key_of(box: Box) -> str:
+    return digest([repr(part) if isinstance(part, slice) else part.tobytes() for part in box])
+
+
+def _runs(first: int, wanted: np.ndarray) -> list[tuple[int, int]]:
+    """Return the runs of wanted blocks, ``[low, high)``, counted from a first block.
 
     Examples
     --------
-    >>> _runs(5, np.array([1, 1, 0]))
-    [(5, 7, 1), (7, 8, 0)]
+    >>> _runs(5, np.array([True, True, False]))
+    [(5, 7)]
     """
-    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    return [(first + low, first + high, int(values[low])) for low, high in itertools.pairwise(borders)]
+    borders = np.flatnonzero(np.diff(wanted, prepend=False, append=False)) + first
+    return [(low, high) for low, high in borders.reshape(-1, 2).tolist()]

@@ -47,10 +47,8 @@ AZURE = [
     "sks",
     "skv",
 ]
-KEYS = {
-    "zarr3": (("c/", "/"), ("", ".")),
-    "zarr": (("", "."), ("", "/")),
-}  # prefix and separator of chunk keys
+# Prefix and separator of chunk keys.
+KEYS = {"zarr3": (("c/", "/"), ("", ".")), "zarr": (("", "."), ("", "/"))}
 
 
 def address_of(location: Location) -> str:

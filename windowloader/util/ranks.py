@@ -1,24 +1,29 @@
-"""Rank and world size of this process.
+"""Rank and world size of this process, and work that ranks share.
 
 In: arguments, an initialised process group (torch.distributed, JAX), or a launcher's variables. Out: `Ranks`, and
-where they came from. Resolved late (at the first ``len`` or ``iter``) and once. Never imports a framework, and never
-guesses from half of a pair of variables.
+where they came from; `in_shares`. Resolved late (at the first ``len`` or ``iter``) and once. Never imports a framework,
+and never guesses from half of a pair of variables.
 """
 
 from __future__ import annotations
 
+import collections
 import operator
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from windowloader.errors import RankError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Ranks", "confirm", "resolve"]
+__all__ = ["Ranks", "confirm", "in_shares", "resolve"]
+
+T = TypeVar("T")
+
+SHARES = 4  # per rank: those that are faster do more
 
 OVERRIDE = "Pass rank= and world_size= to override."
 
@@ -147,6 +152,93 @@ def confirm(ranks: Ranks) -> None:
         )
 
 
+def in_shares(key: str, items: Sequence[T], work: Callable[[Sequence[T]], bytes]) -> list[bytes]:
+    """Process items once among all ranks of torch.distributed, and return all results on each rank that asks.
+
+    Ranks take shares from a counter in the store of the process group. This is no collective: a rank that does not ask
+    delays no one, and one that asks later finds the results. Without a group this process does all.
+
+    Parameters
+    ----------
+    key : str
+        What the results depend on; the same on all ranks.
+    items : sequence
+        The same on all ranks.
+    work : callable
+        Called with consecutive items.
+
+    Returns
+    -------
+    list of bytes
+        Results of all shares, in order.
+
+    Raises
+    ------
+    RankError
+        Where another rank failed, with its error, or did not answer within the time-out of the group.
+
+    Examples
+    --------
+    >>> in_shares("sum", [1, 2, 3], lambda items: str(sum(items)).encode())
+    [b'6']
+    """
+    ranks = _from_process_group()
+    store = None if ranks is None or ranks.world_size == 1 else _group_store()
+    if ranks is None or store is None:
+        return [work(items)]
+    count = max(1, min(SHARES * ranks.world_size, len(items)))
+    edges = [number * len(items) // count for number in range(count + 1)]
+    name = f"windowloader/{key}/{_FAILED[key]}"
+    try:
+        while (number := store.add(f"{name}/next", 1) - 1) < count:
+            try:
+                result = b"+" + work(items[edges[number] : edges[number + 1]])
+            except BaseException as error:
+                store.set(f"{name}/{number}", f"-rank {ranks}: {type(error).__name__}: {error}")
+                raise
+            store.set(f"{name}/{number}", result)
+        return [_result_of(store, f"{name}/{number}") for number in range(count)]
+    except BaseException:
+        _FAILED[key] += 1  # a second call begins anew, as it does on the other ranks
+        raise
+
+
+_FAILED: collections.Counter[str] = collections.Counter()
+
+
+def _result_of(store: Any, name: str) -> bytes:
+    """Wait for the result of one share."""
+    try:
+        result: bytes = store.get(name)
+    except RuntimeError as error:
+        raise RankError(
+            f"a rank that shares this work did not answer within the time-out of the process group: {error}. Did it "
+            "end? Start all ranks again, or pass a longer timeout= to init_process_group."
+        ) from error
+    if result[:1] == b"-":
+        raise RankError(f"another rank failed at its share of this work: {result[1:].decode()}")
+    return result[1:]
+
+
+def _distributed() -> Any | None:
+    """Return torch.distributed where the program has imported and initialised it, in this process."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    ready = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if ready else None
+
+
+def _group_store() -> Any | None:
+    """Return the key-value store of torch.distributed; a forked child must not use its parent's connection."""
+    distributed = _distributed()
+    if distributed is None or distributed in _INHERITED:
+        return None
+    return distributed.distributed_c10d._get_default_store()
+
+
+_INHERITED: list[Any] = []  # torch.distributed, in a process forked since it was initialised
+os.register_at_fork(after_in_child=lambda: _INHERITED.append(_distributed()))
+
+
 def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:
     if rank is None or world_size is None:
         given, absent = ("world_size", "rank") if rank is None else ("rank", "world_size")
@@ -157,8 +249,8 @@ def _from_arguments(rank: int | None, world_size: int | None) -> Ranks:
 
 def _from_process_group() -> Ranks | None:
     """Ask torch.distributed and JAX, but only where the program has imported and initialised them itself."""
-    distributed = getattr(sys.modules.get("torch"), "distributed", None)
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    distributed = _distributed()
+    if distributed is not None:
         return Ranks(distributed.get_rank(), distributed.get_world_size(), "torch.distributed")
     jax = sys.modules.get("jax")
     is_initialized = getattr(

@@ -109,7 +109,7 @@ class Runs:
         if len(low) == 0:
             return Runs.of(low, low, self.stride)
         # Between neighbouring cuts all windows lie in one run, and either in one range or in none.
-        cuts = np.unique(np.concatenate((self.cumulative, low, high)))
+        cuts = np.sort(np.concatenate((self.cumulative, low, high)), kind="stable")  # merges what is sorted
         cuts, counts = cuts[:-1], np.diff(cuts)
         piece = np.searchsorted(low, cuts, side="right") - 1
         inside = (piece >= 0) & (cuts < high[piece])

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from windowloader.series.packed import pack_integers, unpack_integers
+from windowloader.sources.base import digest
+from windowloader.sources.disk_cache import keep, recall
 from windowloader.sources.mapping import mapping_of
+from windowloader.util.ranks import in_shares
 
 from .reads import READ_BYTES, row_ranges, rows_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from windowloader.series.series import Series
     from windowloader.series.variable import Variable
@@ -67,6 +72,10 @@ class RowCounts:
         Rows with missing values, rising.
     counts : ndarray, shape (row,), int32
         Missing values of each of them.
+    nodes : int
+        Nodes that each value stands for.
+    has_time : bool
+        Whether counts differ from row to row.
 
     Examples
     --------
@@ -77,20 +86,24 @@ class RowCounts:
 
     rows: np.ndarray
     counts: np.ndarray
+    nodes: int = 1
+    has_time: bool = True
 
     @property
     def total(self) -> int:
         """Missing values of all rows."""
-        return int(self.counts.sum())
+        return int(self.counts.sum()) * self.nodes
 
     def between(self, start: int, stop: int) -> np.ndarray | None:
         """Return counts of rows ``[start, stop)``, int64; None where nothing is missing."""
+        if not self.has_time:
+            return np.full(stop - start, self.total)
         low, high = np.searchsorted(self.rows, (start, stop))
         if low == high:
             return None
         out = np.zeros(stop - start, np.int64)
         out[self.rows[low:high] - start] = self.counts[low:high]
-        return out
+        return out * self.nodes
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -148,8 +161,9 @@ class MissingScan:
 def scan(series: Series, *, progress: Progress | None = None) -> MissingScan:
     """Count what is missing, in one pass over the variables that declare it.
 
-    For files and stores the counts stay in the process, by fingerprint, and window sets with `max_missing` use
-    them instead of reading again. Arrays in memory are counted anew each time: their values may have changed.
+    For files and stores the counts stay in the process, by fingerprint, and in ``cache_dir`` where rows are cached
+    there; window sets with `max_missing` use them instead of reading again. Ranks of torch.distributed that scan the
+    same data each read a share. Arrays in memory are counted anew each time: their values may have changed.
 
     Parameters
     ----------
@@ -197,10 +211,11 @@ def count_variables(
     for number, mark in marks.items():
         variable = series.variables[number]
         key = _identity(variable, mark)
-        table = _kept.pop(key, None) if key is not None else None
+        table = _kept.pop(key, None)
         if table is None:
-            table = _count(variable, mark, progress, done, total)
-        if key is not None:
+            called = None if progress is None else partial(_progress, progress, done, total)
+            table = _recall_or_count(variable, mark, key, called)
+        if key:
             _kept[key] = table
             if len(_kept) > KEPT_VARIABLES:
                 _kept.pop(next(iter(_kept)), None)
@@ -209,8 +224,12 @@ def count_variables(
     return tables
 
 
-def _identity(variable: Variable, mark: np.ndarray) -> tuple[object, ...] | None:
-    """Identify a variable's bytes; None in memory, where values may change unnoticed.
+def _progress(call: Progress, before: int, total: int, done: int) -> None:
+    call(before + done, total)
+
+
+def _identity(variable: Variable, mark: np.ndarray) -> tuple[object, ...]:
+    """Identify a variable's bytes; () in memory, where values may change unnoticed.
 
     For a mapped file the map itself is part of it: two files written in one tick of the clock may share size and time.
     """
@@ -219,23 +238,67 @@ def _identity(variable: Variable, mark: np.ndarray) -> tuple[object, ...] | None
     if view is None:
         return known
     mapping = mapping_of(view)
-    return None if mapping is None else (*known, weakref.ref(mapping[0]))
+    return () if mapping is None else (*known, weakref.ref(mapping[0]))
 
 
-def _count(variable: Variable, mark: np.ndarray, progress: Progress | None, done: int, total: int) -> Table:
-    """Count in one pass."""
+def _recall_or_count(
+    variable: Variable, mark: np.ndarray, key: tuple[object, ...], progress: Callable[[int], object] | None
+) -> Table:
+    """Take counts from the disk cache that keeps the variable's rows, or count: in shares, one for each rank."""
+    ranges = list(row_ranges(variable, 0, variable.num_rows, READ_BYTES))
+    count = partial(_count, variable, mark, progress)
+    if not key:
+        return _unpack([count(ranges)])
+    folder, shared = variable.source.cached_in, digest(*key[:4])
+    state = "" if folder is None else variable.source.state()
+    if folder is not None and (data := recall(folder, shared + state)) is not None:
+        return _unpack([data])
+    table = _unpack(in_shares(shared, ranges, count))
+    if progress is not None:
+        progress(variable.num_rows)
+    if folder is not None:
+        keep(folder, shared + state, _pack(table))
+    return table
+
+
+def _count(
+    variable: Variable,
+    mark: np.ndarray,
+    progress: Callable[[int], object] | None,
+    ranges: Sequence[tuple[int, int]],
+) -> bytes:
+    """Count in one pass over some ranges of rows; see `_pack`."""
     found: list[list[RowCounts]] = [[] for _ in variable.features]
-    ranges = row_ranges(variable, 0, variable.num_rows, READ_BYTES)
     for start, stop, rows in rows_in_order(variable, ranges):
         for feature, parts in enumerate(found):
             counts = is_missing(rows[:, :, feature], mark).sum(axis=1, dtype=np.int32)
             there = np.flatnonzero(counts)
             parts.append(RowCounts(there + start, counts[there]))
         if progress is not None:
-            progress(done + stop, total)
-    return tuple(
-        RowCounts(
-            np.concatenate([part.rows for part in parts]), np.concatenate([part.counts for part in parts])
-        )
-        for parts in found
+            progress(stop)
+    return _pack([_join(parts) for parts in found])
+
+
+def _join(parts: Sequence[RowCounts]) -> RowCounts:
+    return RowCounts(
+        np.concatenate([part.rows for part in parts]), np.concatenate([part.counts for part in parts])
     )
+
+
+def _pack(table: Sequence[RowCounts]) -> bytes:
+    """Return the counts of each feature as bytes."""
+    return pack_integers(
+        np.concatenate([part for one in table for part in ([len(one.rows)], one.rows, one.counts)])
+    )
+
+
+def _unpack(shares: Sequence[bytes]) -> Table:
+    """Return the counts of each feature, those of consecutive ranges of rows together."""
+    tables: list[list[RowCounts]] = []
+    for share in shares:
+        values, table = unpack_integers(share), []
+        while len(values):
+            rows, counts, values = np.split(values[1:], [values[0], 2 * values[0]])
+            table.append(RowCounts(rows, counts.astype(np.int32)))
+        tables.append(table)
+    return tuple(_join(parts) for parts in zip(*tables, strict=True))

@@ -6,7 +6,7 @@ counts that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,34 +31,6 @@ CHUNK = 1 << 17  # rows or starts examined together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ColumnCounts:
-    """Missing values that windows read in one column.
-
-    Parameters
-    ----------
-    name : str
-        Of the column.
-    counts : RowCounts
-    nodes : int
-        Nodes that each count stands for.
-    has_time : bool
-        Whether counts differ from row to row.
-    """
-
-    name: str
-    counts: RowCounts
-    nodes: int
-    has_time: bool
-
-    def between(self, start: int, stop: int) -> np.ndarray | None:
-        """Count missing values in each row of ``[start, stop)``; None where nothing is missing."""
-        found = (
-            self.counts.between(start, stop) if self.has_time else np.full(stop - start, self.counts.total)
-        )
-        return None if found is None else found * self.nodes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class RoleCounts:
     """Missing values that windows read in one role.
 
@@ -68,20 +40,21 @@ class RoleCounts:
         Of the role.
     offsets : ndarray, shape (step,), int64
         Rows from the start.
-    columns : sequence of ColumnCounts
-        Of the columns that miss something.
+    columns : mapping of str to RowCounts
+        Of the columns that miss something, by name.
     cells : int
         Values a window reads in this role.
     """
 
     name: str
     offsets: np.ndarray
-    columns: Sequence[ColumnCounts]
+    columns: Mapping[str, RowCounts]
     cells: int
 
     def per_row(self, start: int, stop: int) -> np.ndarray | None:
         """Count missing values in each row of ``[start, stop)``; None where nothing is missing."""
-        found = [counts for one in self.columns if (counts := one.between(start, stop)) is not None]
+        parts = [one.between(start, stop) for one in self.columns.values()]
+        found = [part for part in parts if part is not None]
         return np.sum(found, axis=0) if found else None
 
     def share(self, start: int, stop: int) -> np.ndarray | float:
@@ -139,12 +112,12 @@ def _roles(series: Series, spec: WindowSpec, columns: Mapping[str, Sequence[Colu
     roles = []
     for name, chosen in columns.items():
         offsets = spec.input_rows if name == "inputs" else spec.target_rows
-        found = []
+        found = {}
         for column in chosen:
             if column.variable in tables and (counts := tables[column.variable][column.feature]).total:
                 variable = series.variables[column.variable]
                 nodes = 1 if variable.has_nodes else series.num_nodes
-                found.append(ColumnCounts(column.name, counts, nodes, variable.has_time))
+                found[column.name] = replace(counts, nodes=nodes, has_time=variable.has_time)
         if found:
             roles.append(RoleCounts(name, offsets, found, len(offsets) * series.num_nodes * len(chosen)))
     return roles
@@ -169,7 +142,7 @@ def _refuse(series: Series, roles: Sequence[RoleCounts], starts: Starts) -> None
                 found += [(begin + int(row), role) for row in np.flatnonzero((missing > 0) & read)[:1]]
         if found:
             row, role = min(found, key=lambda pair: pair[0])
-            pairs = ((column.name, column.between(row, row + 1)) for column in role.columns)
+            pairs = ((name, counts.between(row, row + 1)) for name, counts in role.columns.items())
             name, count = next((name, int(counts[0])) for name, counts in pairs if counts is not None)
             raise MissingDataError(
                 f"{name!r} is missing at {count:,} of {series.num_nodes:,} nodes at {_when(series, row)}, which "

@@ -237,15 +237,20 @@ def entity_parts(series: Series, parts: Parts) -> list[np.ndarray]:
             f"by='entities' takes ratios or a list of entities per part, not borders {parts.values}."
         )
     names = range(count) if series.entity_names is None else series.entity_names.tolist()
-    numbers = {name: number for number, name in enumerate(names)}
-    owner: dict[Any, str] = {}
-    for part, wanted in zip(parts.names, parts.values, strict=True):
-        for name in wanted:
-            if name not in numbers:
-                shown = ", ".join(map(repr, names[:8])) + (", …" if count > 8 else "")
-                raise SplitError(f"{name!r} is none of the {count} entities. There are {shown}.")
-            if owner.setdefault(name, part) != part:
-                raise SplitError(
-                    f"entity {name!r} is in {owner[name]!r} and in {part!r}. Each belongs to one part."
-                )
-    return [np.array(sorted({numbers[name] for name in wanted}), np.int64) for wanted in parts.values]
+    numbers = dict(zip(names, range(count), strict=True))
+    owner = np.full(count, -1)
+    for part, wanted in enumerate(map(list, parts.values)):
+        found = np.fromiter((numbers.get(name, -1) for name in wanted), np.int64, len(wanted))
+        if (absent := found < 0).any():
+            shown = ", ".join(map(repr, names[:8])) + (", …" if count > 8 else "")
+            raise SplitError(
+                f"{wanted[absent.argmax()]!r} is none of the {count} entities. There are {shown}."
+            )
+        if (twice := owner[found] >= 0).any():
+            place = int(twice.argmax())
+            first, second = parts.names[owner[found[place]]], parts.names[part]
+            raise SplitError(
+                f"entity {wanted[place]!r} is in {first!r} and in {second!r}. Each belongs to one part."
+            )
+        owner[found] = part
+    return [np.flatnonzero(owner == part) for part in range(len(parts.names))]

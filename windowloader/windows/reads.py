@@ -51,8 +51,8 @@ def row_ranges(variable: Variable, start: int, stop: int, read_bytes: int) -> It
     while start < stop:
         end = min(start + step, stop)
         if edges is not None and end < stop:
-            edge = int(edges[edges.searchsorted(end, side="right") - 1])
-            end = edge if edge > start else end  # a chunk larger than a read is cut
+            last, following = (edges.searchsorted(row, side="right") for row in (end, start))
+            end = min(int(edges[max(last - 1, following)]), stop)  # a chunk larger than a read is read whole
         yield start, end
         start = end
 

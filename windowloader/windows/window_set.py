@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
@@ -73,6 +74,10 @@ class WindowSet:
     spec: WindowSpec
     index: Starts = field(default=cast("Any", None), kw_only=True)
     part: str | None = field(default=None, kw_only=True)
+    compiled: list[Any] = field(default_factory=list, init=False)  # what `WindowReader` compiled last
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(WindowSet, index=self.index, part=self.part), (self.series, self.spec)
 
     def __post_init__(self) -> None:
         if cast("Any", self.index) is None:
@@ -239,7 +244,7 @@ class WindowSet:
         from windowloader.batch.window_reader import WindowReader
 
         with WindowReader(self, **options) as reader:
-            return reader.read(np.atleast_1d(self._check(positions)).reshape(-1))
+            return reader.read(np.asarray(positions).reshape(-1))
 
     def graph_at(self, starts: np.ndarray) -> Any:
         """Return the graph of windows: the static one itself, or the windows' own edges over their input rows."""

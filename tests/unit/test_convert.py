@@ -22,7 +22,7 @@ import windowloader as wl
 from windowloader.cli import app
 from windowloader.convert.conversion import convert
 from windowloader.convert.layout import Access, AccessCost, choose_layout
-from windowloader.convert.values import Range, encoding_for
+from windowloader.convert.values import encoding_for
 from windowloader.errors import ConversionError, MemoryBudgetError
 
 SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
@@ -232,7 +232,8 @@ def test_what_does_not_fit_is_an_error(tmp_path, values, options, dtype, message
 
 def test_constant_and_all_missing_values_are_scaled():
     for values in (np.full(5, 7.5), np.full(5, np.nan), np.array([-1e308, 1e308])):
-        encoding = encoding_for("x", np.dtype("f8"), "int16", None).fitted(Range.of(values, None, "x"))
+        encoding = encoding_for("x", np.dtype("f8"), "int16", None)
+        encoding = encoding.fitted(*encoding.span(values))
         codes = np.empty(len(values), np.int16)
         loss = encoding.encode(values, codes)
         assert loss.largest <= encoding.scale

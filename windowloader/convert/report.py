@@ -13,6 +13,8 @@ import numpy as np
 
 from windowloader.util.calendars import own
 
+from .values import Loss
+
 if TYPE_CHECKING:
     from windowloader.series.series import Series
 
@@ -77,7 +79,7 @@ class Conversion:
     resumed_bytes : int
         Written by earlier processes.
     read_amplification : float
-        Bytes read from the source, divided by its size.
+        Bytes taken from the source, divided by the bytes of the rows that were read.
     notes : tuple of str
         Hints for opening the result.
     """
@@ -104,14 +106,15 @@ def report(name: str, series: Series, work: Work, head: str, began: float) -> Co
         arrays=arrays,
         seconds=time.perf_counter() - began,
         resumed_bytes=work.resumed,
-        read_amplification=work.sizing.amplification,
+        read_amplification=work.amplification,
         notes=tuple(_notes(name, series, work)),
     )
 
 
 def _array_report(work: Work, number: int) -> ArrayReport:
-    target, encoding, loss = work.targets[number], work.encodings[number], work.loss(number)
-    cost = target.layout.cost
+    target, done = work.targets[number], work.of(number)
+    encoding, cost = target.encoding, target.layout.cost
+    loss = sum((piece.loss for piece in done), start=Loss())
     return ArrayReport(
         name=target.name,
         dims=target.dims,
@@ -121,7 +124,7 @@ def _array_report(work: Work, number: int) -> ArrayReport:
         shards=target.layout.shards,
         access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
         raw_bytes=target.shape[0] * target.row_bytes,
-        stored_bytes=work.stored_bytes(number),
+        stored_bytes=sum(piece.stored for piece in done),
         missing=loss.missing,
         largest_error=loss.largest,
         rms_error=loss.rms,
@@ -145,13 +148,13 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
     if series.clock is not None and series.clock.calendar and not own(series.clock.calendar):
         notes.append(f"the time zone {series.clock.calendar} is not kept: clocks of the result are of UTC")
     marks = {v.missing for v in series.variables if v.missing is not None}
-    if any(encoding.scale is not None for encoding in work.encodings):
+    if any(target.encoding.scale is not None for target in work.targets):
         notes += ["missing values are NaN now; open it with missing=nan"] if marks else []
     elif marks:
         notes.append(f"what marks a missing value is as before; open it with missing={marks.pop():g}")
     if series.graph is not None:
         notes.append("the graph is not part of the store; pass graph= again")
-    if (again := work.sizing.amplification) > 1.2:
+    if (again := work.amplification) > 1.2:
         notes.append(
             f"each byte of the source was decoded {again:.1f} times: its chunks are longer than the pieces that memory "
             "allows. More memory= would be quicker"

@@ -20,17 +20,15 @@ import numpy as np
 from windowloader.errors import ScalerError
 
 from .affine import Affine, arrange, back, choose, like, to_float64
-from .fit import Fit, FitOptions, check_choices, listed
+from .fit import NAMED, Fit, check_choices, listed
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
-    from typing import Unpack
 
     from windowloader.windows.window_set import WindowSet
 
-    from .fit import Per, Rounding, Unseen
-    from .statistics import Reducer
+    from .fit import Make, Part, Per, Rounding, Unseen
 
 __all__ = ["Numbers", "Scaler", "ScalerWarning"]
 
@@ -69,6 +67,7 @@ class Scaler:
     NAMES: ClassVar[tuple[str, ...]] = ()
     SPREAD: ClassVar[str] = ""  # what is 0 where a feature is constant
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    OWN: ClassVar[tuple[str, ...]] = ()  # options of `fit` that only this class has
 
     def __post_init__(self) -> None:
         check_choices(self, ("rounding",))
@@ -92,40 +91,99 @@ class Scaler:
         return scaler
 
     @classmethod
-    def _fit(
-        cls,
-        window_set: WindowSet,
-        make: Callable[[Fit], Callable[[int, int, bool], Reducer]],
-        scaling: Mapping[str, Any],
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Fit on the rows of a window set, with the reducers that ``make`` returns for the checked options."""
+    def _how(cls, fit: Fit) -> tuple[Make, dict[str, Any]]:
+        """Return what makes the reducers of a fit, and the options to keep; arguments are the class's own options."""
+        raise NotImplementedError
+
+    @classmethod
+    def _planned(cls, window_set: WindowSet, options: dict[str, Any]) -> tuple[Fit, Make, dict[str, Any]]:
+        own = {name: options.pop(name) for name in cls.OWN if name in options}
         fit = Fit(window_set, **options)
+        return fit, *cls._how(fit, **own)
+
+    @classmethod
+    def _fit(cls, window_set: WindowSet, **options: Any) -> Self:
+        """Fit on the rows of a window set."""
+        fit, make, kept = cls._planned(window_set, options)
+        return cls._of_parts(fit, make, kept, fit.parts(make))
+
+    @classmethod
+    def fit_partial(
+        cls, window_set: WindowSet, rows: slice | range | tuple[int, int], **options: Any
+    ) -> Part:
+        """Compute the statistics of some rows of a window set, for `merge`; on any machine, in any order.
+
+        Parameters
+        ----------
+        window_set : WindowSet
+            The whole set.
+        rows : slice, range or pair of int
+            Rows of the series, that begin and end at multiples of 256 from the set's first row, or at its end.
+        **options
+            Those of ``fit``.
+
+        Returns
+        -------
+        Part
+            A few numbers for each statistic; pickles.
+
+        Raises
+        ------
+        ScalerError
+            For rows that end within a group of 256, and as in ``fit``.
+
+        Examples
+        --------
+        >>> import windowloader as wl
+        >>> train = wl.WindowSet(wl.Series(np.arange(600.0)[:, None]), wl.WindowSpec(lookback=2, horizon=1))
+        >>> parts = [wl.StandardScaler.fit_partial(train, rows) for rows in (slice(256, 600), slice(0, 256))]
+        >>> wl.StandardScaler.merge(train, parts) == wl.StandardScaler.fit(train)
+        True
+        """
+        fit, make, _ = cls._planned(window_set, options)
+        return fit.partial(make, rows)
+
+    @classmethod
+    def merge(cls, window_set: WindowSet, parts: Sequence[Part], **options: Any) -> Self:
+        """Make the scaler of all rows from what `fit_partial` returned: to the bit that of ``fit``.
+
+        Raises
+        ------
+        ScalerError
+            Where rows are in no part or in two, or where parts are of other options or windows.
+        """
+        fit, make, kept = cls._planned(window_set, options)
+        return cls._of_parts(fit, make, kept, parts)
+
+    @classmethod
+    def _of_parts(cls, fit: Fit, make: Make, kept: Mapping[str, Any], parts: Sequence[Part]) -> Self:
         unseen = {} if fit.unseen == "raise" else {"unseen": fit.unseen}
         scaler = cls._build(
-            fit.statistics(make(fit)),
+            fit.merged(make, parts),
             per=fit.per,
             rounding=fit.rounding,
             _missing=fit.missing,
-            _options={**scaling, **unseen},
+            _options={**kept, **unseen},
         )
         scaler._warn_constant(fit.place)
         return scaler
 
     def _warn_constant(self, place: Callable[[int, int, tuple[int, ...]], str] | None = None) -> None:
         """Warn once where the spread is 0; the factor is 1 there."""
-        places = []
+        places, count = [], 0
         for feature in self._statistics:
             scale = self._map(feature)[1]
-            for row, column in np.argwhere(scale == 0).tolist():
+            constant = np.argwhere(scale == 0)
+            count += len(constant)
+            for row, column in constant[:NAMED].tolist():
                 at = (place or _place)(row, column, scale.shape)
                 places.append((repr(feature) if feature else "any feature") + (f" at {at}" if at else ""))
-        if places:
+        if count:
             warnings.warn(
-                f"{self.SPREAD} is 0 for{listed(places)}: constant there, so the factor is 1 and scaled values are "
-                "all the same.",
+                f"{self.SPREAD} is 0 for{listed(places, count)}: constant there, so the factor is 1 and scaled values "
+                "are all the same.",
                 ScalerWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @property

@@ -7,6 +7,7 @@ outside its window set.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
@@ -17,17 +18,19 @@ from windowloader.util.units import format_bytes, parse_bytes
 from .scaler import ANY, Numbers, Scaler, ScalerWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Unpack
 
     from windowloader.windows.window_set import WindowSet
 
-    from .fit import Fit, FitOptions, Rounding
-    from .statistics import Quantiles
+    from .fit import Fit, FitOptions, Make, Rounding
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
 
 __all__ = ["KnownOptions", "MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+SUMS = "statistics-2"  # how sums are joined: by a tree over groups of rows
 
 
 class KnownOptions(TypedDict, total=False):
@@ -74,6 +77,7 @@ class StandardScaler(Scaler):
     NAMES: ClassVar[tuple[str, ...]] = ("mean", "std")
     SPREAD: ClassVar[str] = "std"
     OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
+    OWN: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(
         self, mean: Given, std: Given, *, epsilon: float = 0.0, **options: Unpack[KnownOptions]
@@ -84,8 +88,8 @@ class StandardScaler(Scaler):
     def fit(cls, window_set: WindowSet, *, epsilon: float = 0.0, **options: Unpack[FitOptions]) -> Self:
         """Compute mean and standard deviation of the rows that a window set reads, in one pass.
 
-        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
-        order, so that the result is the same to the bit however the data are stored and read.
+        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in pairs,
+        fours and so on, so that the result is the same to the bit however the data are stored, read and shared out.
 
         Parameters
         ----------
@@ -106,6 +110,8 @@ class StandardScaler(Scaler):
             As in the constructor.
         progress : callable, optional
             Called with (rows done, rows in all).
+        executor : concurrent.futures.Executor, optional
+            Processes, threads or a cluster's workers, each of which reads some rows; they open the data themselves.
 
         Returns
         -------
@@ -126,9 +132,13 @@ class StandardScaler(Scaler):
         >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
         StandardScaler(speed: mean 4.5, std 2.87228)
         """
+        return cls._fit(window_set, epsilon=epsilon, **options)
+
+    @classmethod
+    def _how(cls, fit: Fit, epsilon: float = 0.0) -> tuple[Make, dict[str, Any]]:
         from .statistics import Moments
 
-        return cls._fit(window_set, lambda _: Moments, {"epsilon": _epsilon(epsilon)}, **options)
+        return Moments, {"epsilon": _epsilon(epsilon), "statistics": SUMS}
 
     @property
     def mean(self) -> Numbers | dict[str, Numbers]:
@@ -172,6 +182,7 @@ class MinMaxScaler(Scaler):
     NAMES: ClassVar[tuple[str, ...]] = ("minimum", "maximum")
     SPREAD: ClassVar[str] = "range"
     OPTIONS: ClassVar[Mapping[str, object]] = {"feature_range": [0.0, 1.0]}
+    OWN: ClassVar[tuple[str, ...]] = ("feature_range",)
 
     def __init__(
         self,
@@ -196,7 +207,7 @@ class MinMaxScaler(Scaler):
 
         Parameters
         ----------
-        window_set, features, per, weighting, unseen, rounding, progress
+        window_set, features, per, weighting, unseen, rounding, progress, executor
             As in `StandardScaler.fit`, with its errors.
         feature_range : tuple of float
             Where smallest and largest value come to lie.
@@ -205,10 +216,13 @@ class MinMaxScaler(Scaler):
         -------
         MinMaxScaler
         """
+        return cls._fit(window_set, feature_range=feature_range, **options)
+
+    @classmethod
+    def _how(cls, fit: Fit, feature_range: tuple[float, float] = (0.0, 1.0)) -> tuple[Make, dict[str, Any]]:
         from .statistics import Extremes
 
-        scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        return cls._fit(window_set, lambda _: Extremes, scaling, **options)
+        return Extremes, {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
 
     @property
     def minimum(self) -> Numbers | dict[str, Numbers]:
@@ -251,6 +265,7 @@ class RobustScaler(Scaler):
     __slots__ = ()
     NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
     SPREAD: ClassVar[str] = "spread"
+    OWN: ClassVar[tuple[str, ...]] = ("quantile_range", "exact_bytes")
 
     def __init__(self, median: Given, spread: Given, **options: Unpack[KnownOptions]) -> None:
         _set_known(self, {"median": median, "spread": spread}, {}, **options)
@@ -271,7 +286,7 @@ class RobustScaler(Scaler):
 
         Parameters
         ----------
-        window_set, features, per, weighting, unseen, rounding, progress
+        window_set, features, per, weighting, unseen, rounding, progress, executor
             As in `StandardScaler.fit`.
         quantile_range : tuple of float
             The two quantiles whose distance is the spread.
@@ -287,20 +302,24 @@ class RobustScaler(Scaler):
         MissingDataError, ScalerError
             As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1, and for more values than fit.
         """
+        return cls._fit(window_set, quantile_range=quantile_range, exact_bytes=exact_bytes, **options)
+
+    @classmethod
+    def _how(
+        cls,
+        fit: Fit,
+        quantile_range: tuple[float, float] = (0.25, 0.75),
+        exact_bytes: str | int = "256MiB",
+    ) -> tuple[Make, dict[str, Any]]:
         from .statistics import Quantiles
 
         low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
-        limit, ranks = parse_bytes(exact_bytes, name="exact_bytes"), np.array([low, 0.5, high])
-
-        def make(fit: Fit) -> Callable[[int, int, bool], Quantiles]:
-            if (needed := fit.value_bytes()) > limit:
-                raise ScalerError(
-                    f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
-                    "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
-                )
-            return lambda entities, nodes, pooled: Quantiles(entities, nodes, pooled, ranks)
-
-        return cls._fit(window_set, make, {}, **options)
+        if (needed := fit.value_bytes()) > parse_bytes(exact_bytes, name="exact_bytes"):
+            raise ScalerError(
+                f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
+                "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
+            )
+        return partial(Quantiles, ranks=np.array([low, 0.5, high])), {}
 
     @property
     def median(self) -> Numbers | dict[str, Numbers]:

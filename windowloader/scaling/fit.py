@@ -301,7 +301,8 @@ class Fit:
             named = [self.place(int(entity), int(node), count.shape) for entity, node in empty[:NAMED]]
             raise ScalerError(
                 f"feature {column.name!r} is missing in every row of the window set"
-                f"{listed(named, len(empty), ' at ')}: there is nothing to fit on. Leave these out with series.select(…), or fit per='feature'."
+                f"{listed(named, len(empty), ' at ')}: there is nothing to fit on. Leave these out with "
+                "series.select(…), or fit per='feature'."
             )
 
     def place(self, entity: int, node: int, shape: tuple[int, ...]) -> str:
@@ -359,15 +360,16 @@ def reduce_rows(
     by_variable: dict[int, list[Column]] = {}
     for column in reducers:
         by_variable.setdefault(column.variable, []).append(column)
-    by_entity = any(one.entities > 1 for several in reducers.values() for one in several)
-    borders = series.entity_borders if by_entity else None
+    kinds = {one.entities > 1 for several in reducers.values() for one in several}
     for done, (number, columns) in enumerate(by_variable.items()):
         variable = series.variables[number]
         mark = sentinel(variable.missing, variable.dtype)
         for start, stop, found, weights in _weighted_rows(
             window_set, variable, weighting, read_bytes, (begin, end)
         ):
-            runs = {True: Runs.of(start, stop, first, borders), False: Runs.of(start, stop, first, None)}
+            runs = {
+                kind: Runs.of(start, stop, first, series.entity_borders if kind else None) for kind in kinds
+            }
             for column in columns:
                 values = found[:, :, column.feature]
                 for reducer in reducers[column]:

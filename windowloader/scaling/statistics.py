@@ -58,7 +58,9 @@ class Runs:
         groups = np.arange((start - first) // GROUP + 1, -((first - stop) // GROUP), dtype=np.int64)
         cuts = first + GROUP * groups
         if borders is not None:
-            cuts = np.union1d(cuts, borders[(borders > start) & (borders < stop)])
+            low, high = np.searchsorted(borders, [start + 1, stop])
+            cuts = np.sort(np.concatenate([cuts, borders[low:high]]), kind="stable")
+            cuts = cuts[np.diff(cuts, prepend=start) > 0]  # entities may be empty
         edges = np.concatenate([[start], cuts, [stop]])
         begins = edges[:-1]
         entity = np.zeros_like(begins)
@@ -241,12 +243,15 @@ class Moments(Tree):
         self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, edges: Ints, into: Floats
     ) -> int:
         sentinel = np.nan if mark is None else float(mark[0])
-        run = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
         step, bad = max(1, TILE_BYTES // (8 * self.nodes)), 0
         for start in range(0, len(rows), step):
             some = slice(start, start + step)
             tile = np.ascontiguousarray(rows[some], dtype=np.float64)
-            bad += _add_rows(tile, weights[some], run[some], sentinel, mark is not None, *into)
+            low, high = np.searchsorted(edges, [start + 1, start + len(tile)])
+            parts = into[:, low - 1 : high]
+            bad += _add_rows(
+                tile, weights[some], edges[low - 1 : high + 1] - start, sentinel, mark is not None, *parts
+            )
         return bad
 
     def _closed(self, groups: Floats) -> Floats:
@@ -415,7 +420,7 @@ def weighted_quantiles(values: np.ndarray, weights: np.ndarray, ranks: np.ndarra
 def _add_rows(
     values: Floats,
     weights: Floats,
-    run: Ints,
+    edges: Ints,
     sentinel: float,
     skip_nan: bool,
     count: Floats,
@@ -432,25 +437,25 @@ def _add_rows(
     rows, nodes = values.shape
     lanes = count.shape[1]
     bad = 0
-    for row in range(rows):
-        weight = weights[row]
-        if weight == 0.0:
-            continue
-        at = run[row]
+    for at in range(len(edges) - 1):
         counts, origins, firsts, seconds = count[at], origin[at], first[at], second[at]
-        for base in range(0, nodes, lanes):
-            width = min(lanes, nodes - base)
-            for lane in range(width):
-                value = values[row, base + lane]
-                missing = value == sentinel or (skip_nan and value != value)
-                finite = abs(value) < math.inf
-                bad += 0 if missing or finite else 1
-                use = weight if finite and not missing else 0.0
-                begin = origins[lane] if counts[lane] > 0.0 else value
-                begin = begin if use > 0.0 else origins[lane]
-                origins[lane] = begin
-                away = value - begin if use > 0.0 else 0.0
-                counts[lane] += use
-                firsts[lane] += use * away
-                seconds[lane] += use * (away * away)
+        for row in range(max(edges[at], 0), min(edges[at + 1], rows)):
+            weight = weights[row]
+            if weight == 0.0:
+                continue
+            for base in range(0, nodes, lanes):
+                width = min(lanes, nodes - base)
+                for lane in range(width):
+                    value = values[row, base + lane]
+                    missing = value == sentinel or (skip_nan and value != value)
+                    finite = abs(value) < math.inf
+                    bad += 0 if missing or finite else 1
+                    use = weight if finite and not missing else 0.0
+                    begin = origins[lane] if counts[lane] > 0.0 else value
+                    begin = begin if use > 0.0 else origins[lane]
+                    origins[lane] = begin
+                    away = value - begin if use > 0.0 else 0.0
+                    counts[lane] += use
+                    firsts[lane] += use * away
+                    seconds[lane] += use * (away * away)
     return bad

@@ -21,7 +21,7 @@ from windowloader.util.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["check_executor", "run"]
+__all__ = ["check_executor", "pickled", "run"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -65,7 +65,7 @@ def run(
         with ThreadPoolExecutor(at_once, "windowloader-run") as threads:
             yield from run(work, pieces, executor=threads, at_once=at_once)
         return
-    job = work if isinstance(executor, ThreadPoolExecutor) else _Shipped(_pickled(work))
+    job = work if isinstance(executor, ThreadPoolExecutor) else _Shipped(pickled(work))
     waiting = iter(pieces)
     futures = {executor.submit(job, piece): piece for piece in islice(waiting, at_once)}
     try:
@@ -128,7 +128,8 @@ def _is_key(value: Any) -> bool:
     )
 
 
-def _pickled(work: Any) -> bytes:
+def pickled(work: Any) -> bytes:
+    """Pickle a job for other processes; `CredentialsError` where it holds keys."""
     buffer = io.BytesIO()
     _WithoutKeys(buffer, protocol=5).dump(work)
     if buffer.tell() > LARGEST_JOB:

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from windowloader.windows.reads import READ_BYTES, row_ranges, rows_in_order
 from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from windowloader.series.series import Column, Series
@@ -35,33 +35,28 @@ if TYPE_CHECKING:
     Make = Callable[[int, int, bool], Reducer]  # of entities, nodes, and whether nodes are pooled
     Columns = dict[Column, list[Reducer]]
 
-__all__ = ["Fit", "FitOptions", "Part", "Per", "Rounding", "Unseen", "Weighting", "reduce_rows"]
+__all__ = ["Fit", "FitOptions", "Part", "Per", "Rounding", "Unseen", "Weighting"]
 
 Per = Literal["feature", "node", "entity"]
 Unseen = Literal["raise", "pooled"]
 Weighting = Literal["rows", "windows"]
 Rounding = Literal["multiply", "divide"]
-CHOICES = {
-    "per": ("feature", "node", "entity"),
-    "weighting": ("rows", "windows"),
-    "unseen": ("raise", "pooled"),
-    "rounding": ("multiply", "divide"),
-}
+CHOICES = {"per": Per, "weighting": Weighting, "unseen": Unseen, "rounding": Rounding}
 NAMED = 8  # places in a message
 PIECE_BYTES = 16 << 20  # rows that a worker gets, at least
 MOST_PIECES = 64
 
 
-def check_choices(options: object, names: Sequence[str]) -> None:
+def check_choices(options: object, names: Iterable[str] = tuple(CHOICES)) -> None:
     """Raise `ScalerError` where an option is none of its choices."""
     for name in names:
-        if getattr(options, name) not in CHOICES[name]:
-            known = ", ".join(map(repr, CHOICES[name]))
-            raise ScalerError(f"{name}={getattr(options, name)!r} is unknown; known are {known}.")
+        known, found = get_args(CHOICES[name]), getattr(options, name)
+        if found not in known:
+            raise ScalerError(f"{name}={found!r} is unknown; known are {', '.join(map(repr, known))}.")
 
 
 class FitOptions(TypedDict, total=False):
-    """The keyword arguments that `Scaler.fit` of every kind takes."""
+    """The keyword arguments of `Scaler.fit`; the last four belong to one kind each."""
 
     features: str | Sequence[str] | None
     per: Per
@@ -70,6 +65,10 @@ class FitOptions(TypedDict, total=False):
     rounding: Rounding
     progress: Callable[[int, int], object] | None
     executor: Executor | None
+    epsilon: float
+    feature_range: tuple[float, float]
+    quantile_range: tuple[float, float]
+    exact_bytes: str | int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +112,7 @@ class Fit:
     columns: tuple[Column, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        check_choices(self, tuple(CHOICES))
+        check_choices(self)
         check_executor(self.executor)
         if not isinstance(self.window_set, WindowSet):
             raise ScalerError(
@@ -191,10 +190,55 @@ class Fit:
                     f"between {first} and {last}."
                 )
         columns = self._reducers(make)
-        reduce_rows(
-            self.window_set, columns, weighting=self.weighting, progress=self.progress, rows=(start, stop)
-        )
+        self._reduce(columns, start, stop)
         return Part(self.digest(), start, stop, columns)
+
+    def _reduce(self, reducers: Columns, begin: int, end: int) -> None:
+        """Pass rows that the windows read to the reducers, in order, each variable read once."""
+        from .statistics import Runs
+
+        series, first = self.window_set.series, self.window_set.row_range[0]
+        by_variable: dict[int, list[Column]] = {}
+        for column in reducers:
+            by_variable.setdefault(column.variable, []).append(column)
+        every = [one for several in reducers.values() for one in several]
+        for done, (number, columns) in enumerate(by_variable.items()):
+            variable = series.variables[number]
+            mark = sentinel(variable.missing, variable.dtype)
+            for start, stop, rows, weights in self._weighted_rows(variable, begin, end):
+                runs = {
+                    by_entity: Runs.of(start, stop, first, series.entity_borders if by_entity else None)
+                    for by_entity in {one.entities > 1 for one in every}
+                }
+                for column in columns:
+                    values = rows[:, :, column.feature]
+                    for reducer in reducers[column]:
+                        if reducer.add(values, weights, mark, runs[reducer.entities > 1]):
+                            _refuse(series, column, values, weights, mark, start)
+                if self.progress is not None:
+                    self.progress(done * (end - begin) + stop - begin, (end - begin) * len(by_variable))
+        for one in every:
+            one.close()
+
+    def _weighted_rows(
+        self, variable: Variable, begin: int, end: int
+    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Yield ranges of rows, their values and how often each row counts, without unread rows at their ends."""
+        weights: deque[np.ndarray] = deque()
+        by_windows = self.weighting == "windows"
+
+        def ranges() -> Iterator[tuple[int, int]]:
+            for start, stop in row_ranges(variable, begin, end, READ_BYTES):
+                counts = self.window_set.row_counts(start, stop, role="inputs" if by_windows else "all")
+                used = np.flatnonzero(counts)
+                if len(used):
+                    low, high = int(used[0]), int(used[-1]) + 1
+                    some = counts[low:high] if by_windows else counts[low:high] > 0
+                    weights.append(some.astype(np.float64))
+                    yield start + low, start + high
+
+        for start, stop, rows in rows_in_order(variable, ranges()):
+            yield start, stop, rows, weights.popleft()
 
     def _bounds(self, rows: slice | range | tuple[int, int]) -> tuple[int, int]:
         first, last = self.window_set.row_range
@@ -320,100 +364,18 @@ def listed(places: Sequence[str], count: int, lead: str = " ") -> str:
     return f"{lead}{'; '.join(named)}{more}" if named else ""
 
 
-def reduce_rows(
-    window_set: WindowSet,
-    reducers: Mapping[Column, Sequence[Reducer]],
-    *,
-    weighting: Weighting,
-    progress: Callable[[int, int], object] | None = None,
-    read_bytes: int = READ_BYTES,
-    rows: tuple[int, int] | None = None,
-) -> None:
-    """Pass rows that the windows read to the reducers, in order, each variable read once.
-
-    Parameters
-    ----------
-    window_set : WindowSet
-        Rows that none of its windows reads are neither counted nor, where whole reads can be left out, read.
-    reducers : mapping of Column to sequence of Reducer
-        What to do with each column.
-    weighting : {"rows", "windows"}
-        A row counts once if any window reads it as input or target, or as often as windows read it as input.
-    progress : callable, optional
-        Called with (rows done, rows in all).
-    read_bytes : int
-        Approximate size of a read; changes no result.
-    rows : tuple of int, optional
-        First row and the end. None: all that the windows read.
-
-    Raises
-    ------
-    MissingDataError
-        At a NaN that is not declared missing.
-    ScalerError
-        At an infinite value.
-    """
-    from .statistics import Runs
-
-    series, first = window_set.series, window_set.row_range[0]
-    begin, end = window_set.row_range if rows is None else rows
-    by_variable: dict[int, list[Column]] = {}
-    for column in reducers:
-        by_variable.setdefault(column.variable, []).append(column)
-    kinds = {one.entities > 1 for several in reducers.values() for one in several}
-    for done, (number, columns) in enumerate(by_variable.items()):
-        variable = series.variables[number]
-        mark = sentinel(variable.missing, variable.dtype)
-        for start, stop, found, weights in _weighted_rows(
-            window_set, variable, weighting, read_bytes, (begin, end)
-        ):
-            runs = {
-                kind: Runs.of(start, stop, first, series.entity_borders if kind else None) for kind in kinds
-            }
-            for column in columns:
-                values = found[:, :, column.feature]
-                for reducer in reducers[column]:
-                    if reducer.add(values, weights, mark, runs[reducer.entities > 1]):
-                        _refuse(series, column, values, weights, mark, start)
-            if progress is not None:
-                progress(done * (end - begin) + stop - begin, (end - begin) * len(by_variable))
-    for several in reducers.values():
-        for reducer in several:
-            reducer.close()
-
-
-def _weighted_rows(
-    window_set: WindowSet, variable: Variable, weighting: Weighting, read_bytes: int, rows: tuple[int, int]
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Yield ranges of rows, their values and how often each row counts, without unread rows at their ends."""
-    weights: deque[np.ndarray] = deque()
-
-    def ranges() -> Iterator[tuple[int, int]]:
-        for start, stop in row_ranges(variable, *rows, read_bytes):
-            counts = window_set.row_counts(start, stop, role="inputs" if weighting == "windows" else "all")
-            used = np.flatnonzero(counts)
-            if len(used):
-                low, high = int(used[0]), int(used[-1]) + 1
-                counts = counts[low:high] if weighting == "windows" else counts[low:high] > 0
-                weights.append(counts.astype(np.float64))
-                yield start + low, start + high
-
-    for start, stop, found in rows_in_order(variable, ranges()):
-        yield start, stop, found, weights.popleft()
-
-
 def _refuse(
-    series: Series, column: Column, tile: np.ndarray, weights: np.ndarray, mark: np.ndarray | None, begin: int
+    series: Series, column: Column, rows: np.ndarray, weights: np.ndarray, mark: np.ndarray | None, begin: int
 ) -> None:
     """Raise for the first cell that is neither finite nor missing."""
-    bad = ~np.isfinite(tile) & (weights > 0)[:, np.newaxis]
+    bad = ~np.isfinite(rows) & (weights > 0)[:, np.newaxis]
     if mark is not None:
-        bad &= ~is_missing(tile, mark)
+        bad &= ~is_missing(rows, mark)
     row, node = (int(i) for i in np.argwhere(bad)[0])
-    if np.isnan(tile[row, node]):
+    if np.isnan(rows[row, node]):
         raise undeclared_nan(series, column, begin + row, node)
     where = f"feature {column.name!r} at row {begin + row}, {node_name(series.nodes, node)}"
     raise ScalerError(
-        f"{where} is {tile[row, node]}: no mean, range or spread can be taken over infinite values. Repair the data, "
+        f"{where} is {rows[row, node]}: no mean, range or spread can be taken over infinite values. Repair the data, "
         "or declare the value missing."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-    from windowloader.windows.window_set import WindowSet
-
-    from .fit import Fit, FitOptions, Make, Rounding
+    from .fit import Fit, Make, Rounding
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
 
@@ -83,56 +81,6 @@ class StandardScaler(Scaler):
         self, mean: Given, std: Given, *, epsilon: float = 0.0, **options: Unpack[KnownOptions]
     ) -> None:
         _set_known(self, {"mean": mean, "std": std}, {"epsilon": _epsilon(epsilon)}, **options)
-
-    @classmethod
-    def fit(cls, window_set: WindowSet, *, epsilon: float = 0.0, **options: Unpack[FitOptions]) -> Self:
-        """Compute mean and standard deviation of the rows that a window set reads, in one pass.
-
-        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in pairs,
-        fours and so on, so that the result is the same to the bit however the data are stored, read and shared out.
-
-        Parameters
-        ----------
-        window_set : WindowSet
-            Usually the train part of a split.
-        features : str or sequence of str, optional
-            Features, variables or covariates. None: all that the windows read, except clocks and static
-            covariates.
-        per : {"feature", "node", "entity"}
-            One statistic for all nodes, one a node, or one an entity.
-        weighting : {"rows", "windows"}
-            Count a row once if any window reads it, or as often as windows read it as input (DCRNN and its
-            followers, who average over materialised windows).
-        unseen : {"raise", "pooled"}
-            With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
-            `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
-        rounding, epsilon
-            As in the constructor.
-        progress : callable, optional
-            Called with (rows done, rows in all).
-        executor : concurrent.futures.Executor, optional
-            Processes, threads or a cluster's workers, each of which reads some rows; they open the data themselves.
-
-        Returns
-        -------
-        StandardScaler
-
-        Raises
-        ------
-        MissingDataError
-            At a NaN that is not declared missing.
-        ScalerError
-            At an infinite value, or where all of a feature or node is missing.
-
-        Examples
-        --------
-        >>> import windowloader as wl
-        >>> series = wl.Series(np.arange(20.0)[:, None], features=["speed"])
-        >>> train, test = wl.split(series, wl.WindowSpec(lookback=2, horizon=1), (0.5, 0.5))
-        >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
-        StandardScaler(speed: mean 4.5, std 2.87228)
-        """
-        return cls._fit(window_set, epsilon=epsilon, **options)
 
     @classmethod
     def _how(cls, fit: Fit, epsilon: float = 0.0) -> tuple[Make, dict[str, Any]]:
@@ -196,29 +144,6 @@ class MinMaxScaler(Scaler):
         _set_known(self, {"minimum": minimum, "maximum": maximum}, scaling, **options)
 
     @classmethod
-    def fit(
-        cls,
-        window_set: WindowSet,
-        *,
-        feature_range: tuple[float, float] = (0.0, 1.0),
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Compute the range of the rows that a window set reads.
-
-        Parameters
-        ----------
-        window_set, features, per, weighting, unseen, rounding, progress, executor
-            As in `StandardScaler.fit`, with its errors.
-        feature_range : tuple of float
-            Where smallest and largest value come to lie.
-
-        Returns
-        -------
-        MinMaxScaler
-        """
-        return cls._fit(window_set, feature_range=feature_range, **options)
-
-    @classmethod
     def _how(cls, fit: Fit, feature_range: tuple[float, float] = (0.0, 1.0)) -> tuple[Make, dict[str, Any]]:
         from .statistics import Extremes
 
@@ -251,6 +176,9 @@ class RobustScaler(Scaler):
     features, rounding, missing
         As in `StandardScaler`.
 
+    Fitted exactly, as ``np.quantile`` does: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting
+    them temporarily takes twice that (six times where nodes are pooled and rows weighted).
+
     Raises
     ------
     ScalerError
@@ -269,40 +197,6 @@ class RobustScaler(Scaler):
 
     def __init__(self, median: Given, spread: Given, **options: Unpack[KnownOptions]) -> None:
         _set_known(self, {"median": median, "spread": spread}, {}, **options)
-
-    @classmethod
-    def fit(
-        cls,
-        window_set: WindowSet,
-        *,
-        quantile_range: tuple[float, float] = (0.25, 0.75),
-        exact_bytes: str | int = "256MiB",
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Compute median and quantile distance of the rows that a window set reads.
-
-        Exact, as ``np.quantile``: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting them
-        temporarily takes twice that (six times where nodes are pooled and rows weighted).
-
-        Parameters
-        ----------
-        window_set, features, per, weighting, unseen, rounding, progress, executor
-            As in `StandardScaler.fit`.
-        quantile_range : tuple of float
-            The two quantiles whose distance is the spread.
-        exact_bytes : str or int
-            Limit for the values kept.
-
-        Returns
-        -------
-        RobustScaler
-
-        Raises
-        ------
-        MissingDataError, ScalerError
-            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1, and for more values than fit.
-        """
-        return cls._fit(window_set, quantile_range=quantile_range, exact_bytes=exact_bytes, **options)
 
     @classmethod
     def _how(

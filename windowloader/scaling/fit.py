@@ -217,8 +217,6 @@ class Fit:
                             _refuse(series, column, values, weights, mark, start)
                 if self.progress is not None:
                     self.progress(done * (end - begin) + stop - begin, (end - begin) * len(by_variable))
-        for one in every:
-            one.close()
 
     def _weighted_rows(
         self, variable: Variable, begin: int, end: int

@@ -20,16 +20,14 @@ import numpy as np
 from windowloader.errors import ScalerError
 
 from .affine import Affine, arrange, back, choose, like, to_float64
-from .fit import NAMED, Fit, check_choices, listed
+from .fit import NAMED, check_choices, listed
+from .fitted import Fitted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
-    from typing import Unpack
 
-    from windowloader.windows.window_set import WindowSet
-
-    from .fit import FitOptions, Make, Part, Per, Rounding, Unseen
+    from .fit import Per, Rounding, Unseen
 
 __all__ = ["Numbers", "Scaler", "ScalerWarning"]
 
@@ -44,7 +42,7 @@ class ScalerWarning(UserWarning):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Scaler:
+class Scaler(Fitted):
     """What all scalers share: a table of statistics, and an affine map for each feature made from it.
 
     Use `StandardScaler`, `MinMaxScaler` or `RobustScaler`; this class is for annotations, and `Scaler.load`
@@ -68,7 +66,6 @@ class Scaler:
     NAMES: ClassVar[tuple[str, ...]] = ()
     SPREAD: ClassVar[str] = ""  # what is 0 where a feature is constant
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
-    OWN: ClassVar[tuple[str, ...]] = ()  # options of `fit` that only this class has
 
     def __post_init__(self) -> None:
         check_choices(self, ("rounding",))
@@ -89,134 +86,6 @@ class Scaler:
         """Make a scaler of this class from its fields, past the constructor for known numbers."""
         scaler = object.__new__(cls)
         Scaler.__init__(scaler, statistics, **fields)
-        return scaler
-
-    @classmethod
-    def fit(cls, window_set: WindowSet, **options: Unpack[FitOptions]) -> Self:
-        """Compute the statistics of the rows that a window set reads, in one pass.
-
-        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in pairs,
-        fours and so on, so that the result is the same to the bit however the data are stored, read and shared out.
-
-        Parameters
-        ----------
-        window_set : WindowSet
-            Usually the train part of a split.
-        features : str or sequence of str, optional
-            Features, variables or covariates. None: all that the windows read, except clocks and static
-            covariates.
-        per : {"feature", "node", "entity"}
-            One statistic for all nodes, one a node, or one an entity.
-        weighting : {"rows", "windows"}
-            Count a row once if any window reads it, or as often as windows read it as input (DCRNN and its
-            followers, who average over materialised windows).
-        unseen : {"raise", "pooled"}
-            With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
-            `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
-        rounding
-            As in the constructor.
-        progress : callable, optional
-            Called with (rows done, rows in all).
-        executor : concurrent.futures.Executor, optional
-            Processes, threads or a cluster's workers, each of which reads some rows; they open the data themselves.
-        epsilon, feature_range
-            As in the constructors of `StandardScaler` and `MinMaxScaler`.
-        quantile_range : tuple of float
-            Of `RobustScaler`: the two quantiles whose distance is the spread, (0.25, 0.75).
-        exact_bytes : str or int
-            Of `RobustScaler`: limit for the values kept, "256MiB".
-
-        Returns
-        -------
-        Scaler
-            Of the class it was called on.
-
-        Raises
-        ------
-        MissingDataError
-            At a NaN that is not declared missing.
-        ScalerError
-            At an infinite value, where all of a feature or node is missing, or where the values do not fit in
-            ``exact_bytes``.
-
-        Examples
-        --------
-        >>> import windowloader as wl
-        >>> series = wl.Series(np.arange(20.0)[:, None], features=["speed"])
-        >>> train, test = wl.split(series, wl.WindowSpec(lookback=2, horizon=1), (0.5, 0.5))
-        >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
-        StandardScaler(speed: mean 4.5, std 2.87228)
-        """
-        fit, make, kept = cls._planned(window_set, options)
-        return cls._merged(fit, make, kept, fit.parts(make))
-
-    @classmethod
-    def fit_partial(
-        cls, window_set: WindowSet, rows: slice | range | tuple[int, int], **options: Unpack[FitOptions]
-    ) -> Part:
-        """Compute the statistics of some rows of a window set, for `merge`; on any machine, in any order.
-
-        Parameters
-        ----------
-        window_set : WindowSet
-            The whole set.
-        rows : slice, range or pair of int
-            Rows of the series, that begin and end at multiples of 256 from the set's first row, or at its end.
-        **options
-            Those of `fit`.
-
-        Returns
-        -------
-        Part
-            A few numbers for each statistic; pickles.
-
-        Raises
-        ------
-        ScalerError
-            For rows that end within a group of 256, and as in `fit`.
-
-        Examples
-        --------
-        >>> import windowloader as wl
-        >>> train = wl.WindowSet(wl.Series(np.arange(600.0)[:, None]), wl.WindowSpec(lookback=2, horizon=1))
-        >>> parts = [wl.StandardScaler.fit_partial(train, rows) for rows in (slice(256, 600), slice(0, 256))]
-        >>> wl.StandardScaler.merge(train, parts) == wl.StandardScaler.fit(train)
-        True
-        """
-        fit, make, _ = cls._planned(window_set, options)
-        return fit.partial(make, rows)
-
-    @classmethod
-    def merge(cls, window_set: WindowSet, parts: Sequence[Part], **options: Unpack[FitOptions]) -> Self:
-        """Make the scaler of all rows from what `fit_partial` returned: to the bit that of `fit`.
-
-        Raises
-        ------
-        ScalerError
-            Where rows are in no part or in two, or where parts are of other options or windows.
-        """
-        return cls._merged(*cls._planned(window_set, options), parts)
-
-    @classmethod
-    def _how(cls, fit: Fit) -> tuple[Make, dict[str, Any]]:
-        """Return what makes the reducers of a fit, and the options to keep; takes the class's own options too."""
-        raise NotImplementedError
-
-    @classmethod
-    def _planned(cls, window_set: WindowSet, options: FitOptions) -> tuple[Fit, Make, dict[str, Any]]:
-        given: dict[str, Any] = {**options}
-        own = {name: given.pop(name) for name in cls.OWN if name in given}
-        fit = Fit(window_set, **given)
-        make, kept = cls._how(fit, **own)
-        return fit, make, kept if fit.unseen == "raise" else {**kept, "unseen": fit.unseen}
-
-    @classmethod
-    def _merged(cls, fit: Fit, make: Make, kept: Mapping[str, Any], parts: Sequence[Part]) -> Self:
-        statistics = fit.merged(make, parts)
-        scaler = cls._build(
-            statistics, per=fit.per, rounding=fit.rounding, _missing=fit.missing, _options=kept
-        )
-        scaler._warn_constant(fit.place)
         return scaler
 
     def _warn_constant(self, place: Callable[[int, int, tuple[int, ...]], str] | None = None) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "Extremes", "Moments", "Quantiles", "Reducer", "Runs", "weighted_quantiles"]
 
 GROUP = 256  # rows that are summed before they join others, counted from the set's first row
-LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
 TILE_BYTES = 4 << 20  # rows as float64 on their way into a kernel
 UNSETTLED = 16  # nodes of a tree that wait at most, beside as many as there are
 
@@ -98,12 +97,8 @@ class Reducer(ABC):
         """
 
     @abstractmethod
-    def close(self) -> None:
-        """Complete the last group: the next rows, if any, are of another."""
-
-    @abstractmethod
     def merge(self, other: Reducer) -> None:
-        """Take what another has seen of other groups, closed."""
+        """Take what another has seen of other groups."""
 
     @abstractmethod
     def finish(self) -> dict[str, np.ndarray]:
@@ -118,17 +113,16 @@ class Tree(Reducer):
     """
 
     FIELDS: ClassVar[tuple[float, ...]]  # what an empty group holds
+    LANES: ClassVar[int] = np.iinfo(
+        np.int64
+    ).max  # columns that a group has while it is open, if nodes are pooled
 
     def __init__(self, entities: int, nodes: int, pooled: bool) -> None:
         super().__init__(entities, nodes, pooled)
+        self.width = min(self.LANES, nodes) if pooled else nodes
         self._open = (np.empty((3, 0), np.int64), self._empty(0))
         self._parts: list[tuple[Ints, Floats]] = []  # keys: entity, level, number
         self._settled = 0
-
-    @property
-    def width(self) -> int:
-        """Columns that are summed side by side."""
-        return self.nodes
 
     @abstractmethod
     def _reduce(
@@ -181,6 +175,7 @@ class Tree(Reducer):
     def merge(self, other: Reducer) -> None:
         """Take the groups of another."""
         assert isinstance(other, Tree)
+        other.close()
         for keys, fields in other._parts:
             self._keep(keys.copy(), fields.copy())
 
@@ -233,11 +228,7 @@ class Moments(Tree):
     """
 
     FIELDS = (0.0, 0.0, 0.0, 0.0)
-
-    @property
-    def width(self) -> int:
-        """Lanes: nodes, or those that are summed side by side."""
-        return min(LANES, self.nodes) if self.pooled else self.nodes
+    LANES = 64  # nodes pooled into one statistic are summed side by side: no loop is one chain of additions
 
     def _reduce(
         self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, edges: Ints, into: Floats
@@ -343,9 +334,6 @@ class Quantiles(Reducer):
         used = weights > 0
         self._kept.append((entity[used], values[used].astype(np.float64, copy=False), weights[used]))
         return bad
-
-    def close(self) -> None:
-        """Nothing to complete."""
 
     def merge(self, other: Reducer) -> None:
         """Take the rows of another."""

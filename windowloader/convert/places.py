@@ -53,32 +53,31 @@ def destination_of(
         For a name that says nothing that can be made, or a store that takes no writes.
     """
     text = os.fspath(destination)
-    if (typed := ONE_SLASH.match(text)) is not None:
-        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
     remote = "://" in text and not text.startswith("file://")
-    suffix = PurePosixPath(text.partition("://")[2]).suffix if remote else Path(text).suffix
-    if suffix not in SUFFIXES:
-        raise ConversionError(
-            f"{text!r}: the name decides what is made, .zarr or .npy; {suffix!r} is neither."
+    suffix = PurePosixPath(text.partition("://")[2] if remote else text).suffix
+    location = locate(text.rstrip("/"), storage_options) if remote and supported(text) else None
+    problem = ""
+    if (typed := ONE_SLASH.match(text)) is not None:
+        problem = f"a URL has two slashes, {typed[1]}://…"
+    elif suffix not in SUFFIXES:
+        problem = f"the name decides what is made, .zarr or .npy; {suffix!r} is neither."
+    elif remote and (location is None or location.scheme not in ("s3", "gcs")):
+        problem = (
+            "conversions write to paths, s3:// and gs:// (with credentials). Convert to a local path, then copy the "
+            "store, its zarr.json files last."
         )
-    if not remote:
-        return LocalDestination(Path(text.removeprefix("file://")).expanduser().absolute())
-    location = locate(text.rstrip("/"), storage_options) if supported(text) else None
-    if location is None or location.scheme not in ("s3", "gcs"):
-        raise ConversionError(
-            f"{text!r}: conversions write to paths, s3:// and gs:// (with credentials). Convert to a local path, "
-            "then copy the store, its zarr.json files last."
+    elif remote and suffix == ".npy":
+        problem = (
+            "a .npy file is one object, which a bucket takes only whole. Convert to Zarr, or convert to a local path, "
+            "then copy the file."
         )
-    if suffix == ".npy":
-        raise ConversionError(
-            f"{text!r}: a .npy file is one object, which a bucket takes only whole. Convert to Zarr, or convert to a "
-            "local path, then copy the file."
-        )
-    if not location.path:
-        raise ConversionError(
-            f"{text!r} is a whole bucket. Name a store in it: {text.rstrip('/')}/NAME.zarr."
-        )
-    return BucketDestination(Objects(location))
+    elif location is not None and not location.path:
+        problem = f"this is a whole bucket. Name a store in it: {text.rstrip('/')}/NAME.zarr."
+    if problem:
+        raise ConversionError(f"{text!r}: {problem}")
+    if location is not None:
+        return BucketDestination(Objects(location))
+    return LocalDestination(Path(text.removeprefix("file://")).expanduser().absolute())
 
 
 def _exists(name: str) -> ConversionError:

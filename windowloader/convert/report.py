@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from .values import Loss
 if TYPE_CHECKING:
     from windowloader.series.series import Series
 
-    from .targets import ArrayTarget
     from .work import Work
 
 __all__ = ["ArrayReport", "Conversion", "report"]
@@ -114,14 +114,9 @@ def report(name: str, series: Series, work: Work, head: str, began: float) -> Co
 def _array_report(work: Work, number: int) -> ArrayReport:
     target, done = work.targets[number], work.of(number)
     encoding, cost = target.encoding, target.layout.cost
-    loss = sum((piece.loss for piece in done), start=Loss())
+    loss = reduce(Loss.joined, (piece.loss for piece in done))
     return ArrayReport(
-        name=target.name,
-        dims=target.dims,
-        shape=target.shape,
-        dtype=encoding.dtype.name,
-        chunks=target.layout.chunks,
-        shards=target.layout.shards,
+        **target.describe(),
         access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
         raw_bytes=target.shape[0] * target.row_bytes,
         stored_bytes=sum(piece.stored for piece in done),
@@ -139,7 +134,9 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
     if name.endswith(".npy"):
         if series.clock is not None:
             notes.append(f"a .npy file has no timestamps; open it with timestamps={_stamps(series)}")
-        if (letters := _letters(work.targets[0])) not in ("t", "tn", "tnf"):
+        several = "t" + "n" * (len(work.targets[0].shape) - 2) + "f"
+        letters = several if len(series.variables) > 1 else series.variables[0].source.axes
+        if letters not in ("t", "tn", "tnf"):
             notes.append(f"open it with axes={letters!r}")
         if len(series.features) > 1:
             notes.append(f"open it with features={list(series.features)}")
@@ -160,12 +157,6 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
             "allows. More memory= would be quicker"
         )
     return notes
-
-
-def _letters(target: ArrayTarget) -> str:
-    if len(target.variables) == 1:
-        return target.variables[0].source.axes
-    return "t" + "n" * (len(target.shape) - 2) + "f"
 
 
 def _stamps(series: Series) -> str:

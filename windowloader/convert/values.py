@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,7 @@ CODES = 32767  # largest int16 code
 PIECE_VALUES = 1 << 18  # values that are compared at once, in float64
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Difference between stored numbers and values.
 
     Parameters
@@ -44,13 +44,10 @@ class Loss:
     largest: float = 0.0
     square: float = 0.0
 
-    def __add__(self, other: Loss) -> Loss:
-        return Loss(
-            self.values + other.values,
-            self.missing + other.missing,
-            max(self.largest, other.largest),
-            self.square + other.square,
-        )
+    def joined(self, other: Loss) -> Loss:
+        """Difference of both together."""
+        sums = (self.values + other.values, self.missing + other.missing)
+        return Loss(*sums, max(self.largest, other.largest), self.square + other.square)
 
     @property
     def rms(self) -> float:
@@ -116,10 +113,7 @@ class Encoding:
         ConversionError
             Where a value does not fit, or would be taken for missing.
         """
-        loss = Loss()
-        for part, into in zip(_parts(values), _parts(out), strict=True):
-            loss += self._encode(part, into)
-        return loss
+        return reduce(Loss.joined, map(self._encode, _parts(values), _parts(out)), Loss())
 
     def _encode(self, part: np.ndarray, into: np.ndarray) -> Loss:
         absent = self._absent(part)

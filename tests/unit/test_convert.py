@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import windowloader as wl
 from windowloader.cli import app
 from windowloader.convert.conversion import convert
 from windowloader.convert.layout import Access, AccessCost, choose_layout
-from windowloader.convert.values import Range, encoding_for
+from windowloader.convert.values import encoding_for
 from windowloader.errors import ConversionError, MemoryBudgetError
 
 SPEED = np.random.default_rng(0).uniform(1, 80, (500, 7))
@@ -232,7 +233,8 @@ def test_what_does_not_fit_is_an_error(tmp_path, values, options, dtype, message
 
 def test_constant_and_all_missing_values_are_scaled():
     for values in (np.full(5, 7.5), np.full(5, np.nan), np.array([-1e308, 1e308])):
-        encoding = encoding_for("x", np.dtype("f8"), "int16", None).fitted(Range.of(values, None, "x"))
+        encoding = encoding_for("x", np.dtype("f8"), "int16", None)
+        encoding = encoding.fitted(*encoding.span(values))
         codes = np.empty(len(values), np.int16)
         loss = encoding.encode(values, codes)
         assert loss.largest <= encoding.scale
@@ -365,6 +367,63 @@ def test_killed_twice_and_resumed_it_is_the_same(tmp_path):
 @pytest.mark.parametrize("seed", [1])
 def test_killed_six_times_and_resumed_it_is_the_same(tmp_path, name, dtype, seed):
     kill_and_resume(tmp_path, name, dtype, kills=6, seed=seed)
+
+
+PROCESSES = """
+import json, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import windowloader as wl
+from windowloader.convert import convert
+
+folder, name, dtype, options = sys.argv[1], sys.argv[2], sys.argv[3] or None, json.loads(sys.argv[4])
+series = wl.open(f"{folder}/source.npy", timestamps=("2012-03-01", "5min"))
+form = {} if name.endswith(".npy") else {"chunks": 16, "shards": 64, "storage_options": options}
+target = name if "://" in name else f"{folder}/{name}"
+with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    made = convert(series, target, dtype=dtype, **form, memory="12MB", executor=pool,
+                   progress=lambda *now: print(json.dumps(now), flush=True))
+print(json.dumps(made.to_dict()), flush=True)
+"""
+
+
+def run_in_processes(
+    folder: Path, name: str, dtype: str, options: dict | None = None, kill_at: int = 0
+) -> dict | None:
+    """What two processes made; None where all were killed after some reports of progress."""
+    given = [sys.executable, "-c", PROCESSES, str(folder), name, dtype, json.dumps(options or {})]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        lines = list(itertools.islice(process.stdout, kill_at or None))
+        if kill_at:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None
+    assert process.returncode == 0
+    return json.loads(lines[-1])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.zarr", "int16"), ("a.npy", "float16")])
+def test_processes_make_what_threads_make_and_go_on_after_a_kill(tmp_path, name, dtype):
+    np.save(tmp_path / "source.npy", np.random.default_rng(3).normal(60, 9, (65_536, 120)).astype("f4"))
+    form = {} if name.endswith(".npy") else {"chunks": 16, "shards": 64}
+    series = wl.open(tmp_path / "source.npy", timestamps=("2012-03-01", "5min"))
+    whole = convert(series, tmp_path / f"whole.{name}", dtype=dtype, memory="12MB", **form)
+    assert run_in_processes(tmp_path, f"killed.{name}", dtype, kill_at=6) is None
+    assert not (tmp_path / f"killed.{name}").exists()
+    made = run_in_processes(tmp_path, f"killed.{name}", dtype)
+    assert made["checksum"] == whole.checksum
+    assert tree(tmp_path / f"killed.{name}") == tree(tmp_path / f"whole.{name}")
+
+
+@pytest.mark.campaign
+@pytest.mark.filterwarnings("ignore")
+def test_the_workers_of_a_dask_scheduler_make_the_same(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    np.save(tmp_path / "source.npy", SPEED)
+    series = wl.open(tmp_path / "source.npy", timestamps=("2012-03-01", "5min"))
+    whole = convert(series, tmp_path / "whole.zarr", chunks=16)
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        made = convert(series, tmp_path / "a.zarr", chunks=16, executor=client.get_executor())
+    assert made.checksum == whole.checksum
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "whole.zarr")
 
 
 class Stop(Exception):  # noqa: N818

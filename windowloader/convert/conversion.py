@@ -16,17 +16,18 @@ import numpy as np
 from windowloader.errors import ConversionError
 from windowloader.series.series import Series
 from windowloader.sources.base import digest
+from windowloader.sources.executors import check_executor
 from windowloader.util.units import parse_bytes
 
-from .layout import Access
 from .places import destination_of
 from .report import ArrayReport, Conversion, report
-from .stores import codecs_of
+from .stores import ZarrStore, codecs_of
 from .targets import npy_target, zarr_targets
-from .work import Work, size_pieces
+from .work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from .targets import ArrayTarget
 
@@ -46,6 +47,7 @@ def convert(
     span: int = 24,
     memory: str | int = "1GiB",
     threads: int | None = None,
+    executor: Executor | None = None,
     verify: bool = True,
     restart: bool = False,
     overwrite: bool = False,
@@ -78,7 +80,10 @@ def convert(
     memory : str or int
         For the whole process, about.
     threads : int, optional
-        None: up to 4.
+        Pieces that are read and written at a time. None: up to 4; with an executor one for each CPU of this machine.
+    executor : concurrent.futures.Executor, optional
+        What works on the pieces: processes, or a cluster's workers, which open source and destination by themselves
+        and need the package and the same paths. None: threads of this process. The result is the same to the bit.
     verify : bool
         Read everything back and compare.
     restart : bool
@@ -111,31 +116,34 @@ def convert(
     Series('...value': 200 steps × 3 nodes, features value; 2012-03-01T00:00:00 … 2012-03-01T16:35:00; streamed)
     """
     began = time.perf_counter()
-    budget = parse_bytes(memory)
+    check_executor(executor)
     place = destination_of(destination, storage_options)
-    place.check(overwrite=overwrite)
     series = _series(source, storage_options)
-    place.check_source(series)
-    targets: tuple[ArrayTarget, ...]
+    place.check(series, overwrite=overwrite)
     if place.npy:
         if chunks is not None or shards:
             raise ConversionError(
                 "a .npy file has neither chunks nor shards. Leave them out, or convert to Zarr."
             )
-        targets = (npy_target(series, dtype=dtype),)
+        targets: Sequence[ArrayTarget] = (npy_target(series, dtype=dtype),)
     else:
-        access = Access(span=_at_least_one("span", span))
-        targets = zarr_targets(series, dtype=dtype, chunks=chunks, shards=shards, access=access)
+        span = _at_least_one("span", span)
+        targets = zarr_targets(series, dtype=dtype, span=span, chunks=chunks, shards=shards)
         codecs_of(compression, np.dtype(np.float32))  # a wrong name is an error now
-    threads = min(4, os.cpu_count() or 1) if threads is None else _at_least_one("threads", threads)
-    sizing = size_pieces(targets, memory=budget, threads=threads, copies=place.copies)
+    cores = os.cpu_count() or 1
+    default = min(4, cores) if executor is None else cores
+    at_once = default if threads is None else _at_least_one("threads", threads)
+    work = Work(targets, parse_bytes(memory), at_once, place.copies, executor, progress)
     head = json.dumps([FORM, compression, [target.describe() for target in targets]])
-    with place.begin(_identity(series, targets, head), restart=restart) as resumes:
-        store = place.store(targets, compression)
-        work = Work(targets, store, sizing, progress, resumes)
-        work.run(verify=verify)
-        store.finish(series.clock)
-        place.publish(store, overwrite=overwrite, check=work.check if verify else None)
+    mark = f".windowloader-{_identity(series, targets, head)}"
+    with place.begin(mark, restart=restart) as resumes:
+        store = place.store(compression)
+        work.run(store, resumes=resumes)
+        if verify:
+            work.check(store)
+        documents = store.finish(work.targets, series.clock)
+        again = (lambda objects: work.check(ZarrStore(objects, compression))) if verify else None
+        place.publish(documents, mark, overwrite=overwrite, check=again)
     return report(place.name, series, work, head, began)
 
 

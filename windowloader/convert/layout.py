@@ -13,7 +13,6 @@ in memory. For chunks of r rows and b bytes three things cost, each beside 1 for
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -154,11 +153,11 @@ def choose_layout(
     cost = None
     if chunks is None:
         rows, cost = _best_rows(max(shape[0], 1), row_bytes, access)
-        sizes = _cut_space((rows, *shape[1:]), itemsize)
-    elif isinstance(chunks, int):
-        sizes = _cut_space((_checked("chunks", chunks, shape), *shape[1:]), itemsize)
+        chunks = rows
+    if isinstance(chunks, int):
+        sizes = _cut_space((*_checked([chunks], shape[:1]), *shape[1:]), itemsize)
     else:
-        sizes = _sizes("chunks", chunks, shape)
+        sizes = _checked(chunks, shape)
     return ArrayLayout(sizes, _shards(shape, sizes, itemsize, shards), cost)
 
 
@@ -204,18 +203,13 @@ def _shards(
     return found
 
 
-def _sizes(name: str, given: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in given)
+def _checked(given: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of a chunk, no larger than the array."""
+    sizes = tuple(given)
     if len(sizes) != len(shape):
         raise ConversionError(
-            f"{name}={sizes} has {len(sizes)} sizes for an array of shape {shape}. Give rows alone, or a size an axis."
+            f"chunks={sizes} has {len(sizes)} sizes for an array of shape {shape}. Give rows alone, or a size an axis."
         )
-    for size, whole in itertools.zip_longest(sizes, shape):
-        _checked(name, size, (whole,))
-    return tuple(min(size, max(whole, 1)) for size, whole in zip(sizes, shape, strict=True))
-
-
-def _checked(name: str, rows: int, shape: tuple[int, ...]) -> int:
-    if isinstance(rows, bool) or rows < 1:
-        raise ConversionError(f"{name}={rows!r}: a chunk has 1 row or more.")
-    return min(int(rows), max(shape[0], 1))
+    if any(isinstance(size, bool) or size < 1 for size in sizes):
+        raise ConversionError(f"chunks={given!r}: a chunk has 1 row or more.")
+    return tuple(min(int(size), max(whole, 1)) for size, whole in zip(sizes, shape, strict=True))

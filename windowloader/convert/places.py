@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -17,18 +18,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from windowloader.errors import ConversionError
+from windowloader.sources.executors import run
 from windowloader.sources.options import locate, supported
 from windowloader.sources.remote_objects import check_bucket
 
-from .stores import DOCUMENT, NpyStore, Objects, ZarrStore
+from .stores import DOCUMENT, NpyStore, Objects, ZarrStore, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from windowloader.series.series import Series
 
-    from .stores import Store
-    from .targets import ArrayTarget
+    Check = Callable[[Objects], None]
 
 __all__ = ["BucketDestination", "LocalDestination", "destination_of"]
 
@@ -37,6 +38,7 @@ ONE_SLASH = re.compile(r"(s3|gs|https?|file):/(?!/)")
 ROOTS = (DOCUMENT, ".zgroup", ".zarray")  # any of them makes a store
 DOCUMENTS = (*ROOTS, ".zmetadata", ".zattrs")
 MARK = re.compile(r"\.windowloader-(?:[0-9a-f]{16}|replaced)")
+COPIED = 8  # objects copied at a time
 REPLACED = ".windowloader-replaced"  # on a store that has just lost its name
 
 
@@ -51,32 +53,31 @@ def destination_of(
         For a name that says nothing that can be made, or a store that takes no writes.
     """
     text = os.fspath(destination)
-    if (typed := ONE_SLASH.match(text)) is not None:
-        raise ConversionError(f"{text!r}: a URL has two slashes, {typed[1]}://…")
     remote = "://" in text and not text.startswith("file://")
-    suffix = PurePosixPath(text.partition("://")[2]).suffix if remote else Path(text).suffix
-    if suffix not in SUFFIXES:
-        raise ConversionError(
-            f"{text!r}: the name decides what is made, .zarr or .npy; {suffix!r} is neither."
+    suffix = PurePosixPath(text.partition("://")[2] if remote else text).suffix
+    location = locate(text.rstrip("/"), storage_options) if remote and supported(text) else None
+    problem = ""
+    if (typed := ONE_SLASH.match(text)) is not None:
+        problem = f"a URL has two slashes, {typed[1]}://…"
+    elif suffix not in SUFFIXES:
+        problem = f"the name decides what is made, .zarr or .npy; {suffix!r} is neither."
+    elif remote and (location is None or location.scheme not in ("s3", "gcs")):
+        problem = (
+            "conversions write to paths, s3:// and gs:// (with credentials). Convert to a local path, then copy the "
+            "store, its zarr.json files last."
         )
-    if not remote:
-        return LocalDestination(Path(text.removeprefix("file://")).expanduser().absolute())
-    location = locate(text.rstrip("/"), storage_options) if supported(text) else None
-    if location is None or location.scheme not in ("s3", "gcs"):
-        raise ConversionError(
-            f"{text!r}: conversions write to paths, s3:// and gs:// (with credentials). Convert to a local path, "
-            "then copy the store, its zarr.json files last."
+    elif remote and suffix == ".npy":
+        problem = (
+            "a .npy file is one object, which a bucket takes only whole. Convert to Zarr, or convert to a local path, "
+            "then copy the file."
         )
-    if suffix == ".npy":
-        raise ConversionError(
-            f"{text!r}: a .npy file is one object, which a bucket takes only whole. Convert to Zarr, or convert to a "
-            "local path, then copy the file."
-        )
-    if not location.path:
-        raise ConversionError(
-            f"{text!r} is a whole bucket. Name a store in it: {text.rstrip('/')}/NAME.zarr."
-        )
-    return BucketDestination(Objects(location))
+    elif location is not None and not location.path:
+        problem = f"this is a whole bucket. Name a store in it: {text.rstrip('/')}/NAME.zarr."
+    if problem:
+        raise ConversionError(f"{text!r}: {problem}")
+    if location is not None:
+        return BucketDestination(Objects(location))
+    return LocalDestination(Path(text.removeprefix("file://")).expanduser().absolute())
 
 
 def _exists(name: str) -> ConversionError:
@@ -86,7 +87,7 @@ def _exists(name: str) -> ConversionError:
     )
 
 
-def _begin(objects: Objects, mark: str, clear: Callable[[], object], *, restart: bool) -> bool:
+def _begin(objects: Objects, mark: str, *, restart: bool) -> bool:
     """Mark objects as those of a conversion; whether an earlier process had marked them so.
 
     Raises
@@ -102,7 +103,7 @@ def _begin(objects: Objects, mark: str, clear: Callable[[], object], *, restart:
             "or choose another name."
         )
     if marks and (restart or REPLACED in marks):
-        clear()
+        objects.clear()
         marks = []
     if marks not in ([], [mark]):
         raise ConversionError(
@@ -128,9 +129,8 @@ class LocalDestination:
         self.path, self.name, self.npy = path, str(path), path.suffix == ".npy"
         self.partial = path.with_name(f"{path.name}.partial")
         self.objects = Objects(locate(str(self.partial)))
-        self.mark = ""
 
-    def check(self, *, overwrite: bool) -> None:
+    def check(self, series: Series, *, overwrite: bool) -> None:
         """Raise where there is no folder, or the name is taken by what is not to be replaced."""
         if not self.path.parent.is_dir():
             raise ConversionError(
@@ -147,24 +147,16 @@ class LocalDestination:
                 f"{self.name!r} exists and is not {kind}, so it is not replaced. Remove it, or choose another name."
             )
 
-    def check_source(self, series: Series) -> None:
-        """Do nothing: what is read stays until the new one is whole."""
-
     @contextlib.contextmanager
-    def begin(self, identity: str, *, restart: bool) -> Iterator[bool]:
+    def begin(self, mark: str, *, restart: bool) -> Iterator[bool]:
         """Hold the folder beside the path; whether an earlier process has begun the same."""
-        self.mark = f".windowloader-{identity}"
-        try:
-            if self.partial.is_symlink():
-                raise FileExistsError("it is a link")
-            self.partial.mkdir(exist_ok=True)
-            number = os.open(self.partial, os.O_RDONLY)
-        except OSError as error:
-            raise ConversionError(
-                f"{self.name!r} is written under {self.partial.name!r} first: {error}."
-            ) from error
-        try:
+        with contextlib.ExitStack() as held:
             try:
+                if self.partial.is_symlink():
+                    raise FileExistsError("it is a link")
+                self.partial.mkdir(exist_ok=True)
+                number = os.open(self.partial, os.O_RDONLY)
+                held.callback(os.close, number)
                 fcntl.flock(
                     number, fcntl.LOCK_EX | fcntl.LOCK_NB
                 )  # released with the process, however it ends
@@ -172,39 +164,37 @@ class LocalDestination:
                 raise ConversionError(
                     f"another process is writing {self.name!r}. Wait for it, or choose another name."
                 ) from None
-            yield _begin(self.objects, self.mark, self._clear, restart=restart)
-        finally:
-            os.close(number)
+            except OSError as error:
+                raise ConversionError(
+                    f"{self.name!r} is written under {self.partial.name!r} first: {error}."
+                ) from error
+            yield _begin(self.objects, mark, restart=restart)
 
-    def _clear(self) -> None:
-        for path in self.partial.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
+    def store(self, compression: str) -> NpyStore | ZarrStore:
         """Return what the arrays are written to."""
-        if self.npy:
-            return NpyStore(self.partial / "array.npy", targets[0])
-        return ZarrStore(self.objects, targets, compression)
+        return NpyStore(self.partial / "array.npy") if self.npy else ZarrStore(self.objects, compression)
 
-    def publish(self, store: Store, *, overwrite: bool, check: Callable[[], None] | None) -> None:
+    def publish(
+        self, documents: Mapping[str, bytes], mark: str, *, overwrite: bool, check: Check | None
+    ) -> None:
         """Rename; nothing is copied, so nothing is read back."""
-        store.show()
+        show(self.objects, documents)
         replaces = overwrite and self.path.exists()
         try:
             if self.npy:
                 made = self.partial / "array.npy"
                 os.replace(made, self.path) if replaces else os.link(made, self.path)
-                shutil.rmtree(self.partial)
             elif replaces:
                 (self.path / REPLACED).touch()
                 _exchange(self.partial, self.path)
-                shutil.rmtree(self.partial)
             else:
                 os.rename(self.partial, self.path)
         except OSError as error:
             raise ConversionError(f"{self.name!r} cannot be given its name: {error}") from error
+        if replaces or self.npy:
+            shutil.rmtree(self.partial)
         if not self.npy:
-            (self.path / self.mark).unlink()
+            (self.path / mark).unlink()
         number = os.open(self.path.parent, os.O_RDONLY)
         os.fsync(number)
         os.close(number)
@@ -239,28 +229,22 @@ class BucketDestination:
     copies = 5  # as given, encoded, as bytes, in the request, and in one tried again
 
     def __init__(self, objects: Objects) -> None:
-        self.final, self.name = objects, objects.name
+        self.final, self.objects, self.name = objects, objects, objects.name
         location = objects.location
         self.partial = Objects(location.parent().child(f"{location.path.rpartition('/')[2]}.partial"))
-        self.objects, self.mark = objects, ""
 
     def _taken(self) -> bool:
         return any(value is not None for value in self.final.get(ROOTS))
 
-    def check(self, *, overwrite: bool) -> None:
-        """Raise where the bucket cannot be used, or the name is taken."""
+    def check(self, series: Series, *, overwrite: bool) -> None:
+        """Raise where the bucket cannot be used, the name is taken, or the source would be gone before it is read."""
         check_bucket(self.final.location)
         begun = any(map(MARK.fullmatch, self.partial.list()))  # perhaps killed while it took the name
         taken = self._taken()
-        if taken and not overwrite:
-            self.final.delete(
-                *filter(MARK.fullmatch, self.final.list())
-            )  # of one that was killed at its very end
+        if taken and not overwrite:  # a mark is of one that was killed at its very end
+            self.final.delete(*filter(MARK.fullmatch, self.final.list()))
             raise _exists(self.name)
         self.objects = self.partial if taken or begun else self.final
-
-    def check_source(self, series: Series) -> None:
-        """Raise where the source is the destination: it is gone before the new one is there."""
         for url in (source.name for variable in series.variables for source in variable.source.origins):
             if f"{url.rstrip('/')}/".startswith(f"{self.name}/"):
                 raise ConversionError(
@@ -269,35 +253,36 @@ class BucketDestination:
                 )
 
     @contextlib.contextmanager
-    def begin(self, identity: str, *, restart: bool) -> Iterator[bool]:
+    def begin(self, mark: str, *, restart: bool) -> Iterator[bool]:
         """Mark the objects; whether an earlier process has begun the same."""
-        self.mark = f".windowloader-{identity}"
-        yield _begin(self.objects, self.mark, self.objects.clear, restart=restart)
+        yield _begin(self.objects, mark, restart=restart)
 
-    def store(self, targets: Sequence[ArrayTarget], compression: str) -> Store:
+    def store(self, compression: str) -> ZarrStore:
         """Return what the arrays are written to."""
-        return ZarrStore(self.objects, targets, compression)
+        return ZarrStore(self.objects, compression)
 
-    def publish(self, store: Store, *, overwrite: bool, check: Callable[[], None] | None) -> None:
+    def publish(
+        self, documents: Mapping[str, bytes], mark: str, *, overwrite: bool, check: Check | None
+    ) -> None:
         """Write the documents last; where a store is replaced, its documents go first, then the chunks are copied."""
-        if self.objects is self.partial:
+        replaces = self.objects is self.partial
+        if replaces:
             self.final.delete(*DOCUMENTS)
-            keys = [
-                key for key in self.partial.list() if key.rpartition("/")[2] != DOCUMENT and key != self.mark
-            ]
+            keys = [key for key in self.partial.list() if key.rpartition("/")[2] != DOCUMENT and key != mark]
             self.final.delete(*sorted({*self.final.list()} - {*keys}))
-            self.partial.copy(keys, self.final)
-            store.move(self.final)
+            copy = functools.partial(self.partial.copy, self.final)
+            for _ in run(copy, keys, executor=None, at_once=COPIED):
+                pass
             if check is not None:
-                check()
+                check(self.final)
         elif self._taken():
             raise ConversionError(
                 f"{self.name!r} was made by another program while this conversion was under way, whose objects "
                 "lie among its own. Choose another name, or begin anew with restart=True, overwrite=True (--restart "
                 "--overwrite)."
             )
-        store.show()
-        if self.objects is self.partial:
+        show(self.final, documents)
+        if replaces:
             self.partial.clear()
         else:
-            self.final.delete(self.mark)
+            self.final.delete(mark)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.util.calendars import own
 
+from .values import Loss
+
 if TYPE_CHECKING:
     from windowloader.series.series import Series
 
-    from .targets import ArrayTarget
     from .work import Work
 
 __all__ = ["ArrayReport", "Conversion", "report"]
@@ -77,7 +79,7 @@ class Conversion:
     resumed_bytes : int
         Written by earlier processes.
     read_amplification : float
-        Bytes read from the source, divided by its size.
+        Bytes taken from the source, divided by the bytes of the rows that were read.
     notes : tuple of str
         Hints for opening the result.
     """
@@ -104,24 +106,20 @@ def report(name: str, series: Series, work: Work, head: str, began: float) -> Co
         arrays=arrays,
         seconds=time.perf_counter() - began,
         resumed_bytes=work.resumed,
-        read_amplification=work.sizing.amplification,
+        read_amplification=work.amplification,
         notes=tuple(_notes(name, series, work)),
     )
 
 
 def _array_report(work: Work, number: int) -> ArrayReport:
-    target, encoding, loss = work.targets[number], work.encodings[number], work.loss(number)
-    cost = target.layout.cost
+    target, done = work.targets[number], work.of(number)
+    encoding, cost = target.encoding, target.layout.cost
+    loss = reduce(Loss.joined, (piece.loss for piece in done))
     return ArrayReport(
-        name=target.name,
-        dims=target.dims,
-        shape=target.shape,
-        dtype=encoding.dtype.name,
-        chunks=target.layout.chunks,
-        shards=target.layout.shards,
+        **target.describe(),
         access_cost=None if cost is None else {**cost._asdict(), "total": cost.total},
         raw_bytes=target.shape[0] * target.row_bytes,
-        stored_bytes=work.stored_bytes(number),
+        stored_bytes=sum(piece.stored for piece in done),
         missing=loss.missing,
         largest_error=loss.largest,
         rms_error=loss.rms,
@@ -136,7 +134,9 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
     if name.endswith(".npy"):
         if series.clock is not None:
             notes.append(f"a .npy file has no timestamps; open it with timestamps={_stamps(series)}")
-        if (letters := _letters(work.targets[0])) not in ("t", "tn", "tnf"):
+        several = "t" + "n" * (len(work.targets[0].shape) - 2) + "f"
+        letters = several if len(series.variables) > 1 else series.variables[0].source.axes
+        if letters not in ("t", "tn", "tnf"):
             notes.append(f"open it with axes={letters!r}")
         if len(series.features) > 1:
             notes.append(f"open it with features={list(series.features)}")
@@ -145,24 +145,18 @@ def _notes(name: str, series: Series, work: Work) -> list[str]:
     if series.clock is not None and series.clock.calendar and not own(series.clock.calendar):
         notes.append(f"the time zone {series.clock.calendar} is not kept: clocks of the result are of UTC")
     marks = {v.missing for v in series.variables if v.missing is not None}
-    if any(encoding.scale is not None for encoding in work.encodings):
+    if any(target.encoding.scale is not None for target in work.targets):
         notes += ["missing values are NaN now; open it with missing=nan"] if marks else []
     elif marks:
         notes.append(f"what marks a missing value is as before; open it with missing={marks.pop():g}")
     if series.graph is not None:
         notes.append("the graph is not part of the store; pass graph= again")
-    if (again := work.sizing.amplification) > 1.2:
+    if (again := work.amplification) > 1.2:
         notes.append(
             f"each byte of the source was decoded {again:.1f} times: its chunks are longer than the pieces that memory "
             "allows. More memory= would be quicker"
         )
     return notes
-
-
-def _letters(target: ArrayTarget) -> str:
-    if len(target.variables) == 1:
-        return target.variables[0].source.axes
-    return "t" + "n" * (len(target.shape) - 2) + "f"
 
 
 def _stamps(series: Series) -> str:

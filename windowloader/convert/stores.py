@@ -2,18 +2,20 @@
 
 In: `ArrayTarget` arrays and their values by rows. Out: the objects of a Zarr 3 store, or a file. What `write` returns
 from is stored durably. Documents (``zarr.json``) are written by `show` alone, and without them readers find nothing.
+Stores are values: each process opens its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import math
 import os
 import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,30 +33,25 @@ if TYPE_CHECKING:
     from windowloader.sources.options import Location
 
     from .targets import ArrayTarget
-    from .values import Encoding
 
-__all__ = ["DOCUMENT", "NpyStore", "Objects", "Store", "ZarrStore", "codecs_of"]
+__all__ = ["DOCUMENT", "NpyStore", "Objects", "ZarrStore", "codecs_of", "show"]
 
-Store: TypeAlias = "NpyStore | ZarrStore"
 DOCUMENT = "zarr.json"
 SLOWEST = 128 << 10  # bytes a second, under which a transfer is taken to stall
-AT_ONCE = 16 << 20  # bytes of objects that are copied at a time, about
-MOST = 32
-DELETED = 256  # objects that are deleted at a time
 LISTED = 600 * SLOWEST  # listing takes one request per thousand keys: as if so many bytes were asked for
 UNITS = (("days", 86400 * 10**9), ("hours", 3600 * 10**9), ("minutes", 60 * 10**9), ("seconds", 10**9),
          ("milliseconds", 10**6), ("microseconds", 10**3), ("nanoseconds", 1))  # fmt: skip
 STAMPS = 1 << 20  # timestamps made at once
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Objects:
     """Keys below a location.
 
     Parameters
     ----------
     location : Location
-        Of a bucket's prefix; nothing outside it is touched.
+        A folder, or a prefix of a bucket; nothing outside it is touched.
     """
 
     location: Location
@@ -70,7 +67,7 @@ class Objects:
         A bucket that may be read and not listed denies access to a key that does not exist: that is an error only
         where no key can be read.
         """
-        store = self._open()
+        store = open_store(self.location)
         futures = [store.read(key) for key in keys]
         values: list[bytes | None] = []
         refused: PermissionError | None = None
@@ -87,46 +84,34 @@ class Objects:
 
     def list(self) -> list[str]:
         """Return all keys, in order."""
-        # Takes one request per thousand keys, whose progress is not reported.
-        return sorted(key.decode() for key in self._wait(self._open().list(), size=LISTED))
+        found = self._wait(open_store(self.location).list(), size=LISTED)
+        return sorted(key.decode() for key in found)
 
     def put(self, values: Mapping[str, bytes]) -> None:
         """Write objects, at once; all are kept when this returns."""
-        store = self._open()
-        futures = [(key, store.write(key, value), len(value)) for key, value in values.items()]
+        store = open_store(self.location)
+        futures = [(key, store.write(key, value)) for key, value in values.items()]
         size = sum(map(len, values.values()))
-        for key, future, _ in futures:
+        for key, future in futures:
             self._wait(future, key, size)
 
     def delete(self, *keys: str) -> None:
         """Delete objects."""
-        store = self._open()
-        for start in range(0, len(keys), DELETED):
-            some = keys[start : start + DELETED]
-            for key, future in [(key, store.write(key, None)) for key in some]:
-                self._wait(future, key)
+        store = open_store(self.location)
+        for key, future in [(key, store.write(key, None)) for key in keys]:
+            self._wait(future, key)
 
     def clear(self) -> None:
         """Delete all."""
-        self.delete(*self.list())
+        store = open_store(self.location)
+        self._wait(store.delete_range(store.KeyRange()), size=LISTED)
 
-    def copy(self, keys: Sequence[str], other: Objects) -> None:
-        """Copy objects to another prefix by way of this machine, as many at a time as are small."""
-        place, largest = 0, AT_ONCE
-        while place < len(keys):
-            some = keys[place : place + max(1, min(MOST, AT_ONCE // max(largest, 1)))]
-            values = {
-                key: value for key, value in zip(some, self.get(some), strict=True) if value is not None
-            }
-            if len(values) < len(some):
-                gone = next(key for key in some if key not in values)
-                raise ConversionError(f"{self.location.child(gone).url!r} is gone, which was written before.")
-            other.put(values)
-            largest = max(map(len, values.values()))
-            place += len(some)
-
-    def _open(self) -> Any:
-        return open_store(self.location)
+    def copy(self, other: Objects, key: str) -> None:
+        """Copy an object to another prefix by way of this machine."""
+        value = self.get([key])[0]
+        if value is None:
+            raise ConversionError(f"{self.location.child(key).url!r} is gone, which was written before.")
+        other.put({key: value})
 
     def _wait(self, future: Any, key: str = "", size: int = 0) -> Any:
         asked = Asked(self.location.child(key).url, doing="written" if key and size else "read")
@@ -134,34 +119,30 @@ class Objects:
         return wait(future, asked, since=time.monotonic(), limit=limit, progress=Progress(), timeout=None)
 
 
+@dataclass(frozen=True, slots=True)
 class NpyStore:
     """One array in a ``.npy`` file.
 
     Parameters
     ----------
     path : Path
-    target : ArrayTarget
     """
 
+    path: Path
     checked = False  # whether what `read` returns is known to be what was written
 
-    def __init__(self, path: Path, target: ArrayTarget) -> None:
-        self.path, self.target, self.name = path, target, str(path)
-        self._offset = 0
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
 
-    def create(self, encodings: Sequence[Encoding]) -> None:
+    def create(self, target: ArrayTarget) -> None:
         """Write the header, and reserve the space."""
-        dtype = np.dtype(encodings[0].dtype)
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": self.target.shape,
-        }
+        header = self._header(target)
+        size = len(header) + target.shape[0] * target.row_bytes
         self.path.touch()
         with open(self.path, "r+b") as file:
-            np.lib.format.write_array_header_2_0(file, header)
-            self._offset = file.tell()
-            size = self._offset + self.target.shape[0] * self.target.row_bytes
+            file.write(header)
             file.truncate(size)
             try:
                 with contextlib.suppress(AttributeError):  # of another system
@@ -172,32 +153,33 @@ class NpyStore:
                     "place, or a smaller dtype."
                 ) from error
 
-    def write(self, target: int, start: int, values: np.ndarray) -> int:
+    def _header(self, target: ArrayTarget) -> bytes:
+        descr = np.lib.format.dtype_to_descr(target.encoding.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": target.shape}
+        np.lib.format.write_array_header_2_0(written := io.BytesIO(), header)
+        return written.getvalue()
+
+    def write(self, target: ArrayTarget, start: int, values: np.ndarray) -> int:
         """Write rows at their place."""
         with open(self.path, "r+b") as file:
-            file.seek(self._offset + start * self.target.row_bytes)
+            file.seek(len(self._header(target)) + start * target.row_bytes)
             file.write(memoryview(values).cast("B"))
             file.flush()
             os.fdatasync(file.fileno())
         return values.nbytes
 
-    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+    def read(self, target: ArrayTarget, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Read rows, and the bytes they take."""
-        dtype, shape = self.target.encoding.dtype, (stop - start, *self.target.shape[1:])
-        place = self._offset + start * self.target.row_bytes
-        found = np.fromfile(self.path, dtype, math.prod(shape), offset=place).reshape(shape)
+        shape, place = (stop - start, *target.shape[1:]), len(self._header(target)) + start * target.row_bytes
+        found = np.fromfile(self.path, target.encoding.dtype, math.prod(shape), offset=place).reshape(shape)
         return found, found.nbytes
 
-    def move(self, objects: Objects) -> None:
-        """Do nothing: a file is renamed."""
-
-    def finish(self, clock: Clock | None) -> None:
-        """Do nothing: the file holds values alone."""
-
-    def show(self) -> None:
-        """Do nothing."""
+    def finish(self, targets: Sequence[ArrayTarget], clock: Clock | None) -> dict[str, bytes]:
+        """Return no documents: the file holds values alone."""
+        return {}
 
 
+@dataclass(frozen=True, slots=True)
 class ZarrStore:
     """Arrays of a Zarr 3 group, with coordinates.
 
@@ -205,37 +187,25 @@ class ZarrStore:
     ----------
     objects : Objects
         Where it is.
-    targets : sequence of ArrayTarget
     compression : str
         As `codecs_of` takes it.
     """
 
+    objects: Objects
+    compression: str
     checked = True
-
-    def __init__(self, objects: Objects, targets: Sequence[ArrayTarget], compression: str) -> None:
-        self.objects, self.targets, self.compression = objects, tuple(targets), compression
-        self._encodings: tuple[Encoding, ...] = ()
-        self._documents: dict[str, bytes] = {}
 
     @property
     def name(self) -> str:
         """The path or URL."""
         return self.objects.name
 
-    def create(self, encodings: Sequence[Encoding]) -> None:
-        """Take how arrays are encoded; nothing is written."""
-        self._encodings = tuple(encodings)
-
-    def move(self, objects: Objects) -> None:
-        """Take another place, where the objects of this one were copied to."""
-        self.objects = objects
-
-    def _array(self, number: int, objects: dict[str, Any]) -> Any:
+    def _array(self, target: ArrayTarget, objects: dict[str, Any]) -> Any:
         """Return an array whose objects are in memory."""
         import zarr
         from zarr.storage import MemoryStore
 
-        target, encoding = self.targets[number], self._encodings[number]
+        encoding = target.encoding
         return zarr.create_array(
             MemoryStore(objects),
             name=target.name,
@@ -251,66 +221,64 @@ class ZarrStore:
             config={"write_empty_chunks": True},
         )
 
-    def write(self, target: int, start: int, values: np.ndarray) -> int:
+    def write(self, target: ArrayTarget, start: int, values: np.ndarray) -> int:
         """Encode rows in memory, then write their chunks or shards at once."""
         objects: dict[str, Any] = {}
         self._array(target, objects)[start : start + len(values)] = values
-        chunks = {
-            key: value.to_bytes() for key, value in objects.items() if key.rpartition("/")[2] != DOCUMENT
-        }
+        chunks = _split(objects)[0]
         self.objects.put(chunks)
         return sum(map(len, chunks.values()))
 
-    def read(self, target: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+    def read(self, target: ArrayTarget, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Read rows as they are stored, and the bytes they take; `CorruptDataError` where a chunk is not whole."""
         from zarr.core.buffer import default_buffer_prototype
 
-        array = self.targets[target]
-        sizes = array.layout.shards or array.layout.chunks
+        sizes = target.layout.shards or target.layout.chunks
         rows = range(start // sizes[0], -(-stop // sizes[0]))
-        others = [range(-(-size // step)) for size, step in zip(array.shape[1:], sizes[1:], strict=True)]
-        keys = ["/".join((array.name, "c", *map(str, place))) for place in itertools.product(rows, *others)]
+        others = [range(-(-size // step)) for size, step in zip(target.shape[1:], sizes[1:], strict=True)]
+        keys = ["/".join((target.name, "c", *map(str, place))) for place in itertools.product(rows, *others)]
         objects: dict[str, Any] = {}
-        encoded, size = self._array(target, objects), 0
-        for key, value in zip(keys, self.objects.get(keys), strict=True):
+        encoded = self._array(target, objects)
+        found = self.objects.get(keys)
+        for key, value in zip(keys, found, strict=True):
             if value is None:
                 raise CorruptDataError(f"{self.name!r}: {key!r} is missing.")
             objects[key] = default_buffer_prototype().buffer.from_bytes(value)
-            size += len(value)
         try:
-            return np.asarray(encoded[start:stop]), size
+            return np.asarray(encoded[start:stop]), sum(len(value) for value in found if value is not None)
         except (ValueError, RuntimeError) as error:
             raise CorruptDataError(f"{self.name!r}: rows from {start} cannot be decoded: {error}") from error
 
-    def finish(self, clock: Clock | None) -> None:
-        """Write the chunks of the coordinates, and prepare all documents for `show`."""
+    def finish(self, targets: Sequence[ArrayTarget], clock: Clock | None) -> dict[str, bytes]:
+        """Write the chunks of the coordinates, and return all documents, for `show`."""
         from zarr.storage import MemoryStore
 
         objects: dict[str, Any] = {}
-        for number in range(len(self.targets)):
-            self._array(number, objects)
-        write_coordinates(MemoryStore(objects), self.targets, clock)
-        made = {key: value.to_bytes() for key, value in objects.items()}
-        self._documents = {key: value for key, value in made.items() if key.rpartition("/")[2] == DOCUMENT}
-        self.objects.put({key: value for key, value in made.items() if key not in self._documents})
-
-    def show(self) -> None:
-        """Write the documents, that of the group last."""
-        root = self._documents[DOCUMENT]
-        self.objects.put({key: value for key, value in self._documents.items() if key != DOCUMENT})
-        self.objects.put({DOCUMENT: root})
+        for target in targets:
+            self._array(target, objects)
+        _write_coordinates(MemoryStore(objects), targets, clock)
+        chunks, documents = _split(objects)
+        self.objects.put(chunks)
+        return documents
 
 
-def write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock | None) -> None:
-    """Write labels and times into a group, then the list of all its metadata; may be done again.
+def show(objects: Objects, documents: Mapping[str, bytes]) -> None:
+    """Write documents, that of the group last."""
+    for root in (False, True):
+        objects.put({key: value for key, value in documents.items() if (key == DOCUMENT) is root})
 
-    Parameters
-    ----------
-    store : str or zarr.abc.store.Store
-        As zarr-python takes it; the documents of the arrays are there.
-    targets : sequence of ArrayTarget
-    clock : Clock or None
-    """
+
+def _split(objects: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Chunks and documents of a store in memory."""
+    chunks: dict[str, bytes] = {}
+    documents: dict[str, bytes] = {}
+    for key, value in objects.items():
+        (documents if key.rpartition("/")[2] == DOCUMENT else chunks)[key] = value.to_bytes()
+    return chunks, documents
+
+
+def _write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock | None) -> None:
+    """Write labels and times into a group in memory, then the list of all its metadata."""
     import zarr
 
     group = zarr.open_group(store, mode="a", zarr_format=3)
@@ -318,11 +286,7 @@ def write_coordinates(store: Any, targets: Sequence[ArrayTarget], clock: Clock |
     for dim, found in labels.items():
         text = found.dtype.kind in "OUST"
         array = group.create_array(
-            dim,
-            shape=found.shape,
-            dtype="str" if text else found.dtype,
-            dimension_names=[dim],
-            overwrite=True,
+            dim, shape=found.shape, dtype="str" if text else found.dtype, dimension_names=[dim]
         )
         array[...] = found.astype(object) if text else found
     if clock is not None and clock.num_steps:
@@ -348,7 +312,6 @@ def _write_times(group: Any, clock: Clock) -> None:
     array = group.create_array(
         "time", shape=(clock.num_steps,), dtype="int64", chunks=(min(clock.num_steps, STAMPS),),
         dimension_names=["time"], attributes={"units": f"{unit} since {since}", "calendar": calendar},
-        overwrite=True,
     )  # fmt: skip
     for start in range(0, clock.num_steps, STAMPS):
         rows = np.arange(start, min(start + STAMPS, clock.num_steps))

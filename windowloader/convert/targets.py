@@ -6,6 +6,7 @@ file. Reads labels and attributes; never values.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from windowloader.series.variable import Variable
     from windowloader.sources import Source
 
+    Chunks = int | Sequence[int] | bool | None
+    Known = dict[str, tuple[int, np.ndarray | None]]  # size and labels of each dimension
+
 __all__ = ["ArrayTarget", "npy_target", "zarr_targets"]
 
 FEATURE_WORDS = ("feature", "channel", "level", "band", "variable", "member")  # all in FEATURE_NAMES
@@ -38,7 +42,7 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ArrayTarget:
     """An array to write.
 
@@ -67,11 +71,6 @@ class ArrayTarget:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def num_units(self) -> int:
-        """Number of units: rows of one chunk or shard, which are written and checked together."""
-        return -(-self.shape[0] // self.layout.unit_rows)
-
-    @property
     def row_bytes(self) -> int:
         """Bytes of a row as stored, before compression."""
         return math.prod(self.shape[1:]) * self.encoding.dtype.itemsize
@@ -81,132 +80,91 @@ class ArrayTarget:
         """Bytes of a row of the source."""
         return sum(variable.row_bytes for variable in self.variables)
 
-    def rows(self, first: int, last: int) -> tuple[int, int]:
-        """Rows of units ``[first, last)``."""
-        return first * self.layout.unit_rows, min(last * self.layout.unit_rows, self.shape[0])
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Read rows ``[start, stop)`` in the dtype of the source, C-contiguous."""
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Read rows ``[start, stop)`` in the dtype of the source, C-contiguous; and the bytes taken from it."""
         out = np.empty((stop - start, *self.shape[1:]), self.encoding.source)
         if len(self.variables) == 1:
-            self.variables[0].source.read(start, stop, out)
-            return out
-        flat, place = out.reshape(stop - start, -1, self.shape[-1]), 0
+            return out, self.variables[0].source.read(start, stop, out)
+        flat, place, taken = out.reshape(stop - start, -1, self.shape[-1]), 0, 0
         for variable in self.variables:
-            into = flat[:, :, place : place + variable.num_features]
+            rows = np.empty((*flat.shape[:2], variable.num_features), variable.dtype)
+            taken += variable.read(start, stop, rows)
+            flat[:, :, place : place + variable.num_features] = rows
             place += variable.num_features
-            if variable.dtype == out.dtype:
-                variable.read(start, stop, into)
-            else:
-                rows = np.empty(into.shape, variable.dtype)
-                variable.read(start, stop, rows)
-                into[...] = rows
-        return out
+        return out, taken
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the array, for JSON, without the scale."""
-        return {
-            "name": self.name,
-            "dims": list(self.dims),
-            "shape": list(self.shape),
-            "dtype": self.encoding.dtype.name,
-            "chunks": list(self.layout.chunks),
-            "shards": None if self.layout.shards is None else list(self.layout.shards),
-        }
+        chunks, shards = self.layout.chunks, self.layout.shards
+        return {"name": self.name, "dims": self.dims, "shape": self.shape, "dtype": self.encoding.dtype.name,
+                "chunks": chunks, "shards": shards}  # fmt: skip
 
 
 def zarr_targets(
-    series: Series,
-    *,
-    dtype: str | None,
-    chunks: int | Sequence[int] | None,
-    shards: int | Sequence[int] | bool | None,
-    access: Access,
+    series: Series, *, dtype: str | None, span: int, chunks: Chunks, shards: Chunks
 ) -> tuple[ArrayTarget, ...]:
     """Return one array per variable, on shared dimensions."""
-    known: dict[str, tuple[int, np.ndarray | None]] = {"time": (series.num_steps, None)}
-    made: list[ArrayTarget] = []
+    known: Known = {"time": (series.num_steps, None)}
+    made: dict[str, ArrayTarget] = {}
     for variable in series.variables:
+        source = variable.source
         if not variable.has_time:
             raise ConversionError(
                 f"covariate {variable.name!r} does not change with time, and is not converted. Leave it out of the "
                 "series, and open it from where it is."
             )
-        dims, labels = _dimensions(series, variable, known)
+        dims = _dimensions(series, variable, known)
         name = variable.features[0] if variable.num_features == 1 else variable.name
         name = name.strip("/").replace("/", "_")
-        if name in known or name in [target.name for target in made]:
-            name = f"{name}_values"
+        name = f"{name}_values" if name in known or name in made else name
         encoding = encoding_for(name, variable.dtype, dtype, variable.missing)
         layout = choose_layout(
-            variable.source.shape, encoding.dtype.itemsize, chunks=chunks, shards=shards, access=access
+            source.shape, encoding.dtype.itemsize, chunks=chunks, shards=shards, access=Access(span=span)
         )
-        made.append(
-            ArrayTarget(
-                name=name,
-                dims=dims,
-                shape=variable.source.shape,
-                layout=layout,
-                encoding=encoding,
-                variables=(variable,),
-                labels=labels,
-                attributes=_attributes(variable.source),
-            )
+        labels = {dim: found for dim in dims if (found := known[dim][1]) is not None}
+        made[name] = ArrayTarget(
+            name, dims, source.shape, layout, encoding, (variable,), labels, _attributes(source)
         )
-    return tuple(made)
+    return tuple(made.values())
 
 
-def _dimensions(
-    series: Series, variable: Variable, known: dict[str, tuple[int, np.ndarray | None]]
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+def _dimensions(series: Series, variable: Variable, known: Known) -> tuple[str, ...]:
     """Choose dimension names that imply the same axes, shared where size and labels agree."""
     source = variable.source
-    names = _own_names(source) or [""] * len(source.axes)
-    dims: list[str] = ["time"]
-    labels: dict[str, np.ndarray] = {}
+    names = _own_names(source) or ("",) * len(source.axes)
+    dims = ["time"]
     for axis in range(1, len(source.axes)):
-        letter, size = source.axes[axis], source.shape[axis]
-        found = _labels(series, variable, axis)
-        spaces = source.axes.count("n")
-        words = FEATURE_WORDS if letter == "f" else ("node",) if spaces == 1 else (f"node_{axis}",)
+        size, found = source.shape[axis], _labels(series, variable, axis)
+        words: tuple[str, ...] = FEATURE_WORDS
+        if source.axes[axis] == "n":
+            word = "node" if source.axes.count("n") == 1 else f"node_{axis}"
+            words = (word, f"{word}_{variable.name}_{axis}")
         candidates = [name for name in (names[axis], *words) if name]
-        candidates += [f"{words[0]}_{variable.name}_{axis}"] if letter == "n" else []
-        dim = next(
-            (name for name in candidates if name not in dims and _fits(known, name, size, found)), None
-        )
-        if dim is None:
+        free = (name for name in candidates if name not in dims and _fits(known, name, size, found))
+        if (dim := next(free, None)) is None:
             raise ConversionError(
                 f"axis {axis} of {variable.name!r} has no free name: {candidates} are used by axes of other sizes or "
                 "labels. Convert the variables separately."
             )
         known[dim] = (size, found)
         dims.append(dim)
-        if found is not None:
-            labels[dim] = found
-    return tuple(dims), labels
+    return tuple(dims)
 
 
-def _own_names(source: Source) -> list[str] | None:
+def _own_names(source: Source) -> tuple[str, ...] | None:
     """Return the file's dimension names, if they imply the same axes."""
-    dims = source.origins[0].dims
-    if dims is None or len(set(dims)) < len(dims):
-        return None
-    try:
-        letters = default_axes(len(dims), ("time", *dims[1:]))
-    except AxesError:
-        return None
-    return ["time", *dims[1:]] if letters == source.axes else None
+    dims = ("time", *(source.origins[0].dims or ())[1:])
+    with contextlib.suppress(AxesError):
+        if len(set(dims)) == len(source.axes) and default_axes(len(dims), dims) == source.axes:
+            return dims
+    return None
 
 
-def _fits(
-    known: Mapping[str, tuple[int, np.ndarray | None]], name: str, size: int, labels: np.ndarray | None
-) -> bool:
-    if name.lower() in TIME_NAMES:
-        return False
-    if name not in known:
-        return True
-    other = known[name]
-    return other[0] == size and (other[1] is labels or np.array_equal(other[1], labels))  # type: ignore[arg-type]
+def _fits(known: Known, name: str, size: int, labels: np.ndarray | None) -> bool:
+    """Whether a name is free, or of an axis of the same size and labels."""
+    there, found = known.get(name, (size, labels))
+    same = found is labels or np.array_equal(found, labels)  # type: ignore[arg-type]
+    return name.lower() not in TIME_NAMES and there == size and same
 
 
 def _labels(series: Series, variable: Variable, axis: int) -> np.ndarray | None:
@@ -237,24 +195,15 @@ def npy_target(series: Series, *, dtype: str | None) -> ArrayTarget:
             )
     if len({variable.missing for variable in own}) > 1:
         raise ConversionError("the variables mark missing values in different ways; convert to Zarr instead.")
-    source = own[0].source
-    if len(own) == 1:
-        shape, dims = source.shape, tuple(_own_names(source) or source.axes)
-    else:
+    shape, dims = own[0].source.shape, _own_names(own[0].source) or tuple(own[0].source.axes)
+    if len(own) > 1:
         shape = (series.num_steps, *own[0].space_shape, len(series.features))
         dims = ("time", *(f"node_{axis}" for axis in range(len(own[0].space_shape))), "feature")
     common = np.result_type(*[variable.dtype for variable in own])
     encoding = encoding_for(series.name, common, dtype, own[0].missing)
     row = max(1, math.prod(shape[1:]) * encoding.dtype.itemsize)
     unit = min(max(1, NPY_UNIT // row), max(shape[0], 1))
-    return ArrayTarget(
-        name="array",
-        dims=dims,
-        shape=shape,
-        layout=ArrayLayout((unit, *shape[1:])),
-        encoding=encoding,
-        variables=own,
-    )
+    return ArrayTarget("array", dims, shape, ArrayLayout((unit, *shape[1:])), encoding, own)
 
 
 def _attributes(source: Source) -> dict[str, Any]:
@@ -268,11 +217,10 @@ def _attributes(source: Source) -> dict[str, Any]:
 
 def _json(value: Any) -> Any:
     """Return a value as JSON has it; None for what has no such form."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-        return _json(value) if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
     return value if isinstance(value, str | int | float | bool) else None

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from windowloader.errors import ConversionError
 from windowloader.windows.missing import is_missing, sentinel
 
-__all__ = ["Encoding", "Loss", "Range", "encoding_for"]
+__all__ = ["Encoding", "Loss", "encoding_for"]
 
+DTYPES = ("float64", "float32", "float16", "int16")
 MARK = -32768  # int16 code of a missing value
 CODES = 32767  # largest int16 code
 PIECE_VALUES = 1 << 18  # values that are compared at once, in float64
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Difference between stored numbers and values.
 
     Parameters
@@ -43,42 +44,15 @@ class Loss:
     largest: float = 0.0
     square: float = 0.0
 
-    def __add__(self, other: Loss) -> Loss:
-        return Loss(
-            self.values + other.values,
-            self.missing + other.missing,
-            max(self.largest, other.largest),
-            self.square + other.square,
-        )
+    def joined(self, other: Loss) -> Loss:
+        """Difference of both together."""
+        sums = (self.values + other.values, self.missing + other.missing)
+        return Loss(*sums, max(self.largest, other.largest), self.square + other.square)
 
     @property
     def rms(self) -> float:
         """Root of the mean squared difference."""
         return math.sqrt(self.square / self.values) if self.values else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Smallest and largest value, without missing ones; (inf, -inf) where all are missing."""
-
-    low: float = math.inf
-    high: float = -math.inf
-
-    def __or__(self, other: Range) -> Range:
-        return Range(min(self.low, other.low), max(self.high, other.high))
-
-    @classmethod
-    def of(cls, values: np.ndarray, mark: np.ndarray | None, name: str) -> Range:
-        """Range of some values; `ConversionError` where one is infinite."""
-        found = cls()
-        for part in _parts(values):
-            kept = part if mark is None else part[~is_missing(part, mark)]
-            kept = kept[kept == kept]
-            if kept.size:
-                found |= cls(float(kept.min()), float(kept.max()))
-        if found.high == math.inf or found.low == -math.inf:
-            raise ConversionError(f"{name!r} holds infinite values, which int16 has no room for.")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +83,20 @@ class Encoding:
         """Whether values are stored unchanged."""
         return self.source == self.dtype and self.scale is None
 
-    def fitted(self, found: Range) -> Encoding:
+    def span(self, values: np.ndarray) -> tuple[float, float]:
+        """Smallest and largest value, without missing ones; (inf, -inf) where all are missing."""
+        low, high = math.inf, -math.inf
+        for part in _parts(values):
+            kept = part[~self._absent(part)]
+            if kept.size:
+                low, high = min(low, float(kept.min())), max(high, float(kept.max()))
+        if high == math.inf or low == -math.inf:
+            raise ConversionError(f"{self.name!r} holds infinite values, which int16 has no room for.")
+        return low, high
+
+    def fitted(self, low: float, high: float) -> Encoding:
         """Return the encoding whose codes cover a range of values."""
-        low, high = (found.low, found.high) if found.low <= found.high else (0.0, 0.0)
+        low, high = (low, high) if low <= high else (0.0, 0.0)
         return replace(self, scale=(high / 2 - low / 2) / CODES or 1.0, offset=low / 2 + high / 2)
 
     def attributes(self) -> dict[str, Any]:
@@ -128,18 +113,14 @@ class Encoding:
         ConversionError
             Where a value does not fit, or would be taken for missing.
         """
-        if self.plain:
-            if out is not values:
-                out[...] = values
-            count = sum(int(np.count_nonzero(self._absent(part))) for part in _parts(values))
-            return Loss(values=values.size - count, missing=count)
-        loss = Loss()
-        for part, into in zip(_parts(values), _parts(out), strict=True):
-            loss += self._encode(part, into)
-        return loss
+        return reduce(Loss.joined, map(self._encode, _parts(values), _parts(out)), Loss())
 
     def _encode(self, part: np.ndarray, into: np.ndarray) -> Loss:
         absent = self._absent(part)
+        count = int(np.count_nonzero(absent))
+        if self.plain:
+            into[...] = part
+            return Loss(part.size - count, count)
         exact = part.astype(np.float64)
         if self.scale is None:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -157,7 +138,6 @@ class Encoding:
             raise ConversionError(
                 f"{self.name!r} holds {worst:g}, which {self.dtype} cannot. Take float32, or int16, which is scaled."
             )
-        count = int(absent.sum())
         return Loss(part.size - count, count, float(gap.max(initial=0.0)), float(np.square(gap).sum()))
 
     def _absent(self, part: np.ndarray) -> np.ndarray:
@@ -193,7 +173,7 @@ def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float 
 
     Examples
     --------
-    >>> stored = encoding_for("speed", np.dtype("f8"), "int16", None).fitted(Range(0.0, 80.0))
+    >>> stored = encoding_for("speed", np.dtype("f8"), "int16", None).fitted(0.0, 80.0)
     >>> codes = np.empty(2, np.int16)
     >>> stored.encode(np.array([40.0, 80.0]), codes), codes
     (Loss(values=2, missing=0, largest=0.0, square=0.0), array([    0, 32767], dtype=int16))
@@ -201,14 +181,11 @@ def encoding_for(name: str, source: np.dtype, asked: str | None, missing: float 
     mark = sentinel(missing, source)
     if asked is None:
         return Encoding(name, source, source, mark)
-    known = ("float64", "float32", "float16", "int16")
-    if asked not in known:
+    if asked not in DTYPES:
         raise ConversionError(
-            f"dtype={asked!r} is unknown. Known are {', '.join(known)}; None keeps what is there."
+            f"dtype={asked!r} is unknown. Known are {', '.join(DTYPES)}; None keeps what is there."
         )
-    if asked == "int16":
-        return Encoding(name, source, np.dtype(np.int16), mark, scale=1.0)
-    return Encoding(name, source, np.dtype(asked), mark)
+    return Encoding(name, source, np.dtype(asked), mark, scale=1.0 if asked == "int16" else None)
 
 
 def _parts(values: np.ndarray) -> list[np.ndarray]:

@@ -1,57 +1,62 @@
-"""Statistics of the rows that a window set reads, in one streaming pass per variable.
+"""Statistics of the rows that a window set reads, in one streaming pass per variable, here or on many workers.
 
-In: a window set, what to fit, a reducer per column. Out: tables of statistics by feature, or errors that name the value
-or the node. Never looks at a row that no window of the set reads, and keeps only two reads in memory.
+In: a window set, what to fit, a reducer per column. Out: `Part` of a range of rows, and tables of statistics by feature
+of all parts, or errors that name the value or the node. Never looks at a row that no window of the set reads, and keeps
+only two reads in memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import numpy as np
 
 from windowloader.errors import ScalerError
+from windowloader.sources.executors import check_executor, run
+from windowloader.windows.index import digest
 from windowloader.windows.missing import is_missing, sentinel
 from windowloader.windows.missing_policy import entity_name, node_name, undeclared_nan
 from windowloader.windows.reads import READ_BYTES, row_ranges, rows_in_order
 from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
 
     from windowloader.series.series import Column, Series
     from windowloader.series.variable import Variable
 
     from .statistics import Reducer
 
-__all__ = ["Fit", "FitOptions", "Per", "Rounding", "Unseen", "Weighting", "reduce_rows"]
+    Make = Callable[[int, int, bool], Reducer]  # of entities, nodes, and whether nodes are pooled
+    Columns = dict[Column, list[Reducer]]
+
+__all__ = ["Fit", "FitOptions", "Part", "Per", "Rounding", "Unseen", "Weighting"]
 
 Per = Literal["feature", "node", "entity"]
 Unseen = Literal["raise", "pooled"]
 Weighting = Literal["rows", "windows"]
 Rounding = Literal["multiply", "divide"]
-CHOICES = {
-    "per": ("feature", "node", "entity"),
-    "weighting": ("rows", "windows"),
-    "unseen": ("raise", "pooled"),
-    "rounding": ("multiply", "divide"),
-}
-GROUP = 256  # rows summed before they join the totals, counted from the set's first row
-TILE_BYTES = 4 << 20  # rows as float64 on their way into a reducer
+CHOICES = {"per": Per, "weighting": Weighting, "unseen": Unseen, "rounding": Rounding}
+NAMED = 8  # places in a message
+PIECE_BYTES = 16 << 20  # rows that a worker gets, at least
+MOST_PIECES = 64
 
 
-def check_choices(options: object, names: Sequence[str]) -> None:
+def check_choices(options: object, names: Iterable[str] = tuple(CHOICES)) -> None:
     """Raise `ScalerError` where an option is none of its choices."""
     for name in names:
-        if getattr(options, name) not in CHOICES[name]:
-            known = ", ".join(map(repr, CHOICES[name]))
-            raise ScalerError(f"{name}={getattr(options, name)!r} is unknown; known are {known}.")
+        known, found = get_args(CHOICES[name]), getattr(options, name)
+        if found not in known:
+            raise ScalerError(f"{name}={found!r} is unknown; known are {', '.join(map(repr, known))}.")
 
 
 class FitOptions(TypedDict, total=False):
-    """The keyword arguments that `Scaler.fit` of every kind takes."""
+    """The keyword arguments of `Scaler.fit`; the last four belong to one kind each."""
 
     features: str | Sequence[str] | None
     per: Per
@@ -59,6 +64,29 @@ class FitOptions(TypedDict, total=False):
     unseen: Unseen
     rounding: Rounding
     progress: Callable[[int, int], object] | None
+    executor: Executor | None
+    epsilon: float
+    feature_range: tuple[float, float]
+    quantile_range: tuple[float, float]
+    exact_bytes: str | int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Statistics of some rows of a window set, for `Scaler.merge`; pickles.
+
+    Attributes
+    ----------
+    fit : str
+        Digest of the window set and the options.
+    start, stop : int
+        The rows.
+    """
+
+    fit: str
+    start: int
+    stop: int
+    columns: Columns = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +108,12 @@ class Fit:
     unseen: Unseen = "raise"
     rounding: Rounding = "multiply"
     progress: Callable[[int, int], object] | None = None
+    executor: Executor | None = None
     columns: tuple[Column, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        check_choices(self, tuple(CHOICES))
+        check_choices(self)
+        check_executor(self.executor)
         if not isinstance(self.window_set, WindowSet):
             raise ScalerError(
                 f"a scaler is fitted on a WindowSet, not on a {type(self.window_set).__name__}. Pass the train part of "
@@ -138,40 +168,169 @@ class Fit:
         nodes = sum(self.window_set.series.variables[column.variable].num_nodes for column in self.columns)
         return (2 if self.unseen == "pooled" else 1) * 8 * nodes * rows
 
-    def statistics(self, make: Callable[[int, int, bool], Reducer]) -> dict[str, dict[str, np.ndarray]]:
-        """Reduce every column.
+    def partial(self, make: Make, rows: slice | range | tuple[int, int]) -> Part:
+        """Reduce a range of rows, which ends where groups of 256 do.
 
         Parameters
         ----------
         make : callable
-            ``make(entities, nodes, pooled)`` returns an empty reducer.
+            Returns an empty reducer.
+        rows : slice, range or pair of int
+        """
+        from .statistics import GROUP
+
+        start, stop = self._bounds(rows)
+        first, last = self.window_set.row_range
+        for row in (start, stop):
+            if not first <= row <= last or ((row - first) % GROUP and row != last):
+                below = min(max(row - (row - first) % GROUP, first), last)
+                raise ScalerError(
+                    f"rows {start} … {stop} end at {row}, within a group of {GROUP} rows that are summed together. "
+                    f"Groups are counted from the set's first row: take {below} or {min(below + GROUP, last)}, "
+                    f"between {first} and {last}."
+                )
+        columns = self._reducers(make)
+        self._reduce(columns, start, stop)
+        return Part(self.digest(), start, stop, columns)
+
+    def _reduce(self, reducers: Columns, begin: int, end: int) -> None:
+        """Pass rows that the windows read to the reducers, in order, each variable read once."""
+        from .statistics import Runs
+
+        series, first = self.window_set.series, self.window_set.row_range[0]
+        by_variable: dict[int, list[Column]] = {}
+        for column in reducers:
+            by_variable.setdefault(column.variable, []).append(column)
+        every = [one for several in reducers.values() for one in several]
+        for done, (number, columns) in enumerate(by_variable.items()):
+            variable = series.variables[number]
+            mark = sentinel(variable.missing, variable.dtype)
+            for start, stop, rows, weights in self._weighted_rows(variable, begin, end):
+                runs = {
+                    by_entity: Runs.of(start, stop, first, series.entity_borders if by_entity else None)
+                    for by_entity in {one.entities > 1 for one in every}
+                }
+                for column in columns:
+                    values = rows[:, :, column.feature]
+                    for reducer in reducers[column]:
+                        if reducer.add(values, weights, mark, runs[reducer.entities > 1]):
+                            _refuse(series, column, values, weights, mark, start)
+                if self.progress is not None:
+                    self.progress(done * (end - begin) + stop - begin, (end - begin) * len(by_variable))
+
+    def _weighted_rows(
+        self, variable: Variable, begin: int, end: int
+    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Yield ranges of rows, their values and how often each row counts, without unread rows at their ends."""
+        weights: deque[np.ndarray] = deque()
+        by_windows = self.weighting == "windows"
+
+        def ranges() -> Iterator[tuple[int, int]]:
+            for start, stop in row_ranges(variable, begin, end, READ_BYTES):
+                counts = self.window_set.row_counts(start, stop, role="inputs" if by_windows else "all")
+                used = np.flatnonzero(counts)
+                if len(used):
+                    low, high = int(used[0]), int(used[-1]) + 1
+                    some = counts[low:high] if by_windows else counts[low:high] > 0
+                    weights.append(some.astype(np.float64))
+                    yield start + low, start + high
+
+        for start, stop, rows in rows_in_order(variable, ranges()):
+            yield start, stop, rows, weights.popleft()
+
+    def _bounds(self, rows: slice | range | tuple[int, int]) -> tuple[int, int]:
+        first, last = self.window_set.row_range
+        ends = (rows.start, rows.stop) if isinstance(rows, slice | range) else rows
+        if len(ends) != 2 or (isinstance(rows, slice | range) and rows.step not in (None, 1)):
+            raise ScalerError(f"rows={rows!r}: a range of rows is asked for, e.g. slice(0, 25_600).")
+        return first if ends[0] is None else int(ends[0]), last if ends[1] is None else int(ends[1])
+
+    def parts(self, make: Make) -> list[Part]:
+        """Reduce all rows, by the executor if there is one."""
+        first, last = self.window_set.row_range
+        if self.executor is None:
+            return [self.partial(make, (first, last))]
+        step = self._piece_rows()
+        pieces = [(start, min(start + step, last)) for start in range(first, last, step)]
+        work = partial(Fit.partial, replace(self, progress=None, executor=None), make)
+        done, parts = 0, []
+        for (start, stop), part in run(work, pieces, executor=self.executor, at_once=len(pieces)):
+            parts.append(part)
+            done += stop - start
+            if self.progress is not None:
+                self.progress(done, last - first)
+        return parts
+
+    def _piece_rows(self) -> int:
+        """Rows of a worker's piece: groups of a whole branch of the tree, several chunks of storage."""
+        from .statistics import GROUP
+
+        first, last = self.window_set.row_range
+        variables = self.window_set.series.variables
+        read = [variables[number] for number in {column.variable for column in self.columns}]
+        chunk = max((one.source.storage().largest for one in read if one.view() is None), default=1)
+        row = max(sum(one.row_bytes for one in read), 1)
+        least = max((last - first) // MOST_PIECES, PIECE_BYTES // row, 4 * chunk)
+        return GROUP << max(0, (least - 1) // GROUP).bit_length()
+
+    def digest(self) -> str:
+        """Digest of what is fitted, and how."""
+        return digest(
+            self.window_set.fingerprint(), self.window_set.series.name, self.per, self.weighting, self.unseen,
+            *(column.name for column in self.columns),
+        )  # fmt: skip
+
+    def _reducers(self, make: Make) -> Columns:
+        series = self.window_set.series
+        borders = series.entity_borders if self.per == "entity" else None
+        entities = 1 if borders is None else len(borders) - 1
+        reducers: Columns = {}
+        for column in self.columns:
+            nodes = series.variables[column.variable].num_nodes
+            reducers[column] = [make(entities, nodes, self.per != "node")]
+            if self.unseen == "pooled":
+                reducers[column].append(make(1, nodes, True))
+        return reducers
+
+    def merged(self, make: Make, parts: Sequence[Part]) -> dict[str, dict[str, np.ndarray]]:
+        """Statistics of parts that hold all rows, each once.
 
         Returns
         -------
         dict of str to dict of str to ndarray, shape (entity or 1, node or 1)
             NaN for entities without rows, unless these take the statistics of all.
         """
-        series = self.window_set.series
-        borders = series.entity_borders if self.per == "entity" else None
-        entities = 1 if borders is None else len(borders) - 1
-        reducers: dict[Column, list[Reducer]] = {}
-        for column in self.columns:
-            nodes = series.variables[column.variable].num_nodes
-            reducers[column] = [make(entities, nodes, self.per != "node")]
-            if self.unseen == "pooled":
-                reducers[column].append(make(1, nodes, True))
-        reduce_rows(self.window_set, reducers, weighting=self.weighting, progress=self.progress)
+        parts = sorted(parts, key=lambda part: part.start)
+        self._check_parts(parts)
         statistics = {}
-        for column, (own, *whole) in reducers.items():
+        for column, (own, *whole) in self._reducers(make).items():
+            for part in parts:
+                for reducer, other in zip((own, *whole), part.columns[column], strict=True):
+                    reducer.merge(other)
+            table = own.finish()
+            every = [one.finish() for one in whole]
             if not (whole and whole[0].count.all()):
                 self._check_counts(column, own.count)
-            statistics[column.name] = own.table()
-            for every in whole:
-                statistics[column.name] = {
-                    name: np.where(own.count == 0, every.table()[name], values)
-                    for name, values in statistics[column.name].items()
-                }
+            for pooled in every:
+                table = {name: np.where(own.count == 0, pooled[name], found) for name, found in table.items()}
+            statistics[column.name] = table
         return statistics
+
+    def _check_parts(self, parts: Sequence[Part]) -> None:
+        own = self.digest()
+        if any(part.fit != own for part in parts):
+            raise ScalerError(
+                "the parts are of another window set or of other options. Give merge and fit_partial the same."
+            )
+        first, last = self.window_set.row_range
+        ends = [(first, first), *((part.start, part.stop) for part in parts), (last, last)]
+        for (_, end), (begin, _) in pairwise(ends):
+            if end != begin:
+                what = "are in no part" if end < begin else "are in two parts"
+                raise ScalerError(
+                    f"rows {min(end, begin)} … {max(end, begin) - 1} {what}. Each row of the set, {first} … "
+                    f"{last - 1}, belongs to one."
+                )
 
     def _check_counts(self, column: Column, count: np.ndarray) -> None:
         """Refuse statistics without values, but for entities that no window reads."""
@@ -181,12 +340,11 @@ class Fit:
             read = np.diff(self.window_set.index.rank(borders)) > 0
         empty = np.argwhere((count == 0) & read[:, np.newaxis])
         if len(empty):
-            places = listed(
-                [self.place(int(entity), int(node), count.shape) for entity, node in empty], " at "
-            )
+            named = [self.place(int(entity), int(node), count.shape) for entity, node in empty[:NAMED]]
             raise ScalerError(
-                f"feature {column.name!r} is missing in every row of the window set{places}: there is nothing to fit "
-                "on. Leave these out with series.select(…), or fit per='feature'."
+                f"feature {column.name!r} is missing in every row of the window set"
+                f"{listed(named, len(empty), ' at ')}: there is nothing to fit on. Leave these out with "
+                "series.select(…), or fit per='feature'."
             )
 
     def place(self, entity: int, node: int, shape: tuple[int, ...]) -> str:
@@ -197,121 +355,25 @@ class Fit:
         return ", ".join(parts)
 
 
-def listed(places: Sequence[str], lead: str = " ") -> str:
-    """Join places for a message, the first eight of many; nothing where they have no names."""
-    named = [place for place in places if place]
-    more = f"; and {len(named) - 8} more" if len(named) > 8 else ""
-    return f"{lead}{'; '.join(named[:8])}{more}" if named else ""
-
-
-def reduce_rows(
-    window_set: WindowSet,
-    reducers: Mapping[Column, Sequence[Reducer]],
-    *,
-    weighting: Weighting,
-    progress: Callable[[int, int], object] | None = None,
-    read_bytes: int = READ_BYTES,
-) -> None:
-    """Pass every row that the windows read to the reducers, in order, each variable read once.
-
-    Parameters
-    ----------
-    window_set : WindowSet
-        Rows that none of its windows reads are neither counted nor, where whole reads can be left out, read.
-    reducers : mapping of Column to sequence of Reducer
-        What to do with each column; those of several entities get rows of one entity at a time.
-    weighting : {"rows", "windows"}
-        A row counts once if any window reads it as input or target, or as often as windows read it as input.
-    progress : callable, optional
-        Called with (rows done, rows in all).
-    read_bytes : int
-        Approximate size of a read; changes no result.
-
-    Raises
-    ------
-    MissingDataError
-        At a NaN that is not declared missing.
-    ScalerError
-        At an infinite value.
-    """
-    series = window_set.series
-    by_variable: dict[int, list[Column]] = {}
-    for column in reducers:
-        by_variable.setdefault(column.variable, []).append(column)
-    first, last = window_set.row_range
-    by_entity = any(one.entities > 1 for several in reducers.values() for one in several)
-    borders = series.entity_borders if by_entity else None
-    for done, (number, columns) in enumerate(by_variable.items()):
-        variable = series.variables[number]
-        mark = sentinel(variable.missing, variable.dtype)
-        mark = None if mark is None else mark.astype(np.float64)
-        for start, stop, rows, weights in _weighted_rows(window_set, variable, weighting, read_bytes):
-            for begin, end, entity, group in _pieces(start, stop, first, borders, variable.num_nodes):
-                inside = slice(begin - start, end - start)
-                if not weights[inside].any():
-                    continue
-                for column in columns:
-                    tile = np.ascontiguousarray(rows[inside, :, column.feature], dtype=np.float64)
-                    for reducer in reducers[column]:
-                        place = entity if reducer.entities > 1 else 0
-                        if reducer.add(tile, weights[inside], mark, place, group):
-                            _refuse(series, column, tile, weights[inside], mark, begin)
-            if progress is not None:
-                progress(done * (last - first) + stop - first, (last - first) * len(by_variable))
-    for several in reducers.values():
-        for reducer in several:
-            reducer.finish()
-
-
-def _weighted_rows(
-    window_set: WindowSet, variable: Variable, weighting: Weighting, read_bytes: int
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Yield ranges of rows, their values and how often each row counts, without unread rows at their ends."""
-    weights: deque[np.ndarray] = deque()
-
-    def ranges() -> Iterator[tuple[int, int]]:
-        for start, stop in row_ranges(variable, *window_set.row_range, read_bytes):
-            counts = window_set.row_counts(start, stop, role="inputs" if weighting == "windows" else "all")
-            used = np.flatnonzero(counts)
-            if len(used):
-                low, high = int(used[0]), int(used[-1]) + 1
-                counts = counts[low:high] if weighting == "windows" else counts[low:high] > 0
-                weights.append(counts.astype(np.float64))
-                yield start + low, start + high
-
-    for start, stop, rows in rows_in_order(variable, ranges()):
-        yield start, stop, rows, weights.popleft()
-
-
-def _pieces(
-    start: int, stop: int, first: int, borders: np.ndarray | None, nodes: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Cut a read at groups, entities and where a tile would grow too large: (begin, end, entity, group)."""
-    rows = max(1, TILE_BYTES // (8 * nodes))
-    begin = start
-    while begin < stop:
-        group = (begin - first) // GROUP
-        end = min(stop, first + (group + 1) * GROUP, begin + rows)
-        entity = 0
-        if borders is not None:
-            entity = int(np.searchsorted(borders, begin, side="right")) - 1
-            end = min(end, int(borders[entity + 1]))
-        yield begin, end, entity, group
-        begin = end
+def listed(places: Sequence[str], count: int, lead: str = " ") -> str:
+    """Join the first places of ``count`` for a message; nothing where they have no names."""
+    named = [place for place in places if place][:NAMED]
+    more = f"; and {count - len(named)} more" if count > len(named) else ""
+    return f"{lead}{'; '.join(named)}{more}" if named else ""
 
 
 def _refuse(
-    series: Series, column: Column, tile: np.ndarray, weights: np.ndarray, mark: np.ndarray | None, begin: int
+    series: Series, column: Column, rows: np.ndarray, weights: np.ndarray, mark: np.ndarray | None, begin: int
 ) -> None:
     """Raise for the first cell that is neither finite nor missing."""
-    bad = ~np.isfinite(tile) & (weights > 0)[:, np.newaxis]
+    bad = ~np.isfinite(rows) & (weights > 0)[:, np.newaxis]
     if mark is not None:
-        bad &= ~is_missing(tile, mark)
+        bad &= ~is_missing(rows, mark)
     row, node = (int(i) for i in np.argwhere(bad)[0])
-    if np.isnan(tile[row, node]):
+    if np.isnan(rows[row, node]):
         raise undeclared_nan(series, column, begin + row, node)
     where = f"feature {column.name!r} at row {begin + row}, {node_name(series.nodes, node)}"
     raise ScalerError(
-        f"{where} is {tile[row, node]}: no mean, range or spread can be taken over infinite values. Repair the data, "
+        f"{where} is {rows[row, node]}: no mean, range or spread can be taken over infinite values. Repair the data, "
         "or declare the value missing."
     )

@@ -20,17 +20,14 @@ import numpy as np
 from windowloader.errors import ScalerError
 
 from .affine import Affine, arrange, back, choose, like, to_float64
-from .fit import Fit, FitOptions, check_choices, listed
+from .fit import NAMED, check_choices, listed
+from .fitted import Fitted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
-    from typing import Unpack
-
-    from windowloader.windows.window_set import WindowSet
 
     from .fit import Per, Rounding, Unseen
-    from .statistics import Reducer
 
 __all__ = ["Numbers", "Scaler", "ScalerWarning"]
 
@@ -45,7 +42,7 @@ class ScalerWarning(UserWarning):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Scaler:
+class Scaler(Fitted):
     """What all scalers share: a table of statistics, and an affine map for each feature made from it.
 
     Use `StandardScaler`, `MinMaxScaler` or `RobustScaler`; this class is for annotations, and `Scaler.load`
@@ -91,39 +88,20 @@ class Scaler:
         Scaler.__init__(scaler, statistics, **fields)
         return scaler
 
-    @classmethod
-    def _fit(
-        cls,
-        window_set: WindowSet,
-        make: Callable[[Fit], Callable[[int, int, bool], Reducer]],
-        scaling: Mapping[str, Any],
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Fit on the rows of a window set, with the reducers that ``make`` returns for the checked options."""
-        fit = Fit(window_set, **options)
-        unseen = {} if fit.unseen == "raise" else {"unseen": fit.unseen}
-        scaler = cls._build(
-            fit.statistics(make(fit)),
-            per=fit.per,
-            rounding=fit.rounding,
-            _missing=fit.missing,
-            _options={**scaling, **unseen},
-        )
-        scaler._warn_constant(fit.place)
-        return scaler
-
     def _warn_constant(self, place: Callable[[int, int, tuple[int, ...]], str] | None = None) -> None:
         """Warn once where the spread is 0; the factor is 1 there."""
-        places = []
+        places, count = [], 0
         for feature in self._statistics:
             scale = self._map(feature)[1]
-            for row, column in np.argwhere(scale == 0).tolist():
+            constant = np.argwhere(scale == 0)
+            count += len(constant)
+            for row, column in constant[:NAMED].tolist():
                 at = (place or _place)(row, column, scale.shape)
                 places.append((repr(feature) if feature else "any feature") + (f" at {at}" if at else ""))
-        if places:
+        if count:
             warnings.warn(
-                f"{self.SPREAD} is 0 for{listed(places)}: constant there, so the factor is 1 and scaled values are "
-                "all the same.",
+                f"{self.SPREAD} is 0 for{listed(places, count)}: constant there, so the factor is 1 and scaled values "
+                "are all the same.",
                 ScalerWarning,
                 stacklevel=4,
             )

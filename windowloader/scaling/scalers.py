@@ -7,7 +7,8 @@ outside its window set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -17,17 +18,17 @@ from windowloader.util.units import format_bytes, parse_bytes
 from .scaler import ANY, Numbers, Scaler, ScalerWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Unpack
 
-    from windowloader.windows.window_set import WindowSet
-
-    from .fit import Fit, FitOptions, Rounding
-    from .statistics import Quantiles
+    from .fit import Fit, Make, Rounding
 
     Given = float | Sequence[float] | np.ndarray | Mapping[str, float | Sequence[float] | np.ndarray]
 
 __all__ = ["KnownOptions", "MinMaxScaler", "RobustScaler", "Scaler", "ScalerWarning", "StandardScaler"]
+
+
+SUMS = "statistics-2"  # how sums are joined: by a tree over groups of rows
 
 
 class KnownOptions(TypedDict, total=False):
@@ -74,6 +75,7 @@ class StandardScaler(Scaler):
     NAMES: ClassVar[tuple[str, ...]] = ("mean", "std")
     SPREAD: ClassVar[str] = "std"
     OPTIONS: ClassVar[Mapping[str, float]] = {"epsilon": 0.0}
+    OWN: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(
         self, mean: Given, std: Given, *, epsilon: float = 0.0, **options: Unpack[KnownOptions]
@@ -81,54 +83,10 @@ class StandardScaler(Scaler):
         _set_known(self, {"mean": mean, "std": std}, {"epsilon": _epsilon(epsilon)}, **options)
 
     @classmethod
-    def fit(cls, window_set: WindowSet, *, epsilon: float = 0.0, **options: Unpack[FitOptions]) -> Self:
-        """Compute mean and standard deviation of the rows that a window set reads, in one pass.
-
-        Missing values are left out. Sums are float64, in groups of 256 rows from the set's first, joined in
-        order, so that the result is the same to the bit however the data are stored and read.
-
-        Parameters
-        ----------
-        window_set : WindowSet
-            Usually the train part of a split.
-        features : str or sequence of str, optional
-            Features, variables or covariates. None: all that the windows read, except clocks and static
-            covariates.
-        per : {"feature", "node", "entity"}
-            One statistic for all nodes, one a node, or one an entity.
-        weighting : {"rows", "windows"}
-            Count a row once if any window reads it, or as often as windows read it as input (DCRNN and its
-            followers, who average over materialised windows).
-        unseen : {"raise", "pooled"}
-            With ``per="entity"``, for entities without rows in the window set: a loader of windows of theirs raises
-            `ScalerError`, or they are scaled by the statistics of all values, those of ``per="feature"``.
-        rounding, epsilon
-            As in the constructor.
-        progress : callable, optional
-            Called with (rows done, rows in all).
-
-        Returns
-        -------
-        StandardScaler
-
-        Raises
-        ------
-        MissingDataError
-            At a NaN that is not declared missing.
-        ScalerError
-            At an infinite value, or where all of a feature or node is missing.
-
-        Examples
-        --------
-        >>> import windowloader as wl
-        >>> series = wl.Series(np.arange(20.0)[:, None], features=["speed"])
-        >>> train, test = wl.split(series, wl.WindowSpec(lookback=2, horizon=1), (0.5, 0.5))
-        >>> wl.StandardScaler.fit(train)  # of rows 0 … 9
-        StandardScaler(speed: mean 4.5, std 2.87228)
-        """
+    def _how(cls, fit: Fit, epsilon: float = 0.0) -> tuple[Make, dict[str, Any]]:
         from .statistics import Moments
 
-        return cls._fit(window_set, lambda _: Moments, {"epsilon": _epsilon(epsilon)}, **options)
+        return Moments, {"epsilon": _epsilon(epsilon), "statistics": SUMS}
 
     @property
     def mean(self) -> Numbers | dict[str, Numbers]:
@@ -172,6 +130,7 @@ class MinMaxScaler(Scaler):
     NAMES: ClassVar[tuple[str, ...]] = ("minimum", "maximum")
     SPREAD: ClassVar[str] = "range"
     OPTIONS: ClassVar[Mapping[str, object]] = {"feature_range": [0.0, 1.0]}
+    OWN: ClassVar[tuple[str, ...]] = ("feature_range",)
 
     def __init__(
         self,
@@ -185,30 +144,10 @@ class MinMaxScaler(Scaler):
         _set_known(self, {"minimum": minimum, "maximum": maximum}, scaling, **options)
 
     @classmethod
-    def fit(
-        cls,
-        window_set: WindowSet,
-        *,
-        feature_range: tuple[float, float] = (0.0, 1.0),
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Compute the range of the rows that a window set reads.
-
-        Parameters
-        ----------
-        window_set, features, per, weighting, unseen, rounding, progress
-            As in `StandardScaler.fit`, with its errors.
-        feature_range : tuple of float
-            Where smallest and largest value come to lie.
-
-        Returns
-        -------
-        MinMaxScaler
-        """
+    def _how(cls, fit: Fit, feature_range: tuple[float, float] = (0.0, 1.0)) -> tuple[Make, dict[str, Any]]:
         from .statistics import Extremes
 
-        scaling = {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
-        return cls._fit(window_set, lambda _: Extremes, scaling, **options)
+        return Extremes, {"feature_range": _rising("feature_range", feature_range, -np.inf, np.inf)}
 
     @property
     def minimum(self) -> Numbers | dict[str, Numbers]:
@@ -237,6 +176,9 @@ class RobustScaler(Scaler):
     features, rounding, missing
         As in `StandardScaler`.
 
+    Fitted exactly, as ``np.quantile`` does: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting
+    them temporarily takes twice that (six times where nodes are pooled and rows weighted).
+
     Raises
     ------
     ScalerError
@@ -251,56 +193,27 @@ class RobustScaler(Scaler):
     __slots__ = ()
     NAMES: ClassVar[tuple[str, ...]] = ("median", "spread")
     SPREAD: ClassVar[str] = "spread"
+    OWN: ClassVar[tuple[str, ...]] = ("quantile_range", "exact_bytes")
 
     def __init__(self, median: Given, spread: Given, **options: Unpack[KnownOptions]) -> None:
         _set_known(self, {"median": median, "spread": spread}, {}, **options)
 
     @classmethod
-    def fit(
+    def _how(
         cls,
-        window_set: WindowSet,
-        *,
+        fit: Fit,
         quantile_range: tuple[float, float] = (0.25, 0.75),
         exact_bytes: str | int = "256MiB",
-        **options: Unpack[FitOptions],
-    ) -> Self:
-        """Compute median and quantile distance of the rows that a window set reads.
-
-        Exact, as ``np.quantile``: all values are kept, 8 bytes each, and must fit in ``exact_bytes``; sorting them
-        temporarily takes twice that (six times where nodes are pooled and rows weighted).
-
-        Parameters
-        ----------
-        window_set, features, per, weighting, unseen, rounding, progress
-            As in `StandardScaler.fit`.
-        quantile_range : tuple of float
-            The two quantiles whose distance is the spread.
-        exact_bytes : str or int
-            Limit for the values kept.
-
-        Returns
-        -------
-        RobustScaler
-
-        Raises
-        ------
-        MissingDataError, ScalerError
-            As in `StandardScaler.fit`; also for quantiles that do not rise within 0 … 1, and for more values than fit.
-        """
+    ) -> tuple[Make, dict[str, Any]]:
         from .statistics import Quantiles
 
         low, high = _rising("quantile_range", quantile_range, 0.0, 1.0)
-        limit, ranks = parse_bytes(exact_bytes, name="exact_bytes"), np.array([low, 0.5, high])
-
-        def make(fit: Fit) -> Callable[[int, int, bool], Quantiles]:
-            if (needed := fit.value_bytes()) > limit:
-                raise ScalerError(
-                    f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
-                    "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
-                )
-            return lambda entities, nodes, pooled: Quantiles(entities, nodes, pooled, ranks)
-
-        return cls._fit(window_set, make, {}, **options)
+        if (needed := fit.value_bytes()) > parse_bytes(exact_bytes, name="exact_bytes"):
+            raise ScalerError(
+                f"quantiles need all values in memory, {format_bytes(needed)}, and exact_bytes={exact_bytes!r} is "
+                "less. Raise it, or fit on some of the windows, e.g. train.take(slice(None, None, 100))."
+            )
+        return partial(Quantiles, ranks=np.array([low, 0.5, high])), {}
 
     @property
     def median(self) -> Numbers | dict[str, Numbers]:

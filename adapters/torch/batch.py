@@ -133,6 +133,9 @@ def moved_graph(graph: Any, move: Callable[[torch.Tensor], torch.Tensor], device
     return graph if graph is None else graph.to(device)
 
 
+FIELDS = tuple(one.name for one in fields(Batch) if one.name != "graph")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TorchBatch(Batch):
     """A `Batch` whose arrays are tensors, with all of its attributes.
@@ -148,13 +151,14 @@ class TorchBatch(Batch):
     """
 
     @classmethod
-    def of(cls, batch: Batch, *, bfloat16: bool = False, graph: Any = None) -> TorchBatch:
-        """Wrap the arrays of a batch; ``graph`` replaces its own."""
-        found = {one.name: getattr(batch, one.name) for one in fields(Batch)}
-        found |= {name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()}
-        if batch.weights is not None:
-            found["weights"] = torch.from_numpy(batch.weights)
-        return cls(**{**found, "graph": graph})
+    def of(cls, batch: Batch, *, bfloat16: bool = False, **changed: Any) -> TorchBatch:
+        """Wrap the arrays of a batch; its graph is left out, and what is passed by name replaces its own."""
+        found = {name: getattr(batch, name) for name in FIELDS} | changed
+        for name, array in batch.arrays().items():
+            found[name] = as_tensor(array, bfloat16=bfloat16)
+        if found["weights"] is not None:
+            found["weights"] = torch.from_numpy(found["weights"])
+        return cls(**found)
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> TorchBatch:
         """Copy to a device.

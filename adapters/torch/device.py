@@ -193,6 +193,8 @@ class Destination:
         self._all = device_memory == "all"
         self._budget = None if self._all or device_memory is None else parse_bytes(device_memory)
         self._windows, self._recipe = windows, recipe
+        self._static = not isinstance(windows.series.graph, DynamicGraph)
+        self._bfloat16 = recipe.dtype == "bfloat16"
         self._resolved = False
         self._stream: CudaStream | None = None
         self._graph: Any = None
@@ -283,8 +285,7 @@ class Destination:
                 )
             device = self._device = torch.device("cuda", torch.cuda.current_device())
         self._stream = side_stream(device)
-        graph = self._windows.series.graph
-        self._graph = None if isinstance(graph, DynamicGraph) else graph_of_tensors(graph)
+        self._graph = graph_of_tensors(self._windows.series.graph) if self._static else None
         if device is not None and self._graph is not None:
             self._graph = self._graph.to(device)
         self._resolved = True
@@ -313,11 +314,12 @@ class Destination:
 
     def start(self, batch: Batch) -> TorchBatch | BatchInFlight:
         """Wrap a batch, and begin to copy it."""
-        static = not isinstance(self._windows.series.graph, DynamicGraph)
-        graph = self._graph if static else graph_of_tensors(batch.graph)
+        graph = self._graph if self._static else graph_of_tensors(batch.graph)
+        if self._device is None:
+            return TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
         with self._queue():
-            found = TorchBatch.of(batch, bfloat16=self._recipe.dtype == "bfloat16", graph=graph)
-            if self._device is not None and self._device.type != "cpu":
+            found = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
+            if self._device.type != "cpu":
                 found = self._copied(found, self._device)
             return found if self._stream is None else BatchInFlight(found, self._stream.mark())
 

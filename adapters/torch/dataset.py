@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from windowloader.adapters.torch.batch import TorchBatch, TorchLease, batch_axes, graph_of_tensors
+from windowloader.adapters.torch.batch import TorchBatch, batch_axes, graph_of_tensors, shared_arrays
 from windowloader.batch.recipe import Recipe
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import LoaderError
@@ -99,9 +99,7 @@ def _stack(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> list[tor
     if isinstance(samples, Samples):
         return samples.stacked()
     sides = zip(*samples, strict=True)
-    return [
-        None if side[0] is None else collate(list(side), collate_fn_map=collate_fn_map) for side in sides
-    ]
+    return [None if side[0] is None else collate(list(side), collate_fn_map=collate_fn_map) for side in sides]
 
 
 default_collate_fn_map[Sample] = _stack  # how torch's documentation has a type bring its own collation
@@ -235,11 +233,7 @@ class _Reader:
     def read(self, positions: Sequence[int], *, shared: bool) -> TorchBatch:
         """Gather some windows; ``shared``: into memory that the main process can map, as torch's collation does."""
         numbers, recipe = np.array(positions, np.int64, ndmin=1), self.windows.recipe
-        out = None
-        if shared:
-            storage = torch.UntypedStorage._new_shared(recipe.nbytes(len(numbers)))  # type: ignore[no-untyped-call]
-            lease = TorchLease(torch.empty(0, dtype=torch.uint8).set_(storage))
-            out = lease.carve(recipe.fields(len(numbers)))
+        out = shared_arrays(recipe, len(numbers)) if shared else None
         batch = self.windows.read(numbers, graph=False, out=out)
         facts: dict[str, Any] = {"weights": np.ones(len(numbers), np.float32)}
         if isinstance(positions, StepPositions):

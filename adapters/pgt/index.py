@@ -167,7 +167,10 @@ def get_index_dataset(
     if spec.num_targets == 0 or spec.targets == ():
         raise LoaderError("PGT's batches are pairs: pass horizon=1 or more, and targets that are not empty.")
     parts = list(split(found, spec, tuple(ratio), by=by))
-    how = {"per": per or own.per or "feature", "epsilon": own.epsilon if epsilon is None else epsilon}
+    how: dict[str, Any] = {
+        "per": per or own.per or "feature",
+        "epsilon": own.epsilon if epsilon is None else epsilon,
+    }
     known = None if means is None and stds is None else (means, stds)
     if known and (means is None or stds is None):
         raise ScalerError("means and stds go together: pass both, or neither.")
@@ -199,8 +202,9 @@ def get_index_dataset(
         )
     else:
         every = [*names, *others]
-        values = published and published.values
-        if values is None:
+        if published is not None:
+            values = published.values
+        else:
             values, _ = rows_in_memory(found, every, dtype=dtype, device=device, scaler=scaler, fill=fill)
         datasets = [_on_device(part, values, every) for part in parts]
     if loader_options.get("num_workers") and any(variable.view() is None for variable in found.variables):

@@ -83,18 +83,15 @@ class Published:
 
     Parameters
     ----------
-    names, raw : tuple of str
-        Columns that are scaled, and the others, which follow them.
-    rows : Series
-        Their values.
+    columns : tuple of str
+        Names, and whether "scaled" or "raw".
     values : Tensor, shape (row, node, column)
-        The same memory, or a device's.
-    mean, std : ndarray, shape (1 | node, column)
-        Of ``names``, in the dtype of the arithmetic. ``std`` is the divisor.
+        The rows, in memory or on a device.
+    mean, std : ndarray, shape (1 | node, scaled column)
+        In the dtype of the arithmetic. ``std`` is the divisor.
     """
 
-    names: tuple[str, ...]
-    raw: tuple[str, ...]
+    columns: tuple[str, ...]
     values: torch.Tensor
     mean: np.ndarray
     std: np.ndarray
@@ -135,32 +132,31 @@ class Published:
         if raw:
             others, _ = rows_in_memory(series, raw, dtype=raw_dtype, device=device, fill=fill)
             values = torch.cat([values.to(others.dtype), others], dim=-1)
-        return cls(tuple(names), tuple(raw), values, *tables)
-
-    def places(self, names: Sequence[str], *, scaled: bool = True) -> list[int]:
-        """Return the columns of some names."""
-        return [
-            self.names.index(name)
-            if scaled and name in self.names
-            else len(self.names) + self.raw.index(name)
-            for name in names
-        ]
+        columns = [f"{name} scaled" for name in names] + [f"{name} raw" for name in raw]
+        return cls(tuple(columns), values, *tables)
 
     def windows(self, windows: WindowSet, *, scale_targets: bool) -> WindowSet:
         """Return the same windows, of these rows."""
-        columns = [f"column {place}" for place in range(self.values.shape[-1])]
-        series, spec = Series(self.values.numpy(), axes="tnf", features=columns), windows.spec
-        sides = {}
-        for side, names in (("inputs", spec.inputs), ("targets", spec.targets)):
+
+        def columns(names: Sequence[str] | None, scaled: bool) -> list[str]:
             known = [] if names == () else [column.name for column in windows.series.columns(names)]
-            scaled = side == "inputs" or scale_targets
-            if side == "inputs" or spec.num_targets:
-                sides[side] = [columns[place] for place in self.places(known, scaled=scaled)]
-        return WindowSet(
-            series,
-            replace(spec, **sides, future=(), on_missing="mask", max_missing=None),
-            index=windows.index,
+            wanted = [f"{name} scaled" for name in known]
+            return [
+                one if scaled and one in self.columns else f"{name} raw"
+                for one, name in zip(wanted, known, strict=True)
+            ]
+
+        spec = windows.spec
+        spec = replace(
+            spec,
+            inputs=columns(spec.inputs, True),
+            targets=columns(spec.targets, scale_targets) if spec.num_targets else None,
+            future=(),
+            on_missing="mask",
+            max_missing=None,
         )
+        series = Series(self.values.numpy(), axes="tnf", features=self.columns)
+        return WindowSet(series, spec, index=windows.index)
 
 
 def _fitted(values: torch.Tensor, per: str, epsilon: float, *, on_device: bool) -> tuple[Any, Any]:
@@ -234,37 +230,19 @@ def reported(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[
     return mean.astype(np.float32).reshape(shape), std.astype(np.float32).reshape(shape)
 
 
-@dataclass(frozen=True, slots=True)
-class PairLayout:
-    """Axes of one side of a window: ``letters`` as the core gathers them, and the ``shape`` that folds them."""
-
-    letters: str
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, layout: str, sizes: Mapping[str, int], nodes: int) -> PairLayout:
-        """Check a layout; AxesError where it is none, or leaves out an axis whose size is not 1."""
-        letters = re.sub(r"[()]", "", layout)
-        if not re.fullmatch(r"([tnf]|\([tnf]{2,3}\))*", layout) or len(set(letters)) != len(letters):
-            raise AxesError(
-                f"layout={layout!r} is not an order of t (time), n (space), f (feature), each at most once, with "
-                "brackets around axes that are folded into one, e.g. 'tnf', 'nft', 'nt' or 'n(tf)'."
-            )
-        for letter in "tnf":
-            if letter not in letters and sizes[letter] != 1:
-                raise AxesError(
-                    f"layout={layout!r} leaves out {letter!r}, whose size is {sizes[letter]}, not 1."
-                )
-        groups = re.findall(r"\([tnf]+\)|[tnf]", layout)
-        shape = [math.prod(sizes[letter] for letter in group.strip("()")) for group in groups]
-        if "n" in letters:
-            return cls("b" + letters, tuple(shape))
-        return cls(f"b{letters}n", (*shape, nodes))  # the same for all nodes: the first is delivered
-
-    def fold(self, tensor: torch.Tensor, *, first_node: bool) -> torch.Tensor:
-        """Bring a gathered side into the layout; a grid's axes become one."""
-        folded = tensor.reshape(len(tensor), *self.shape)
-        return folded[..., 0].contiguous() if first_node else folded
+def _folding(layout: str, sizes: Mapping[str, int]) -> tuple[str, list[int]]:
+    """Return the letters of a layout and the shape that folds them; AxesError where it does not fit."""
+    letters = re.sub(r"[()]", "", layout)
+    if not re.fullmatch(r"([tnf]|\([tnf]{2,3}\))*", layout) or len(set(letters)) != len(letters):
+        raise AxesError(
+            f"layout={layout!r} is not an order of t (time), n (space), f (feature), each at most once, with brackets "
+            "around axes that are folded into one, e.g. 'tnf', 'nft', 'nt' or 'n(tf)'."
+        )
+    for letter in "tnf":
+        if letter not in letters and sizes[letter] != 1:
+            raise AxesError(f"layout={layout!r} leaves out {letter!r}, whose size is {sizes[letter]}, not 1.")
+    groups = re.findall(r"\([tnf]+\)|[tnf]", layout)
+    return letters, [math.prod(sizes[letter] for letter in group.strip("()")) for group in groups]
 
 
 class WindowPairs:
@@ -298,25 +276,27 @@ class WindowPairs:
         layout: tuple[str, str] = ("tnf", "tnf"),
         integer_targets: bool = False,
     ) -> None:
-        spec, series = windows.spec, windows.series
-        self.windows, self._sides = windows, []
-        labels = integer_targets and not (scale_targets and (published is not None or scaler is not None))
-        for side, names, steps in ((0, spec.inputs, spec.num_inputs), (1, spec.targets, spec.num_targets)):
+        spec, series, kind = windows.spec, windows.series, getattr(torch, dtype)
+        self.windows = windows
+        self._sides: list[tuple[list[int], bool, torch.dtype]] = []
+        unscaled = not scale_targets or (published is None and scaler is None)
+        letters, labels = [], False
+        sides = (spec.inputs, spec.num_inputs), (spec.targets, spec.num_targets)
+        for (names, steps), one in zip(sides, layout, strict=True):
             columns = series.columns(names) if steps and names != () else ()
-            if columns:
-                variables = [series.variables[c.variable] for c in columns if c.variable >= 0]
-                nodes = series.num_nodes if any(variable.has_nodes for variable in variables) else 1
-                sizes = {"t": steps, "n": nodes, "f": len(columns)}
-                self._sides.append(PairLayout.of(layout[side], sizes, series.num_nodes))
-                integers = [variable.dtype.kind in "iu" for variable in variables]
-        labels = labels and len(self._sides) == 2 and all(integers) and len(integers) == len(columns)
-        self._first = ["n" not in one for one in layout]
-        self._dtypes = getattr(torch, dtype), torch.int64 if labels else getattr(torch, dtype)
+            if not columns:
+                continue
+            variables = [series.variables[column.variable] for column in columns if column.variable >= 0]
+            nodes = series.num_nodes if any(variable.has_nodes for variable in variables) else 1
+            order, shape = _folding(one, {"t": steps, "n": nodes, "f": len(columns)})
+            alike = "n" not in order  # for all nodes, so that the first is delivered
+            letters.append("b" + order + "n" * alike)
+            integers = [variable.dtype.kind for variable in variables if variable.dtype.kind in "iu"]
+            labels = bool(self._sides) and integer_targets and unscaled and len(integers) == len(columns)
+            shape += [series.num_nodes] * alike
+            self._sides.append((shape, alike, torch.int64 if labels else kind))
         if published is not None:
-            windows, scaler = published.windows(windows, scale_targets=scale_targets), None
-            # a NaN that marks missing cells is delivered
-            fill = None
-        letters = [side.letters for side in self._sides]
+            windows, scaler, fill = published.windows(windows, scale_targets=scale_targets), None, None
         self._reader = WindowReader(
             windows,
             scaler=scaler,
@@ -331,10 +311,9 @@ class WindowPairs:
         # in a worker into memory that the main process can map, as torch's own collation does
         out = None if get_worker_info() is None else shared_arrays(self._reader.recipe, len(positions))
         batch = self._reader.read(positions, graph=False, out=out)
-        x, y = [
-            side.fold(as_tensor(array), first_node=first).to(dtype)
-            for side, array, first, dtype in zip(
-                self._sides, (batch.inputs, batch.targets), self._first, self._dtypes, strict=False
-            )
-        ] + [None] * (2 - len(self._sides))
-        return x, y
+        found: list[Any] = [None, None]
+        arrays = batch.inputs, batch.targets
+        for side, (array, (shape, alike, dtype)) in enumerate(zip(arrays, self._sides, strict=False)):
+            tensor = as_tensor(array).reshape(len(positions), *shape)  # a grid's axes become one
+            found[side] = (tensor[..., 0].contiguous() if alike else tensor).to(dtype)
+        return found[0], found[1]

@@ -154,7 +154,9 @@ class TorchBatch(Batch):
     @classmethod
     def of(cls, batch: Batch, *, bfloat16: bool = False, **changed: Any) -> TorchBatch:
         """Wrap the arrays of a batch; its graph is left out, and what is passed by name replaces its own."""
-        tensors = {name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()}
+        tensors: dict[str, Any] = {
+            name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()
+        }
         facts = {name: getattr(batch, name) for name in FACTS} | changed
         if facts["weights"] is not None:
             facts["weights"] = torch.from_numpy(facts["weights"])

@@ -81,17 +81,16 @@ class Samples(Sequence[Sample]):
         row = range(len(self))[index]
         if isinstance(row, range):
             return [self[one] for one in row]
-        pair = (("inputs", self.batch.inputs), ("targets", self.batch.targets))
-        sample = Sample(None if part is None else part.select(self._axes[name], row) for name, part in pair)
+        sample = Sample(None if part is None else part.select(axis, row) for part, axis in self._sides())
         sample.batch, sample.row = self.batch, row
         return sample
 
     def stacked(self) -> list[torch.Tensor | None]:
         """Return inputs and targets with the batch axis first."""
-        pair = (("inputs", self.batch.inputs), ("targets", self.batch.targets))
-        return [
-            None if part is None else part.movedim(self._axes[name], 0).contiguous() for name, part in pair
-        ]
+        return [None if part is None else part.movedim(axis, 0).contiguous() for part, axis in self._sides()]
+
+    def _sides(self) -> tuple[tuple[Any, int], tuple[Any, int]]:
+        return (self.batch.inputs, self._axes["inputs"]), (self.batch.targets, self._axes.get("targets", 0))
 
 
 def _stack(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> list[torch.Tensor | None]:

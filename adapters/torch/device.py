@@ -285,7 +285,8 @@ class Destination:
                 )
             device = self._device = torch.device("cuda", torch.cuda.current_device())
         self._stream = side_stream(device)
-        self._graph = graph_of_tensors(self._windows.series.graph) if self._static else None
+        graph = self._windows.series.graph
+        self._graph = None if isinstance(graph, DynamicGraph) else graph_of_tensors(graph)
         if device is not None and self._graph is not None:
             self._graph = self._graph.to(device)
         self._resolved = True

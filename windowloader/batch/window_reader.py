@@ -62,9 +62,7 @@ class WindowReader:
         self._pool: BufferPool | None = None
         self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)
 
-    def read(
-        self, positions: np.ndarray, *, graph: bool = True, out: dict[str, Any] | None = None
-    ) -> Batch:
+    def read(self, positions: np.ndarray, *, graph: bool = True, out: dict[str, Any] | None = None) -> Batch:
         """Read some windows as one batch, which stays valid as long as one of its arrays is referenced.
 
         Parameters

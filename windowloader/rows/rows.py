@@ -290,9 +290,13 @@ class DirectReader:
 
     def pieces(self, starts: np.ndarray) -> Iterator[Piece]:
         """Read the rows of these windows, all requests at once, and wait for them: one piece."""
-        if all(view is not None for view in self._views):
-            flats = zip(self._views, self._flats, strict=True)
-            yield Piece([Rows(view, starts, flat) for view, flat in flats], 0, len(starts))
+        resident = [
+            Rows(view, starts, flat)
+            for view, flat in zip(self._views, self._flats, strict=True)
+            if view is not None
+        ]
+        if len(resident) == len(self._views):
+            yield Piece(resident, 0, len(starts))
             return
         begins, ends, first = merge(starts, self._span)
         offsets = np.concatenate(([0], np.cumsum(ends - begins)))

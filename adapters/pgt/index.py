@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from windowloader.adapters.pgt.families import SignalFamily, family_of
-from windowloader.adapters.pgt.pairs import Published, WindowPairs, reported, single_rows
+from windowloader.adapters.pgt.pairs import Published, WindowPairs, reported, rows_in_memory
 from windowloader.errors import GraphError, LoaderError, RankError, ScalerError
 from windowloader.scaling.scalers import StandardScaler
 from windowloader.series.dynamic_graph import DynamicGraph
@@ -167,27 +167,53 @@ def get_index_dataset(
     if spec.num_targets == 0 or spec.targets == ():
         raise LoaderError("PGT's batches are pairs: pass horizon=1 or more, and targets that are not empty.")
     parts = list(split(found, spec, tuple(ratio), by=by))
-    how = {"per": per or own.per or "feature", "epsilon": own.epsilon if epsilon is None else epsilon}
-    if means is None and stds is None:
-        scaling = _scaling(parts[0], names, statistics, dtype, device, how)
-    elif means is None or stds is None:
+    how: dict[str, Any] = {
+        "per": per or own.per or "feature",
+        "epsilon": own.epsilon if epsilon is None else epsilon,
+    }
+    known = None if means is None and stds is None else (means, stds)
+    if known and (means is None or stds is None):
         raise ScalerError("means and stds go together: pass both, or neither.")
-    else:
-        scaling = Published.of(names, means, stds, dtype=dtype, num_nodes=found.num_nodes)
-    if statistics == "train" and means is None:
+    others = [column.name for column in found.columns(spec.targets) if column.name not in names]
+    scaler: Scaler | None = None
+    published = None
+    if known or statistics == "series":
+        published = Published.of(
+            found, names, others, known=known, dtype=dtype, raw_dtype=dtype, fill=fill, device=device, **how
+        )
+    elif statistics == "train":
         _warn_of_differences(parts[0], names, by)
+        columns = found.columns(names)
+        timed = [c.name for c in columns if c.variable >= 0 and found.variables[c.variable].has_time]
+        scaler = StandardScaler.fit(parts[0], features=timed, **how) if timed else None
+    elif statistics is not None:
+        raise ScalerError(
+            f"statistics must be 'train', 'series' (PGT's) or None (no scaling), got {statistics!r}."
+        )
     layouts = layout if isinstance(layout, tuple) else (layout, layout)
-    options: dict[str, Any] = {"scaling": scaling, "fill": fill, "dtype": dtype, "layout": layouts}
     if device is None:
-        datasets = [IndexWindows(part, WindowPairs(part, **options).tensors) for part in parts]
+        options: dict[str, Any] = {"scaler": scaler, "fill": fill, "dtype": dtype, "layout": layouts}
+        pairs = [WindowPairs(part, published=published, **options) for part in parts]
+        datasets = [IndexWindows(one.windows, one.read) for one in pairs]
+    elif layouts != ("tnf", "tnf"):
+        raise LoaderError(
+            "allGPU holds the series as [time, node, feature] and gathers windows in that order: leave layout='tnf', "
+            "and permute on the device."
+        )
     else:
-        datasets = _on_device(parts, options, device)
+        every = [*names, *others]
+        if published is not None:
+            values = published.values
+        else:
+            values, _ = rows_in_memory(found, every, dtype=dtype, device=device, scaler=scaler, fill=fill)
+        datasets = [_on_device(part, values, every) for part in parts]
     if loader_options.get("num_workers") and any(variable.view() is None for variable in found.variables):
         # TensorStore, which read the statistics here, cannot be used in a process forked after that
         loader_options.setdefault("multiprocessing_context", "forkserver")
     loader_options["batch_size"] = own.batch_size if batch_size is None else batch_size
     loaders = [_loader(dataset, shuffle, world_size, ddp_rank, loader_options) for dataset in datasets]
     graph = _edges(found, edges, edge_weights)
+    scaling = published or scaler
     if scaling is None and fixed is None:
         return (*loaders, *graph)
     tables = [torch.from_numpy(table).to(device or "cpu") for table in reported(scaling, names)]
@@ -270,56 +296,23 @@ class IndexWindows(Dataset[Any]):
         return Gathered(self._read(np.asarray(indices, np.int64)))
 
 
-def _on_device(
-    parts: Sequence[WindowSet], options: dict[str, Any], device: torch.device
-) -> list[IndexWindows]:
-    """Copy the scaled series to a device once, for all parts."""
-    if options["layout"] != ("tnf", "tnf"):
-        raise LoaderError(
-            "allGPU holds the series as [time, node, feature] and gathers windows in that order: leave layout='tnf', "
-            "and permute on the device."
-        )
-    series, spec = parts[0].series, parts[0].spec
-    roles = [[column.name for column in series.columns(names)] for names in (spec.inputs, spec.targets)]
-    names = list(dict.fromkeys(roles[0] + roles[1]))
-    values = WindowPairs(single_rows(series, names), **options).upload(device)
-    columns = [slice(None) if role == names else [names.index(name) for name in role] for role in roles]
-    rows = [torch.as_tensor(steps, device=device) for steps in (spec.input_rows, spec.target_rows)]
+def _on_device(part: WindowSet, values: torch.Tensor, names: list[str]) -> IndexWindows:
+    """Gather the windows of a part from rows that a device holds."""
+    spec, sides = part.spec, []
+    for wanted, steps in ((spec.inputs, spec.input_rows), (spec.targets, spec.target_rows)):
+        role = [column.name for column in part.series.columns(wanted)]
+        columns = slice(None) if role == names else [names.index(name) for name in role]
+        sides.append((torch.as_tensor(steps, device=values.device), columns))
 
-    def reader(part: WindowSet) -> Callable[[np.ndarray], Pair]:
-        def read(positions: np.ndarray) -> Pair:
-            starts = torch.from_numpy(part.starts(positions)).to(device)[:, None]
-            x, y = (values[starts + steps][..., chosen] for steps, chosen in zip(rows, columns, strict=True))
-            return x, y
+    def read(positions: np.ndarray) -> Pair:
+        starts = torch.from_numpy(part.starts(positions)).to(values.device)[:, None]
+        x, y = (values[starts + steps][..., columns] for steps, columns in sides)
+        return x, y
 
-        return read
-
-    return [IndexWindows(part, reader(part), gpu=True) for part in parts]
+    return IndexWindows(part, read, gpu=True)
 
 
 # -- statistics and edges ---------------------------------------------------------------------------------------------
-
-
-def _scaling(
-    train: WindowSet,
-    names: list[str],
-    statistics: str | None,
-    dtype: str,
-    device: torch.device | None,
-    how: dict[str, Any],
-) -> Scaler | Published | None:
-    series = train.series
-    if statistics is None:
-        return None
-    if statistics == "series":
-        return Published.fit(series, names, dtype=dtype, device=device, **how)
-    if statistics != "train":
-        raise ScalerError(
-            f"statistics must be 'train', 'series' (PGT's) or None (no scaling), got {statistics!r}."
-        )
-    columns = series.columns(names)
-    timed = [c.name for c in columns if c.variable >= 0 and series.variables[c.variable].has_time]
-    return StandardScaler.fit(train, features=timed, **how) if timed else None
 
 
 def _warn_of_differences(train: WindowSet, names: list[str], by: str) -> None:

@@ -1,7 +1,7 @@
-"""Windows as pairs (x, y) of arrays, in the layouts and the arithmetic of PyTorch Geometric Temporal.
+"""Windows as pairs (x, y) of tensors, in the layouts and the arithmetic of PyTorch Geometric Temporal.
 
-In: a window set, a scaler, layouts such as ``"n(tf)"``. Out: `WindowPairs`. Windows are gathered by the core; only
-PGT's published scaling, ``(x - mean) / std`` one operation at a time, and the folding of axes happen here.
+In: a window set, a scaler, layouts such as ``"n(tf)"``. Out: `WindowPairs`, gathered by the core; `Published`, the rows
+of a series in memory, scaled as PGT scales them: all rows once, ``(x - mean) / std`` one operation at a time.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
+from windowloader.adapters.torch.batch import as_tensor, shared_arrays
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import AxesError, ScalerError
 from windowloader.scaling.scaler import ScalerWarning
+from windowloader.series.series import Series
 from windowloader.windows.index import Runs
 from windowloader.windows.spec import WindowSpec
 from windowloader.windows.window_set import WindowSet
@@ -26,119 +29,187 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from windowloader.scaling.scaler import Scaler
-    from windowloader.series.series import Series
 
-__all__ = ["Published", "WindowPairs", "reported", "single_rows"]
+__all__ = ["Published", "WindowPairs", "reported", "rows_in_memory"]
 
-CACHED_BYTES = 1 << 18  # windows of this size are subtracted from and divided while they are in the cache
-UPLOAD_BYTES = 32 << 20  # rows per copy to a device
+READ_BYTES = 32 << 20  # of rows that are read at a time
 
 
-def single_rows(series: Series, names: Sequence[str] | None) -> WindowSet:
-    """Return every row of a series as a window of one step."""
+def rows_in_memory(
+    series: Series, names: Sequence[str], *, dtype: str, device: torch.device | None = None, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Read all rows of some columns, a few at a time, into memory or to a device.
+
+    Parameters
+    ----------
+    series : Series
+    names : sequence of str
+    dtype : {"float32", "float64"}
+    device : torch.device, optional
+    **options
+        ``scaler`` and ``fill`` of `WindowReader`.
+
+    Returns
+    -------
+    values : Tensor, shape (row, node, column)
+    observed : Tensor of bool, in that shape, or None
+        None where nothing can be missing.
+    """
     spec = WindowSpec(lookback=1, horizon=0, inputs=names)
-    return WindowSet(series, spec, index=Runs.of_segments(series.borders, span=1, stride=1))
+    rows = WindowSet(series, spec, index=Runs.of_segments(series.borders, span=1, stride=1))
+    shape = (series.num_steps, series.num_nodes, len(names))
+    values = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+    observed = None
+    together = max(1, READ_BYTES // max(1, values[:1].nbytes))
+    with WindowReader(rows, dtype=dtype, **options) as reader:
+        for begin in range(0, len(values), together):
+            own = slice(begin, min(begin + together, len(values)))
+            batch = reader.read(np.arange(own.start, own.stop), graph=False)
+            values[own] = torch.from_numpy(batch.inputs.reshape(-1, *shape[1:]))
+            if batch.input_mask is not None:
+                if observed is None:
+                    observed = torch.empty(shape, dtype=torch.bool, device=device)
+                observed[own] = torch.from_numpy(batch.input_mask.reshape(-1, *shape[1:]))
+    return values, observed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Published:
-    """Mean and standard deviation by column, as PGT's published results use them.
+    """Rows of a series in memory, scaled as for PGT's published results.
 
-    PGT computes its statistics over all rows of a series, those of the test part included. The core's scalers round
-    once and are fitted on train rows, so this class exists only to reproduce published numbers.
+    PGT computes its statistics over all rows of a series, those of the test part included, and scales all rows before
+    it cuts windows. The core's scalers round once and are fitted on train rows, so this class exists only to reproduce
+    published numbers.
 
     Parameters
     ----------
-    names : tuple of str
-    mean, std : ndarray, shape (1 | node, column)
+    columns : tuple of str
+        Names, and whether "scaled" or "raw".
+    values : Tensor, shape (row, node, column)
+        The rows, in memory or on a device.
+    mean, std : ndarray, shape (1 | node, scaled column)
         In the dtype of the arithmetic. ``std`` is the divisor.
     """
 
-    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: torch.Tensor
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
-    def fit(
+    def of(
         cls,
         series: Series,
         names: Sequence[str],
+        raw: Sequence[str] = (),
         *,
-        per: Literal["feature", "node"] = "feature",
+        dtype: str,
+        raw_dtype: str,
+        known: tuple[Any, Any] | None = None,
+        per: str = "feature",
         epsilon: float = 0.0,
-        dtype: str = "float32",
+        fill: float | None = None,
         device: torch.device | None = None,
     ) -> Published:
-        """Compute statistics over all rows, which are read into memory once.
+        """Read and scale all rows.
 
-        ``epsilon`` is added to the deviation. As in PGT, a float32 deviation is that of the centred values, and on a
-        device torch computes the statistics, with ``n - 1``. NumPy's sums depend on the order of memory: PGT's float64
-        values come from ``pandas.read_hdf``, whose columns are contiguous, so nodes come first there.
+        ``known`` are mean and deviation; otherwise they are those of all rows, for each feature or (``per``) each
+        node, ``epsilon`` added to the deviation. ``fill`` is the value of missing cells after scaling.
         """
-        axes: Any = (0, 1) if per == "feature" else 0
-        if device is not None:
-            held = WindowPairs(single_rows(series, names), dtype=dtype).upload(device)
-            mean = held.mean(dim=axes)
-            return cls.of(names, mean, (held - mean).std(dim=axes) + epsilon, dtype=dtype)
-        with WindowReader(single_rows(series, names), dtype=dtype) as reader:
-            values = reader.read(np.arange(series.num_steps), graph=False).inputs
-        values = values.reshape(series.num_steps, series.num_nodes, len(names))
-        if per == "feature" and dtype == "float64":
-            values = np.ascontiguousarray(values.transpose(1, 0, 2)).transpose(1, 0, 2)
-        mean = np.mean(values, axis=axes)
-        if dtype == "float32":
-            values -= mean
-        return cls.of(names, mean, np.std(values, axis=axes) + np.dtype(dtype).type(epsilon), dtype=dtype)
+        values, observed = rows_in_memory(
+            series, names, dtype=dtype, device=device, fill=None if known is None else fill
+        )
+        mean, std = known or _fitted(values, per, epsilon, on_device=device is not None)
+        tables = _tables(names, mean, std, dtype=dtype, num_nodes=series.num_nodes)
+        # written out for all nodes: an operation with two columns at a time is ten times slower
+        shift, divisor = (
+            torch.from_numpy(table).expand(values.shape[1:]).contiguous().to(values.device)
+            for table in tables
+        )
+        values.sub_(shift).div_(divisor)
+        if observed is not None and fill is not None:
+            values.masked_fill_(~observed, fill)
+        if raw:
+            others, _ = rows_in_memory(series, raw, dtype=raw_dtype, device=device, fill=fill)
+            values = torch.cat([values.to(others.dtype), others], dim=-1)
+        columns = [f"{name} scaled" for name in names] + [f"{name} raw" for name in raw]
+        return cls(tuple(columns), values, *tables)
 
-    @classmethod
-    def of(
-        cls, names: Sequence[str], mean: Any, std: Any, *, dtype: str, num_nodes: int | None = None
-    ) -> Published:
-        """Take known statistics: a number, one per column, one per node (one column), or shape (node, column)."""
-        width, tables = len(names), []
-        for what, given in (("means", mean), ("stds", std)):
-            table = np.asarray(torch.as_tensor(given).cpu().numpy(), dtype=dtype)
-            if table.ndim == 1 and len(table) != width:
-                table = table[:, np.newaxis]
-            rows = table.shape[0] if table.ndim == 2 else 1
-            if (
-                table.ndim > 2
-                or table.shape[-1:] not in ((), (1,), (width,))
-                or rows not in (1, num_nodes or rows)
-            ):
-                raise ScalerError(
-                    f"{what} has shape {table.shape}, and the columns are {list(names)}. Pass one number per column, "
-                    "one per node where there is one column, or shape (node, column)."
-                )
-            tables.append(np.broadcast_to(table, np.broadcast_shapes(table.shape, (1, width))).copy())
-        mean, std = tables
-        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+    def windows(self, windows: WindowSet, *, scale_targets: bool) -> WindowSet:
+        """Return the same windows, of these rows."""
+
+        def columns(names: Sequence[str] | None, scaled: bool) -> list[str]:
+            known = [] if names == () else [column.name for column in windows.series.columns(names)]
+            wanted = [f"{name} scaled" for name in known]
+            return [
+                one if scaled and one in self.columns else f"{name} raw"
+                for one, name in zip(wanted, known, strict=True)
+            ]
+
+        spec = windows.spec
+        spec = replace(
+            spec,
+            inputs=columns(spec.inputs, True),
+            targets=columns(spec.targets, scale_targets) if spec.num_targets else None,
+            future=(),
+            on_missing="mask",
+            max_missing=None,
+        )
+        series = Series(self.values.numpy(), axes="tnf", features=self.columns)
+        return WindowSet(series, spec, index=windows.index)
+
+
+def _fitted(values: torch.Tensor, per: str, epsilon: float, *, on_device: bool) -> tuple[Any, Any]:
+    """Compute mean and deviation in PGT's order of operations.
+
+    As in PGT, a float32 deviation is that of the centred values, and on a device torch computes both, with ``n - 1``.
+    NumPy's sums depend on the order of memory: PGT's float64 values come from ``pandas.read_hdf``, whose columns are
+    contiguous, so nodes come first there.
+    """
+    axes: Any = (0, 1) if per == "feature" else 0
+    if on_device:
+        mean = values.mean(dim=axes)
+        return mean, (values - mean).std(dim=axes) + epsilon
+    array = values.numpy()
+    if per == "feature" and array.dtype == np.float64:
+        array = np.ascontiguousarray(array.transpose(1, 0, 2)).transpose(1, 0, 2)
+    mean = np.mean(array, axis=axes)
+    if array.dtype == np.float32:
+        array = array - mean
+    return mean, np.std(array, axis=axes) + array.dtype.type(epsilon)
+
+
+def _tables(
+    names: Sequence[str], mean: Any, std: Any, *, dtype: str, num_nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Check statistics: a number, one per column, one per node (one column), or shape (node, column)."""
+    width, tables = len(names), []
+    for what, given in (("means", mean), ("stds", std)):
+        table = np.asarray(torch.as_tensor(given).cpu().numpy(), dtype=dtype)
+        if table.ndim == 1 and len(table) != width:
+            table = table[:, np.newaxis]
+        rows = table.shape[0] if table.ndim == 2 else 1
+        if table.ndim > 2 or table.shape[-1:] not in ((), (1,), (width,)) or rows not in (1, num_nodes):
             raise ScalerError(
-                "a mean or standard deviation is negative, infinite or NaN. PGT's arithmetic does not handle missing "
-                "values: repair the data, or pass statistics='train', which skips values declared missing."
+                f"{what} has shape {table.shape}, and the columns are {list(names)}. Pass one number per column, "
+                "one per node where there is one column, or shape (node, column)."
             )
-        if (std == 0).any():
-            warnings.warn(
-                f"{int((std == 0).sum())} of {std.size} standard deviations are 0, where PGT divides by 0. 1 is used "
-                "instead. Pass epsilon=1e-10 for the arithmetic of PGT's windmill and Covid loaders.",
-                ScalerWarning,
-                stacklevel=4,
-            )
-            std[std == 0] = 1
-        return cls(tuple(names), mean, std)
-
-    def of_columns(self, names: Sequence[str], num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and std of some columns, shape (node, column); 0 and 1 for columns without statistics.
-
-        They are written out for all nodes, as NumPy's broadcast over two features at a time is ten times slower.
-        """
-        shape = (num_nodes, len(names))
-        mean, std = np.zeros(shape, self.mean.dtype), np.ones(shape, self.std.dtype)
-        for place, name in enumerate(names):
-            if name in self.names:
-                mean[:, place] = self.mean[:, self.names.index(name)]
-                std[:, place] = self.std[:, self.names.index(name)]
-        return mean, std
+        tables.append(np.broadcast_to(table, np.broadcast_shapes(table.shape, (1, width))).copy())
+    mean, std = tables
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+        raise ScalerError(
+            "a mean or standard deviation is negative, infinite or NaN. PGT's arithmetic does not handle missing "
+            "values: repair the data, or pass statistics='train', which skips values declared missing."
+        )
+    if (std == 0).any():
+        warnings.warn(
+            f"{int((std == 0).sum())} of {std.size} standard deviations are 0, where PGT divides by 0. 1 is used "
+            "instead. Pass epsilon=1e-10 for the arithmetic of PGT's windmill and Covid loaders.",
+            ScalerWarning,
+            stacklevel=4,
+        )
+        std[std == 0] = 1
+    return mean, std
 
 
 def reported(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,8 +230,8 @@ def reported(scaling: Scaler | Published | None, names: Sequence[str]) -> tuple[
     return mean.astype(np.float32).reshape(shape), std.astype(np.float32).reshape(shape)
 
 
-def check_layout(layout: str, sizes: Mapping[str, int]) -> None:
-    """Raise AxesError for a layout of windows that is none, or leaves out an axis whose size is not 1."""
+def _folding(layout: str, sizes: Mapping[str, int]) -> tuple[str, list[int]]:
+    """Return the letters of a layout and the shape that folds them; AxesError where it does not fit."""
     letters = re.sub(r"[()]", "", layout)
     if not re.fullmatch(r"([tnf]|\([tnf]{2,3}\))*", layout) or len(set(letters)) != len(letters):
         raise AxesError(
@@ -170,24 +241,8 @@ def check_layout(layout: str, sizes: Mapping[str, int]) -> None:
     for letter in "tnf":
         if letter not in letters and sizes[letter] != 1:
             raise AxesError(f"layout={layout!r} leaves out {letter!r}, whose size is {sizes[letter]}, not 1.")
-
-
-def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
-    """Bring (batch, time, node, feature) into a layout of windows.
-
-    Examples
-    --------
-    >>> laid_out(np.zeros((64, 12, 207, 2)), "n(tf)").shape
-    (64, 207, 24)
-    """
-    if layout == "tnf":
-        return array
-    sizes = dict(zip("tnf", array.shape[1:], strict=True))
-    letters = re.sub(r"[()]", "", layout)
-    order = [" tnf".index(letter) for letter in letters + "".join(set("tnf") - set(letters))]
     groups = re.findall(r"\([tnf]+\)|[tnf]", layout)
-    shape = [math.prod(sizes[letter] for letter in group.strip("()")) for group in groups]
-    return np.ascontiguousarray(array.transpose([0, *order])).reshape(len(array), *shape)
+    return letters, [math.prod(sizes[letter] for letter in group.strip("()")) for group in groups]
 
 
 class WindowPairs:
@@ -196,8 +251,9 @@ class WindowPairs:
     Parameters
     ----------
     windows : WindowSet
-    scaling : Scaler, Published or None
-        A scaler of the core is applied in the gather, PGT's arithmetic to the gathered batch.
+    published : Published, optional
+        Rows that are read in place of the series'.
+    scaler : Scaler, optional
     scale_targets : bool
     fill : float, optional
         Value of missing cells after scaling.
@@ -212,73 +268,52 @@ class WindowPairs:
         self,
         windows: WindowSet,
         *,
-        scaling: Scaler | Published | None = None,
+        published: Published | None = None,
+        scaler: Scaler | None = None,
         scale_targets: bool = True,
         fill: float | None = None,
         dtype: str = "float32",
         layout: tuple[str, str] = ("tnf", "tnf"),
         integer_targets: bool = False,
     ) -> None:
-        spec, series = windows.spec, windows.series
-        self.windows, self._fill, self._layout = windows, fill, layout
-        sides = [(spec.inputs, spec.num_inputs), (spec.targets, spec.num_targets)]
-        columns = [series.columns(names) for names, steps in sides if steps and names != ()]
-        variables = [[series.variables[c.variable] for c in side if c.variable >= 0] for side in columns]
-        for side, of_side in enumerate(columns):
-            nodes = series.num_nodes if any(variable.has_nodes for variable in variables[side]) else 1
-            check_layout(layout[side], {"t": sides[side][1], "n": nodes, "f": len(of_side)})
-        unscaled = scaling is None or not scale_targets
-        integers = integer_targets and all(variable.dtype.kind in "iu" for variable in variables[-1])
-        labels = integers and unscaled and len(columns) == 2 and len(variables[1]) == len(columns[1])
-        self._dtypes = (dtype, "int64" if labels else dtype)
-        computed = "float64" if labels else dtype
-        self._steps: list[tuple[np.ndarray, np.ndarray]] = []
-        if isinstance(scaling, Published):
-            computed = str(scaling.mean.dtype)
-            names = [[column.name for column in side] for side in columns[: 1 + scale_targets]]
-            self._steps = [scaling.of_columns(side, series.num_nodes) for side in names]
-            scaling = None
+        spec, series, kind = windows.spec, windows.series, getattr(torch, dtype)
+        self.windows = windows
+        self._sides: list[tuple[list[int], bool, torch.dtype]] = []
+        unscaled = not scale_targets or (published is None and scaler is None)
+        letters, labels = [], False
+        sides = (spec.inputs, spec.num_inputs), (spec.targets, spec.num_targets)
+        for (names, steps), one in zip(sides, layout, strict=True):
+            columns = series.columns(names) if steps and names != () else ()
+            if not columns:
+                continue
+            variables = [series.variables[column.variable] for column in columns if column.variable >= 0]
+            nodes = series.num_nodes if any(variable.has_nodes for variable in variables) else 1
+            order, shape = _folding(one, {"t": steps, "n": nodes, "f": len(columns)})
+            alike = "n" not in order  # for all nodes, so that the first is delivered
+            letters.append("b" + order + "n" * alike)
+            integers = [variable.dtype.kind for variable in variables if variable.dtype.kind in "iu"]
+            labels = bool(self._sides) and integer_targets and unscaled and len(integers) == len(columns)
+            shape += [series.num_nodes] * alike
+            self._sides.append((shape, alike, torch.int64 if labels else kind))
+        if published is not None:
+            windows, scaler, fill = published.windows(windows, scale_targets=scale_targets), None, None
         self._reader = WindowReader(
-            windows, scaler=scaling, scale_targets=scale_targets, fill=fill, dtype=computed
+            windows,
+            scaler=scaler,
+            scale_targets=scale_targets,
+            fill=fill,
+            dtype="float64" if labels else dtype,
+            layout=(letters[0], letters[-1]),
         )
 
-    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Gather windows into new arrays x and y, batch axis first; y is None without targets."""
-        batch = self._reader.read(positions, graph=False)
-        x = self._finished(0, batch.inputs, batch.input_mask)
-        return x, None if batch.targets is None else self._finished(1, batch.targets, batch.target_mask)
-
-    def tensors(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather windows as tensors; the spec must have targets."""
-        x, y = self.read(positions)
-        assert y is not None
-        return torch.from_numpy(x), torch.from_numpy(y)
-
-    def upload(self, device: torch.device) -> torch.Tensor:
-        """Copy x of all windows of one row to a device, shape (row, node, column), a few rows at a time."""
-        count, series = len(self.windows), self.windows.series
-        shape = (series.num_nodes, len(series.columns(self.windows.spec.inputs)))
-        kind = torch.from_numpy(np.empty(0, self._dtypes[0])).dtype
-        values = torch.empty((count, *shape), dtype=kind, device=device)
-        rows = max(1, UPLOAD_BYTES // max(1, values[:1].nbytes))
-        for begin in range(0, count, rows):
-            x, _ = self.read(np.arange(begin, min(begin + rows, count)))
-            values[begin : begin + len(x)] = torch.from_numpy(x.reshape(-1, *shape))
-        self._reader.close()
-        return values
-
-    def _finished(self, side: int, array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        array = array.reshape(*array.shape[:2], -1, array.shape[-1])  # a grid's axes as one
-        if side < len(self._steps):
-            mean, std = self._steps[side]
-            together = max(1, CACHED_BYTES * len(array) // max(1, array.nbytes))
-            for begin in range(0, len(array), together):
-                part = array[begin : begin + together]
-                np.subtract(part, mean, out=part)
-                np.divide(part, std, out=part)
-            if mask is not None and self._fill is not None:
-                np.copyto(array, self._fill, where=~mask.reshape(array.shape))
-        layout = self._layout[side]
-        if "n" not in layout:
-            array = array[:, :, :1]  # the same for all nodes
-        return laid_out(array.astype(self._dtypes[side], copy=False), layout)
+    def read(self, positions: np.ndarray) -> tuple[torch.Tensor, Any]:
+        """Gather windows into new tensors x and y, batch axis first; y is None without targets."""
+        # in a worker into memory that the main process can map, as torch's own collation does
+        out = None if get_worker_info() is None else shared_arrays(self._reader.recipe, len(positions))
+        batch = self._reader.read(positions, graph=False, out=out)
+        found: list[Any] = [None, None]
+        arrays = batch.inputs, batch.targets
+        for side, (array, (shape, alike, dtype)) in enumerate(zip(arrays, self._sides, strict=False)):
+            tensor = as_tensor(array).reshape(len(positions), *shape)  # a grid's axes become one
+            found[side] = (tensor[..., 0].contiguous() if alike else tensor).to(dtype)
+        return found[0], found[1]

@@ -93,18 +93,32 @@ def to_signal(
         )
     inputs = series.columns(spec.inputs)
     targets = series.columns(spec.targets) if spec.num_targets and spec.targets != () else ()
-    scaling: Scaler | Published | None = scaler
+    if fill is None and any(v.missing is not None and np.isnan(v.missing) for v in series.variables):
+        fill = float("nan")
+    published = None
     if statistics == "series" and scaler is None:
-        changing = [c for c in (*inputs, *targets) if c.variable < 0 or series.variables[c.variable].has_time]
-        names = list(dict.fromkeys(column.name for column in changing))
-        scaling = Published.fit(series, names, per=per, epsilon=epsilon, dtype=precision)
+        changing = [
+            c.name
+            for c in (*inputs, *(targets if scale_targets else ()))
+            if c.variable < 0 or series.variables[c.variable].has_time
+        ]
+        raw = [c.name for c in inputs if c.name not in changing]
+        raw += [c.name for c in targets if not scale_targets or c.name not in changing]
+        published = Published.of(
+            series,
+            list(dict.fromkeys(changing)),
+            list(dict.fromkeys(raw)),
+            per=per,
+            epsilon=epsilon,
+            dtype=precision,
+            raw_dtype="float64",
+            fill=fill,
+        )
     elif statistics is not None:
         raise LoaderError(
             f"statistics must be None or 'series' (PGT's), and only one of them and scaler=, got {statistics!r} and "
             f"scaler={scaler!r}."
         )
-    if fill is None and any(v.missing is not None and np.isnan(v.missing) for v in series.variables):
-        fill = float("nan")
     several = "f" if len(inputs) > 1 else ""
     by_node = any(c.variable >= 0 and series.variables[c.variable].has_nodes for c in targets)
     x = "n" + several + ("t" if spec.num_inputs > 1 or not several else "")
@@ -112,7 +126,8 @@ def to_signal(
     given = layout if isinstance(layout, tuple) else (layout, layout)
     pairs = WindowPairs(
         windows,
-        scaling=scaling,
+        published=published,
+        scaler=scaler,
         scale_targets=scale_targets,
         fill=fill,
         dtype=dtype,
@@ -178,8 +193,8 @@ class WindowSignal:
             self._static = _edge_tensors(self.edge_index, self.edge_weight)
 
     def _array(self, number: int, side: Literal[0, 1]) -> np.ndarray | None:
-        array = self._pairs.read(np.array([number]))[side]
-        return None if array is None else array[0]
+        tensor = self._pairs.read(np.array([number]))[side]
+        return None if tensor is None else tensor[0].numpy()
 
     def _own(self, number: int) -> WindowEdges:
         edges: WindowEdges = self.windows.graph_at(self.windows.starts([number]))
@@ -213,10 +228,10 @@ class WindowSignal:
                 own = self._own(number)
                 edges = _edge_tensors(own.edge_index, own.edge_weight)
             yield data.Data(
-                x=torch.from_numpy(xs[place]),
+                x=xs[place],
                 edge_index=edges[0],
                 edge_attr=edges[1],
-                y=None if ys is None else torch.from_numpy(np.asarray(ys[place])),
+                y=None if ys is None else ys[place],
             )
 
 

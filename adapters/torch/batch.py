@@ -6,7 +6,7 @@ into pinned memory; `TorchBuffers`, which allocates batches in tensors (pinned, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "batch_axes",
     "graph_of_tensors",
     "moved_graph",
+    "shared_arrays",
 ]
 
 
@@ -133,6 +134,9 @@ def moved_graph(graph: Any, move: Callable[[torch.Tensor], torch.Tensor], device
     return graph if graph is None else graph.to(device)
 
 
+FACTS = ("starts", "entities", "weights", "epoch", "step", "exact", "step_weight")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TorchBatch(Batch):
     """A `Batch` whose arrays are tensors, with all of its attributes.
@@ -148,13 +152,15 @@ class TorchBatch(Batch):
     """
 
     @classmethod
-    def of(cls, batch: Batch, *, bfloat16: bool = False, graph: Any = None) -> TorchBatch:
-        """Wrap the arrays of a batch; ``graph`` replaces its own."""
-        found = {one.name: getattr(batch, one.name) for one in fields(Batch)}
-        found |= {name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()}
-        if batch.weights is not None:
-            found["weights"] = torch.from_numpy(batch.weights)
-        return cls(**{**found, "graph": graph})
+    def of(cls, batch: Batch, *, bfloat16: bool = False, **changed: Any) -> TorchBatch:
+        """Wrap the arrays of a batch; its graph is left out, and what is passed by name replaces its own."""
+        tensors: dict[str, Any] = {
+            name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()
+        }
+        facts = {name: getattr(batch, name) for name in FACTS} | changed
+        if facts["weights"] is not None:
+            facts["weights"] = torch.from_numpy(facts["weights"])
+        return cls(**tensors, **facts)
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> TorchBatch:
         """Copy to a device.
@@ -234,3 +240,9 @@ class TorchLease:
         return {
             part.name: np.ndarray(part.shape, part.dtype, buffer=whole, offset=part.offset) for part in parts
         }
+
+
+def shared_arrays(recipe: Recipe, batch: int) -> dict[str, np.ndarray]:
+    """Allocate a batch in shared memory, as torch's collation does in a worker: the main process maps it."""
+    storage = torch.UntypedStorage._new_shared(recipe.nbytes(batch))  # type: ignore[no-untyped-call]
+    return TorchLease(torch.empty(0, dtype=torch.uint8).set_(storage)).carve(recipe.fields(batch))

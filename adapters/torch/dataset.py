@@ -9,14 +9,16 @@ the rows for itself; not in forked ones where rows are streamed.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from windowloader.adapters.torch.batch import TorchBatch, TorchLease, batch_axes, graph_of_tensors
+from windowloader.adapters.torch.batch import TorchBatch, batch_axes, graph_of_tensors, shared_arrays
 from windowloader.batch.recipe import Recipe
 from windowloader.batch.window_reader import WindowReader
 from windowloader.errors import LoaderError
@@ -30,7 +32,7 @@ from windowloader.util.ranks import resolve
 from windowloader.windows.window_set import WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Unpack
 
     from windowloader.batch.window_reader import WindowReadOptions
@@ -63,19 +65,43 @@ class Sample(tuple[Any, Any]):
     batch: TorchBatch
     row: int
 
-    @classmethod
-    def of(cls, batch: TorchBatch, row: int, axes: dict[str, int]) -> Sample:
-        """Take one window of a gather."""
-        pair = {"inputs": batch.inputs, "targets": batch.targets}
-        sample = cls(None if array is None else array.select(axes[name], row) for name, array in pair.items())
-        sample.batch, sample.row = batch, row
+
+class Samples(Sequence[Sample]):
+    """All windows of one gather, in order. Views of the gather are made when a window is asked for."""
+
+    __slots__ = ("_axes", "batch")
+
+    def __init__(self, batch: TorchBatch, axes: dict[str, int]) -> None:
+        self.batch, self._axes = batch, axes
+
+    def __len__(self) -> int:
+        return self.batch.num_windows
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(len(self))[index]
+        if isinstance(row, range):
+            return [self[one] for one in row]
+        sample = Sample(None if part is None else part.select(axis, row) for part, axis in self._sides())
+        sample.batch, sample.row = self.batch, row
         return sample
 
+    def stacked(self) -> list[torch.Tensor | None]:
+        """Return inputs and targets with the batch axis first."""
+        return [None if part is None else part.movedim(axis, 0).contiguous() for part, axis in self._sides()]
 
-class SampleList(list[Sample]):
-    """All windows of one gather, in order."""
+    def _sides(self) -> tuple[tuple[Any, int], tuple[Any, int]]:
+        return (self.batch.inputs, self._axes["inputs"]), (self.batch.targets, self._axes.get("targets", 0))
 
-    batch: TorchBatch
+
+def _stack(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> list[torch.Tensor | None]:
+    """Stack samples as torch's own collation does, which calls this: a whole gather is not copied."""
+    if isinstance(samples, Samples):
+        return samples.stacked()
+    sides = zip(*samples, strict=True)
+    return [None if side[0] is None else collate(list(side), collate_fn_map=collate_fn_map) for side in sides]
+
+
+default_collate_fn_map[Sample] = _stack  # how torch's documentation has a type bring its own collation
 
 
 class WindowDataset(Dataset[Sample]):
@@ -139,12 +165,12 @@ class WindowDataset(Dataset[Sample]):
     def __getitem__(self, position: int) -> Any:
         return self.__getitems__([position])[0]
 
-    def __getitems__(self, positions: Sequence[int]) -> list[Any]:
+    def __getitems__(self, positions: Sequence[int]) -> Sequence[Any]:
         """Read some windows: the pairs of one gather. `DataLoader` calls this with the windows of a batch."""
         reader = self._own()
-        batch = reader.read(positions)
-        samples = SampleList(Sample.of(batch, row, reader.axes) for row in range(batch.num_windows))
-        samples.batch = batch
+        # torch's collation of what a transform returns brings its own shared memory
+        shared = self._transform is None and get_worker_info() is not None
+        samples = Samples(reader.read(positions, shared=shared), reader.axes)
         return samples if self._transform is None else [self._transform(sample) for sample in samples]
 
     def collate(self, samples: Any) -> Any:
@@ -160,7 +186,7 @@ class WindowDataset(Dataset[Sample]):
         TorchBatch
             Of items that a transform made: what torch's own collation returns.
         """
-        if isinstance(samples, SampleList):
+        if isinstance(samples, Samples):
             return samples.batch
         if isinstance(samples, Sample):
             samples = [samples]
@@ -203,24 +229,16 @@ class _Reader:
             return self._graph
         return graph_of_tensors(self.windows.windows.graph_at(starts))
 
-    def read(self, positions: Sequence[int]) -> TorchBatch:
-        """Gather some windows; in a worker the batch is moved to memory that the main process can map."""
-        batch = self.windows.read(np.asarray(positions, np.int64).reshape(-1), graph=False)
-        recipe, count = self.windows.recipe, batch.num_windows
-        if get_worker_info() is not None:
-            # as torch's own collation allocates in a worker
-            storage = torch.UntypedStorage._new_shared(recipe.nbytes(count))  # type: ignore[no-untyped-call]
-            shared = torch.empty(0, dtype=torch.uint8).set_(storage)
-            arrays: dict[str, Any] = TorchLease(shared).carve(recipe.fields(count))
-            for name, array in arrays.items():
-                np.copyto(array, getattr(batch, name))
-            batch = replace(batch, **arrays)
-        facts: dict[str, Any] = {"weights": np.ones(count, np.float32)}
+    def read(self, positions: Sequence[int], *, shared: bool) -> TorchBatch:
+        """Gather some windows; ``shared``: into memory that the main process can map, as torch's collation does."""
+        numbers, recipe = np.array(positions, np.int64, ndmin=1), self.windows.recipe
+        out = shared_arrays(recipe, len(numbers)) if shared else None
+        batch = self.windows.read(numbers, graph=False, out=out)
+        facts: dict[str, Any] = {"weights": np.ones(len(numbers), np.float32)}
         if isinstance(positions, StepPositions):
             facts |= {name: value for name, value in positions.facts.items() if value is not None}
-        batch = replace(batch, **facts)
         graph = self._graph_at(batch.starts)
-        return TorchBatch.of(batch, bfloat16=recipe.dtype == "bfloat16", graph=graph)
+        return TorchBatch.of(batch, bfloat16=recipe.dtype == "bfloat16", graph=graph, **facts)
 
     def join(self, samples: Sequence[Sample]) -> TorchBatch:
         """Copy windows of several gathers together."""

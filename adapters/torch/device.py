@@ -193,6 +193,8 @@ class Destination:
         self._all = device_memory == "all"
         self._budget = None if self._all or device_memory is None else parse_bytes(device_memory)
         self._windows, self._recipe = windows, recipe
+        self._static = not isinstance(windows.series.graph, DynamicGraph)
+        self._bfloat16 = recipe.dtype == "bfloat16"
         self._resolved = False
         self._stream: CudaStream | None = None
         self._graph: Any = None
@@ -313,11 +315,12 @@ class Destination:
 
     def start(self, batch: Batch) -> TorchBatch | BatchInFlight:
         """Wrap a batch, and begin to copy it."""
-        static = not isinstance(self._windows.series.graph, DynamicGraph)
-        graph = self._graph if static else graph_of_tensors(batch.graph)
+        graph = self._graph if self._static else graph_of_tensors(batch.graph)
+        if self._device is None:
+            return TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
         with self._queue():
-            found = TorchBatch.of(batch, bfloat16=self._recipe.dtype == "bfloat16", graph=graph)
-            if self._device is not None and self._device.type != "cpu":
+            found = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
+            if self._device.type != "cpu":
                 found = self._copied(found, self._device)
             return found if self._stream is None else BatchInFlight(found, self._stream.mark())
 

@@ -72,7 +72,7 @@ class WindowReader:
         self._pool: BufferPool | None = None
         self._access = row_access(windows.series, self.recipe.variables, windows.spec.span)
 
-    def read(self, positions: np.ndarray, *, graph: bool = True) -> Batch:
+    def read(self, positions: np.ndarray, *, graph: bool = True, out: dict[str, Any] | None = None) -> Batch:
         """Read some windows as one batch, which stays valid as long as one of its arrays is referenced.
 
         Parameters
@@ -81,6 +81,8 @@ class WindowReader:
             Window numbers; repeats are kept.
         graph : bool
             False: deliver no graph, which saves assembling the edges of a dynamic one.
+        out : dict of str to ndarray, optional
+            The arrays to fill, those of ``recipe.fields``. None: new ones.
 
         Returns
         -------
@@ -93,7 +95,7 @@ class WindowReader:
         """
         windows = self.windows
         starts = windows.starts(positions)
-        arrays = self._arrays(len(starts))
+        arrays = self._arrays(len(starts)) if out is None else out
         for piece in self._access.pieces(starts):
             self.recipe.gather(arrays, starts, piece.rows, begin=piece.begin, end=piece.end)
         return Batch(

@@ -284,17 +284,26 @@ class DirectReader:
     def __init__(self, variables: Sequence[Variable], span: int) -> None:
         self._variables = tuple(variables)
         self._views = tuple(variable.view() for variable in variables)
+        self._flats = [None if view is None else StridedBuffer.kept(view) for view in self._views]
         self._span = span
         self._local = threading.local()  # scratch of the thread that gathers: reused, never shared
 
     def pieces(self, starts: np.ndarray) -> Iterator[Piece]:
         """Read the rows of these windows, all requests at once, and wait for them: one piece."""
+        resident = [
+            Rows(view, starts, flat)
+            for view, flat in zip(self._views, self._flats, strict=True)
+            if view is not None
+        ]
+        if len(resident) == len(self._views):
+            yield Piece(resident, 0, len(starts))
+            return
         begins, ends, first = merge(starts, self._span)
         offsets = np.concatenate(([0], np.cumsum(ends - begins)))
         found, pending = [], []
         for number, (variable, view) in enumerate(zip(self._variables, self._views, strict=True)):
             if view is not None:
-                found.append(Rows(view, starts))
+                found.append(Rows(view, starts, self._flats[number]))
                 continue
             scratch = self._scratch(number, variable, int(offsets[-1]))
             pending += [

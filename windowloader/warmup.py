@@ -91,9 +91,9 @@ def warm_up(
 
 def cache_folder() -> str | None:
     """Folder of this process's compiled kernels; None where no folder can be written."""
-    from .batch.kernels import tiles
+    from .batch.kernels import copy_runs
 
-    return getattr(getattr(tiles, "stats", None), "cache_path", None)
+    return getattr(getattr(copy_runs, "stats", None), "cache_path", None)
 
 
 def _warm(source: str, dtype: str, masked: bool) -> None:

@@ -6,6 +6,7 @@ their layout, written into the arrays passed. Never allocates anything of a batc
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 
 from windowloader.rows.strided import StridedBuffer
 from windowloader.sources.mapping import files_of, unchanged
+from windowloader.util.memory import address_of, second_level_cache
 from windowloader.windows.reads import Reads
 
 from .compiling import compile_roles
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Field", "Recipe"]
 
+HERE, AHEAD = 1.5, 0.75  # of the second-level cache: batches from these sizes on are written around the cache
 GATHERS = 16  # batch sizes and row layouts whose loops are kept: row buffers grow now and then
 
 
@@ -158,9 +161,11 @@ class Recipe:
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
-    def _gathers_of(self, batch: int, flats: Sequence[StridedBuffer]) -> tuple[RoleGather, ...]:
+    def _gathers_of(
+        self, batch: int, flats: Sequence[StridedBuffer], around: bool
+    ) -> tuple[RoleGather, ...]:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
-        known = batch, *(flat.kind for flat in flats)
+        known = batch, around, *(flat.kind for flat in flats)
         found = self._gathers.get(known)
         if found is None:
             from .gather import RoleGather
@@ -168,9 +173,21 @@ class Recipe:
             if len(self._gathers) >= GATHERS:
                 self._gathers.clear()
             layouts = [flat.kind for flat in flats]
-            made = tuple(RoleGather(role, self.clock, self.dtype, layouts, batch) for role in self.roles)
+            made = tuple(
+                RoleGather(role, self.clock, self.dtype, layouts, batch, around) for role in self.roles
+            )
             found = self._gathers.setdefault(known, made)
         return found
+
+    def _goes_around(self, out: Mapping[str, np.ndarray], batch: int) -> bool:
+        """Whether a batch is written around the cache: it would not stay there until it is read.
+
+        A batch that another thread reads is read from another core's cache or from memory.
+        """
+        ahead = threading.current_thread() is not threading.main_thread()
+        if self.nbytes(batch) < second_level_cache() * (AHEAD if ahead else HERE):
+            return False
+        return all(address_of(array) % ALIGNMENT == 0 for array in out.values())
 
     def entity_of(self, starts: np.ndarray) -> np.ndarray:
         """Entity of each window, int64; zeros where the series has none."""
@@ -209,8 +226,9 @@ class Recipe:
         """
         end = len(starts) if end is None else end
         flats = [row.flat or StridedBuffer.of(row.base) for row in rows]
-        gathers, entity = self._gathers_of(len(starts), flats), self.entity_of(starts)
-        sources = [flat.values for flat in flats]
+        around = self._goes_around(out, len(starts))
+        gathers, entity = self._gathers_of(len(starts), flats, around), self.entity_of(starts)
+        sources = [address_of(flat.values) for flat in flats]
         files = files_of(row.base for row in rows)
         with unchanged(files=files) if files else nullcontext():
             if self.guard is not None and not self.guard.done:

@@ -132,11 +132,10 @@ def measure(name, rounds, seconds):
     ours["WindowDataset"] = forever(
         DataLoader(dataset, size, shuffle=shuffle, drop_last=True, collate_fn=lambda items: default(items))
     )
-    turns = []
-    for number in range(rounds + 1):  # the first one warms up
-        turns.append(
-            {one: speed(batches, seconds if number else 0.2) for one, batches in (ways | ours).items()}
-        )
+    turns = [  # the first one warms up
+        {one: speed(batches, seconds if number else 0.2) for one, batches in (ways | ours).items()}
+        for number in range(rounds + 1)
+    ]
     for loader in loaders.values():
         loader.close()
     best = [max(one[way] for way in ways) for one in turns[1:]]

@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas
 
-from windowloader.errors import SourceChangedError, SourceError, SourceFormatError, hide_secrets
+from windowloader.errors import (
+    MissingExtraError,
+    SourceChangedError,
+    SourceError,
+    SourceFormatError,
+    hide_secrets,
+)
 from windowloader.util.axes import check_dtype, pieces
 from windowloader.util.calendars import Times
 from windowloader.util.units import format_bytes
@@ -34,6 +40,7 @@ from .formats import by_name, is_pattern, is_url, matching
 from .handles import Stamp
 from .mapping import Region, release
 from .memory import ArraySource, LoadedSource, MappedSource
+from .options import scheme_of
 from .table_columns import as_frame, check_exact, chosen, ids, numbers, times_of
 from .table_files import TableOptions, kind_of, read_table
 from .table_parquet import ParquetPart, parquet_parts
@@ -164,14 +171,11 @@ def _parts(target: Any, asked: TableOptions, storage_options: Mapping[str, Any])
     path = os.fspath(target)
     if not is_url(path):
         path = os.path.expanduser(path.removeprefix("file://").removeprefix("local://"))
-        parquet = kind_of(path) == "Parquet"
-    else:
-        named = by_name(path)
-        parquet = named is None or named.name == "Parquet"
-    if parquet:
-        return parquet_parts(path, asked.named, storage_options)
-    if not is_url(path):
-        return [path]
+        return parquet_parts(path, asked.named) if kind_of(path) == "Parquet" else [path]
+    named = by_name(path)
+    if (named is None or named.name == "Parquet") and scheme_of(path) not in ("http", "https"):
+        with suppress(MissingExtraError):  # without fsspec's package of the store it is fetched whole
+            return parquet_parts(path, asked.named, storage_options)
     with fetched(path, storage_options) as file:
         return [read_table(file, asked)]
 
@@ -224,7 +228,7 @@ def _frames(
 def _is_text(kind: Any) -> bool:
     import pyarrow
 
-    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
 
 def _unread(schema: Any, asked: TableOptions) -> dict[str, Any]:

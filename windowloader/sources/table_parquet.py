@@ -89,18 +89,19 @@ class ParquetPart:
         optional("pyarrow", extra="parquet", purpose=f"opening {self.path!r}")
         from pyarrow.parquet import ParquetFile
 
-        with reading(self.path, "Parquet"):
-            if self.system is None:
-                with ParquetFile(self.path, pre_buffer=False, read_dictionary=[*texts]) as file:
-                    yield file
-                return
-            with self.system.open(self.path, "rb", cache_type="none") as raw:
-                metadata = ParquetFile(raw).metadata
-                groups = [
-                    metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups)
-                ]
-                ahead = max(groups, default=0) <= AHEAD
-                yield ParquetFile(raw, metadata=metadata, pre_buffer=ahead, read_dictionary=[*texts])
+        if self.system is None:
+            with (
+                reading(self.path, "Parquet"),
+                ParquetFile(self.path, pre_buffer=False, read_dictionary=[*texts]) as file,
+            ):
+                yield file
+            return
+        raw = explained(Asked(self.path), lambda: self.system.open(self.path, "rb", cache_type="none"))
+        with reading(self.path, "Parquet"), raw:
+            metadata = ParquetFile(raw).metadata
+            groups = [metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups)]
+            ahead = max(groups, default=0) <= AHEAD
+            yield ParquetFile(raw, metadata=metadata, pre_buffer=ahead, read_dictionary=[*texts])
 
     def table(self) -> Any:
         """Return the whole file as an Arrow table."""

@@ -350,7 +350,7 @@ def _rising_steps(stamps: np.ndarray, borders: np.ndarray, several: bool) -> np.
             f"time {how} from row {first_row + row} ({before}) to row {first_row + row + 1} ({after}); timestamps must "
             f"increase{' within an entity' if several else ''}. There are {wrong.size} such rows. Sort the "
             "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
-            "entities=borders."
+            "entities=borders. Local times repeat an hour where summer time ends: convert them to UTC first."
         )
     steps[crossing] = 0
     return steps

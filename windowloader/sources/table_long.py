@@ -104,7 +104,7 @@ def open_long_table(
     if _size(parts, asked) > SMALL:
         return in_a_file(parts, asked, name, cache_dir)
     if by_path:
-        loaded = LoadedSource(Stamp.of(target), partial(_load, options=asked), axes="tf")
+        loaded = LoadedSource(Stamp.of(_local(target)), partial(_load, options=asked), axes="tf")
         found: Any = loaded.loaded()[1]
         return LongTable(loaded, found.borders, found.names, found.static)
     array, found = _in_memory(parts, asked, name)
@@ -125,7 +125,7 @@ def _parts(target: Any, asked: TableOptions, storage_options: Mapping[str, Any])
         return [frame]
     path = os.fspath(target)
     if not is_url(path):
-        path = os.path.expanduser(path.removeprefix("file://").removeprefix("local://"))
+        path = _local(path)
         return parquet_parts(path, asked.named) if kind_of(path) == "Parquet" else [path]
     named = by_name(path)
     if (named is None or named.name == "Parquet") and scheme_of(path) not in ("http", "https"):
@@ -133,6 +133,10 @@ def _parts(target: Any, asked: TableOptions, storage_options: Mapping[str, Any])
             return parquet_parts(path, asked.named, storage_options)
     with fetched(path, storage_options) as file:
         return [read_table(file, asked)]
+
+
+def _local(path: str | os.PathLike[str]) -> str:
+    return os.path.expanduser(os.fspath(path).removeprefix("file://").removeprefix("local://"))
 
 
 def _size(parts: Sequence[Any], asked: TableOptions) -> int:

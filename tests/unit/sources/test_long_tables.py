@@ -59,6 +59,16 @@ def test_entities_lie_end_to_end(tmp_path: Path, kind: str) -> None:
     assert list(found.source.labels(1)) == ["kwh", "phase"]  # type: ignore[arg-type]
 
 
+def test_urls_of_local_files(tmp_path: Path) -> None:
+    readings().to_csv(tmp_path / "a.csv", index=False)
+    readings().to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert open_long_table(f"file://{tmp_path}/{name}", entity="meter", time="utc").source.shape == (
+            13,
+            2,
+        )
+
+
 def test_values_are_chosen() -> None:
     found = open_long_table(readings(), entity="meter", time="utc", values=["phase"])
     assert found.source.shape == (13, 1)

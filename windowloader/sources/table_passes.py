@@ -8,8 +8,10 @@ batch, and an entity while it is sorted.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from .table_files import TableOptions
 
-__all__ = ["count_entities", "described", "save", "scatter", "sort"]
+__all__ = ["count_entities", "described", "load", "save", "scatter", "sort"]
 
 PIECE = 64 << 20  # bytes that are sorted at once
 TOUCHED = 256 << 20  # bytes of mapped pages after which they are dropped
@@ -141,10 +143,9 @@ def scatter(
     ``saved`` is where states are kept from which a killed run goes on.
     """  # fmt: skip
     cursor, zones, done, rows, since, touched = found.borders[:-1].copy(), set[str](), 0, 0, 0, 0
-    if saved is not None and saved.exists():
-        with np.load(saved) as state:
-            cursor, zones, done = state["cursor"], set(state["zones"].tolist()), int(state["done"])
-            rows = int((cursor - found.borders[:-1]).sum())
+    if saved is not None and (state := load(saved)) is not None:
+        cursor, zones, done = state["cursor"], set(state["zones"].tolist()), int(state["done"])
+        rows = int((cursor - found.borders[:-1]).sum())
     for group, part in _frames(parts, asked, skip=done):
         if saved is not None and group > done and since >= SAVED:
             save(saved, values, times, cursor=cursor, zones=np.array(sorted(zones), str), done=group)
@@ -179,6 +180,13 @@ def save(path: Path, values: Any, times: Any, **state: Any) -> None:
     with open(whole, "rb") as file:
         os.fsync(file.fileno())
     os.replace(whole, path)
+
+
+def load(path: Path) -> dict[str, np.ndarray] | None:
+    """Return a state that `save` wrote; None where there is none, or it is damaged."""
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), open(path, "rb") as raw:
+        return dict(np.load(raw))
+    return None
 
 
 def sort(values: np.ndarray, times: np.ndarray, borders: np.ndarray) -> None:

@@ -28,7 +28,7 @@ from .base import Description, digest
 from .handles import Stamp
 from .mapping import Region
 from .memory import MappedSource
-from .table_passes import count_entities, described, save, scatter, sort
+from .table_passes import count_entities, described, load, save, scatter, sort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,12 +140,11 @@ def _folder(cache_dir: str, key: str, state: Any) -> str:
 
 def _read(folder: Path) -> dict[str, np.ndarray] | None:
     """Read what describes a table; None where it is not complete."""
-    with suppress(OSError, ValueError, KeyError), np.load(folder / "table.npz") as file:
-        table = dict(file)
-        sizes = [os.path.getsize(folder / name) for name in ("values", "times")]
-        rows, row_bytes = int(table["borders"][-1]), len(table["features"]) * table["like"].dtype.itemsize
-        return table if sizes == [rows * row_bytes, rows * 8] else None
-    return None
+    if (table := load(folder / "table.npz")) is None:
+        return None
+    sizes = [os.path.getsize(file) if (file := folder / name).exists() else 0 for name in ("values", "times")]
+    rows, row_bytes = int(table["borders"][-1]), len(table["features"]) * table["like"].dtype.itemsize
+    return table if sizes == [rows * row_bytes, rows * 8] else None
 
 
 def _build(

@@ -247,6 +247,7 @@ def test_what_is_kept_and_what_goes(tmp_path: Path, large) -> None:
     gc.collect()
     (folder,) = [one for one in cache.iterdir() if os.path.getsize(one / "times") == 8 * 700]
     os.truncate(folder / "times", 800)  # is made again
+    (folder / "progress.npz").write_bytes(b"PK\3\4 damaged")
     third = open_long_table(path, **ZONED, cache_dir=str(cache))
     assert os.listdir(cache) == [folder.name]
     assert len(third.source.timestamps()) == 700  # type: ignore[arg-type]

@@ -22,14 +22,14 @@ def test_long_tables_in_a_bucket(moto, put, monkeypatch, target: str, small: int
     options = {"endpoint_url": moto, "key": "k", "secret": "s", "timeout": 20.0}
     times = pd.date_range("2020", periods=20, freq="h")
     frame = pd.DataFrame({"id": ["b", "0042"] * 20, "time": times.repeat(2), "x": np.arange(40.0)})
-    put("long/a.parquet", whole := written(frame))
-    put("long/folder/part=9/a.parquet", whole)
-    put("long/folder/part=10/a.parquet", written(frame.assign(id=frame["id"] + "x")))
+    put("readings/a.parquet", whole := written(frame))
+    put("readings/folder/part=9/a.parquet", whole)
+    put("readings/folder/part=10/a.parquet", written(frame.assign(id=frame["id"] + "x")))
     more = [] if target == "a.parquet" else [frame.assign(id=frame["id"] + "x")]
     with (
         pytest.warns(UserWarning, match="'part', which is left out") if target == "folder" else nullcontext()
     ):
-        found = wl.open(f"s3://bkt/long/{target}", **HOW, storage_options=options)
+        found = wl.open(f"s3://bkt/readings/{target}", **HOW, storage_options=options)
     right = wl.open([frame, *more], **HOW)
     assert found.tier == ("memory" if small else "mapped")
     np.testing.assert_array_equal(found.variables[0].view(), right.variables[0].view())
@@ -37,7 +37,7 @@ def test_long_tables_in_a_bucket(moto, put, monkeypatch, target: str, small: int
     assert found.clock.fingerprint() == right.clock.fingerprint()
     for name in ("none.parquet", "none"):
         with pytest.raises(wl.errors.SourceNotFoundError):
-            wl.open(f"s3://bkt/long/{name}", **HOW, storage_options=options)
+            wl.open(f"s3://bkt/readings/{name}", **HOW, storage_options=options)
 
 
 def written(frame: pd.DataFrame) -> bytes:

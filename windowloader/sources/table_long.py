@@ -83,6 +83,7 @@ def open_long_table(
 
     Examples
     --------
+    >>> import pandas
     >>> table = pandas.DataFrame(
     ...     {"meter": ["b", "a", "b"], "utc": ["2020-01-02", "2020-01-01", "2020-01-01"], "kwh": [1, 2, 3]}
     ... )

@@ -11,7 +11,7 @@ import pytest
 
 from windowloader.errors import FeatureNameError, SeriesError
 from windowloader.series.clock import Clock
-from windowloader.util.calendars import frequency, nanoseconds_of
+from windowloader.util.calendars import Times, frequency, nanoseconds_of
 
 FIVE_MINUTES = np.arange("2012-03-01", "2012-03-08", np.timedelta64(5, "m"), dtype="datetime64[m]")
 
@@ -165,3 +165,19 @@ def test_zones_are_converted_to_utc() -> None:
     assert nanoseconds_of(["2012-03-01T01:00:00+01:00"]) == nanoseconds_of(["2012-03-01"])
     zone = datetime.timezone(datetime.timedelta(hours=-5))
     assert nanoseconds_of([datetime.datetime(2012, 2, 29, 19, tzinfo=zone)]) == nanoseconds_of(["2012-03-01"])
+
+
+def test_many_entities_in_pieces_have_the_runs_of_the_whole(monkeypatch) -> None:
+    rng = np.random.default_rng(3)
+    borders = np.concatenate([[0], np.cumsum(rng.integers(1, 40, 60))])
+    steps = rng.choice([1, 1, 1, 1, 2, 5], int(borders[-1]))
+    times = Times(np.concatenate([np.cumsum(part) for part in np.split(steps, borders[1:-1])]) * 10**9, "")
+    whole = Clock.from_timestamps(times, int(borders[-1]), borders)
+    monkeypatch.setattr("windowloader.series.clock.PIECE", 50)
+    pieces = Clock.from_timestamps(times, int(borders[-1]), borders)
+    assert pieces.fingerprint() == whole.fingerprint()
+    np.testing.assert_array_equal(pieces.timestamps(np.arange(borders[-1])), times)
+    row = int(borders[-2]) - 1
+    times[row] = times[row - 1]
+    with pytest.raises(SeriesError, match=f"repeats from row {row - 1} .* to row {row} .* within an entity"):
+        Clock.from_timestamps(times, int(borders[-1]), borders)

@@ -350,7 +350,7 @@ def _rising_steps(stamps: np.ndarray, borders: np.ndarray, several: bool) -> np.
             f"time {how} from row {first_row + row} ({before}) to row {first_row + row + 1} ({after}); timestamps must "
             f"increase{' within an entity' if several else ''}. There are {wrong.size} such rows. Sort the "
             "rows by time and drop repeats, or, where several series lie end to end, say where each begins: "
-            "entities=borders."
+            "entities=borders. Local times repeat an hour where summer time ends: convert them to UTC first."
         )
     steps[crossing] = 0
     return steps
@@ -433,17 +433,9 @@ def clip_borders(borders: np.ndarray, rows: slice) -> tuple[np.ndarray, slice]:
 
 
 def _jump_rows(steps: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the rows that follow a jump in time: a step that is far from the median step.
+    """Return the rows that follow a jump in time, rising: a step that is far from the median step.
 
-    Parameters
-    ----------
-    steps, counts, first : ndarray, shape (n,), int64
-        Lengths of steps, how many equal ones follow each other, and the row that the first of them leads to.
-
-    Returns
-    -------
-    ndarray, shape (jump,), int64
-        Increasing.
+    ``counts`` equal ``steps`` follow each other, and the first of them leads to row ``first``.
     """
     order = np.argsort(steps, kind="stable")
     reached = np.cumsum(counts[order])

@@ -182,7 +182,7 @@ class Series:
         if segments is not None:
             inner = _borders(segments, num_steps, "segments")
         if graph is not None:
-            from .graphs import align_graph
+            from .dynamic_graph import align_graph
 
             graph = align_graph(graph, labels, num_nodes, num_steps, stored)
         self._fill(

@@ -84,23 +84,24 @@ class ParquetPart:
         return digest([info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "size")])
 
     @contextmanager
-    def opened(self, texts: Sequence[str] = ()) -> Iterator[Any]:
-        """Open it as a ``pyarrow.parquet.ParquetFile`` that reads columns of ``texts`` as dictionaries."""
+    def opened(self, labels: Sequence[str] = ()) -> Iterator[Any]:
+        """Open it as a ``pyarrow.parquet.ParquetFile`` that reads columns of ``labels`` as dictionaries."""
         optional("pyarrow", extra="parquet", purpose=f"opening {self.path!r}")
         from pyarrow.parquet import ParquetFile
 
-        with reading(self.path, "Parquet"):
-            if self.system is None:
-                with ParquetFile(self.path, pre_buffer=False, read_dictionary=[*texts]) as file:
-                    yield file
-                return
-            with self.system.open(self.path, "rb", cache_type="none") as raw:
-                metadata = ParquetFile(raw).metadata
-                groups = [
-                    metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups)
-                ]
-                ahead = max(groups, default=0) <= AHEAD
-                yield ParquetFile(raw, metadata=metadata, pre_buffer=ahead, read_dictionary=[*texts])
+        if self.system is None:
+            with (
+                reading(self.path, "Parquet"),
+                ParquetFile(self.path, pre_buffer=False, read_dictionary=[*labels]) as file,
+            ):
+                yield file
+            return
+        raw = explained(Asked(self.path), lambda: self.system.open(self.path, "rb", cache_type="none"))
+        with reading(self.path, "Parquet"), raw:
+            metadata = ParquetFile(raw).metadata
+            groups = [metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups)]
+            ahead = max(groups, default=0) <= AHEAD
+            yield ParquetFile(raw, metadata=metadata, pre_buffer=ahead, read_dictionary=[*labels])
 
     def table(self) -> Any:
         """Return the whole file as an Arrow table."""
@@ -114,11 +115,11 @@ class ParquetPart:
             table = table.append_column(name, pyarrow.array([text] * len(table)))
         return table
 
-    def frames(self, columns: Sequence[str], texts: Sequence[str], skip: int) -> Iterator[tuple[int, Any]]:
+    def frames(self, columns: Sequence[str], labels: Sequence[str], skip: int) -> Iterator[tuple[int, Any]]:
         """Read row groups from ``skip`` on in batches: the number of the row group, and a pandas frame."""
         import pyarrow
 
-        with self.opened(texts) as file:
+        with self.opened(labels) as file:
             rows = max(min(BATCH, BATCH_BYTES // (8 * max(len(columns), 1))), 1)
             for group in range(skip, file.num_row_groups):
                 for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):

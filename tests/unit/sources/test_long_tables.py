@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import SourceError, SourceFormatError
-from windowloader.sources import table_long, table_parquet
+from windowloader.sources import table_long, table_parquet, table_passes, table_stored
 from windowloader.sources.table_long import open_long_table
 from windowloader.testing import check_source
 
@@ -57,6 +57,16 @@ def test_entities_lie_end_to_end(tmp_path: Path, kind: str) -> None:
     )
     assert found.source.axes == "tf"
     assert list(found.source.labels(1)) == ["kwh", "phase"]  # type: ignore[arg-type]
+
+
+def test_urls_of_local_files(tmp_path: Path) -> None:
+    readings().to_csv(tmp_path / "a.csv", index=False)
+    readings().to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert open_long_table(f"file://{tmp_path}/{name}", entity="meter", time="utc").source.shape == (
+            13,
+            2,
+        )
 
 
 def test_values_are_chosen() -> None:
@@ -114,7 +124,7 @@ def large(monkeypatch) -> Any:
     monkeypatch.setattr(table_long, "SMALL", 0)
     monkeypatch.setattr(table_parquet, "BATCH", 37)
     for name, size in {"PIECE": 2048, "SAVED": 90, "TOUCHED": 9999}.items():
-        monkeypatch.setattr(table_long, name, size)
+        monkeypatch.setattr(table_passes, name, size)
     return monkeypatch
 
 
@@ -162,7 +172,7 @@ def test_a_file_has_what_memory_has(tmp_path: Path, large, form: str) -> None:
     if form != "hive":
         np.testing.assert_array_equal(series.borders, right.borders)
         assert series.clock.fingerprint() == right.clock.fingerprint()  # type: ignore[union-attr]
-    large.setattr(table_long, "_build", None)  # is there
+    large.setattr(table_stored, "_build", None)  # is there
     again = wl.open(target, **ZONED, cache_dir=tmp_path / "cache", missing=float("nan"))
     assert again.fingerprint() == series.fingerprint()
     part = again.select(time=slice(int(again.entity_borders[1]), len(frame)))  # type: ignore[index]
@@ -176,7 +186,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [1, 6, 19])
 def test_a_killed_run_goes_on(tmp_path: Path, large, after: int) -> None:
-    frame, skips, read = meters(), [], table_long.times_of
+    frame, skips, read = meters(), [], table_passes.times_of
     frame.to_parquet(tmp_path / "a.parquet", row_group_size=64)
     right = open_long_table(frame, **ZONED)
 
@@ -191,11 +201,11 @@ def test_a_killed_run_goes_on(tmp_path: Path, large, after: int) -> None:
         return frames(part, *given)
 
     frames = table_parquet.ParquetPart.frames
-    large.setattr(table_long, "times_of", dying)
+    large.setattr(table_passes, "times_of", dying)
     begun = after
     with pytest.raises(Killed):
         open_long_table(tmp_path / "a.parquet", **ZONED, cache_dir=str(tmp_path / "c"))
-    large.setattr(table_long, "times_of", read)
+    large.setattr(table_passes, "times_of", read)
     large.setattr(table_parquet.ParquetPart, "frames", counted)
     found = open_long_table(tmp_path / "a.parquet", **ZONED, cache_dir=str(tmp_path / "c"))
     assert skips[0] == 0  # what the first pass counts
@@ -206,8 +216,8 @@ def test_a_killed_run_goes_on(tmp_path: Path, large, after: int) -> None:
 
 def test_one_of_several_processes_builds(tmp_path: Path, large) -> None:
     meters().to_parquet(tmp_path / "a.parquet")
-    build, built = table_long._build, []
-    large.setattr(table_long, "_build", lambda *given: built.append(1) or build(*given))
+    build, built = table_stored._build, []
+    large.setattr(table_stored, "_build", lambda *given: built.append(1) or build(*given))
     with ThreadPoolExecutor(4) as pool:  # locks of files that are opened apart are as those of processes
         opened = pool.map(
             lambda _: open_long_table(tmp_path / "a.parquet", **ZONED, cache_dir=str(tmp_path)), range(4)
@@ -237,6 +247,7 @@ def test_what_is_kept_and_what_goes(tmp_path: Path, large) -> None:
     gc.collect()
     (folder,) = [one for one in cache.iterdir() if os.path.getsize(one / "times") == 8 * 700]
     os.truncate(folder / "times", 800)  # is made again
+    (folder / "progress.npz").write_bytes(b"PK\3\4 damaged")
     third = open_long_table(path, **ZONED, cache_dir=str(cache))
     assert os.listdir(cache) == [folder.name]
     assert len(third.source.timestamps()) == 700  # type: ignore[arg-type]

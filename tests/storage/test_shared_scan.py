@@ -121,6 +121,9 @@ def run(rank):
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=ranks,
                             timeout=datetime.timedelta(seconds=seconds))
     missing.READ_BYTES = 1  # a chunk at a time
+    if what == "forked" and (child := os.fork()):
+        os.waitpid(child, 0)
+        os._exit(0)
     if what == "killed" and rank == 1:
         missing._count = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     series = wl.open("s3://bkt/scan.zarr", storage_options=options, missing=0.0)
@@ -165,6 +168,12 @@ def test_a_rank_that_scans_alone_waits_for_nobody(bucket, static, tmp_path):
     found = run_ranks(bucket, tmp_path, 3, "apart")
     assert found == ["none", [COMPLETE, {"value": int((VALUES == 0).sum())}], "none"]
     assert len(chunks_of(static)) == ROWS // CHUNK
+
+
+def test_a_child_that_a_rank_forked_scans_by_itself(bucket, static, tmp_path):
+    found = run_ranks(bucket, tmp_path, 2, "forked")
+    assert found == [[COMPLETE, {"value": int((VALUES == 0).sum())}]] * 2
+    assert len(chunks_of(static)) == 2 * ROWS // CHUNK
 
 
 def test_an_error_on_one_rank_reaches_all(bucket, proxy, tmp_path):

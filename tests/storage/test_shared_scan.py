@@ -117,12 +117,19 @@ SPEC = json.loads(sys.argv[2])
 
 
 def run(rank):
-    seconds = 3 if what == "killed" else 60
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=ranks,
-                            timeout=datetime.timedelta(seconds=seconds))
+                            timeout=datetime.timedelta(seconds=120))
     missing.READ_BYTES = 1  # a chunk at a time
-    if what == "killed" and rank == 1:
-        missing._count = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    if what == "forked" and (child := os.fork()):
+        os.waitpid(child, 0)
+        os._exit(0)
+    if what == "killed":
+        store = dist.distributed_c10d._get_default_store()
+        if rank == 1:
+            missing._count = lambda *_: (store.set("taken", ""), os.kill(os.getpid(), signal.SIGKILL))
+        else:
+            store.get("taken")  # rank 1 has a share
+            store.set_timeout(datetime.timedelta(seconds=1))
     series = wl.open("s3://bkt/scan.zarr", storage_options=options, missing=0.0)
     if what == "apart" and rank != 1:
         return "none"
@@ -161,10 +168,18 @@ def test_four_ranks_fetch_each_chunk_once_in_all_and_have_the_same_index(bucket,
     assert len(chunks_of(static)) == len(set(chunks_of(static))) == ROWS // CHUNK
 
 
+@pytest.mark.campaign
 def test_a_rank_that_scans_alone_waits_for_nobody(bucket, static, tmp_path):
     found = run_ranks(bucket, tmp_path, 3, "apart")
     assert found == ["none", [COMPLETE, {"value": int((VALUES == 0).sum())}], "none"]
     assert len(chunks_of(static)) == ROWS // CHUNK
+
+
+@pytest.mark.campaign
+def test_a_child_that_a_rank_forked_scans_by_itself(bucket, static, tmp_path):
+    found = run_ranks(bucket, tmp_path, 2, "forked")
+    assert found == [[COMPLETE, {"value": int((VALUES == 0).sum())}]] * 2
+    assert len(chunks_of(static)) == 2 * ROWS // CHUNK
 
 
 def test_an_error_on_one_rank_reaches_all(bucket, proxy, tmp_path):

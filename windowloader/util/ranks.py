@@ -23,7 +23,8 @@ __all__ = ["Ranks", "confirm", "in_shares", "resolve"]
 
 T = TypeVar("T")
 
-SHARES = 4  # per rank: those that are faster do more
+SHARES = 4  # per rank at least: those that are faster do more
+MOST = 64  # items of a share, so that none takes as long as the time-out of a group
 
 OVERRIDE = "Pass rank= and world_size= to override."
 
@@ -186,7 +187,7 @@ def in_shares(key: str, items: Sequence[T], work: Callable[[Sequence[T]], bytes]
     store = None if ranks is None or ranks.world_size == 1 else _group_store()
     if ranks is None or store is None:
         return [work(items)]
-    count = max(1, min(SHARES * ranks.world_size, len(items)))
+    count = max(1, min(len(items), max(SHARES * ranks.world_size, len(items) // MOST)))
     edges = [number * len(items) // count for number in range(count + 1)]
     name = f"windowloader/{key}/{_FAILED[key]}"
     try:

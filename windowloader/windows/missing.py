@@ -213,7 +213,7 @@ def count_variables(
         key = _identity(variable, mark)
         table = _kept.pop(key, None)
         if table is None:
-            called = None if progress is None else partial(_progress, progress, done, total)
+            called = None if progress is None else partial(_report, progress, done, total)
             table = _recall_or_count(variable, mark, key, called)
         if key:
             _kept[key] = table
@@ -224,7 +224,7 @@ def count_variables(
     return tables
 
 
-def _progress(call: Progress, before: int, total: int, done: int) -> None:
+def _report(call: Progress, before: int, total: int, done: int) -> None:
     call(before + done, total)
 
 

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -439,6 +440,12 @@ def test_what_keeps_it_from_the_bucket_is_told_and_not_tried_again(bucket, stati
     unreachable = {**bucket.options, "endpoint_url": "http://127.0.0.1:9", "retries": 1}
     with pytest.raises(SourceError, match="cannot be reached"):
         convert(series_of(), "s3://bkt/a.zarr", storage_options=unreachable)
+
+
+def test_keys_by_value_are_not_sent_to_processes_and_nothing_is_begun(bucket):
+    with ProcessPoolExecutor(1) as pool, pytest.raises(CredentialsError, match="not sent to other processes"):
+        convert(series_of(), bucket.url("a.zarr"), executor=pool, storage_options=bucket.options)
+    assert bucket.tree() == {}
 
 
 def test_memory_that_does_not_hold_a_shard_is_refused_before_anything_is_there(bucket):

@@ -116,7 +116,6 @@ def convert(
     Series('...value': 200 steps × 3 nodes, features value; 2012-03-01T00:00:00 … 2012-03-01T16:35:00; streamed)
     """
     began = time.perf_counter()
-    check_executor(executor)
     place = destination_of(destination, storage_options)
     series = _series(source, storage_options)
     place.check(series, overwrite=overwrite)
@@ -130,6 +129,7 @@ def convert(
         span = _at_least_one("span", span)
         targets = zarr_targets(series, dtype=dtype, span=span, chunks=chunks, shards=shards)
         codecs_of(compression, np.dtype(np.float32))  # a wrong name is an error now
+    check_executor(executor, (targets, place.objects))
     cores = os.cpu_count() or 1
     default = min(4, cores) if executor is None else cores
     at_once = default if threads is None else _at_least_one("threads", threads)

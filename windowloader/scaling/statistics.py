@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "Extremes", "Moments", "Quantiles", "Reducer", "Runs", "weighted_quantiles"]
 
 GROUP = 256  # rows that are summed before they join others, counted from the set's first row
-TILE_BYTES = 4 << 20  # rows as float64 on their way into a kernel
+TILE_BYTES = 512 << 10  # rows as float64 on their way into a kernel
 UNSETTLED = 16  # nodes of a tree that wait at most, beside as many as there are
 
 

@@ -30,13 +30,15 @@ SECRETS = {"secret", "token", "password", "headers", "account_key", "sas_token",
 LARGEST_JOB = 64 << 20  # bytes that are sent with every piece
 
 
-def check_executor(executor: Any) -> None:
-    """Raise `TypeError` for what is no executor."""
+def check_executor(executor: Any, carried: Any = None) -> None:
+    """Raise `TypeError` for what is no executor; `CredentialsError` if it would carry keys to other processes."""
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
             f"executor={executor!r} is no concurrent.futures.Executor. Pass e.g. ProcessPoolExecutor(4), or "
             "client.get_executor() of a Dask client."
         )
+    if executor is not None and not isinstance(executor, ThreadPoolExecutor):
+        pickled(carried)
 
 
 def run(
@@ -134,7 +136,7 @@ def pickled(work: Any) -> bytes:
     _WithoutKeys(buffer, protocol=5).dump(work)
     if buffer.tell() > LARGEST_JOB:
         raise SourceError(
-            f"the job for each worker has {format_bytes(buffer.tell())}, as the series is in memory. Save it "
-            "(wl.convert, numpy.save) and open the file, which workers open themselves; or pass a ThreadPoolExecutor."
+            f"the job for each worker has {format_bytes(buffer.tell())}, as the series is in memory. Save it by "
+            "windowloader.convert or numpy.save and open the file, as workers then do; or pass a ThreadPoolExecutor."
         )
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from windowloader.batch.buffers import BufferPool
 from windowloader.batch.recipe import Recipe
@@ -160,6 +160,9 @@ class WindowLoader:
         self._closed = False
         self._state: dict[str, int | str] | None = None  # to load when the pipeline is made, after a pickle
         self._loaded = False  # whether order and seed are those of a state
+        self._last: int | None = (
+            None  # the last epoch in the order of a state, before this loader's own follows
+        )
         self._move(0, None)
         self._unbind()
         if self._config.rank is not None and self._config.world_size is not None:
@@ -167,6 +170,9 @@ class WindowLoader:
 
     def _move(self, epoch: int, position: Position | None) -> None:
         """Let the next iterator begin at a position; None: at the beginning of the epoch."""
+        if self._last not in (None, epoch):
+            self._leave_order()
+            position = None
         self._epoch = epoch
         self._position = position
         self._newest: EpochProgress | None = None
@@ -176,6 +182,14 @@ class WindowLoader:
         self._pipeline: Pipeline | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._process = os.getpid()
+
+    def _leave_order(self) -> None:
+        """Let go of the order of a state: the next pipeline has this loader's own."""
+        self._last, self._loaded, self._state = None, False, None
+        self._close_iterations()
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = None
 
     def _bind(self) -> Pipeline:
         if self._closed:
@@ -190,7 +204,7 @@ class WindowLoader:
         self._pipeline = self._start(ranks)
         if self._state is not None:
             asked = self._epoch
-            self.load_state_dict(self._state)
+            self.load_state_dict(self._state, order="keep" if self._last is None else "next_epoch")
             self.set_epoch(asked)
         return self._pipeline
 
@@ -328,7 +342,9 @@ class WindowLoader:
         steps = self._bind().steps
         return self._newest.position if self._newest else self._position or steps.start(self._epoch)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], order: Literal["keep", "next_epoch"] = "keep"
+    ) -> None:
         """Continue from a state: in any process, of any rank and world size, with any batch size of the same lanes.
 
         Iterators that are running are closed.
@@ -337,25 +353,43 @@ class WindowLoader:
         ----------
         state : mapping
             From `state_dict`. Its order, seed and lanes win over this loader's arguments.
+        order : {"keep", "next_epoch"}
+            Until when. ``"keep"``: for the whole run. ``"next_epoch"``: for the rest of the epoch, after which this
+            loader's own order follows; a rest whose blocks do not fit in memory is read directly, with a warning that
+            names the bytes.
 
         Raises
         ------
         StateError
-            If it belongs to other data, other windows or another kind of order, or if reading in its order takes more
-            than 4 times the bytes of this loader's own: a full permutation, on a stream.
+            If it belongs to other data, other windows or another kind of order; or if its order is to be kept, and
+            each epoch of it reads more than 4 times the array: a full permutation, on a stream.
         LoaderError
-            If its lanes do not divide this loader's global batch.
+            If its lanes do not divide this loader's global batch, for an unknown ``order``, or for ``"next_epoch"``
+            with ``steps_per_epoch``.
         """
+        if order not in ("keep", "next_epoch"):
+            raise LoaderError(f"order={order!r} is not known. Pass 'keep' or 'next_epoch'.")
+        if order == "next_epoch" and self._config.steps_per_epoch:
+            raise LoaderError(
+                "order='next_epoch' with steps_per_epoch would leave out windows: such an epoch ends within a pass "
+                "over the data, in which the order cannot change. Pass order='keep', or leave out steps_per_epoch."
+            )
         loaded = RunState.from_dict(state)
         present = self._bind()
         loaded.check(self._describe(present.steps.start(0)))
-        present.refuse_costly(loaded)
         pipeline = self._start(present.ranks, loaded)
-        position = loaded.position(pipeline.steps)
+        try:
+            position = loaded.position(pipeline.steps)
+            pipeline.check_reads(loaded, order)
+        except BaseException:
+            pipeline.close()
+            raise
         self._close_iterations()
         present.close()
-        self._pipeline, self._loaded, self._state = pipeline, True, None
+        self._pipeline, self._loaded, self._state, self._last = pipeline, True, None, None
         self._move(position.epoch, position)
+        if order == "next_epoch":
+            self._last = position.epoch
 
     def _at(self, step: int) -> Position:
         """Position after ``step`` steps of the current epoch, from where its newest iterator began."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from windowloader.util.jit import kernel
 
-from .permutation import LOW_1, LOW_2, MIX_1, MIX_2
+from .keys import LOW_1, LOW_2, MIX_1, MIX_2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

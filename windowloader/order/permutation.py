@@ -1,8 +1,7 @@
-"""Keys, and the one keyed permutation that every shuffle of the package uses.
+"""The one keyed permutation that every shuffle of the package uses.
 
-In: a seed, an epoch and what the key is for. Out: pseudo-random numbers and permutations that are pure
-functions of them, the same on every platform and release. Never stores a permutation of more than 4096
-numbers, never keeps a generator's state.
+In: how many numbers, a key. Out: the number at each position, the same on every platform and release. Never stores a
+permutation of more than 2^16 numbers.
 """
 
 from __future__ import annotations
@@ -10,134 +9,29 @@ from __future__ import annotations
 import itertools
 import operator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import LoaderError
 
+from .keys import GAMMA, LOW_1, LOW_2, MIX_1, MIX_2, WORDS, Purpose, draw, key, word
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SMALL", "VERSION", "Permutation", "Purpose", "draw", "key"]
+__all__ = ["SMALL", "Permutation", "Purpose", "draw", "key"]
 
-VERSION = 1  # of keys and permutation; another algorithm gets another number, this one stays
 SMALL = 4096  # up to here Fisher–Yates, which is uniform; above, Feistel
 TABLE = 1 << 16  # up to here kept as a table of at most 128 KiB
 COMPILED = 1 << 20  # from here on the Feistel network is compiled, which takes a second
 CALLS = 5000  # calls of smaller ones by NumPy after which it is compiled too: by then they have taken as long
 _BLOCK = 8192  # positions that NumPy evaluates together: more do not stay in the cache
 _U32 = np.uint64(0xFFFFFFFF)
-GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014)
-MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-MIX_2 = np.uint64(0x94D049BB133111EB)
-LOW_1 = np.uint32(0x7FEB352D)  # lowbias32 (Wellons 2018)
-LOW_2 = np.uint32(0x846CA68B)
-_U64 = 1 << 64
 _calls = itertools.count()
 _U32 = np.uint64(0xFFFFFFFF)
-
-
-class Purpose(IntEnum):
-    """What a key is for. The numbers are part of the order: never renumbered, only added to."""
-
-    GLOBAL = 0
-    """The order of all windows (no lane, no index)."""
-    ROTATION = 1
-    """σ, where the first lane begins (no lane, no index)."""
-    RUN_START = 2
-    """The block at which a run starts (index: the run)."""
-    ROUND = 3
-    """The order of the runs (no index)."""
-    SPREAD = 4
-    """The order in which a turn's windows are assigned (index: the turn)."""
-    TURN = 5
-    """The order of the windows assigned to a turn (index: the turn)."""
-
-
-def key(seed: int, *, epoch: int, purpose: int, lane: int = 0, index: int = 0) -> NDArray[np.uint64]:
-    """Derive the key of one shuffle or draw.
-
-    Parameters
-    ----------
-    seed : int
-        The user's seed, 0 ≤ seed < 2^128.
-    epoch : int
-        The pass over the data that is ordered.
-    purpose : int
-        A `Purpose`.
-    lane, index : int
-        What else tells two keys of a purpose apart. Like ``epoch``, each in [0, 2^32).
-
-    Returns
-    -------
-    ndarray, shape (4,), uint64
-        ``SeedSequence(seed, spawn_key=(VERSION, epoch, purpose, lane, index))``'s state, read-only.
-
-    Raises
-    ------
-    LoaderError
-        Where a number is outside its range: NumPy would fold it onto another key.
-
-    Examples
-    --------
-    >>> key(0, epoch=1, purpose=Purpose.GLOBAL)
-    array([...], dtype=uint64)
-    """
-    seed = operator.index(seed)
-    if not 0 <= seed < 1 << 128:
-        raise LoaderError(
-            f"seed={seed} is outside [0, 2**128). Pass a non-negative seed of at most 128 bits."
-        )
-    spawn_key = tuple(operator.index(part) for part in (VERSION, epoch, purpose, lane, index))
-    if min(spawn_key) < 0 or max(spawn_key) >> 32:
-        raise LoaderError(
-            f"epoch={epoch}, purpose={purpose}, lane={lane}, index={index}: each must be in [0, 2**32)."
-        )
-    sequence = np.random.SeedSequence(seed, spawn_key=spawn_key)
-    words: NDArray[np.uint64] = sequence.generate_state(4, np.uint64).astype(np.uint64, copy=False)
-    words.flags.writeable = False
-    return words
-
-
-def draw(n: int, key: NDArray[np.uint64]) -> int:
-    """Draw a number in [0, n), uniform over keys (Lemire 2019, arXiv 1805.10941).
-
-    Parameters
-    ----------
-    n : int
-        How many numbers there are, 1 ≤ n < 2^63.
-    key : ndarray, shape (4,), uint64
-        From `key`.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    LoaderError
-        Where ``n`` is outside its range.
-
-    Examples
-    --------
-    >>> 0 <= draw(10, key(0, epoch=0, purpose=Purpose.ROTATION)) < 10
-    True
-    """
-    n = operator.index(n)
-    if not 1 <= n < 1 << 63:
-        raise LoaderError(f"cannot draw a number below n={n}: n must be in [1, 2**63).")
-    words = [int(part) for part in key]
-    i = 0
-    while True:
-        product = _word(words, i) * n
-        if product % _U64 >= (_U64 - n) % n:  # else this word belongs to a number that has one word too many
-            return product >> 64
-        i += 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +77,7 @@ class Permutation:
             object.__setattr__(self, "_table", _shuffled(n, self.key))
         else:
             words = [int(part) for part in self.key]
-            rounds = [_word(words, i) for i in range(8 if n <= 1 << 16 else 6)]
+            rounds = [word(words, i) for i in range(8 if n <= 1 << 16 else 6)]
             narrow = np.array([part & 0xFFFFFFFF for part in rounds], np.uint32)
             object.__setattr__(self, "_rounds", narrow if n <= 1 << 32 else np.array(rounds, np.uint64))
         if SMALL < n <= TABLE:
@@ -250,14 +144,6 @@ class Permutation:
         return (target.astype(np.int64) << right_bits) | source
 
 
-def _word(key: list[int], i: int) -> int:
-    """Word ``i`` of a key: its four words seed four SplitMix64 generators that take turns."""
-    x = (key[i & 3] + ((i >> 2) + 1) * int(GAMMA)) % _U64
-    x = ((x ^ (x >> 30)) * int(MIX_1)) % _U64
-    x = ((x ^ (x >> 27)) * int(MIX_2)) % _U64
-    return x ^ (x >> 31)
-
-
 def _shuffled(n: int, key: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """Shuffle 0 … n − 1, n ≤ `SMALL`, by Fisher–Yates with Lemire's draws."""
     bounds = np.arange(n, 1, -1, dtype=np.uint64)
@@ -280,8 +166,8 @@ def _shuffled(n: int, key: NDArray[np.uint64]) -> NDArray[np.uint16]:
 def _accepted(bounds: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return a word for each bound, without those whose low half belongs to a number that has one word too many."""
     parts = [int(part) for part in key]
-    drawn = (_word(parts, i) for i in itertools.count())
-    found = [next(x for x in drawn if x * n % _U64 >= (_U64 - n) % n) for n in bounds.tolist()]
+    drawn = (word(parts, i) for i in itertools.count())
+    found = [next(x for x in drawn if x * n % WORDS >= (WORDS - n) % n) for n in bounds.tolist()]
     return np.array(found, np.uint64)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import windowloader as wl
 from windowloader.order.grid import Grid
 from windowloader.order.lanes import BlockOrder
 from windowloader.order.order import PARAMETERS, GlobalOrder, Order, SequentialOrder
@@ -104,6 +107,16 @@ def window_at(lanes, lane, place):
 
 def real(rows):
     return Counter(window for window, weight in rows if weight)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """The same windows, of an array in memory and of a store."""
+    values = np.random.default_rng(1).normal(size=(303, 2)).astype(np.float32)
+    path = tmp_path_factory.mktemp("store") / "x.zarr"
+    zarr.create_array(path, shape=values.shape, chunks=(10, 2), dtype="float32")[:] = values
+    spec = wl.WindowSpec(lookback=2, horizon=2)
+    return wl.WindowSet(wl.Series(values), spec), wl.WindowSet(wl.open(path, axes="tn"), spec)
 
 
 HISTORIES = {
@@ -242,3 +255,45 @@ def test_many_steps_at_once_are_as_many_steps(order, b, count, cursor):
     for _ in range(count):
         walked = steps.advance(walked)
     assert steps.advance(position, count) == walked
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    taken=st.integers(0, 9),
+    batches=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    seeds=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    lanes=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])),
+    streamed=st.booleans(),
+    epoch=st.integers(0, 2),
+)
+def test_a_loader_finishes_the_epoch_of_a_state_and_goes_on_in_its_own_order(
+    model, stores, taken, batches, seeds, lanes, streamed, epoch
+):
+    local, stream = stores
+    asked = {"shuffle": True, "uneven": "exact", "rank": 0, "world_size": 1}
+    first, second = (
+        asked | {"batch_size": 12 * b, "seed": seed, "lanes": n}
+        for b, seed, n in zip(batches, seeds, lanes, strict=True)
+    )
+    with (
+        wl.WindowLoader(stream if streamed else local, active_blocks=2, **first) as writer,
+        wl.WindowLoader(stream, **second) as reader,
+        wl.WindowLoader(stream, **second) as twin,
+    ):
+        writer.set_epoch(epoch)
+        iterator = iter(writer)
+        for _ in range(min(taken, len(writer))):
+            next(iterator)
+        state = writer.state_dict()
+        order = writer._bind().steps.order
+        depth = second["batch_size"] // order.num_lanes
+        expected = model.a_pass(model.lanes(order, epoch), state["cursor"], depth, "exact", False)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            reader.load_state_dict(state, order="next_epoch")
+        assert len(warned) == (order.name == "global-1")
+        found = [Counter(batch.starts[batch.weights > 0].tolist()) for batch in reader]
+        assert found == [real(rows) for rows in expected]
+        twin.set_epoch(epoch + 1)
+        assert reader.state_dict() == twin.state_dict()
+        assert [batch.starts.tolist() for batch in reader] == [batch.starts.tolist() for batch in twin]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -21,7 +22,6 @@ from windowloader.errors import (
     WeightsError,
 )
 from windowloader.loader import pipeline, stats
-from windowloader.util.units import format_bytes
 
 
 @pytest.fixture
@@ -198,12 +198,62 @@ def test_a_state_of_a_full_permutation_on_a_stream_is_refused_with_the_bytes(tmp
     with wl.WindowLoader(
         wl.WindowSet(wl.open(tmp_path / "x.zarr", axes="tn"), spec), batch_size=50, shuffle=True
     ) as stream:
-        read = (
-            f"would read 1.. MB, where this loader's own order 'block-1' reads {format_bytes(values.nbytes)}"
-        )
-        with pytest.raises(StateError, match=f"'global-1'.*{read}"):
+        with pytest.raises(
+            StateError, match=r"'global-1'.*would read 1.. MB, 1..\.. times the array.*next_epoch"
+        ):
             stream.load_state_dict(local.state_dict())
-        assert sorted(sum(starts(stream), [])) == sorted(sum(starts(local), []))  # nothing was changed by it
+        own = starts(stream)
+        assert sorted(sum(own, [])) == sorted(sum(starts(local), []))  # nothing was changed by it
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("taken", [0, 3, 5])
+def test_a_state_in_another_order_can_be_left_at_the_next_epoch(tmp_path, taken, pickled):
+    """The rest of its epoch is that of the run that wrote it, read directly; then the loader's own order follows."""
+    values = np.random.default_rng(1).normal(size=(400, 5)).astype(np.float32)
+    stored = zarr.create_array(tmp_path / "x.zarr", shape=values.shape, chunks=(20, 5), dtype="float32")
+    stored[:] = values
+    spec = wl.WindowSpec(lookback=4, horizon=3)
+    asked = {"batch_size": 80, "shuffle": True, "rank": 0, "world_size": 1}
+    local = wl.WindowLoader(wl.WindowSet(wl.Series(values), spec), seed=9, **asked)
+    local.set_epoch(2)
+    iterator = iter(local)
+    for _ in range(taken):
+        next(iterator)
+    state = local.state_dict()
+    rest = [batch.starts.tolist() for batch in iterator]
+    windows = wl.WindowSet(wl.open(tmp_path / "x.zarr", axes="tn"), spec)
+    stream, twin = wl.WindowLoader(windows, **asked), wl.WindowLoader(windows, **asked)
+    with pytest.raises(LoaderError, match="order='later'"):
+        stream.load_state_dict(state, order="later")
+    words = r"'global-1': the rest of epoch 2 is read directly, .*B over"
+    with pytest.warns(UserWarning, match=words) as warned:
+        stream.load_state_dict(state, order="next_epoch")
+    assert len(warned) == 1
+    if pickled:
+        stream = pickle.loads(pickle.dumps(stream))
+        with pytest.warns(UserWarning, match=words):
+            len(stream)
+    assert stream.state_dict() == state
+    assert starts(stream) == rest
+    twin.set_epoch(3)
+    assert (stream.epoch, stream.state_dict()) == (3, twin.state_dict())
+    for _ in range(2):
+        assert starts(stream) == starts(twin)
+    stream.close()
+    twin.close()
+
+
+def test_going_elsewhere_ends_the_order_of_a_state_and_fixed_steps_cannot_leave_it(windows):
+    state = wl.WindowLoader(windows, shuffle=True, seed=11).state_dict()
+    loader = wl.WindowLoader(windows, shuffle=True, seed=12)
+    loader.load_state_dict(state, order="next_epoch")
+    loader.set_epoch(0)
+    assert loader.state_dict()["seed"] == 11
+    loader.set_epoch(4)
+    assert loader.state_dict()["seed"] == 12
+    with pytest.raises(LoaderError, match="next_epoch' with steps_per_epoch would leave out windows"):
+        wl.WindowLoader(windows, shuffle=True, steps_per_epoch=3).load_state_dict(state, order="next_epoch")
 
 
 @pytest.mark.parametrize("uneven", ["exact", "pad"])

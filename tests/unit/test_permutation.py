@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from windowloader.errors import LoaderError
+from windowloader.order import permutation
 from windowloader.order.permutation import Permutation, Purpose, draw, key
 
 U64 = 1 << 64
@@ -86,7 +87,23 @@ def reference(positions, n, k):
     return [feistel(p, n, k) for p in positions]
 
 
-SIZES = [1, 2, 3, 4095, 4096, 4097, 2**16 - 1, 2**16, 2**16 + 1, 10**8, 2**32, 2**32 + 1, 2**63 - 1]
+SIZES = [
+    1,
+    2,
+    3,
+    4095,
+    4096,
+    4097,
+    2**16 - 1,
+    2**16,
+    2**16 + 1,
+    2**20 - 1,
+    2**20,
+    10**8,
+    2**32,
+    2**32 + 1,
+    2**63 - 1,
+]
 
 
 def some(n):
@@ -199,6 +216,22 @@ def test_positions_outside_are_refused(n, bad):
         Permutation(n, key(0, epoch=0, purpose=0))(positions)
 
 
+@pytest.mark.parametrize("n", [2**16 + 1, 100_000, 2**20 - 1])
+def test_small_networks_by_numpy_are_the_compiled_ones(monkeypatch, n):
+    network = Permutation(n, key(3, epoch=0, purpose=0))
+    positions = np.random.default_rng(n).permutation(n)[:30_000]
+    found = network(positions)
+    monkeypatch.setattr(permutation, "CALLS", 0)
+    assert np.array_equal(network(positions), found)
+
+
+def test_a_word_that_is_drawn_again_is_left_out():
+    k = np.array([U64 - 0x9E3779B97F4A7C15, 5, 6, 7], np.uint64)  # its first word is 0
+    assert next(words(k)) == 0
+    for n in (3, 1000, 4095):
+        assert Permutation(n, k)(np.arange(n)).tolist() == fisher_yates(n, k)
+
+
 def test_arguments_outside_their_range_are_refused():
     k = key(0, epoch=0, purpose=0)
     for seed in (-1, 2**128):
@@ -242,7 +275,9 @@ def chi_square(values, n, bins):
 
 @pytest.mark.parametrize("n", [5000, 9000])
 @pytest.mark.parametrize("keys", [2000, 20_000])
-def test_where_the_first_element_goes_is_uniform(n, keys):
+def test_where_the_first_element_goes_is_uniform(monkeypatch, n, keys):
+    monkeypatch.setattr(permutation, "TABLE", 0)  # a table of all for one number
+    monkeypatch.setattr(permutation, "CALLS", 0)
     first = np.array([Permutation(n, key(seed, epoch=0, purpose=0))(0) for seed in range(keys)])
     assert chi_square(first, n, 50) < 85.4  # χ² of 49 degrees of freedom
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import operator
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from windowloader.batch.buffers import BufferPool
 from windowloader.batch.recipe import Recipe
-from windowloader.batch.roles import WindowReadOptions
 from windowloader.errors import ClosedError, LoaderError, StateError
-from windowloader.order.config import LoaderConfig
 from windowloader.order.state import RunState
 from windowloader.util.ranks import confirm, resolve
-from windowloader.windows.window_set import WindowSet
 
 from .iteration import EpochProgress, EpochSampler, Iteration, refuse_worker
-from .options import LoaderOptions
+from .options import LoaderOptions, check_windows, sorted_options
 from .pipeline import start_pipeline, warn_of_repeats
 from .stats import History
 
@@ -31,9 +28,10 @@ if TYPE_CHECKING:
 
     from windowloader.batch.batch import Batch
     from windowloader.batch.buffers import Buffers
-    from windowloader.order.shard import Position
+    from windowloader.order.shard import Position, Steps
     from windowloader.plan.plan import Plan
     from windowloader.util.ranks import Ranks
+    from windowloader.windows.window_set import WindowSet
 
     from .pipeline import Pipeline
     from .stats import LoaderStats
@@ -129,37 +127,15 @@ class WindowLoader:
     """
 
     def __init__(self, windows: WindowSet, **options: Unpack[LoaderOptions]) -> None:
-        given: dict[str, Any] = dict(options)
-        if unknown := sorted(set(given) - set(LoaderOptions.__annotations__)):
-            known = ", ".join(LoaderOptions.__annotations__)
-            raise TypeError(f"{type(self).__name__} got unexpected options {unknown}. It takes {known}.")
-        delivery = {name: given.pop(name) for name in WindowReadOptions.__annotations__ if name in given}
-        self._transform: Callable[[Batch], Any] | None = given.pop("transform", None)
-        self._config = LoaderConfig(**given)
-        if not isinstance(windows, WindowSet):
-            raise LoaderError(
-                f"a loader takes one WindowSet, not {type(windows).__name__}. Use wl.WindowSet(series, spec), or "
-                "unpack a split: train, val, test = wl.split(series, spec, (0.7, 0.1, 0.2)) and WindowLoader(train)."
-            )
-        if self._transform is not None and not callable(self._transform):
-            raise LoaderError(
-                f"transform={self._transform!r} is not callable. Pass a function of a batch, or None."
-            )
-        if len(windows) == 0:
-            raise LoaderError(f"{windows!r} has no window, so there is nothing to load.")
-        batch_size = self._config.batch_size
-        if self._config.drop_last and self._config.global_batch_size is None and len(windows) < batch_size:
-            raise LoaderError(  # with any number of ranks; other cases are found when that number is known
-                f"drop_last=True leaves nothing to load: there are {len(windows)} windows, and "
-                f"batch_size={batch_size} per rank. Make the batch smaller, or pass drop_last=False."
-            )
+        delivery, self._transform, self._config = sorted_options(type(self).__name__, dict(options))
+        check_windows(windows, self._config)
         self._windows = windows
         self._recipe = Recipe.compile(windows.series, windows.spec, **delivery)
         self._recipe.check(windows)
-        self._history = History()
-        self._closed = False
+        self._history, self._closed = History(), False
         self._state: dict[str, int | str] | None = None  # to load when the pipeline is made, after a pickle
         self._loaded = False  # whether order and seed are those of a state
+        self._last: int | None = None  # the last epoch in a state's order, before this loader's own follows
         self._move(0, None)
         self._unbind()
         if self._config.rank is not None and self._config.world_size is not None:
@@ -167,6 +143,9 @@ class WindowLoader:
 
     def _move(self, epoch: int, position: Position | None) -> None:
         """Let the next iterator begin at a position; None: at the beginning of the epoch."""
+        if self._last not in (None, epoch):
+            self._leave_order()
+            position = None
         self._epoch = epoch
         self._position = position
         self._newest: EpochProgress | None = None
@@ -176,6 +155,14 @@ class WindowLoader:
         self._pipeline: Pipeline | None = None
         self._iterations: weakref.WeakSet[Iteration] = weakref.WeakSet()
         self._process = os.getpid()
+
+    def _leave_order(self) -> None:
+        """Let go of the order of a state: the next pipeline has this loader's own."""
+        self._last, self._loaded, self._state = None, False, None
+        self._close_iterations()
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = None
 
     def _bind(self) -> Pipeline:
         if self._closed:
@@ -190,7 +177,7 @@ class WindowLoader:
         self._pipeline = self._start(ranks)
         if self._state is not None:
             asked = self._epoch
-            self.load_state_dict(self._state)
+            self.load_state_dict(self._state, order="keep" if self._last is None else "next_epoch")
             self.set_epoch(asked)
         return self._pipeline
 
@@ -328,7 +315,9 @@ class WindowLoader:
         steps = self._bind().steps
         return self._newest.position if self._newest else self._position or steps.start(self._epoch)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], order: Literal["keep", "next_epoch"] = "keep"
+    ) -> None:
         """Continue from a state: in any process, of any rank and world size, with any batch size of the same lanes.
 
         Iterators that are running are closed.
@@ -337,25 +326,37 @@ class WindowLoader:
         ----------
         state : mapping
             From `state_dict`. Its order, seed and lanes win over this loader's arguments.
+        order : {"keep", "next_epoch"}
+            ``"keep"``: go on in its order. ``"next_epoch"``: finish its epoch, then go on in this loader's own order;
+            where memory does not hold its blocks the rest is read directly, with a warning that names the bytes.
 
         Raises
         ------
         StateError
-            If it belongs to other data, other windows or another kind of order, or if reading in its order takes more
-            than 4 times the bytes of this loader's own: a full permutation, on a stream.
+            If it belongs to other data, other windows or another kind of order; or if an epoch of an order that is
+            kept reads more than 4 times the array: a full permutation, on a stream.
         LoaderError
-            If its lanes do not divide this loader's global batch.
+            If its lanes do not divide this loader's global batch, for an unknown ``order``, or for ``"next_epoch"``
+            with ``steps_per_epoch``.
         """
+        if order not in ("keep", "next_epoch"):
+            raise LoaderError(f"order={order!r} is not known. Pass 'keep' or 'next_epoch'.")
+        if order == "next_epoch" and self._config.steps_per_epoch:
+            raise LoaderError(
+                "order='next_epoch' with steps_per_epoch would leave out windows: an epoch ends within a pass over the "
+                "data. Pass order='keep', or leave out steps_per_epoch."
+            )
         loaded = RunState.from_dict(state)
         present = self._bind()
         loaded.check(self._describe(present.steps.start(0)))
-        present.refuse_costly(loaded)
         pipeline = self._start(present.ranks, loaded)
         position = loaded.position(pipeline.steps)
+        pipeline.check_reads(loaded, order)
         self._close_iterations()
         present.close()
-        self._pipeline, self._loaded, self._state = pipeline, True, None
+        self._pipeline, self._loaded, self._state, self._last = pipeline, True, None, None
         self._move(position.epoch, position)
+        self._last = position.epoch if order == "next_epoch" else None
 
     def _at(self, step: int) -> Position:
         """Position after ``step`` steps of the current epoch, from where its newest iterator began."""
@@ -368,8 +369,8 @@ class WindowLoader:
             )
         return steps.advance(base, step - base.step)
 
-    def _describe(self, position: Position) -> RunState:
-        windows, steps = self._windows, self._bind().steps
+    def _describe(self, position: Position, steps: Steps | None = None) -> RunState:
+        windows, steps = self._windows, steps or self._bind().steps
         return RunState.of(steps, position, spec=windows.spec.hash(), data=windows.fingerprint())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -380,8 +381,7 @@ class WindowLoader:
             steps, position = self._pipeline.steps, self._position
             position = self._newest.position if self._newest else position or steps.start(self._epoch)
             moved = self._loaded or position != steps.start(self._epoch)
-            labels = {"spec": self._windows.spec.hash(), "data": self._windows.fingerprint()}
-            state = RunState.of(steps, position, **labels).to_dict() if moved else None
+            state = self._describe(position, steps).to_dict() if moved else None
         gone = dict.fromkeys(("_pipeline", "_newest", "_position", "_iterations", "_process"))
         return {**self.__dict__, **gone, "_history": History(), "_state": state}
 

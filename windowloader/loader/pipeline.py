@@ -54,7 +54,7 @@ MOST_PREFETCH = 4
 MOST_THREADS = (
     2  # building batches is bound by memory: more threads only take processors from the training step
 )
-MOST_TIMES = 4  # the bytes of the loader's own order that the order of a state may read
+MOST_TIMES = 4  # the bytes of the array that an epoch in the order of a state may read
 
 
 class BatchTask(NamedTuple):
@@ -256,20 +256,45 @@ class Pipeline:
             )
         )
 
-    def refuse_costly(self, state: RunState) -> None:
-        """Raise `StateError` where the state's order reads more than `MOST_TIMES` the bytes of the loader's own."""
-        if self.reading.choice is None or self.reading.order.name == state.order:
+    def check_reads(self, state: RunState, order: str) -> None:
+        """Warn of, or refuse, what the order of a loaded state reads here.
+
+        Parameters
+        ----------
+        state : RunState
+            The state that this pipeline was started with.
+        order : {"keep", "next_epoch"}
+            Whether its order is that of the whole run, or of the rest of its epoch.
+
+        Raises
+        ------
+        StateError
+            Where each epoch of an order that is kept reads more than `MOST_TIMES` the array.
+        """
+        choice = self.reading.choice
+        if choice is None or (choice.mode != "direct" and choice.amplification <= MOST_TIMES):
             return
-        start = replace(state, step=0, cursor=0)
-        ranks = {"rank": self.ranks.rank, "world_size": self.ranks.world_size}
-        asked, own = (self.plan(**ranks, epoch=state.epoch, state=one).own.bytes for one in (start, None))
-        if asked > MOST_TIMES * own:
+        begin = replace(state, step=0, cursor=0) if order == "keep" else state
+        plan = self.plan(
+            rank=self.ranks.rank, world_size=self.ranks.world_size, epoch=state.epoch, state=begin
+        )
+        read = format_bytes(plan.all_ranks.bytes)
+        if order == "next_epoch":
+            warnings.warn(
+                f"this loader cannot hold the order of the state, {state.order!r}: the rest of epoch {state.epoch} is "
+                f"read directly, {read} over all ranks. Its own order follows.",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif plan.all_ranks.amplification > MOST_TIMES:
             raise StateError(
                 f"the state's order is {state.order!r}, a run of another tier or budget: here each epoch of it would "
-                f"read {format_bytes(asked)}, where this loader's own order {self.reading.order.name!r} reads "
-                f"{format_bytes(own)}. Load it where the data are in memory or a local .npy file, or start anew "
-                "without it."
+                f"read {read}, {plan.all_ranks.amplification:.1f} times the array. Pass order='next_epoch' to finish "
+                "its epoch so and go on in this loader's own order; give it more memory; or load it where the data are "
+                "in memory or a local .npy file."
             )
+        else:
+            warn_of_repeated_reads(self.reading, self.windows, self.recipe.reads)
 
 
 def start_pipeline(
@@ -307,7 +332,8 @@ def start_pipeline(
         Where the lanes do not divide the global batch, or an epoch has no step.
     """
     reading = plan_reads(windows, recipe.reads, config, ranks.world_size, state)
-    warn_of_repeated_reads(reading, windows, recipe.reads)
+    if state is None:
+        warn_of_repeated_reads(reading, windows, recipe.reads)
     steps = make_steps(reading.order, config, ranks.world_size)
     share = -(-steps.global_batch // ranks.world_size)
     batch_bytes, local = max(1, recipe.nbytes(share)), reading.tier in LOCAL_TIERS

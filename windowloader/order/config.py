@@ -7,7 +7,7 @@ ranks or at the machine.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from windowloader.errors import LoaderError
@@ -16,16 +16,6 @@ from windowloader.util.units import parse_bytes
 __all__ = ["LoaderConfig"]
 
 LEAST = 200  # bytes of memory below which a unit was forgotten
-COUNTS = (
-    "batch_size",
-    "global_batch_size",
-    "steps_per_epoch",
-    "epochs",
-    "lanes",
-    "active_blocks",
-    "reads_ahead",
-    "prefetch_batches",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +59,20 @@ class LoaderConfig:
             raise LoaderError(
                 f"memory={asked!r} is {self.budget} bytes, which holds no rows. Write a unit, as in memory='10GiB'."
             )
-        for name in COUNTS:
-            self._check_count(name, least=1, needed=name == "batch_size")
-        self._check_count("threads", least=0, needed=False)
+        counts = {
+            "batch_size": self.batch_size,
+            "global_batch_size": self.global_batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self.epochs,
+            "lanes": self.lanes,
+            "active_blocks": self.active_blocks,
+            "reads_ahead": self.reads_ahead,
+            "prefetch_batches": self.prefetch_batches,
+            "threads": self.threads,
+        }
+        for name, value in counts.items():
+            if value is not None or name == "batch_size":
+                object.__setattr__(self, name, _count(name, value, least=0 if name == "threads" else 1))
         try:
             seed = operator.index(self.seed)
         except TypeError:
@@ -81,9 +82,9 @@ class LoaderConfig:
                 f"seed={self.seed!r} is no whole number in [0, 2**128). The order is a function of it, so that a run "
                 "can be repeated; for another one each time draw it yourself, and write it down."
             )
-        for name in ("shuffle", "drop_last"):
-            if (value := getattr(self, name)) not in (True, False):
-                raise LoaderError(f"{name}={value!r} is neither True nor False.")
+        for name, flag in (("shuffle", self.shuffle), ("drop_last", self.drop_last)):
+            if flag not in (True, False):
+                raise LoaderError(f"{name}={flag!r} is neither True nor False.")
         if self.uneven not in ("pad", "drop", "exact"):
             raise LoaderError(f"uneven={self.uneven!r} is not known. Pass 'pad', 'drop' or 'exact'.")
         if self.uneven == "exact" and self.drop_last:
@@ -91,18 +92,6 @@ class LoaderConfig:
                 "uneven='exact' delivers each window once, drop_last=True leaves some out. "
                 "Pass drop_last=False, or uneven='drop'."
             )
-
-    def _check_count(self, name: str, *, least: int, needed: bool) -> None:
-        value: Any = getattr(self, name)
-        if value is None and not needed:
-            return
-        try:
-            number = operator.index(value)  # pyright: ignore[reportArgumentType]
-        except TypeError:
-            number = least - 1
-        if isinstance(value, bool) or number < least:
-            raise LoaderError(f"{name}={value!r} must be an integer >= {least}.")
-        object.__setattr__(self, name, number)
 
     @property
     def budget(self) -> int:
@@ -113,7 +102,13 @@ class LoaderConfig:
         """Windows of a full step over all ranks."""
         return self.global_batch_size or self.batch_size * world_size
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of its parameters."""
-        return tuple(field.name for field in fields(cls))
+
+def _count(name: str, value: Any, *, least: int) -> int:
+    """Check a number of things."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise LoaderError(f"{name}={value!r} must be an integer >= {least}.")
+    return number

@@ -1,4 +1,4 @@
-"""The compiled half of ``permutation``: a Feistel network with cycle walking, and Fisher–Yates.
+"""The compiled half of ``permutation``: a Feistel network with cycle walking.
 
 In: positions, round keys. Out: the permuted numbers, written into an array that is handed in.
 Integers of fixed width only, so the numbers are the same on every platform. Never draws a key.
@@ -6,50 +6,18 @@ Integers of fixed width only, so the numbers are the same on every platform. Nev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from windowloader.util.jit import kernel
 
+from .keys import LOW_1, LOW_2, MIX_1, MIX_2
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014)
-MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-MIX_2 = np.uint64(0x94D049BB133111EB)
-LOW_1 = np.uint32(0x7FEB352D)  # lowbias32 (Wellons 2018)
-LOW_2 = np.uint32(0x846CA68B)
 BLOCK = 1024  # positions evaluated together: the scratch of a call stays in the first-level cache
-
-
-@kernel
-def word(key: NDArray[np.uint64], i: int) -> Any:
-    """Word ``i`` of a key: its four words seed four SplitMix64 generators that take turns."""
-    x = key[i & 3] + np.uint64((i >> 2) + 1) * GAMMA
-    x = (x ^ (x >> np.uint64(30))) * MIX_1
-    x = (x ^ (x >> np.uint64(27))) * MIX_2
-    return x ^ (x >> np.uint64(31))
-
-
-@kernel
-def shuffle(key: NDArray[np.uint64], table: NDArray[np.int64]) -> None:
-    """Fill ``table`` (int64, n ≤ 2^32) with the keyed Fisher–Yates shuffle of 0 … n − 1."""
-    for i in range(table.size):
-        table[i] = i
-    drawn = 0
-    for i in range(table.size - 1, 0, -1):
-        bound = np.uint64(i + 1)
-        threshold = (np.uint64(0) - bound) % bound  # Lemire (2019): words whose low half is less are biased
-        while True:
-            x = word(key, drawn)
-            drawn += 1
-            if x * bound >= threshold:
-                break
-        # The high 64 bits of x·bound in two 32-bit steps, exact for bound ≤ 2^32.
-        low = (x & np.uint64(0xFFFFFFFF)) * bound
-        j = np.int64(((x >> np.uint64(32)) * bound + (low >> np.uint64(32))) >> np.uint64(32))
-        table[i], table[j] = table[j], table[i]
 
 
 @kernel

@@ -230,7 +230,8 @@ def _edit(document: Any, random: Random) -> Any:
         case 0 | 1 | 2:
             holder[key] = _odd(random)
         case 3 if isinstance(value, int | float):
-            holder[key] = random.choice((-value, value + 1, value * 1000, value / 2, str(value), 0))
+            half = value / 2 if abs(value) < 1 << 1000 else value  # a float has no more
+            holder[key] = random.choice((-value, value + 1, value * 1000, half, str(value), 0))
         case 3 if isinstance(value, list):
             holder[key] = random.choice((value * 2, value[:-1], value[::-1], [*value, _odd(random)]))
         case 3 if isinstance(value, str):

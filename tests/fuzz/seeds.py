@@ -111,15 +111,18 @@ def rezip(data: bytes, change: Callable[[bytes], bytes], twice: bool) -> bytes:
     """Change the members of an archive, not the archive; ``twice``: and add one of the same name, and odd names."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
+
+        def write(name: str, inner: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
+            new.writestr(zipfile.ZipInfo(name), inner, how)  # of a date that is not now
+
         for name in old.namelist():
-            new.writestr(name, change(old.read(name)))
+            write(name, change(old.read(name)))
             if twice:
-                info = zipfile.ZipInfo(name)
                 new.fp.flush()  # type: ignore[union-attr]
                 new.NameToInfo.pop(name)
-                new.writestr(info, old.read(name))
-                new.writestr("../../escaped.npy", old.read(name))
-                new.writestr("/tmp/escaped.npy", old.read(name))
+                write(name, old.read(name), zipfile.ZIP_STORED)
+                write("../../escaped.npy", old.read(name))
+                write("/tmp/escaped.npy", old.read(name))
     return made.getvalue()
 
 

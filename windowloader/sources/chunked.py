@@ -196,6 +196,7 @@ class _ZarrRows:
         import zarr
 
         from .bounded import bounded
+        from .zarr_contents import check_grids
         from .zarr_stores import CompleteStore
 
         self.source, self.progress = source, Progress(renew_pool)
@@ -208,6 +209,9 @@ class _ZarrRows:
                 Asked(source.name),
                 lambda: bounded(zarr.open_array(store, path=node.path, mode="r", zarr_format=form)),
             )
+        grids = source.stored_shape, source.stored_chunks, source.objects
+        found = self.array.shape, self.array.chunks, self.array.shards or self.array.chunks
+        check_grids(source.name, grids, found)
 
     def submit(self, start: int, stop: int, out: np.ndarray, box: Box | None = None) -> Pending:
         """Begin to read rows: those of many chunks in several pieces, as zarr-python asks for ten chunks at a time."""

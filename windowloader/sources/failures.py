@@ -138,7 +138,8 @@ class Asked:
         match = re.search(CHUNK, text)
         if match is None:
             return ""
-        indices = tuple(int(part) for part in re.findall(r"\d+", next(filter(None, match.groups()))))
+        # of a damaged file: Python converts no number of thousands of digits
+        indices = tuple(int(part[:18]) for part in re.findall(r"\d+", next(filter(None, match.groups()))))
         where = self.locate(indices) if self.locate else ""
         return f" (chunk {', '.join(map(str, indices))}{'; ' + where if where else ''})"
 

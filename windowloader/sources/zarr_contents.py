@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "check_grids", "open_tensorstore", "place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,13 +452,15 @@ def open_tensorstore(
     future = explained(Asked(location.url), lambda: tensorstore().open(spec, read=True, context=context))
     store = wait_for(future, location)
     layout = store.chunk_layout
-    known, found = (
-        [tuple(grid) for grid in several]
-        for several in (grids, (store.shape, layout.read_chunk.shape, layout.write_chunk.shape))
-    )
-    if found != known:
-        raise SourceChangedError(
-            f"{location.url!r} had the shape, chunks and shards {known} when it was opened, and its own metadata say "
-            f"{found} now. Open it again; if it was not changed, have its metadata consolidated again."
-        )
+    check_grids(location.url, grids, (store.shape, layout.read_chunk.shape, layout.write_chunk.shape))
     return store
+
+
+def check_grids(name: str, known: Iterable[Sequence[int]], found: Iterable[Sequence[int]]) -> None:
+    """Raise `SourceChangedError` where an array's own metadata have other shapes than those that described it."""
+    was, now = ([tuple(map(int, grid)) for grid in grids] for grids in (known, found))
+    if was != now:
+        raise SourceChangedError(
+            f"{name!r} had the shape, chunks and shards {was} when it was opened, and its own metadata say "
+            f"{now} now. Open it again; if it was not changed, have its metadata consolidated again."
+        )

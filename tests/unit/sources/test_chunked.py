@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs.numcodecs import LZ4
 
 from windowloader.errors import AxesError, SourceChangedError, SourceFormatError, SourceNotFoundError
 from windowloader.series.clock import Clock
@@ -151,12 +152,13 @@ def test_metadata_without_a_grid_name_nothing_by_itself(tmp_path):
         open_chunked(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
-@pytest.mark.parametrize(("old", "new"), [([10, 4], [20, 4]), ([30, 4], [60, 4])])
-def test_consolidated_metadata_that_differ_from_the_arrays_own_are_an_error(tmp_path, old, new):
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning", "ignore:Numcodecs codecs:UserWarning")
+@pytest.mark.parametrize("codec", [False, True])  # the other is read by zarr-python
+@pytest.mark.parametrize(("old", "new"), [([10, 4], [20, 4]), ([30, 4], [1, 4])])
+def test_consolidated_metadata_that_differ_from_the_arrays_own_are_an_error(tmp_path, old, new, codec):
     """TensorStore reads the array's own, and would take memory for whatever chunk they say."""
     dataset = xarray.Dataset({"speed": (("time", "node"), VALUES)}, {"time": TIMES})
-    encoding = {"speed": {"chunks": (10, 4)}}
+    encoding = {"speed": {"chunks": (10, 4), **({"compressors": [LZ4()]} if codec else {})}}
     dataset.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=True, encoding=encoding)
     place = tmp_path / "a.zarr" / "speed" / "zarr.json"
     text = json.dumps(json.loads(place.read_text()))

@@ -51,3 +51,8 @@ def test_errors_of_this_package_and_of_python():
     assert explain(mine, ASKED) is mine
     assert isinstance(explain(FileNotFoundError("x"), ASKED), SourceNotFoundError)
     assert isinstance(explain(PermissionError("x"), ASKED), CredentialsError)
+
+
+def test_a_chunk_of_a_number_that_is_too_long_is_named_all_the_same():
+    error = explain(ValueError(f'DATA_LOSS: "c/{"9" * 5000}"'), Asked("a.zarr", (0, 9)))
+    assert isinstance(error, CorruptDataError)

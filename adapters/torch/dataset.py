@@ -231,7 +231,7 @@ class _Reader:
 
     def read(self, positions: Sequence[int], *, shared: bool) -> TorchBatch:
         """Gather some windows; ``shared``: into memory that the main process can map, as torch's collation does."""
-        numbers, recipe = np.array(positions, np.int64, ndmin=1), self.windows.recipe
+        numbers, recipe = np.array(positions, ndmin=1), self.windows.recipe
         out = shared_arrays(recipe, len(numbers)) if shared else None
         batch = self.windows.read(numbers, graph=False, out=out)
         facts: dict[str, Any] = {"weights": np.ones(len(numbers), np.float32)}

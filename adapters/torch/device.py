@@ -83,6 +83,13 @@ def _checked(device: torch.device | str | int | None) -> torch.device | None:
         raise LoaderError(
             f"device={device!r}, but this torch was built without CUDA. Install one with it, or pass device=None."
         )
+    if found.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=found).cpu()
+        except Exception as error:  # as many kinds as there are backends
+            raise LoaderError(
+                f"device={device!r} holds no values that this torch can read. Pass 'cuda', 'cpu', or None."
+            ) from error
     return found
 
 

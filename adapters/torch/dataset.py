@@ -237,6 +237,9 @@ class _Reader:
         facts: dict[str, Any] = {"weights": np.ones(len(numbers), np.float32)}
         if isinstance(positions, StepPositions):
             facts |= {name: value for name, value in positions.facts.items() if value is not None}
+        if out is not None:
+            out["weights"][:] = facts["weights"]
+            facts["weights"] = out["weights"]
         graph = self._graph_at(batch.starts)
         return TorchBatch.of(batch, bfloat16=recipe.dtype == "bfloat16", graph=graph, **facts)
 

@@ -78,7 +78,8 @@ def test_workers_deliver_the_batches_of_a_torch_loader(windows, context):
         assert_same(found, list(expected))
         if context:  # not copied on the way
             assert {tensor.is_shared() for batch in found for tensor in batch.arrays().values()} == {True}
-            storages = {tensor.untyped_storage().data_ptr() for tensor in found[0].arrays().values()}
+            tensors = [*found[0].arrays().values(), found[0].weights]
+            storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
             assert len(storages) == 1
     del loader
 

@@ -1,7 +1,7 @@
-"""PGT's index datasets over windows that are read where they lie.
+"""PGT's index datasets over windows that are gathered batch by batch.
 
 In: a series (or what opens as one) and PGT's arguments. Out: PGT's tuple of three torch ``DataLoader``s, edges and
-statistics. Copies the series only where it is asked to hold it on a device.
+statistics. Holds the rows in memory, as PGT does, where PGT's own scaling is asked for, or on a device.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def get_index_dataset(
         Accepted without effect: windows are always read where they lie.
     statistics : {"default", "train", "series"}, optional
         Scale by statistics of the rows that train windows contain (clocks keep their range), or of the whole series
-        in PGT's own arithmetic, to the bit. None: no scaling. "default": "train"; for a PGT loader what it does,
-        which is "series", or None where its file is already scaled (Chickenpox).
+        in PGT's own arithmetic, to the bit, whose rows are then held in memory, as by PGT. None: no scaling.
+        "default": "train"; for a PGT loader what it does, which is "series", or None where its file is already scaled
+        (Chickenpox).
     means, stds : array_like or Tensor, optional
-        Known statistics, used in PGT's arithmetic: one per feature, one per node, or shape (node, feature).
+        Known statistics, used as those of "series": one per feature, one per node, or shape (node, feature).
     horizon : int, optional
         Steps of y. Default: as many as lags, as in PGT.
     features, targets : sequence of str, optional
@@ -223,17 +224,16 @@ def get_index_dataset(
 def _loader(
     dataset: Dataset[Any], shuffle: bool, world_size: int, ddp_rank: int, options: dict[str, Any]
 ) -> DataLoader[Any]:
-    if world_size == ddp_rank == -1:
-        return DataLoader(dataset, shuffle=shuffle, collate_fn=collate, **options)
-    if not 0 <= ddp_rank < world_size:
-        raise RankError(
-            f"world_size={world_size} and ddp_rank={ddp_rank}: under DDP pass dist.get_world_size() and "
-            "dist.get_rank(), which counts from 0; otherwise neither."
-        )
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle
-    )
-    return DataLoader(dataset, sampler=sampler, collate_fn=collate, **options)
+    sampler: DistributedSampler[Any] | None = None
+    if (world_size, ddp_rank) != (-1, -1):
+        if not 0 <= ddp_rank < world_size:
+            raise RankError(
+                f"world_size={world_size} and ddp_rank={ddp_rank}: under DDP pass dist.get_world_size() and "
+                "dist.get_rank(), which counts from 0; otherwise neither."
+            )
+        sampler = DistributedSampler(dataset, num_replicas=world_size, rank=ddp_rank, shuffle=shuffle)
+    own_shuffle = shuffle and sampler is None
+    return DataLoader(dataset, shuffle=own_shuffle, sampler=sampler, collate_fn=collate, **options)
 
 
 # -- data sets --------------------------------------------------------------------------------------------------------

@@ -135,8 +135,8 @@ class Published:
         columns = [f"{name} scaled" for name in names] + [f"{name} raw" for name in raw]
         return cls(tuple(columns), values, *tables)
 
-    def windows(self, windows: WindowSet, *, scale_targets: bool) -> WindowSet:
-        """Return the same windows, of these rows."""
+    def windows(self, windows: WindowSet, *, scale_targets: bool, missing: float | None = None) -> WindowSet:
+        """Return the same windows, of these rows, in which ``missing`` marks missing cells."""
 
         def columns(names: Sequence[str] | None, scaled: bool) -> list[str]:
             known = [] if names == () else [column.name for column in windows.series.columns(names)]
@@ -155,7 +155,7 @@ class Published:
             on_missing="mask",
             max_missing=None,
         )
-        series = Series(self.values.numpy(), axes="tnf", features=self.columns)
+        series = Series(self.values.numpy(), axes="tnf", features=self.columns, missing=missing)
         return WindowSet(series, spec, index=windows.index)
 
 
@@ -296,7 +296,8 @@ class WindowPairs:
             shape += [series.num_nodes] * alike
             self._sides.append((shape, alike, torch.int64 if labels else kind))
         if published is not None:
-            windows, scaler, fill = published.windows(windows, scale_targets=scale_targets), None, None
+            scaler, fill = None, fill if fill is not None and math.isnan(fill) else None
+            windows = published.windows(windows, scale_targets=scale_targets, missing=fill)
         self._reader = WindowReader(
             windows,
             scaler=scaler,

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from windowloader.batch.batch import Batch
+from windowloader.batch.roles import Field
 from windowloader.series.dynamic_graph import WindowEdges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from windowloader.batch.recipe import Recipe
-    from windowloader.batch.roles import Field
     from windowloader.series.graph import Graph
 
 __all__ = [
@@ -159,7 +159,7 @@ class TorchBatch(Batch):
         }
         facts = {name: getattr(batch, name) for name in FACTS} | changed
         if facts["weights"] is not None:
-            facts["weights"] = torch.from_numpy(facts["weights"])
+            facts["weights"] = as_tensor(facts["weights"])
         return cls(**tensors, **facts)
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> TorchBatch:
@@ -243,6 +243,8 @@ class TorchLease:
 
 
 def shared_arrays(recipe: Recipe, batch: int) -> dict[str, np.ndarray]:
-    """Allocate a batch in shared memory, as torch's collation does in a worker: the main process maps it."""
-    storage = torch.UntypedStorage._new_shared(recipe.nbytes(batch))  # type: ignore[no-untyped-call]
-    return TorchLease(torch.empty(0, dtype=torch.uint8).set_(storage)).carve(recipe.fields(batch))
+    """Allocate a batch and its weights in one piece of shared memory, which the main process of a worker can map."""
+    weights = Field("weights", (batch,), np.dtype(np.float32), recipe.nbytes(batch))
+    storage = torch.UntypedStorage._new_shared(weights.offset + weights.nbytes)  # type: ignore[no-untyped-call]
+    lease = TorchLease(torch.empty(0, dtype=torch.uint8).set_(storage))
+    return lease.carve((*recipe.fields(batch), weights))

@@ -231,12 +231,15 @@ class _Reader:
 
     def read(self, positions: Sequence[int], *, shared: bool) -> TorchBatch:
         """Gather some windows; ``shared``: into memory that the main process can map, as torch's collation does."""
-        numbers, recipe = np.array(positions, np.int64, ndmin=1), self.windows.recipe
+        numbers, recipe = np.array(positions, ndmin=1), self.windows.recipe
         out = shared_arrays(recipe, len(numbers)) if shared else None
         batch = self.windows.read(numbers, graph=False, out=out)
         facts: dict[str, Any] = {"weights": np.ones(len(numbers), np.float32)}
         if isinstance(positions, StepPositions):
             facts |= {name: value for name, value in positions.facts.items() if value is not None}
+        if out is not None:
+            out["weights"][:] = facts["weights"]
+            facts["weights"] = out["weights"]
         graph = self._graph_at(batch.starts)
         return TorchBatch.of(batch, bfloat16=recipe.dtype == "bfloat16", graph=graph, **facts)
 

@@ -8,6 +8,7 @@ memory comes from torch's allocator, which tracks every copy from it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -83,6 +84,13 @@ def _checked(device: torch.device | str | int | None) -> torch.device | None:
         raise LoaderError(
             f"device={device!r}, but this torch was built without CUDA. Install one with it, or pass device=None."
         )
+    if found.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=found)
+        except Exception as error:  # as many kinds as there are backends
+            raise LoaderError(
+                f"device={device!r} cannot be used by this torch here. Pass 'cuda', 'cpu', or None."
+            ) from error
     return found
 
 
@@ -121,24 +129,6 @@ class CudaStream:
 def side_stream(device: torch.device | None) -> CudaStream | None:
     """Return a stream for copies to a device; None where they are made at once."""
     return CudaStream(device) if device is not None and device.type == "cuda" else None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchInFlight:
-    """A batch on the device whose copies may not have ended."""
-
-    batch: TorchBatch
-    mark: Any
-
-    @property
-    def num_windows(self) -> int:
-        """Windows of the batch."""
-        return self.batch.num_windows
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the batch's arrays."""
-        return self.batch.nbytes
 
 
 class Destination:
@@ -190,8 +180,9 @@ class Destination:
                 f"device_memory={device_memory!r} limits the rows on a device, and device= names none. Pass "
                 "device='cuda' (or 'cpu', to keep the rows in host memory)."
             )
-        self._all = device_memory == "all"
-        self._budget = None if self._all or device_memory is None else parse_bytes(device_memory)
+        self._budget: float | None = None  # bytes for rows on the device
+        if device_memory is not None:
+            self._budget = math.inf if device_memory == "all" else parse_bytes(device_memory)
         self._windows, self._recipe = windows, recipe
         self._static = not isinstance(windows.series.graph, DynamicGraph)
         self._bfloat16 = recipe.dtype == "bfloat16"
@@ -212,27 +203,28 @@ class Destination:
     @property
     def one_by_one(self) -> bool:
         """Whether batches are made singly: a copy to the device, or a gather there, is of one."""
-        return self.pinned or self._all or self._budget is not None
+        return self.pinned or self._budget is not None
 
     # -- before the loop ----------------------------------------------------------------------------------------------
 
     def place(self, pipeline: Pipeline) -> Pipeline:
         """Decide where batches are gathered; nothing is read or moved before `load`."""
         pipeline = replace(pipeline, finish=self.start)
-        if not self._all and self._budget is None:
+        if self._budget is None:
             return pipeline
         begin, end = rows_of_rank(self._windows, pipeline.steps, pipeline.ranks)
         stored = self._stored_bytes(begin, end)
         row_bytes = RowTables.of(self._recipe).nbytes(1)
         needed = row_bytes * (end - begin)
         rows = f"rows {begin} … {end - 1} take {format_bytes(needed)} as {self._recipe.dtype}"
-        if self._budget is None or needed <= self._budget:
+        if needed <= self._budget:
             self._wanted = begin, end, end - begin
             self._report = DeviceReport("device", needed, stored, 0, f"{rows}, sent once.")
             pipeline.access.close()  # no rows are read for a batch
             return replace(pipeline, gather=self.gather, access=Resident(ResidentVariables(0, {}, {})))
-        more = f"{rows}, more than device_memory={format_bytes(self._budget)}"
-        places = self._budget // row_bytes
+        budget = int(self._budget)
+        more = f"{rows}, more than device_memory={format_bytes(budget)}"
+        places = budget // row_bytes
         obstacle = self._obstacle(pipeline, places)
         if not obstacle:
             note = f"{more}: {places:,} at a time are kept there, each sent when a window first needs it."
@@ -313,16 +305,14 @@ class Destination:
         """Make the calling thread's work on the device go to the side stream."""
         return nullcontext() if self._stream is None else self._stream()
 
-    def start(self, batch: Batch) -> TorchBatch | BatchInFlight:
-        """Wrap a batch, and begin to copy it."""
+    def start(self, batch: Batch) -> TorchBatch | tuple[TorchBatch, Any]:
+        """Wrap a batch, and begin to copy it; with a side stream, return a mark after its copies as well."""
         graph = self._graph if self._static else graph_of_tensors(batch.graph)
-        if self._device is None:
-            return TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
         with self._queue():
             found = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
-            if self._device.type != "cpu":
+            if self._device is not None and self._device.type != "cpu":
                 found = self._copied(found, self._device)
-            return found if self._stream is None else BatchInFlight(found, self._stream.mark())
+            return found if self._stream is None else (found, self._stream.mark())
 
     def _copied(self, batch: TorchBatch, device: torch.device) -> TorchBatch:
         """Copy to the device: without waiting if memory is pinned, for which small tensors are pinned here."""
@@ -340,17 +330,16 @@ class Destination:
 
     # -- in the loop's thread -----------------------------------------------------------------------------------------
 
-    def finish(self, made: TorchBatch | BatchInFlight) -> TorchBatch:
+    def finish(self, made: TorchBatch | tuple[TorchBatch, Any]) -> TorchBatch:
         """Take over a batch: the current stream waits for its copies."""
-        batch = made if isinstance(made, TorchBatch) else made.batch
+        batch, mark = (made, None) if isinstance(made, TorchBatch) else made
         if self._rows is None and self._device is not None and self._device.type != "cpu":
             self._moved += batch.nbytes
-        if isinstance(made, BatchInFlight):
-            assert self._stream is not None
+        if self._stream is not None:
             tensors = [*batch.arrays().values(), batch.weights]
             if isinstance(batch.graph, WindowEdges):  # a static graph was copied before, and stays
                 tensors += [batch.graph.edge_index, batch.graph.edge_weight]
-            self._stream.hand_over(made.mark, [tensor for tensor in tensors if tensor is not None])
+            self._stream.hand_over(mark, [tensor for tensor in tensors if tensor is not None])
         return batch
 
     def report(self) -> DeviceReport:

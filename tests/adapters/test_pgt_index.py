@@ -209,6 +209,9 @@ def test_missing_cells_are_filled_after_scaling():
         x, _ = loader.dataset[5]
         assert x[0, 1, 0] == 0
         assert (x[1:] != 0).all()
+    marked, *_ = get_index_dataset(series, lags=3, fill=float("nan"), means=[40.0], stds=[20.0])
+    x, _ = marked.dataset[5]
+    assert x.isnan().sum() == x[0, 1, 0].isnan() == 1
 
 
 # -- shapes and options -----------------------------------------------------------------------------------------------

@@ -7,7 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    SequentialSampler,
+    Subset,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import windowloader as wl
@@ -70,7 +78,8 @@ def test_workers_deliver_the_batches_of_a_torch_loader(windows, context):
         assert_same(found, list(expected))
         if context:  # not copied on the way
             assert {tensor.is_shared() for batch in found for tensor in batch.arrays().values()} == {True}
-            storages = {tensor.untyped_storage().data_ptr() for tensor in found[0].arrays().values()}
+            tensors = [*found[0].arrays().values(), found[0].weights]
+            storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
             assert len(storages) == 1
     del loader
 
@@ -120,9 +129,25 @@ def test_torchs_own_collation_and_samplers(windows):
         for pair, batch in zip(loader, expected, strict=True):
             assert torch.equal(pair[0], batch.inputs)
             assert torch.equal(pair[1], batch.targets)
+    front = WindowDataset(windows, fill=0.0, layout=("tbnf", "btnf"))
+    pairs = DataLoader(
+        ConcatDataset([front, front]), batch_size=196
+    )  # stacked in front, of one gather or of two
+    assert torch.equal(
+        torch.cat([inputs for inputs, _ in pairs])[294:], torch.cat([b.inputs for b in expected])
+    )
     alone = next(iter(DataLoader(dataset, batch_size=None)))
     assert torch.equal(alone[0], expected[0].inputs[0])
     assert sum(1 for _ in dataset) == len(dataset)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_gather_is_not_copied_by_collation(windows, own, monkeypatch):
+    dataset = WindowDataset(windows, fill=0.0)
+    monkeypatch.setattr(torch, "stack", lambda *_, **__: pytest.fail("windows were stacked"))
+    loader = DataLoader(dataset, batch_size=50, **({"collate_fn": dataset.collate} if own else {}))
+    inputs, targets = next(iter(loader))
+    assert len(inputs) == len(targets) == 50
 
 
 def doubled(sample):
@@ -300,3 +325,5 @@ def test_wrong_use_is_refused_at_construction(windows):
         WindowSampler(windows, batch_size=0)
     with pytest.raises(IndexError, match="outside this set"):
         WindowDataset(windows)[294]
+    with pytest.raises((TypeError, IndexError), match="integer|number"):
+        WindowDataset(windows).__getitems__([1.5])

@@ -325,6 +325,8 @@ def test_pinned_memory_without_a_gpu_is_plain_memory_with_a_warning(windows, mon
 
 
 def test_an_unknown_device_is_refused(windows):
+    with pytest.raises(LoaderError, match="device='hpu' cannot be used"):
+        TorchLoader(windows, device="hpu")
     with pytest.raises(LoaderError, match="device='warp9' is unknown"):
         TorchLoader(windows, device="warp9")
 

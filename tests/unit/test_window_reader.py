@@ -29,6 +29,14 @@ def test_reads_what_the_window_set_reads(windows):
     np.testing.assert_array_equal(batch.starts, [7, 0, 7, 34])
 
 
+def test_fills_the_arrays_that_it_is_given(windows):
+    with WindowReader(windows) as reader:
+        out = {field.name: np.empty(field.shape, field.dtype) for field in reader.recipe.fields(2)}
+        batch = reader.read(np.array([3, 9]), out=out)
+        assert batch.inputs is out["inputs"]
+        np.testing.assert_array_equal(batch.targets, reader.read(np.array([3, 9])).targets)
+
+
 def test_batches_do_not_share_memory(windows):
     with WindowReader(windows) as reader:
         first, second = reader.read(np.array([0])), reader.read(np.array([0]))

@@ -187,6 +187,11 @@ class Source:
                 f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more than {MOST_CHUNKS} along "
                 "time or in a row, which is too many. Rewrite it in larger chunks, e.g. by `windowloader convert`."
             )
+        if math.prod([*grid[1:], *self.chunks]) * self.stored_itemsize >= 2**62:
+            raise SourceFormatError(
+                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more bytes in a row of chunks than "
+                "any machine can address. Its metadata are damaged."
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.axes} {self.shape} {self.dtype}>"

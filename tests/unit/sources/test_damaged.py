@@ -152,3 +152,18 @@ def test_damaged_references(tmp_path: Path) -> None:
     for _ in range(TURNS):
         file.write_text(altered(json.dumps(whole), rng))
         use("reference://", variables=["speed"], storage_options={"fo": str(file)})
+
+
+def test_chunks_of_more_bytes_than_can_be_addressed(tmp_path: Path) -> None:
+    said = {
+        "zarr_format": 2,
+        "shape": [100, 10**9, 7],
+        "chunks": [3 * 10**9, 1000, 7],
+        "dtype": "<f4",
+        "order": "C",
+    }
+    (tmp_path / "a.zarr").mkdir()
+    document = {**said, "compressor": None, "filters": None, "fill_value": 0}
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(document))
+    with pytest.raises(wl.errors.SourceFormatError, match="a row of chunks"):
+        wl.open(tmp_path / "a.zarr")

@@ -81,9 +81,9 @@ def get_index_dataset(
     shuffle, ratio, world_size, ddp_rank
         As in PGT. The three loaders use the same torch samplers, so an equal torch seed gives an equal order.
     allGPU : int or device
-        Hold the scaled series on this CUDA device and gather there; -1: read windows where the series lies.
+        Hold the scaled series on this CUDA device and gather there; -1: do not.
     dask_batching : bool
-        Accepted without effect: windows are always read where they lie.
+        Accepted without effect.
     statistics : {"default", "train", "series"}, optional
         Scale by statistics of the rows that train windows contain (clocks keep their range), or of the whole series
         in PGT's own arithmetic, to the bit, whose rows are then held in memory, as by PGT. None: no scaling.

@@ -351,7 +351,7 @@ class WindowLoader:
         loaded.check(self._describe(present.steps.start(0)))
         pipeline = self._start(present.ranks, loaded)
         position = loaded.position(pipeline.steps)
-        pipeline.check_reads(loaded, order)
+        pipeline.check_reads(loaded, order, present)
         self._close_iterations()
         present.close()
         self._pipeline, self._loaded, self._state, self._last = pipeline, True, None, None

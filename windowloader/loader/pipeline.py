@@ -256,7 +256,7 @@ class Pipeline:
             )
         )
 
-    def check_reads(self, state: RunState, order: str) -> None:
+    def check_reads(self, state: RunState, order: str, present: Pipeline) -> None:
         """Warn of, or refuse, what the order of a loaded state reads here.
 
         Parameters
@@ -266,12 +266,17 @@ class Pipeline:
         order : {"keep", "next_epoch"}
             Whether its order is that of the whole run, or of the rest of its epoch.
 
+        present : Pipeline
+            The one before: an order that stays as it is needs no check.
+
         Raises
         ------
         StateError
             Where each epoch of an order that is kept reads more than `MOST_TIMES` the array.
         """
-        choice = self.reading.choice
+        choice, new, old = self.reading.choice, self.reading.order, present.reading.order
+        if (new.name, new.parameters, new.seed) == (old.name, old.parameters, old.seed):
+            return
         if choice is None or (choice.mode != "direct" and choice.amplification <= MOST_TIMES):
             return
         begin = replace(state, step=0, cursor=0) if order == "keep" else state

@@ -91,7 +91,7 @@ class Runs:
     def gaps(self, rows: int) -> np.ndarray:
         """Return the numbers of the windows after whose start the next one comes more than ``rows`` later."""
         ends = np.arange(len(self) - 1) if self.stride > rows else self.cumulative[1:-1] - 1
-        return ends[self(ends + 1) - self(ends) > rows]
+        return np.asarray(ends[self(ends + 1) - self(ends) > rows])
 
     def slice(self, start: int, stop: int, step: int = 1) -> Runs:
         """Return the windows with numbers ``range(start, stop, step)``, step at least 1."""

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windowloader.sources.storage import RegularEdges, Storage, joined, longest
+from windowloader.sources.regular import RegularEdges, longest
+from windowloader.sources.storage import Storage, joined
 
 
 @given(data=st.data(), first=st.integers(-20, 20), rows=st.integers(1, 60), size=st.integers(1, 70))

@@ -30,14 +30,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from windowloader.errors import LoaderError
-from windowloader.sources.storage import RegularEdges
+from windowloader.sources.regular import RegularEdges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from windowloader.sources.storage import Edges, Storage
+    from windowloader.sources.regular import Edges
+    from windowloader.sources.storage import Storage
 
 __all__ = ["SPANS", "Grid", "SortedStarts", "block_rows", "cut", "cuts"]
 

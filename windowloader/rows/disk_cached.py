@@ -13,7 +13,7 @@ import numpy as np
 from windowloader.sources.disk_cache_source import CachedSource
 from windowloader.util.axes import canonical
 
-from .rows import Piece, ResidentVariables
+from .rows import Piece, ResidentVariables, RowAccess
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .blocks import BlockAccess
-    from .direct import DirectAccess
     from .read_plan import ReadPlan
-    from .rows import RowAccess, RowStream
+    from .rows import RowStream
+    from .streamed import StreamAccess
 
 __all__ = ["CachedAccess", "cached_access"]
 
 
 def cached_access(
-    access: BlockAccess | DirectAccess,
+    access: StreamAccess,
     windows: WindowSet,
     reads: Reads,
     reading: ReadPlan,
@@ -41,7 +40,7 @@ def cached_access(
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : StreamAccess
         Used until all rows are cached.
     windows : WindowSet
     reads : Reads
@@ -72,12 +71,12 @@ def cached_access(
     return CachedAccess(access, cached, views, reading, rows, reach)
 
 
-class CachedAccess:
+class CachedAccess(RowAccess):
     """Rows of a stream, from the disk cache in epochs that begin when it has them all.
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : StreamAccess
         Used until then.
     sources : mapping of int to CachedSource
         By their place in the recipe.
@@ -93,7 +92,7 @@ class CachedAccess:
 
     def __init__(
         self,
-        access: BlockAccess | DirectAccess,
+        access: StreamAccess,
         sources: Mapping[int, CachedSource],
         views: Mapping[int, np.ndarray],
         reading: ReadPlan,
@@ -122,6 +121,10 @@ class CachedAccess:
                 return None
             views[place] = view
         return ResidentVariables(len(views) + len(self._preloaded), views, self._preloaded)
+
+    def reads_on(self, epoch: int) -> bool:
+        """As the stream does."""
+        return self._access.reads_on(epoch)
 
     def close(self) -> None:
         """Close the stream's access; the sources belong to the series."""

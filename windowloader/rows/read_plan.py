@@ -21,8 +21,8 @@ from windowloader.series.variable import common_tier
 from windowloader.sources.base import LOCAL_TIERS
 from windowloader.sources.storage import total_cost
 
+from .block_schedule import lanes_read, rows_of
 from .budget import TWICE, amount_of, choose, preload
-from .estimate import lanes_read, rows_of
 from .reader import stored
 from .row_buffers import RowBuffers
 from .rows import PreloadedVariable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .layout import BlockLayout
+    from .budget import BlockLayout
     from .reader import Stored
 
 __all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]

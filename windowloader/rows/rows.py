@@ -7,6 +7,7 @@ mapped are indexed where they lie; ``blocks`` and ``direct`` read the others. Ne
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ from .strided import Rows, StridedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from windowloader.order.shard import Position, Step
     from windowloader.series.series import Series
@@ -88,11 +91,21 @@ class RowStream(Protocol):
 class RowAccess(Protocol):
     """How the rows of a loader are reached; one for the loader, one `RowStream` for each iterator."""
 
+    @abstractmethod
     def stream(self, position: Position) -> RowStream:
         """Rows for a new iterator that begins at a position."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of everything, once reads under way have ended."""
+
+    def reads_on(self, epoch: int) -> bool:
+        """Whether rows of the next epoch are read ahead while this one drains."""
+        return False
+
+    def loaded(self) -> NDArray[np.bool_] | None:
+        """Of rows that stay once they are read, the blocks that are there already."""
+        return None
 
 
 class Resident:

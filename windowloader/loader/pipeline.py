@@ -371,7 +371,7 @@ def _access(
         from windowloader.rows.direct import DirectAccess
 
         access = DirectAccess(reading, others, offsets=recipe.reads.offsets, **shared)
-    return cached_access(access, windows, recipe.reads, reading, views)
+    return cached_access(access, windows, recipe.reads)
 
 
 def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[BatchTask]:

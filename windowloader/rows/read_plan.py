@@ -294,9 +294,7 @@ class _Case:
 
     def _lanes_of_ranks(self, lanes: int) -> set[tuple[int, ...]]:
         batch, world_size = per_lane(self.config.global_batch(self.world_size), lanes), self.world_size
-        return {
-            lanes_read(rank, world_size, lanes=lanes, batch_per_lane=batch) for rank in range(world_size)
-        }
+        return {lanes_read(rank, world_size, lanes=lanes, batch_per_lane=batch) for rank in range(world_size)}
 
     def direct(self) -> BlockLayout:
         """Read rows straight into batches."""

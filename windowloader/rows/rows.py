@@ -200,6 +200,15 @@ class ResidentVariables:
         """Those in memory or mapped, in their order in the recipe."""
         return tuple(self._views[place] for place in sorted(self._views))
 
+    @property
+    def missing(self) -> list[int]:
+        """Places of the variables that are read step by step."""
+        return [place for place in range(self._count) if place not in self._views | self._held]
+
+    def joined(self, views: Mapping[int, np.ndarray]) -> ResidentVariables:
+        """Return these variables and more views."""
+        return ResidentVariables(self._count, self._views | dict(views), self._held)
+
     def beside(
         self, streamed: Sequence[Rows], starts: np.ndarray, reads: ReadCounts | None = None
     ) -> list[Rows]:

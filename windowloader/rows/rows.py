@@ -108,7 +108,7 @@ class RowAccess(Protocol):
         return None
 
 
-class Resident:
+class Resident(RowAccess):
     """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
 
     reads: ReadCounts | None = None

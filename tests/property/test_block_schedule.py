@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from windowloader.order.grid import Grid
 from windowloader.order.lanes import BlockOrder
-from windowloader.rows.block_schedule import BlockSchedule
-from windowloader.rows.estimate import sides_asked
+from windowloader.rows.block_schedule import BlockSchedule, sides_asked
 
 
 class Sorted:

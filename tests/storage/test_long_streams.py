@@ -104,7 +104,7 @@ with wl.WindowLoader(windows, shuffle=True, active_blocks=active, **options) as 
     told["under_way"] = access.reader.most_under_way
     if buffers is not None:
         (block_cache,) = buffers
-        told["arena"] = sum(region.nbytes for region in block_cache.block_memory.arena.regions)
+        told["arena"] = sum(region.nbytes for region in block_cache.memory.arena.regions)
 print(json.dumps(told | {"plan": plan.to_dict()}))
 """
 

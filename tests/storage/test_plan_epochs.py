@@ -331,7 +331,7 @@ def test_ranks_touch_the_mapped_rows_that_their_plans_say(tmp_path, values, shuf
             starts = np.concatenate([batch.starts for batch in loader])
         rows.append(np.unique(starts[:, np.newaxis] + np.arange(SPEC.span)))
         assert plan.own.bytes == len(rows[-1]) * 32
-        monkeypatch.setattr("windowloader.plan.resident.LOOK", 1000)  # then it is reckoned
+        monkeypatch.setattr("windowloader.plan.costs.LOOK", 1000)  # then it is reckoned
         with wl.WindowLoader(windows, rank=rank, **options) as loader:
             assert loader.plan().own.bytes == pytest.approx(len(rows[-1]) * 32, rel=0.1)
         monkeypatch.undo()

@@ -8,10 +8,9 @@ import pytest
 from windowloader.errors import LoaderError, MemoryBudgetError
 from windowloader.order.grid import cut
 from windowloader.order.lanes import BlockOrder
-from windowloader.rows.block_schedule import BlockSchedule
-from windowloader.rows.budget import choose, default_active
-from windowloader.rows.estimate import forecast, lanes_read, sides_asked
-from windowloader.rows.layout import RESERVE, MemoryTerms
+from windowloader.plan.costs import forecast
+from windowloader.rows.block_schedule import BlockSchedule, lanes_read, sides_asked
+from windowloader.rows.budget import RESERVE, MemoryTerms, choose, default_active
 from windowloader.sources.storage import Storage
 from windowloader.util.units import parse_bytes
 from windowloader.windows.index import Runs
@@ -28,25 +27,31 @@ def order(active=32, lanes=1, **options):
 
 
 def test_each_chunk_is_fetched_once_an_epoch():
-    found = forecast(order(), [ARRAY], epoch=0, slots=64)
-    assert (found.blocks, found.requests, found.bytes) == (181, 181, 52_105 * ROW)
-    assert found.share == 1.0
+    found = forecast(order(), [ARRAY], [0], epoch=0, slots=64)
+    assert (found.blocks, found.cost.requests, found.cost.bytes) == (181, 181, 52_105 * ROW)
+    assert found.cost.amplification == 1.0
     assert found.sides == 0
-    assert found.overlaps <= 3 * 32 + 1
-    assert found.rows <= 64 * 288 + (3 * 32 + 1) * 2 * 23
+    schedule = BlockSchedule(order().sequence(0, 0), span=24, slots=64)
+    assert schedule.overlap_slots().max() <= 3 * 32 + 1
+    assert schedule.resident_rows().max() <= 64 * 288 + (3 * 32 + 1) * 2 * 23
+
+
+def share(blocks, storage, rank, epoch):
+    """Bytes that a rank of 8 reads, over those of all rows."""
+    lanes = lanes_read(rank, 8, lanes=8, batch_per_lane=1)
+    assert lanes == (rank,)
+    return forecast(blocks, [storage], lanes, epoch=epoch, slots=12).cost.bytes / (52_105 * ROW)
 
 
 def test_a_rank_reads_its_part_and_the_borders():
     blocks, by_epoch = order(8, 8), []
     for epoch in range(6):
-        ranks = [forecast(blocks, [ARRAY], epoch=epoch, slots=12, rank=r, world_size=8) for r in range(8)]
-        assert [f.lanes for f in ranks] == [(r,) for r in range(8)]
-        assert all(f.share <= (1 + 2 * 8 / 181) / 8 for f in ranks)  # a border block more or less
-        by_epoch.append(np.mean([f.share for f in ranks]))
+        ranks = [share(blocks, ARRAY, r, epoch) for r in range(8)]
+        assert max(ranks) <= (1 + 2 * 8 / 181) / 8  # a border block more or less
+        by_epoch.append(np.mean(ranks))
     assert np.mean(by_epoch) <= 1.05 / 8
     raw = Storage(None, row_bytes=ROW)  # without chunks a border block is read in part
-    ranks = [forecast(blocks, [raw], epoch=1, slots=12, rank=r, world_size=8) for r in range(8)]
-    assert sum(f.share for f in ranks) < 1.01
+    assert sum(share(blocks, raw, r, 1) for r in range(8)) < 1.01
 
 
 def test_resident_rows_rise_stay_and_fall():
@@ -61,13 +66,13 @@ def test_resident_rows_rise_stay_and_fall():
 
 def test_resuming_reads_the_active_blocks_and_sides():
     blocks = order()
-    found = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=26_000)
+    found = forecast(blocks, [ARRAY], [0], epoch=0, slots=64, cursor=26_000)
     turn = int(blocks.sequence(0, 0).spread.turn_of(26_000))
     assert found.blocks == 181 - turn - 1 + 32
     assert 0 < found.sides <= 3 * 32 + 1
-    assert found.side_requests == found.sides
-    done = forecast(blocks, [ARRAY], epoch=0, slots=64, cursor=len(STARTS))
-    assert (done.blocks, done.bytes, done.sides) == (0, 0, 0)
+    assert found.cost.requests == found.blocks + found.sides
+    done = forecast(blocks, [ARRAY], [0], epoch=0, slots=64, cursor=len(STARTS))
+    assert (done.blocks, done.cost.bytes, done.sides) == (0, 0, 0)
     schedule = BlockSchedule(blocks.sequence(0, 0), span=24, slots=64, cursor=26_000)
     assert set(sides_asked(schedule, STARTS)) <= set(schedule.overlaps[schedule.missing].tolist())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -391,3 +393,48 @@ def test_windows_out_of_order_are_read_as_they_come(hidden):
 def test_a_chunk_larger_than_the_memory_is_an_error_at_once(hidden):
     with pytest.raises(MemoryBudgetError, match="convert"):
         loader(hidden, memory=300, rank=0, world_size=1)
+
+
+class Streamed(Gated):
+    """A store that nothing is read from."""
+
+    tier = "streamed"
+
+    def __init__(self, rows, row_bytes, chunk):
+        LocalSource.__init__(
+            self, "s", shape=(rows, row_bytes // 4), dtype="f4", axes="tn", chunks=(chunk, row_bytes // 4)
+        )
+
+
+def plan_of(source, world_size, memory, spec):
+    windows = wl.WindowSet(wl.Series(source), wl.WindowSpec(lookback=spec[0], horizon=spec[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what is read repeatedly: advice is what follows
+        options = {"rank": 0, "world_size": world_size, "global_batch_size": 64}
+        with wl.WindowLoader(windows, shuffle=True, memory=memory, **options) as loader:
+            return loader.plan()
+
+
+@pytest.mark.parametrize("world_size", [1, 8, 32])
+@pytest.mark.parametrize(
+    ("chunk", "row_bytes", "memory", "spec"),
+    [
+        (24, 1 << 20, "256MiB", (2, 4)),
+        (24, 1 << 20, "1GiB", (12, 12)),
+        (1, 4 << 20, "512MiB", (2, 4)),
+        (1, 64 << 20, "1GiB", (6, 6)),
+        (200, 1 << 16, "64MiB", (12, 12)),
+    ],
+)
+def test_memory_that_a_plan_advises_never_makes_all_ranks_read_more(
+    chunk, row_bytes, memory, spec, world_size
+):
+    source = Streamed(4000, row_bytes, chunk)
+    plan = plan_of(source, world_size, memory, spec)
+    for advice in plan.advice:
+        for asked in re.findall(r"memory='(\w+)'", advice):
+            followed = plan_of(source, world_size, asked, spec)
+            if followed.mode != "preloaded":  # which reads nothing in later epochs
+                assert followed.all_ranks.bytes <= plan.all_ranks.bytes, advice
+            if "read once" in advice or "fewer reads" in advice:
+                assert followed.all_ranks.bytes < plan.all_ranks.bytes, advice

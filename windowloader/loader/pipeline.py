@@ -29,18 +29,15 @@ from .stats import Timeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from windowloader.batch.buffers import Buffers
     from windowloader.batch.recipe import Recipe
     from windowloader.order.config import LoaderConfig
     from windowloader.order.shard import Position, Step, Steps
     from windowloader.order.state import RunState
     from windowloader.plan.plan import Plan
-    from windowloader.rows.blocks import BlockAccess
-    from windowloader.rows.direct import DirectAccess
     from windowloader.rows.read_plan import ReadPlan
     from windowloader.rows.rows import Piece, RowAccess, RowStream
+    from windowloader.rows.streamed import StreamAccess
     from windowloader.util.ranks import Ranks
     from windowloader.windows.window_set import WindowSet
 
@@ -130,18 +127,6 @@ class Pipeline:
         """Raise `SourceChangedError` where a local file changed since it was opened."""
         for number in self.recipe.variables:
             self.windows.series.variables[number].source.check()
-
-    def reads_on(self, epoch: int) -> bool:
-        """Whether blocks of the next epoch are read ahead while this one drains."""
-        from windowloader.rows.blocks import BlockAccess
-
-        return isinstance(self.access, BlockAccess) and self.access.reads_on(epoch)
-
-    def loaded(self) -> NDArray[np.bool_] | None:
-        """Of preloaded rows, the blocks that are there already."""
-        from windowloader.rows.preloaded import PreloadedAccess
-
-        return self.access.there.copy() if isinstance(self.access, PreloadedAccess) else None
 
     def close(self) -> None:
         """Release rows and buffers."""
@@ -251,8 +236,8 @@ class Pipeline:
                 ahead=max(
                     self.prefetch, 2 * self.batches_per_call - 1
                 ),  # one call's in the loop, one's being built
-                loaded=self.loaded() if reading is self.reading and rank == self.ranks.rank else None,
-                reads_on=self.reads_on(epoch if state is None else state.epoch),
+                loaded=self.access.loaded() if reading is self.reading and rank == self.ranks.rank else None,
+                reads_on=self.access.reads_on(epoch if state is None else state.epoch),
             )
         )
 
@@ -399,33 +384,25 @@ def _access(
         if (view := windows.series.variables[number].view()) is not None
     }
     others = ResidentVariables(len(recipe.variables), views, reading.held)
-    access: BlockAccess | DirectAccess
     if reading.choice is None:
         from windowloader.rows.readahead import ReadAhead
 
         return ReadAhead(others, recipe.reads.offsets, windows.index, steps, ranks)
-    shared: dict[str, Any] = {"choice": reading.choice, "steps": steps, "ranks": ranks}
-    if reading.lanes is not None and reading.choice.mode == "preloaded":
+    shared: dict[str, Any] = {"steps": steps, "ranks": ranks, "span": windows.spec.span}
+    if reading.choice.mode == "preloaded":
         from windowloader.rows.preloaded import PreloadedAccess
 
-        return PreloadedAccess(reading.stored, others, order=reading.lanes, **shared)
+        return PreloadedAccess(reading, others, **shared)
+    access: StreamAccess
     if reading.lanes is not None:
         from windowloader.rows.blocks import BlockAccess
 
-        access = BlockAccess(reading.stored, others, order=reading.lanes, epochs=epochs, **shared)
+        access = BlockAccess(reading, others, epochs=epochs, **shared)
     else:
         from windowloader.rows.direct import DirectAccess
 
-        assert reading.buffers is not None
-        access = DirectAccess(
-            reading.stored,
-            others,
-            choice=reading.choice,
-            buffers=reading.buffers,
-            offsets=recipe.reads.offsets,
-            span=windows.spec.span,
-        )
-    return cached_access(access, windows, recipe.reads, reading, views)
+        access = DirectAccess(reading, others, offsets=recipe.reads.offsets, **shared)
+    return cached_access(access, windows, recipe.reads)
 
 
 def tasks(steps: Steps, ranks: Ranks, full_shape: int, position: Position) -> Iterator[BatchTask]:

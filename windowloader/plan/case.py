@@ -1,6 +1,6 @@
-"""What a plan is made of, and what its halves share.
+"""What a plan is made of, and what all ways to have rows count alike.
 
-In: the parts of an engine, a rank, a position. Out: a `Case`, and costs that do not depend on how rows are read.
+In: the parts of a pipeline, a rank, a position. Out: `Case`, and costs of ranges of rows. Never reads.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from windowloader.order.grid import SPANS, cut
-from windowloader.rows.budget import REQUESTS, default_active, memory_for
-from windowloader.rows.reader import stored
+from windowloader.rows.block_schedule import lanes_read
 from windowloader.sources.storage import Storage, total_cost
-from windowloader.util.units import format_bytes
 
 from .plan import EpochCost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from windowloader.order.config import LoaderConfig
+    from windowloader.order.lane import Lane, LanesOfBlocks
     from windowloader.order.shard import Position, Steps
+    from windowloader.rows.budget import BlockLayout
     from windowloader.rows.read_plan import ReadPlan
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-__all__ = ["LOOK", "Case", "advice", "held_cost", "plus", "seen_by_all", "used"]
+    Ranges = NDArray[np.int64]  # shape (2, n): first rows and ends
 
-LOOK = 1 << 20  # rows of windows that are looked at
+__all__ = ["NOTHING", "Case", "cost_of", "plus"]
+
+NOTHING = EpochCost(bytes=0, requests=0, distinct=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +62,18 @@ class Case:
         """Where the next step comes from."""
         return self.steps.upcoming(self.position)
 
+    @property
+    def lanes(self) -> LanesOfBlocks:
+        """The order over blocks."""
+        assert self.reading.lanes is not None
+        return self.reading.lanes
+
+    @property
+    def layout(self) -> BlockLayout:
+        """How a stream is read."""
+        assert self.reading.choice is not None
+        return self.reading.choice
+
     def stretches(self) -> list[Case]:
         """Part the rest of the epoch by passes: ``steps_per_epoch`` may end within one, and begin in another."""
         steps, left, here, found = self.steps, self.steps.left(self.position), self.position, []
@@ -70,34 +86,42 @@ class Case:
             here, left = replace(here, step=here.step + taken, cursor=cursor), left - taken
         return found or [self]
 
-    @property
-    def row_bytes(self) -> int:
-        """Decoded bytes of a row of what is read step by step."""
-        return sum(storage.row_bytes for storage in self.reading.storages)
+    def lanes_of(self, rank: int) -> tuple[int, ...]:
+        """Lanes that a rank reads."""
+        batch = self.steps.batch_per_lane
+        return lanes_read(rank, self.world_size, lanes=self.steps.order.num_lanes, batch_per_lane=batch)
 
+    def used(self) -> Ranges:
+        """Ranges of the rows that the windows use."""
+        index, span = self.windows.index, self.windows.spec.span
+        if not index.rising:
+            return np.array(self.windows.row_range).reshape(2, 1)
+        grid = cut(index, [Storage(None, row_bytes=1)], span=span, rows=SPANS * span)
+        return np.stack([grid.begin, grid.end])
 
-def used(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges of the rows that the windows use."""
-    if not case.windows.index.rising:
-        low, high = case.windows.row_range
-        return np.array([low]), np.array([high])
-    span = case.windows.spec.span
-    grid = cut(case.windows.index, [Storage(None, row_bytes=1)], span=span, rows=SPANS * span)
-    return grid.begin, grid.end
+    def cost(self, rows: Ranges) -> EpochCost:
+        """Count reads of ranges of rows, with the indexes of shards."""
+        return cost_of(self.reading.storages, rows)
 
+    def held_cost(self) -> EpochCost:
+        """Count the variables that are kept whole, read with the first batch."""
+        parts = []
+        for one in self.reading.held.values():
+            cost = one.variable.source.storage().cost([one.begin], [one.end])
+            size = int(cost.bytes[0])
+            parts.append(EpochCost(bytes=size, requests=int(cost.requests[0]), distinct=size))
+        return plus(*parts)
 
-def seen_by_all(case: Case, offsets: int) -> bool:
-    """Whether the windows of all ranks are few enough to look at each, of so many rows."""
-    return case.steps.left(case.position) * case.steps.global_batch * offsets <= LOOK
-
-
-def held_cost(case: Case) -> EpochCost:
-    """Read once, with the first batch."""
-    size = requests = 0
-    for one in case.reading.held.values():
-        cost = stored(one.variable).storage.cost([one.begin], [one.end])
-        size, requests = size + int(cost.bytes[0]), requests + int(cost.requests[0])
-    return EpochCost(bytes=size, requests=requests, distinct=size)
+    def filler(self, lane: Lane) -> EpochCost:
+        """Count the window that fills the last step of a lane that has none left where the run begins."""
+        here = self.here
+        if here.cursor < len(lane) or not self.steps.count(here.pass_number, here.cursor):
+            return NOTHING
+        if not len(lane):
+            lane = self.lanes.sequence(here.pass_number, self.steps.order.longest_lane)
+        begin = self.lanes.starts(lane.windows(len(lane) - 1, len(lane)))
+        cost = total_cost(self.reading.storages, begin, begin + self.lanes.grid.span)
+        return EpochCost(bytes=int(cost.bytes[0]), requests=int(cost.requests[0]), distinct=0)
 
 
 def plus(*costs: EpochCost) -> EpochCost:
@@ -109,55 +133,12 @@ def plus(*costs: EpochCost) -> EpochCost:
     )
 
 
-def advice(case: Case, own: EpochCost) -> list[str]:
-    """Say what budget or storage would be better.
-
-    Parameters
-    ----------
-    case : Case
-    own : EpochCost
-        What the rank reads.
-
-    Returns
-    -------
-    list of str
-    """
-    choice, span = case.reading.choice, case.windows.spec.span
-    found: list[str] = []
-    assert choice is not None
-    if choice.mode == "preloaded":
-        return found
-    rows = max((storage.largest for storage in case.reading.storages), default=1)
-    if choice.mode == "direct":
-        if own.amplification > 1.5:
-            found.append(
-                f"each row is read {own.amplification:.1f} times. With active_blocks= and a memory that holds the "
-                f"blocks each is read once; or rewrite the array in chunks of {SPANS * span} rows or more with "
-                "'windowloader convert'."
-            )
-        return found
-    assert choice.grid is not None
-    lanes = max(
-        1,
-        choice.terms.arena // max(1, choice.places(len(choice.grid)) * choice.grid.largest * case.row_bytes),
+def cost_of(storages: Sequence[Storage], rows: Ranges) -> EpochCost:
+    """Count reads of ranges of rows, with the indexes of shards."""
+    cost = total_cost(storages, *rows)
+    indexes = sum(len(storage.broken(*rows)) * storage.columns for storage in storages)
+    return EpochCost(
+        bytes=int(cost.bytes.sum()),
+        requests=int(cost.requests.sum()) + indexes,
+        distinct=sum(storage.distinct(*rows) for storage in storages) if rows.size else 0,
     )
-    per_block = max(
-        1, int(total_cost(case.reading.storages, choice.grid.begin, choice.grid.end).requests.max())
-    )
-    best = default_active(len(choice.grid), case.steps.order.num_lanes)
-    active = choice.active if case.reading.order.name.startswith("sequential") else max(choice.active, best)
-    slots = min(active + -(-2 * REQUESTS // per_block), len(choice.grid))
-    memory = memory_for(
-        choice.grid, case.reading.storages, span=span, lanes_held=lanes, active=active, slots=slots
-    )
-    if memory > case.config.budget and (choice.requests < REQUESTS or choice.active < active):
-        gain = "the speed of a plain scan" if choice.requests < REQUESTS else "better mixing"
-        found.append(f"memory={format_bytes(memory)!r} would give {gain}, with {active} blocks active.")
-    if choice.mode == "halo":
-        found.append(f"a memory that holds blocks of {SPANS * span} rows would read each row once.")
-    if rows < SPANS * span and per_block > REQUESTS:
-        found.append(
-            f"a block is {per_block} requests: chunks of {SPANS * span} rows or more would need fewer ('windowloader "
-            "convert')."
-        )
-    return found

@@ -16,14 +16,14 @@ from windowloader.util.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from windowloader.order.mixing import Mixing
-    from windowloader.rows.layout import MemoryTerms
+    from windowloader.rows.budget import MemoryTerms
 
-    from .trace import Trace
-
-__all__ = ["EpochCost", "Plan"]
+__all__ = ["EpochCost", "LaneTrace", "Plan", "Trace"]
 
 BARS = "▁▂▃▄▅▆▇█"
 MODES = {
@@ -55,6 +55,49 @@ class EpochCost:
     def amplification(self) -> float:
         """Bytes read over bytes that must be."""
         return self.bytes / max(self.distinct, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneTrace:
+    """Blocks of a lane, in the order in which they enter.
+
+    Attributes
+    ----------
+    lane : int
+    own : bool
+        Whether the rank reads it.
+    begin, end : ndarray of int
+        Rows.
+    enter, leave : ndarray of float
+        Share of the epoch at which windows of a block begin to come, and end.
+    """
+
+    lane: int
+    own: bool
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+    enter: NDArray[np.float64]
+    leave: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What is read when.
+
+    Attributes
+    ----------
+    num_rows : int
+        Of the series.
+    lanes : tuple of LaneTrace
+        Of a streamed epoch.
+    shares, starts : ndarray
+        Else: share of the epoch, and first rows of some windows that come there.
+    """
+
+    num_rows: int
+    lanes: tuple[LaneTrace, ...]
+    shares: NDArray[np.float64]
+    starts: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

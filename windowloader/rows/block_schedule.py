@@ -35,14 +35,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from windowloader.errors import LoaderError
+from windowloader.order.order import lane_borders
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
+    from windowloader.order.grid import SortedStarts
     from windowloader.order.lane import Lane
 
-__all__ = ["BlockSchedule", "Turn", "turns_before"]
+__all__ = ["BlockSchedule", "Turn", "blocks_read", "lanes_read", "rows_of", "sides_asked", "turns_before"]
 
+_LOOK = 1 << 20  # windows that are looked at to see which sides are asked for
 _NONE = np.empty(0, np.int64)
 
 
@@ -318,3 +323,78 @@ def turns_before(schedule: BlockSchedule, end: int | None) -> int:
     if end is None or end >= len(lane):
         return lane.num_turns
     return int(lane.spread.turn_of(np.array([end - 1]))[0]) + 1 if end else 0
+
+
+def blocks_read(schedule: BlockSchedule, end: int | None = None) -> NDArray[np.bool_]:
+    """Mark the blocks of a lane that are read for its windows before ``end``; for all of them where it is None."""
+    read = np.zeros(len(schedule.lane.blocks), np.bool_)
+    last = turns_before(schedule, end)
+    read[schedule.lane.visits[:last][schedule.placed[:last]]] = True
+    return read
+
+
+def sides_asked(schedule: BlockSchedule, starts: SortedStarts) -> NDArray[np.int64]:
+    """List the missing overlaps of which a window is left: of two joined at once, one may be done.
+
+    Parameters
+    ----------
+    schedule : BlockSchedule
+    starts : SortedStarts
+
+    Returns
+    -------
+    ndarray, int64
+        Some of ``schedule.overlaps[schedule.missing]``; all where they are too many windows to look at.
+    """
+    lane, turn = schedule.lane, schedule.first_turn
+    doubtful = schedule.missing & (schedule.joined <= turn)
+    end = int(lane.spread.borders[min(turn + lane.active, lane.num_turns)])
+    if not doubtful.any() or end - schedule.cursor > _LOOK:
+        return schedule.overlaps[schedule.missing]
+    block, crosses = schedule.locate(starts(lane.windows(schedule.cursor, end)))
+    asked = np.isin(schedule.overlaps, block[crosses])
+    return schedule.overlaps[schedule.missing & (asked | ~doubtful)]
+
+
+def rows_of(
+    starts: SortedStarts, num_lanes: int, lanes: Sequence[int], *, span: int, rotate: bool
+) -> tuple[int, int]:
+    """Return the rows ``[begin, end)`` that the windows of some of the lanes lie in; of all where lanes rotate."""
+    borders = lane_borders(len(starts), num_lanes)
+    first, last = (0, len(starts)) if rotate else (int(borders[lanes[0]]), int(borders[lanes[-1] + 1]))
+    if first == last:
+        return 0, 0
+    begin, end = starts(np.array([first, last - 1], np.int64)).tolist()
+    return begin, end + span
+
+
+def lanes_read(rank: int, world_size: int, *, lanes: int, batch_per_lane: int) -> tuple[int, ...]:
+    """List the lanes of which a rank gets windows.
+
+    Parameters
+    ----------
+    rank, world_size : int
+    lanes : int
+        Into how many lanes the windows are assigned.
+    batch_per_lane : int
+        Windows of a step from each lane.
+
+    Returns
+    -------
+    tuple of int
+        Whole lanes where ``world_size`` divides ``lanes``; the last, shorter step is looked at too.
+
+    Examples
+    --------
+    >>> lanes_read(1, 2, lanes=4, batch_per_lane=16), lanes_read(1, 3, lanes=2, batch_per_lane=3)
+    ((2, 3), (0, 1))
+    """
+    batch = np.arange(1, batch_per_lane + 1)
+    share, last = (
+        -(-lanes * batch // world_size),
+        lanes * batch - 1,
+    )  # what fills the list up is its last window again
+    first = np.minimum(rank * share, last) // batch
+    end = np.minimum((rank + 1) * share - 1, last) // batch
+    pairs = set(zip(first.tolist(), end.tolist(), strict=True))
+    return tuple(sorted({lane for low, high in pairs for lane in range(low, high + 1)}))

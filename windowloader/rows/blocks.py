@@ -10,18 +10,14 @@ not there yet is waited for then. Gathering happens side by side, and turns move
 
 from __future__ import annotations
 
-import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arena import Arena
-from .estimate import lanes_read
-from .lane_cache import Cut, LaneCache
-from .lane_pass import BlockMemory
-from .reader import Job, Reader, ranges_of
-from .rows import InTurn, Piece
+from .lane_cache import BlockMemory, Cut, LaneCache
+from .rows import Piece
+from .streamed import StreamAccess, StreamRows
 from .strided import Rows
 
 if TYPE_CHECKING:
@@ -29,52 +25,31 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.order.lane import LanesOfBlocks
-    from windowloader.order.shard import Position, Step, Steps
-    from windowloader.util.ranks import Ranks
+    from windowloader.order.shard import Position, Step
 
-    from .layout import BlockLayout
-    from .reader import RowRange, Stored
+    from .read_plan import ReadPlan
     from .rows import ResidentVariables
 
 __all__ = ["BlockAccess", "BlockStream"]
 
 
-class BlockAccess:
+class BlockAccess(StreamAccess):
     """Rows by blocks, for all iterators of a loader.
 
     Parameters
     ----------
-    stored : sequence of Stored
-        The variables that are read by blocks.
-    others : ResidentVariables
-        The rest: resident ones and small ones that are held whole.
-    order : LanesOfBlocks
-    choice : BlockLayout
-        Slots, requests at a time.
-    steps : Steps
-    ranks : Ranks
+    plan, others, steps, ranks, span
+        As for `StreamAccess`.
     epochs : int, optional
         How many epochs there will be; None: unknown.
     """
 
     def __init__(
-        self,
-        stored: Sequence[Stored],
-        others: ResidentVariables,
-        *,
-        order: LanesOfBlocks,
-        choice: BlockLayout,
-        steps: Steps,
-        ranks: Ranks,
-        epochs: int | None = None,
+        self, plan: ReadPlan, others: ResidentVariables, *, epochs: int | None = None, **parts: Any
     ) -> None:
-        self.stored, self.others = tuple(stored), others
-        self.order, self.choice, self.steps, self.ranks = order, choice, steps, ranks
+        super().__init__(plan, others, **parts)
         self._epochs, self._begun = epochs, 0
-        self.reader = Reader(choice.requests)
-        self._block_caches: list[_BlockCache] = []
-        self._lock = threading.Lock()
+        self._block_caches: list[BlockCache] = []
         weakref.finalize(self, _abandon, self._block_caches)
 
     def stream(self, position: Position) -> BlockStream:
@@ -82,7 +57,7 @@ class BlockAccess:
         with self._lock:
             idle = self._trim(1)
             if not idle:
-                idle = [_BlockCache(self)]
+                idle = [BlockCache(self)]
                 self._block_caches.append(idle[0])
             ahead = self.reads_on(position.epoch)
             self._begun += 1
@@ -100,13 +75,13 @@ class BlockAccess:
         return more and self._begun > 0 and self.steps.order.name.startswith("block")
 
     def rest(self, arenas: int = 0) -> None:
-        """Let go of the arenas that no iterator uses, but so many."""
+        """Release the arenas that no iterator uses, but so many."""
         with self._lock:
             self._trim(arenas)
 
-    def _trim(self, arenas: int) -> list[_BlockCache]:
+    def _trim(self, arenas: int) -> list[BlockCache]:
         idle = [block_cache for block_cache in self._block_caches if block_cache.idle]
-        kept = [block_cache for block_cache in idle if not block_cache.block_memory.arena.lost][:arenas]
+        kept = [block_cache for block_cache in idle if not block_cache.memory.arena.lost][:arenas]
         for block_cache in idle:
             if block_cache not in kept:
                 block_cache.close()
@@ -119,12 +94,10 @@ class BlockAccess:
             for block_cache in self._block_caches:
                 block_cache.close()
             self._block_caches.clear()
-        with self.reader.lock:
-            self.reader.drain()
-        self.others.close()
+        super().close()
 
 
-def _abandon(block_caches: list[_BlockCache]) -> None:
+def _abandon(block_caches: list[BlockCache]) -> None:
     """End what nobody can ask for any more; runs in the garbage collector, which must not wait."""
     for block_cache in block_caches:
         if block_cache.lock.acquire(blocking=False):
@@ -134,33 +107,14 @@ def _abandon(block_caches: list[_BlockCache]) -> None:
                 block_cache.lock.release()
 
 
-class _BlockCache:
+class BlockCache:
     """An arena and the lane caches of all lanes in it; one iterator at a time."""
 
     def __init__(self, access: BlockAccess) -> None:
-        order, choice = access.order, access.choice
-        lanes = lanes_read(
-            access.ranks.rank,
-            access.ranks.world_size,
-            lanes=order.num_lanes,
-            batch_per_lane=access.steps.batch_per_lane,
-        )
-        grid = order.grid
-        slots, overlaps = choice.places(len(grid)), choice.overlaps(len(grid))
-        rows = len(lanes) * (slots * grid.largest + overlaps * 2 * (grid.span - 1))
-        self.lock = access.reader.lock
-        self.reader = access.reader
-        arena = Arena([one.variable for one in access.stored], rows)
-        arena.touch()
-        stored, limit = access.stored, choice.requests
-
-        def ranges(begin: int, end: int, row: int) -> list[RowRange]:
-            return ranges_of(stored, arena.regions, begin, end, at=row, limit=limit)
-
-        self.block_memory = BlockMemory(order, slots, overlaps, arena, access.reader, ranges)
-        self.lane_caches = {
-            lane: LaneCache(self.block_memory, lane, index, len(lanes)) for index, lane in enumerate(lanes)
-        }
+        self.reader, self.lock = access.reader, access.reader.lock
+        self.memory = BlockMemory(access)
+        lanes = access.lanes
+        self.lane_caches = {lane: LaneCache(self.memory, lane, index) for index, lane in enumerate(lanes)}
         self._user: weakref.ref[BlockStream] | None = None
 
     @property
@@ -198,7 +152,7 @@ class _BlockCache:
             self.stop()
             # Drop references so that a finished iterator does not keep the arena alive.
             self.lane_caches = {}
-            self.block_memory.arena.release()
+            self.memory.arena.release()
 
     def stop(self) -> None:
         """Do so with the lock held."""
@@ -208,13 +162,13 @@ class _BlockCache:
                 lane_cache.end_pass()
 
 
-class BlockStream(InTurn):
+class BlockStream(StreamRows):
     """Rows for the steps of one iterator."""
 
     def __init__(
-        self, access: BlockAccess, block_cache: _BlockCache, position: Position, *, ahead: bool
+        self, access: BlockAccess, block_cache: BlockCache, position: Position, *, ahead: bool
     ) -> None:
-        super().__init__(block_cache.lock)
+        super().__init__(access)
         self._access, self._block_cache = access, block_cache
         here = access.steps.upcoming(position)
         self._pass = here.pass_number
@@ -304,7 +258,7 @@ class BlockStream(InTurn):
                 if lane_cache is None or turn < 0:
                     if end > begin:
                         break
-                    return self._read_apart(starts, first, begin, stop)
+                    return self.read_apart(starts, first, begin, stop)
                 with self._block_cache.lock:
                     self.check()
                     try:
@@ -318,15 +272,8 @@ class BlockStream(InTurn):
                 end = stop
         finally:
             # Whatever happens: a place must not be given back while a side is being read into it.
-            self._await(sides)
-        return end, self._block_cache.block_memory.arena.regions
-
-    def _await(self, jobs: list[Job]) -> None:
-        try:
-            self._block_cache.reader.await_all(jobs)
-        finally:
-            with self._block_cache.lock:
-                self.reads.add(jobs)
+            self.await_jobs(sides)
+        return end, self._block_cache.memory.arena.regions
 
     def _stretch(self, lane_cache: LaneCache | None, step: Step, begin: int) -> tuple[int, int]:
         """Return the turn of a window, and how far windows of that turn go on; turn −1: no turn has it."""
@@ -340,20 +287,3 @@ class BlockStream(InTurn):
             return -1, stop
         turns = own.spread.turn_of(at)
         return int(turns[0]), begin + int(np.searchsorted(turns, turns[0], side="right"))
-
-    def _read_apart(
-        self, starts: NDArray[np.int64], first: NDArray[np.int64], begin: int, stop: int
-    ) -> tuple[int, Sequence[np.ndarray]]:
-        """Read one window that no block has: what fills the step of a lane that has none, or ended before."""
-        start, span = int(starts[begin]), self._access.order.grid.span
-        end = begin + int(np.argmax(np.append(starts[begin:stop] != start, True)))
-        scratch = Arena([one.variable for one in self._access.stored], span)
-        limit = self._access.choice.requests
-        ranges = ranges_of(self._access.stored, scratch.regions, start, start + span, at=0, limit=limit)
-        job = Job(ranges, scratch)
-        reader = self._block_cache.reader
-        with reader.lock:
-            reader.submit(job, (-1, 0))
-        self._await([job])
-        first[begin:end] = 0
-        return end, scratch.regions

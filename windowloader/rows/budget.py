@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from windowloader.sources.storage import Storage
 
 __all__ = [
+    "RESERVE",
+    "BlockLayout",
+    "MemoryTerms",
     "amount_of",
     "choose",
     "default_active",
@@ -76,10 +79,20 @@ class _Room:
 
     memory: int
     span: int
-    row_bytes: int
-    chunk_bytes: int
     lanes: int  # lanes held by this process at a time
     variables: Sequence[Storage]
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(variable.row_bytes for variable in self.variables)
+
+    @property
+    def chunk_bytes(self) -> int:
+        return max(variable.chunk_bytes for variable in self.variables)
+
+    def per_block(self, grid: Grid) -> int:
+        """Return the requests of a block, at most."""
+        return max(1, int(total_cost(self.variables, grid.begin, grid.end).requests.max(initial=1)))
 
     @property
     def reserve(self) -> int:
@@ -158,14 +171,7 @@ def choose(
     MemoryBudgetError
         Where one chunk is larger than the memory, or blocks that were asked for do not fit.
     """
-    room = _Room(
-        memory,
-        span,
-        sum(variable.row_bytes for variable in variables),
-        max(variable.chunk_bytes for variable in variables),
-        lanes_held,
-        variables,
-    )
+    room = _Room(memory, span, lanes_held, variables)
     _check_chunks(variables, room)
     if direct:
         return _direct(room, requests, "rows are read straight into batches: as asked")
@@ -173,8 +179,8 @@ def choose(
     needed: list[tuple[int, bool]] = []  # memory that would do, and whether each row is then read once
     for grid in _grids(starts, variables, room, rows, like):
         times = _times_read(variables, grid)
-        per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
-        wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
+        per_block = room.per_block(grid)
+        wanted = ahead or -(-2 * requests // per_block)
         for some, places in _places(grid, active, wanted, lanes):
             # Four fifths of what is ahead: the rest has arrived and waits for its turn.
             at_a_time = max(1, min(requests, -(-4 * (places - some) * per_block // 5)))
@@ -267,22 +273,18 @@ def preload(
     BlockLayout or None
         None where the memory does not hold them.
     """
-    row_bytes = sum(variable.row_bytes for variable in variables)
-    chunk_bytes = max(variable.chunk_bytes for variable in variables)
-    room = _Room(memory, span, row_bytes, chunk_bytes, 1, variables)
-    terms = MemoryTerms(arena=held_rows * row_bytes, reserve=room.reserve)
+    room = _Room(memory, span, 1, variables)
+    terms = MemoryTerms(arena=held_rows * room.row_bytes, reserve=room.reserve)
     if terms.total > memory:
         return None
     if rows is not None:
         grid = cut(starts, variables, span=span, rows=rows, like=like)
     else:
         grid = min(
-            cuts(starts, variables, span=span, rows=block_rows(span, row_bytes)),
+            cuts(starts, variables, span=span, rows=block_rows(span, room.row_bytes)),
             key=lambda grid: _times_read(variables, grid) > _ALIKE,
         )
     terms = replace(terms, in_flight=room.in_flight(requests, grid.largest))
-    per_block = max(1, int(total_cost(variables, grid.begin, grid.end).requests.max(initial=1)))
-    wanted = ahead if ahead is not None else max(1, -(-2 * requests // per_block))
     some = min(active or default_active(len(grid), lanes), max(1, len(grid)))
     if grid.halo or terms.total > memory:
         return None
@@ -294,7 +296,7 @@ def preload(
         requests=requests,
         grid=grid,
         active=some,
-        slots=some + wanted,
+        slots=some + (ahead or -(-2 * requests // room.per_block(grid))),
         amplification=_times_read(variables, grid),
     )
 
@@ -310,9 +312,7 @@ def memory_for(
     requests: int = REQUESTS,
 ) -> int:
     """Say what memory holds so many blocks and requests; see `choose` for the parameters."""
-    row_bytes = sum(variable.row_bytes for variable in variables)
-    chunk_bytes = max(variable.chunk_bytes for variable in variables)
-    room = _Room(0, span, row_bytes, chunk_bytes, lanes_held, variables)
+    room = _Room(0, span, lanes_held, variables)
     return room.needed(room.terms(grid, active, slots, requests))
 
 

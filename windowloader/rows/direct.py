@@ -8,19 +8,18 @@ hands storage more requests at once than it was told.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windowloader.errors import SourceError
 
-from .arena import Arena
-from .reader import Job, Reader, ranges_of
+from .reader import Job
 from .row_buffers import RowBufferSchedule
-from .rows import InTurn, Piece
+from .rows import Piece
+from .streamed import StreamAccess, StreamRows
 from .strided import Rows
 
 if TYPE_CHECKING:
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
 
     from windowloader.order.shard import Position, Step
 
-    from .layout import BlockLayout
-    from .reader import RowRange, Stored
-    from .row_buffers import Laid, RowBuffers
+    from .arena import Arena
+    from .read_plan import ReadPlan
+    from .reader import RowRange
+    from .row_buffers import Laid
     from .rows import ResidentVariables
 
 __all__ = ["DirectAccess"]
@@ -49,39 +49,25 @@ class _RowBuffer:
     holds: int = 0
 
 
-class DirectAccess:
+class DirectAccess(StreamAccess):
     """Rows without blocks, for all iterators of a loader.
 
     Parameters
     ----------
-    stored : sequence of Stored
-        The variables that are read.
-    others : ResidentVariables
-        The rest.
-    choice : BlockLayout
-        Requests at a time.
-    buffers : RowBuffers
+    plan, others, steps, ranks, span
+        As for `StreamAccess`.
     offsets : ndarray, int64
         Rows that a window reads, counted from its start.
-    span : int
     """
 
     def __init__(
-        self,
-        stored: Sequence[Stored],
-        others: ResidentVariables,
-        *,
-        choice: BlockLayout,
-        buffers: RowBuffers,
-        offsets: NDArray[np.int64],
-        span: int,
+        self, plan: ReadPlan, others: ResidentVariables, *, offsets: NDArray[np.int64], **parts: Any
     ) -> None:
-        self.stored, self.others, self.offsets, self.span = tuple(stored), others, offsets, span
-        self.shape, self.limit = buffers, choice.requests
-        self.reader = Reader(choice.requests)
+        super().__init__(plan, others, **parts)
+        assert plan.buffers is not None
+        self.shape, self.offsets = plan.buffers, offsets
         self._idle: list[list[_RowBuffer]] = []
         self._streams: weakref.WeakSet[DirectStream] = weakref.WeakSet()
-        self._lock = threading.Lock()
 
     def stream(self, position: Position) -> DirectStream:
         """Rows for an iterator; a second one at a time takes buffers of its own."""
@@ -89,8 +75,7 @@ class DirectAccess:
             if self._idle:
                 buffers = self._idle.pop()
             else:
-                variables = [one.variable for one in self.stored]
-                arena = Arena(variables, self.shape.rows * self.shape.count)
+                arena = self.new_arena(self.shape.rows * self.shape.count)
                 arena.touch()
                 cuts = [
                     slice(i * self.shape.rows, (i + 1) * self.shape.rows) for i in range(self.shape.count)
@@ -106,8 +91,8 @@ class DirectAccess:
             if not self._idle and not buffers[0].arena.lost:
                 self._idle.append(buffers)
 
-    def rest(self) -> None:
-        """Let go of the buffers that no iterator uses."""
+    def rest(self, arenas: int = 0) -> None:
+        """Release the buffers that no iterator uses."""
         with self._lock:
             self._idle.clear()
 
@@ -115,18 +100,15 @@ class DirectAccess:
         """End every read and let go of the buffers."""
         for stream in list(self._streams):
             stream.close()
-        with self.reader.lock:
-            self.reader.drain()
-        with self._lock:
-            self._idle.clear()
-        self.others.close()
+        super().close()
+        self.rest()
 
 
-class DirectStream(InTurn):
+class DirectStream(StreamRows):
     """Rows for the steps of one iterator."""
 
     def __init__(self, access: DirectAccess, buffers: list[_RowBuffer]) -> None:
-        super().__init__(access.reader.lock)
+        super().__init__(access)
         self._access, self._buffers = access, buffers
         self._work = RowBufferSchedule(access.shape, access.offsets, access.span)
 
@@ -181,7 +163,7 @@ class DirectStream(InTurn):
         return [
             part
             for begin, end, place in laid.runs()
-            for part in ranges_of(access.stored, buffer.regions, begin, end, at=place, limit=access.limit)
+            for part in access.ranges(buffer.regions, begin, end, at=place)
         ]
 
     def _fill(self, buffer: _RowBuffer, laid: Laid, job: Job) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from windowloader.sources.disk_cache_source import CachedSource
 from windowloader.util.axes import canonical
 
-from .rows import Piece, ResidentVariables
+from .rows import Piece, RowAccess
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -22,69 +22,49 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .blocks import BlockAccess
-    from .direct import DirectAccess
-    from .read_plan import ReadPlan
-    from .rows import RowAccess, RowStream
+    from .rows import ResidentVariables, RowStream
+    from .streamed import StreamAccess
 
 __all__ = ["CachedAccess", "cached_access"]
 
 
-def cached_access(
-    access: BlockAccess | DirectAccess,
-    windows: WindowSet,
-    reads: Reads,
-    reading: ReadPlan,
-    views: Mapping[int, np.ndarray],
-) -> RowAccess:
+def cached_access(access: StreamAccess, windows: WindowSet, reads: Reads) -> RowAccess:
     """Let epochs run from the disk cache where every variable that is read step by step is cached.
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : StreamAccess
         Used until all rows are cached.
     windows : WindowSet
     reads : Reads
-    reading : ReadPlan
-    views : mapping of int to ndarray
-        Addressable variables, by their place in ``reads``.
 
     Returns
     -------
     RowAccess
         ``access`` itself where a variable is not cached.
     """
-    variables = [windows.series.variables[number] for number in reads.variables]
-    sources = {
-        place: variable.source
-        for place, variable in enumerate(variables)
-        if place not in views and place not in reading.held
-    }
-    cached = {place: source for place, source in sources.items() if isinstance(source, CachedSource)}
-    if len(cached) < len(sources):
+    sources = [one.variable.source for one in access.plan.stored]
+    streamed = [source for source in sources if isinstance(source, CachedSource)]
+    if len(streamed) < len(sources):
         return access
-    if reading.lanes is not None:
-        rows = reading.lanes.grid.begin, reading.lanes.grid.end
+    if access.plan.lanes is not None:
+        rows = access.order.grid.begin, access.order.grid.end
     else:
         begin, end = windows.row_range
         rows = np.array([begin], np.int64), np.array([end], np.int64)
-    reach = int(reads.offsets[0]), int(reads.offsets[-1]) + 1
-    return CachedAccess(access, cached, views, reading, rows, reach)
+    cached = dict(zip(access.others.missing, streamed, strict=True))
+    return CachedAccess(access, cached, rows, (int(reads.offsets[0]), int(reads.offsets[-1]) + 1))
 
 
-class CachedAccess:
+class CachedAccess(RowAccess):
     """Rows of a stream, from the disk cache in epochs that begin when it has them all.
 
     Parameters
     ----------
-    access : BlockAccess or DirectAccess
+    access : StreamAccess
         Used until then.
     sources : mapping of int to CachedSource
         By their place in the recipe.
-    views : mapping of int to ndarray
-        Addressable variables.
-    reading : ReadPlan
-        Has the variables that are preloaded.
     rows : tuple of ndarray, shape (n,), int64
         First row and end of each range of rows that windows use.
     reach : tuple of int
@@ -93,15 +73,12 @@ class CachedAccess:
 
     def __init__(
         self,
-        access: BlockAccess | DirectAccess,
+        access: StreamAccess,
         sources: Mapping[int, CachedSource],
-        views: Mapping[int, np.ndarray],
-        reading: ReadPlan,
         rows: tuple[np.ndarray, np.ndarray],
         reach: tuple[int, int],
     ) -> None:
-        self._access, self.sources, self._views = access, sources, views
-        self._preloaded, self._rows, self.reach = reading.held, rows, reach
+        self._access, self.sources, self._rows, self.reach = access, sources, rows, reach
 
     def stream(self, position: Position) -> RowStream:
         """Rows for an iterator that begins at a position."""
@@ -115,13 +92,17 @@ class CachedAccess:
 
     def variables(self, arrays: list[np.ndarray]) -> ResidentVariables | None:
         """Return all variables, those of `sources` in these arrays; None where axes cannot be reordered as a view."""
-        views = dict(self._views)
+        views = {}
         for array, (place, source) in zip(arrays, self.sources.items(), strict=True):
             view = canonical(array, source.axes)
             if view is None:
                 return None
             views[place] = view
-        return ResidentVariables(len(views) + len(self._preloaded), views, self._preloaded)
+        return self._access.others.joined(views)
+
+    def reads_on(self, epoch: int) -> bool:
+        """As the stream does."""
+        return self._access.reads_on(epoch)
 
     def close(self) -> None:
         """Close the stream's access; the sources belong to the series."""

@@ -11,6 +11,7 @@ was left at tick ``k`` is used again when nobody holds an earlier one. So turns 
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,6 @@ from windowloader.errors import ClosedError, SourceTimeoutError
 
 from .block_schedule import BlockSchedule
 from .counting import ReadCounts
-from .lane_pass import LanePass
 from .reader import Job
 
 if TYPE_CHECKING:
@@ -27,14 +27,92 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .block_schedule import Turn
-    from .lane_pass import BlockMemory
+    from windowloader.order.lane import Lane
 
-__all__ = ["Cut", "LaneCache"]
+    from .block_schedule import Turn
+    from .streamed import StreamAccess
+
+__all__ = ["BlockMemory", "Cut", "LaneCache"]
 
 
 class Cut(Exception):  # noqa: N818 - not an error: the batch goes on once what it has so far is gathered
     """A batch holds itself what it would need next to be free."""
+
+
+class BlockMemory:
+    """Where rows of blocks and overlaps lie in an arena that the lane caches of an iterator share.
+
+    Parameters
+    ----------
+    access : StreamAccess
+    """
+
+    def __init__(self, access: StreamAccess) -> None:
+        grid, choice, lanes = access.order.grid, access.choice, len(access.lanes)
+        self.order, self.reader, self._ranges = access.order, access.reader, access.ranges
+        self.slots, self.overlaps = choice.places(len(grid)), choice.overlaps(len(grid))
+        self._overlaps_at = lanes * self.slots * grid.largest  # behind the blocks of all lanes
+        self.arena = access.new_arena(self._overlaps_at + lanes * self.overlaps * 2 * (grid.span - 1))
+        self.arena.touch()
+
+    def job(self, begin: int, end: int, row: int, *, ended: Callable[[Job], None] | None = None) -> Job:
+        """Return a read of rows into the arena from ``row`` on; of a block where somebody asks for its end."""
+        ranges = self._ranges(self.arena.regions, begin, end, at=row)
+        return Job(ranges, self.arena, ended, blocks=int(ended is not None))
+
+    def place(self, lane_cache: int, place: int) -> int:
+        """First row of a place for a block."""
+        return (lane_cache * self.slots + place) * self.order.grid.largest
+
+    def overlap(self, lane_cache: int, place: int) -> int:
+        """First row of a place for an overlap."""
+        rows = 2 * (self.order.grid.span - 1)
+        return self._overlaps_at + (lane_cache * self.overlaps + place) * rows
+
+    def copy(self, source: int, target: int, rows: int) -> None:
+        """Copy rows of every variable within the arena."""
+        for region in self.arena.regions:
+            region[target : target + rows] = region[source : source + rows]
+
+
+@dataclass(slots=True, eq=False)
+class _LanePass:
+    """One pass of a lane cache over its lane: what is where."""
+
+    number: int
+    lane: Lane
+    schedule: BlockSchedule
+    turn: int
+    """The turn that was begun last."""
+    wanted: deque[int] = field(default_factory=deque)
+    """Blocks for which there was no place yet."""
+    unlisted: int = 0
+    """Blocks that no turn has asked for yet."""
+    jobs: dict[int, Job] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
+    overlap_places: dict[int, int] = field(default_factory=dict)
+    sides: set[tuple[int, int]] = field(default_factory=set)
+    """(overlap, block) whose rows stand in the overlap buffer."""
+    absent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Rows of overlaps that are read when a window asks for them."""
+    block_at: NDArray[np.int64] = field(init=False)
+    overlap_at: NDArray[np.int64] = field(init=False)
+    """What, added to a row of the series, gives its row in the arena."""
+
+    def __post_init__(self) -> None:
+        self.block_at = np.zeros(len(self.lane.blocks), np.int64)
+        self.overlap_at = np.zeros(len(self.lane.blocks), np.int64)
+        self.unlisted = int(np.count_nonzero(self.schedule.placed))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a turn has begun."""
+        return self.turn >= self.schedule.first_turn
+
+    @property
+    def failed(self) -> bool:
+        """Whether a read failed."""
+        return any(job.error is not None for job in self.jobs.values())
 
 
 class LaneCache:
@@ -44,25 +122,26 @@ class LaneCache:
 
     Parameters
     ----------
-    block memory : BlockMemory
+    cache : BlockMemory
+        Has the arena.
     lane : int
         Of the order.
-    index, lane caches : int
+    index : int
         Which of the lane caches of the stream this is.
     """
 
-    def __init__(self, block_memory: BlockMemory, lane: int, index: int, lane_caches: int) -> None:
-        self.block_memory = block_memory
+    def __init__(self, cache: BlockMemory, lane: int, index: int) -> None:
+        self.cache = cache
         self.number = lane
-        self.index, self.lane_caches = index, lane_caches
-        self.slots = block_memory.slots
+        self.index = index
+        self.slots = cache.slots
         """Places for blocks, but those whose read was given up and failed."""
-        self.free = list(range(block_memory.slots))[::-1]
-        self.free_overlaps = list(range(block_memory.overlaps))[::-1]
+        self.free = list(range(cache.slots))[::-1]
+        self.free_overlaps = list(range(cache.overlaps))[::-1]
         self.tick = 0
         self.holds: Counter[int] = Counter()
         self.left: deque[tuple[int, list[int], int]] = deque()
-        self.passes: deque[LanePass] = deque()
+        self.passes: deque[_LanePass] = deque()
         self.closed: Callable[[], bool] = lambda: False
         self.reads = ReadCounts()
         """Where what is read counts: those of the iterator that goes through the lane."""
@@ -71,7 +150,7 @@ class LaneCache:
         """Whether the present pass goes on where an epoch ended within it; else it may have stopped anywhere."""
 
     @property
-    def present(self) -> LanePass:
+    def present(self) -> _LanePass:
         """The pass that is gone through."""
         return self.passes[0]
 
@@ -90,7 +169,7 @@ class LaneCache:
         self._append(number, cursor)
 
     @staticmethod
-    def _is_near(lane_pass: LanePass, cursor: int) -> bool:
+    def _is_near(lane_pass: _LanePass, cursor: int) -> bool:
         """Whether fewer blocks lie between the present turn and a place than would be read to begin there."""
         lane = lane_pass.lane
         turn = int(lane.spread.turn_of(np.array([min(cursor, len(lane) - 1)]))[0])
@@ -104,26 +183,25 @@ class LaneCache:
         self.left.extend((self.tick, self.free, place) for place in there)
         self.reads.add(job for job in lane_pass.jobs.values() if job.done)
         # The places of the others are freed when their reads have ended, see `_ended`.
-        self.block_memory.reader.drop([job for job in lane_pass.jobs.values() if not job.done])
+        self.cache.reader.drop([job for job in lane_pass.jobs.values() if not job.done])
         for place in lane_pass.overlap_places.values():
             self.left.append((self.tick, self.free_overlaps, place))
         lane_pass.places.clear()
         self.settle()
 
-    def _append(self, number: int, cursor: int) -> LanePass:
-        block_memory = self.block_memory
-        lane = block_memory.order.sequence(number, self.number)
+    def _append(self, number: int, cursor: int) -> _LanePass:
+        lane = self.cache.order.sequence(number, self.number)
         schedule = BlockSchedule(
-            lane, span=block_memory.order.grid.span, slots=block_memory.slots, cursor=min(cursor, len(lane))
+            lane, span=self.cache.order.grid.span, slots=self.cache.slots, cursor=min(cursor, len(lane))
         )
-        lane_pass = LanePass(number, lane, schedule, schedule.first_turn - 1)
+        lane_pass = _LanePass(number, lane, schedule, schedule.first_turn - 1)
         self.passes.append(lane_pass)
         if schedule.first_turn < lane.num_turns:
             self._list(lane_pass, schedule.turn(schedule.first_turn).submit)
         self.settle()
         return lane_pass
 
-    def _list(self, lane_pass: LanePass, blocks: NDArray[np.int64]) -> None:
+    def _list(self, lane_pass: _LanePass, blocks: NDArray[np.int64]) -> None:
         lane_pass.wanted.extend(blocks.tolist())
         lane_pass.unlisted -= len(blocks)
 
@@ -154,27 +232,22 @@ class LaneCache:
         # While a lane drains, its next pass fills the places.
         if last is not None and len(self.passes) == 1 and self.ahead and last.begun and self._drains(last):
             self._append(last.number + 1, 0)
-        self.block_memory.reader.lock.notify_all()
+        self.cache.reader.lock.notify_all()
 
-    def _drains(self, lane_pass: LanePass) -> bool:
+    def _drains(self, lane_pass: _LanePass) -> bool:
         return not lane_pass.unlisted and not lane_pass.wanted
 
-    def _submit(self, lane_pass: LanePass, block: int) -> None:
-        block_memory, place = self.block_memory, self.free.pop()
+    def _submit(self, lane_pass: _LanePass, block: int) -> None:
+        cache, place = self.cache, self.free.pop()
         begin, end = lane_pass.schedule.rows(block)
-        row = block_memory.place(self.index, place)
+        row = cache.place(self.index, place)
         lane_pass.block_at[block] = row - begin
-        job = Job(
-            block_memory.ranges(begin, end, row),
-            block_memory.arena,
-            lambda job: self._ended(lane_pass, place, job),
-            blocks=1,
-        )
+        job = cache.job(begin, end, row, ended=lambda job: self._ended(lane_pass, place, job))
         lane_pass.places[block], lane_pass.jobs[block] = place, job
         need = (lane_pass.number, int(lane_pass.lane.spread.borders[lane_pass.lane.entry[block]]))
-        block_memory.reader.submit(job, need)
+        cache.reader.submit(job, need)
 
-    def _ended(self, lane_pass: LanePass, place: int, job: Job) -> None:
+    def _ended(self, lane_pass: _LanePass, place: int, job: Job) -> None:
         if lane_pass not in self.passes:  # given up while it was under way
             self.reads.add([job])
             if job.error is None:
@@ -230,7 +303,7 @@ class LaneCache:
         """Raise where no place will be free any more."""
         if self._under_way():
             return
-        if self.slots < self.block_memory.slots:
+        if self.slots < self.cache.slots:
             raise SourceTimeoutError(
                 "a read that the iterator before had begun failed, and its answer may still come, to memory that is "
                 "needed now. Iterate again: that takes other memory."
@@ -246,7 +319,7 @@ class LaneCache:
         """Whether reads that were given up still fill places."""
         return len(self.free) + sum(len(lane_pass.places) for lane_pass in self.passes) < self.slots
 
-    def _first_needed(self, lane_pass: LanePass) -> list[int]:
+    def _first_needed(self, lane_pass: _LanePass) -> list[int]:
         """Blocks that must be there when the next turn begins."""
         lane, turn = lane_pass.lane, lane_pass.turn + 1
         if lane_pass.begun:
@@ -274,7 +347,7 @@ class LaneCache:
             self._list(lane_pass, events.submit)
         self.settle()
 
-    def _join(self, lane_pass: LanePass, events: Turn) -> None:
+    def _join(self, lane_pass: _LanePass, events: Turn) -> None:
         """Keep the rows of overlaps that would be gone, or are all there now."""
         for overlap in events.saved.tolist() + events.joined.tolist():
             self._save(lane_pass, overlap)
@@ -289,14 +362,12 @@ class LaneCache:
                 if free is self.free:
                     del self.present.jobs[name]
 
-    def _save(self, lane_pass: LanePass, overlap: int) -> None:
+    def _save(self, lane_pass: _LanePass, overlap: int) -> None:
         """Copy the sides of an overlap that are there to its place."""
         begin, border, end = lane_pass.schedule.overlap_rows(overlap)
         if overlap not in lane_pass.overlap_places:
             place = lane_pass.overlap_places[overlap] = self.free_overlaps.pop()
-            lane_pass.overlap_at[overlap] = (
-                self.block_memory.overlap(self.lane_caches, self.index, place) - begin
-            )
+            lane_pass.overlap_at[overlap] = self.cache.overlap(self.index, place) - begin
         at = int(lane_pass.overlap_at[overlap])
         for block, low, high in ((overlap, begin, border), (overlap + 1, border, end)):
             if (overlap, block) in lane_pass.sides or block not in lane_pass.places:
@@ -304,11 +375,11 @@ class LaneCache:
             job = lane_pass.jobs[block]
             if job.done and job.error is None:
                 # Nobody else moves a lane cache on, so that its reads need not wait for the copy.
-                self.block_memory.reader.lock.release()
+                self.cache.reader.lock.release()
                 try:
-                    self.block_memory.copy(int(lane_pass.block_at[block]) + low, at + low, high - low)
+                    self.cache.copy(int(lane_pass.block_at[block]) + low, at + low, high - low)
                 finally:
-                    self.block_memory.reader.lock.acquire()
+                    self.cache.reader.lock.acquire()
                 self._check()
                 lane_pass.sides.add((overlap, block))
 
@@ -337,13 +408,13 @@ class LaneCache:
 
     def read_sides(self, overlaps: NDArray[np.int64]) -> list[Job]:
         """Ask for the sides of overlaps whose blocks are gone; the jobs are to be waited for."""
-        lane_pass, block_memory = self.present, self.block_memory
+        lane_pass, cache = self.present, self.cache
         jobs = []
         for overlap in overlaps.tolist():
             begin, end = lane_pass.absent.pop(overlap)
             row = int(lane_pass.overlap_at[overlap]) + begin
-            job = Job(block_memory.ranges(begin, end, row), block_memory.arena)
-            block_memory.reader.submit(job, (-1, 0))
+            job = cache.job(begin, end, row)
+            cache.reader.submit(job, (-1, 0))
             jobs.append(job)
         return jobs
 
@@ -357,7 +428,7 @@ class LaneCache:
 
     def _wait(self) -> None:
         self._check()
-        self.block_memory.reader.lock.wait()
+        self.cache.reader.lock.wait()
         self._check()
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""How a stream is held in memory: the choice of `budget`, as values.
+"""How a stream is held in memory: the choice of ``budget``, as values.
 
 In: sizes. Out: `BlockLayout`, with every term of the memory it takes. Decides nothing.
 """
@@ -80,6 +80,11 @@ class BlockLayout:
     def places(self, blocks: int) -> int:
         """Places that a lane has for blocks, of so many in all."""
         return min(self.slots, blocks)
+
+    @property
+    def ahead(self) -> int:
+        """Blocks of a lane that are read ahead."""
+        return max(1, self.slots - self.active)
 
     def overlaps(self, blocks: int) -> int:
         """Places that a lane has for overlaps between so many blocks."""

@@ -7,30 +7,29 @@ block twice, and never more blocks ahead than the plan says.
 
 from __future__ import annotations
 
-import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arena import Arena
-from .estimate import lanes_read, rows_of
-from .reader import Job, Reader, ranges_of
-from .rows import InTurn, Piece
+from .block_schedule import rows_of
+from .reader import Job
+from .rows import Piece
+from .streamed import StreamAccess, StreamRows
 from .strided import Rows, StridedBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable
 
     from numpy.typing import NDArray
 
     from windowloader.order.lane import LanesOfBlocks
-    from windowloader.order.shard import Position, Step, Steps
-    from windowloader.util.ranks import Ranks
+    from windowloader.order.shard import Position, Step
 
+    from .arena import Arena
     from .counting import ReadCounts
-    from .layout import BlockLayout
-    from .reader import Stored
+    from .read_plan import ReadPlan
+    from .reader import Reader
     from .rows import ResidentVariables
 
 __all__ = ["PreloadedAccess", "PreloadedStream", "blocks_of"]
@@ -42,42 +41,16 @@ def blocks_of(order: LanesOfBlocks, starts: NDArray[np.int64]) -> NDArray[np.int
     return np.unique(np.concatenate([block, block[crosses] + 1]))
 
 
-class PreloadedAccess:
-    """Rows that are read once and stay, for all iterators of a loader.
+class PreloadedAccess(StreamAccess):
+    """Rows that are read once and stay, for all iterators of a loader."""
 
-    Parameters
-    ----------
-    stored : sequence of Stored
-        The variables that are read.
-    others : ResidentVariables
-        The rest.
-    order : LanesOfBlocks
-    choice : BlockLayout
-        Requests at a time, and how many blocks are read ahead.
-    steps : Steps
-    ranks : Ranks
-    """
-
-    def __init__(
-        self,
-        stored: Sequence[Stored],
-        others: ResidentVariables,
-        *,
-        order: LanesOfBlocks,
-        choice: BlockLayout,
-        steps: Steps,
-        ranks: Ranks,
-    ) -> None:
-        self.stored, self.others = tuple(stored), others
-        self.order, self.choice, self.steps, self.ranks = order, choice, steps, ranks
-        self.lanes = lanes_read(
-            ranks.rank, ranks.world_size, lanes=order.num_lanes, batch_per_lane=steps.batch_per_lane
-        )
-        rotate = bool(steps.order.parameters["rotate"])
+    def __init__(self, plan: ReadPlan, others: ResidentVariables, **parts: Any) -> None:
+        super().__init__(plan, others, **parts)
+        order = self.order
+        rotate = bool(self.steps.order.parameters["rotate"])
         self.begin, self.end = rows_of(
-            order.starts, order.num_lanes, self.lanes, span=order.grid.span, rotate=rotate
+            order.starts, order.num_lanes, self.lanes, span=self.span, rotate=rotate
         )
-        self.reader = Reader(choice.requests)
         self.there = np.zeros(len(order.grid), np.bool_)
         """Which blocks have arrived."""
         low = int(np.searchsorted(order.grid.end, self.begin, side="right"))
@@ -88,7 +61,6 @@ class PreloadedAccess:
         self._arena: Arena | None = None
         self._reads: ReadCounts | None = None  # of the iterator that was begun last
         self._flat: tuple[StridedBuffer | None, ...] = ()
-        self._lock = threading.Lock()
         weakref.finalize(self, _abandon, self.reader, self._jobs)
 
     @property
@@ -96,8 +68,7 @@ class PreloadedAccess:
         """Where rows stand: made when first asked for, in the process that reads."""
         with self._lock:
             if self._arena is None:
-                variables = [one.variable for one in self.stored]
-                self._arena = Arena(variables, self.end - self.begin)
+                self._arena = self.new_arena(self.end - self.begin)
                 self._arena.touch()
                 self._flat = tuple(map(StridedBuffer.kept, self._arena.regions))
             return self._arena
@@ -134,10 +105,10 @@ class PreloadedAccess:
                 continue
             place = min(int(step.places[step.lanes == number].max()), len(lane) - 1)
             turn = int(lane.spread.turn_of(np.array([place]))[0])
-            ahead = max(1, self.choice.slots - self.choice.active)
-            for entry in range(turn, min(turn + 1 + ahead, len(lane.visits))):
+            for entry in range(turn, min(turn + 1 + self.choice.ahead, len(lane.visits))):
                 block = int(lane.blocks[lane.visits[entry]])
-                self.submit([block], (pass_number, int(lane.spread.borders[entry])))
+                if not self.there[block]:
+                    self.submit([block], (pass_number, int(lane.spread.borders[entry])))
 
     def submit(self, blocks: Iterable[int], need: tuple[int, int]) -> list[Job]:
         """Ask for blocks that are not there, nor under way; return the jobs of all; under the reader's lock."""
@@ -145,9 +116,8 @@ class PreloadedAccess:
         for block in blocks:
             if block not in self._jobs:
                 begin, end = self.rows(block)
-                limit, arena = self.choice.requests, self.arena
-                ranges = ranges_of(self.stored, arena.regions, begin, end, at=begin - self.begin, limit=limit)
-                job = Job(ranges, arena, blocks=1)
+                arena = self.arena
+                job = Job(self.ranges(arena.regions, begin, end, at=begin - self.begin), arena, blocks=1)
                 self._jobs[block], self._asked[block] = job, self._iterators
                 self.reader.submit(job, need)
             jobs.append(self._jobs[block])
@@ -167,13 +137,17 @@ class PreloadedAccess:
         """
         again = []
         for block in blocks.tolist():
-            if block not in self._jobs or self._jobs[block].error is None:
-                self.there[block] = block in self._jobs
+            job = self._jobs.pop(block, None)
+            if job is None:  # settled by another iterator, or closed
                 continue
-            del self._jobs[block]
-            if self._asked[block] < iterator:
+            self.there[block] = job.error is None
+            if job.error is not None and self._asked[block] < iterator:
                 again.append(block)
         return again
+
+    def loaded(self) -> NDArray[np.bool_]:
+        """Return which blocks are there already."""
+        return self.there.copy()
 
     def close(self) -> None:
         """End every read and let go of the rows; what was read in vain counts for the iterator that was begun last."""
@@ -189,7 +163,7 @@ class PreloadedAccess:
             if self._arena is not None:
                 self._arena.release()
             self._arena = None
-        self.others.close()
+        super().close()
 
 
 def _abandon(reader: Reader, jobs: dict[int, Job]) -> None:
@@ -201,11 +175,11 @@ def _abandon(reader: Reader, jobs: dict[int, Job]) -> None:
             reader.lock.release()
 
 
-class PreloadedStream(InTurn):
+class PreloadedStream(StreamRows):
     """Rows for the steps of one iterator."""
 
     def __init__(self, access: PreloadedAccess, number: int) -> None:
-        super().__init__(access.reader.lock)
+        super().__init__(access)
         self._access, self._number = access, number
 
     def pieces(self, index: int, step: Step, starts: NDArray[np.int64]) -> Generator[Piece]:
@@ -223,7 +197,11 @@ class PreloadedStream(InTurn):
                 if inside[begin]:
                     yield Piece(access.others.beside(access.located(starts), starts, self.reads), begin, end)
                 else:
-                    yield from self._read_apart(starts, begin, end)
+                    first = np.zeros(len(starts), np.int64)
+                    while begin < end:
+                        low, (begin, regions) = begin, self.read_apart(starts, first, begin, end)
+                        rows = [Rows(region, first) for region in regions]
+                        yield Piece(access.others.beside(rows, starts, self.reads), low, begin)
         except BaseException:
             self.fail(index)
             raise
@@ -246,23 +224,6 @@ class PreloadedStream(InTurn):
                         raise job.error
                 missing = np.array(again, np.int64)
                 jobs = access.submit(again, (-1, 0))
-
-    def _read_apart(self, starts: NDArray[np.int64], begin: int, end: int) -> Generator[Piece]:
-        """Read windows of other ranks' lanes, which fill a step of a lane that has none, one by one."""
-        access, span = self._access, self._access.order.grid.span
-        for place in range(begin, end):
-            start = int(starts[place])
-            scratch = Arena([one.variable for one in access.stored], span)
-            limit = access.choice.requests
-            ranges = ranges_of(access.stored, scratch.regions, start, start + span, at=0, limit=limit)
-            job = Job(ranges, scratch)
-            with self._lock:
-                access.reader.submit(job, (-1, 0))
-            access.reader.await_all([job])
-            with self._lock:
-                self.reads.add([job])
-            rows = [Rows(region, starts - start) for region in scratch.regions]
-            yield Piece(access.others.beside(rows, starts, self.reads), place, place + 1)
 
     def close(self, *, wait: bool = False) -> None:
         """Use the rows no more; what is read stays for the next iterator."""

@@ -21,8 +21,8 @@ from windowloader.series.variable import common_tier
 from windowloader.sources.base import LOCAL_TIERS
 from windowloader.sources.storage import total_cost
 
+from .block_schedule import lanes_read, rows_of
 from .budget import TWICE, amount_of, choose, preload
-from .estimate import lanes_read, rows_of
 from .reader import stored
 from .row_buffers import RowBuffers
 from .rows import PreloadedVariable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from windowloader.windows.reads import Reads
     from windowloader.windows.window_set import WindowSet
 
-    from .layout import BlockLayout
+    from .budget import BlockLayout
     from .reader import Stored
 
 __all__ = ["ReadPlan", "plan_reads", "warn_of_repeated_reads"]
@@ -267,11 +267,7 @@ class _Case:
 
     def choose(self, lanes: int, **asked: Any) -> BlockLayout:
         """Choose blocks for the rank that reads the most lanes, so that all choose alike."""
-        batch = per_lane(self.config.global_batch(self.world_size), lanes)
-        held = max(
-            len(lanes_read(rank, self.world_size, lanes=lanes, batch_per_lane=batch))
-            for rank in range(self.world_size)
-        )
+        held = max(map(len, self._lanes_of_ranks(lanes)))
         return self._choose(lanes=lanes, lanes_held=held, ahead=self.config.reads_ahead, **asked)
 
     def preload(self, lanes: int, *, rotate: bool, **asked: Any) -> BlockLayout | None:
@@ -280,7 +276,6 @@ class _Case:
             one.variable.source.tier == "cached" for one in self.read
         ):  # kept on the disk instead
             return None
-        batch = per_lane(self.config.global_batch(self.world_size), lanes)
         index, span = self.windows.index, self.windows.spec.span
         return preload(
             index,
@@ -289,14 +284,17 @@ class _Case:
             memory=max(1, self.budget),
             held_rows=max(
                 end - begin
-                for rank in range(1 if rotate else self.world_size)
-                for held in [lanes_read(rank, self.world_size, lanes=lanes, batch_per_lane=batch)]
+                for held in self._lanes_of_ranks(lanes)
                 for begin, end in [rows_of(index, lanes, held, span=span, rotate=rotate)]
             ),
             lanes=lanes,
             ahead=self.config.reads_ahead,
             **asked,
         )
+
+    def _lanes_of_ranks(self, lanes: int) -> set[tuple[int, ...]]:
+        batch, world_size = per_lane(self.config.global_batch(self.world_size), lanes), self.world_size
+        return {lanes_read(rank, world_size, lanes=lanes, batch_per_lane=batch) for rank in range(world_size)}
 
     def direct(self) -> BlockLayout:
         """Read rows straight into batches."""

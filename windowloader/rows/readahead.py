@@ -24,7 +24,7 @@ import numpy as np
 from windowloader.sources.mapping import is_mapped
 from windowloader.util.units import parse_bytes
 
-from .rows import Resident
+from .rows import Resident, RowAccess
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -133,7 +133,7 @@ def _number(path: str) -> int | None:
         return None
 
 
-class ReadAhead:
+class ReadAhead(RowAccess):
     """Rows of mapped variables, whose files are told what comes: a `RowAccess`.
 
     Parameters

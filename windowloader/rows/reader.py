@@ -76,18 +76,9 @@ class Stored:
     storage: Storage
 
     def ranges(self, begin: int, end: int, out: np.ndarray, limit: int) -> list[RowRange]:
-        """Cut rows ``[begin, end)`` into reads of at most ``limit`` requests, if one has no more already.
+        """Cut rows ``[begin, end)``, which go to ``out``, into reads of at most ``limit`` requests.
 
-        Parameters
-        ----------
-        begin, end : int
-        out : ndarray, shape (end − begin, node | 1, feature)
-            Where they go.
-        limit : int
-
-        Returns
-        -------
-        list of RowRange
+        A read that cannot be cut further may have more.
         """
         cuts = self.storage.pieces(begin, end, limit)
         counts = self.storage.cost(cuts[:-1], cuts[1:]).requests
@@ -335,10 +326,8 @@ class _Desk:
         if job.open or job.done or not (job.dropped or job.given == len(job.ranges)):
             return
         job.done = True
-        ended, job.ended = (
-            job.ended,
-            None,
-        )  # which knows where the rows are, so that memory would wait for a collection
+        # It knows where the rows are, so that memory would wait for a garbage collection.
+        ended, job.ended = job.ended, None
         if ended is not None:
             ended(job)
         self.lock.notify_all()

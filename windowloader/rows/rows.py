@@ -7,6 +7,7 @@ mapped are indexed where they lie; ``blocks`` and ``direct`` read the others. Ne
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ from .strided import Rows, StridedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from windowloader.order.shard import Position, Step
     from windowloader.series.series import Series
@@ -88,14 +91,24 @@ class RowStream(Protocol):
 class RowAccess(Protocol):
     """How the rows of a loader are reached; one for the loader, one `RowStream` for each iterator."""
 
+    @abstractmethod
     def stream(self, position: Position) -> RowStream:
         """Rows for a new iterator that begins at a position."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of everything, once reads under way have ended."""
 
+    def reads_on(self, epoch: int) -> bool:
+        """Whether rows of the next epoch are read ahead while this one drains."""
+        return False
 
-class Resident:
+    def loaded(self) -> NDArray[np.bool_] | None:
+        """Of rows that stay once they are read, the blocks that are there already."""
+        return None
+
+
+class Resident(RowAccess):
     """Variables that are all arrays, where they lie or kept whole: the rows are the arrays themselves."""
 
     reads: ReadCounts | None = None
@@ -186,6 +199,15 @@ class ResidentVariables:
     def views(self) -> tuple[np.ndarray, ...]:
         """Those in memory or mapped, in their order in the recipe."""
         return tuple(self._views[place] for place in sorted(self._views))
+
+    @property
+    def missing(self) -> list[int]:
+        """Places of the variables that are read step by step."""
+        return [place for place in range(self._count) if place not in self._views | self._held]
+
+    def joined(self, views: Mapping[int, np.ndarray]) -> ResidentVariables:
+        """Return these variables and more views."""
+        return ResidentVariables(self._count, self._views | dict(views), self._held)
 
     def beside(
         self, streamed: Sequence[Rows], starts: np.ndarray, reads: ReadCounts | None = None

@@ -161,9 +161,7 @@ class Recipe:
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
-    def _gathers_of(
-        self, batch: int, flats: Sequence[StridedBuffer], around: bool
-    ) -> tuple[RoleGather, ...]:
+    def _gathers_of(self, batch: int, flats: Sequence[StridedBuffer], around: bool) -> tuple[RoleGather, ...]:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
         known = batch, around, *(flat.kind for flat in flats)
         found = self._gathers.get(known)
@@ -228,7 +226,7 @@ class Recipe:
         flats = [row.flat or StridedBuffer.of(row.base) for row in rows]
         around = self._goes_around(out, len(starts))
         gathers, entity = self._gathers_of(len(starts), flats, around), self.entity_of(starts)
-        sources = [address_of(flat.values) for flat in flats]
+        sources = [flat.values for flat in flats]
         files = files_of(row.base for row in rows)
         with unchanged(files=files) if files else nullcontext():
             if self.guard is not None and not self.guard.done:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -90,7 +91,7 @@ class Conversion(NamedTuple):
 def _stored(name: str) -> Any:
     if name in ("float32", "float64"):
         return _F32 if name == "float32" else _F64
-    return ir.IntType(int(name.lstrip("uintfloat") or 8)) if name != "bool" else _I8
+    return ir.IntType(8 * np.dtype(name).itemsize)
 
 
 def _size(kind: Any) -> int:
@@ -131,7 +132,10 @@ class _Emitter:
         return self.builder.call(function, arguments)
 
     def scalar(self, kind: Any, base: Any, offset: int = 0) -> Any:
-        return self.builder.load(self.pointer(base, kind, offset), align=_size(kind))
+        """Load what no store of the loop changes, so that it is loaded once per row."""
+        found = self.builder.load(self.pointer(base, kind, offset), align=_size(kind))
+        found.set_metadata("invariant.load", self.builder.module.add_metadata([]))
+        return found
 
     def shuffle(self, low: Any, high: Any, lanes: Sequence[int]) -> Any:
         return self.builder.shuffle_vector(low, high, _lanes_of(_I32, lanes))
@@ -161,7 +165,9 @@ class _Emitter:
         arguments = [pointers, _I32(_size(kind)), lanes, ir.Constant(vector, None)]
         return self.intrinsic(f"llvm.masked.gather.v{LANES}{_suffix(kind)}.v{LANES}p0", vector, arguments)
 
-    def store(self, value: Any, base: Any, lanes: Any = None, offset: int = 0, *, around: bool = False) -> None:
+    def store(
+        self, value: Any, base: Any, lanes: Any = None, offset: int = 0, *, around: bool = False
+    ) -> None:
         kind = value.type.element
         size, pointer = _size(kind), self.pointer(base, value.type, offset)
         if around:
@@ -201,7 +207,9 @@ def _decode_float16(builder: Any, words: Any) -> Any:
     normal = builder.add(size, _all(_I32, 112 << 23))
     special = builder.add(normal, _all(_I32, 112 << 23))  # inf, NaN
     raised = builder.bitcast(builder.add(normal, _all(_I32, 1 << 23)), single)
-    small = builder.bitcast(builder.fsub(raised, _all(_F32, 2.0**-14)), vector)  # no exponent: normalized by the sum
+    small = builder.bitcast(
+        builder.fsub(raised, _all(_F32, 2.0**-14)), vector
+    )  # no exponent: normalized by the sum
     found = builder.select(builder.icmp_unsigned("==", exponent, _all(_I32, 0x7C00 << 13)), special, normal)
     found = builder.select(builder.icmp_unsigned("==", exponent, _all(_I32, 0)), small, found)
     sign = builder.shl(builder.and_(wide, _all(_I32, 0x8000)), _all(_I32, 16))
@@ -223,7 +231,9 @@ def _encode_float16(builder: Any, values: Any) -> Any:
     last = builder.and_(builder.lshr(size, _all(_I32, 13)), _all(_I32, 1))
     normal = builder.add(builder.add(size, _all(_I32, 0xFFF - (112 << 23))), last)
     normal = builder.lshr(normal, _all(_I32, 13))
-    half = builder.fadd(builder.bitcast(size, single), _all(_F32, 0.5))  # its spacing is that of small float16
+    half = builder.fadd(
+        builder.bitcast(size, single), _all(_F32, 0.5)
+    )  # its spacing is that of small float16
     small = builder.sub(builder.bitcast(half, vector), _all(_I32, 0x3F000000))
     found = builder.select(builder.icmp_unsigned("<", size, _all(_I32, 113 << 23)), small, normal)
     over = builder.icmp_unsigned(">=", size, _all(_I32, 143 << 23))
@@ -283,7 +293,7 @@ class _Place(NamedTuple):
 
 
 def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]:
-    """Stored values of each pick."""
+    """Load the stored values of each pick."""
     builder, kind = emit.builder, _stored(c.source)
     if c.columns > 1:
         total = builder.mul(at.count, at.count.type(c.columns))
@@ -298,8 +308,12 @@ def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]
         ]
     found = []
     for number in range(len(c.picks)):
-        base = builder.add(at.source, emit.scalar(_I64, at.far, 8 * number)) if len(c.picks) > 1 else at.source
-        found.append(emit.load(kind, base, lanes) if c.columns else emit.strided(kind, base, at.node_step, lanes))
+        base = (
+            builder.add(at.source, emit.scalar(_I64, at.far, 8 * number)) if len(c.picks) > 1 else at.source
+        )
+        found.append(
+            emit.load(kind, base, lanes) if c.columns else emit.strided(kind, base, at.node_step, lanes)
+        )
     return found
 
 
@@ -386,10 +400,10 @@ def _convert(
             _word_of(emit, c, at, number, raw, lanes)
             for number, raw in enumerate(_columns(emit, c, at, lanes))
         ]
-        others = sum(word < 0 for word in c.words)
-        beside = None
-        if others:
-            beside = emit.load(c.word_type, at.row, _lanes_of(_I1, [lane < others for lane in range(LANES)]))
+        beside = ir.Constant(ir.VectorType(c.word_type, LANES), None)
+        for k in range(sum(word < 0 for word in c.words)):
+            value = emit.scalar(c.word_type, at.row, k * _size(c.word_type))
+            beside = builder.insert_element(beside, value, _I32(k))
         _deliver(emit, c, at, at.out, [word for word, _ in found], beside)
         if c.mask:
             _deliver(emit, c, at, at.mask, [mask for _, mask in found], _all(_I8, 1))

@@ -18,7 +18,7 @@ from windowloader.util.memory import address_of
 from .kernels import copy_runs, rows_of, tiles_of
 from .passes import Pass, Tiling
 from .roles import WORDS, Group, delivered_dtype
-from .row_table import RowTable
+from .row_table import Lines, RowTable
 from .vectors import Conversion
 
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ class RoleGather:
                 shared[..., place] = value
         if not self._loops:
             return
-        lines = seen = self._table.lines(starts, rows, entity, begin, end)
+        if self._table.kept is None:
+            lines = self._table.lines(starts, rows, entity, begin, end)
+        else:
+            lines = Lines(self._table.kept, starts, role.offsets)
+        seen = lines
         target = mask = _flat(out[role.name])
         if role.has_mask:
             mask = _flat(out[role.mask_name])

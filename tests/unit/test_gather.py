@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import windowloader as wl
-from windowloader.batch import gather, row_table
+from windowloader.batch import row_table
 from windowloader.batch.recipe import Recipe
 from windowloader.batch.row_table import KeptClock
 from windowloader.errors import (
@@ -274,9 +274,8 @@ def test_what_is_written_around_the_cache_is_the_same(nodes, missing, per, monke
         )
         for dtype in ("float32", "float16"):
             found = []
-            monkeypatch.setattr(gather, "LONG", 0)
-            for least in (1 << 62, 0):
-                monkeypatch.setattr(gather, "STREAMED", least)
+            for around in (False, True):
+                monkeypatch.setattr(Recipe, "_goes_around", lambda *_, around=around: around)
                 recipe = Recipe.compile(
                     series, windows.spec, scaler=scaler, dtype=dtype, fill=None if missing is None else 0.0
                 )

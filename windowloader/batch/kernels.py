@@ -5,11 +5,11 @@ of the output, written. Loops never allocate more than a tile, never hold the GI
 
 All loops take the same ten arguments first, then constants that are chosen once per batch size:
 
-source, first      address of the rows of a variable, and the row of each window's start
+source, first      flat rows of a variable, and the row of each window's start
 entity             of each window
 begin, end         batch positions to write
-out, mask          addresses of the output and of its mask
-table, lines, line_steps    address of values per row: window b, step i uses line ``lines[b] + line_steps[i]``
+out, mask          flat output, and its mask
+table, lines, line_steps    values per row: window b, step i uses line ``lines[b] + line_steps[i]``
 
 Distances in the source are counted in bytes, those in the output in words. ``to`` and ``far`` are addresses of
 distances, as `vectors.convert` takes them. ``known``, ``own``: bytes of statistics per entity and per column.
@@ -39,20 +39,21 @@ FETCHED = 32 * 1024  # bytes of a run up to which the whole next run is prefetch
 
 @kernel
 def copy_runs(
-    source: int, first: Ints, entity: Ints, begin: int, end: int, out: int, mask: int,
-    table: int, lines: Ints, line_steps: Ints,
+    source: Any, first: Ints, entity: Ints, begin: int, end: int, out: Any, mask: Any,
+    table: Any, lines: Ints, line_steps: Ints,
     origin: int, row_step: int, run: int, offsets: Ints, at: int, out_batch: int, out_row: int, around: bool,
 ) -> None:  # fmt: skip
     """Copy runs of ``run`` bytes; here distances in the output are bytes, too."""
+    s0, d0 = source.ctypes.data + origin, out.ctypes.data + at
     asked = run if run <= FETCHED else 0
     for b in range(begin, end):
         if b + 1 < end:
-            s = source + origin + (first[b + 1] + offsets[0]) * row_step
+            s = s0 + (first[b + 1] + offsets[0]) * row_step
             for j in range(0, asked, 64):
                 prefetch(s + j)
         for i in range(offsets.size):
-            s = source + origin + (first[b] + offsets[i]) * row_step
-            d = out + at + b * out_batch + i * out_row
+            s = s0 + (first[b] + offsets[i]) * row_step
+            d = d0 + b * out_batch + i * out_row
             if around:
                 head = min(run, -d & 63)
                 whole = (run - head) // 64
@@ -78,25 +79,26 @@ def rows_of(conversion: Conversion) -> Any:
 
     @kernel
     def rows(
-        source: int, first: Ints, entity: Ints, begin: int, end: int, out: int, mask: int,
-        table: int, lines: Ints, line_steps: Ints,
+        source: Any, first: Ints, entity: Ints, begin: int, end: int, out: Any, mask: Any,
+        table: Any, lines: Ints, line_steps: Ints,
         origin: int, row_step: int, node_step: int, far: int, nodes: int, offsets: Ints,
         shift: int, factor: int, known: int, own: int, sentinel: int, fill: float,
         at: int, out_batch: int, out_row: int, to: int, tile: int,
     ) -> None:  # fmt: skip
         """``tile``: nodes after which statistics repeat."""
+        s0, d0, m0, t0 = source.ctypes.data + origin, out.ctypes.data, mask.ctypes.data, table.ctypes.data
         step = packed if packed else node_step
         for b in range(begin, end):
             if b + 1 < end:
-                s = source + origin + (first[b + 1] + offsets[0]) * row_step
+                s = s0 + (first[b + 1] + offsets[0]) * row_step
                 for j in range(min(AHEAD, nodes * offsets.size * step // 64)):
                     prefetch(s + 64 * j)
             e = entity[b] * known
             for i in range(offsets.size):
-                s = source + origin + (first[b] + offsets[i]) * row_step
+                s = s0 + (first[b] + offsets[i]) * row_step
                 place = at + b * out_batch + i * out_row
-                d, m = out + place * size, mask + place
-                row = table + (lines[b] + line_steps[i]) * (values * size)
+                d, m = d0 + place * size, m0 + place
+                row = t0 + (lines[b] + line_steps[i]) * (values * size)
                 for n0 in range(0, nodes, tile):
                     left, p, q = min(tile, nodes - n0), shift + e, factor + e
                     head = 0  # nodes before the first cache line
@@ -107,6 +109,8 @@ def rows_of(conversion: Conversion) -> Any:
                     while left > 0:
                         if head == 0:
                             for _ in range(left // LANES):
+                                for j in range(0, LANES * packed, 64):
+                                    prefetch(s + AHEAD * 64 + j)
                                 convert(
                                     whole, s, node_step, far, d, m, to, LANES, p, q, own, sentinel, fill, row
                                 )
@@ -139,8 +143,8 @@ def tiles_of(conversion: Conversion, fixed: int) -> Any:
 
     @kernel
     def tiles(
-        source: int, first: Ints, entity: Ints, begin: int, end: int, out: int, mask: int,
-        table: int, lines: Ints, line_steps: Ints,
+        source: Any, first: Ints, entity: Ints, begin: int, end: int, out: Any, mask: Any,
+        table: Any, lines: Ints, line_steps: Ints,
         origin: int, row_step: int, node_step: int, far: int, nodes: int, offsets: Ints,
         shift: int, factor: int, known: int, own: int, sentinel: int, fill: float,
         at: int, out_batch: int, out_row: int, to: int, tile: int,
@@ -151,12 +155,15 @@ def tiles_of(conversion: Conversion, fixed: int) -> Any:
         The first ``cut`` chunks are those of ``group`` steps, the others those of the last, shorter group. ``to``:
         for each step of either group, where its planes lie in the scratch buffer.
         """
+        s0, d0, t0 = source.ctypes.data + origin, out.ctypes.data, table.ctypes.data
         step = packed if packed else node_step
         pitch = tile * size
         room = np.empty((min(group, offsets.size) * count + LANES) * pitch + 64, np.uint8)
         scratch = (room.ctypes.data + 63) & ~63
         windows, pieces = end - begin, (nodes + tile - 1) // tile
-        by_node = out_batch < out_node  # neighbouring words belong to neighbouring windows: stay with these nodes
+        by_node = (
+            out_batch < out_node
+        )  # neighbouring words belong to neighbouring windows: stay with these nodes
         for turn in range(windows * pieces):
             b = begin + (turn % windows if by_node else turn // pieces)
             n0 = (turn // windows if by_node else turn % pieces) * tile
@@ -169,11 +176,11 @@ def tiles_of(conversion: Conversion, fixed: int) -> Any:
                 last = i0 > 0 and i0 + group > offsets.size
                 for i in range(i0, min(i0 + group, offsets.size)):
                     if packed > 0 and coming < windows * pieces:  # the same row of the next tile
-                        s = source + origin + (first[next_b] + offsets[i]) * row_step + next_n * step
+                        s = s0 + (first[next_b] + offsets[i]) * row_step + next_n * step
                         for j in range(0, min(tile, nodes - next_n) * step + 63, 64):
                             prefetch(s + j)
-                    s = source + origin + (first[b] + offsets[i]) * row_step + n0 * step
-                    row = table + (lines[b] + line_steps[i]) * (values * size)
+                    s = s0 + (first[b] + offsets[i]) * row_step + n0 * step
+                    row = t0 + (lines[b] + line_steps[i]) * (values * size)
                     goal = to + 8 * count * (i - i0 + (group if last else 0))
                     d, p, q = scratch, shift + e, factor + e
                     for _ in range(here // LANES):
@@ -184,7 +191,7 @@ def tiles_of(conversion: Conversion, fixed: int) -> Any:
                         convert(
                             part, s, node_step, far, d, d, goal, here % LANES, p, q, own, sentinel, fill, row
                         )
-                base = out + (at + b * out_batch + i0 * out_row + n0 * out_node) * size
+                base = d0 + (at + b * out_batch + i0 * out_row + n0 * out_node) * size
                 for j in range(0, here, LANES):
                     d = base + j * out_node * size
                     for z in range(cut if last else 0, places.size if last else cut):

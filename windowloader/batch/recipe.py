@@ -161,9 +161,7 @@ class Recipe:
         outermost = all(role.layout.letters[0] == "b" for role in self.roles)
         return outermost and all(field.nbytes % ALIGNMENT == 0 for field in self.fields(batch))
 
-    def _gathers_of(
-        self, batch: int, flats: Sequence[StridedBuffer], around: bool
-    ) -> tuple[RoleGather, ...]:
+    def _gathers_of(self, batch: int, flats: Sequence[StridedBuffer], around: bool) -> tuple[RoleGather, ...]:
         """Return the loops for batches of ``batch`` windows from rows that lie in memory as these do."""
         known = batch, around, *(flat.kind for flat in flats)
         found = self._gathers.get(known)
@@ -179,13 +177,14 @@ class Recipe:
             found = self._gathers.setdefault(known, made)
         return found
 
-    def _goes_around(self, out: Mapping[str, np.ndarray], batch: int) -> bool:
+    def _goes_around(self, out: Mapping[str, np.ndarray]) -> bool:
         """Whether a batch is written around the cache: it would not stay there until it is read.
 
         A batch that another thread reads is read from another core's cache or from memory.
         """
         ahead = threading.current_thread() is not threading.main_thread()
-        if self.nbytes(batch) < second_level_cache() * (AHEAD if ahead else HERE):
+        written = sum([array.nbytes for array in out.values()])
+        if written < second_level_cache() * (AHEAD if ahead else HERE):
             return False
         return all(address_of(array) % ALIGNMENT == 0 for array in out.values())
 
@@ -226,9 +225,9 @@ class Recipe:
         """
         end = len(starts) if end is None else end
         flats = [row.flat or StridedBuffer.of(row.base) for row in rows]
-        around = self._goes_around(out, len(starts))
+        around = self._goes_around(out)
         gathers, entity = self._gathers_of(len(starts), flats, around), self.entity_of(starts)
-        sources = [address_of(flat.values) for flat in flats]
+        sources = [flat.values for flat in flats]
         files = files_of(row.base for row in rows)
         with unchanged(files=files) if files else nullcontext():
             if self.guard is not None and not self.guard.done:

@@ -10,20 +10,21 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from .numbers import LANES, filled, from_float64, to_float64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["LANES", "Conversion", "convert", "copy_bytes", "copy_lines", "fence", "prefetch", "transpose"]
 
-LANES = 16
 _LINE = 64
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
-_LOW = (1 << 29) - 1  # low bits of a float64's mantissa that a float32 cannot hold
 _BUILD: Any = cgutils
 
 
@@ -90,7 +91,7 @@ class Conversion(NamedTuple):
 def _stored(name: str) -> Any:
     if name in ("float32", "float64"):
         return _F32 if name == "float32" else _F64
-    return ir.IntType(int(name.lstrip("uintfloat") or 8)) if name != "bool" else _I8
+    return ir.IntType(8 * np.dtype(name).itemsize)
 
 
 def _size(kind: Any) -> int:
@@ -107,10 +108,6 @@ def _suffix(kind: Any) -> str:
 
 def _lanes_of(kind: Any, values: Sequence[int]) -> Any:
     return ir.Constant(ir.VectorType(kind, len(values)), [ir.Constant(kind, value) for value in values])
-
-
-def _all(kind: Any, value: float) -> Any:
-    return ir.Constant(ir.VectorType(kind, LANES), [ir.Constant(kind, value)] * LANES)
 
 
 class _Emitter:
@@ -131,7 +128,10 @@ class _Emitter:
         return self.builder.call(function, arguments)
 
     def scalar(self, kind: Any, base: Any, offset: int = 0) -> Any:
-        return self.builder.load(self.pointer(base, kind, offset), align=_size(kind))
+        """Load what no store of the loop changes, so that it is loaded once per row."""
+        found = self.builder.load(self.pointer(base, kind, offset), align=_size(kind))
+        found.set_metadata("invariant.load", self.builder.module.add_metadata([]))
+        return found
 
     def shuffle(self, low: Any, high: Any, lanes: Sequence[int]) -> Any:
         return self.builder.shuffle_vector(low, high, _lanes_of(_I32, lanes))
@@ -157,11 +157,13 @@ class _Emitter:
         builder, vector = self.builder, ir.VectorType(kind, LANES)
         places = builder.add(self.splat(base), builder.mul(self.splat(step), _lanes_of(_I64, range(LANES))))
         pointers = builder.inttoptr(places, ir.VectorType(kind.as_pointer(), LANES))
-        lanes = _all(_I1, 1) if lanes is None else lanes
+        lanes = filled(_I1, 1) if lanes is None else lanes
         arguments = [pointers, _I32(_size(kind)), lanes, ir.Constant(vector, None)]
         return self.intrinsic(f"llvm.masked.gather.v{LANES}{_suffix(kind)}.v{LANES}p0", vector, arguments)
 
-    def store(self, value: Any, base: Any, lanes: Any = None, offset: int = 0, *, around: bool = False) -> None:
+    def store(
+        self, value: Any, base: Any, lanes: Any = None, offset: int = 0, *, around: bool = False
+    ) -> None:
         kind = value.type.element
         size, pointer = _size(kind), self.pointer(base, value.type, offset)
         if around:
@@ -189,78 +191,6 @@ class _Emitter:
         return found
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-def _decode_float16(builder: Any, words: Any) -> Any:
-    """Float16, given as bits, to float32, exactly."""
-    vector, single = (ir.VectorType(kind, LANES) for kind in (_I32, _F32))
-    wide = builder.zext(words, vector)
-    size = builder.shl(builder.and_(wide, _all(_I32, 0x7FFF)), _all(_I32, 13))
-    exponent = builder.and_(size, _all(_I32, 0x7C00 << 13))
-    normal = builder.add(size, _all(_I32, 112 << 23))
-    special = builder.add(normal, _all(_I32, 112 << 23))  # inf, NaN
-    raised = builder.bitcast(builder.add(normal, _all(_I32, 1 << 23)), single)
-    small = builder.bitcast(builder.fsub(raised, _all(_F32, 2.0**-14)), vector)  # no exponent: normalized by the sum
-    found = builder.select(builder.icmp_unsigned("==", exponent, _all(_I32, 0x7C00 << 13)), special, normal)
-    found = builder.select(builder.icmp_unsigned("==", exponent, _all(_I32, 0)), small, found)
-    sign = builder.shl(builder.and_(wide, _all(_I32, 0x8000)), _all(_I32, 16))
-    return builder.bitcast(builder.or_(found, sign), single)
-
-
-def _encode_float16(builder: Any, values: Any) -> Any:
-    """Bits of the float16 nearest to a float64, rounded once, ties to even; NaN keeps its sign.
-
-    Two roundings equal one if the first rounds to odd: cut the bits that a float32 cannot hold, and set the last
-    remaining bit if any of them was set (the sum carries into it), so that no false tie arises.
-    """
-    long, vector, single = (ir.VectorType(kind, LANES) for kind in (_I64, _I32, _F32))
-    bits = builder.bitcast(values, long)
-    sticky = builder.add(builder.and_(bits, _all(_I64, _LOW)), _all(_I64, _LOW))
-    odd = builder.and_(builder.or_(bits, sticky), _all(_I64, ~_LOW))
-    word = builder.bitcast(builder.fptrunc(builder.bitcast(odd, values.type), single), vector)
-    size = builder.and_(word, _all(_I32, 0x7FFFFFFF))
-    last = builder.and_(builder.lshr(size, _all(_I32, 13)), _all(_I32, 1))
-    normal = builder.add(builder.add(size, _all(_I32, 0xFFF - (112 << 23))), last)
-    normal = builder.lshr(normal, _all(_I32, 13))
-    half = builder.fadd(builder.bitcast(size, single), _all(_F32, 0.5))  # its spacing is that of small float16
-    small = builder.sub(builder.bitcast(half, vector), _all(_I32, 0x3F000000))
-    found = builder.select(builder.icmp_unsigned("<", size, _all(_I32, 113 << 23)), small, normal)
-    over = builder.icmp_unsigned(">=", size, _all(_I32, 143 << 23))
-    found = builder.select(over, _all(_I32, 0x7C00), found)
-    nan = builder.icmp_unsigned(">", size, _all(_I32, 0x7F800000))
-    found = builder.select(nan, _all(_I32, 0x7E00), found)
-    sign = builder.and_(builder.lshr(word, _all(_I32, 16)), _all(_I32, 0x8000))
-    return builder.trunc(builder.or_(found, sign), ir.VectorType(_I16, LANES))
-
-
-def _encode_bfloat16(builder: Any, values: Any) -> Any:
-    """Bits of the bfloat16 nearest to the float32 nearest to a float64, as in torch."""
-    single = builder.fptrunc(values, ir.VectorType(_F32, LANES))
-    bits = builder.bitcast(single, ir.VectorType(_I32, LANES))
-    last = builder.and_(builder.lshr(bits, _all(_I32, 16)), _all(_I32, 1))
-    word = builder.lshr(builder.add(bits, builder.add(last, _all(_I32, 0x7FFF))), _all(_I32, 16))
-    nan = builder.fcmp_unordered("uno", single, single)
-    return builder.trunc(builder.select(nan, _all(_I32, 0x7FC0), word), ir.VectorType(_I16, LANES))
-
-
-def _to_float64(builder: Any, source: str, raw: Any) -> Any:
-    wide = ir.VectorType(_F64, LANES)
-    if source == "float64":
-        return raw
-    if source in ("float32", "float16"):
-        return builder.fpext(raw if source == "float32" else _decode_float16(builder, raw), wide)
-    return builder.uitofp(raw, wide) if source[0] in "ub" else builder.sitofp(raw, wide)
-
-
-def _from_float64(builder: Any, out: str, values: Any) -> Any:
-    if out == "float64":
-        return values
-    if out == "float32":
-        return builder.fptrunc(values, ir.VectorType(_F32, LANES))
-    return (_encode_float16 if out == "float16" else _encode_bfloat16)(builder, values)
-
-
 # -- sixteen nodes -----------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +213,7 @@ class _Place(NamedTuple):
 
 
 def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]:
-    """Stored values of each pick."""
+    """Load the stored values of each pick."""
     builder, kind = emit.builder, _stored(c.source)
     if c.columns > 1:
         total = builder.mul(at.count, at.count.type(c.columns))
@@ -298,8 +228,12 @@ def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]
         ]
     found = []
     for number in range(len(c.picks)):
-        base = builder.add(at.source, emit.scalar(_I64, at.far, 8 * number)) if len(c.picks) > 1 else at.source
-        found.append(emit.load(kind, base, lanes) if c.columns else emit.strided(kind, base, at.node_step, lanes))
+        base = (
+            builder.add(at.source, emit.scalar(_I64, at.far, 8 * number)) if len(c.picks) > 1 else at.source
+        )
+        found.append(
+            emit.load(kind, base, lanes) if c.columns else emit.strided(kind, base, at.node_step, lanes)
+        )
     return found
 
 
@@ -311,16 +245,16 @@ def _observed(emit: _Emitter, c: Conversion, at: _Place, raw: Any, wide: Any) ->
     mark = emit.splat(emit.scalar(_stored(c.source), at.sentinel))
     if not c.source.startswith("float"):
         return builder.icmp_unsigned("!=", raw, mark)
-    differs = builder.fcmp_unordered("!=", wide, _to_float64(builder, c.source, mark))  # also from NaN
+    differs = builder.fcmp_unordered("!=", wide, to_float64(builder, c.source, mark))  # also from NaN
     return builder.and_(differs, builder.fcmp_ordered("ord", wide, wide))
 
 
 def _word_of(emit: _Emitter, c: Conversion, at: _Place, number: int, raw: Any, lanes: Any) -> tuple[Any, Any]:
     """Words and masks of a pick."""
     builder = emit.builder
-    wide = None if c.out == "bits" and not c.missing else _to_float64(builder, c.source, raw)
+    wide = None if c.out == "bits" and not c.missing else to_float64(builder, c.source, raw)
     seen = _observed(emit, c, at, raw, wide)
-    mask = _all(_I8, 1) if seen is None else builder.zext(seen, ir.VectorType(_I8, LANES))
+    mask = filled(_I8, 1) if seen is None else builder.zext(seen, ir.VectorType(_I8, LANES))
     if c.out == "mask":
         return mask, mask
     if c.out == "bits":
@@ -337,7 +271,7 @@ def _word_of(emit: _Emitter, c: Conversion, at: _Place, number: int, raw: Any, l
         value = builder.fdiv(moved, factor) if c.divide else builder.fmul(moved, factor)
     if c.fill and seen is not None:
         value = builder.select(seen, value, emit.splat(at.fill))
-    return _from_float64(builder, c.out, value), mask
+    return from_float64(builder, c.out, value), mask
 
 
 def _deliver(emit: _Emitter, c: Conversion, at: _Place, out: Any, words: list[Any], row: Any) -> None:
@@ -386,13 +320,13 @@ def _convert(
             _word_of(emit, c, at, number, raw, lanes)
             for number, raw in enumerate(_columns(emit, c, at, lanes))
         ]
-        others = sum(word < 0 for word in c.words)
-        beside = None
-        if others:
-            beside = emit.load(c.word_type, at.row, _lanes_of(_I1, [lane < others for lane in range(LANES)]))
+        beside = ir.Constant(ir.VectorType(c.word_type, LANES), None)
+        for k in range(sum(word < 0 for word in c.words)):
+            value = emit.scalar(c.word_type, at.row, k * _size(c.word_type))
+            beside = builder.insert_element(beside, value, _I32(k))
         _deliver(emit, c, at, at.out, [word for word, _ in found], beside)
         if c.mask:
-            _deliver(emit, c, at, at.mask, [mask for _, mask in found], _all(_I8, 1))
+            _deliver(emit, c, at, at.mask, [mask for _, mask in found], filled(_I8, 1))
         return context.get_dummy_value()
 
     arguments = (

@@ -102,7 +102,6 @@ def _one_column(group: Group, k: int) -> Group:
         shift=group.shift[one],
         factor=group.factor[one],
         divide=group.divide[one],
-        whole=False,
     )
 
 
@@ -113,7 +112,7 @@ def _add(known: dict[Hashable, Any], columns: Sequence[Any], places: list[int]) 
     """
     picks = []
     for column in columns:
-        fields = [getattr(column, name) for name in column.__slots__ if name not in ("places", "whole")]
+        fields = [getattr(column, name) for name in column.__slots__ if name != "places"]
         key = tuple((f.shape, f.tobytes()) if isinstance(f, np.ndarray) else f for f in fields)
         known.setdefault(key, column)
         picks.append(list(known).index(key))

@@ -1,5 +1,7 @@
 """Tables and archives by URL: retries, limits and errors of streams; redirects and servers without ranges."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ def folder(bucket_folder):
     np.save(folder / "a.npy", VALUES)
     with h5py.File(folder / "a.h5", "w") as file:
         file.create_dataset("speed", data=VALUES, chunks=(20, 4))
+    shutil.rmtree(folder / "a.zarr", ignore_errors=True)  # of another module's tests
     zarr.save_array(f"{folder}/a.zarr", VALUES, zarr_format=3)
     return folder
 

@@ -275,7 +275,6 @@ class _Compiler:
         mark = sentinel(source.missing, source.dtype)
         fill = delivery.fill if can_miss else None
         bits = delivery.dtype != "bfloat16" and delivered_dtype(delivery.dtype) == source.dtype
-        every = np.arange(source.num_features)
         return Group(
             rows=self.rows[variable],
             features=features,
@@ -287,9 +286,6 @@ class _Compiler:
             can_miss=can_miss,
             fill=fill,
             copies=bits and fill is None and all(affine is None for affine in affines),
-            whole=len(places) == len(columns)
-            and np.array_equal(features, every)
-            and np.array_equal(at, every),
         )
 
     def _row_column(self, column: Column, role: str) -> RowColumn:

@@ -265,7 +265,7 @@ def _singly(group: Group) -> Iterator[Group]:
         own = slice(k, k + 1)
         yield replace(
             group, features=group.features[own], places=group.places[own], shift=group.shift[own],
-            factor=group.factor[own], divide=group.divide[own], whole=False,
+            factor=group.factor[own], divide=group.divide[own],
         )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def _copied(places: np.ndarray) -> Group:
     return Group(
         rows=-1, features=np.arange(count), places=places, shift=np.zeros((count, 1, 1)),
         factor=np.ones((count, 1, 1)), divide=np.zeros(count, np.bool_), sentinel=np.zeros(1), can_miss=False,
-        fill=None, copies=True, whole=False,
+        fill=None, copies=True,
     )  # fmt: skip
 
 

@@ -177,8 +177,6 @@ class Group:
         What a missing cell holds.
     copies : bool
         The delivered bits are the source's.
-    whole : bool
-        The columns are the variable's features, all and in order, and the role's columns, all and in order.
     """
 
     rows: int
@@ -191,7 +189,6 @@ class Group:
     can_miss: bool
     fill: float | None
     copies: bool
-    whole: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -230,8 +230,10 @@ class Storage:
     @property
     def chunk_bytes(self) -> int:
         """Decoded bytes of the largest chunk; of a row without chunks."""
-        if self.bytes_before is None:
-            largest = self.read_bytes * (1 if self.stored_edges is None else longest(self.stored_edges))
+        if self.stored_edges is None:
+            largest = self.read_bytes
+        elif self.bytes_before is None:
+            largest = self.read_bytes * longest(self.stored_edges)
         else:
             largest = int(np.diff(self.bytes_before).max())
         return -(-largest // self.columns)

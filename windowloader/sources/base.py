@@ -1,7 +1,6 @@
 """The source protocol: an array of rows along time that can be read by row range, and by part of the other axes.
 
-In: what an engine knows about its array. Out: `Source`, the protocol with its defaults, the base classes `LocalSource`,
-`SlabSource` and `SourceOver`, and small helpers. Opens no file itself, and knows nothing of windows.
+In: what an engine knows about its array. Out: `Source`, its base classes and small helpers. Knows nothing of windows.
 """
 
 from __future__ import annotations
@@ -25,21 +24,9 @@ if TYPE_CHECKING:
     from .storage import Box, Storage
 
 __all__ = [
-    "BOXES",
-    "LOCAL_TIERS",
-    "TIERS",
-    "Described",
-    "Description",
-    "LocalSource",
-    "SlabSource",
-    "Source",
-    "SourceOver",
-    "digest",
-    "optional",
-    "to_nanoseconds",
-    "unknown_variable",
-]
-
+    "BOXES", "LOCAL_TIERS", "TIERS", "Described", "Description", "LocalSource", "SlabSource", "Source", "SourceOver",
+    "digest", "optional", "to_nanoseconds", "unknown_variable",
+]  # fmt: skip
 
 MOST_CHUNKS = 1 << 25  # along time, or in one row: plans hold a number for each
 
@@ -189,8 +176,8 @@ class Source:
             )
         if math.prod([*grid[1:], *self.chunks]) * self.stored_itemsize >= 2**62:
             raise SourceFormatError(
-                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: more bytes in a row of chunks than "
-                "any machine can address. Its metadata are damaged."
+                f"{self.name!r} of shape {self.shape} has chunks of {self.chunks}: a row of chunks has more bytes than "
+                "can be addressed. Its metadata are damaged."
             )
 
     def __repr__(self) -> str:

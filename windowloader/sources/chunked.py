@@ -196,8 +196,7 @@ class _ZarrRows:
         import zarr
 
         from .bounded import bounded
-        from .zarr_contents import check_grids
-        from .zarr_stores import CompleteStore
+        from .zarr_stores import CompleteStore, check_grids
 
         self.source, self.progress = source, Progress(renew_pool)
         node = source.node

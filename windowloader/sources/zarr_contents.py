@@ -21,13 +21,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from windowloader.errors import (
-    SourceChangedError,
-    SourceFormatError,
-    SourceNotFoundError,
-    WindowLoaderError,
-    hide_secrets,
-)
+from windowloader.errors import SourceFormatError, SourceNotFoundError, WindowLoaderError, hide_secrets
 from windowloader.util.axes import check_shape
 
 from .base import digest
@@ -39,14 +33,14 @@ from .options import locate, supported
 from .packing import plain
 from .processes import tensorstore
 from .remote_objects import check_bucket, own_headers_stay, wait_for
-from .zarr_stores import TensorStoreStore, fsspec_store, store_of
+from .zarr_stores import TensorStoreStore, check_grids, fsspec_store, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .options import Location
 
-__all__ = ["Place", "ZarrContents", "check_grids", "open_tensorstore", "place_of"]
+__all__ = ["Place", "ZarrContents", "open_tensorstore", "place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,13 +448,3 @@ def open_tensorstore(
     layout = store.chunk_layout
     check_grids(location.url, grids, (store.shape, layout.read_chunk.shape, layout.write_chunk.shape))
     return store
-
-
-def check_grids(name: str, known: Iterable[Sequence[int]], found: Iterable[Sequence[int]]) -> None:
-    """Raise `SourceChangedError` where an array's own metadata have other shapes than those that described it."""
-    was, now = ([tuple(map(int, grid)) for grid in grids] for grids in (known, found))
-    if was != now:
-        raise SourceChangedError(
-            f"{name!r} had the shape, chunks and shards {was} when it was opened, and its own metadata say "
-            f"{now} now. Open it again; if it was not changed, have its metadata consolidated again."
-        )

@@ -17,7 +17,7 @@ from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileS
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from windowloader.errors import CorruptDataError, SourceFormatError, hide_secrets
+from windowloader.errors import CorruptDataError, SourceChangedError, SourceFormatError, hide_secrets
 
 from .failures import Asked
 from .handles import Stamp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .options import Location
 
-__all__ = ["CompleteStore", "fsspec_store", "store_of"]
+__all__ = ["CompleteStore", "check_grids", "fsspec_store", "store_of"]
 
 METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 LOCAL = ("file", "local")
@@ -290,3 +290,13 @@ def _below(url: str, place: str, local: bool) -> bool:
     if local and ("://" not in place or place.partition("://")[0] in LOCAL):
         return os.path.commonpath([_path(url), _path(place)]) == _path(place)
     return f"{url}/".startswith(place.rstrip("/") + "/") and "/../" not in url
+
+
+def check_grids(name: str, known: Iterable[Sequence[int]], found: Iterable[Sequence[int]]) -> None:
+    """Raise `SourceChangedError` where an array's own metadata have other shapes than those that described it."""
+    was, now = ([tuple(map(int, grid)) for grid in grids] for grids in (known, found))
+    if was != now:
+        raise SourceChangedError(
+            f"{name!r} had the shape, chunks and shards {was} when it was opened, and its own metadata say "
+            f"{now} now. Open it again; if it was not changed, have its metadata consolidated again."
+        )

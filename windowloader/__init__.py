@@ -11,6 +11,7 @@ Three lines from a file to a loop::
     WindowSpec      what one window reads
     WindowSet       the windows of a series: len, starts, take, read
     split, folds    parts that share no targets, with an audit
+    convert         a series written anew, in chunks that suit windows
     scan            one pass over the data that notes what is missing
     StandardScaler, MinMaxScaler, RobustScaler
     WindowLoader    batches in order, for any rank and world size, resumable
@@ -33,6 +34,7 @@ from .errors import WindowLoaderError as WindowLoaderError
 
 if TYPE_CHECKING:
     from .batch.batch import Batch as Batch
+    from .convert.conversion import convert as convert
     from .loader.loader import WindowLoader as WindowLoader
     from .scaling.scalers import MinMaxScaler as MinMaxScaler
     from .scaling.scalers import RobustScaler as RobustScaler
@@ -72,6 +74,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "convert":  # a module that can be called
+        return import_module(".convert", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
@@ -80,4 +84,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, "WindowLoaderError", "__version__", "errors"])
+    return sorted([*_HOMES, "convert", "WindowLoaderError", "__version__", "errors"])

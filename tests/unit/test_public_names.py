@@ -12,7 +12,7 @@ import windowloader as wl
 
 NAMES = {
     "Batch", "DynamicGraph", "Graph", "MinMaxScaler", "RobustScaler", "Series", "Source", "StandardScaler",
-    "WindowLoader", "WindowLoaderError", "WindowSet", "WindowSpec", "__version__", "errors", "folds",
+    "WindowLoader", "WindowLoaderError", "WindowSet", "WindowSpec", "__version__", "convert", "errors", "folds",
     "open", "scan", "split",
 }  # fmt: skip
 
@@ -31,6 +31,14 @@ def test_every_public_name_is_there_and_none_besides() -> None:
         assert getattr(wl, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         wl.opne  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_convert_is_called_by_the_name_of_its_folder() -> None:
+    for first in ("", "import windowloader.convert; ", "from windowloader.convert import convert; "):
+        code = f"{first}import windowloader as wl; print(callable(wl.convert), wl.convert.convert.__name__)"
+        assert python(code) == "True convert"
+    with pytest.raises(wl.errors.ConversionError, match="chunks"):
+        wl.convert(wl.Series([[1.0], [2.0]]), "absent/a.zarr", chunks=0)
 
 
 def test_a_name_that_a_module_shares_stays_the_function() -> None:

@@ -38,8 +38,8 @@ def test_convert_is_called_by_the_name_of_its_folder() -> None:
     for first in ("", "import windowloader.convert; ", "from windowloader.convert import convert; "):
         code = f"{first}import windowloader as wl; print(callable(wl.convert), wl.convert.convert.__name__)"
         assert python(code) == "True convert"
-    with pytest.raises(wl.errors.ConversionError, match="chunks"):
-        wl.convert(wl.Series(np.ones((4, 2))), "absent/a.zarr", chunks=0)
+    with pytest.raises(wl.errors.ConversionError, match="there is no folder"):
+        wl.convert(wl.Series(np.ones((4, 2))), "absent/a.zarr")
 
 
 def test_a_name_that_a_module_shares_stays_the_function() -> None:

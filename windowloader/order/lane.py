@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Lane", "LanePiece", "LanesOfBlocks", "Recent", "Spread"]
+__all__ = ["Lane", "LanePiece", "Recent", "Spread"]
 
 _WHOLE = 1 << 16  # windows up to which a turn is made whole and kept; of longer ones, what is asked
 
@@ -337,26 +337,3 @@ class Lane:
     def _key(self, purpose: Purpose, index: int) -> NDArray[np.uint64]:
         assert self._seed is not None
         return key(self._seed, epoch=self.epoch, purpose=purpose, lane=self.lane, index=index)
-
-
-class LanesOfBlocks(Protocol):
-    """An order laid out over blocks: what a plan and an executor need of it."""
-
-    @property
-    def starts(self) -> SortedStarts:
-        """Where its windows start."""
-        ...
-
-    @property
-    def grid(self) -> Grid:
-        """Its blocks."""
-        ...
-
-    @property
-    def num_lanes(self) -> int:
-        """Into how many lanes the windows are assigned."""
-        ...
-
-    def sequence(self, epoch: int, lane: int) -> Lane:
-        """Return a lane of an epoch."""
-        ...

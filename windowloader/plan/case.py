@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from windowloader.order.config import LoaderConfig
-    from windowloader.order.lane import Lane, LanesOfBlocks
+    from windowloader.order.lane import Lane
+    from windowloader.order.lanes import BlockOrder
     from windowloader.order.shard import Position, Steps
     from windowloader.rows.budget import BlockLayout
     from windowloader.rows.read_plan import ReadPlan
@@ -63,7 +64,7 @@ class Case:
         return self.steps.upcoming(self.position)
 
     @property
-    def lanes(self) -> LanesOfBlocks:
+    def lanes(self) -> BlockOrder:
         """The order over blocks."""
         assert self.reading.lanes is not None
         return self.reading.lanes

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.order.lanes import BlockOrder
     from windowloader.sources.storage import Storage
 
     from .case import Case
@@ -84,7 +84,7 @@ class BlockReads(NamedTuple):
 
 
 def forecast(
-    order: LanesOfBlocks,
+    order: BlockOrder,
     storages: Sequence[Storage],
     lanes: Sequence[int],
     *,

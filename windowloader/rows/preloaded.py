@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.order.lanes import BlockOrder
     from windowloader.order.shard import Position, Step
 
     from .arena import Arena
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PreloadedAccess", "PreloadedStream", "blocks_of"]
 
 
-def blocks_of(order: LanesOfBlocks, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+def blocks_of(order: BlockOrder, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """List the blocks of the grid that windows touch, rising."""
     block, crosses = order.grid.locate(starts)
     return np.unique(np.concatenate([block, block[crosses] + 1]))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from windowloader.order.config import LoaderConfig
     from windowloader.order.grid import Grid
-    from windowloader.order.lane import LanesOfBlocks
     from windowloader.order.order import Order
     from windowloader.order.state import RunState
     from windowloader.series.variable import Variable
@@ -70,7 +69,7 @@ class ReadPlan:
         that no view shows.
     choice : BlockLayout or None
         Blocks or direct, with every term of the memory; None where nothing is read step by step.
-    lanes : LanesOfBlocks or None
+    lanes : BlockOrder or None
         The order laid out over blocks, where it is read so.
     buffers : RowBuffers or None
         Room for rows that are read directly.
@@ -82,7 +81,7 @@ class ReadPlan:
     stored: tuple[Stored, ...] = ()
     held: Mapping[int, PreloadedVariable] = field(default_factory=dict)
     choice: BlockLayout | None = None
-    lanes: LanesOfBlocks | None = None
+    lanes: BlockOrder | None = None
     buffers: RowBuffers | None = None
 
     @property
@@ -338,7 +337,7 @@ class _Case:
         )
 
 
-def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, LanesOfBlocks | None, str]:
+def _streamed(case: _Case, state: RunState | None) -> tuple[Order, BlockLayout, BlockOrder | None, str]:
     windows, config = case.windows, case.config
     count, lanes = len(windows), config.lanes or case.world_size
     if state is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from windowloader.order.lane import LanesOfBlocks
+    from windowloader.order.lanes import BlockOrder
     from windowloader.order.shard import Steps
     from windowloader.util.ranks import Ranks
 
@@ -59,7 +59,7 @@ class StreamAccess(RowAccess):
         self._lock = threading.Lock()
 
     @property
-    def order(self) -> LanesOfBlocks:
+    def order(self) -> BlockOrder:
         """The order over blocks."""
         assert self.plan.lanes is not None
         return self.plan.lanes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
-    "errors", "util", "sources", "series", "windows", "scaling", "order", "rows", "batch", "plan", "loader",
-    "__init__", "adapters", "convert", "view", "testing", "warmup", "bench", "demo", "cli", "__main__",
+    "errors", "util", "sources", "series", "windows", "scaling", "order", "rows", "batch", "plan", "loader", "convert",
+    "__init__", "adapters", "view", "testing", "warmup", "bench", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 # One-line forwards in methods of values: `_repr_html_`, `plot`, `WindowSet.read`. At most eight.

@@ -148,8 +148,14 @@ def materialised(path, batch):
 
 
 def pgt(path, batch, dtype="float32"):
-    """Import the module from its file: importing the package asks for torch-sparse. No workers: they made it slower."""
+    """Import the module from its file: importing the package asks for torch-sparse.
+
+    With one thread of torch and without workers, which made it slower.
+    """
+    import torch
     from torch.utils.data import DataLoader
+
+    torch.set_num_threads(1)
 
     package = importlib.util.find_spec("torch_geometric_temporal")
     if package is None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Warmed", "cache_folder", "warm_up"]
 
 STEPS = 6000  # more windows than the shuffle keeps in a table
-NODES = (3, 20)  # fewer nodes than fill a vector register, and more
+# Nodes and windows: fewer nodes than fill a vector register, more, and a batch that is written around the cache.
+SIZES = ((3, 4), (20, 4), (128, STEPS - 10))
 SOURCES = ("bool", *FLOATS[:3], *(f"{kind}{8 << k}" for kind in ("int", "uint") for k in range(4)))
 
 
@@ -109,7 +110,7 @@ def _warm(source: str, dtype: str, masked: bool) -> None:
         (["a", "b"], []),
         (["a", "b"], [day]),
     )
-    for nodes, (names, clocks) in itertools.product(NODES, shapes):
+    for (nodes, batch), (names, clocks) in itertools.product(SIZES, shapes):
         values = np.arange(STEPS * nodes * len(names)) % 7 + 1
         series = wl.Series(
             values.reshape(STEPS, nodes, len(names)).astype(source),
@@ -124,7 +125,7 @@ def _warm(source: str, dtype: str, masked: bool) -> None:
         for fill, scaler in itertools.product(fills, (fitted, None)):
             with wl.WindowLoader(
                 windows,
-                batch_size=4,
+                batch_size=batch,
                 shuffle=True,
                 scaler=scaler,
                 fill=fill,

@@ -354,7 +354,7 @@ def test_every_array_is_that_of_the_model(case, parts):
 
 @pytest.mark.campaign
 @pytest.mark.timeout(900)  # it compiles loops for every pair it draws
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(ALL), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_every_array_is_that_of_the_model_for_all_pairs_of_dtypes(case, parts):

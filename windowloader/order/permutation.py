@@ -28,10 +28,9 @@ SMALL = 4096  # up to here Fisher–Yates, which is uniform; above, Feistel
 TABLE = 1 << 16  # up to here kept as a table of at most 128 KiB
 COMPILED = 1 << 20  # from here on the Feistel network is compiled, which takes a second
 CALLS = 5000  # calls of smaller ones by NumPy after which it is compiled too: by then they have taken as long
-_BLOCK = 8192  # positions that NumPy evaluates together: more do not stay in the cache
+_BLOCK = 4096  # positions that NumPy evaluates together: more do not stay in the cache
 _U32 = np.uint64(0xFFFFFFFF)
 _calls = itertools.count()
-_U32 = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +80,10 @@ class Permutation:
             narrow = np.array([part & 0xFFFFFFFF for part in rounds], np.uint32)
             object.__setattr__(self, "_rounds", narrow if n <= 1 << 32 else np.array(rounds, np.uint64))
         if SMALL < n <= TABLE:
-            object.__setattr__(self, "_table", self._walked(np.arange(n)).astype(np.uint16))
+            table = np.empty(n, np.uint16)
+            for begin in range(0, n, _BLOCK):  # temporaries of a block, not of all numbers
+                table[begin : begin + _BLOCK] = self._walked(np.arange(begin, min(begin + _BLOCK, n)))
+            object.__setattr__(self, "_table", table)
 
     def __call__(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Return the numbers at ``positions``.

@@ -373,8 +373,8 @@ def test_killed_twice_and_resumed_it_is_the_same(bucket, tmp_path):
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("dtype", ["", "int16"])
-def test_killed_fifty_times_and_resumed_it_is_the_same(bucket, tmp_path, dtype):
-    kill_and_resume(bucket, tmp_path, dtype, kills=50, seed=1)
+def test_killed_often_and_resumed_it_is_the_same(bucket, tmp_path, dtype):
+    kill_and_resume(bucket, tmp_path, dtype, kills=int(os.environ.get("KILLS", "50")), seed=1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])

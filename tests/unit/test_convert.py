@@ -368,8 +368,8 @@ def test_killed_twice_and_resumed_it_is_the_same(tmp_path):
 @pytest.mark.campaign
 @pytest.mark.parametrize(("name", "dtype"), [("a.zarr", ""), ("a.zarr", "int16"), ("a.npy", "float16")])
 @pytest.mark.parametrize("seed", [1])
-def test_killed_fifty_times_and_resumed_it_is_the_same(tmp_path, name, dtype, seed):
-    kill_and_resume(tmp_path, name, dtype, kills=50, seed=seed)
+def test_killed_often_and_resumed_it_is_the_same(tmp_path, name, dtype, seed):
+    kill_and_resume(tmp_path, name, dtype, kills=int(os.environ.get("KILLS", "50")), seed=seed)
 
 
 PROCESSES = """

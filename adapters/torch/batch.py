@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from windowloader.batch.batch import Batch
+from windowloader.batch.batch import ARRAYS, Batch
 from windowloader.batch.roles import Field
 from windowloader.series.dynamic_graph import WindowEdges
 
@@ -134,6 +134,7 @@ def moved_graph(graph: Any, move: Callable[[torch.Tensor], torch.Tensor], device
     return graph if graph is None else graph.to(device)
 
 
+WRAPPED = frozenset((*ARRAYS, "weights"))
 FACTS = ("starts", "entities", "weights", "epoch", "step", "exact", "step_weight")
 
 
@@ -154,13 +155,17 @@ class TorchBatch(Batch):
     @classmethod
     def of(cls, batch: Batch, *, bfloat16: bool = False, **changed: Any) -> TorchBatch:
         """Wrap the arrays of a batch; its graph is left out, and what is passed by name replaces its own."""
+        fields = {name: getattr(batch, name) for name in ARRAYS + FACTS}
+        return cls.over(fields | changed, bfloat16=bfloat16)
+
+    @classmethod
+    def over(cls, fields: dict[str, Any], *, bfloat16: bool, **others: Any) -> TorchBatch:
+        """Make a batch of the fields of a `Batch` and others; arrays become tensors over the same memory."""
         tensors: dict[str, Any] = {
-            name: as_tensor(array, bfloat16=bfloat16) for name, array in batch.arrays().items()
+            name: as_tensor(value, bfloat16=bfloat16) if name in WRAPPED and value is not None else value
+            for name, value in fields.items()
         }
-        facts = {name: getattr(batch, name) for name in FACTS} | changed
-        if facts["weights"] is not None:
-            facts["weights"] = as_tensor(facts["weights"])
-        return cls(**tensors, **facts)
+        return cls(**tensors, **others)
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> TorchBatch:
         """Copy to a device.

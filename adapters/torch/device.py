@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from windowloader.batch.batch import Batch
     from windowloader.batch.recipe import Recipe
     from windowloader.loader.pipeline import Pipeline
     from windowloader.rows.rows import Piece
@@ -209,7 +208,7 @@ class Destination:
 
     def place(self, pipeline: Pipeline) -> Pipeline:
         """Decide where batches are gathered; nothing is read or moved before `load`."""
-        pipeline = replace(pipeline, finish=self.start)
+        pipeline = replace(pipeline, make=self.start)
         if self._budget is None:
             return pipeline
         begin, end = rows_of_rank(self._windows, pipeline.steps, pipeline.ranks)
@@ -305,11 +304,11 @@ class Destination:
         """Make the calling thread's work on the device go to the side stream."""
         return nullcontext() if self._stream is None else self._stream()
 
-    def start(self, batch: Batch) -> TorchBatch | tuple[TorchBatch, Any]:
-        """Wrap a batch, and begin to copy it; with a side stream, return a mark after its copies as well."""
-        graph = self._graph if self._static else graph_of_tensors(batch.graph)
+    def start(self, *, graph: Any, **fields: Any) -> TorchBatch | tuple[TorchBatch, Any]:
+        """Make a batch, and begin to copy it; with a side stream, return a mark after its copies as well."""
+        graph = self._graph if self._static else graph_of_tensors(graph)
         with self._queue():
-            found = TorchBatch.of(batch, bfloat16=self._bfloat16, graph=graph)
+            found = TorchBatch.over(fields, bfloat16=self._bfloat16, graph=graph)
             if self._device is not None and self._device.type != "cpu":
                 found = self._copied(found, self._device)
             return found if self._stream is None else (found, self._stream.mark())

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from windowloader.adapters.torch.batch import as_tensor
+from windowloader.batch.gather import singly
 from windowloader.batch.recipe import Recipe
 from windowloader.batch.roles import Role
 from windowloader.errors import LoaderError
@@ -70,7 +71,7 @@ class RowTables:
         rows: dict[Hashable, RowColumn] = {}
         columns = []
         for role in recipe.roles:
-            single = [_one_column(group, k) for group in role.groups for k in range(len(group.places))]
+            single = [column for group in role.groups for column in singly(group)]
             places = [int(place) for group in role.groups for place in group.places]
             columns.append(
                 {
@@ -91,18 +92,6 @@ class RowTables:
         """Bytes of the tables of so many rows."""
         fields = [field for recipe in self.recipes.values() for field in recipe.fields(max(1, rows))]
         return sum(field.nbytes for field in fields) if rows else 0
-
-
-def _one_column(group: Group, k: int) -> Group:
-    one = slice(k, k + 1)
-    return replace(
-        group,
-        features=group.features[one],
-        places=np.zeros(1, np.int64),
-        shift=group.shift[one],
-        factor=group.factor[one],
-        divide=group.divide[one],
-    )
 
 
 def _add(known: dict[Hashable, Any], columns: Sequence[Any], places: list[int]) -> Columns:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Batch", "as_bfloat16"]
+__all__ = ["Batch", "bfloat16_batch"]
 
 ARRAYS = (
     "inputs", "targets", "future", "input_mask", "target_mask", "future_mask", "shared_inputs", "shared_future",
@@ -156,15 +156,17 @@ class Batch:
         return replace(self, **found)
 
 
-def as_bfloat16(batch: Batch) -> Batch:
-    """View gathered bits as ml_dtypes' bfloat16, which NumPy and JAX compute with.
+def bfloat16_batch(**fields: Any) -> Batch:
+    """Make a batch, gathered bits viewed as ml_dtypes' bfloat16, which NumPy and JAX compute with.
 
     Examples
     --------
     >>> import numpy as np
-    >>> as_bfloat16(Batch(inputs=np.array([0x3F80, 0x4049], np.uint16))).inputs
+    >>> bfloat16_batch(inputs=np.array([0x3F80, 0x4049], np.uint16)).inputs
     array([1, 3.14062], dtype=bfloat16)
     """
     import ml_dtypes  # a dependency of tensorstore
 
-    return batch.map(lambda array: array.view(ml_dtypes.bfloat16) if array.dtype == "uint16" else array)
+    return Batch(**fields).map(
+        lambda array: array.view(ml_dtypes.bfloat16) if array.dtype == "uint16" else array
+    )

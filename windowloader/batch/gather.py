@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .roles import Role
     from .row_table import KeptClock
 
-__all__ = ["RoleGather"]
+__all__ = ["RoleGather", "singly"]
 
 PIECE = 512 * 1024  # bytes written before the next loop visits the same windows: half a second-level cache
 
@@ -176,7 +176,7 @@ class RoleGather:
             yield self._copying(passed, group)
             return
         if self._around and not (passed.tiled or passed.touches or self._aligned(passed)):
-            for part in _singly(group):  # rows that begin anywhere in a cache line: one after the other
+            for part in singly(group):  # rows that begin anywhere in a cache line: one after the other
                 yield from self._loops_of(part, layout, row_places[:0], fixed)
             for k in range(len(row_places)):
                 yield from self._loops_of(_copied(row_places[:0]), layout, row_places[k : k + 1], fixed)
@@ -259,7 +259,7 @@ class RoleGather:
         return Loop(tiles_of(conversion, tiling.fixed), group.rows, constants, masks, fixed, kept)
 
 
-def _singly(group: Group) -> Iterator[Group]:
+def singly(group: Group) -> Iterator[Group]:
     """Each column of a group by itself."""
     for k in range(len(group.places)):
         own = slice(k, k + 1)

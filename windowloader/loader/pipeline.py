@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from windowloader.batch.batch import Batch, as_bfloat16
+from windowloader.batch.batch import Batch, bfloat16_batch
 from windowloader.errors import RankError, StateError
 from windowloader.order.shard import make_steps
 from windowloader.rows.disk_cached import cached_access
@@ -64,7 +64,7 @@ class BatchTask(NamedTuple):
 class Built(NamedTuple):
     """The result of a task, and when it was built."""
 
-    batch: Any  # a Batch, or what `Pipeline.finish` made of it; None after an error
+    batch: Any  # what `Pipeline.make` made; None after an error
     after: Position
     timeline: Timeline
     windows: int = 0
@@ -102,9 +102,9 @@ class Pipeline:
         Whether some row of some batch may have weight 0, so that batches do not unpack as pairs.
     gather : callable, optional
         ``gather(starts, pieces)`` returns the arrays of a batch, in place of the recipe and the pool.
-    finish : callable, optional
-        Called with each batch in the thread that built it: copies it to a device, or wraps it. What it returns has
-        the batch's ``num_windows`` and ``nbytes``.
+    make : callable
+        Called with the fields of each `Batch` by name, in the thread that built its arrays: makes what `Built` holds,
+        which an adapter may copy to a device first.
     """
 
     windows: WindowSet
@@ -121,7 +121,7 @@ class Pipeline:
     full_shape: int = 0
     weighted: bool = False
     gather: Callable[[np.ndarray, Iterator[Piece]], dict[str, Any]] | None = None
-    finish: Callable[[Batch], Any] | None = None
+    make: Callable[..., Any] = Batch
 
     def check_files(self) -> None:
         """Raise `SourceChangedError` where a local file changed since it was opened."""
@@ -187,7 +187,8 @@ class Pipeline:
         for place, task in enumerate(group):
             own = slice(place * share, (place + 1) * share)
             parts = arrays if len(group) == 1 else {name: array[own] for name, array in arrays.items()}
-            batch: Any = Batch(
+            timeline.read = timeline.read or time.perf_counter()
+            batch = self.make(
                 **parts,
                 weights=task.step.weights,
                 exact=self.weighted,
@@ -196,9 +197,6 @@ class Pipeline:
                 step=task.step.before.step,
                 step_weight=task.step.total_weight,
             )
-            if self.finish is not None:
-                timeline.read = timeline.read or time.perf_counter()
-                batch = self.finish(batch)
             built.append(Built(batch, task.step.after, timeline, share, nbytes))
         timeline.done = time.perf_counter()
         return built
@@ -354,7 +352,7 @@ def start_pipeline(
         batches_per_call=per_call,
         full_shape=share if config.uneven == "exact" else 0,
         weighted=steps.weighted(ranks.world_size),
-        finish=as_bfloat16 if recipe.dtype == "bfloat16" else None,
+        make=bfloat16_batch if recipe.dtype == "bfloat16" else Batch,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+import windowloader as wl
 from windowloader.errors import LoaderError
 from windowloader.warmup import cache_folder, warm_up
 
@@ -81,6 +84,22 @@ def test_first_batches_compile_nothing_after_it(tmp_path):
         assert (windows, compiled) == ("64", "0")
     tmp_path.chmod(0o555)  # root writes all the same, but nothing is left to write
     assert run(first_batch(), tmp_path)[1] == "0"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", ["kernels.py", "vectors.py", "numbers.py"])
+def test_a_changed_file_of_the_kernels_compiles_them_anew(tmp_path, name):
+    package = tmp_path / "windowloader"
+    shutil.copytree(
+        Path(wl.__file__).parent, package, ignore=shutil.ignore_patterns("adapters", "__pycache__")
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    counts = [run(first_batch(), tmp_path / "cache", **environment)[1] for _ in range(2)]
+    with (package / "batch" / name).open("a") as file:
+        file.write("# another release\n")
+    counts.append(run(first_batch(), tmp_path / "cache", **environment)[1])
+    assert counts[1] == "0"
+    assert int(counts[0]) > int(counts[2]) > 0  # what is not of a batch stays
 
 
 @pytest.mark.campaign

@@ -8,6 +8,8 @@ instruction of one processor: LLVM lowers sixteen lanes to what the machine has.
 from __future__ import annotations
 
 import ast
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,9 @@ _LINE = 64
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 _BUILD: Any = cgutils
+# numba's cache on disk knows the file of a kernel, not those that emit its instructions.
+_FILES = [Path(__file__).with_name(name) for name in ("numbers.py", "vectors.py")]
+_STAMP = sha256(b"".join(file.read_bytes() for file in _FILES if file.exists())).hexdigest()[:16]
 
 
 class Conversion(NamedTuple):
@@ -74,7 +79,7 @@ class Conversion(NamedTuple):
     @property
     def code(self) -> str:
         """As a literal that intrinsics receive; part of a kernel's key in the disk cache."""
-        return repr(tuple(self))
+        return f"{tuple(self)!r}  # {_STAMP}"
 
     @property
     def word_type(self) -> Any:

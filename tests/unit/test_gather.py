@@ -381,3 +381,26 @@ def test_no_word_behind_an_array_is_read():
         [sys.executable, "-c", GUARDED], capture_output=True, text=True, check=False, timeout=280
     )
     assert (done.returncode, done.stdout.split()) == (0, ["read"]), done.stderr
+
+
+@pytest.mark.parametrize("layout", ["btnf", "btfn", "bntf", "bnft", "bfnt", "bnt", "nbtf", "tbnf"])
+@pytest.mark.parametrize("nodes", [2, 11, 33])
+def test_around_the_cache_each_layout_is_the_same(layout, nodes, monkeypatch):
+    features = 1 if "f" not in layout else 2
+    rng = np.random.default_rng(nodes)
+    series = wl.Series(rng.random((80, nodes, features)).astype(np.float32), axes="tnf")
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=32, horizon=3))
+    for scaler in (None, wl.StandardScaler.fit(windows, per="node")):
+        found = []
+        for around in (False, True):
+            monkeypatch.setattr(Recipe, "_goes_around", lambda *_, around=around: around)
+            recipe = Recipe.compile(series, windows.spec, scaler=scaler, layout=layout)
+            starts = np.array([3, 9, 40, 4, 4, 0])
+            out = {}
+            for field in recipe.fields(len(starts)):
+                room = np.zeros(field.nbytes + 64, np.uint8)
+                begin = -room.ctypes.data % 64
+                out[field.name] = room[begin : begin + field.nbytes].view(field.dtype).reshape(field.shape)
+            recipe.gather(out, starts, [Rows(series.variables[0].view(), starts)])
+            found.append({name: array.tobytes() for name, array in out.items()})
+        assert found[0] == found[1]

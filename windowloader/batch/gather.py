@@ -175,7 +175,8 @@ class RoleGather:
         if self._copies(group, passed):
             yield self._copying(passed, group)
             return
-        if self._around and not (passed.tiled or passed.touches or self._aligned(passed)):
+        several = len(group.places) + len(row_places) > 1
+        if self._around and several and not (passed.tiled or self._aligned(passed)):
             for part in singly(group):  # rows that begin anywhere in a cache line: one after the other
                 yield from self._loops_of(part, layout, row_places[:0], fixed)
             for k in range(len(row_places)):
@@ -188,9 +189,9 @@ class RoleGather:
             yield self._converting(passed, group, layout, "mask", fixed, masks=True)
 
     def _aligned(self, passed: Pass) -> bool:
-        """Whether the words of a node lie whole cache lines from each other."""
+        """Whether the words of a node touch, or lie whole cache lines from each other."""
         words = passed.words
-        return bool(((words - words[0]) * self._itemsize % 64 == 0).all())
+        return passed.touches or bool(((words - words[0]) * self._itemsize % 64 == 0).all())
 
     def _copying(self, passed: Pass, group: Group) -> Loop:
         """Copy runs; distances in bytes."""
@@ -233,7 +234,7 @@ class RoleGather:
             fill=group.fill is not None and not masks,
             mask=fused,
             apart=not passed.touches,
-            around=self._around and not masks and not passed.tiled,
+            around=self._around and not masks and not passed.tiled and self._aligned(passed),
         )
         sentinel = group.sentinel.view(layout.dtype) if group.can_miss else np.zeros(1, layout.dtype)
         at = 0 if passed.tiled else int(words[order[0]])

@@ -388,8 +388,12 @@ def test_no_word_behind_an_array_is_read():
 def test_around_the_cache_each_layout_is_the_same(layout, nodes, monkeypatch):
     features = 1 if "f" not in layout else 2
     rng = np.random.default_rng(nodes)
-    series = wl.Series(rng.random((80, nodes, features)).astype(np.float32), axes="tnf")
-    windows = wl.WindowSet(series, wl.WindowSpec(lookback=32, horizon=3))
+    series = wl.Series(
+        rng.random((80, nodes, features)).astype(np.float32), axes="tnf", timestamps=("2017-01-01", "5min")
+    )
+    clocks = ["time_of_day", "day_of_week", "day_of_year"] if "f" in layout else []
+    names = [*series.features, *clocks]
+    windows = wl.WindowSet(series, wl.WindowSpec(lookback=32, horizon=3, inputs=names, targets=names[:1]))
     for scaler in (None, wl.StandardScaler.fit(windows, per="node")):
         found = []
         for around in (False, True):

@@ -175,12 +175,12 @@ class RoleGather:
         if self._copies(group, passed):
             yield self._copying(passed, group)
             return
-        several = len(group.places) + len(row_places) > 1
-        if self._around and several and not (passed.tiled or self._aligned(passed)):
+        apart = len(group.places) + bool(len(row_places))
+        if self._around and apart > 1 and not (passed.tiled or self._aligned(passed)):
             for part in singly(group):  # rows that begin anywhere in a cache line: one after the other
                 yield from self._loops_of(part, layout, row_places[:0], fixed)
-            for k in range(len(row_places)):
-                yield from self._loops_of(_copied(row_places[:0]), layout, row_places[k : k + 1], fixed)
+            if len(row_places):  # all values of the row at once, as its table has them
+                yield from self._loops_of(_copied(row_places[:0]), layout, row_places, fixed)
             return
         fused = role.has_mask and not passed.tiled and (self._complete or not len(row_places))
         out = "bits" if group.copies else self._dtype

@@ -201,5 +201,6 @@ def tiles_of(conversion: Conversion, fixed: int) -> Any:
                         )  # fmt: skip
         if fixed < 0:
             fence()
+        room[0] = 0  # numba frees an array after its last use, and only its address was used above
 
     return tiles

@@ -66,7 +66,7 @@ class Sample(tuple[Any, Any]):
     row: int
 
 
-class Samples(Sequence[Sample]):
+class SampleBatch(Sequence[Sample]):
     """All windows of one gather, in order. Views of the gather are made when a window is asked for."""
 
     __slots__ = ("_axes", "batch")
@@ -95,7 +95,7 @@ class Samples(Sequence[Sample]):
 
 def _stack(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> list[torch.Tensor | None]:
     """Stack samples as torch's own collation does, which calls this: a whole gather is not copied."""
-    if isinstance(samples, Samples):
+    if isinstance(samples, SampleBatch):
         return samples.stacked()
     sides = zip(*samples, strict=True)
     return [None if side[0] is None else collate(list(side), collate_fn_map=collate_fn_map) for side in sides]
@@ -170,7 +170,7 @@ class WindowDataset(Dataset[Sample]):
         reader = self._own()
         # torch's collation of what a transform returns brings its own shared memory
         shared = self._transform is None and get_worker_info() is not None
-        samples = Samples(reader.read(positions, shared=shared), reader.axes)
+        samples = SampleBatch(reader.read(positions, shared=shared), reader.axes)
         return samples if self._transform is None else [self._transform(sample) for sample in samples]
 
     def collate(self, samples: Any) -> Any:
@@ -186,7 +186,7 @@ class WindowDataset(Dataset[Sample]):
         TorchBatch
             Of items that a transform made: what torch's own collation returns.
         """
-        if isinstance(samples, Samples):
+        if isinstance(samples, SampleBatch):
             return samples.batch
         if isinstance(samples, Sample):
             samples = [samples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -96,3 +97,13 @@ def test_files_have_an_order():
 
 def test_forwards_are_few():
     assert len(FORWARDS) <= 8
+
+
+def test_no_two_classes_share_a_name():
+    classes = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in classes.items() if times > 1 and name[0] != "_"] == []

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from windowloader.batch.kernels import rows_of
-from windowloader.batch.vectors import Conversion
+from windowloader.batch.vectors import KernelOptions
 
 WORDS = np.arange(1 << 16, dtype=np.uint16)
 NAN = 0x7E00
@@ -19,7 +19,7 @@ def converted(values, source, out):
     """Values as one row of a batch has them; float16 as bits, in and out."""
     found = np.empty(values.size, np.uint16 if out == "float16" else out)
     zero = np.zeros(1, np.int64)
-    rows_of(Conversion(source, out))(
+    rows_of(KernelOptions(source, out))(
         values, zero, zero, 0, 1, found, found, found.reshape(-1, 1), zero, zero,
         0, 0, 0, 0, values.size, zero, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, zero.ctypes.data, values.size,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import windowloader as wl
 from windowloader.errors import ScalerError
-from windowloader.scaling.statistics import Quantiles, Runs, weighted_quantiles
+from windowloader.scaling.statistics import GroupRuns, Quantiles, weighted_quantiles
 
 RANKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -27,7 +27,7 @@ def fill(values, weights, step, pooled):
     reducer = Quantiles(1, 3, pooled, RANKS[1:4])
     for start in range(0, len(values), step):
         part = values[start : start + step]
-        runs = Runs.of(start, start + len(part), 0, None)
+        runs = GroupRuns.of(start, start + len(part), 0, None)
         reducer.add(part, weights[start : start + step], np.array([np.nan]), runs)
     found = reducer.finish()
     return np.stack([found["median"][0], found["spread"][0]])

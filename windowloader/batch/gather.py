@@ -19,7 +19,7 @@ from .kernels import copy_runs, rows_of, tiles_of
 from .passes import Pass, Tiling
 from .roles import WORDS, Group, delivered_dtype
 from .row_table import Lines, RowTable
-from .vectors import Conversion
+from .vectors import KernelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -222,7 +222,7 @@ class RoleGather:
         far, origin = passed.picks * stored, passed.origin
         if count == 1 and passed.columns < 2:
             origin += int(passed.picks[0])
-        conversion = Conversion(
+        conversion = KernelOptions(
             source="float16" if layout.half else layout.dtype.name,
             out=out,
             columns=passed.columns,

@@ -24,7 +24,7 @@ import numpy as np
 
 from windowloader.util.jit import kernel
 
-from .vectors import LANES, Conversion, convert, copy_bytes, copy_lines, fence, prefetch, transpose
+from .vectors import LANES, KernelOptions, convert, copy_bytes, copy_lines, fence, prefetch, transpose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def copy_runs(
 
 
 @cache
-def rows_of(conversion: Conversion) -> Any:
+def rows_of(conversion: KernelOptions) -> Any:
     """Return the loop for outputs in which words of neighbouring nodes touch, alone or all words of a node."""
     c = conversion
     whole, part = c.code, c._replace(tail=True, around=False).code
@@ -130,7 +130,7 @@ def rows_of(conversion: Conversion) -> Any:
 
 
 @cache
-def tiles_of(conversion: Conversion, fixed: int) -> Any:
+def tiles_of(conversion: KernelOptions, fixed: int) -> Any:
     """Return the loop for any other output: planes of a tile into a scratch buffer, and from there node by node.
 
     ``fixed``: as in `vectors.transpose`.

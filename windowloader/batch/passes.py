@@ -39,7 +39,7 @@ class Pass:
     origin, row_step, node_step : int
         Of the source.
     columns : int
-        Values of a node that touch, as `Conversion` has it.
+        Values of a node that touch, as `KernelOptions` has it.
     picks : ndarray, shape (pick,), int64
         Distances of the columns from a node's first value.
     places, row_places : ndarray of int64

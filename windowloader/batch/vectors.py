@@ -1,6 +1,6 @@
 """Vector code of the kernels: sixteen values at a time, emitted for one combination of dtypes and options.
 
-In: addresses, and a `Conversion` that is known when a kernel is compiled. Out: values scaled in float64, cast, masked
+In: addresses, and `KernelOptions` that are known when a kernel is compiled. Out: values scaled in float64, cast, masked
 and stored. Never reads or writes past ``count`` values, never contracts ``(x - shift) * factor``, and uses no
 instruction of one processor: LLVM lowers sixteen lanes to what the machine has.
 """
@@ -22,7 +22,7 @@ from .numbers import LANES, filled, from_float64, to_float64
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LANES", "Conversion", "convert", "copy_bytes", "copy_lines", "fence", "prefetch", "transpose"]
+__all__ = ["LANES", "KernelOptions", "convert", "copy_bytes", "copy_lines", "fence", "prefetch", "transpose"]
 
 _LINE = 64
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -33,7 +33,7 @@ _FILES = [Path(__file__).with_name(name) for name in ("numbers.py", "vectors.py"
 _STAMP = sha256(b"".join(file.read_bytes() for file in _FILES if file.exists())).hexdigest()[:16]
 
 
-class Conversion(NamedTuple):
+class KernelOptions(NamedTuple):
     """How the values of a node become its words: compile-time options of `convert`.
 
     Parameters
@@ -217,7 +217,7 @@ class _Place(NamedTuple):
     row: Any
 
 
-def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]:
+def _columns(emit: _Emitter, c: KernelOptions, at: _Place, lanes: Any) -> list[Any]:
     """Load the stored values of each pick."""
     builder, kind = emit.builder, _stored(c.source)
     if c.columns > 1:
@@ -242,7 +242,7 @@ def _columns(emit: _Emitter, c: Conversion, at: _Place, lanes: Any) -> list[Any]
     return found
 
 
-def _observed(emit: _Emitter, c: Conversion, at: _Place, raw: Any, wide: Any) -> Any:
+def _observed(emit: _Emitter, c: KernelOptions, at: _Place, raw: Any, wide: Any) -> Any:
     """Lanes that are neither NaN nor the sentinel, compared in the dtype of storage; None: all."""
     builder = emit.builder
     if not c.missing:
@@ -254,7 +254,9 @@ def _observed(emit: _Emitter, c: Conversion, at: _Place, raw: Any, wide: Any) ->
     return builder.and_(differs, builder.fcmp_ordered("ord", wide, wide))
 
 
-def _word_of(emit: _Emitter, c: Conversion, at: _Place, number: int, raw: Any, lanes: Any) -> tuple[Any, Any]:
+def _word_of(
+    emit: _Emitter, c: KernelOptions, at: _Place, number: int, raw: Any, lanes: Any
+) -> tuple[Any, Any]:
     """Words and masks of a pick."""
     builder = emit.builder
     wide = None if c.out == "bits" and not c.missing else to_float64(builder, c.source, raw)
@@ -279,7 +281,7 @@ def _word_of(emit: _Emitter, c: Conversion, at: _Place, number: int, raw: Any, l
     return from_float64(builder, c.out, value), mask
 
 
-def _deliver(emit: _Emitter, c: Conversion, at: _Place, out: Any, words: list[Any], row: Any) -> None:
+def _deliver(emit: _Emitter, c: KernelOptions, at: _Place, out: Any, words: list[Any], row: Any) -> None:
     """Store the words of sixteen nodes; ``row`` holds the values of the row, one a lane."""
     builder, around = emit.builder, c.around and out is at.out
     size, group = _size(words[0].type.element if words else row.type.element), len(c.words)
@@ -316,7 +318,7 @@ def _convert(
     """
     if not isinstance(code, types.StringLiteral):
         return None  # only as a compile-time constant
-    c = Conversion(*ast.literal_eval(code.literal_value))
+    c = KernelOptions(*ast.literal_eval(code.literal_value))
 
     def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
         emit, at = _Emitter(builder), _Place(*given[1:])

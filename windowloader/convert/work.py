@@ -37,7 +37,7 @@ BASE = 256 << 20  # the process itself: interpreter, libraries, compiled code
 PIECE = 32 << 20  # bytes of a piece, where neither memory nor chunks ask for another size
 
 
-class Piece(NamedTuple):
+class ConvertPiece(NamedTuple):
     """Rows of one target that are read and written together, and the digests they must have, if known."""
 
     target: int
@@ -59,12 +59,12 @@ class Written(NamedTuple):
 Store: TypeAlias = NpyStore | ZarrStore
 
 
-def _span(targets: Sequence[ArrayTarget], piece: Piece) -> tuple[float, float]:
+def _span(targets: Sequence[ArrayTarget], piece: ConvertPiece) -> tuple[float, float]:
     target = targets[piece.target]
     return target.encoding.span(target.read(piece.start, piece.stop)[0])
 
 
-def _write(targets: Sequence[ArrayTarget], store: Store, resumes: bool, piece: Piece) -> Written:
+def _write(targets: Sequence[ArrayTarget], store: Store, resumes: bool, piece: ConvertPiece) -> Written:
     """Write a piece, unless it was written before."""
     target, encoding = targets[piece.target], targets[piece.target].encoding
     stored, size, read = None, 0, 0
@@ -83,14 +83,14 @@ def _write(targets: Sequence[ArrayTarget], store: Store, resumes: bool, piece: P
     return Written(sums, loss, size, read, stored is not None)
 
 
-def _matches(targets: Sequence[ArrayTarget], store: Store, piece: Piece) -> bool:
+def _matches(targets: Sequence[ArrayTarget], store: Store, piece: ConvertPiece) -> bool:
     """Whether a piece reads back as it was written."""
     target = targets[piece.target]
     found = _stored(target, store, piece)
     return found is not None and _sums(target, found[0]) == piece.sums
 
 
-def _stored(target: ArrayTarget, store: Store, piece: Piece) -> tuple[np.ndarray, int] | None:
+def _stored(target: ArrayTarget, store: Store, piece: ConvertPiece) -> tuple[np.ndarray, int] | None:
     """Read a piece back, and the bytes it takes; None where a chunk is absent or damaged."""
     try:
         return store.read(target, piece.start, piece.stop)
@@ -125,13 +125,13 @@ class Work:
     copies: int
     executor: Executor | None = None
     progress: Progress | None = None
-    pieces: list[Piece] = field(init=False)
-    written: dict[Piece, Written] = field(init=False, default_factory=dict)
+    pieces: list[ConvertPiece] = field(init=False)
+    written: dict[ConvertPiece, Written] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.at_once, rows = size_pieces(self.targets, self.memory, self.at_once, self.copies)
         self.pieces = [
-            Piece(number, start, min(start + rows[number], target.shape[0]))
+            ConvertPiece(number, start, min(start + rows[number], target.shape[0]))
             for number, target in enumerate(self.targets)
             for start in range(0, target.shape[0], rows[number])
         ]
@@ -195,14 +195,16 @@ class Work:
             for number, target in enumerate(self.targets)
         ]
 
-    def _write(self, store: Store, pieces: list[Piece], *, resumes: bool) -> None:
+    def _write(self, store: Store, pieces: list[ConvertPiece], *, resumes: bool) -> None:
         work = partial(_write, self.targets, store, resumes)
         self.written |= dict(self._each("write", work, pieces))
 
-    def _bytes(self, piece: Piece) -> int:
+    def _bytes(self, piece: ConvertPiece) -> int:
         return (piece.stop - piece.start) * self.targets[piece.target].row_bytes
 
-    def _each(self, phase: str, work: Callable[[Piece], R], pieces: list[Piece]) -> Iterator[tuple[Piece, R]]:
+    def _each(
+        self, phase: str, work: Callable[[ConvertPiece], R], pieces: list[ConvertPiece]
+    ) -> Iterator[tuple[ConvertPiece, R]]:
         """Work on pieces, by the executor; the first error ends all."""
         progress = self.progress or (lambda *_: None)
         done, total = 0, sum(map(self._bytes, pieces))

@@ -195,7 +195,7 @@ class Fit:
 
     def _reduce(self, reducers: Columns, begin: int, end: int) -> None:
         """Pass rows that the windows read to the reducers, in order, each variable read once."""
-        from .statistics import Runs
+        from .statistics import GroupRuns
 
         series, first = self.window_set.series, self.window_set.row_range[0]
         by_variable: dict[int, list[Column]] = {}
@@ -207,7 +207,7 @@ class Fit:
             mark = sentinel(variable.missing, variable.dtype)
             for start, stop, rows, weights in self._weighted_rows(variable, begin, end):
                 runs = {
-                    by_entity: Runs.of(start, stop, first, series.entity_borders if by_entity else None)
+                    by_entity: GroupRuns.of(start, stop, first, series.entity_borders if by_entity else None)
                     for by_entity in {one.entities > 1 for one in every}
                 }
                 for column in columns:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-__all__ = ["GROUP", "Extremes", "Moments", "Quantiles", "Reducer", "Runs", "weighted_quantiles"]
+__all__ = ["GROUP", "Extremes", "GroupRuns", "Moments", "Quantiles", "Reducer", "weighted_quantiles"]
 
 GROUP = 256  # rows that are summed before they join others, counted from the set's first row
 TILE_BYTES = 512 << 10  # rows as float64 on their way into a kernel
@@ -31,7 +31,7 @@ UNSETTLED = 16  # nodes of a tree that wait at most, beside as many as there are
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class GroupRuns:
     """Consecutive rows cut where a group or an entity ends.
 
     Parameters
@@ -46,12 +46,12 @@ class Runs:
     group: Ints
 
     @classmethod
-    def of(cls, start: int, stop: int, first: int, borders: Ints | None) -> Runs:
+    def of(cls, start: int, stop: int, first: int, borders: Ints | None) -> GroupRuns:
         """Cut rows ``[start, stop)`` at the groups counted from ``first``, and at borders of entities.
 
         Examples
         --------
-        >>> Runs.of(250, 300, 0, np.array([0, 260, 400])).edges
+        >>> GroupRuns.of(250, 300, 0, np.array([0, 260, 400])).edges
         array([ 0,  6, 10, 50])
         """
         groups = np.arange((start - first) // GROUP + 1, -((first - stop) // GROUP), dtype=np.int64)
@@ -89,7 +89,7 @@ class Reducer(ABC):
         self.count = np.zeros((entities, 1 if pooled else nodes))
 
     @abstractmethod
-    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: Runs) -> int:
+    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: GroupRuns) -> int:
         """Take consecutive rows; return how many cells were neither finite nor missing.
 
         ``rows``: shape (row, node). ``weights``: shape (row,); rows of weight 0 do not count. ``mark``: what stands
@@ -142,7 +142,7 @@ class Tree(Reducer):
     def _empty(self, size: int) -> Floats:
         return np.stack([np.full((size, self.width), value) for value in self.FIELDS])
 
-    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: Runs) -> int:
+    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: GroupRuns) -> int:
         """Take consecutive rows."""
         entity = runs.entity if self.entities > 1 else np.zeros_like(runs.group)
         keys = np.stack([entity, np.zeros_like(entity), runs.group])
@@ -325,7 +325,7 @@ class Quantiles(Reducer):
             tuple[np.ndarray, np.ndarray, np.ndarray]
         ] = []  # entities, values and weights of rows
 
-    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: Runs) -> int:
+    def add(self, rows: np.ndarray, weights: Floats, mark: np.ndarray | None, runs: GroupRuns) -> int:
         """Keep rows of weight above 0."""
         values, bad = _observed(rows, weights, mark)
         entity = np.repeat(
